@@ -1,0 +1,2 @@
+//! The program `hdcr`.
+fn main() {}
