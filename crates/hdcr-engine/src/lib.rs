@@ -1,2 +1,11 @@
-//! Skeleton.
+//! Checkpoint and restore of process trees: the model, the resources, and the order of both ways.
+//!
+//! The engine knows what has to be captured and in which order it is made again. It does not know *how* a task is
+//! stopped or made to run a call (that is a [`mechanism::Mechanism`]), nor where an image lies (a store), nor when a
+//! checkpoint is wanted (a policy).
 #![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod ids;
+pub mod mechanism;
+pub mod regs;
