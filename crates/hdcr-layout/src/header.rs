@@ -1,0 +1,83 @@
+//! The block at the start of each part of an image.
+
+use crate::LayoutError;
+use crate::cursor::{Field, Input, Output, stored_enum};
+
+/// The first bytes of each part. The last two show a transfer in text mode.
+pub const MAGIC: [u8; 8] = *b"HDCR\x1a\r\n\0";
+
+/// The format that this build writes.
+pub const FORMAT_VERSION: u32 = 1;
+
+stored_enum! {
+    /// Which part of an image a file is.
+    PartKind: u32 {
+        /// The small self-describing root.
+        Manifest = 1,
+        /// The frames.
+        Frames = 2,
+        /// A segment of stored pages.
+        Pages = 3,
+        /// All parts of an image in one file.
+        Bundle = 4,
+    }
+}
+
+/// Says what a part is and to which image it belongs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// Which part.
+    pub kind: PartKind,
+    /// The image's unique id.
+    pub image: [u8; 16],
+    /// Number of the segment; 0 for other parts.
+    pub number: u32,
+    /// Stamp of a segment's present use; 0 for other parts.
+    pub generation: u64,
+}
+
+impl Header {
+    const NAME: &'static str = "part header";
+
+    /// Encoded size in bytes.
+    pub const SIZE: usize = 64;
+
+    /// Writes the block at the start of `out` and returns its size.
+    pub fn encode(&self, out: &mut [u8]) -> Result<usize, LayoutError> {
+        let mut out = Output::new(Self::NAME, out);
+        MAGIC.put(&mut out)?;
+        FORMAT_VERSION.put(&mut out)?;
+        self.kind.put(&mut out)?;
+        self.image.put(&mut out)?;
+        self.generation.put(&mut out)?;
+        self.number.put(&mut out)?;
+        [0_u8; 20].put(&mut out)?;
+        Ok(Self::SIZE)
+    }
+
+    /// Reads the block at the start of `bytes`. Other versions are refused before anything else is looked at.
+    pub fn decode(bytes: &[u8]) -> Result<(Self, usize), LayoutError> {
+        let mut input = Input::new(Self::NAME, bytes);
+        if input.array::<8>()? != MAGIC {
+            return Err(LayoutError::NotOurs);
+        }
+        let found = u32::take(&mut input, "version")?;
+        if found != FORMAT_VERSION {
+            return Err(LayoutError::Version { found });
+        }
+        let kind = PartKind::take(&mut input, "kind")?;
+        let image = input.array()?;
+        let generation = u64::take(&mut input, "generation")?;
+        let number = u32::take(&mut input, "number")?;
+        if let Some(odd) = input.array::<20>()?.iter().find(|byte| **byte != 0) {
+            return Err(input.invalid("reserved byte", u64::from(*odd)));
+        }
+        let header = Self {
+            kind,
+            image,
+            number,
+            generation,
+        };
+        Ok((header, Self::SIZE))
+    }
+}
