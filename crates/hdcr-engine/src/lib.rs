@@ -6,6 +6,15 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod capture;
+pub mod checkpoint;
+pub mod error;
 pub mod ids;
 pub mod mechanism;
+pub mod model;
+pub mod procfs;
 pub mod regs;
+mod resource;
+pub mod restore;
+pub mod survey;
+mod task;

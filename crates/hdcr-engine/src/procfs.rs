@@ -1,0 +1,327 @@
+//! Reading and parsing `/proc/PID` (proc(5)). Every parser takes bytes and trusts none of them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::ids::{Fd, Pid, Tid};
+
+/// Reads a file of `/proc/PID`.
+pub fn read(pid: Pid, name: &str) -> Result<Vec<u8>> {
+    fs::read(format!("/proc/{pid}/{name}")).map_err(Error::system("reading /proc", format!("process {pid}, {name}")))
+}
+
+/// Reads a file of `/proc/PID/task/TID`.
+pub fn read_thread(pid: Pid, tid: Tid, name: &str) -> Result<Vec<u8>> {
+    fs::read(format!("/proc/{pid}/task/{tid}/{name}")).map_err(Error::system("reading /proc", format!("task {tid}, {name}")))
+}
+
+/// Reads a link of `/proc/PID`; its bytes need not be UTF-8.
+pub fn link(pid: Pid, name: &str) -> Result<Vec<u8>> {
+    fs::read_link(format!("/proc/{pid}/{name}"))
+        .map(|path| path.into_os_string().into_vec())
+        .map_err(Error::system("reading a link of /proc", format!("process {pid}, {name}")))
+}
+
+/// The path under which `/proc` gives a process's own file of that name.
+pub fn path(pid: Pid, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/{name}"))
+}
+
+/// Numbers of the entries of a directory such as `/proc/PID/fd` or `/proc/PID/task`, in order.
+pub fn numbers(pid: Pid, directory: &str) -> Result<Vec<i32>> {
+    let wrong = |e: io::Error| Error::System { operation: "listing /proc", subject: format!("process {pid}, {directory}"), source: e };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/{directory}")).map_err(wrong)? {
+        if let Some(number) = entry.map_err(wrong)?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            found.push(number);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The fields of `/proc/PID/stat` that we use.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stat {
+    /// The command name, at most 15 bytes.
+    pub comm: Vec<u8>,
+    /// `R`, `S`, `D`, `Z`, `T`, ...
+    pub state: u8,
+    /// Parent.
+    pub ppid: Pid,
+    /// Process group.
+    pub pgid: i32,
+    /// Session.
+    pub sid: i32,
+    /// Controlling terminal's device number, 0: none.
+    pub tty: u64,
+    /// Foreground group of that terminal.
+    pub tty_pgrp: i32,
+    /// All numbers from field 4 (ppid) on, for [`Stat::field`].
+    pub numbers: Vec<i64>,
+}
+
+impl Stat {
+    /// Field by its number in proc(5), from 4 on. Values above `i64::MAX` are wrapped.
+    pub fn field(&self, number: usize) -> Option<i64> {
+        self.numbers.get(number.checked_sub(4)?).copied()
+    }
+}
+
+/// Parses `stat`. The name may hold anything, also `)` and spaces: it ends at the last `)`.
+pub fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let open = text.iter().position(|b| *b == b'(')?;
+    let close = text.iter().rposition(|b| *b == b')')?;
+    let comm = text.get(open.checked_add(1)?..close)?.to_vec();
+    let rest = std::str::from_utf8(text.get(close.checked_add(2)?..)?).ok()?;
+    let mut words = rest.split_ascii_whitespace();
+    let state = *words.next()?.as_bytes().first()?;
+    let numbers: Vec<i64> = words.map(parse_number).collect::<Option<_>>()?;
+    let at = |field: usize| numbers.get(field - 4).copied();
+    let small = |field: usize| at(field).and_then(|n| i32::try_from(n).ok());
+    let (ppid, pgid, sid, tty_pgrp) = (Pid(small(4)?), small(5)?, small(6)?, small(8)?);
+    let tty = at(7)?.cast_unsigned() & 0xffff_ffff;
+    Some(Stat { comm, state, ppid, pgid, sid, tty, tty_pgrp, numbers })
+}
+
+fn parse_number(word: &str) -> Option<i64> {
+    word.parse::<i64>().ok().or_else(|| word.parse::<u64>().ok().map(u64::cast_signed))
+}
+
+/// Reads and parses the `stat` of a process.
+pub fn stat(pid: Pid) -> Result<Stat> {
+    parse_stat(&read(pid, "stat")?).ok_or_else(|| Error::Changed { subject: format!("process {pid}"), what: "unreadable stat".into() })
+}
+
+/// The `Key: value` lines of files such as `status` and `fdinfo`. Keys that appear several times keep every value.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct KeyValues(pub Vec<(String, String)>);
+
+impl KeyValues {
+    /// Parses; lines without a colon are kept with an empty key.
+    pub fn parse(text: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(text);
+        let pairs = text.lines().filter(|line| !line.trim().is_empty()).map(|line| match line.split_once(':') {
+            Some((key, value)) => (key.trim().to_owned(), value.trim().to_owned()),
+            None => (String::new(), line.trim().to_owned()),
+        });
+        Self(pairs.collect())
+    }
+
+    /// The first value of a key.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+
+    /// All values of a key.
+    pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+
+    /// The first value as a decimal number (the first word of it).
+    pub fn number(&self, key: &str) -> Option<u64> {
+        self.get(key)?.split_ascii_whitespace().next()?.parse().ok()
+    }
+
+    /// The first value as a hexadecimal number.
+    pub fn hex(&self, key: &str) -> Option<u64> {
+        u64::from_str_radix(self.get(key)?, 16).ok()
+    }
+
+    /// The first value as an octal number.
+    pub fn octal(&self, key: &str) -> Option<u64> {
+        u64::from_str_radix(self.get(key)?, 8).ok()
+    }
+
+    /// The decimal numbers of a value.
+    pub fn list(&self, key: &str) -> Option<Vec<u64>> {
+        self.get(key)?.split_ascii_whitespace().map(|word| word.parse().ok()).collect()
+    }
+}
+
+/// Reads and parses the `status` of a thread.
+pub fn status(pid: Pid, tid: Tid) -> Result<KeyValues> {
+    Ok(KeyValues::parse(&read_thread(pid, tid, "status")?))
+}
+
+/// One mapping, as `/proc/PID/smaps` shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MapLine {
+    /// Addresses.
+    pub range: Range<u64>,
+    /// `rwxp` or `rwxs`.
+    pub perms: [u8; 4],
+    /// Offset in the file, in bytes.
+    pub offset: u64,
+    /// Device of the file.
+    pub device: (u32, u32),
+    /// Inode of the file, 0: none.
+    pub inode: u64,
+    /// Name, with `\012` undone; may be empty, `[heap]`, a path, `/memfd:x (deleted)`.
+    pub name: Vec<u8>,
+    /// Two-letter codes of `VmFlags`.
+    pub vm_flags: Vec<[u8; 2]>,
+}
+
+impl MapLine {
+    /// Whether `VmFlags` holds a code.
+    pub fn has(&self, code: &[u8; 2]) -> bool {
+        self.vm_flags.contains(code)
+    }
+
+    /// Whether it is mapped shared.
+    pub fn shared(&self) -> bool {
+        self.perms.last() == Some(&b's')
+    }
+}
+
+/// Parses `smaps` (or `maps`, then without flags).
+pub fn parse_smaps(text: &[u8]) -> Option<Vec<MapLine>> {
+    let mut lines: Vec<MapLine> = Vec::new();
+    for line in text.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+        if let Some(flags) = line.strip_prefix(b"VmFlags:") {
+            let codes = flags.split(|b| *b == b' ').filter_map(|code| <[u8; 2]>::try_from(code).ok());
+            lines.last_mut()?.vm_flags = codes.collect();
+        } else if line.first().is_some_and(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()) {
+            lines.push(parse_map_line(line)?);
+        }
+    }
+    Some(lines)
+}
+
+fn parse_map_line(line: &[u8]) -> Option<MapLine> {
+    let mut rest = line;
+    let mut word = || {
+        let start = rest.iter().position(|b| *b != b' ')?;
+        rest = rest.get(start..)?;
+        let end = rest.iter().position(|b| *b == b' ').unwrap_or(rest.len());
+        let (head, tail) = rest.split_at(end);
+        rest = tail;
+        std::str::from_utf8(head).ok()
+    };
+    let (start, end) = word()?.split_once('-')?;
+    let perms = word()?.as_bytes().try_into().ok()?;
+    let offset = u64::from_str_radix(word()?, 16).ok()?;
+    let (major, minor) = word()?.split_once(':')?;
+    let inode = word()?.parse().ok()?;
+    let name_start = rest.iter().position(|b| *b != b' ').unwrap_or(rest.len());
+    let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+    let hex32 = |text: &str| u32::from_str_radix(text, 16).ok();
+    Some(MapLine {
+        range: hex(start)?..hex(end)?,
+        perms,
+        offset,
+        device: (hex32(major)?, hex32(minor)?),
+        inode,
+        name: unescape(rest.get(name_start..)?),
+        vm_flags: Vec::new(),
+    })
+}
+
+/// Undoes the `\ooo` escapes that `/proc` uses for newline and backslash in names.
+fn unescape(name: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((&first, tail)) = rest.split_first() {
+        let escape = (first == b'\\').then(|| tail.get(..3)).flatten();
+        let value = escape.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match value {
+            // A backslash itself is not escaped by seq_path, so only the newline is undone.
+            Some(b'\n') => {
+                out.push(b'\n');
+                rest = tail.get(3..).unwrap_or_default();
+            }
+            _ => {
+                out.push(first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+/// What `/proc/PID/fdinfo/FD` says of every open file, and the lines that only its kind has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FdInfo {
+    /// File offset.
+    pub pos: u64,
+    /// Open and status flags, with `O_CLOEXEC` for this descriptor.
+    pub flags: u64,
+    /// Mount of the file.
+    pub mnt_id: u64,
+    /// All lines.
+    pub lines: KeyValues,
+}
+
+/// Reads `fdinfo` of a descriptor.
+pub fn fd_info(pid: Pid, fd: Fd) -> Result<FdInfo> {
+    let lines = KeyValues::parse(&read(pid, &format!("fdinfo/{fd}"))?);
+    let fields = (|| Some((lines.number("pos")?, lines.octal("flags")?, lines.number("mnt_id")?)))();
+    let (pos, flags, mnt_id) =
+        fields.ok_or_else(|| Error::Changed { subject: format!("pid {pid}, fd {fd}"), what: "unreadable fdinfo".into() })?;
+    Ok(FdInfo { pos, flags, mnt_id, lines })
+}
+
+/// Soft and hard limits by their name in `/proc/PID/limits`; `None` is unlimited.
+pub fn limits(pid: Pid) -> Result<BTreeMap<String, (Option<u64>, Option<u64>)>> {
+    Ok(parse_limits(&String::from_utf8_lossy(&read(pid, "limits")?)))
+}
+
+fn parse_limits(text: &str) -> BTreeMap<String, (Option<u64>, Option<u64>)> {
+    let row = |line: &str| {
+        let (name, rest) = line.split_at_checked(26)?;
+        let mut words = rest.split_ascii_whitespace();
+        let value = |word: &str| if word == "unlimited" { Some(None) } else { word.parse().ok().map(Some) };
+        Some((name.trim().to_owned(), (value(words.next()?)?, value(words.next()?)?)))
+    };
+    text.lines().skip(1).filter_map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_brackets_does_not_confuse_stat() {
+        let stat = parse_stat(b"17 (a) b (c) S 1 17 17 34816 17 4194304 1 18446744073709551615\n").unwrap();
+        assert_eq!(stat.comm, b"a) b (c");
+        assert_eq!((stat.state, stat.ppid, stat.pgid, stat.sid, stat.tty, stat.tty_pgrp), (b'S', Pid(1), 17, 17, 34816, 17));
+        assert_eq!(stat.field(11), Some(-1));
+    }
+
+    #[test]
+    fn a_mapping_with_spaces_in_its_name() {
+        let text = b"7f0000000000-7f0000002000 rw-s 00001000 00:01 1042                       /memfd:a b\\012c (deleted)\n\
+                     Size:                  8 kB\nVmFlags: rd wr sh mr mw me ms sd \n";
+        let lines = parse_smaps(text).unwrap();
+        let line = lines.first().unwrap();
+        assert_eq!(line.range, 0x7f00_0000_0000..0x7f00_0000_2000);
+        assert_eq!(line.name, b"/memfd:a b\nc (deleted)");
+        assert!(line.shared() && line.has(b"mw") && !line.has(b"ex"));
+        assert_eq!((line.offset, line.device, line.inode), (0x1000, (0, 1), 1042));
+    }
+
+    #[test]
+    fn odd_bytes_are_refused_or_skipped_without_panic() {
+        assert_eq!(parse_stat(b"17 (a"), None);
+        assert_eq!(parse_stat(b""), None);
+        assert_eq!(parse_smaps(b"zz"), Some(vec![]));
+        assert_eq!(parse_smaps(b"12-"), None);
+        assert_eq!(parse_smaps(b"VmFlags: rd"), None);
+    }
+
+    #[test]
+    fn limits_are_read_by_name() {
+        let text = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                    Max open files            1024                 1048576              files     \n\
+                    Max cpu time              unlimited            unlimited            seconds   \n";
+        let limits = parse_limits(text);
+        assert_eq!(limits.get("Max open files"), Some(&(Some(1024), Some(1_048_576))));
+        assert_eq!(limits.get("Max cpu time"), Some(&(None, None)));
+    }
+}
