@@ -17,7 +17,8 @@ use crate::regs::Regs;
 pub enum Scope {
     /// A process with everything below it.
     Tree(Pid),
-    /// Everything below a process, without that process itself (the keeper of a job).
+    /// Everything below a process, without that process itself (the keeper of a job). When the caller is a child of that
+    /// process (the keeper's checkpointer), the caller and what is below it are left out too.
     Below(Pid),
 }
 
