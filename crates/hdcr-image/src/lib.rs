@@ -1,2 +1,50 @@
-//! Skeleton.
+//! The container of an HDCR image: frames, page runs and the manifest that vouches for them.
+//!
+//! An image is a few named parts that a store keeps: the manifest, the frames, and segments of pages. This crate knows
+//! their bytes and checks all of them before it lets anything out; it knows no file, no clock and no record by name.
+//! `docs/format.md` describes the bytes.
 #![forbid(unsafe_code)]
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
+mod error;
+mod frames;
+mod index;
+mod manifest;
+mod memory;
+mod name;
+mod number;
+mod pages;
+mod reader;
+mod record;
+pub mod sample;
+mod sink;
+mod verify;
+mod wire;
+mod writer;
+
+pub use error::{ErrorClass, ImageError, StoreError};
+pub use frames::{FRAME_LIMIT, Frame};
+pub use hdcr_layout::PAGE_SIZE;
+pub use index::PageRun;
+pub use manifest::{
+    Clocks, Digest, FramesFacts, Manifest, ManifestFacts, PageFacts, ProcessName, SegmentFacts,
+};
+pub use memory::{MemoryImage, MemorySink, MemorySource};
+pub use name::{ImageId, JobName, NameError, PartName, SnapshotId};
+pub use pages::Compression;
+pub use reader::ImageReader;
+pub use record::{
+    KnownTag, List, Record, RecordError, Tag, decode_wire, encode_wire, first_unknown,
+};
+pub use sink::{ReadPart, Sink, Source, WritePart};
+pub use verify::{Progress, Verified};
+pub use writer::{Durable, ImageWriter, Options};
+
+#[doc(hidden)]
+pub use hdcr_layout;
+#[doc(hidden)]
+pub use prost;

@@ -1,0 +1,284 @@
+//! The frames part: a header, then frames one after another.
+
+use std::ops::Range;
+
+use hdcr_layout::{FrameHeader, Header, PartKind};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::error::{ImageError, StoreError};
+use crate::manifest::FramesFacts;
+use crate::name::{ImageId, PartName};
+use crate::number::{len, size};
+use crate::record::{KnownTag, Record, RecordError, Tag, check_version};
+use crate::sink::WritePart;
+
+/// The longest body of a frame, in bytes.
+pub const FRAME_LIMIT: usize = 256 << 20;
+
+/// How much is gathered before it is given to the store.
+pub(crate) const BUFFER: usize = 1 << 20;
+
+/// A part being written through a buffer.
+#[derive(Debug)]
+pub(crate) struct Output {
+    part: Box<dyn WritePart>,
+    buffer: Vec<u8>,
+    pub(crate) written: u64,
+}
+
+impl Output {
+    /// Begins the part with its header.
+    pub(crate) fn new(
+        part: Box<dyn WritePart>,
+        name: PartName,
+        header: &Header,
+    ) -> Result<Self, ImageError> {
+        let mut block = vec![0; Header::SIZE];
+        header
+            .encode(&mut block)
+            .map_err(|error| ImageError::layout(name, error))?;
+        Ok(Self {
+            part,
+            written: size(block.len()),
+            buffer: block,
+        })
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.written = self.written.saturating_add(size(bytes.len()));
+        if self.buffer.len().saturating_add(bytes.len()) > BUFFER {
+            self.flush()?;
+        }
+        if bytes.len() >= BUFFER {
+            return self.part.write(bytes);
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError> {
+        if !self.buffer.is_empty() {
+            self.part.write(&self.buffer)?;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn close(mut self) -> Result<(), StoreError> {
+        self.flush()?;
+        self.part.close()
+    }
+}
+
+/// Writes frames.
+#[derive(Debug)]
+pub(crate) struct FrameWriter {
+    out: Output,
+    digest: blake3::Hasher,
+    count: u64,
+}
+
+impl FrameWriter {
+    pub(crate) fn new(part: Box<dyn WritePart>, image: ImageId) -> Result<Self, ImageError> {
+        let header = header_of(image);
+        let out = Output::new(part, PartName::Frames, &header)?;
+        let mut digest = blake3::Hasher::new();
+        digest.update(&out.buffer);
+        Ok(Self {
+            out,
+            digest,
+            count: 0,
+        })
+    }
+
+    pub(crate) fn frame(
+        &mut self,
+        tag: Tag,
+        version: u16,
+        id: u64,
+        body: &[u8],
+    ) -> Result<(), ImageError> {
+        let too_long = || ImageError::TooLong {
+            what: "a frame",
+            len: size(body.len()),
+        };
+        if body.len() > FRAME_LIMIT {
+            return Err(too_long());
+        }
+        let length = u32::try_from(body.len()).map_err(|_| too_long())?;
+        let mut header = FrameHeader {
+            tag: tag.0,
+            version,
+            length,
+            id,
+            xxh3: 0,
+        };
+        header.xxh3 = check_sum(&encoded(&header)?, body);
+        let block = encoded(&header)?;
+        self.digest.update(&block);
+        self.digest.update(body);
+        self.out.write(&block)?;
+        self.out.write(body)?;
+        self.count = self.count.saturating_add(1);
+        Ok(())
+    }
+
+    pub(crate) fn finish(self) -> Result<FramesFacts, ImageError> {
+        let facts = FramesFacts {
+            size: self.out.written,
+            count: self.count,
+            digest: self.digest.finalize().into(),
+        };
+        self.out.close()?;
+        Ok(facts)
+    }
+}
+
+fn header_of(image: ImageId) -> Header {
+    Header {
+        kind: PartKind::Frames,
+        image: image.0,
+        number: 0,
+        generation: 0,
+    }
+}
+
+fn encoded(header: &FrameHeader) -> Result<[u8; FrameHeader::SIZE], ImageError> {
+    let mut block = [0; FrameHeader::SIZE];
+    header
+        .encode(&mut block)
+        .map_err(|error| ImageError::layout(PartName::Frames, error))?;
+    Ok(block)
+}
+
+fn check_sum(block: &[u8], body: &[u8]) -> u64 {
+    let mut sum = Xxh3::new();
+    sum.update(block.get(..FrameHeader::CHECKED).unwrap_or_default());
+    sum.update(body);
+    sum.digest()
+}
+
+/// One entry of an image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Frame<'a> {
+    /// Its kind.
+    pub tag: Tag,
+    /// Version of its encoding.
+    pub version: u16,
+    /// Which object it is about.
+    pub id: u64,
+    /// The record.
+    pub body: &'a [u8],
+}
+
+impl Frame<'_> {
+    /// Reads the record. Another kind or a higher version is refused by name.
+    pub fn decode<R: Record>(&self) -> Result<R, RecordError> {
+        if self.tag != R::TAG {
+            return Err(RecordError::Other {
+                name: R::NAME,
+                tag: self.tag,
+            });
+        }
+        check_version(&KnownTag::of::<R>(), self.version)?;
+        R::decode(self.body, self.version)
+    }
+}
+
+/// Where a frame lies in the part.
+#[derive(Clone, Debug)]
+struct Place {
+    header: FrameHeader,
+    body: Range<usize>,
+}
+
+/// The checked frames part.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    bytes: Vec<u8>,
+    places: Vec<Place>,
+}
+
+impl Frames {
+    /// Checks all of the part against the manifest and finds the frames.
+    pub(crate) fn parse(
+        bytes: Vec<u8>,
+        image: ImageId,
+        facts: &FramesFacts,
+    ) -> Result<Self, ImageError> {
+        let corrupt = |reason: &str| ImageError::corrupt(PartName::Frames, reason);
+        check_header(PartName::Frames, &bytes, &header_of(image))?;
+        if size(bytes.len()) != facts.size || blake3::hash(&bytes).as_bytes() != &facts.digest.0 {
+            return Err(corrupt("its digest is not the one in the manifest"));
+        }
+        let mut places = Vec::new();
+        let mut at = Header::SIZE;
+        while at < bytes.len() {
+            let place = next_place(&bytes, at)?;
+            at = place.body.end;
+            places.push(place);
+        }
+        if size(places.len()) != facts.count {
+            return Err(corrupt(
+                "the count of frames is not the one in the manifest",
+            ));
+        }
+        Ok(Self { bytes, places })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Frame<'_>> {
+        self.places.iter().map(|place| Frame {
+            tag: Tag(place.header.tag),
+            version: place.header.version,
+            id: place.header.id,
+            body: self.bytes.get(place.body.clone()).unwrap_or_default(),
+        })
+    }
+}
+
+fn next_place(bytes: &[u8], at: usize) -> Result<Place, ImageError> {
+    let rest = bytes.get(at..).unwrap_or_default();
+    let (header, used) =
+        FrameHeader::decode(rest).map_err(|error| ImageError::layout(PartName::Frames, error))?;
+    let start = at.saturating_add(used);
+    let body = start..start.saturating_add(len(u64::from(header.length)));
+    let found = bytes
+        .get(body.clone())
+        .filter(|found| found.len() <= FRAME_LIMIT);
+    let found = found
+        .ok_or_else(|| ImageError::corrupt(PartName::Frames, "a frame is longer than the part"))?;
+    if check_sum(rest, found) != header.xxh3 {
+        return Err(ImageError::corrupt(
+            PartName::Frames,
+            "the check sum of a frame does not match",
+        ));
+    }
+    Ok(Place { header, body })
+}
+
+/// Compares the block at the start of a part with what it must be. Every bit of it counts.
+pub(crate) fn check_header(
+    part: PartName,
+    bytes: &[u8],
+    expected: &Header,
+) -> Result<(), ImageError> {
+    let (found, _) = Header::decode(bytes).map_err(|error| ImageError::layout(part, error))?;
+    if found.kind != expected.kind || found.number != expected.number {
+        return Err(ImageError::corrupt(part, "it is another part of an image"));
+    }
+    if found.image != expected.image {
+        return Err(ImageError::Foreign {
+            part,
+            found: ImageId(found.image),
+            expected: ImageId(expected.image),
+        });
+    }
+    if found.generation != expected.generation {
+        return Err(ImageError::Stale {
+            part,
+            found: found.generation,
+            expected: expected.generation,
+        });
+    }
+    Ok(())
+}

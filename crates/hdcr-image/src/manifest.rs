@@ -1,0 +1,400 @@
+//! The root of an image: readable alone, and what vouches for all other parts.
+
+use std::fmt;
+
+use hdcr_layout::{Header, PartKind};
+use prost::Message;
+
+use crate::error::ImageError;
+use crate::name::{ImageId, JobName, PartName, SnapshotId};
+use crate::number::{len, size};
+use crate::wire;
+
+/// A BLAKE3 digest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Digest(pub [u8; 32]);
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl From<blake3::Hash> for Digest {
+    fn from(hash: blake3::Hash) -> Self {
+        Self(*hash.as_bytes())
+    }
+}
+
+/// The clocks at the moment of the checkpoint, in nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Clocks {
+    /// `CLOCK_REALTIME`.
+    pub realtime_ns: i64,
+    /// `CLOCK_MONOTONIC`.
+    pub monotonic_ns: i64,
+    /// `CLOCK_BOOTTIME`.
+    pub boottime_ns: i64,
+}
+
+/// A process of the snapshot, as a list shows it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ProcessName {
+    /// Its number in the tree's own pid namespace.
+    pub pid: i32,
+    /// Its name; need not be UTF-8.
+    pub comm: Vec<u8>,
+}
+
+/// What the maker of a snapshot says about it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ManifestFacts {
+    /// Version of HDCR that wrote it.
+    pub hdcr_version: String,
+    /// Architecture, for example `x86_64`.
+    pub architecture: String,
+    /// Processor features that the program may have found and now relies on.
+    pub cpu_features: Vec<String>,
+    /// Kernel release it was made on.
+    pub kernel_release: String,
+    /// Which boot of that machine.
+    pub boot_id: String,
+    /// That machine.
+    pub host_name: String,
+    /// Clocks at the checkpoint.
+    pub clocks: Clocks,
+    /// What a restore must be able to do, by name. A need that a reader does not know is refused by it.
+    pub needs: Vec<String>,
+    /// Arguments of the root process; need not be UTF-8.
+    pub command: Vec<Vec<u8>>,
+    /// The root process.
+    pub root_pid: i32,
+    /// All processes.
+    pub processes: Vec<ProcessName>,
+    /// The snapshot that this one is an increment on.
+    pub base: Option<SnapshotId>,
+    /// The snapshots that this run came from, newest first.
+    pub lineage: Vec<SnapshotId>,
+    /// By which mechanism, for example `ptrace`.
+    pub mechanism: String,
+    /// How memory was read, for example `copy`.
+    pub snapshot: String,
+}
+
+/// The frames part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FramesFacts {
+    /// Its exact length in bytes.
+    pub size: u64,
+    /// How many frames it holds.
+    pub count: u64,
+    /// Digest of all its bytes.
+    pub digest: Digest,
+}
+
+/// A segment of pages that this image refers to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentFacts {
+    /// Its number in the image.
+    pub number: u32,
+    /// The use of it that this image means.
+    pub generation: u64,
+    /// How many of its bytes this image covers. There may be more behind.
+    pub size: u64,
+}
+
+/// What memory the image holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageFacts {
+    /// Runs in the index.
+    pub runs: u64,
+    /// Pages whose bytes are stored.
+    pub stored_pages: u64,
+    /// Pages that are zero and not stored.
+    pub zero_pages: u64,
+    /// Bytes that the stored ones take, compressed.
+    pub stored_size: u64,
+    /// Digest of the index of all runs.
+    pub digest: Digest,
+}
+
+/// The whole manifest.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Manifest {
+    /// The image and its place.
+    pub id: SnapshotId,
+    /// What its maker says.
+    pub facts: ManifestFacts,
+    /// The frames.
+    pub frames: FramesFacts,
+    /// The segments.
+    pub segments: Vec<SegmentFacts>,
+    /// The pages.
+    pub pages: PageFacts,
+}
+
+/// Before the body: header, length of the body, digest of all other bytes.
+const LENGTH_AT: usize = Header::SIZE;
+const DIGEST_AT: usize = LENGTH_AT.saturating_add(8);
+const BODY_AT: usize = DIGEST_AT.saturating_add(32);
+
+impl Manifest {
+    /// The longest manifest, in bytes.
+    pub const LIMIT: u64 = 64 << 20;
+
+    /// The bytes of the part `manifest`.
+    pub fn encode(&self) -> Result<Vec<u8>, ImageError> {
+        let body = wire::Manifest::from(self).encode_to_vec();
+        let header = Header {
+            kind: PartKind::Manifest,
+            image: self.id.image.0,
+            number: 0,
+            generation: 0,
+        };
+        let mut bytes = vec![0; Header::SIZE];
+        header
+            .encode(&mut bytes)
+            .map_err(|error| ImageError::layout(PartName::Manifest, error))?;
+        bytes.extend_from_slice(&size(body.len()).to_le_bytes());
+        bytes.extend_from_slice(&envelope_digest(&bytes, &body));
+        bytes.extend_from_slice(&body);
+        if size(bytes.len()) > Self::LIMIT {
+            return Err(ImageError::TooLong {
+                what: "a manifest",
+                len: size(bytes.len()),
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// Reads and checks the bytes of the part `manifest`, without looking at any other part.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ImageError> {
+        let corrupt = |reason: &str| ImageError::corrupt(PartName::Manifest, reason);
+        let (header, _) =
+            Header::decode(bytes).map_err(|error| ImageError::layout(PartName::Manifest, error))?;
+        let (head, rest) = bytes
+            .split_at_checked(DIGEST_AT)
+            .ok_or_else(|| corrupt("it ends early"))?;
+        let (digest, body) = rest
+            .split_at_checked(32)
+            .ok_or_else(|| corrupt("it ends early"))?;
+        let length = head
+            .get(LENGTH_AT..)
+            .and_then(|length| length.try_into().ok())
+            .map(u64::from_le_bytes);
+        if length != Some(size(body.len())) {
+            return Err(corrupt("its length is not what it says"));
+        }
+        if header.kind != PartKind::Manifest || header.number != 0 || header.generation != 0 {
+            return Err(corrupt("it is another part of an image"));
+        }
+        if digest != envelope_digest(head, body) {
+            return Err(corrupt("its digest does not match"));
+        }
+        let wire = wire::Manifest::decode(body).map_err(|error| corrupt(&error.to_string()))?;
+        if wire.encoded_len() != body.len() {
+            return Err(corrupt("it holds fields that this build does not know"));
+        }
+        Self::from_wire(ImageId(header.image), wire).map_err(|reason| corrupt(&reason))
+    }
+
+    /// Its size in the store, all parts together.
+    pub fn total_size(&self) -> u64 {
+        let segments = self.segments.iter().map(|segment| segment.size);
+        segments.fold(self.frames.size, u64::saturating_add)
+    }
+
+    fn from_wire(image: ImageId, wire: wire::Manifest) -> Result<Self, String> {
+        let clocks = wire.clocks.ok_or("it has no clocks")?;
+        let facts = ManifestFacts {
+            hdcr_version: wire.hdcr_version,
+            architecture: wire.architecture,
+            cpu_features: wire.cpu_features,
+            kernel_release: wire.kernel_release,
+            boot_id: wire.boot_id,
+            host_name: wire.host_name,
+            clocks: Clocks {
+                realtime_ns: clocks.realtime_ns,
+                monotonic_ns: clocks.monotonic_ns,
+                boottime_ns: clocks.boottime_ns,
+            },
+            needs: wire.needs,
+            command: wire.command,
+            root_pid: wire.root_pid,
+            processes: wire
+                .processes
+                .into_iter()
+                .map(|p| ProcessName {
+                    pid: p.pid,
+                    comm: p.comm,
+                })
+                .collect(),
+            base: wire.base.map(SnapshotId::try_from).transpose()?,
+            lineage: wire
+                .lineage
+                .into_iter()
+                .map(SnapshotId::try_from)
+                .collect::<Result<_, _>>()?,
+            mechanism: wire.mechanism,
+            snapshot: wire.snapshot,
+        };
+        let place = wire.place.map(place_from_wire).transpose()?;
+        Ok(Self {
+            id: SnapshotId { image, place },
+            facts,
+            frames: wire.frames.ok_or("it has no frames")?.try_into()?,
+            segments: segments_from_wire(&wire.segments)?,
+            pages: wire.pages.ok_or("it has no pages")?.try_into()?,
+        })
+    }
+}
+
+fn envelope_digest(head: &[u8], body: &[u8]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(head);
+    hasher.update(body);
+    *hasher.finalize().as_bytes()
+}
+
+/// How long the whole part is, told by its first bytes; for a reader that must not read without end.
+pub(crate) fn total_length(head: &[u8]) -> Option<usize> {
+    let length = head
+        .get(LENGTH_AT..DIGEST_AT)?
+        .try_into()
+        .ok()
+        .map(u64::from_le_bytes)?;
+    Some(len(length).saturating_add(BODY_AT))
+}
+
+fn segments_from_wire(wire: &[wire::Segment]) -> Result<Vec<SegmentFacts>, String> {
+    let facts = |s: &wire::Segment| SegmentFacts {
+        number: s.number,
+        generation: s.generation,
+        size: s.size,
+    };
+    let segments: Vec<SegmentFacts> = wire.iter().map(facts).collect();
+    if !segments.is_sorted_by(|a, b| a.number < b.number) {
+        return Err("its segments are out of order".to_owned());
+    }
+    Ok(segments)
+}
+
+fn place_from_wire(wire: wire::Place) -> Result<(JobName, u64), String> {
+    let job = JobName::new(wire.job).map_err(|error| error.to_string())?;
+    Ok((job, wire.sequence))
+}
+
+impl TryFrom<wire::Reference> for SnapshotId {
+    type Error = String;
+
+    fn try_from(wire: wire::Reference) -> Result<Self, String> {
+        let image = wire
+            .image
+            .try_into()
+            .map_err(|_| "an image id is not 16 bytes long")?;
+        Ok(Self {
+            image: ImageId(image),
+            place: wire.place.map(place_from_wire).transpose()?,
+        })
+    }
+}
+
+impl TryFrom<wire::Frames> for FramesFacts {
+    type Error = String;
+
+    fn try_from(wire: wire::Frames) -> Result<Self, String> {
+        Ok(Self {
+            size: wire.size,
+            count: wire.count,
+            digest: digest_from_wire(wire.blake3)?,
+        })
+    }
+}
+
+impl TryFrom<wire::Pages> for PageFacts {
+    type Error = String;
+
+    fn try_from(wire: wire::Pages) -> Result<Self, String> {
+        Ok(Self {
+            runs: wire.runs,
+            stored_pages: wire.stored_pages,
+            zero_pages: wire.zero_pages,
+            stored_size: wire.stored_size,
+            digest: digest_from_wire(wire.blake3)?,
+        })
+    }
+}
+
+fn digest_from_wire(bytes: Vec<u8>) -> Result<Digest, String> {
+    bytes
+        .try_into()
+        .map(Digest)
+        .map_err(|_| "a digest is not 32 bytes long".to_owned())
+}
+
+impl From<&SnapshotId> for wire::Reference {
+    fn from(id: &SnapshotId) -> Self {
+        Self {
+            image: id.image.0.to_vec(),
+            place: place_to_wire(id),
+        }
+    }
+}
+
+fn place_to_wire(id: &SnapshotId) -> Option<wire::Place> {
+    let (job, sequence) = id.place.as_ref()?;
+    Some(wire::Place {
+        job: job.to_string(),
+        sequence: *sequence,
+    })
+}
+
+impl From<&Manifest> for wire::Manifest {
+    fn from(manifest: &Manifest) -> Self {
+        let facts = manifest.facts.clone();
+        let process = |p: ProcessName| wire::Process {
+            pid: p.pid,
+            comm: p.comm,
+        };
+        let segment = |s: &SegmentFacts| wire::Segment {
+            number: s.number,
+            generation: s.generation,
+            size: s.size,
+        };
+        Self {
+            hdcr_version: facts.hdcr_version,
+            architecture: facts.architecture,
+            cpu_features: facts.cpu_features,
+            kernel_release: facts.kernel_release,
+            boot_id: facts.boot_id,
+            host_name: facts.host_name,
+            clocks: Some(wire::Clocks {
+                realtime_ns: facts.clocks.realtime_ns,
+                monotonic_ns: facts.clocks.monotonic_ns,
+                boottime_ns: facts.clocks.boottime_ns,
+            }),
+            needs: facts.needs,
+            place: place_to_wire(&manifest.id),
+            command: facts.command,
+            root_pid: facts.root_pid,
+            processes: facts.processes.into_iter().map(process).collect(),
+            base: facts.base.as_ref().map(wire::Reference::from),
+            lineage: facts.lineage.iter().map(wire::Reference::from).collect(),
+            mechanism: facts.mechanism,
+            snapshot: facts.snapshot,
+            frames: Some(wire::Frames {
+                size: manifest.frames.size,
+                count: manifest.frames.count,
+                blake3: manifest.frames.digest.0.to_vec(),
+            }),
+            segments: manifest.segments.iter().map(segment).collect(),
+            pages: Some(wire::Pages {
+                runs: manifest.pages.runs,
+                stored_pages: manifest.pages.stored_pages,
+                zero_pages: manifest.pages.zero_pages,
+                stored_size: manifest.pages.stored_size,
+                blake3: manifest.pages.digest.0.to_vec(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Reading an image: nothing is let out before it was checked.
+
+use std::collections::BTreeMap;
+
+use hdcr_layout::{Codec, Header, PageRunEntry, PartKind, tag};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::ImageError;
+use crate::frames::{Frame, Frames, check_header};
+use crate::index::PageRun;
+use crate::manifest::{Manifest, PageFacts, total_length};
+use crate::name::PartName;
+use crate::number::{len, size};
+use crate::record::{KnownTag, List, RecordError, Tag, first_unknown};
+use crate::sink::{ReadPart, Source};
+
+const PAGE: usize = 4096;
+
+/// A segment that stays open as long as the image is read.
+#[derive(Debug)]
+struct Segment {
+    number: u32,
+    part: Box<dyn ReadPart>,
+}
+
+/// An image whose manifest, frames and page index are checked. Pages are checked as they are read.
+#[derive(Debug)]
+pub struct ImageReader {
+    manifest: Manifest,
+    frames: Frames,
+    spaces: BTreeMap<u64, Vec<PageRun>>,
+    segments: Vec<Segment>,
+}
+
+/// Reads and checks the manifest of an image and touches nothing else.
+pub(crate) fn read_manifest(source: &dyn Source) -> Result<Manifest, ImageError> {
+    let part = source.part(PartName::Manifest)?;
+    let found = part.size()?;
+    if found > Manifest::LIMIT {
+        return Err(ImageError::TooLong {
+            what: "a manifest",
+            len: found,
+        });
+    }
+    let bytes = read_all(part.as_ref(), found)?;
+    if total_length(&bytes).is_some_and(|told| told > bytes.len()) {
+        // Said here because a version check still comes first for what is not cut off.
+        Header::decode(&bytes).map_err(|error| ImageError::layout(PartName::Manifest, error))?;
+        return Err(ImageError::corrupt(PartName::Manifest, "it ends early"));
+    }
+    Manifest::decode(&bytes)
+}
+
+fn read_all(part: &dyn ReadPart, found: u64) -> Result<Vec<u8>, ImageError> {
+    let mut bytes = vec![0; len(found)];
+    part.read_at(0, &mut bytes)?;
+    Ok(bytes)
+}
+
+impl ImageReader {
+    /// Opens all parts and checks manifest, frames and index.
+    pub fn open(source: &dyn Source) -> Result<Self, ImageError> {
+        let manifest = read_manifest(source)?;
+        if let Some(base) = &manifest.facts.base {
+            return Err(ImageError::Increment { base: base.image });
+        }
+        let image = manifest.id.image;
+        let part = source.part(PartName::Frames)?;
+        let found = part.size()?;
+        if found != manifest.frames.size {
+            return Err(ImageError::corrupt(
+                PartName::Frames,
+                "its length is not the one in the manifest",
+            ));
+        }
+        let frames = Frames::parse(read_all(part.as_ref(), found)?, image, &manifest.frames)?;
+        let spaces = read_index(&frames, &manifest)?;
+        let segments = open_segments(source, &manifest)?;
+        Ok(Self {
+            manifest,
+            frames,
+            spaces,
+            segments,
+        })
+    }
+
+    /// The manifest of an image alone.
+    pub fn manifest_of(source: &dyn Source) -> Result<Manifest, ImageError> {
+        read_manifest(source)
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// All frames in the order in which they were written, without the container's own.
+    pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
+        self.frames
+            .iter()
+            .filter(|frame| frame.tag != Tag(tag::PAGE_INDEX))
+    }
+
+    /// Refuses the image when it holds a kind of record, or a version of one, that `known` does not name.
+    pub fn refuse_unknown(&self, known: &[KnownTag]) -> Result<(), RecordError> {
+        first_unknown(self.frames().map(|frame| (frame.tag, frame.version)), known)
+    }
+
+    /// The spaces that have pages.
+    pub fn spaces(&self) -> impl Iterator<Item = u64> {
+        self.spaces.keys().copied()
+    }
+
+    /// The runs of a space by address, none over another; empty for a space without pages.
+    pub fn runs(&self, space: u64) -> &[PageRun] {
+        self.spaces.get(&space).map_or(&[], Vec::as_slice)
+    }
+
+    /// Reads a run and leaves exactly its bytes in `into`; nothing for a zero run, which is not stored.
+    pub fn read_run(&self, run: &PageRun, into: &mut Vec<u8>) -> Result<(), ImageError> {
+        into.clear();
+        let entry = run.entry();
+        if entry.codec == Codec::Zero {
+            return Ok(());
+        }
+        self.read_stored(entry, into)?;
+        let skip = usize::from(entry.skip).saturating_mul(PAGE);
+        into.truncate(skip.saturating_add(len(run.size())));
+        into.drain(..skip.min(into.len()));
+        Ok(())
+    }
+
+    /// Reads all pages that were stored together with a run.
+    pub(crate) fn read_stored(
+        &self,
+        entry: &PageRunEntry,
+        into: &mut Vec<u8>,
+    ) -> Result<(), ImageError> {
+        let name = PartName::Pages(entry.segment);
+        let corrupt = |reason: &str| {
+            ImageError::corrupt(name, format!("{reason} (page {:#x})", entry.address))
+        };
+        let segment = self
+            .segments
+            .iter()
+            .find(|segment| segment.number == entry.segment);
+        let segment =
+            segment.ok_or_else(|| corrupt("a page run names a segment that is not there"))?;
+        let mut stored = vec![0; len(u64::from(entry.length))];
+        segment.part.read_at(entry.offset, &mut stored)?;
+        if xxh3_64(&stored) != entry.xxh3 {
+            return Err(corrupt("the check sum of a page run does not match"));
+        }
+        let plain = usize::from(entry.stored).saturating_mul(PAGE);
+        let found = match entry.codec {
+            Codec::Zero | Codec::Plain => {
+                *into = stored;
+                into.len()
+            }
+            Codec::Lz4 => {
+                into.resize(plain, 0);
+                lz4_flex::block::decompress_into(&stored, into)
+                    .map_err(|error| corrupt(&error.to_string()))?
+            }
+            Codec::Zstd => {
+                into.resize(plain, 0);
+                zstd::bulk::decompress_to_buffer(&stored, into)
+                    .map_err(|error| corrupt(&error.to_string()))?
+            }
+        };
+        if found != plain {
+            return Err(corrupt("a page run has another length than its pages"));
+        }
+        Ok(())
+    }
+}
+
+fn open_segments(source: &dyn Source, manifest: &Manifest) -> Result<Vec<Segment>, ImageError> {
+    let mut segments = Vec::new();
+    for facts in &manifest.segments {
+        let name = PartName::Pages(facts.number);
+        let part = source.part(name)?;
+        if part.size()? < facts.size || facts.size < size(Header::SIZE) {
+            return Err(ImageError::corrupt(
+                name,
+                "it is shorter than the manifest says",
+            ));
+        }
+        let header = Header {
+            kind: PartKind::Pages,
+            image: manifest.id.image.0,
+            number: facts.number,
+            generation: facts.generation,
+        };
+        check_header(name, &read_all(part.as_ref(), size(Header::SIZE))?, &header)?;
+        segments.push(Segment {
+            number: facts.number,
+            part,
+        });
+    }
+    Ok(segments)
+}
+
+fn read_index(
+    frames: &Frames,
+    manifest: &Manifest,
+) -> Result<BTreeMap<u64, Vec<PageRun>>, ImageError> {
+    let mut spaces: BTreeMap<u64, Vec<PageRun>> = BTreeMap::new();
+    let mut digest = blake3::Hasher::new();
+    for frame in frames
+        .iter()
+        .filter(|frame| frame.tag == Tag(tag::PAGE_INDEX))
+    {
+        digest.update(&frame.id.to_le_bytes());
+        digest.update(frame.body);
+        let List(entries) = frame.decode::<List<PageRunEntry>>()?;
+        let runs = spaces.entry(frame.id).or_default();
+        for entry in entries {
+            let run = PageRun::check(entry, &manifest.segments)?;
+            if runs
+                .last()
+                .is_some_and(|last| last.range().end > run.address())
+            {
+                return Err(ImageError::corrupt(
+                    PartName::Frames,
+                    "page runs lie over one another",
+                ));
+            }
+            runs.push(run);
+        }
+    }
+    let counted = count(&spaces);
+    let told = &manifest.pages;
+    if *digest.finalize().as_bytes() != told.digest.0
+        || counted != (told.runs, told.stored_pages, told.zero_pages)
+    {
+        return Err(ImageError::corrupt(
+            PartName::Frames,
+            "the page index is not the one in the manifest",
+        ));
+    }
+    Ok(spaces)
+}
+
+/// Runs, stored pages, zero pages: what [`PageFacts`] tells as well.
+fn count(spaces: &BTreeMap<u64, Vec<PageRun>>) -> (u64, u64, u64) {
+    let mut facts = PageFacts {
+        runs: 0,
+        stored_pages: 0,
+        zero_pages: 0,
+        stored_size: 0,
+        digest: crate::Digest([0; 32]),
+    };
+    for run in spaces.values().flatten() {
+        facts.runs = facts.runs.saturating_add(1);
+        let count = if run.is_zero() {
+            &mut facts.zero_pages
+        } else {
+            &mut facts.stored_pages
+        };
+        *count = count.saturating_add(u64::from(run.pages()));
+    }
+    (facts.runs, facts.stored_pages, facts.zero_pages)
+}

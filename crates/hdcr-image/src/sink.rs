@@ -1,0 +1,54 @@
+//! What a store implements: where parts are written, and where they are read.
+
+use std::fmt::Debug;
+
+use crate::error::StoreError;
+use crate::name::{PartName, SnapshotId};
+
+/// A part in the making.
+pub trait WritePart: Send + Debug {
+    /// Appends all the bytes.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// Says that nothing follows.
+    fn close(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// An image in the making. Nothing of it is visible before [`Sink::commit`]; dropping it before is an abort.
+pub trait Sink: Send + Debug {
+    /// What the image will be called.
+    fn snapshot(&self) -> &SnapshotId;
+
+    /// Begins a part. Each name at most once, never the manifest.
+    fn part(&mut self, name: PartName) -> Result<Box<dyn WritePart>, StoreError>;
+
+    /// Takes the manifest and makes everything durable, all parts being closed. It is still not visible.
+    fn persist(&mut self, manifest: &[u8]) -> Result<(), StoreError>;
+
+    /// Makes the image visible, and that durable. On an error nothing is visible.
+    fn commit(self: Box<Self>) -> Result<(), StoreError>;
+
+    /// Removes all that was written.
+    fn abort(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// A part to be read.
+pub trait ReadPart: Send + Sync + Debug {
+    /// Its present length in bytes.
+    fn size(&self) -> Result<u64, StoreError>;
+
+    /// Fills `into` from this offset; an end before that is an error of kind `UnexpectedEof`.
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StoreError>;
+}
+
+/// A committed image.
+pub trait Source: Send + Sync + Debug {
+    /// Opens a part. What was opened stays readable when the image is removed meanwhile.
+    fn part(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError>;
+}
+
+impl<S: Source + ?Sized> Source for Box<S> {
+    fn part(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
+        (**self).part(name)
+    }
+}

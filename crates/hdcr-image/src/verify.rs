@@ -1,0 +1,66 @@
+//! Reading all of an image to say whether it is whole.
+
+use std::collections::BTreeSet;
+
+use crate::error::ImageError;
+use crate::reader::ImageReader;
+
+/// How far a verification has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// Stored bytes checked.
+    pub done: u64,
+    /// Stored bytes in all.
+    pub total: u64,
+}
+
+/// What was checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Verified {
+    /// Frames, without the container's own.
+    pub frames: usize,
+    /// Stored runs, each read and decompressed.
+    pub runs: usize,
+    /// Their stored bytes.
+    pub stored: u64,
+}
+
+impl ImageReader {
+    /// Reads and checks every stored byte that a restore would use.
+    pub fn verify(&self, progress: &mut dyn FnMut(Progress)) -> Result<Verified, ImageError> {
+        let runs = || {
+            self.spaces()
+                .flat_map(|space| self.runs(space))
+                .filter(|run| !run.is_zero())
+        };
+        let mut seen = BTreeSet::new();
+        let stored: Vec<_> = runs()
+            .map(|run| *run.entry())
+            .filter(|entry| {
+                seen.insert((
+                    entry.segment,
+                    entry.offset,
+                    entry.length,
+                    entry.stored,
+                    entry.xxh3,
+                ))
+            })
+            .collect();
+        let total = stored
+            .iter()
+            .map(|entry| u64::from(entry.length))
+            .fold(0, u64::saturating_add);
+        let mut done = 0_u64;
+        let mut bytes = Vec::new();
+        for entry in &stored {
+            self.read_stored(entry, &mut bytes)?;
+            done = done.saturating_add(u64::from(entry.length));
+            progress(Progress { done, total });
+        }
+        Ok(Verified {
+            frames: self.frames().count(),
+            runs: stored.len(),
+            stored: done,
+        })
+    }
+}
