@@ -1,2 +1,109 @@
-//! The trials.
-fn main() {}
+//! The trials: privileged end-to-end runs of guests and real programs under HDCR.
+//!
+//! The product is a black box here: one binary, its commands, its exit codes. Nothing of its crates is used.
+
+mod guest;
+mod product;
+mod report;
+mod trial;
+mod wait;
+mod witness;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::report::Report;
+use crate::trial::{Mode, Plan};
+
+#[derive(Debug, Parser)]
+#[command(about = "Runs the guests of the zoo and real programs under HDCR")]
+struct Command {
+    #[command(subcommand)]
+    what: What,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Where things lie.
+#[derive(Debug, Clone, Args)]
+struct Place {
+    /// The program under trial.
+    #[arg(long, global = true, env = "HDCR_BIN")]
+    hdcr: Option<PathBuf>,
+    /// The folder of the trials' sources.
+    #[arg(long, global = true, default_value = "trials")]
+    sources: PathBuf,
+    /// Where compiled guests are kept.
+    #[arg(long, global = true, default_value = "target/zoo")]
+    build: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Names the trials and says what each is about.
+    List,
+    /// Runs guests of the zoo: those named, or all.
+    Run(RunArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Guests, by name or by the beginning of one.
+    names: Vec<String>,
+    /// Only these modes.
+    #[arg(long, value_enum)]
+    mode: Vec<Mode>,
+    /// At most so many rounds of checkpoint and restore in each trial.
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// How many trials run at the same time.
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// One JSON object a line instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Keep the folders of trials that passed, too.
+    #[arg(long)]
+    keep: bool,
+}
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    match run(&command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            report::complain(&error);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<bool> {
+    let zoo = command.place.sources.join("zoo");
+    match &command.what {
+        What::List => {
+            report::list(&guest::find(&zoo, &[])?)?;
+            Ok(true)
+        }
+        What::Run(args) => run_zoo(&command.place, args),
+    }
+}
+
+fn run_zoo(place: &Place, args: &RunArgs) -> Result<bool> {
+    let guests = guest::find(&place.sources.join("zoo"), &args.names)?;
+    let mut report = Report::new(args.json);
+    let built = guest::build_all(&guests, &place.build)?;
+    let plan = Plan {
+        hdcr: place.hdcr.clone(),
+        modes: args.mode.clone(),
+        rounds: args.rounds,
+        jobs: args.jobs.max(1),
+        keep: args.keep,
+    };
+    trial::run_all(&plan, &built, &mut report)?;
+    report.close()
+}

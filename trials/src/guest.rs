@@ -1,0 +1,206 @@
+//! The guests of the zoo: found, described by their own first lines, compiled.
+//!
+//! A guest says what it needs in a line `// zoo: key=value ...`:
+//! `rounds=N` how many rounds it can do, `static=yes` built without shared libraries as well, `needs=root`,
+//! `refused=WORD` must be refused by name, `session=outside` stays in the session of its starter,
+//! `volatile=A,B` witness entries that change by themselves, `cc=FLAG,FLAG` further flags of the compiler,
+//! `tail=FLAG,FLAG` flags after the source.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// What a guest says about itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Guest {
+    pub(crate) name: String,
+    pub(crate) source: PathBuf,
+    pub(crate) about: String,
+    pub(crate) rounds: u32,
+    pub(crate) also_static: bool,
+    pub(crate) needs_root: bool,
+    pub(crate) refused: Option<String>,
+    pub(crate) session_outside: bool,
+    pub(crate) volatile: Vec<String>,
+    pub(crate) flags: Vec<String>,
+    pub(crate) tail: Vec<String>,
+}
+
+/// A guest that can be started, or the reason why not.
+#[derive(Debug, Clone)]
+pub(crate) struct Built {
+    pub(crate) guest: Guest,
+    /// The trial's name: the guest's, with `-static` for that build.
+    pub(crate) name: String,
+    pub(crate) binary: Result<PathBuf, String>,
+}
+
+/// The guests whose name begins with one of `wanted`; all when nothing is wanted.
+pub(crate) fn find(zoo: &Path, wanted: &[String]) -> Result<Vec<Guest>> {
+    let mut guests = Vec::new();
+    for entry in fs::read_dir(zoo).with_context(|| format!("read {}", zoo.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "c") {
+            let text = fs::read_to_string(&path)?;
+            guests.push(
+                describe(&path, &text).with_context(|| format!("describe {}", path.display()))?,
+            );
+        }
+    }
+    guests.sort_by(|a, b| a.name.cmp(&b.name));
+    let exact = |g: &Guest| wanted.contains(&g.name);
+    let begins = |g: &Guest| wanted.iter().any(|w| g.name.starts_with(w.as_str()));
+    if !wanted.is_empty() {
+        let all_exact = wanted.iter().all(|w| guests.iter().any(|g| g.name == *w));
+        guests.retain(|g| if all_exact { exact(g) } else { begins(g) });
+        ensure!(
+            !guests.is_empty(),
+            "no guest is named {}",
+            wanted.join(", ")
+        );
+    }
+    Ok(guests)
+}
+
+fn describe(path: &Path, text: &str) -> Result<Guest> {
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    let about = text.lines().next().unwrap_or_default();
+    let mut guest = Guest {
+        name: name.into_owned(),
+        source: path.to_owned(),
+        about: about.trim_start_matches('/').trim().to_owned(),
+        rounds: 1,
+        ..Guest::default()
+    };
+    for line in text.lines().take(6) {
+        for word in line
+            .strip_prefix("// zoo:")
+            .unwrap_or("")
+            .split_whitespace()
+        {
+            let (key, value) = word.split_once('=').context("key=value expected")?;
+            set(&mut guest, key, value)?;
+        }
+    }
+    Ok(guest)
+}
+
+fn set(guest: &mut Guest, key: &str, value: &str) -> Result<()> {
+    let list = || value.split(',').map(str::to_owned).collect::<Vec<_>>();
+    match key {
+        "rounds" => guest.rounds = value.parse().context("rounds")?,
+        "static" => guest.also_static = value == "yes",
+        "needs" => guest.needs_root = value == "root",
+        "refused" => guest.refused = Some(value.to_owned()),
+        "session" => guest.session_outside = value == "outside",
+        "volatile" => guest.volatile = list(),
+        "cc" => guest.flags = list(),
+        "tail" => guest.tail = list(),
+        _ => bail!("unknown key {key}"),
+    }
+    Ok(())
+}
+
+/// Compiles what is older than its source, two at a time. A guest that does not compile is a failed trial, not an end.
+pub(crate) fn build_all(guests: &[Guest], into: &Path) -> Result<Vec<Built>> {
+    fs::create_dir_all(into)?;
+    let into = fs::canonicalize(into)?;
+    let wanted: Vec<(&Guest, bool)> = guests
+        .iter()
+        .flat_map(|g| {
+            let builds: &[bool] = if g.also_static {
+                &[false, true]
+            } else {
+                &[false]
+            };
+            builds.iter().map(move |&fixed| (g, fixed))
+        })
+        .collect();
+    let next = AtomicUsize::new(0);
+    let built = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some((guest, fixed)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let one = build(guest, *fixed, &into);
+                    if let Ok(mut list) = built.lock() {
+                        list.push(one);
+                    }
+                }
+            });
+        }
+    });
+    let mut built = built.into_inner().unwrap_or_default();
+    built.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(built)
+}
+
+fn build(guest: &Guest, fixed: bool, into: &Path) -> Built {
+    let name = if fixed {
+        format!("{}-static", guest.name)
+    } else {
+        guest.name.clone()
+    };
+    let binary = into.join(&name);
+    let result = compile(guest, fixed, &binary).map_err(|error| format!("{error:#}"));
+    Built {
+        guest: guest.clone(),
+        name,
+        binary: result.map(|()| binary),
+    }
+}
+
+fn compile(guest: &Guest, fixed: bool, binary: &Path) -> Result<()> {
+    let header = guest.source.with_file_name("zoo.h");
+    let built_at = fs::metadata(binary).and_then(|m| m.modified()).ok();
+    let is_older = |path: &Path| {
+        let changed = fs::metadata(path).and_then(|m| m.modified()).ok();
+        changed.is_some() && changed < built_at
+    };
+    if is_older(&guest.source) && is_older(&header) {
+        return Ok(());
+    }
+    let out = Command::new("gcc")
+        .args(["-O1", "-g", "-Wall", "-Wextra", "-pthread"])
+        .args(fixed.then_some("-static"))
+        .args(&guest.flags)
+        .arg("-o")
+        .arg(binary)
+        .arg(&guest.source)
+        .args(&guest.tail)
+        .output()
+        .context("run gcc")?;
+    ensure!(
+        out.status.success(),
+        "gcc {}: {}",
+        guest.name,
+        String::from_utf8_lossy(&out.stderr)
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_describes_itself() {
+        let text = "// A thing: all of it.\n// zoo: rounds=3 static=yes needs=root\n// zoo: volatile=ShdPnd,timers\n";
+        let guest = describe(Path::new("zoo/thing.c"), text).unwrap();
+        assert_eq!(guest.name, "thing");
+        assert_eq!(guest.about, "A thing: all of it.");
+        assert_eq!(guest.rounds, 3);
+        assert!(guest.also_static && guest.needs_root && !guest.session_outside);
+        assert_eq!(guest.volatile, ["ShdPnd", "timers"]);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error() {
+        let error = describe(Path::new("x.c"), "// X.\n// zoo: round=3\n").unwrap_err();
+        assert_eq!(error.to_string(), "unknown key round");
+    }
+}
