@@ -1,2 +1,89 @@
-//! Tasks of the project.
-fn main() {}
+//! The project's tasks: `cargo xtask TASK`. Logic that deserves types instead of shell.
+
+mod check;
+mod packages;
+mod shell;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::shell::Shell;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "The tasks of the project")]
+struct Command {
+    #[command(subcommand)]
+    task: Task,
+    /// Where cargo builds.
+    #[arg(long, global = true, env = "CARGO_TARGET_DIR")]
+    target_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// A long computation under HDCR, killed three times and rolled back each time.
+    Demo,
+    /// Everything that the CI checks: formatting, lints, unit tests, tidy, trials.
+    Test {
+        /// Leave out parts: fmt, clippy, unit, tidy, zoo, programs.
+        #[arg(long, value_delimiter = ',')]
+        without: Vec<String>,
+    },
+    /// The rules about the sources that no compiler checks.
+    Tidy,
+    /// Trials of the zoo, by name; further arguments go to the runner (see `cargo xtask trial --help`).
+    #[command(disable_help_flag = true)]
+    Trial {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// The same trials many times over.
+    Soak {
+        /// A trial, or the beginning of the names of several.
+        name: String,
+        /// How many times.
+        #[arg(long, default_value_t = 100)]
+        times: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    match run(&command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            shell::complain(&error);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<bool> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("the workspace above xtask")?;
+    let target = command.target_dir.clone();
+    let shell = Shell::new(root, &target.unwrap_or_else(|| root.join("target")));
+    match &command.task {
+        Task::Demo => {
+            packages::install(&shell)?;
+            shell.trials(&["demo"])
+        }
+        Task::Test { without } => check::everything(&shell, without),
+        Task::Tidy => {
+            let broken = tidy::report(root)?;
+            Ok(broken.failed == 0)
+        }
+        Task::Trial { arguments } => {
+            let mut all = vec!["run"];
+            all.extend(arguments.iter().map(String::as_str));
+            shell.trials(&all)
+        }
+        Task::Soak { name, times } => shell.trials(&["run", name, "--repeat", &times.to_string()]),
+    }
+}

@@ -1,0 +1,194 @@
+//! `cargo xtask test`: all parts in order, their times, and one closing line of counts.
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+
+use crate::packages;
+use crate::shell::{Shell, say};
+use crate::tidy;
+
+/// How many checks of a part ended how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) passed: u32,
+    pub(crate) failed: u32,
+    pub(crate) skipped: u32,
+}
+
+impl Counts {
+    /// A part that is one check.
+    fn one(success: bool) -> Self {
+        Counts {
+            passed: u32::from(success),
+            failed: u32::from(!success),
+            skipped: 0,
+        }
+    }
+
+    fn add(&mut self, other: Counts) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+
+    fn line(self) -> String {
+        format!(
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.skipped
+        )
+    }
+}
+
+type Part = (&'static str, fn(&Shell) -> Result<Counts>);
+
+/// In the order of how soon they tell.
+const PARTS: [Part; 6] = [
+    ("fmt", fmt),
+    ("tidy", |shell| tidy::report(&shell.root)),
+    ("clippy", clippy),
+    ("unit", unit),
+    ("zoo", zoo),
+    ("programs", programs),
+];
+
+/// Runs every part that is not left out; true when nothing failed.
+pub(crate) fn everything(shell: &Shell, without: &[String]) -> Result<bool> {
+    for name in without {
+        let known = PARTS.iter().any(|(part, _)| part == name);
+        ensure!(known, "no part is named {name}");
+    }
+    let mut times = Vec::new();
+    let mut total = Counts::default();
+    let began = Instant::now();
+    packages::install(shell)?;
+    times.push(("packages", began.elapsed(), None));
+    let began = Instant::now();
+    ensure!(shell.build()?, "the build failed");
+    times.push(("build", began.elapsed(), None));
+    for (name, part) in PARTS {
+        if without.iter().any(|left_out| left_out == name) {
+            continue;
+        }
+        say(&format!("--- {name}"))?;
+        let began = Instant::now();
+        let counts = part(shell)?;
+        times.push((name, began.elapsed(), Some(counts)));
+        total.add(counts);
+    }
+    say("--- times")?;
+    for (name, took, counts) in times {
+        let counts = counts.map(Counts::line).unwrap_or_default();
+        say(&format!(
+            "{name:<10} {:>7.1} s  {counts}",
+            took.as_secs_f64()
+        ))?;
+    }
+    say(&total.line())?;
+    Ok(total.failed == 0)
+}
+
+fn fmt(shell: &Shell) -> Result<Counts> {
+    Ok(Counts::one(
+        shell.run("cargo", &["fmt", "--all", "--check"])?,
+    ))
+}
+
+fn clippy(shell: &Shell) -> Result<Counts> {
+    let arguments = [
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    Ok(Counts::one(shell.run("cargo", &arguments)?))
+}
+
+fn unit(shell: &Shell) -> Result<Counts> {
+    let mut counts = Counts::default();
+    let arguments = ["test", "--quiet", "--workspace", "--no-fail-fast"];
+    let success = shell.watch("cargo", &arguments, |line| {
+        counts.add(of_unit_tests(line).unwrap_or_default());
+    })?;
+    // A test that does not compile has no counts.
+    if !success && counts.failed == 0 {
+        counts.failed = 1;
+    }
+    Ok(counts)
+}
+
+fn zoo(shell: &Shell) -> Result<Counts> {
+    trials(shell, &["run", "--jobs", "2"])
+}
+
+fn programs(shell: &Shell) -> Result<Counts> {
+    trials(shell, &["programs"])
+}
+
+fn trials(shell: &Shell, arguments: &[&str]) -> Result<Counts> {
+    let (runner, options) = shell.runner();
+    let mut all: Vec<&str> = options.iter().map(String::as_str).collect();
+    all.extend(arguments);
+    let mut counts = Counts::default();
+    let success = shell.watch(&runner, &all, |line| {
+        counts = of_trials(line).unwrap_or(counts);
+    })?;
+    if !success && counts.failed == 0 {
+        counts.failed = 1;
+    }
+    Ok(counts)
+}
+
+/// `test result: ok. 3 passed; 0 failed; 1 ignored; ...`
+fn of_unit_tests(line: &str) -> Option<Counts> {
+    let rest = line.strip_prefix("test result:")?.split_once(". ")?.1;
+    counts(rest.split("; "), ["passed", "failed", "ignored"])
+}
+
+/// `3 passed, 0 failed, 1 skipped`
+fn of_trials(line: &str) -> Option<Counts> {
+    let parts = line.split(", ");
+    (parts.clone().count() == 3).then_some(())?;
+    counts(parts, ["passed", "failed", "skipped"])
+}
+
+fn counts<'a>(parts: impl Iterator<Item = &'a str>, names: [&str; 3]) -> Option<Counts> {
+    let numbers: Vec<u32> = parts
+        .zip(names)
+        .map_while(|(part, name)| part.strip_suffix(name)?.trim().parse().ok())
+        .collect();
+    let [passed, failed, skipped] = numbers.try_into().ok()?;
+    Some(Counts {
+        passed,
+        failed,
+        skipped,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_from_what_others_print() {
+        let some = |passed, failed, skipped| {
+            Some(Counts {
+                passed,
+                failed,
+                skipped,
+            })
+        };
+        let unit =
+            "test result: FAILED. 11 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out";
+        assert_eq!(of_unit_tests(unit), some(11, 2, 1));
+        assert_eq!(of_unit_tests("running 3 tests"), None);
+        assert_eq!(
+            of_trials("40 passed, 1 failed, 80 skipped"),
+            some(40, 1, 80)
+        );
+        assert_eq!(of_trials("passed   tree/restored (0.1 s)"), None);
+    }
+}

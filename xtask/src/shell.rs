@@ -1,0 +1,114 @@
+//! Running other programs and printing: the edge of the tasks.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+/// Where commands run and where they build.
+#[derive(Debug)]
+pub(crate) struct Shell {
+    pub(crate) root: PathBuf,
+    target: PathBuf,
+}
+
+impl Shell {
+    pub(crate) fn new(root: &Path, target: &Path) -> Self {
+        Shell {
+            root: root.to_owned(),
+            target: root.join(target),
+        }
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(&self.root)
+            .env("CARGO_TARGET_DIR", &self.target)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command with its output shown; true when it succeeded.
+    pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> Result<bool> {
+        let status = self
+            .command(program, arguments)
+            .status()
+            .with_context(|| format!("start {program}"))?;
+        Ok(status.success())
+    }
+
+    /// Runs a command, shows each line of its output and hands it to `see`.
+    pub(crate) fn watch(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        mut see: impl FnMut(&str),
+    ) -> Result<bool> {
+        let mut child = self
+            .command(program, arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {program}"))?;
+        let out = child.stdout.take().context("the output of a child")?;
+        for line in BufReader::new(out).lines() {
+            let line = line?;
+            say(&line)?;
+            see(&line);
+        }
+        Ok(child.wait()?.success())
+    }
+
+    /// What a command prints, with nothing shown.
+    pub(crate) fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let out = self
+            .command(program, arguments)
+            .output()
+            .with_context(|| format!("start {program}"))?;
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    }
+
+    /// Builds what the trials need: the product as users get it, and the runner.
+    pub(crate) fn build(&self) -> Result<bool> {
+        let product = ["build", "--quiet", "--release", "--package", "hdcr-cli"];
+        let runner = ["build", "--quiet", "--package", "trials"];
+        Ok(self.run("cargo", &product)? && self.run("cargo", &runner)?)
+    }
+
+    /// The runner's binary and the options that tell it where things lie.
+    pub(crate) fn runner(&self) -> (String, Vec<String>) {
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        let options = [
+            ("--hdcr", self.target.join("release/hdcr")),
+            ("--sources", self.root.join("trials")),
+            ("--build", self.target.join("zoo")),
+        ];
+        let options = options
+            .into_iter()
+            .flat_map(|(name, path)| [name.to_owned(), text(path)]);
+        (text(self.target.join("debug/trials")), options.collect())
+    }
+
+    /// Builds, then runs the trials with these arguments.
+    pub(crate) fn trials(&self, arguments: &[&str]) -> Result<bool> {
+        ensure!(self.build()?, "the build failed");
+        let (runner, options) = self.runner();
+        let mut all: Vec<&str> = options.iter().map(String::as_str).collect();
+        all.extend(arguments);
+        self.run(&runner, &all)
+    }
+}
+
+/// One line for the user.
+pub(crate) fn say(line: &str) -> Result<()> {
+    writeln!(io::stdout().lock(), "{line}")?;
+    Ok(())
+}
+
+/// The error that ends a task.
+pub(crate) fn complain(error: &anyhow::Error) {
+    // Nothing is left to do when standard error is closed.
+    writeln!(io::stderr(), "xtask: {error:#}").ok();
+}
