@@ -6,13 +6,13 @@
 
 use hdcr_image::{Record, Tag};
 
-use crate::batch::{Batch, Replies};
+use crate::batch::{Arg, Batch, Replies};
 use crate::capture::Capture;
 use crate::error::{Owner, Refusal, Result};
 use crate::ids::{Pid, Tid};
-use crate::model::ObjectId;
+use crate::model::{self, ObjectId};
 use crate::procfs::{KeyValues, Stat};
-use crate::restore::Restore;
+use crate::restore::{Restore, TaskBatch};
 use crate::survey::Survey;
 
 /// When a call is made in a task that is being restored. Within a stage, all tasks run at once; kinds in list order.
@@ -113,6 +113,25 @@ pub(crate) trait TaskKind {
     fn capture(cx: &mut Capture<'_>, task: &TaskView, asked: Self::Asked, replies: &Replies) -> Result<Self::Record>;
     /// Appends the calls that put it back: [`Restore::batch`].
     fn restore(cx: &mut Restore<'_>, task: Tid, record: Self::Record) -> Result<()>;
+    /// What this user on this machine could not put back, found before anything is made.
+    fn obstacles(_task: Tid, _record: &Self::Record) -> Result<Vec<Refusal>> {
+        Ok(Vec::new())
+    }
+}
+
+/// The reply to a call that every kernel has.
+pub(crate) fn reply(task: &TaskView, replies: &Replies, call: usize, what: &str) -> Result<u64> {
+    optional(replies, call).ok_or_else(|| model::no_reply(task, what))
+}
+
+/// The reply to a call that a kernel or a machine may not have.
+pub(crate) fn optional(replies: &Replies, call: usize) -> Option<u64> {
+    replies.result(call).and_then(|result| u64::try_from(result).ok())
+}
+
+/// A call that puts a value back: it may fail only when the value is the one that a new task has anyway.
+pub(crate) fn put_back(batch: &mut TaskBatch, usual: bool, label: &'static str, nr: i64, args: &[Arg]) -> usize {
+    if usual { batch.try_call(label, nr, args) } else { batch.call(label, nr, args) }
 }
 
 /// The second half of a capture: reads the replies and adds the frame.
@@ -127,6 +146,7 @@ pub(crate) struct TaskEntry {
     pub(crate) survey: fn(&mut Survey<'_>, &TaskView) -> Result<()>,
     pub(crate) ask: fn(&TaskView, &mut Batch) -> Answer,
     pub(crate) restore: fn(&mut Restore<'_>, Tid, u16, &[u8]) -> Result<()>,
+    pub(crate) obstacles: fn(Tid, u16, &[u8]) -> Result<Vec<Refusal>>,
     pub(crate) show: fn(u16, &[u8]) -> String,
 }
 
@@ -145,10 +165,11 @@ impl TaskEntry {
                 })
             },
             restore: |cx, task, version, body| {
-                let record = crate::model::decode::<K::Record>(version, body)?;
+                let record = model::decode::<K::Record>(version, body)?;
                 K::restore(cx, task, record)
             },
-            show: |version, body| match crate::model::decode::<K::Record>(version, body) {
+            obstacles: |task, version, body| K::obstacles(task, &model::decode::<K::Record>(version, body)?),
+            show: |version, body| match model::decode::<K::Record>(version, body) {
                 Ok(record) => format!("{record:?}"),
                 Err(error) => error.to_string(),
             },
@@ -177,8 +198,15 @@ macro_rules! kinds {
 }
 
 kinds! {
-    altstack::AltStack,
+    // Before the timers that queue signals: what came up while the tree was made is discarded.
+    sigactions::SigActions,
     umask::Umask,
+    comm::Comm,
+    altstack::AltStack,
+    thread_ids::ThreadIds,
+    sched::Sched,
+    itimers::Itimers,
+    creds::Creds,
 }
 
 /// The kind with a tag.

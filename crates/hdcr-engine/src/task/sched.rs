@@ -1,0 +1,273 @@
+//! How a thread is scheduled: policy and its parameters, nice value, processors, I/O priority, timer slack.
+//!
+//! Not kept: the slack that `PR_SET_TIMERSLACK` 0 would go back to, which no call shows; whether threads share an I/O
+//! priority by `CLONE_IO`. A thread that may run on every processor of this machine may run on every one of the next.
+
+use hdcr_image::{Record, Tag};
+use nix::libc;
+
+use super::{Site, Stage, TaskKind, TaskView};
+use crate::batch::{Arg, Batch, Replies};
+use crate::capture::Capture;
+use crate::error::{Error, Result};
+use crate::ids::Tid;
+use crate::model;
+use crate::restore::{Restore, TaskBatch};
+
+pub(crate) struct Sched;
+
+/// Everything about one thread.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct SchedRecord {
+    /// `struct sched_attr` as the kernel gave it.
+    #[prost(bytes = "vec", tag = "1")]
+    attributes: Vec<u8>,
+    #[prost(sint32, tag = "2")]
+    nice: i32,
+    /// Mask of processors, little endian; empty: every one.
+    #[prost(bytes = "vec", tag = "3")]
+    processors: Vec<u8>,
+    #[prost(uint32, optional, tag = "4")]
+    io_priority: Option<u32>,
+    /// Nanoseconds; 0 for real-time threads, whose slack cannot be set.
+    #[prost(uint64, tag = "5")]
+    timer_slack_ns: u64,
+}
+
+/// `struct sched_attr` with the utilization clamps (Linux 5.3).
+const ATTRIBUTES: usize = 56;
+/// Room for the mask of 8192 processors, the most that Linux can be built for.
+const MASK: usize = 1024;
+/// `IOPRIO_WHO_PROCESS` of `<linux/ioprio.h>`: one thread.
+const WHO_PROCESS: u64 = 1;
+/// `SCHED_FLAG_UTIL_CLAMP` of `<linux/sched.h>`: both clamps are set by the call.
+const CLAMPS: u64 = 0x60;
+/// Field number of the nice value in `/proc/PID/stat`.
+const NICE: usize = 19;
+/// The largest clamp.
+const FULL: u64 = 1024;
+
+impl Record for SchedRecord {
+    const TAG: Tag = Tag(0x0306);
+    const VERSION: u16 = 1;
+    model::prost_record!();
+}
+
+/// Where the replies will be.
+pub(crate) struct Asked {
+    attributes: (usize, usize),
+    mask: (usize, usize),
+    io_priority: usize,
+    slack: usize,
+}
+
+/// A list of ranges such as `0-3,8` as a mask.
+fn mask_of(list: &str) -> Option<Vec<u8>> {
+    let mut mask = vec![0; MASK];
+    for range in list.trim().split(',').filter(|range| !range.is_empty()) {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        for cpu in first.parse::<usize>().ok()?..=last.parse::<usize>().ok()?.min(MASK * 8) {
+            *mask.get_mut(cpu / 8)? |= 1 << (cpu % 8);
+        }
+    }
+    Some(mask)
+}
+
+/// The mask without its zeros at the end; nothing when it holds all that is in `online`.
+fn trimmed(mask: &[u8], online: Option<&[u8]>) -> Vec<u8> {
+    let covers = |online: &[u8]| {
+        online
+            .iter()
+            .enumerate()
+            .all(|(at, want)| mask.get(at).copied().unwrap_or(0) & want == *want)
+    };
+    if online.is_some_and(covers) {
+        return Vec::new();
+    }
+    let end = mask
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |at| at + 1);
+    mask.get(..end).unwrap_or_default().to_vec()
+}
+
+/// The attributes as `sched_setattr` takes them: the clamps are named only where one was set.
+fn settable(attributes: &[u8]) -> Option<[u8; ATTRIBUTES]> {
+    let mut new: [u8; ATTRIBUTES] = attributes.try_into().ok()?;
+    let size = u32::try_from(ATTRIBUTES).ok()?;
+    new.get_mut(..4)?.copy_from_slice(&size.to_le_bytes());
+    let word = |at: usize| {
+        new.get(at..at + 8)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u64::from_le_bytes)
+    };
+    let (flags, clamps) = (word(8)?, word(48)?);
+    let (low, high) = (clamps & 0xffff_ffff, clamps >> 32);
+    let clamped = (low, high) != (0, 0) && (low, high) != (0, FULL);
+    let flags = (flags & !CLAMPS) | if clamped { CLAMPS } else { 0 };
+    new.get_mut(8..16)?.copy_from_slice(&flags.to_le_bytes());
+    Some(new)
+}
+
+fn put_processors(batch: &mut TaskBatch, mask: &[u8]) {
+    let all = [0xff; MASK];
+    let mask = if mask.is_empty() { &all[..] } else { mask };
+    let at = batch.bytes(mask);
+    let args = [Arg::Value(0), Arg::Value(mask.len() as u64), Arg::Data(at)];
+    batch.call(
+        "setting the processors of the thread",
+        libc::SYS_sched_setaffinity,
+        &args,
+    );
+}
+
+impl TaskKind for Sched {
+    type Record = SchedRecord;
+    type Asked = Asked;
+    const SITE: Site = Site::Thread;
+
+    fn ask(_task: &TaskView, batch: &mut Batch) -> Asked {
+        let (attributes, mask) = (batch.room(ATTRIBUTES), batch.room(MASK));
+        let attribute_args = [
+            Arg::Value(0),
+            Arg::Data(attributes),
+            Arg::Value(ATTRIBUTES as u64),
+            Arg::Value(0),
+        ];
+        let mask_args = [Arg::Value(0), Arg::Value(MASK as u64), Arg::Data(mask)];
+        Asked {
+            attributes: (
+                batch.try_call(libc::SYS_sched_getattr, &attribute_args),
+                attributes,
+            ),
+            mask: (
+                batch.try_call(libc::SYS_sched_getaffinity, &mask_args),
+                mask,
+            ),
+            io_priority: batch.try_call(
+                libc::SYS_ioprio_get,
+                &[Arg::Value(WHO_PROCESS), Arg::Value(0)],
+            ),
+            slack: batch.try_call(libc::SYS_prctl, &[Arg::from(libc::PR_GET_TIMERSLACK)]),
+        }
+    }
+
+    fn capture(
+        _cx: &mut Capture<'_>,
+        task: &TaskView,
+        asked: Asked,
+        replies: &Replies,
+    ) -> Result<SchedRecord> {
+        let missing = |what| move || model::no_reply(task, what);
+        super::reply(task, replies, asked.attributes.0, "sched_getattr")?;
+        let attributes = replies
+            .bytes(asked.attributes.1, ATTRIBUTES)
+            .ok_or_else(missing("sched_getattr"))?
+            .to_vec();
+        super::reply(task, replies, asked.mask.0, "sched_getaffinity")?;
+        let mask = replies
+            .bytes(asked.mask.1, MASK)
+            .ok_or_else(missing("sched_getaffinity"))?;
+        let online = std::fs::read_to_string("/sys/devices/system/cpu/online")
+            .ok()
+            .and_then(|list| mask_of(&list));
+        let nice = task
+            .stat
+            .field(NICE)
+            .and_then(|nice| i32::try_from(nice).ok())
+            .ok_or_else(missing("nice in stat"))?;
+        Ok(SchedRecord {
+            attributes,
+            nice,
+            processors: trimmed(mask, online.as_deref()),
+            io_priority: super::optional(replies, asked.io_priority).map(model::low32),
+            timer_slack_ns: super::reply(task, replies, asked.slack, "PR_GET_TIMERSLACK")?,
+        })
+    }
+
+    fn restore(cx: &mut Restore<'_>, task: Tid, record: SchedRecord) -> Result<()> {
+        let attributes = settable(&record.attributes);
+        let attributes = attributes.ok_or_else(|| {
+            Error::Unsound(format!(
+                "scheduling attributes of task {task} have an odd size"
+            ))
+        })?;
+        let batch = cx.batch(Stage::Thread, task);
+        if record.timer_slack_ns != 0 {
+            let args = [
+                Arg::from(libc::PR_SET_TIMERSLACK),
+                Arg::Value(record.timer_slack_ns),
+            ];
+            batch.call("setting the timer slack", libc::SYS_prctl, &args);
+        }
+        if let Some(priority) = record.io_priority {
+            let args = [
+                Arg::Value(WHO_PROCESS),
+                Arg::Value(0),
+                Arg::Value(priority.into()),
+            ];
+            super::put_back(
+                batch,
+                priority == 0,
+                "setting the I/O priority",
+                libc::SYS_ioprio_set,
+                &args,
+            );
+        }
+        put_processors(batch, &record.processors);
+        // sched_setattr sets it for ordinary policies only; a real-time thread keeps one beneath.
+        let nice = [Arg::Value(0), Arg::Value(0), Arg::from(record.nice)];
+        batch.call("setting the nice value", libc::SYS_setpriority, &nice);
+        let new = batch.bytes(&attributes);
+        let args = [Arg::Value(0), Arg::Data(new), Arg::Value(0)];
+        batch.call(
+            "setting the scheduling policy",
+            libc::SYS_sched_setattr,
+            &args,
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_runs_everywhere_is_bound_to_nothing() {
+        let online = mask_of("0-1,9\n").unwrap();
+        assert_eq!(online.get(..3), Some(&[3, 2, 0][..]));
+        assert_eq!(trimmed(&[3, 2, 0, 0], Some(&online)), Vec::<u8>::new());
+        assert_eq!(trimmed(&[3, 0, 0, 0], Some(&online)), vec![3]);
+        assert_eq!(trimmed(&[3, 2], None), vec![3, 2]);
+        assert_eq!((mask_of("x"), mask_of("0-99999999999")), (None, None));
+    }
+
+    #[test]
+    fn clamps_are_named_only_where_one_was_set() {
+        let mut raw = [0; ATTRIBUTES];
+        assert_eq!(settable(&raw).unwrap()[8], 0);
+        raw[52..56].copy_from_slice(&1024_u32.to_le_bytes());
+        assert_eq!(settable(&raw).unwrap()[8], 0);
+        raw[48] = 7;
+        assert_eq!(settable(&raw).unwrap()[8], 0x60);
+        assert_eq!(settable(&raw).unwrap()[0], 56);
+        assert_eq!(settable(&raw[1..]), None);
+    }
+
+    #[test]
+    fn the_record_comes_back_as_it_was() {
+        let attributes = vec![9; ATTRIBUTES];
+        let record = SchedRecord {
+            attributes,
+            nice: -20,
+            processors: vec![1],
+            io_priority: Some(0),
+            timer_slack_ns: 1,
+        };
+        assert_eq!(
+            SchedRecord::decode(&record.encode().unwrap(), 1).unwrap(),
+            record
+        );
+    }
+}
