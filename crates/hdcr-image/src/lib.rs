@@ -10,6 +10,7 @@
     clippy::as_conversions
 )]
 
+pub mod bundle;
 mod error;
 mod frames;
 mod index;

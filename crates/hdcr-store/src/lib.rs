@@ -1,2 +1,32 @@
-//! Skeleton.
+//! Where images lie: a directory of jobs, an image directory, or a single file.
+//!
+//! Nothing is visible before all of it is durable: parts are written under a temporary name, synced, and renamed at the
+//! end. What a dead writer left behind is swept; a living writer's temporaries are locked and never touched.
+//!
+//! ```text
+//! ROOT/jobs/NAME/.lock          held for moments only; holds the last number given
+//! ROOT/jobs/NAME/7/             a committed image: manifest, frames, pages-0
+//! ROOT/jobs/NAME/.new-8-RANDOM/ one in the making; its file .live is locked by the writer
+//! ROOT/jobs/NAME/.gone-3-RANDOM one being removed
+//! ```
+//!
+//! Lock order: the job's `.lock`, then `.live`.
 #![forbid(unsafe_code)]
+
+mod directory;
+mod disk;
+mod error;
+mod file;
+mod lock;
+mod selector;
+mod source;
+mod store;
+
+pub use directory::DirectorySink;
+pub use disk::{Durability, Faults};
+pub use error::Error;
+pub use file::FileSink;
+pub use hdcr_image::{JobName, SnapshotId};
+pub use selector::Selector;
+pub use source::{DirectorySource, open_path};
+pub use store::{DirectoryStore, Entry};

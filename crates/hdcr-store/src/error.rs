@@ -1,0 +1,71 @@
+//! Why a store could not find, keep or remove an image.
+
+use std::path::PathBuf;
+
+use hdcr_image::{ErrorClass, ImageError, JobName, StoreError};
+
+/// An operation of a store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The image is not good.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// Nothing of this name was ever checkpointed here.
+    #[error("no checkpoint of {job} in {}", root.display())]
+    NoJob {
+        /// The job.
+        job: JobName,
+        /// The store.
+        root: PathBuf,
+    },
+    /// The job has no checkpoint of this number.
+    #[error("no checkpoint {job}@{sequence} in {}", root.display())]
+    NoSnapshot {
+        /// The job.
+        job: JobName,
+        /// The number.
+        sequence: u64,
+        /// The store.
+        root: PathBuf,
+    },
+    /// What the path leads to is not an image.
+    #[error("{} is {what}, not an image", path.display())]
+    NotAnImage {
+        /// The path.
+        path: PathBuf,
+        /// What it is instead.
+        what: &'static str,
+    },
+    /// A text names neither a checkpoint nor a path.
+    #[error("{text:?} names no checkpoint: {reason}")]
+    BadSelector {
+        /// The text.
+        text: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Another process works on the job and does not end.
+    #[error("another process holds {} locked", path.display())]
+    Busy {
+        /// The lock.
+        path: PathBuf,
+    },
+}
+
+impl Error {
+    /// What a caller can do about it.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Store(_) => ErrorClass::Failed,
+            Self::Image(error) => error.class(),
+            Self::Busy { .. } => ErrorClass::Changed,
+            Self::NoJob { .. }
+            | Self::NoSnapshot { .. }
+            | Self::NotAnImage { .. }
+            | Self::BadSelector { .. } => ErrorClass::Refused,
+        }
+    }
+}

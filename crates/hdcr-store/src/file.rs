@@ -1,0 +1,229 @@
+//! Writing a whole image into one file.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hdcr_image::bundle::BundleWriter;
+use hdcr_image::{ImageId, PartName, Sink, SnapshotId, StoreError, WritePart};
+
+use crate::disk::{Disk, Durability, Faults, Replaced, failed, random, random_suffix};
+use crate::error::Error;
+use crate::lock;
+
+/// An image file in the making, under a temporary name beside its own.
+#[derive(Debug)]
+pub struct FileSink {
+    disk: Disk,
+    snapshot: SnapshotId,
+    target: PathBuf,
+    directory: PathBuf,
+    shared: Arc<Shared>,
+    visible: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    disk: Disk,
+    temporary: PathBuf,
+    file: File,
+    bundle: Mutex<Option<BundleWriter>>,
+}
+
+impl Shared {
+    fn append(&self, part: PartName, bytes: &[u8]) -> Result<(), StoreError> {
+        let mut bundle = self.bundle.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = || {
+            failed(
+                "writing",
+                &self.temporary,
+                io::ErrorKind::InvalidInput.into(),
+            )
+        };
+        let bundle = bundle.as_mut().ok_or_else(closed)?;
+        self.disk.write(&self.file, &self.temporary, bytes)?;
+        bundle.appended(part, bytes.len());
+        Ok(())
+    }
+}
+
+impl FileSink {
+    /// Begins an image that will be this file, taking the place of a regular file of that name.
+    pub fn create(target: &Path, durability: Durability) -> Result<Self, Error> {
+        Self::with_faults(target, durability, Faults::default())
+    }
+
+    /// As [`FileSink::create`], on a file system that fails as planned.
+    pub fn with_faults(
+        target: &Path,
+        durability: Durability,
+        faults: Faults,
+    ) -> Result<Self, Error> {
+        let disk = Disk { faults, durability };
+        let not_a_file = |what| Error::NotAnImage {
+            path: target.to_owned(),
+            what,
+        };
+        let name = target
+            .file_name()
+            .ok_or_else(|| not_a_file("not the name of a file"))?;
+        if std::fs::metadata(target).is_ok_and(|found| !found.is_file()) {
+            return Err(not_a_file("something other than a file"));
+        }
+        let parent = target
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        let directory = parent.unwrap_or(Path::new(".")).to_owned();
+        let prefix = format!(".{}.new-", name.to_string_lossy());
+        sweep(&disk, &directory, &prefix)?;
+        let (temporary, file) = create_locked(&disk, &directory, &prefix)?;
+        let snapshot = SnapshotId {
+            image: ImageId(random()?),
+            place: None,
+        };
+        let bundle = BundleWriter::new(snapshot.image)?;
+        let header = bundle.header().to_vec();
+        let shared = Shared {
+            disk: disk.clone(),
+            temporary,
+            file,
+            bundle: Mutex::new(Some(bundle)),
+        };
+        let shared = Arc::new(shared);
+        let sink = Self {
+            disk,
+            snapshot,
+            target: target.to_owned(),
+            directory,
+            shared,
+            visible: false,
+        };
+        sink.disk
+            .write(&sink.shared.file, &sink.shared.temporary, &header)?;
+        Ok(sink)
+    }
+
+    /// Renames the file in. What fails afterwards is undone, and an older file of that name is there again.
+    fn publish(&self) -> Result<(), StoreError> {
+        let (temporary, target) = (&self.shared.temporary, &self.target);
+        let replaced = self.disk.put_in_place(temporary, target)?;
+        if let Err(error) = self.disk.sync_dir(&self.directory) {
+            match replaced {
+                Replaced::Nothing => self.disk.rename(target, temporary)?,
+                Replaced::Kept => drop(self.disk.put_in_place(temporary, target)?),
+                Replaced::Lost => {}
+            }
+            return Err(error);
+        }
+        if replaced == Replaced::Kept {
+            // The image is committed; what was there before is swept by the next writer if it stays now.
+            self.disk.remove_file(temporary).ok();
+        }
+        Ok(())
+    }
+}
+
+/// Makes a temporary file and takes its lock; anew when a sweep came in between.
+fn create_locked(disk: &Disk, directory: &Path, prefix: &str) -> Result<(PathBuf, File), Error> {
+    for _ in 0..16 {
+        let path = directory.join(format!("{prefix}{}", random_suffix()?));
+        let file = disk.create_file(&path)?;
+        let ours = file
+            .metadata()
+            .map_err(|error| failed("reading", &path, error))?
+            .ino();
+        let taken = lock::is_taken_now(&file, &path)?;
+        if taken && std::fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == ours) {
+            return Ok((path, file));
+        }
+    }
+    Err(Error::Busy {
+        path: directory.join(prefix),
+    })
+}
+
+fn sweep(disk: &Disk, directory: &Path, prefix: &str) -> Result<(), Error> {
+    let entries =
+        std::fs::read_dir(directory).map_err(|error| failed("reading", directory, error))?;
+    for entry in entries {
+        let entry = entry.map_err(|error| failed("reading", directory, error))?;
+        if !entry.file_name().to_string_lossy().starts_with(prefix) {
+            continue;
+        }
+        let path = entry.path();
+        let dead = match File::open(&path) {
+            Ok(file) => lock::is_taken_now(&file, &path)?,
+            Err(_) => false,
+        };
+        if dead {
+            disk.remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+impl Sink for FileSink {
+    fn snapshot(&self) -> &SnapshotId {
+        &self.snapshot
+    }
+
+    fn part(&mut self, name: PartName) -> Result<Box<dyn WritePart>, StoreError> {
+        Ok(Box::new(FilePart {
+            name,
+            shared: Arc::clone(&self.shared),
+        }))
+    }
+
+    fn persist(&mut self, manifest: &[u8]) -> Result<(), StoreError> {
+        self.shared.append(PartName::Manifest, manifest)?;
+        let bundle = self
+            .shared
+            .bundle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let end = bundle.map(BundleWriter::finish).unwrap_or_default();
+        self.disk
+            .write(&self.shared.file, &self.shared.temporary, &end)?;
+        self.disk
+            .sync_file(&self.shared.file, &self.shared.temporary)
+    }
+
+    fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
+        self.publish()?;
+        self.visible = true;
+        Ok(())
+    }
+
+    fn abort(mut self: Box<Self>) -> Result<(), StoreError> {
+        self.visible = true;
+        self.disk.remove_file(&self.shared.temporary)
+    }
+}
+
+impl Drop for FileSink {
+    fn drop(&mut self) {
+        if !self.visible {
+            // Nobody is there to tell; the next writer of this file sweeps what is left.
+            self.disk.remove_file(&self.shared.temporary).ok();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct FilePart {
+    name: PartName,
+    shared: Arc<Shared>,
+}
+
+impl WritePart for FilePart {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.shared.append(self.name, bytes)
+    }
+
+    fn close(self: Box<Self>) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,44 @@
+//! Locks that end with their holder.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use crate::disk::failed;
+use crate::error::Error;
+
+const TRIES: u32 = 2_000;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Opens a lock file, making it if need be, and takes the lock within some ten seconds.
+pub(crate) fn take(path: &Path) -> Result<File, Error> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+        .map_err(|error| failed("opening", path, error))?;
+    for _ in 0..TRIES {
+        if is_taken_now(&file, path)? {
+            return Ok(file);
+        }
+        thread::sleep(PAUSE);
+    }
+    Err(Error::Busy {
+        path: path.to_owned(),
+    })
+}
+
+/// Takes the lock of a file if nobody holds it.
+pub(crate) fn is_taken_now(file: &File, path: &Path) -> Result<bool, Error> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(failed("locking", path, error).into()),
+    }
+}

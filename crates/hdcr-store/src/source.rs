@@ -1,0 +1,110 @@
+//! Reading an image from a directory or a file.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hdcr_image::bundle::BundleSource;
+use hdcr_image::{PartName, ReadPart, Source, StoreError};
+use rustix::fs::{Mode, OFlags};
+
+use crate::disk::failed;
+use crate::error::Error;
+
+/// A committed image in a directory.
+#[derive(Debug)]
+pub struct DirectorySource {
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+impl DirectorySource {
+    /// Opens the directory; it may be renamed afterwards.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
+        let directory = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|error| failed("opening", path, error.into()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            directory,
+        })
+    }
+}
+
+impl Source for DirectorySource {
+    fn part(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
+        let file_name = name.to_string();
+        let path = self.path.join(&file_name);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = rustix::fs::openat(&self.directory, &file_name, flags, Mode::empty())
+            .map_err(|error| failed("opening", &path, error.into()))?;
+        Ok(Box::new(FilePart::new(File::from(file), path)?))
+    }
+}
+
+/// A regular file.
+#[derive(Debug)]
+struct FilePart {
+    file: File,
+    path: PathBuf,
+}
+
+impl FilePart {
+    fn new(file: File, path: PathBuf) -> Result<Self, StoreError> {
+        let kind = file
+            .metadata()
+            .map_err(|error| failed("reading", &path, error))?
+            .file_type();
+        if !kind.is_file() {
+            let other = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file");
+            return Err(failed("opening", &path, other));
+        }
+        Ok(Self { file, path })
+    }
+}
+
+impl ReadPart for FilePart {
+    fn size(&self) -> Result<u64, StoreError> {
+        let metadata = self
+            .file
+            .metadata()
+            .map_err(|error| failed("reading", &self.path, error))?;
+        Ok(metadata.len())
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StoreError> {
+        self.file
+            .read_exact_at(into, offset)
+            .map_err(|error| failed("reading", &self.path, error))
+    }
+}
+
+/// Opens the image that a path leads to: an image directory, or one in a single file.
+pub fn open_path(path: &Path) -> Result<Box<dyn Source>, Error> {
+    let kind = std::fs::metadata(path)
+        .map_err(|error| failed("opening", path, error))?
+        .file_type();
+    let not_an_image = |what| Error::NotAnImage {
+        path: path.to_owned(),
+        what,
+    };
+    if kind.is_dir() {
+        if !path.join(PartName::Manifest.to_string()).exists() {
+            return Err(not_an_image("a directory without a manifest"));
+        }
+        return Ok(Box::new(DirectorySource::open(path)?));
+    }
+    if !kind.is_file() {
+        return Err(not_an_image("a special file"));
+    }
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(|error| failed("opening", path, error))?;
+    let part = FilePart::new(file, path.to_owned())?;
+    Ok(Box::new(BundleSource::open(Arc::new(part))?))
+}

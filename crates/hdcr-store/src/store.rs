@@ -1,0 +1,259 @@
+//! A directory of jobs, each with its checkpoints.
+
+use std::fs;
+use std::io::{self, Read, Seek};
+use std::path::{Path, PathBuf};
+
+use hdcr_image::{ImageError, ImageId, ImageReader, JobName, Manifest, Source};
+
+use crate::SnapshotId;
+use crate::directory::{DirectorySink, LIVE};
+use crate::disk::{Disk, Durability, Faults, failed, random, random_suffix};
+use crate::error::Error;
+use crate::lock;
+use crate::selector::{Selector, sequence};
+use crate::source::{DirectorySource, open_path};
+
+const NEW: &str = ".new-";
+const GONE: &str = ".gone-";
+const LOCK: &str = ".lock";
+
+/// A store in a directory. It need not exist before the first checkpoint.
+#[derive(Clone, Debug)]
+pub struct DirectoryStore {
+    root: PathBuf,
+    disk: Disk,
+}
+
+/// A committed checkpoint, as a list shows it.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its job.
+    pub job: JobName,
+    /// Its number.
+    pub sequence: u64,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What it says of itself, or why that cannot be read.
+    pub manifest: Result<Manifest, ImageError>,
+}
+
+impl DirectoryStore {
+    /// The store in this directory.
+    pub fn open(root: impl Into<PathBuf>, durability: Durability) -> Self {
+        Self::with_faults(root, durability, Faults::default())
+    }
+
+    /// A store whose file system fails as planned.
+    pub fn with_faults(root: impl Into<PathBuf>, durability: Durability, faults: Faults) -> Self {
+        Self {
+            root: root.into(),
+            disk: Disk { faults, durability },
+        }
+    }
+
+    /// Where it lies.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn jobs_path(&self) -> PathBuf {
+        self.root.join("jobs")
+    }
+
+    fn job_path(&self, job: &JobName) -> PathBuf {
+        self.jobs_path().join(job.as_str())
+    }
+
+    /// Begins the next checkpoint of a job. Sweeps what dead writers of that job left behind.
+    pub fn begin(&self, job: &JobName) -> Result<DirectorySink, Error> {
+        let path = self.job_path(job);
+        self.disk.create_dir_all(&path)?;
+        let lock_path = path.join(LOCK);
+        let mut lock = lock::take(&lock_path)?;
+        self.sweep_locked(&path)?;
+        let number = next_number(&mut lock, &path)?;
+        lock.rewind()
+            .and_then(|()| lock.set_len(0))
+            .map_err(|error| failed("writing", &lock_path, error))?;
+        self.disk
+            .write(&lock, &lock_path, number.to_string().as_bytes())?;
+        let temporary = path.join(format!("{NEW}{number}-{}", random_suffix()?));
+        let snapshot = SnapshotId {
+            image: ImageId(random()?),
+            place: Some((job.clone(), number)),
+        };
+        DirectorySink::begin(
+            self.disk.clone(),
+            snapshot,
+            temporary,
+            path.join(number.to_string()),
+            lock_path,
+        )
+    }
+
+    /// Removes what dead writers left behind, in all jobs. Returns how many.
+    pub fn sweep(&self) -> Result<usize, Error> {
+        let mut swept = 0;
+        for job in self.jobs()? {
+            let path = self.job_path(&job);
+            let lock = lock::take(&path.join(LOCK))?;
+            swept += self.sweep_locked(&path)?;
+            drop(lock);
+        }
+        Ok(swept)
+    }
+
+    fn sweep_locked(&self, job: &Path) -> Result<usize, Error> {
+        let mut swept = 0;
+        for name in names_in(job)? {
+            let path = job.join(&name);
+            if name.starts_with(GONE) || (name.starts_with(NEW) && is_dead(&path)?) {
+                self.disk.remove_dir_all(&path)?;
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+
+    /// The jobs that have ever been checkpointed here, by name.
+    pub fn jobs(&self) -> Result<Vec<JobName>, Error> {
+        let mut jobs: Vec<JobName> = names_in(&self.jobs_path())?
+            .into_iter()
+            .filter_map(|name| JobName::new(name).ok())
+            .collect();
+        jobs.sort();
+        Ok(jobs)
+    }
+
+    /// The numbers of a job's committed checkpoints, oldest first.
+    pub fn sequences(&self, job: &JobName) -> Result<Vec<u64>, Error> {
+        sequences_in(&self.job_path(job))
+    }
+
+    /// A job's committed checkpoints, oldest first.
+    pub fn list_job(&self, job: &JobName) -> Result<Vec<Entry>, Error> {
+        let entry = |sequence: u64| {
+            let path = self.job_path(job).join(sequence.to_string());
+            let source = DirectorySource::open(&path).map_err(ImageError::from);
+            let manifest = source.and_then(|source| ImageReader::manifest_of(&source));
+            Entry {
+                job: job.clone(),
+                sequence,
+                path,
+                manifest,
+            }
+        };
+        Ok(self.sequences(job)?.into_iter().map(entry).collect())
+    }
+
+    /// All committed checkpoints, by job and then oldest first.
+    pub fn list(&self) -> Result<Vec<Entry>, Error> {
+        let mut all = Vec::new();
+        for job in self.jobs()? {
+            all.extend(self.list_job(&job)?);
+        }
+        Ok(all)
+    }
+
+    /// Where the checkpoint lies that a user means.
+    pub fn find(&self, selector: &Selector) -> Result<PathBuf, Error> {
+        let (job, wanted) = match selector {
+            Selector::Path(path) => return Ok(path.clone()),
+            Selector::Newest(job) => (job, None),
+            Selector::Snapshot(job, sequence) => (job, Some(*sequence)),
+        };
+        let sequences = self.sequences(job)?;
+        let root = self.root.clone();
+        let newest = sequences.last().copied().ok_or(Error::NoJob {
+            job: job.clone(),
+            root,
+        })?;
+        let sequence = wanted.unwrap_or(newest);
+        if !sequences.contains(&sequence) {
+            return Err(Error::NoSnapshot {
+                job: job.clone(),
+                sequence,
+                root: self.root.clone(),
+            });
+        }
+        Ok(self.job_path(job).join(sequence.to_string()))
+    }
+
+    /// Opens the checkpoint that a user means.
+    pub fn source(&self, selector: &Selector) -> Result<Box<dyn Source>, Error> {
+        open_path(&self.find(selector)?)
+    }
+
+    /// Removes a checkpoint. Whoever has it open can go on reading it.
+    pub fn remove(&self, job: &JobName, sequence: u64) -> Result<(), Error> {
+        let path = self.job_path(job);
+        let image = path.join(sequence.to_string());
+        if !image.is_dir() {
+            return Err(Error::NoSnapshot {
+                job: job.clone(),
+                sequence,
+                root: self.root.clone(),
+            });
+        }
+        let lock = lock::take(&path.join(LOCK))?;
+        let gone = path.join(format!("{GONE}{sequence}-{}", random_suffix()?));
+        self.disk.rename(&image, &gone)?;
+        drop(lock);
+        Ok(self.disk.remove_dir_all(&gone)?)
+    }
+
+    /// Removes the oldest checkpoints of a job until `keep` are left, at least one. Returns the numbers removed.
+    pub fn prune(&self, job: &JobName, keep: usize) -> Result<Vec<u64>, Error> {
+        let sequences = self.sequences(job)?;
+        let surplus = sequences.len().saturating_sub(keep.max(1));
+        let old: Vec<u64> = sequences.into_iter().take(surplus).collect();
+        for sequence in &old {
+            self.remove(job, *sequence)?;
+        }
+        Ok(old)
+    }
+}
+
+/// Names in a directory; none when it does not exist. Names that are not UTF-8 are not ours.
+fn names_in(path: &Path) -> Result<Vec<String>, Error> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(|error| failed("reading", path, error))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| failed("reading", path, error))?;
+        names.extend(entry.file_name().into_string().ok());
+    }
+    Ok(names)
+}
+
+fn sequences_in(job: &Path) -> Result<Vec<u64>, Error> {
+    let mut all: Vec<u64> = names_in(job)?
+        .iter()
+        .filter_map(|name| sequence(name))
+        .collect();
+    all.sort_unstable();
+    Ok(all)
+}
+
+/// One more than any number that was ever given, so that a name never comes to mean another checkpoint.
+fn next_number(lock: &mut fs::File, job: &Path) -> Result<u64, Error> {
+    let mut text = String::new();
+    // Whatever else stands in the file, the directory still tells the numbers in use.
+    lock.by_ref().take(32).read_to_string(&mut text).ok();
+    let given = sequence(text.trim()).unwrap_or(0);
+    let used = sequences_in(job)?.last().copied().unwrap_or(0);
+    Ok(given.max(used).saturating_add(1))
+}
+
+/// Whether nobody writes in a temporary directory any more. The caller holds the job's lock, so none is half made.
+fn is_dead(temporary: &Path) -> Result<bool, Error> {
+    let path = temporary.join(LIVE);
+    match fs::OpenOptions::new().read(true).write(true).open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(failed("opening", &path, error).into()),
+        Ok(file) => lock::is_taken_now(&file, &path),
+    }
+}
