@@ -45,6 +45,12 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+    /// Another process works there and does not end.
+    #[error("another process holds {subject} locked")]
+    Busy {
+        /// The lock.
+        subject: String,
+    },
     /// Anything else.
     #[error("{operation} {subject} failed")]
     System {
@@ -86,12 +92,22 @@ impl StoreError {
         }
     }
 
-    /// The same error once more, for a second caller that waits for the same thing.
+    /// The kind of the system's error.
     pub fn kind(&self) -> io::ErrorKind {
-        let (Self::Full { source, .. }
-        | Self::Vanished { source, .. }
-        | Self::System { source, .. }) = self;
-        source.kind()
+        match self {
+            Self::Full { source, .. }
+            | Self::Vanished { source, .. }
+            | Self::System { source, .. } => source.kind(),
+            Self::Busy { .. } => io::ErrorKind::WouldBlock,
+        }
+    }
+
+    /// What a caller can do about it.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Busy { .. } => ErrorClass::Changed,
+            Self::Full { .. } | Self::Vanished { .. } | Self::System { .. } => ErrorClass::Failed,
+        }
     }
 }
 
@@ -173,7 +189,8 @@ impl ImageError {
     /// What a caller can do about it.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Store(_) | Self::Compress(_) => ErrorClass::Failed,
+            Self::Store(error) => error.class(),
+            Self::Compress(_) => ErrorClass::Failed,
             Self::Corrupt { .. } | Self::Foreign { .. } | Self::Stale { .. } => ErrorClass::Corrupt,
             Self::Record(error) => error.class(),
             Self::Version { .. }

@@ -144,6 +144,11 @@ fn piece(entry: &PageRunEntry, range: &Range<u64>) -> Option<PageRunEntry> {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    reason = "tests may fail by panic"
+)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -175,11 +180,11 @@ mod tests {
                 let range = first..first + u64::from(pages);
                 if kind == 0 {
                     index.cut(first * PAGE_SIZE..range.end * PAGE_SIZE);
-                    range.for_each(|page| drop(model.remove(&page)));
+                    model.retain(|page, _| !range.contains(page));
                     continue;
                 }
                 index.insert(run(first, pages, offset));
-                range.for_each(|page| drop(model.insert(page, (offset, if kind == 1 { 0 } else { page - first }))));
+                model.extend(range.map(|page| (page, (offset, if kind == 1 { 0 } else { page - first }))));
             }
             let mut found = BTreeMap::new();
             for entry in index.runs() {

@@ -214,9 +214,9 @@ impl Manifest {
             boot_id: wire.boot_id,
             host_name: wire.host_name,
             clocks: Clocks {
-                realtime_ns: clocks.realtime_ns,
-                monotonic_ns: clocks.monotonic_ns,
-                boottime_ns: clocks.boottime_ns,
+                realtime_ns: clocks.realtime,
+                monotonic_ns: clocks.monotonic,
+                boottime_ns: clocks.boottime,
             },
             needs: wire.needs,
             command: wire.command,
@@ -317,8 +317,8 @@ impl TryFrom<wire::Pages> for PageFacts {
     fn try_from(wire: wire::Pages) -> Result<Self, String> {
         Ok(Self {
             runs: wire.runs,
-            stored_pages: wire.stored_pages,
-            zero_pages: wire.zero_pages,
+            stored_pages: wire.stored,
+            zero_pages: wire.zero,
             stored_size: wire.stored_size,
             digest: digest_from_wire(wire.blake3)?,
         })
@@ -369,9 +369,9 @@ impl From<&Manifest> for wire::Manifest {
             boot_id: facts.boot_id,
             host_name: facts.host_name,
             clocks: Some(wire::Clocks {
-                realtime_ns: facts.clocks.realtime_ns,
-                monotonic_ns: facts.clocks.monotonic_ns,
-                boottime_ns: facts.clocks.boottime_ns,
+                realtime: facts.clocks.realtime_ns,
+                monotonic: facts.clocks.monotonic_ns,
+                boottime: facts.clocks.boottime_ns,
             }),
             needs: facts.needs,
             place: place_to_wire(&manifest.id),
@@ -390,8 +390,8 @@ impl From<&Manifest> for wire::Manifest {
             segments: manifest.segments.iter().map(segment).collect(),
             pages: Some(wire::Pages {
                 runs: manifest.pages.runs,
-                stored_pages: manifest.pages.stored_pages,
-                zero_pages: manifest.pages.zero_pages,
+                stored: manifest.pages.stored_pages,
+                zero: manifest.pages.zero_pages,
                 stored_size: manifest.pages.stored_size,
                 blake3: manifest.pages.digest.0.to_vec(),
             }),

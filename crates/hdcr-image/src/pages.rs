@@ -114,10 +114,13 @@ impl Pending {
     }
 }
 
-/// How much went into the segment.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) stored_size: u64,
+/// What became of all pages.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) segments: Vec<SegmentFacts>,
+    /// Bytes that the stored pages take, compressed.
+    pub(crate) size: u64,
+    pub(crate) spaces: BTreeMap<u64, Index>,
 }
 
 /// Writes pages.
@@ -125,15 +128,15 @@ pub(crate) struct PageWriter {
     compressor: Compressor,
     pending: Pending,
     output: Option<Output>,
-    pub(crate) counts: Counts,
-    pub(crate) spaces: BTreeMap<u64, Index>,
+    stored_size: u64,
+    spaces: BTreeMap<u64, Index>,
 }
 
 impl std::fmt::Debug for PageWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PageWriter")
             .field("output", &self.output)
-            .field("counts", &self.counts)
+            .field("stored_size", &self.stored_size)
             .finish_non_exhaustive()
     }
 }
@@ -148,7 +151,7 @@ impl PageWriter {
             compressor: Compressor::new(compression)?,
             pending: Pending::default(),
             output: None,
-            counts: Counts::default(),
+            stored_size: 0,
             spaces: BTreeMap::new(),
         })
     }
@@ -325,16 +328,13 @@ impl PageWriter {
             reserved: 0,
         };
         output.write(stored)?;
-        self.counts.stored_size = self.counts.stored_size.saturating_add(size(stored.len()));
+        self.stored_size = self.stored_size.saturating_add(size(stored.len()));
         self.spaces.entry(space).or_default().insert(entry);
         Ok(())
     }
 
     /// Stores what waits and says what there is.
-    pub(crate) fn finish(
-        mut self,
-        sink: &mut dyn Sink,
-    ) -> Result<(Vec<SegmentFacts>, Counts, BTreeMap<u64, Index>), ImageError> {
+    pub(crate) fn finish(mut self, sink: &mut dyn Sink) -> Result<Stored, ImageError> {
         self.flush(sink)?;
         let mut segments = Vec::new();
         if let Some(output) = self.output.take() {
@@ -345,7 +345,11 @@ impl PageWriter {
             });
             output.close()?;
         }
-        Ok((segments, self.counts, self.spaces))
+        Ok(Stored {
+            segments,
+            size: self.stored_size,
+            spaces: self.spaces,
+        })
     }
 }
 

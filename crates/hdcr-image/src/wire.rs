@@ -44,14 +44,15 @@ pub(crate) struct Manifest {
     pub(crate) pages: Option<Pages>,
 }
 
+/// In nanoseconds.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Clocks {
     #[prost(int64, tag = "1")]
-    pub(crate) realtime_ns: i64,
+    pub(crate) realtime: i64,
     #[prost(int64, tag = "2")]
-    pub(crate) monotonic_ns: i64,
+    pub(crate) monotonic: i64,
     #[prost(int64, tag = "3")]
-    pub(crate) boottime_ns: i64,
+    pub(crate) boottime: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -103,9 +104,9 @@ pub(crate) struct Pages {
     #[prost(uint64, tag = "1")]
     pub(crate) runs: u64,
     #[prost(uint64, tag = "2")]
-    pub(crate) stored_pages: u64,
+    pub(crate) stored: u64,
     #[prost(uint64, tag = "3")]
-    pub(crate) zero_pages: u64,
+    pub(crate) zero: u64,
     #[prost(uint64, tag = "4")]
     pub(crate) stored_size: u64,
     #[prost(bytes = "vec", tag = "5")]

@@ -1,17 +1,15 @@
 //! Writing an image: frames and pages in any order, then the manifest.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use hdcr_layout::{Layout, PageRunEntry, tag};
 
 use crate::error::ImageError;
 use crate::frames::FrameWriter;
-use crate::index::Index;
 use crate::manifest::{Manifest, ManifestFacts, PageFacts};
 use crate::name::{PartName, SnapshotId};
 use crate::number::size;
-use crate::pages::{Compression, Counts, PageWriter};
+use crate::pages::{Compression, PageWriter, Stored};
 use crate::record::{Record, Tag, encode_list};
 use crate::sink::Sink;
 
@@ -90,14 +88,14 @@ impl ImageWriter {
             pages,
             mut sink,
         } = self;
-        let (segments, counts, spaces) = pages.finish(sink.as_mut())?;
-        let pages = write_index(&mut frames, counts, &spaces)?;
+        let stored = pages.finish(sink.as_mut())?;
+        let pages = write_index(&mut frames, &stored)?;
         let id = sink.snapshot().clone();
         let manifest = Manifest {
             id,
             facts,
             frames: frames.finish()?,
-            segments,
+            segments: stored.segments,
             pages,
         };
         sink.persist(&manifest.encode()?)?;
@@ -115,14 +113,10 @@ impl ImageWriter {
     }
 }
 
-fn write_index(
-    frames: &mut FrameWriter,
-    counts: Counts,
-    spaces: &BTreeMap<u64, Index>,
-) -> Result<PageFacts, ImageError> {
+fn write_index(frames: &mut FrameWriter, stored: &Stored) -> Result<PageFacts, ImageError> {
     let mut digest = blake3::Hasher::new();
     let (mut runs, mut stored_pages, mut zero_pages) = (0_u64, 0_u64, 0_u64);
-    for (space, index) in spaces {
+    for (space, index) in &stored.spaces {
         let entries: Vec<PageRunEntry> = index.runs().copied().collect();
         for entry in &entries {
             let pages = u64::from(entry.pages);
@@ -151,7 +145,7 @@ fn write_index(
         runs,
         stored_pages,
         zero_pages,
-        stored_size: counts.stored_size,
+        stored_size: stored.size,
         digest,
     })
 }

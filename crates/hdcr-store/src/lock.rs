@@ -6,14 +6,15 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use hdcr_image::StoreError;
+
 use crate::disk::failed;
-use crate::error::Error;
 
 const TRIES: u32 = 2_000;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Opens a lock file, making it if need be, and takes the lock within some ten seconds.
-pub(crate) fn take(path: &Path) -> Result<File, Error> {
+pub(crate) fn take(path: &Path) -> Result<File, StoreError> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -29,16 +30,16 @@ pub(crate) fn take(path: &Path) -> Result<File, Error> {
         }
         thread::sleep(PAUSE);
     }
-    Err(Error::Busy {
-        path: path.to_owned(),
+    Err(StoreError::Busy {
+        subject: path.display().to_string(),
     })
 }
 
 /// Takes the lock of a file if nobody holds it.
-pub(crate) fn is_taken_now(file: &File, path: &Path) -> Result<bool, Error> {
+pub(crate) fn is_taken_now(file: &File, path: &Path) -> Result<bool, StoreError> {
     match file.try_lock() {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(error)) => Err(failed("locking", path, error).into()),
+        Err(TryLockError::Error(error)) => Err(failed("locking", path, error)),
     }
 }

@@ -83,13 +83,13 @@ impl DirectoryStore {
             image: ImageId(random()?),
             place: Some((job.clone(), number)),
         };
-        DirectorySink::begin(
+        Ok(DirectorySink::begin(
             self.disk.clone(),
             snapshot,
             temporary,
             path.join(number.to_string()),
             lock_path,
-        )
+        )?)
     }
 
     /// Removes what dead writers left behind, in all jobs. Returns how many.
@@ -254,6 +254,6 @@ fn is_dead(temporary: &Path) -> Result<bool, Error> {
     match fs::OpenOptions::new().read(true).write(true).open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(failed("opening", &path, error).into()),
-        Ok(file) => lock::is_taken_now(&file, &path),
+        Ok(file) => Ok(lock::is_taken_now(&file, &path)?),
     }
 }

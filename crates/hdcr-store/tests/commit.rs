@@ -1,4 +1,5 @@
 //! Nothing or everything: a store whose file system fails or dies at each of its calls.
+#![expect(clippy::unwrap_used, reason = "tests may fail by panic")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,0 +1,140 @@
+//! How pages become runs.
+#![expect(clippy::unwrap_used, reason = "tests may fail by panic")]
+
+use hdcr_image::{
+    Compression, ImageError, ImageReader, ImageWriter, MemoryImage, Options, PAGE_SIZE, PageRun,
+    sample,
+};
+use proptest::prelude::*;
+
+const PAGE: usize = 4096;
+
+fn write(compression: Compression, calls: impl FnOnce(&mut ImageWriter)) -> ImageReader {
+    let image = MemoryImage::new();
+    let mut writer =
+        ImageWriter::new(Box::new(image.sink(sample::IMAGE)), Options { compression }).unwrap();
+    calls(&mut writer);
+    writer.finish(sample::facts()).unwrap();
+    ImageReader::open(&image.source().unwrap()).unwrap()
+}
+
+fn shape(reader: &ImageReader, space: u64) -> Vec<(u64, u32, bool)> {
+    let shape = |run: &PageRun| (run.address() / PAGE_SIZE, run.pages(), run.is_zero());
+    reader.runs(space).iter().map(shape).collect()
+}
+
+#[test]
+fn neighbours_join_up_to_a_mebibyte() {
+    let reader = write(Compression::Lz4, |writer| {
+        // 600 pages in pieces of 7, then zeroes in two calls, then another space.
+        for piece in (0..600_u64).step_by(7) {
+            let pages = usize::try_from(7.min(600 - piece)).unwrap();
+            writer
+                .pages(1, piece * PAGE_SIZE, &vec![1; pages * PAGE])
+                .unwrap();
+        }
+        writer.pages(1, 600 * PAGE_SIZE, &[0; 3 * PAGE]).unwrap();
+        writer.pages(1, 603 * PAGE_SIZE, &[0; 2 * PAGE]).unwrap();
+        writer.pages(2, 605 * PAGE_SIZE, &[0; PAGE]).unwrap();
+        writer.pages(2, 0, &vec![2; 256 * PAGE]).unwrap();
+    });
+    let expected = [
+        (0, 256, false),
+        (256, 256, false),
+        (512, 88, false),
+        (600, 5, true),
+    ];
+    assert_eq!(shape(&reader, 1), expected);
+    assert_eq!(shape(&reader, 2), [(0, 256, false), (605, 1, true)]);
+    assert!(reader.runs(3).is_empty());
+    let pages = reader.manifest().pages;
+    assert_eq!(
+        (pages.runs, pages.stored_pages, pages.zero_pages),
+        (6, 856, 6)
+    );
+    assert!(pages.stored_size < 20_000);
+}
+
+#[test]
+fn zero_pages_are_not_stored() {
+    let reader = write(Compression::None, |writer| {
+        writer.pages(1, 0, &vec![0; 64 * PAGE]).unwrap();
+    });
+    assert!(reader.manifest().segments.is_empty());
+    assert_eq!(shape(&reader, 1), [(0, 64, true)]);
+}
+
+#[test]
+fn what_is_forgotten_does_not_come_back() {
+    let reader = write(Compression::Lz4, |writer| {
+        writer.pages(1, 0, &vec![3; 10 * PAGE]).unwrap();
+        writer.forget(1, 2 * PAGE_SIZE..5 * PAGE_SIZE).unwrap();
+        writer.pages(1, 8 * PAGE_SIZE, &[0; PAGE]).unwrap();
+    });
+    assert_eq!(
+        shape(&reader, 1),
+        [(0, 2, false), (5, 3, false), (8, 1, true), (9, 1, false)]
+    );
+    let mut bytes = Vec::new();
+    for run in reader.runs(1).iter().filter(|run| !run.is_zero()) {
+        reader.read_run(run, &mut bytes).unwrap();
+        assert_eq!(bytes, vec![3; usize::try_from(run.size()).unwrap()]);
+    }
+}
+
+#[test]
+fn pieces_of_pages_are_refused() {
+    write(Compression::Lz4, |writer| {
+        assert!(matches!(
+            writer.pages(1, 1, &[0; PAGE]),
+            Err(ImageError::NotPages { .. })
+        ));
+        assert!(matches!(
+            writer.pages(1, 0, &[0; PAGE + 1]),
+            Err(ImageError::NotPages { .. })
+        ));
+        assert!(matches!(
+            writer.pages(1, u64::MAX - 4095, &[0; PAGE]),
+            Err(ImageError::NotPages { .. })
+        ));
+        assert!(writer.forget(1, 1..PAGE_SIZE).is_err());
+        writer.pages(1, 0, &[]).unwrap();
+    });
+}
+
+proptest! {
+    /// Against plain memory: whatever is written in whatever order, the last bytes of each page come back.
+    #[test]
+    fn memory_comes_back(
+        calls in prop::collection::vec((0_u64..600, 1_usize..400, 0_u8..4), 1..12),
+        compression in prop::sample::select(vec![Compression::None, Compression::Lz4]),
+    ) {
+        let mut memory: Vec<Option<u8>> = vec![None; 1000];
+        let reader = write(compression, |writer| {
+            for (first, count, fill) in &calls {
+                let from = usize::try_from(*first).unwrap();
+                let mut bytes = vec![*fill; count * PAGE];
+                // Every third page is zero.
+                bytes.chunks_mut(PAGE).step_by(3).for_each(|page| page.fill(0));
+                writer.pages(1, first * PAGE_SIZE, &bytes).unwrap();
+                for (page, byte) in memory[from..].iter_mut().zip(bytes.iter().step_by(PAGE)) {
+                    *page = Some(*byte);
+                }
+            }
+        });
+        let mut found = vec![None; 1000];
+        let mut bytes = Vec::new();
+        for run in reader.runs(1) {
+            reader.read_run(run, &mut bytes).unwrap();
+            if run.is_zero() {
+                bytes.resize(usize::try_from(run.size()).unwrap(), 0);
+            }
+            let from = usize::try_from(run.address() / PAGE_SIZE).unwrap();
+            for (page, content) in found[from..].iter_mut().zip(bytes.chunks(PAGE)) {
+                prop_assert!(content.iter().all(|byte| *byte == content[0]));
+                prop_assert_eq!(page.replace(content[0]), None);
+            }
+        }
+        prop_assert_eq!(found, memory);
+    }
+}
