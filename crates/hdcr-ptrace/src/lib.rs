@@ -1,1 +1,104 @@
-//! Skeleton.
+//! The mechanism by ptrace, `/proc` and pidfd, on x86-64: tasks are stopped, read, made and let go from outside.
+//!
+//! Invariants:
+//! - **No target is harmed by our death at any point.** Stops are looked at and never collected (a collected signal is
+//!   lost); a stub never runs before its heal is in place; a thread's signal mask differs from its program's only while
+//!   the thread stands in a stub. Trials kill the tool after each of its calls ([`Faults`]).
+//! - **A nursery's tasks die with the tool** (`PTRACE_O_EXITKILL`) until they are released.
+//! - **Every wait has a deadline.** Nothing here blocks in the kernel for another task.
+//! - Nothing of ours stays: no mapping, no mask, no descriptor, and the tail of the vdso is zero again.
+//!
+//! ptrace belongs to a thread, so a stopped tree and a nursery are used and dropped by the thread that made them. A
+//! thread that does not stop before the deadline stays attached until it does and a later call of the same [`Ptrace`]
+//! sweeps it, or until the tracer thread ends (the kernel lets go of everything then): visit from a thread that ends.
+
+mod calls;
+mod faults;
+mod freeze;
+mod frozen;
+mod registers;
+mod rendezvous;
+mod repair;
+mod stub;
+mod table;
+mod tasks;
+mod timed;
+mod tracee;
+mod vdso;
+mod visit;
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use hdcr_engine::ids::Tid;
+use hdcr_engine::mechanism::{Capabilities, Deadline, Frozen, Mechanism, Nursery, Result, Scope};
+
+pub use faults::Faults;
+
+use calls::Calls;
+use faults::Steps;
+use frozen::PtraceFrozen;
+
+/// Threads that are attached and have not stopped, so that they could not be let go.
+pub(crate) type Stragglers = Rc<RefCell<Vec<Tid>>>;
+
+/// How long letting go may take, however late it is.
+pub(crate) fn grace() -> Deadline {
+    const GRACE: Duration = Duration::from_secs(2);
+    Deadline(Instant::now() + GRACE)
+}
+
+/// The mechanism.
+#[derive(Debug)]
+pub struct Ptrace {
+    calls: Calls,
+    capabilities: Capabilities,
+    stragglers: Stragglers,
+}
+
+impl Ptrace {
+    /// Probes the kernel and is ready. `faults` is for trials; its default is none.
+    pub fn new(faults: Faults) -> Self {
+        Self {
+            calls: Calls {
+                steps: Steps::new(faults),
+            },
+            capabilities: Capabilities::default(),
+            stragglers: Stragglers::default(),
+        }
+    }
+
+    /// How many calls on other tasks were made, for the choice of [`Faults::die_after`].
+    pub fn calls_made(&self) -> u64 {
+        self.calls.steps.made()
+    }
+
+    /// Lets go of threads that have stopped since they were late.
+    fn sweep(&self) {
+        let now = Deadline(Instant::now());
+        let mut late = self.stragglers.borrow_mut();
+        late.retain(|tid| !freeze::let_go_of(&self.calls, *tid, now));
+    }
+}
+
+impl Mechanism for Ptrace {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn freeze(&self, scope: Scope, by: Deadline) -> Result<Box<dyn Frozen>> {
+        self.sweep();
+        let frozen = PtraceFrozen::freeze(&self.calls, &self.stragglers, scope, by)?;
+        Ok(Box::new(frozen))
+    }
+
+    fn nursery(&self, _avoid: &[Range<u64>], _by: Deadline) -> Result<Box<dyn Nursery>> {
+        self.sweep();
+        Err(hdcr_engine::mechanism::MechanismError::Unsupported {
+            tid: Tid(0),
+            kind: "a new task",
+        })
+    }
+}

@@ -1,1 +1,5 @@
-//! Skeleton.
+//! Safe wrappers over the Linux calls that rustix and nix lack. No state, and nothing that a caller must decide.
+
+pub mod ptrace;
+pub mod task;
+pub mod wait;

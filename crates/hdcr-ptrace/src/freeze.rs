@@ -1,0 +1,512 @@
+//! Stopping a scope: look, attach, wait, and look again until nothing new is there and all are stopped.
+//!
+//! Order: a process's threads are looked for as soon as it is known; its children only below a thread that has stopped.
+//! So a `vfork` child runs on until its parent can be stopped (the parent sleeps in the kernel until then; stopping the
+//! child first would be a deadlock). The scan that ends the freeze is made with every known thread stopped.
+//!
+//! `PTRACE_O_TRACECLONE` and `PTRACE_O_TRACEFORK` make what a not yet stopped thread clones ours from birth, so no chain
+//! of clones runs ahead of the scan. `PTRACE_O_TRACEVFORK` is left out on purpose: such a child must run.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::time::Instant;
+
+use hdcr_engine::ids::{Pid, Tid};
+use hdcr_engine::mechanism::{Deadline, FrozenProcess, MechanismError, Result, Scope, Stand};
+use hdcr_sys::ptrace::EVENT_STOP;
+use hdcr_sys::wait::Seen;
+use nix::errno::Errno;
+
+use crate::calls::{Calls, Patience, failure};
+use crate::tasks;
+
+const OPTIONS: i32 =
+    libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACESYSGOOD;
+
+/// A thread that is attached.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) pid: Pid,
+    /// How it stopped; `None`: not yet.
+    pub(crate) stand: Option<Stand>,
+    /// Where it slept before it was told to stop: afterwards nobody can tell.
+    pub(crate) wait_channel: String,
+}
+
+/// What a freeze has got so far.
+#[derive(Debug)]
+pub(crate) struct Freezing<'a> {
+    calls: &'a Calls,
+    scope: Scope,
+    by: Deadline,
+    caller: Pid,
+    tracer: Tid,
+    attached: BTreeMap<Tid, Attached>,
+    /// What is left of dead tasks; they cannot be attached.
+    dead: BTreeSet<Tid>,
+    /// Attached by the kernel at their birth, and not yet met by a scan.
+    born: BTreeSet<Tid>,
+    /// The processes that the last scan saw, parents first, with their threads.
+    seen: Vec<(Pid, Vec<Tid>)>,
+    /// A thread in uninterruptible sleep that was left alone for now.
+    asleep: Option<(Pid, Tid)>,
+}
+
+/// A frozen scope.
+#[derive(Debug)]
+pub(crate) struct Caught {
+    pub(crate) processes: Vec<FrozenProcess>,
+    pub(crate) threads: BTreeMap<Tid, Attached>,
+}
+
+enum Attempt {
+    /// Attached now.
+    New,
+    /// The kernel attached it at its birth.
+    Born,
+    /// Left alone until it leaves uninterruptible sleep.
+    Asleep,
+    /// Dead, but not yet gone.
+    Dead,
+    /// Gone.
+    Gone,
+}
+
+impl<'a> Freezing<'a> {
+    pub(crate) fn new(calls: &'a Calls, scope: Scope, by: Deadline) -> Self {
+        Self {
+            calls,
+            scope,
+            by,
+            caller: Pid(nix::unistd::getpid().as_raw()),
+            tracer: Tid(nix::unistd::gettid().as_raw()),
+            attached: BTreeMap::new(),
+            dead: BTreeSet::new(),
+            born: BTreeSet::new(),
+            seen: Vec::new(),
+            asleep: None,
+        }
+    }
+
+    /// Stops all or none. On an error the threads that could not be let go (they have not stopped, the kernel lets
+    /// go only of stopped ones) are handed back.
+    pub(crate) fn catch(mut self) -> std::result::Result<Caught, (MechanismError, Vec<Tid>)> {
+        match self.refuse_own_ancestry().and_then(|()| self.stop_all()) {
+            Ok(processes) => Ok(Caught {
+                processes,
+                threads: self.attached,
+            }),
+            Err(error) => Err((error, self.let_go())),
+        }
+    }
+
+    /// Nothing is touched when the caller stands in the scope.
+    fn refuse_own_ancestry(&self) -> Result<()> {
+        let (top, mut pid) = match self.scope {
+            Scope::Tree(top) => (top, self.caller),
+            Scope::Below(top) => (top, parent_of(self.caller)),
+        };
+        while pid.0 > 0 {
+            if pid == top {
+                return Err(MechanismError::HoldsCaller { pid: self.caller });
+            }
+            pid = parent_of(pid);
+        }
+        Ok(())
+    }
+
+    fn stop_all(&mut self) -> Result<Vec<FrozenProcess>> {
+        let mut patience = Patience::until(self.by);
+        loop {
+            let fresh = self.scan()?;
+            let moved = self.wait_for_stops(&mut patience)?;
+            let all = self.asleep.is_none() && self.attached.values().all(|a| a.stand.is_some());
+            if all && fresh == 0 && !moved && self.still_stopped()? {
+                break;
+            }
+            let idle = fresh == 0 && !moved;
+            if (idle && !patience.wait()) || Instant::now() >= self.by.0 {
+                return Err(self.late());
+            }
+        }
+        self.release_strays()?;
+        self.processes()
+    }
+
+    /// Looks for tasks of the scope and attaches to those that are new; tells how many were.
+    fn scan(&mut self) -> Result<usize> {
+        let mut fresh = 0;
+        self.seen.clear();
+        self.asleep = None;
+        let mut met = BTreeSet::new();
+        let mut queue: VecDeque<Pid> = match self.scope {
+            Scope::Tree(top) => VecDeque::from([top]),
+            Scope::Below(top) => self.children_of_all(top)?.into(),
+        };
+        while let Some(pid) = queue.pop_front() {
+            if pid == self.caller {
+                return Err(MechanismError::HoldsCaller { pid });
+            }
+            if !met.insert(pid) {
+                continue;
+            }
+            let tids = tasks::threads(pid).map_err(|e| proc_failure("listing threads", pid, e))?;
+            if tids.is_empty() {
+                if self.scope == Scope::Tree(pid) {
+                    return Err(gone("freezing it", pid.leader()));
+                }
+                continue;
+            }
+            for &tid in &tids {
+                fresh += usize::from(self.meet(pid, tid)?);
+            }
+            for &tid in &tids {
+                if self.attached.get(&tid).is_some_and(|a| a.stand.is_some()) {
+                    queue.extend(children(pid, tid)?);
+                }
+            }
+            self.seen.push((pid, tids));
+        }
+        Ok(fresh)
+    }
+
+    fn children_of_all(&self, top: Pid) -> Result<Vec<Pid>> {
+        let tids = tasks::threads(top).map_err(|e| proc_failure("listing threads", top, e))?;
+        if tids.is_empty() {
+            return Err(gone("freezing what is below it", top.leader()));
+        }
+        let mut all = Vec::new();
+        for tid in tids {
+            all.extend(children(top, tid)?);
+        }
+        Ok(all)
+    }
+
+    /// Attaches to a thread unless it is known. True when it is new.
+    fn meet(&mut self, pid: Pid, tid: Tid) -> Result<bool> {
+        self.born.remove(&tid);
+        if self.attached.contains_key(&tid) || self.dead.contains(&tid) {
+            return Ok(false);
+        }
+        let wait_channel = tasks::wait_channel(pid, tid);
+        match self.attempt(pid, tid, &wait_channel)? {
+            Attempt::New => {
+                self.note(pid, tid, wait_channel);
+                match self.calls.interrupt(tid) {
+                    // It will be found missing by the wait.
+                    Err(MechanismError::Gone { .. }) | Ok(()) => Ok(true),
+                    Err(error) => Err(error),
+                }
+            }
+            Attempt::Born => {
+                self.note(pid, tid, wait_channel);
+                Ok(true)
+            }
+            Attempt::Asleep => {
+                self.asleep = Some((pid, tid));
+                Ok(false)
+            }
+            Attempt::Dead => {
+                self.dead.insert(tid);
+                Ok(true)
+            }
+            Attempt::Gone => Ok(true),
+        }
+    }
+
+    fn note(&mut self, pid: Pid, tid: Tid, wait_channel: String) {
+        let attached = Attached {
+            pid,
+            stand: None,
+            wait_channel,
+        };
+        self.attached.insert(tid, attached);
+    }
+
+    fn attempt(&self, pid: Pid, tid: Tid, wait_channel: &str) -> Result<Attempt> {
+        // A running tracee cannot be let go again. So a sleep that no signal ends is waited out unattached, but for the
+        // parent of a vfork child, which might never be caught awake.
+        if tasks::state(pid, tid) == Some('D') && !waits_for_vfork(wait_channel) {
+            return Ok(Attempt::Asleep);
+        }
+        match self.calls.seize(tid, OPTIONS) {
+            Ok(()) => Ok(Attempt::New),
+            Err(Errno::ESRCH) => Ok(self.dead_or_gone(pid, tid)),
+            Err(Errno::EPERM) => self.not_permitted(pid, tid),
+            Err(errno) => Err(failure("attaching to it", tid, errno)),
+        }
+    }
+
+    fn dead_or_gone(&self, pid: Pid, tid: Tid) -> Attempt {
+        match tasks::state(pid, tid) {
+            Some(state) if tasks::dead(state) => Attempt::Dead,
+            _ => Attempt::Gone,
+        }
+    }
+
+    fn not_permitted(&self, pid: Pid, tid: Tid) -> Result<Attempt> {
+        let Some(status) = tasks::status(pid, tid) else {
+            return Ok(Attempt::Gone);
+        };
+        if tasks::state(pid, tid).is_none_or(tasks::dead) {
+            return Ok(self.dead_or_gone(pid, tid));
+        }
+        if status.tracer == self.tracer.0 {
+            return Ok(Attempt::Born);
+        }
+        if status.tracer != 0 {
+            let tracer = Pid(status.tracer);
+            return Err(MechanismError::Traced { tid, tracer });
+        }
+        Err(MechanismError::NotPermitted { tid })
+    }
+
+    /// Waits while stops come in; gives up for a new scan when none came for a while. True when any came.
+    fn wait_for_stops(&mut self, patience: &mut Patience) -> Result<bool> {
+        /// Looks at all without news before the tree is scanned again.
+        const QUIET: u32 = 100;
+        let mut moved = false;
+        let mut quiet = 0;
+        loop {
+            let waiting: Vec<Tid> = self
+                .attached
+                .iter()
+                .filter(|(_, a)| a.stand.is_none())
+                .map(|(tid, _)| *tid)
+                .collect();
+            if waiting.is_empty() || quiet > QUIET {
+                return Ok(moved);
+            }
+            let mut news = false;
+            for tid in waiting {
+                news |= self.look_at(tid)?;
+            }
+            moved |= news;
+            if news {
+                quiet = 0;
+                patience.renew();
+            } else {
+                quiet += 1;
+                if !patience.wait() {
+                    return Err(self.late());
+                }
+            }
+        }
+    }
+
+    /// Looks at a thread that has not stopped. True when something happened to it.
+    fn look_at(&mut self, tid: Tid) -> Result<bool> {
+        match self.calls.look(tid) {
+            Ok(Seen::Nothing) => Ok(false),
+            Ok(Seen::Stopped(status)) => {
+                self.stopped(tid, status)?;
+                Ok(true)
+            }
+            Ok(Seen::Exited(_) | Seen::Killed(_)) | Err(MechanismError::Gone { .. }) => {
+                self.forget(tid);
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn stopped(&mut self, tid: Tid, status: i32) -> Result<()> {
+        let (signal, event) = (status & 0xff, status >> 8);
+        if event == EVENT_STOP {
+            let stand = match signal {
+                libc::SIGTRAP => Stand::Running,
+                signal => Stand::Stopped(signal),
+            };
+            if let Some(attached) = self.attached.get_mut(&tid) {
+                attached.stand = Some(stand);
+            }
+            return Ok(());
+        }
+        // Registers of a clone event would be overwritten on return, and a signal stop is not a place to stay: on to the
+        // stop that was asked for. Any stop forgets a pending interrupt, hence once more.
+        if event != 0 {
+            let born = self.calls.event_message(tid)?;
+            if let Ok(born) = i32::try_from(born) {
+                self.born.insert(Tid(born));
+            }
+        }
+        let passed_on = if event == 0 { signal } else { 0 };
+        let went_on = self
+            .calls
+            .interrupt(tid)
+            .and_then(|()| self.calls.cont(tid, passed_on));
+        match went_on {
+            Err(MechanismError::Gone { .. }) | Ok(()) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A dead thread: hands its report on, but leaves a child of this very process to whoever waits for it.
+    fn forget(&mut self, tid: Tid) {
+        let Some(attached) = self.attached.remove(&tid) else {
+            return;
+        };
+        bury(self.calls, self.caller, attached.pid, tid);
+    }
+
+    /// A sibling's exec takes over the leader's number, so a thread that had stopped may run again.
+    fn still_stopped(&mut self) -> Result<bool> {
+        let mut all = true;
+        let tids: Vec<Tid> = self.attached.keys().copied().collect();
+        for tid in tids {
+            match self.calls.look(tid) {
+                Ok(Seen::Stopped(status)) if status >> 8 == EVENT_STOP => {}
+                Ok(Seen::Exited(_) | Seen::Killed(_)) | Err(MechanismError::Gone { .. }) => {
+                    self.forget(tid);
+                    all = false;
+                }
+                Ok(Seen::Nothing | Seen::Stopped(_)) => {
+                    if let Some(attached) = self.attached.get_mut(&tid) {
+                        attached.stand = None;
+                    }
+                    drop(self.calls.interrupt(tid));
+                    all = false;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Tasks attached at birth that have left the scope (their parent died at once): let go.
+    fn release_strays(&mut self) -> Result<()> {
+        let inside: BTreeSet<Tid> = self.seen.iter().flat_map(|(_, t)| t).copied().collect();
+        let mut strays = std::mem::take(&mut self.born);
+        strays.extend(self.attached.keys().copied());
+        for tid in strays.difference(&inside) {
+            self.attached.remove(tid);
+            let mut patience = Patience::until(self.by);
+            while self
+                .calls
+                .look(*tid)
+                .is_ok_and(|seen| seen == Seen::Nothing)
+                && patience.wait()
+            {}
+            match self.calls.detach(*tid, 0) {
+                Ok(()) | Err(MechanismError::Gone { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn processes(&self) -> Result<Vec<FrozenProcess>> {
+        let mut processes = Vec::new();
+        for (pid, tids) in &self.seen {
+            let threads: Vec<Tid> = tids
+                .iter()
+                .copied()
+                .filter(|tid| self.attached.contains_key(tid))
+                .collect();
+            let zombie = threads.is_empty();
+            if zombie && self.scope == Scope::Tree(*pid) {
+                return Err(gone("freezing it", pid.leader()));
+            }
+            processes.push(FrozenProcess {
+                pid: *pid,
+                threads,
+                zombie,
+            });
+        }
+        Ok(processes)
+    }
+
+    fn late(&self) -> MechanismError {
+        let running = self.attached.iter().find(|(_, a)| a.stand.is_none());
+        let (pid, tid) = match (running, self.asleep) {
+            (Some((tid, attached)), _) => (attached.pid, *tid),
+            (None, Some(asleep)) => asleep,
+            (None, None) => match self.scope {
+                Scope::Tree(pid) | Scope::Below(pid) => (pid, pid.leader()),
+            },
+        };
+        late("stop", pid, tid)
+    }
+
+    fn let_go(mut self) -> Vec<Tid> {
+        let threads = std::mem::take(&mut self.attached);
+        let tids = threads
+            .keys()
+            .copied()
+            .chain(std::mem::take(&mut self.born));
+        let by = crate::grace();
+        tids.filter(|tid| !let_go_of(self.calls, *tid, by))
+            .collect()
+    }
+}
+
+/// Lets a thread go once it has stopped. False when it does not stop in time.
+pub(crate) fn let_go_of(calls: &Calls, tid: Tid, by: Deadline) -> bool {
+    let mut patience = Patience::until(by);
+    loop {
+        match calls.look(tid) {
+            Ok(Seen::Nothing) => {
+                if !patience.wait() {
+                    return false;
+                }
+            }
+            Ok(Seen::Stopped(status)) => {
+                // A signal that was being delivered is delivered.
+                let signal = if status >> 8 == 0 { status & 0xff } else { 0 };
+                drop(calls.detach(tid, signal));
+                return true;
+            }
+            Ok(Seen::Exited(_) | Seen::Killed(_)) | Err(_) => return true,
+        }
+    }
+}
+
+/// Collects a dead tracee: a thread, or a leader whose real parent is another process. A child of this very process is
+/// left for whoever here waits for it.
+pub(crate) fn bury(calls: &Calls, caller: Pid, pid: Pid, tid: Tid) {
+    if tid == pid.leader() && parent_of(pid) == caller {
+        return;
+    }
+    calls.collect(tid);
+}
+
+fn parent_of(pid: Pid) -> Pid {
+    Pid(tasks::process_status(pid).map_or(0, |status| status.parent))
+}
+
+fn waits_for_vfork(wait_channel: &str) -> bool {
+    ["kernel_clone", "vfork", "do_fork"]
+        .iter()
+        .any(|name| wait_channel.contains(name))
+}
+
+fn children(pid: Pid, tid: Tid) -> Result<Vec<Pid>> {
+    tasks::children(pid, tid).map_err(|e| proc_failure("listing children", pid, e))
+}
+
+fn gone(operation: &'static str, tid: Tid) -> MechanismError {
+    MechanismError::Gone { operation, tid }
+}
+
+fn proc_failure(operation: &'static str, pid: Pid, source: io::Error) -> MechanismError {
+    MechanismError::System {
+        operation,
+        tid: pid.leader(),
+        source,
+    }
+}
+
+/// The error of a thread that did not do something in time, with what it was seen doing.
+pub(crate) fn late(operation: &'static str, pid: Pid, tid: Tid) -> MechanismError {
+    let state = tasks::state(pid, tid).unwrap_or('?');
+    let channel = tasks::wait_channel(pid, tid);
+    let state = match channel.as_str() {
+        "" => format!("state {state}"),
+        channel => format!("state {state} in {channel}"),
+    };
+    MechanismError::Late {
+        operation,
+        tid,
+        state,
+    }
+}

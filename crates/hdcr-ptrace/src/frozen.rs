@@ -1,0 +1,392 @@
+//! A stopped tree: [`Frozen`] by ptrace.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+
+use hdcr_engine::batch::{Batch, Replies};
+use hdcr_engine::ids::{Fd, Pid, RemotePtr, Tid};
+use hdcr_engine::mechanism::{
+    Deadline, Frozen, FrozenProcess, MechanismError, Queue, Result, Rseq, Scope, SigInfo, Stand,
+    TimedCall,
+};
+use hdcr_engine::regs::Regs;
+use hdcr_sys::ptrace::SignalQueue;
+use hdcr_sys::wait::Seen;
+use nix::errno::Errno;
+
+use crate::calls::{Calls, Patience, failure};
+use crate::freeze::{Caught, Freezing, bury, late};
+use crate::registers::waits_for_ever;
+use crate::repair::{Premises, settle};
+use crate::table;
+use crate::timed;
+use crate::tracee::{Place, Tracee};
+use crate::visit::{Job, Threads, Visit};
+use crate::{Stragglers, grace};
+
+/// A scope stopped by ptrace. It belongs to the thread that froze it: ptrace knows tracers by thread.
+#[derive(Debug)]
+pub(crate) struct PtraceFrozen {
+    calls: Calls,
+    by: Deadline,
+    processes: Vec<FrozenProcess>,
+    tracees: Threads,
+    premises: BTreeMap<Pid, Premises>,
+    visits: BTreeMap<Pid, Visit>,
+    /// When the last thread had stopped, on the monotonic clock in nanoseconds.
+    stopped_at: u64,
+    stragglers: Stragglers,
+    /// Let go, left stopped or killed.
+    over: bool,
+}
+
+impl PtraceFrozen {
+    pub(crate) fn freeze(
+        calls: &Calls,
+        stragglers: &Stragglers,
+        scope: Scope,
+        by: Deadline,
+    ) -> Result<Self> {
+        let caught = match Freezing::new(calls, scope, by).catch() {
+            Ok(caught) => caught,
+            Err((error, left)) => {
+                stragglers.borrow_mut().extend(left);
+                return Err(error);
+            }
+        };
+        let stopped_at = timed::now();
+        let Caught { processes, threads } = caught;
+        let mut frozen = Self {
+            calls: calls.clone(),
+            by,
+            processes,
+            tracees: BTreeMap::new(),
+            premises: BTreeMap::new(),
+            visits: BTreeMap::new(),
+            stopped_at,
+            stragglers: stragglers.clone(),
+            over: false,
+        };
+        let mut refused = Ok(());
+        for (tid, attached) in threads {
+            let settled = frozen
+                .premises(attached.pid, tid)
+                .and_then(|premises| settle(calls, premises, tid, &attached));
+            match settled {
+                Ok(tracee) => {
+                    frozen.tracees.insert(tid, tracee);
+                }
+                // A thread that cannot be worked with goes on as it is.
+                Err(error) => {
+                    drop(calls.detach(tid, 0));
+                    refused = refused.and(Err(error));
+                }
+            }
+        }
+        // The drop lets the others go.
+        refused.map(|()| frozen)
+    }
+
+    fn premises(&mut self, pid: Pid, tid: Tid) -> Result<&Premises> {
+        match self.premises.entry(pid) {
+            std::collections::btree_map::Entry::Occupied(there) => Ok(there.into_mut()),
+            std::collections::btree_map::Entry::Vacant(room) => {
+                Ok(room.insert(Premises::open(&self.calls, pid, tid)?))
+            }
+        }
+    }
+
+    fn tracee(&self, tid: Tid) -> Result<&Tracee> {
+        self.tracees.get(&tid).ok_or(not_in_scope(tid))
+    }
+
+    fn threads_of(&self, pid: Pid) -> Vec<Tid> {
+        let process = self.processes.iter().find(|process| process.pid == pid);
+        process
+            .map(|process| process.threads.clone())
+            .unwrap_or_default()
+    }
+
+    fn any_thread_of(&self, pid: Pid) -> Result<Tid> {
+        let first = self.threads_of(pid).first().copied();
+        first.ok_or(MechanismError::Gone {
+            operation: "working in it",
+            tid: pid.leader(),
+        })
+    }
+
+    /// Sets the process up for tables of this size.
+    fn visit(&mut self, pid: Pid, room: usize) -> Result<()> {
+        if let Some(visit) = self.visits.get_mut(&pid) {
+            return visit.widen(&self.calls, &mut self.tracees, (room, self.by));
+        }
+        let threads = self.threads_of(pid);
+        let Some(premises) = self.premises.get(&pid) else {
+            return Err(not_in_scope(pid.leader()));
+        };
+        let visit = Visit::set_up(
+            &self.calls,
+            premises,
+            &mut self.tracees,
+            &threads,
+            (room, self.by),
+        )?;
+        self.visits.insert(pid, visit);
+        Ok(())
+    }
+
+    /// Puts every thread home and takes everything of ours out.
+    fn withdraw(&mut self, by: Deadline) -> Result<()> {
+        let mut first = Ok(());
+        for (pid, mut visit) in std::mem::take(&mut self.visits) {
+            if let Some(premises) = self.premises.get(&pid) {
+                first = first.and(visit.take_away(&self.calls, premises, &mut self.tracees, by));
+            }
+        }
+        first
+    }
+
+    fn release(&mut self, last_word: LastWord) -> Result<()> {
+        if std::mem::replace(&mut self.over, true) {
+            return Ok(());
+        }
+        let by = grace();
+        let mut first = forgive_dead(self.withdraw(by));
+        if last_word == LastWord::Stop {
+            for process in self.processes.iter().filter(|process| !process.zombie) {
+                let stopped = self.calls.kill(process.pid, libc::SIGSTOP);
+                first = first.and(forgive_dead(stopped));
+            }
+        }
+        // Children first, leaders last.
+        for process in self.processes.iter().rev() {
+            for tid in process.threads.iter().rev() {
+                let Some(tracee) = self.tracees.get_mut(tid) else {
+                    continue;
+                };
+                first = first.and(forgive_dead(detach(&self.calls, tracee)));
+                if tracee.running {
+                    self.stragglers.borrow_mut().push(*tid);
+                }
+            }
+        }
+        first
+    }
+
+    fn wait_until_dead(&self, by: Deadline) -> Result<()> {
+        let caller = Pid(nix::unistd::getpid().as_raw());
+        let mut patience = Patience::until(by);
+        let mut left: Vec<&Tracee> = self.tracees.values().collect();
+        loop {
+            left.retain(|tracee| match self.calls.look(tracee.tid) {
+                Ok(Seen::Exited(_) | Seen::Killed(_)) => {
+                    bury(&self.calls, caller, tracee.pid, tracee.tid);
+                    false
+                }
+                Ok(_) => true,
+                Err(_) => false,
+            });
+            let Some(one) = left.first() else {
+                return Ok(());
+            };
+            if !patience.wait() {
+                return Err(late("die", one.pid, one.tid));
+            }
+        }
+    }
+}
+
+/// How a frozen tree is left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum LastWord {
+    /// As it stood.
+    Go,
+    /// In a group stop.
+    Stop,
+}
+
+fn detach(calls: &Calls, tracee: &mut Tracee) -> Result<()> {
+    tracee.stop(calls, grace())?;
+    tracee.go_home(calls)?;
+    if waits_for_ever(&tracee.own.regs) {
+        // Made again as itself, see `Tracee::go_home`.
+        tracee.place = Place::Stub;
+        tracee.go_home(calls)?;
+    }
+    calls.detach(tracee.tid, 0)
+}
+
+/// A task that somebody kills while it is let go is no failure.
+fn forgive_dead(result: Result<()>) -> Result<()> {
+    match result {
+        Err(MechanismError::Gone { .. }) => Ok(()),
+        other => other,
+    }
+}
+
+fn not_in_scope(tid: Tid) -> MechanismError {
+    MechanismError::Gone {
+        operation: "working with it (it is not in the frozen scope)",
+        tid,
+    }
+}
+
+impl Frozen for PtraceFrozen {
+    fn processes(&self) -> &[FrozenProcess] {
+        &self.processes
+    }
+
+    fn stand(&self, tid: Tid) -> Result<Stand> {
+        Ok(self.tracee(tid)?.stand)
+    }
+
+    fn regs(&self, tid: Tid) -> Result<Regs> {
+        Ok(self.tracee(tid)?.own.regs)
+    }
+
+    fn xstate(&self, tid: Tid) -> Result<Vec<u8>> {
+        self.calls.xstate(self.tracee(tid)?.tid)
+    }
+
+    fn signal_mask(&self, tid: Tid) -> Result<u64> {
+        Ok(self.tracee(tid)?.own.mask)
+    }
+
+    fn pending(&self, tid: Tid, queue: Queue) -> Result<Vec<SigInfo>> {
+        let queue = match queue {
+            Queue::Thread => SignalQueue::Thread,
+            Queue::Shared => SignalQueue::Shared,
+        };
+        self.calls.pending(self.tracee(tid)?.tid, queue)
+    }
+
+    fn rseq(&self, tid: Tid) -> Result<Option<Rseq>> {
+        let got = self.calls.rseq(self.tracee(tid)?.tid)?;
+        Ok(got.map(|rseq| Rseq {
+            at: RemotePtr(rseq.pointer),
+            size: rseq.size,
+            signature: rseq.signature,
+        }))
+    }
+
+    fn robust_list(&self, tid: Tid) -> Result<(RemotePtr, u64)> {
+        let tid = self.tracee(tid)?.tid;
+        let (head, len) = hdcr_sys::task::robust_list(tid.0)
+            .map_err(|errno| failure("reading its robust list", tid, errno))?;
+        Ok((RemotePtr(head), len))
+    }
+
+    fn timed_call(&mut self, tid: Tid) -> Result<Option<TimedCall>> {
+        let tracee = self.tracees.get_mut(&tid).ok_or(not_in_scope(tid))?;
+        timed::call_of(&self.calls, tracee, self.stopped_at, self.by)
+    }
+
+    fn run(&mut self, work: &[(Tid, Batch)]) -> Result<Vec<Replies>> {
+        let mut by_process: BTreeMap<Pid, Vec<(usize, Job<'_>)>> = BTreeMap::new();
+        let mut all = vec![Replies::default(); work.len()];
+        for (index, (tid, batch)) in work.iter().enumerate() {
+            let pid = self.tracee(*tid)?.pid;
+            if batch.is_empty() {
+                if let Some(replies) = all.get_mut(index) {
+                    replies.data.clone_from(&batch.data);
+                }
+                continue;
+            }
+            let job = Job {
+                tid: *tid,
+                batch,
+                at: 0,
+            };
+            by_process.entry(pid).or_default().push((index, job));
+        }
+        for (pid, jobs) in &by_process {
+            let room = jobs.iter().map(|(_, job)| table::room(job.batch)).sum();
+            self.visit(*pid, room)?;
+        }
+        let mut started = Vec::new();
+        let mut first = Ok(());
+        for (pid, jobs) in by_process {
+            let (indices, mut jobs): (Vec<usize>, Vec<Job<'_>>) = jobs.into_iter().unzip();
+            if let (Ok(()), Some(visit)) = (&first, self.visits.get_mut(&pid)) {
+                first = visit.start(&self.calls, &mut self.tracees, &mut jobs);
+                started.push((pid, indices, jobs));
+            }
+        }
+        // All that run are awaited, whatever happened to one of them.
+        for (pid, indices, jobs) in started {
+            let Some(visit) = self.visits.get(&pid) else {
+                continue;
+            };
+            for (index, job) in indices.into_iter().zip(&jobs) {
+                if !self
+                    .tracees
+                    .get(&job.tid)
+                    .is_some_and(|tracee| tracee.running)
+                {
+                    continue;
+                }
+                match visit.finish(&self.calls, &mut self.tracees, job, self.by) {
+                    Ok(replies) => {
+                        if let Some(place) = all.get_mut(index) {
+                            *place = replies;
+                        }
+                    }
+                    Err(error) => first = first.and(Err(error)),
+                }
+            }
+        }
+        first.map(|()| all)
+    }
+
+    fn read(&self, pid: Pid, at: RemotePtr, into: &mut [u8]) -> Result<()> {
+        let tid = self.any_thread_of(pid)?;
+        let got = match self.calls.read_some(tid, at, into) {
+            Ok(got) => got,
+            Err(Errno::EFAULT | Errno::EPERM) => 0,
+            Err(errno) => return Err(failure("reading its memory", tid, errno)),
+        };
+        let Some(rest) = into.get_mut(got..).filter(|rest| !rest.is_empty()) else {
+            return Ok(());
+        };
+        // What follows is not readable to the program itself.
+        let premises = self.premises.get(&pid).ok_or(not_in_scope(tid))?;
+        let at = at.0.wrapping_add(u64::try_from(got).unwrap_or(0));
+        self.calls.peek(&premises.memory, tid, at, rest)
+    }
+
+    fn descriptor(&self, pid: Pid, fd: Fd) -> Result<OwnedFd> {
+        let tid = self.any_thread_of(pid)?;
+        self.calls.duplicate(pid, tid, fd)
+    }
+
+    fn own_ranges(&self, pid: Pid) -> Vec<Range<u64>> {
+        self.visits.get(&pid).map(Visit::ranges).unwrap_or_default()
+    }
+
+    fn thaw(mut self: Box<Self>) -> Result<()> {
+        self.release(LastWord::Go)
+    }
+
+    fn leave_stopped(mut self: Box<Self>) -> Result<()> {
+        self.release(LastWord::Stop)
+    }
+
+    fn kill(mut self: Box<Self>) -> Result<()> {
+        self.over = true;
+        let mut first = Ok(());
+        for process in self.processes.iter().filter(|process| !process.zombie) {
+            let killed = self.calls.kill(process.pid, libc::SIGKILL);
+            first = first.and(forgive_dead(killed));
+        }
+        first.and(self.wait_until_dead(grace()))
+    }
+}
+
+impl Drop for PtraceFrozen {
+    fn drop(&mut self) {
+        if let Err(error) = self.release(LastWord::Go) {
+            tracing::warn!(%error, "a tree was not thawed cleanly");
+        }
+    }
+}

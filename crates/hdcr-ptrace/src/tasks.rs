@@ -1,0 +1,144 @@
+//! What `/proc` tells about tasks: threads, children, state, signals.
+
+use std::fs;
+use std::io;
+
+use hdcr_engine::ids::{Pid, Tid};
+
+/// The threads of a process, in the kernel's order; none when it is gone.
+pub(crate) fn threads(pid: Pid) -> io::Result<Vec<Tid>> {
+    let listing = match fs::read_dir(format!("/proc/{pid}/task")) {
+        Err(error) if gone(&error) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut tids = Vec::new();
+    for entry in listing {
+        match entry {
+            Err(error) if gone(&error) => break,
+            other => {
+                if let Some(tid) = other?.file_name().to_str().and_then(|n| n.parse().ok()) {
+                    tids.push(Tid(tid));
+                }
+            }
+        }
+    }
+    Ok(tids)
+}
+
+/// The processes that a thread has cloned, or has been given by the death of their parent.
+pub(crate) fn children(pid: Pid, tid: Tid) -> io::Result<Vec<Pid>> {
+    match fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")) {
+        Err(error) if gone(&error) => Ok(Vec::new()),
+        Err(error) => Err(error),
+        Ok(text) => Ok(text
+            .split_ascii_whitespace()
+            .filter_map(|word| word.parse().ok().map(Pid))
+            .collect()),
+    }
+}
+
+fn gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// Where in the kernel a thread sleeps; empty when it runs or this user may not know.
+pub(crate) fn wait_channel(pid: Pid, tid: Tid) -> String {
+    let mut text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/wchan")).unwrap_or_default();
+    if text == "0" {
+        text.clear();
+    }
+    text
+}
+
+/// The state letter of a thread; `None` when it is gone.
+pub(crate) fn state(pid: Pid, tid: Tid) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+    // The name in brackets may hold anything, brackets too; the last one closes it.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.trim_start().chars().next()
+}
+
+/// Whether this is what is left of a dead task.
+pub(crate) fn dead(state: char) -> bool {
+    matches!(state, 'Z' | 'X')
+}
+
+/// What `/proc/PID/task/TID/status` tells.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Status {
+    pub(crate) parent: i32,
+    pub(crate) process: i32,
+    pub(crate) tracer: i32,
+    pub(crate) seccomp: u64,
+    /// Innermost numbers of process and thread: as the task's own pid namespace has them.
+    pub(crate) inner_process: i32,
+    pub(crate) inner_thread: i32,
+    pub(crate) caught: u64,
+    pub(crate) ignored: u64,
+    pub(crate) blocked: u64,
+    pub(crate) pending: u64,
+}
+
+/// Reads the status of a thread; `None` when it is gone.
+pub(crate) fn status(pid: Pid, tid: Tid) -> Option<Status> {
+    let text = fs::read(format!("/proc/{pid}/task/{tid}/status")).ok()?;
+    Some(parse_status(&String::from_utf8_lossy(&text)))
+}
+
+fn parse_status(text: &str) -> Status {
+    let mut status = Status::default();
+    for line in text.lines() {
+        let Some((key, value)) = line.split_once(':') else {
+            continue;
+        };
+        let last = value.split_ascii_whitespace().next_back().unwrap_or("");
+        let number = || last.parse().unwrap_or(0);
+        let bits = || u64::from_str_radix(last, 16).unwrap_or(0);
+        match key {
+            "PPid" => status.parent = number(),
+            "Tgid" => status.process = number(),
+            "TracerPid" => status.tracer = number(),
+            "NStgid" => status.inner_process = number(),
+            "NSpid" => status.inner_thread = number(),
+            "Seccomp" => status.seccomp = bits(),
+            "SigCgt" => status.caught = bits(),
+            "SigIgn" => status.ignored = bits(),
+            "SigBlk" => status.blocked = bits(),
+            "SigPnd" | "ShdPnd" => status.pending |= bits(),
+            _ => {}
+        }
+    }
+    status
+}
+
+/// Reads the status of a process by its leader.
+pub(crate) fn process_status(pid: Pid) -> Option<Status> {
+    status(pid, pid.leader())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_lines_are_read() {
+        let status = parse_status(
+            "Name:\ta:b\nTgid:\t7\nPPid:\t3\nTracerPid:\t9\nNStgid:\t7\t1\nNSpid:\t8\t2\n\
+             SigPnd:\t0000000000000001\nShdPnd:\t0000000000000200\nSigBlk:\t0000000000010000\n\
+             SigIgn:\t0000000000001000\nSigCgt:\t0000000000000002\nSeccomp:\t2\n",
+        );
+        let expected = Status {
+            parent: 3,
+            process: 7,
+            tracer: 9,
+            seccomp: 2,
+            inner_process: 1,
+            inner_thread: 2,
+            caught: 2,
+            ignored: 0x1000,
+            blocked: 0x10000,
+            pending: 0x201,
+        };
+        assert_eq!(status, expected);
+    }
+}

@@ -1,0 +1,446 @@
+//! What is set up in a frozen process to run batches in it, and how it is taken away again.
+//!
+//! Order (the invariant: a thread's mask differs only while it stands in a stub, and a heal is in place before):
+//! 1. *once* and its control block go into the tail of the vdso, by the memory file.
+//! 2. The runner makes `mmap` there: one private region. It stays at its rendezvous.
+//! 3. A *batch* block for each thread, and tables, are written into the region as they are needed.
+//! 4. Back: all others home, the runner makes the `munmap` in *once* and goes home, the tail is wiped.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use hdcr_engine::batch::{Batch, Replies};
+use hdcr_engine::ids::{Pid, RemotePtr, Tid};
+use hdcr_engine::mechanism::{Deadline, MechanismError, Result};
+use hdcr_engine::regs::Regs;
+use nix::errno::Errno;
+
+use crate::calls::{Calls, failure};
+use crate::registers::{NO_CALL, RestartBlock};
+use crate::rendezvous::{Meeting, bit};
+use crate::repair::Premises;
+use crate::stub::{self, Control};
+use crate::table;
+use crate::tasks::{self, Status};
+use crate::tracee::Tracee;
+
+const MMAP: u64 = 9;
+const MUNMAP: u64 = 11;
+/// poll, nanosleep, futex, `clock_nanosleep`: they overwrite the thread's restart block.
+const TAKES_RESTART_BLOCK: [u64; 4] = [7, 35, 202, 230];
+/// Below the stack pointer the program may keep data (System V ABI).
+const RED_ZONE: u64 = 128;
+/// Room for tables that is always there.
+const LEAST_AREA: u64 = 64 * 1024;
+const PAGE: u64 = 4096;
+
+/// The threads of the frozen scope.
+pub(crate) type Threads = BTreeMap<Tid, Tracee>;
+
+/// One batch to be run in a process.
+#[derive(Debug)]
+pub(crate) struct Job<'a> {
+    pub(crate) tid: Tid,
+    pub(crate) batch: &'a Batch,
+    /// Where its table lies; set when it is started.
+    pub(crate) at: u64,
+}
+
+/// The rendezvous signal, and why the restart blocks may not survive it.
+#[derive(Clone, Copy, Debug)]
+struct Signal {
+    number: i32,
+    /// What a heal can count on: a handler that runs on the way destroys the restart block.
+    restart_block: RestartBlock,
+}
+
+/// A process that is set up.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    runner: Tid,
+    /// Where *once* lies.
+    slot: u64,
+    signal: Signal,
+    region: Range<u64>,
+    /// Where the block of each thread lies, once it is written.
+    blocks: BTreeMap<Tid, Block>,
+    next_block: u64,
+    /// Where tables are put.
+    area: Range<u64>,
+    /// A larger place for tables, mapped when the first did not suffice.
+    extra: Option<Range<u64>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    at: u64,
+    process: i32,
+    thread: i32,
+    written: bool,
+}
+
+fn offset(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(0)
+}
+
+fn unsupported(tid: Tid, kind: &'static str) -> MechanismError {
+    MechanismError::Unsupported { tid, kind }
+}
+
+fn status_of(pid: Pid, tid: Tid) -> Result<Status> {
+    let status = tasks::status(pid, tid).ok_or(MechanismError::Gone {
+        operation: "reading its status",
+        tid,
+    })?;
+    if status.seccomp != 0 {
+        // The filter would judge the calls of the stub, and kill.
+        return Err(unsupported(tid, "a task under seccomp"));
+    }
+    Ok(status)
+}
+
+/// The first signal that means nothing to any thread of the process.
+fn choose_signal(status: &Status, blocked: u64, tid: Tid) -> Result<Signal> {
+    const SILENT: [i32; 3] = [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD];
+    let open = |n: &i32| blocked & bit(*n) == 0;
+    let uncaught = |n: &i32| status.caught & bit(*n) == 0;
+    // SIGCONT would end a group stop.
+    let ignored = (1..=64).filter(|n| status.ignored & bit(*n) != 0 && *n != libc::SIGCONT);
+    let mut unnoticed = SILENT
+        .into_iter()
+        .chain(ignored)
+        .filter(|n| open(n) && uncaught(n));
+    if let Some(number) = unnoticed.next() {
+        let restart_block = RestartBlock::Kept;
+        return Ok(Signal {
+            number,
+            restart_block,
+        });
+    }
+    // Caught: it is swallowed at the stop. Only if the tracer dies just then does the handler run once for nothing.
+    let mut caught = SILENT.into_iter().filter(open);
+    let number = caught
+        .next()
+        .ok_or(unsupported(tid, "a task that leaves no signal to meet at"))?;
+    let restart_block = RestartBlock::Lost;
+    Ok(Signal {
+        number,
+        restart_block,
+    })
+}
+
+impl Visit {
+    /// Sets a process up; `threads` are its stopped ones, `room` is what the first tables will need.
+    pub(crate) fn set_up(
+        calls: &Calls,
+        premises: &Premises,
+        tracees: &mut Threads,
+        threads: &[Tid],
+        (room, by): (usize, Deadline),
+    ) -> Result<Self> {
+        let Some(runner) = threads.first().and_then(|tid| tracees.get(tid)).cloned() else {
+            return Err(MechanismError::Gone {
+                operation: "setting it up",
+                tid: threads.first().copied().unwrap_or(Tid(0)),
+            });
+        };
+        let tid = runner.tid;
+        let status = status_of(runner.pid, tid)?;
+        let masks = threads.iter().filter_map(|tid| tracees.get(tid));
+        let blocked = masks.fold(0, |all, tracee| all | tracee.own.mask);
+        let signal = choose_signal(&status, blocked, tid)?;
+        let Some(tail) = premises.tail else {
+            return Err(unsupported(tid, "a task whose vdso has no room"));
+        };
+        let blocks_len = offset(threads.len() * stub::BATCH_STRIDE).next_multiple_of(PAGE);
+        let area_len = offset(room).next_multiple_of(PAGE).max(LEAST_AREA);
+        let mut visit = Self {
+            runner: tid,
+            slot: tail.free_slot(calls, &premises.memory, tid),
+            signal,
+            region: 0..0,
+            blocks: BTreeMap::new(),
+            next_block: 0,
+            area: 0..0,
+            extra: None,
+        };
+        calls.force(&premises.memory, tid, visit.slot, stub::once_code())?;
+        let len = blocks_len + area_len;
+        let args = [0, len, 7, 0x22, u64::MAX, 0];
+        let Some(tracee) = tracees.get_mut(&tid) else {
+            return Ok(visit);
+        };
+        let at = visit.once(calls, premises, tracee, (MMAP, args, by));
+        let at = at.and_then(|result| mapped_at(tid, result));
+        match at {
+            Ok(at) => {
+                visit.region = at..at + len;
+                visit.next_block = at;
+                visit.area = at + blocks_len..at + len;
+                Ok(visit)
+            }
+            Err(error) => {
+                // Nothing is mapped: the thread goes home and the tail is wiped, as at the end of a visit.
+                drop(tracee.go_home(calls));
+                drop(visit.wipe(calls, premises));
+                Err(error)
+            }
+        }
+    }
+
+    /// Memory of ours in the process.
+    pub(crate) fn ranges(&self) -> Vec<Range<u64>> {
+        let region = (!self.region.is_empty()).then(|| self.region.clone());
+        region.into_iter().chain(self.extra.clone()).collect()
+    }
+
+    fn control(&self, tracee: &Tracee, process: i32, thread: i32) -> Control {
+        Control {
+            process,
+            thread,
+            signal: self.signal.number,
+            mask: tracee.own.mask,
+            regs: tracee.healed(self.signal.restart_block),
+        }
+    }
+
+    /// Makes one call in the runner by *once*; its raw result.
+    fn once(
+        &self,
+        calls: &Calls,
+        premises: &Premises,
+        tracee: &mut Tracee,
+        (nr, [di, si, dx, r10, r8, r9], by): (u64, [u64; 6], Deadline),
+    ) -> Result<u64> {
+        let status = status_of(tracee.pid, tracee.tid)?;
+        let control = self.control(tracee, status.inner_process, status.inner_thread);
+        let control_at = self.slot + offset(stub::ONCE_CODE_LEN);
+        calls.force(&premises.memory, tracee.tid, control_at, &control.encode())?;
+        let regs = Regs {
+            ip: self.slot,
+            sp: tracee.own.regs.sp.wrapping_sub(RED_ZONE),
+            orig_ax: NO_CALL,
+            ax: nr,
+            di,
+            si,
+            dx,
+            r10,
+            r8,
+            r9,
+            ..tracee.own.regs
+        };
+        tracee.start(calls, &regs, self.signal.number)?;
+        let ip = self.slot + stub::once_rendezvous();
+        let meeting = Meeting {
+            ip,
+            signal: self.signal.number,
+        };
+        Ok(tracee.meet(calls, meeting, by)?.bp)
+    }
+
+    /// Makes room for tables: `need` bytes.
+    pub(crate) fn widen(
+        &mut self,
+        calls: &Calls,
+        tracees: &mut Threads,
+        (need, by): (usize, Deadline),
+    ) -> Result<()> {
+        let need = offset(need);
+        if need <= self.area.end - self.area.start {
+            return Ok(());
+        }
+        let len = need.next_multiple_of(PAGE);
+        let mut batch = Batch::new();
+        if let Some(old) = self.extra.take() {
+            // Its place is the area until the call is made, so the table of this very batch must not lie in it.
+            self.area = old.start..old.start + PAGE;
+            self.extra = Some(old);
+        }
+        let map = batch.call(
+            9,
+            &[
+                0.into(),
+                len.into(),
+                7.into(),
+                0x22.into(),
+                (-1).into(),
+                0.into(),
+            ],
+        );
+        let replies = self.run_one(calls, tracees, &batch, by)?;
+        let at = replies.result(map).map_or(0, i64::cast_unsigned);
+        let at = mapped_at(self.runner, at)?;
+        self.area = at..at + len;
+        if let Some(old) = self.extra.replace(at..at + len) {
+            let mut batch = Batch::new();
+            batch.call(11, &[old.start.into(), (old.end - old.start).into()]);
+            self.run_one(calls, tracees, &batch, by)?;
+        }
+        Ok(())
+    }
+
+    fn run_one(
+        &mut self,
+        calls: &Calls,
+        tracees: &mut Threads,
+        batch: &Batch,
+        by: Deadline,
+    ) -> Result<Replies> {
+        let mut job = Job {
+            tid: self.runner,
+            batch,
+            at: 0,
+        };
+        self.start(calls, tracees, std::slice::from_mut(&mut job))?;
+        self.finish(calls, tracees, &job, by)
+    }
+
+    fn block(&mut self, tracee: &Tracee) -> Result<Block> {
+        if let Some(block) = self.blocks.get(&tracee.tid) {
+            return Ok(*block);
+        }
+        let status = status_of(tracee.pid, tracee.tid)?;
+        let block = Block {
+            at: self.next_block,
+            process: status.inner_process,
+            thread: status.inner_thread,
+            written: false,
+        };
+        self.next_block += offset(stub::BATCH_STRIDE);
+        self.blocks.insert(tracee.tid, block);
+        Ok(block)
+    }
+
+    /// Writes the tables of all jobs and lets their threads run. The room must have been made.
+    pub(crate) fn start(
+        &mut self,
+        calls: &Calls,
+        tracees: &mut Threads,
+        jobs: &mut [Job<'_>],
+    ) -> Result<()> {
+        let mut pieces: Vec<(RemotePtr, Vec<u8>)> = Vec::new();
+        let mut at = self.area.start;
+        for job in jobs.iter_mut() {
+            let Some(tracee) = tracees.get_mut(&job.tid) else {
+                continue;
+            };
+            if job
+                .batch
+                .calls
+                .iter()
+                .any(|call| TAKES_RESTART_BLOCK.contains(&call.nr))
+            {
+                tracee.restart_block = RestartBlock::Lost;
+            }
+            let block = self.block(tracee)?;
+            let control = self.control(tracee, block.process, block.thread).encode();
+            if !block.written {
+                pieces.push((RemotePtr(block.at), stub::batch_code().to_vec()));
+            }
+            let control_at = block.at + offset(stub::BATCH_CODE_LEN);
+            pieces.push((RemotePtr(control_at), control.to_vec()));
+            let bytes = table::encode(job.batch, at).map_err(|kind| unsupported(job.tid, kind))?;
+            job.at = at;
+            at += offset(bytes.len());
+            pieces.push((RemotePtr(job.at), bytes));
+        }
+        let borrowed: Vec<_> = pieces.iter().map(|(at, b)| (*at, b.as_slice())).collect();
+        calls
+            .write(self.runner, &borrowed)
+            .map_err(|errno| failure("writing a batch", self.runner, errno))?;
+        for job in jobs {
+            let (Some(tracee), Some(block)) =
+                (tracees.get_mut(&job.tid), self.blocks.get_mut(&job.tid))
+            else {
+                continue;
+            };
+            block.written = true;
+            let regs = Regs {
+                ip: block.at,
+                sp: tracee.own.regs.sp.wrapping_sub(RED_ZONE),
+                orig_ax: NO_CALL,
+                ax: 0,
+                bx: job.at,
+                r12: job.at + offset(job.batch.calls.len() * table::ENTRY_LEN),
+                ..tracee.own.regs
+            };
+            tracee.start(calls, &regs, self.signal.number)?;
+        }
+        Ok(())
+    }
+
+    /// Awaits a job that was started, and reads what came of it.
+    pub(crate) fn finish(
+        &self,
+        calls: &Calls,
+        tracees: &mut Threads,
+        job: &Job<'_>,
+        by: Deadline,
+    ) -> Result<Replies> {
+        let (Some(tracee), Some(block)) = (tracees.get_mut(&job.tid), self.blocks.get(&job.tid))
+        else {
+            return Err(failure("running a batch", job.tid, Errno::ESRCH));
+        };
+        let ip = block.at + stub::batch_rendezvous();
+        let meeting = Meeting {
+            ip,
+            signal: self.signal.number,
+        };
+        // The stub holds the entry at which it stopped in bx.
+        let done = tracee.meet(calls, meeting, by)?.bx;
+        let mut bytes = vec![0; table::room(job.batch)];
+        calls.read(self.runner, RemotePtr(job.at), &mut bytes)?;
+        Ok(table::decode(job.batch, job.at, done, &bytes))
+    }
+
+    /// Takes everything of ours out of the process and puts all its threads home.
+    pub(crate) fn take_away(
+        &mut self,
+        calls: &Calls,
+        premises: &Premises,
+        tracees: &mut Threads,
+        by: Deadline,
+    ) -> Result<()> {
+        let mut first = Ok(());
+        if let Some(extra) = self.extra.take() {
+            let mut batch = Batch::new();
+            batch.call(11, &[extra.start.into(), (extra.end - extra.start).into()]);
+            self.area = self.region.end - LEAST_AREA..self.region.end;
+            first = self.run_one(calls, tracees, &batch, by).map(drop);
+        }
+        let others: Vec<Tid> = self.blocks.keys().copied().collect();
+        for tid in others.into_iter().filter(|tid| *tid != self.runner) {
+            if let Some(tracee) = tracees.get_mut(&tid) {
+                first = first.and(tracee.stop(calls, by));
+                first = first.and(tracee.go_home(calls));
+            }
+        }
+        let Some(runner) = tracees.get_mut(&self.runner) else {
+            return first;
+        };
+        first = first.and(runner.stop(calls, by));
+        let (at, len) = (self.region.start, self.region.end - self.region.start);
+        let unmapped = self.once(calls, premises, runner, (MUNMAP, [at, len, 0, 0, 0, 0], by));
+        runner.stop(calls, by)?;
+        first = first.and(unmapped.map(drop));
+        first = first.and(runner.go_home(calls));
+        first.and(self.wipe(calls, premises))
+    }
+
+    fn wipe(&self, calls: &Calls, premises: &Premises) -> Result<()> {
+        let nothing = [0; stub::ONCE_LEN];
+        calls.force(&premises.memory, self.runner, self.slot, &nothing)
+    }
+}
+
+fn mapped_at(tid: Tid, result: u64) -> Result<u64> {
+    match result.cast_signed() {
+        errno @ -4095..0 => Err(match i32::try_from(-errno) {
+            Ok(libc::EACCES | libc::EPERM) => {
+                unsupported(tid, "a task that may not map writable code")
+            }
+            other => failure("mapping a region", tid, Errno::from_raw(other.unwrap_or(0))),
+        }),
+        _ => Ok(result),
+    }
+}

@@ -1,0 +1,104 @@
+//! Guests of the trials: compiled once, spoken to through pipes, gone when dropped.
+
+use std::error::Error;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
+
+use hdcr_engine::ids::Pid;
+
+/// Whatever goes wrong in a trial.
+pub(crate) type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// Compiles the guest, once a test program.
+pub(crate) fn guest_program() -> Outcome<&'static Path> {
+    static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = PROGRAM.get_or_init(|| build().map_err(|error| error.to_string()));
+    match built {
+        Ok(path) => Ok(path),
+        Err(text) => Err(text.clone().into()),
+    }
+}
+
+fn build() -> Outcome<PathBuf> {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/guest.c");
+    // A name of its own for each test program: they may run at the same time.
+    let name = format!("guest-{}", std::process::id());
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let status = Command::new("cc")
+        .args(["-O1", "-pthread", "-o"])
+        .arg(&program)
+        .arg(source)
+        .status()?;
+    if !status.success() {
+        return Err("cc failed on the guest".into());
+    }
+    Ok(program)
+}
+
+/// A running guest: the feeder (our child) and its target.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    feeder: Child,
+    commands: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    pub(crate) target: Pid,
+}
+
+impl Guest {
+    /// Starts one with a thread for each letter of `kinds`.
+    pub(crate) fn start(kinds: &str) -> Outcome<Self> {
+        let mut feeder = Command::new(guest_program()?)
+            .arg(kinds)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let commands = feeder.stdin.take().ok_or("no stdin")?;
+        let answers = BufReader::new(feeder.stdout.take().ok_or("no stdout")?);
+        let mut guest = Self {
+            feeder,
+            commands,
+            answers,
+            target: Pid(0),
+        };
+        let line = guest.line()?;
+        let pid = line.strip_prefix("ready ").ok_or(line.clone())?;
+        guest.target = Pid(pid.trim().parse()?);
+        Ok(guest)
+    }
+
+    fn line(&mut self) -> Outcome<String> {
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        Ok(line)
+    }
+
+    fn ask(&mut self, command: &str, expected: &str) -> Outcome<()> {
+        self.commands.write_all(command.as_bytes())?;
+        let line = self.line()?;
+        if line.starts_with(expected) {
+            Ok(())
+        } else {
+            Err(format!("guest: {line}").into())
+        }
+    }
+
+    /// Every thread makes turns, and none has found an error.
+    pub(crate) fn works(&mut self) -> Outcome<()> {
+        self.ask("p", "turns stuck -1 status 0 errors 0")
+    }
+
+    /// It ends by itself with all checks passed.
+    pub(crate) fn end(mut self) -> Outcome<()> {
+        self.ask("q", "end 1 status 0 errors 0")
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // The target dies with the feeder (parent-death signal).
+        drop(self.feeder.kill());
+        drop(self.feeder.wait());
+    }
+}

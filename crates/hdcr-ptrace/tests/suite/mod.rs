@@ -1,0 +1,152 @@
+//! What every mechanism must do, written against the trait alone.
+
+use std::time::{Duration, Instant};
+
+use hdcr_engine::batch::{Arg, Batch};
+use hdcr_engine::ids::{Pid, RemotePtr};
+use hdcr_engine::mechanism::{Deadline, Frozen, Mechanism, Scope};
+
+use crate::common::{Guest, Outcome};
+
+/// More than any step takes; a trial that needs it has failed.
+pub(crate) fn soon() -> Deadline {
+    Deadline(Instant::now() + Duration::from_secs(20))
+}
+
+fn ensure(holds: bool, what: &str) -> Outcome<()> {
+    if holds { Ok(()) } else { Err(what.into()) }
+}
+
+fn freeze(mechanism: &dyn Mechanism, pid: Pid) -> Outcome<Box<dyn Frozen>> {
+    Ok(mechanism.freeze(Scope::Tree(pid), soon())?)
+}
+
+/// A process stops, is seen, and goes on.
+pub(crate) fn freeze_and_thaw(mechanism: &dyn Mechanism) -> Outcome<()> {
+    let mut guest = Guest::start("s")?;
+    for _ in 0..20 {
+        let frozen = freeze(mechanism, guest.target)?;
+        let [process] = frozen.processes() else {
+            return Err("not one process".into());
+        };
+        ensure(process.threads == [guest.target.leader()], "threads")?;
+        let regs = frozen.regs(guest.target.leader())?;
+        ensure(regs.cs == 0x33 && regs.ip != 0, "registers")?;
+        ensure(frozen.xstate(guest.target.leader())?.len() > 512, "xstate")?;
+        let mut byte = [0; 16];
+        frozen.read(guest.target, RemotePtr(regs.ip & !15), &mut byte)?;
+        ensure(byte != [0; 16], "memory")?;
+        frozen.thaw()?;
+        guest.works()?;
+    }
+    guest.end()
+}
+
+/// Calls with data, chained results, errors that end a batch, and large batches.
+pub(crate) fn batch_results(mechanism: &dyn Mechanism) -> Outcome<()> {
+    let mut guest = Guest::start("r")?;
+    let pid = guest.target;
+    let mut frozen = freeze(mechanism, pid)?;
+    let mut batch = Batch::new();
+    let getpid = batch.call(libc::SYS_getpid, &[]);
+    let name = batch.c_string(b"batch");
+    let memfd = batch.call(libc::SYS_memfd_create, &[Arg::Data(name), 0.into()]);
+    let text = batch.bytes(b"hello");
+    batch.call(
+        libc::SYS_write,
+        &[Arg::Result(memfd), Arg::Data(text), 5.into()],
+    );
+    let stat = batch.room(144);
+    batch.call(libc::SYS_fstat, &[Arg::Result(memfd), Arg::Data(stat)]);
+    let duplicate = batch.call(libc::SYS_dup3, &[Arg::Result(memfd), 77.into(), 0.into()]);
+    batch.call(libc::SYS_close, &[Arg::Result(memfd)]);
+    let wrong = batch.try_call(libc::SYS_close, &[(-1).into()]);
+    let last = batch.call(libc::SYS_close, &[99.into()]);
+    batch.call(libc::SYS_getpid, &[]);
+    let work = [(pid.leader(), batch)];
+    let replies = frozen.run(&work)?;
+    let [replies] = replies.as_slice() else {
+        return Err("not one reply".into());
+    };
+    ensure(replies.result(getpid) == Some(i64::from(pid.0)), "getpid")?;
+    ensure(replies.word(stat + 48) == Some(5), "size by fstat")?;
+    ensure(replies.result(duplicate) == Some(77), "dup3")?;
+    ensure(replies.result(wrong) == Some(-9), "an error gone over")?;
+    ensure(
+        replies.failure(&work[0].1) == Some((last, 9)),
+        "the error that ends",
+    )?;
+    let here = frozen.descriptor(pid, hdcr_engine::ids::Fd(77))?;
+    ensure(nix::sys::stat::fstat(&here)?.st_size == 5, "duplicate")?;
+    ensure(frozen.own_ranges(pid).len() == 1, "own ranges")?;
+    large_batches(frozen.as_mut(), pid)?;
+    let mut close = Batch::new();
+    close.call(libc::SYS_close, &[77.into()]);
+    frozen.run(&[(pid.leader(), close)])?;
+    frozen.thaw()?;
+    guest.works()?;
+    guest.end()
+}
+
+fn large_batches(frozen: &mut dyn Frozen, pid: Pid) -> Outcome<()> {
+    for calls in [1, 1000, 5000, 20_000, 10] {
+        let mut batch = Batch::new();
+        for _ in 0..calls {
+            batch.call(libc::SYS_getppid, &[]);
+        }
+        let room = batch.room(calls * 100);
+        let replies = frozen.run(&[(pid.leader(), batch)])?;
+        let [replies] = replies.as_slice() else {
+            return Err("not one reply".into());
+        };
+        let first = replies.result(0);
+        ensure(replies.results.len() == calls, "all calls")?;
+        ensure(replies.results.iter().all(|r| Some(*r) == first), "results")?;
+        ensure(replies.bytes(room, calls * 100).is_some(), "data")?;
+    }
+    Ok(())
+}
+
+/// All threads stop, each runs batches as itself, each goes on.
+pub(crate) fn many_threads(mechanism: &dyn Mechanism) -> Outcome<()> {
+    let mut guest = Guest::start(&"srpfntF".repeat(8))?;
+    for _ in 0..3 {
+        let mut frozen = freeze(mechanism, guest.target)?;
+        let threads = match frozen.processes() {
+            [process] => process.threads.clone(),
+            _ => return Err("not one process".into()),
+        };
+        ensure(threads.len() == 56, "56 threads")?;
+        let mut batch = Batch::new();
+        batch.call(libc::SYS_gettid, &[]);
+        let work: Vec<_> = threads.iter().map(|tid| (*tid, batch.clone())).collect();
+        for _ in 0..3 {
+            for ((tid, _), replies) in work.iter().zip(frozen.run(&work)?) {
+                ensure(replies.results == [i64::from(tid.0)], "gettid")?;
+            }
+        }
+        frozen.thaw()?;
+        guest.works()?;
+    }
+    guest.end()
+}
+
+/// Every kind of wait goes on after a freeze with a batch, with no `EINTR` and no short sleep.
+pub(crate) fn waits_go_on(mechanism: &dyn Mechanism) -> Outcome<()> {
+    for kind in ["s", "r", "p", "f", "F", "n", "t", "e", "L"] {
+        let mut guest = Guest::start(kind)?;
+        for _ in 0..20 {
+            let mut frozen = freeze(mechanism, guest.target)?;
+            let mut batch = Batch::new();
+            batch.call(libc::SYS_getpid, &[]);
+            frozen.run(&[(guest.target.leader(), batch)])?;
+            frozen.thaw()?;
+            if kind != "L" {
+                guest.works()?;
+            }
+        }
+        guest.works()?;
+        guest.end()?;
+    }
+    Ok(())
+}
