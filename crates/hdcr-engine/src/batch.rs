@@ -85,11 +85,7 @@ impl Batch {
         for (slot, arg) in all.iter_mut().zip(args) {
             *slot = *arg;
         }
-        self.calls.push(Call {
-            nr: nr.cast_unsigned(),
-            args: all,
-            on_error,
-        });
+        self.calls.push(Call { nr: nr.cast_unsigned(), args: all, on_error });
         self.calls.len() - 1
     }
 
@@ -151,9 +147,7 @@ impl Replies {
         let last = self.results.len().checked_sub(1)?;
         let result = *self.results.last()?;
         let call = batch.calls.get(last)?;
-        let errno = i32::try_from(result.checked_neg()?)
-            .ok()
-            .filter(|e| (1..4096).contains(e))?;
+        let errno = i32::try_from(result.checked_neg()?).ok().filter(|e| (1..4096).contains(e))?;
         (call.on_error == OnError::Stop).then_some((last, errno))
     }
 }

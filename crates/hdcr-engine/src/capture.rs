@@ -1,14 +1,27 @@
-//! What a kind has at hand while it captures.
+//! The capture of a stopped tree, and what a kind has at hand while it captures.
 
 use std::collections::BTreeMap;
 
-use hdcr_image::Record;
+use hdcr_image::hdcr_layout::{Registers, Task, TaskState};
+use hdcr_image::{ImageWriter, List, ProcessName, Record};
+use nix::libc;
 
-use crate::error::Result;
-use crate::ids::{Fd, Pid};
-use crate::mechanism::Frozen;
-use crate::model::ObjectId;
-use crate::resource::FileView;
+use crate::batch::{Arg, Batch, Replies};
+use crate::checkpoint::Request;
+use crate::error::{Error, Result};
+use crate::ids::{Fd, Pid, Tid};
+use crate::mechanism::{Frozen, FrozenProcess, Stand};
+use crate::memory::{self, MmRecord};
+use crate::model::{self, ObjectId};
+use crate::openfile;
+use crate::procfs::{self, MapLine};
+use crate::resource::{FileView, backing};
+use crate::survey;
+use crate::task::{Answer, Site, TASKS, TaskView};
+use crate::tree::{self, ProcessRecord, ThreadRecord};
+
+/// Contents that are kept in memory until the tree goes on; what is more goes to the sink under the freeze.
+const BUFFER: usize = 160 << 20;
 
 /// An open file of the tree with all descriptors that lead to it.
 #[derive(Clone, Debug)]
@@ -35,6 +48,8 @@ pub(crate) struct PendingFrame {
 pub struct Capture<'a> {
     /// The stopped tree.
     pub(crate) frozen: &'a mut dyn Frozen,
+    /// What was asked for.
+    pub(crate) request: &'a Request,
     /// Every open file of the tree, each once.
     pub(crate) files: Vec<OpenFile>,
     pub(crate) by_inode: BTreeMap<u64, Vec<usize>>,
@@ -43,12 +58,47 @@ pub struct Capture<'a> {
     pub(crate) contents: Vec<(ObjectId, u64, Vec<u8>)>,
     pub(crate) shared: BTreeMap<(&'static str, u64, u64), ObjectId>,
     pub(crate) next_id: u64,
+    /// What a restore must be able to do, by name.
+    pub(crate) needs: Vec<String>,
+    pub(crate) buffered: usize,
+    pub(crate) writer: Option<ImageWriter>,
+}
+
+/// What a capture leaves in memory.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) frames: Vec<PendingFrame>,
+    pub(crate) contents: Vec<(ObjectId, u64, Vec<u8>)>,
+    pub(crate) processes: Vec<ProcessName>,
+    pub(crate) command: Vec<Vec<u8>>,
+    pub(crate) root_pid: i32,
+    pub(crate) needs: Vec<String>,
+}
+
+impl<'a> Capture<'a> {
+    /// A capture that has nothing yet.
+    pub(crate) fn new(frozen: &'a mut dyn Frozen, request: &'a Request, writer: Option<ImageWriter>) -> Self {
+        Self {
+            frozen,
+            request,
+            files: Vec::new(),
+            by_inode: BTreeMap::new(),
+            frames: Vec::new(),
+            contents: Vec::new(),
+            shared: BTreeMap::new(),
+            next_id: 0,
+            needs: Vec::new(),
+            buffered: 0,
+            writer,
+        }
+    }
 }
 
 impl Capture<'_> {
     /// Adds a frame. Several frames may have one id when their tags differ.
     pub(crate) fn frame<R: Record>(&mut self, id: ObjectId, record: &R) -> Result<()> {
-        self.frames.push(PendingFrame { tag: R::TAG.0, version: R::VERSION, id, body: record.encode() });
+        let body = record.encode().map_err(|error| Error::Unsound(error.to_string()))?;
+        self.frames.push(PendingFrame { tag: R::TAG.0, version: R::VERSION, id, body });
         Ok(())
     }
 
@@ -60,7 +110,12 @@ impl Capture<'_> {
 
     /// The identity of a shared object (a pipe, a memfd, a socket pair) by kind, device and inode; `Err` holds a fresh
     /// one when it is met for the first time and has still to be captured by the caller.
-    pub(crate) fn shared(&mut self, kind: &'static str, device: u64, inode: u64) -> std::result::Result<ObjectId, ObjectId> {
+    pub(crate) fn shared(
+        &mut self,
+        kind: &'static str,
+        device: u64,
+        inode: u64,
+    ) -> std::result::Result<ObjectId, ObjectId> {
         if let Some(id) = self.shared.get(&(kind, device, inode)) {
             return Ok(*id);
         }
@@ -82,7 +137,233 @@ impl Capture<'_> {
     /// Stores a piece of an object's contents (a file, a memfd). Offset and length are multiples of 4096: the last page
     /// of a file is filled up with zeros, and the record keeps the true length. Pieces of zeros take no room.
     pub(crate) fn content(&mut self, id: ObjectId, offset: u64, bytes: Vec<u8>) -> Result<()> {
+        if let (Some(writer), true) = (&mut self.writer, self.buffered + bytes.len() > BUFFER) {
+            return Ok(writer.pages(id.0, offset, &bytes)?);
+        }
+        self.buffered += bytes.len();
         self.contents.push((id, offset, bytes));
         Ok(())
     }
+}
+
+/// One process while it is captured.
+struct Subject {
+    id: ObjectId,
+    mm: ObjectId,
+    lines: Vec<MapLine>,
+    vdso_digest: Vec<u8>,
+    brk: usize,
+    threads: Vec<(TaskView, ObjectId)>,
+}
+
+/// Captures a stopped tree.
+pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, writer: ImageWriter) -> Result<(ImageWriter, Taken)> {
+    let processes = frozen.processes().to_vec();
+    let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
+    let look = look_again(request, &pids)?;
+    let mut cx = Capture::new(frozen, request, Some(writer));
+    openfile::group(&mut cx, look.files)?;
+    let mut subjects = Vec::new();
+    for process in &processes {
+        subjects.push(subject(&mut cx, process)?);
+    }
+    let mut replies = ask(&mut cx, &mut subjects)?;
+    for subject in &mut subjects {
+        answer(&mut cx, subject, &mut replies)?;
+    }
+    for (process, subject) in processes.iter().zip(&subjects).filter(|(process, _)| !process.threads.is_empty()) {
+        memory::capture::pages(&mut cx, process.pid, subject.mm, &subject.lines)?;
+    }
+    let ids: Vec<(Pid, ObjectId)> =
+        processes.iter().zip(&subjects).map(|(process, subject)| (process.pid, subject.id)).collect();
+    openfile::capture(&mut cx, &ids)?;
+    genealogy(&mut cx, &processes, &subjects)?;
+    taken(cx, &processes)
+}
+
+/// Looks at the tree once more, now that nothing moves: whatever came since the survey must be known too.
+fn look_again(request: &Request, pids: &[Pid]) -> Result<survey::Look> {
+    let look = survey::look(pids)?;
+    let (refusals, _) = survey::judge(request, &look)?;
+    if refusals.0.is_empty() { Ok(look) } else { Err(Error::Refused(refusals)) }
+}
+
+fn subject(cx: &mut Capture<'_>, process: &FrozenProcess) -> Result<Subject> {
+    let id = cx.new_id();
+    if process.threads.is_empty() {
+        return Ok(Subject {
+            id,
+            mm: ObjectId(0),
+            lines: Vec::new(),
+            vdso_digest: Vec::new(),
+            brk: 0,
+            threads: Vec::new(),
+        });
+    }
+    let mm = cx.new_id();
+    let lines = memory::capture::lines(cx, process.pid)?;
+    let vdso_digest = memory::capture::vdso_digest(cx, process.pid, &lines)?;
+    let mut threads = Vec::new();
+    for tid in &process.threads {
+        threads.push((survey::view(process.pid, *tid)?, cx.new_id()));
+    }
+    Ok(Subject { id, mm, lines, vdso_digest, brk: 0, threads })
+}
+
+/// What a thread is still to be told from its replies.
+struct Asked {
+    answers: Vec<Answer>,
+    replies: Replies,
+}
+
+/// Asks all threads at once.
+fn ask(cx: &mut Capture<'_>, subjects: &mut [Subject]) -> Result<BTreeMap<Tid, Asked>> {
+    let mut work = Vec::new();
+    let mut answers = Vec::new();
+    for subject in subjects {
+        for (index, (view, _)) in subject.threads.iter().enumerate() {
+            let mut batch = Batch::new();
+            if index == 0 {
+                subject.brk = batch.call(libc::SYS_brk, &[Arg::Value(0)]);
+            }
+            let kinds = TASKS.iter().filter(|kind| kind.site == Site::Thread || index == 0);
+            answers.push(kinds.map(|kind| (kind.ask)(view, &mut batch)).collect::<Vec<_>>());
+            work.push((view.tid, batch));
+        }
+    }
+    let replies = cx.frozen.run(&work)?;
+    let mut all = BTreeMap::new();
+    for (((tid, batch), answers), replies) in work.iter().zip(answers).zip(replies) {
+        if let Some((index, errno)) = replies.failure(batch) {
+            let nr = batch.calls.get(index).map_or(0, |call| call.nr);
+            let source = std::io::Error::from_raw_os_error(errno);
+            return Err(Error::Call { operation: format!("asking by system call {nr}"), tid: *tid, source });
+        }
+        all.insert(*tid, Asked { answers, replies });
+    }
+    Ok(all)
+}
+
+/// Reads the replies of a process's threads, and describes them and their memory.
+fn answer(cx: &mut Capture<'_>, subject: &mut Subject, all: &mut BTreeMap<Tid, Asked>) -> Result<()> {
+    let threads = std::mem::take(&mut subject.threads);
+    for (index, (view, id)) in threads.iter().enumerate() {
+        let Some(asked) = all.remove(&view.tid) else { continue };
+        for answer in asked.answers {
+            answer(cx, *id, view, &asked.replies)?;
+        }
+        thread(cx, view.tid, *id)?;
+        if index == 0 {
+            let brk =
+                memory::capture::brk_of(&asked.replies, subject.brk).ok_or_else(|| model::no_reply(view, "brk"))?;
+            let stat = procfs::stat(view.pid)?;
+            let places = memory::capture::places(&stat, brk).ok_or_else(|| model::no_reply(view, "stat"))?;
+            let record = MmRecord {
+                places,
+                auxv: procfs::read(view.pid, "auxv")?,
+                names: Vec::new(),
+                vdso_digest: subject.vdso_digest.clone(),
+                lock_future: 0,
+            };
+            memory::capture::describe(cx, view.pid, subject.mm, &subject.lines, record)?;
+        }
+    }
+    subject.threads = threads;
+    Ok(())
+}
+
+fn thread(cx: &mut Capture<'_>, tid: Tid, id: ObjectId) -> Result<()> {
+    let timed = cx.frozen.timed_call(tid)?;
+    let regs = cx.frozen.regs(tid)?;
+    cx.frame(id, &Registers { words: regs.to_words() })?;
+    let record = ThreadRecord {
+        signal_mask: cx.frozen.signal_mask(tid)?,
+        xstate: cx.frozen.xstate(tid)?,
+        timed_call: timed.map_or(0, |timed| timed.nr),
+        remaining_ns: timed.and_then(|timed| timed.remaining_ns),
+    };
+    cx.frame(id, &record)
+}
+
+/// Who is whose child, in which session and group: the frames of the tree itself.
+fn genealogy(cx: &mut Capture<'_>, processes: &[FrozenProcess], subjects: &[Subject]) -> Result<()> {
+    let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
+    let set = pids.iter().copied().collect();
+    let parents = tree::parents(&pids);
+    let mut tasks = Vec::new();
+    for (process, subject) in processes.iter().zip(subjects) {
+        let stat = procfs::stat(process.pid)?;
+        let parent = parents.get(&process.pid);
+        let stopped = match process.threads.first().map(|tid| cx.frozen.stand(*tid)).transpose()? {
+            Some(Stand::Stopped(signal)) => signal,
+            Some(Stand::Running) | None => 0,
+        };
+        let state = if stopped != 0 { TaskState::Stopped } else { TaskState::Running };
+        let whole = Kin { process, ppid: parent.map_or(0, |(pid, _)| pid.0), stat: &stat };
+        let leader_lives = process.threads.first() == Some(&process.pid.leader());
+        if !leader_lives {
+            let state = if process.threads.is_empty() { TaskState::Zombie } else { TaskState::DeadLeader };
+            tasks.push(task(&whole, process.pid.leader(), &stat.comm, state));
+        }
+        for (view, _) in &subject.threads {
+            tasks.push(task(&whole, view.tid, &view.stat.comm, state));
+        }
+        let living = !process.threads.is_empty();
+        let record = ProcessRecord {
+            pid: process.pid.0,
+            parent_tid: parent.map_or(0, |(_, tid)| tid.0),
+            session_leader: tree::leader(stat.sid, &set).to_wire(),
+            group_leader: tree::leader(stat.pgid, &set).to_wire(),
+            stopped,
+            mm: subject.mm.0,
+            exe: if living { backing::capture_path(cx, process.pid, "exe")?.0 } else { 0 },
+            cwd: if living { backing::capture_path(cx, process.pid, "cwd")?.0 } else { 0 },
+            root: if living { backing::capture_path(cx, process.pid, "root")?.0 } else { 0 },
+            tty: stat.tty,
+            tty_pgrp: stat.tty_pgrp,
+            threads: subject.threads.iter().map(|(_, id)| id.0).collect(),
+        };
+        cx.frame(subject.id, &record)?;
+    }
+    cx.frame(ObjectId(0), &List(tasks))
+}
+
+struct Kin<'a> {
+    process: &'a FrozenProcess,
+    ppid: i32,
+    stat: &'a procfs::Stat,
+}
+
+fn task(kin: &Kin<'_>, tid: Tid, comm: &[u8], state: TaskState) -> Task {
+    let mut name = [0; 16];
+    for (slot, byte) in name.iter_mut().take(15).zip(comm) {
+        *slot = *byte;
+    }
+    let number = |field| kin.stat.field(field).and_then(|n| i32::try_from(n).ok()).unwrap_or(0);
+    Task {
+        tid: tid.0,
+        tgid: kin.process.pid.0,
+        ppid: kin.ppid,
+        pgid: kin.stat.pgid,
+        sid: kin.stat.sid,
+        exit_signal: number(38),
+        exit_status: if matches!(state, TaskState::Zombie | TaskState::DeadLeader) { number(52) } else { 0 },
+        state,
+        flags: 0,
+        comm: name,
+    }
+}
+
+fn taken(cx: Capture<'_>, processes: &[FrozenProcess]) -> Result<(ImageWriter, Taken)> {
+    let Capture { frames, contents, writer, needs, .. } = cx;
+    let writer = writer.ok_or_else(|| Error::Unsound("a capture without a writer".to_owned()))?;
+    let names = processes.iter().map(|process| {
+        let comm = procfs::stat(process.pid).map(|stat| stat.comm).unwrap_or_default();
+        ProcessName { pid: process.pid.0, comm }
+    });
+    let root = processes.first().map_or(Pid(0), |process| process.pid);
+    let line = procfs::read(root, "cmdline").unwrap_or_default();
+    let line = line.strip_suffix(b"\0").unwrap_or(&line);
+    let command = line.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
+    Ok((writer, Taken { frames, contents, processes: names.collect(), command, root_pid: root.0, needs }))
 }

@@ -1,13 +1,16 @@
 //! A checkpoint from the request to the snapshot: each phase is a value that the next one consumes.
 //!
-//! `survey` → [`Surveyed`] → freeze → [`Stopped`] → capture → [`Captured`] → thaw → [`Pending`] → persist → snapshot.
+//! [`survey`] → [`Surveyed`] → freeze → [`Stopped`] → capture → [`Captured`] → thaw → [`Pending`] → persist →
+//! [`Durable`] → commit.
 
-use hdcr_image::{Manifest, Sink, SnapshotId};
+use hdcr_image::{Compression, Durable, ImageWriter, ManifestFacts, Options, Sink};
 
-use crate::error::{Refusal, Result};
+use crate::capture::{self, Taken};
+use crate::error::{Error, Refusal, Refusals, Result};
 use crate::mechanism::{Deadline, Frozen, Mechanism, Scope};
+use crate::survey;
 
-/// What is to be checkpointed, and what the edge knows that the engine may not ask for.
+/// What is to be checkpointed.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Which tasks.
@@ -16,6 +19,8 @@ pub struct Request {
     pub by: Deadline,
     /// What becomes of file contents.
     pub files: FileRequest,
+    /// How pages are compressed.
+    pub compression: Compression,
 }
 
 /// Which file contents a checkpoint keeps (`--files`, `file-policy`).
@@ -49,13 +54,15 @@ pub enum FilePolicy {
 #[derive(Debug)]
 pub struct Surveyed {
     request: Request,
-    refusals: Vec<Refusal>,
+    refusals: Refusals,
     notes: Vec<Refusal>,
+    processes: usize,
 }
 
 /// A stopped tree, not captured yet. Dropping it thaws.
 #[derive(Debug)]
 pub struct Stopped {
+    request: Request,
     frozen: Box<dyn Frozen>,
 }
 
@@ -68,32 +75,27 @@ pub struct Captured {
 
 /// What was captured, to be made durable; the tree goes on (or is held by a [`Held`]).
 #[derive(Debug)]
-pub struct Pending {}
+pub struct Pending {
+    writer: ImageWriter,
+    taken: Taken,
+}
 
 /// A tree that stays stopped until its snapshot is durable.
 #[derive(Debug)]
 pub struct Held(Box<dyn Frozen>);
 
-/// Facts for the manifest that the engine may not ask for by itself.
-#[derive(Clone, Debug, Default)]
-pub struct Origin {
-    /// Name of the job.
-    pub job: String,
-    /// Wall clock now, nanoseconds since the epoch.
-    pub realtime_ns: u64,
-    /// What asked for it, for `hdcr show`.
-    pub tool: String,
-}
-
 /// Looks at a tree while it runs.
-pub fn survey(_mechanism: &dyn Mechanism, request: Request) -> Result<Surveyed> {
-    Ok(Surveyed { request, refusals: Vec::new(), notes: Vec::new() })
+pub fn survey(request: Request) -> Result<Surveyed> {
+    let pids = survey::processes(&request)?;
+    let look = survey::look(&pids)?;
+    let (refusals, notes) = survey::judge(&request, &look)?;
+    Ok(Surveyed { request, refusals, notes, processes: pids.len() })
 }
 
 impl Surveyed {
     /// What stands in the way; empty: nothing does.
     pub fn refusals(&self) -> &[Refusal] {
-        &self.refusals
+        &self.refusals.0
     }
 
     /// What does not stand in the way but is worth knowing: ends outside of the tree and what becomes of them.
@@ -101,17 +103,28 @@ impl Surveyed {
         &self.notes
     }
 
-    /// Stops the tree; refuses when anything stands in the way.
+    /// How many processes there are.
+    pub fn processes(&self) -> usize {
+        self.processes
+    }
+
+    /// Stops the tree and looks again. Refuses when anything stands in the way, and lets the tree go on then.
     pub fn freeze(self, mechanism: &dyn Mechanism) -> Result<Stopped> {
+        if !self.refusals.0.is_empty() {
+            return Err(Error::Refused(self.refusals));
+        }
         let frozen = mechanism.freeze(self.request.scope, self.request.by)?;
-        Ok(Stopped { frozen })
+        Ok(Stopped { request: self.request, frozen })
     }
 }
 
 impl Stopped {
-    /// Reads everything. Large memory goes to the sink at once, the rest is kept until [`Pending::persist`].
-    pub fn capture(self, _sink: Box<dyn Sink>) -> Result<Captured> {
-        Ok(Captured { frozen: self.frozen, pending: Pending {} })
+    /// Reads everything. What does not fit the buffer goes to the sink at once, the rest is kept until
+    /// [`Pending::persist`].
+    pub fn capture(mut self, sink: Box<dyn Sink>) -> Result<Captured> {
+        let writer = ImageWriter::new(sink, Options { compression: self.request.compression })?;
+        let (writer, taken) = capture::capture(self.frozen.as_mut(), &self.request, writer)?;
+        Ok(Captured { frozen: self.frozen, pending: Pending { writer, taken } })
     }
 }
 
@@ -146,8 +159,23 @@ impl Held {
 }
 
 impl Pending {
-    /// Writes what is left, makes all of it durable and commits it.
-    pub fn persist(self, _origin: &Origin) -> Result<(Manifest, SnapshotId)> {
-        Err(crate::error::Error::Unsound("not here yet".to_owned()))
+    /// Writes what is left and makes all of it durable. `facts` holds what only the edge knows (versions, clocks, host);
+    /// processes and command are filled in here. It is not visible before [`Durable::commit`].
+    pub fn persist(self, facts: ManifestFacts) -> Result<Durable> {
+        let Self { mut writer, taken } = self;
+        for (id, at, bytes) in &taken.contents {
+            writer.pages(id.0, *at, bytes)?;
+        }
+        for frame in &taken.frames {
+            writer.frame(hdcr_image::Tag(frame.tag), frame.version, frame.id.0, &frame.body)?;
+        }
+        let facts = ManifestFacts {
+            processes: taken.processes,
+            command: taken.command,
+            root_pid: taken.root_pid,
+            needs: taken.needs,
+            ..facts
+        };
+        Ok(writer.persist(facts)?)
     }
 }

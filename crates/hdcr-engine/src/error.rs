@@ -123,7 +123,7 @@ pub enum Error {
     Mechanism(#[from] MechanismError),
     /// The container failed.
     #[error(transparent)]
-    Image(#[from] hdcr_image::Error),
+    Image(#[from] hdcr_image::ImageError),
     /// The image holds something that cannot be.
     #[error("the image is not sound: {0}")]
     Unsound(String),

@@ -6,15 +6,21 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+mod build;
 pub mod capture;
 pub mod checkpoint;
 pub mod error;
 pub mod ids;
 pub mod mechanism;
+mod memory;
 pub mod model;
+mod openfile;
+mod plan;
 pub mod procfs;
 pub mod regs;
 mod resource;
 pub mod restore;
+mod stored;
 pub mod survey;
 mod task;
+mod tree;

@@ -28,10 +28,7 @@ pub struct Deadline(pub Instant);
 
 /// What this mechanism can do on this kernel for this user; probed once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is an independent fact about the kernel, read by name"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent fact about the kernel, read by name")]
 pub struct Capabilities {
     /// `PTRACE_O_SUSPEND_SECCOMP` may be set.
     pub suspend_seccomp: bool,
@@ -286,6 +283,8 @@ pub trait Nursery: fmt::Debug {
     fn birth(&mut self, births: &[Birth]) -> Result<Vec<Tid>>;
     /// Runs each batch as its task: starts all, then awaits all.
     fn run(&mut self, work: &[(Tid, Batch)]) -> Result<Vec<Replies>>;
+    /// The rseq registration of a task, if any: a clone of the caller inherits the caller's.
+    fn rseq(&self, tid: Tid) -> Result<Option<Rseq>>;
     /// Reads memory of a task.
     fn read(&self, tid: Tid, at: RemotePtr, into: &mut [u8]) -> Result<()>;
     /// Writes memory of a task, all pieces; the mappings must be writable.

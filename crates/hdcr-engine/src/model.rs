@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use hdcr_image::Record;
+use hdcr_image::{Record, RecordError};
 
 use crate::error::{Error, Result};
 use crate::resource::FileView;
@@ -28,12 +28,17 @@ pub(crate) fn path_of(bytes: &[u8]) -> PathBuf {
 
 /// Decodes a frame's body.
 pub(crate) fn decode<R: Record>(version: u16, body: &[u8]) -> Result<R> {
-    R::decode(body, version).map_err(|error| Error::Unsound(format!("record {:#06x}: {error}", R::TAG.0)))
+    let newer = || RecordError::Newer { name: R::NAME, version, known: R::VERSION };
+    let record = if version > R::VERSION { Err(newer()) } else { R::decode(body, version) };
+    record.map_err(|error| Error::Unsound(error.to_string()))
 }
 
 /// The error for a line of `/proc` that is not as it should be.
 pub(crate) fn unreadable(view: &FileView, key: &str) -> Error {
-    Error::Changed { subject: format!("pid {}, fd {}", view.pid, view.fd), what: format!("no readable {key} in fdinfo") }
+    Error::Changed {
+        subject: format!("pid {}, fd {}", view.pid, view.fd),
+        what: format!("no readable {key} in fdinfo"),
+    }
 }
 
 /// The error for a task that did not answer a question.
@@ -47,15 +52,17 @@ pub(crate) const fn low32(word: u64) -> u32 {
     word as u32
 }
 
-/// The two functions of [`Record`] for a type that is its own prost message.
+/// The rest of [`Record`] for a type that is its own prost message: its name, and both ways.
 macro_rules! prost_record {
     () => {
-        fn encode(&self) -> Vec<u8> {
-            prost::Message::encode_to_vec(self)
+        const NAME: &'static str = module_path!();
+
+        fn encode(&self) -> std::result::Result<Vec<u8>, hdcr_image::RecordError> {
+            Ok(hdcr_image::encode_wire(self))
         }
 
-        fn decode(body: &[u8], version: u16) -> std::result::Result<Self, hdcr_image::RecordError> {
-            hdcr_image::decode_prost(Self::TAG, Self::VERSION, version, body)
+        fn decode(body: &[u8], _version: u16) -> std::result::Result<Self, hdcr_image::RecordError> {
+            hdcr_image::decode_wire(Self::NAME, body)
         }
     };
 }

@@ -17,7 +17,8 @@ pub fn read(pid: Pid, name: &str) -> Result<Vec<u8>> {
 
 /// Reads a file of `/proc/PID/task/TID`.
 pub fn read_thread(pid: Pid, tid: Tid, name: &str) -> Result<Vec<u8>> {
-    fs::read(format!("/proc/{pid}/task/{tid}/{name}")).map_err(Error::system("reading /proc", format!("task {tid}, {name}")))
+    fs::read(format!("/proc/{pid}/task/{tid}/{name}"))
+        .map_err(Error::system("reading /proc", format!("task {tid}, {name}")))
 }
 
 /// Reads a link of `/proc/PID`; its bytes need not be UTF-8.
@@ -34,7 +35,11 @@ pub fn path(pid: Pid, name: &str) -> PathBuf {
 
 /// Numbers of the entries of a directory such as `/proc/PID/fd` or `/proc/PID/task`, in order.
 pub fn numbers(pid: Pid, directory: &str) -> Result<Vec<i32>> {
-    let wrong = |e: io::Error| Error::System { operation: "listing /proc", subject: format!("process {pid}, {directory}"), source: e };
+    let wrong = |e: io::Error| Error::System {
+        operation: "listing /proc",
+        subject: format!("process {pid}, {directory}"),
+        source: e,
+    };
     let mut found = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/{directory}")).map_err(wrong)? {
         if let Some(number) = entry.map_err(wrong)?.file_name().to_str().and_then(|name| name.parse().ok()) {
@@ -95,7 +100,8 @@ fn parse_number(word: &str) -> Option<i64> {
 
 /// Reads and parses the `stat` of a process.
 pub fn stat(pid: Pid) -> Result<Stat> {
-    parse_stat(&read(pid, "stat")?).ok_or_else(|| Error::Changed { subject: format!("process {pid}"), what: "unreadable stat".into() })
+    parse_stat(&read(pid, "stat")?)
+        .ok_or_else(|| Error::Changed { subject: format!("process {pid}"), what: "unreadable stat".into() })
 }
 
 /// The `Key: value` lines of files such as `status` and `fdinfo`. Keys that appear several times keep every value.
@@ -166,6 +172,8 @@ pub struct MapLine {
     pub name: Vec<u8>,
     /// Two-letter codes of `VmFlags`.
     pub vm_flags: Vec<[u8; 2]>,
+    /// Memory protection key (pkeys(7)), 0: the usual one.
+    pub protection_key: u32,
 }
 
 impl MapLine {
@@ -187,6 +195,9 @@ pub fn parse_smaps(text: &[u8]) -> Option<Vec<MapLine>> {
         if let Some(flags) = line.strip_prefix(b"VmFlags:") {
             let codes = flags.split(|b| *b == b' ').filter_map(|code| <[u8; 2]>::try_from(code).ok());
             lines.last_mut()?.vm_flags = codes.collect();
+        } else if let Some(key) = line.strip_prefix(b"ProtectionKey:") {
+            let key = std::str::from_utf8(key).ok().and_then(|key| key.trim().parse().ok());
+            lines.last_mut()?.protection_key = key?;
         } else if line.first().is_some_and(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()) {
             lines.push(parse_map_line(line)?);
         }
@@ -220,6 +231,7 @@ fn parse_map_line(line: &[u8]) -> Option<MapLine> {
         inode,
         name: unescape(rest.get(name_start..)?),
         vm_flags: Vec::new(),
+        protection_key: 0,
     })
 }
 
@@ -229,7 +241,9 @@ fn unescape(name: &[u8]) -> Vec<u8> {
     let mut rest = name;
     while let Some((&first, tail)) = rest.split_first() {
         let escape = (first == b'\\').then(|| tail.get(..3)).flatten();
-        let value = escape.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        let value = escape
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
         match value {
             // A backslash itself is not escaped by seq_path, so only the newline is undone.
             Some(b'\n') => {
@@ -262,8 +276,8 @@ pub struct FdInfo {
 pub fn fd_info(pid: Pid, fd: Fd) -> Result<FdInfo> {
     let lines = KeyValues::parse(&read(pid, &format!("fdinfo/{fd}"))?);
     let fields = (|| Some((lines.number("pos")?, lines.octal("flags")?, lines.number("mnt_id")?)))();
-    let (pos, flags, mnt_id) =
-        fields.ok_or_else(|| Error::Changed { subject: format!("pid {pid}, fd {fd}"), what: "unreadable fdinfo".into() })?;
+    let (pos, flags, mnt_id) = fields
+        .ok_or_else(|| Error::Changed { subject: format!("pid {pid}, fd {fd}"), what: "unreadable fdinfo".into() })?;
     Ok(FdInfo { pos, flags, mnt_id, lines })
 }
 
@@ -290,13 +304,17 @@ mod tests {
     fn a_name_with_brackets_does_not_confuse_stat() {
         let stat = parse_stat(b"17 (a) b (c) S 1 17 17 34816 17 4194304 1 18446744073709551615\n").unwrap();
         assert_eq!(stat.comm, b"a) b (c");
-        assert_eq!((stat.state, stat.ppid, stat.pgid, stat.sid, stat.tty, stat.tty_pgrp), (b'S', Pid(1), 17, 17, 34816, 17));
+        assert_eq!(
+            (stat.state, stat.ppid, stat.pgid, stat.sid, stat.tty, stat.tty_pgrp),
+            (b'S', Pid(1), 17, 17, 34816, 17)
+        );
         assert_eq!(stat.field(11), Some(-1));
     }
 
     #[test]
     fn a_mapping_with_spaces_in_its_name() {
-        let text = b"7f0000000000-7f0000002000 rw-s 00001000 00:01 1042                       /memfd:a b\\012c (deleted)\n\
+        let text =
+            b"7f0000000000-7f0000002000 rw-s 00001000 00:01 1042                       /memfd:a b\\012c (deleted)\n\
                      Size:                  8 kB\nVmFlags: rd wr sh mr mw me ms sd \n";
         let lines = parse_smaps(text).unwrap();
         let line = lines.first().unwrap();

@@ -2,10 +2,7 @@
 
 /// General registers of an x86-64 thread. Field names are the kernel's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[expect(
-    missing_docs,
-    reason = "the fields are registers, named as the processor's manual names them"
-)]
+#[expect(missing_docs, reason = "the fields are registers, named as the processor's manual names them")]
 pub struct Regs {
     pub r15: u64,
     pub r14: u64,
@@ -35,4 +32,101 @@ pub struct Regs {
     pub es: u64,
     pub fs: u64,
     pub gs: u64,
+}
+
+impl Regs {
+    /// All registers in the order of `struct user_regs_struct`.
+    pub fn to_words(&self) -> [u64; 27] {
+        [
+            self.r15,
+            self.r14,
+            self.r13,
+            self.r12,
+            self.bp,
+            self.bx,
+            self.r11,
+            self.r10,
+            self.r9,
+            self.r8,
+            self.ax,
+            self.cx,
+            self.dx,
+            self.si,
+            self.di,
+            self.orig_ax,
+            self.ip,
+            self.cs,
+            self.flags,
+            self.sp,
+            self.ss,
+            self.fs_base,
+            self.gs_base,
+            self.ds,
+            self.es,
+            self.fs,
+            self.gs,
+        ]
+    }
+
+    /// From the registers in that order.
+    pub fn from_words(words: [u64; 27]) -> Self {
+        let [
+            r15,
+            r14,
+            r13,
+            r12,
+            bp,
+            bx,
+            r11,
+            r10,
+            r9,
+            r8,
+            ax,
+            cx,
+            dx,
+            si,
+            di,
+            orig_ax,
+            ip,
+            cs,
+            flags,
+            sp,
+            ss,
+            fs_base,
+            gs_base,
+            ds,
+            es,
+            fs,
+            gs,
+        ] = words;
+        Self {
+            r15,
+            r14,
+            r13,
+            r12,
+            bp,
+            bx,
+            r11,
+            r10,
+            r9,
+            r8,
+            ax,
+            cx,
+            dx,
+            si,
+            di,
+            orig_ax,
+            ip,
+            cs,
+            flags,
+            sp,
+            ss,
+            fs_base,
+            gs_base,
+            ds,
+            es,
+            fs,
+            gs,
+        }
+    }
 }

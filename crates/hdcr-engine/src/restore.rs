@@ -1,16 +1,60 @@
-//! What a kind has at hand while it restores.
+//! A restore from the image to the running tree, and what a kind has at hand while it restores.
+//!
+//! The order: open every file here; make empty tasks, stopped, in the right sessions and groups; map and fill their
+//! memory; put descriptors, facts, timers, signals, credentials in, stage by stage; then let all go at once. Until that
+//! last moment the death of the restoring process ends the whole tree, and files are as they were.
 
-use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
-use hdcr_image::Record;
+use hdcr_image::{ImageReader, Record, Tag};
+use nix::libc;
 
 use crate::batch::{Arg, Batch, OnError};
-use crate::error::{Error, Result};
+use crate::build;
+use crate::error::{Error, Refusal, Refusals, Result};
 use crate::ids::{Pid, Tid};
+use crate::mechanism::{Deadline, Mechanism, Parent};
 use crate::model::{self, ObjectId};
+use crate::openfile::OpenFileRecord;
+use crate::plan::{self, Step};
+use crate::resource;
+use crate::stored::{self, Model};
 use crate::task::Stage;
+
+/// What the restoring command asks for.
+#[derive(Debug)]
+pub struct Options {
+    /// Whose children the roots become: [`Parent::Caller`] or [`Parent::CallersParent`].
+    pub parent: Parent,
+    /// Standard input, output and error for what led out of the tree.
+    pub stdio: [OwnedFd; 3],
+    /// Old path prefixes and what they are now.
+    pub map_path: Vec<(PathBuf, PathBuf)>,
+    /// When to give up.
+    pub by: Deadline,
+}
+
+/// A tree that runs again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Restored {
+    /// The processes whose parent lies outside of the tree.
+    pub roots: Vec<Pid>,
+    /// All processes.
+    pub processes: usize,
+}
+
+/// A frame of an image in words, for `hdcr show`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ShownFrame {
+    /// The object.
+    pub id: u64,
+    /// The kind.
+    pub kind: String,
+    /// The record.
+    pub text: String,
+}
 
 /// The calls of one task in one stage, each with what it is for.
 #[derive(Debug, Default)]
@@ -57,6 +101,16 @@ pub(crate) struct StoredFrame {
     pub(crate) body: Vec<u8>,
 }
 
+/// Where the contents of objects come from.
+pub trait Contents: std::fmt::Debug {
+    /// The stored pieces of an object: byte offset and length, in order. What no piece covers is zeros.
+    fn pieces(&self, id: ObjectId) -> Vec<(u64, u64)>;
+    /// The stretches of an object that were found to hold only zeros, in order.
+    fn zeros(&self, id: ObjectId) -> Vec<(u64, u64)>;
+    /// Reads all stored pieces of an object in order and hands over each.
+    fn read(&self, id: ObjectId, each: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()>;
+}
+
 /// A restore in progress.
 #[derive(Debug)]
 pub struct Restore<'a> {
@@ -75,14 +129,10 @@ pub struct Restore<'a> {
     pub(crate) map_path: &'a [(PathBuf, PathBuf)],
     /// Descriptors of every open file: who holds it, and where.
     pub(crate) holders: BTreeMap<ObjectId, Vec<(Pid, i32)>>,
-}
-
-/// Where the contents of objects come from.
-pub trait Contents: std::fmt::Debug {
-    /// The stored pieces of an object: byte offset and length, in order. What no piece covers is zeros.
-    fn pieces(&self, id: ObjectId) -> Vec<(u64, u64)>;
-    /// Reads all stored pieces of an object in order and hands over each.
-    fn read(&self, id: ObjectId, each: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()>;
+    /// Service descriptors have this number or a higher one: above all that the tree uses.
+    pub(crate) base: i32,
+    /// Open files that are being made, against circles.
+    pub(crate) making: BTreeSet<ObjectId>,
 }
 
 impl Restore<'_> {
@@ -91,20 +141,54 @@ impl Restore<'_> {
         self.batches.entry((stage, task)).or_default()
     }
 
+    /// Whether an object has a record of this kind.
+    pub(crate) fn has<R: Record>(&self, id: ObjectId) -> bool {
+        self.frames.contains_key(&(R::TAG.0, id))
+    }
+
     /// The record of an object.
     pub(crate) fn record<R: Record>(&self, id: ObjectId) -> Result<R> {
         let frame = self.frames.get(&(R::TAG.0, id));
-        let frame = frame.ok_or_else(|| Error::Unsound(format!("{id} has no record {:#06x}", R::TAG.0)))?;
+        let frame = frame.ok_or_else(|| Error::Unsound(format!("{id} has no {} record", R::NAME)))?;
         model::decode(frame.version, &frame.body)
     }
 
     /// The open file with an id, made now if it has not been made yet.
-    pub(crate) fn open_file(&mut self, _id: ObjectId) -> Result<&OwnedFd> {
-        Err(Error::Unsound("not here yet".to_owned()))
+    pub(crate) fn open_file(&mut self, id: ObjectId) -> Result<&OwnedFd> {
+        if !self.made.contains_key(&id) {
+            let file = self.make(id)?;
+            self.made.insert(id, file);
+        }
+        self.made.get(&id).ok_or_else(|| Error::Unsound(format!("{id} was not made")))
+    }
+
+    fn make(&mut self, id: ObjectId) -> Result<OwnedFd> {
+        let unsound = |what: &str| Error::Unsound(format!("{id}: {what}"));
+        if !self.making.insert(id) {
+            return Err(unsound("it needs itself to be made"));
+        }
+        let common: OpenFileRecord = self.record(id)?;
+        let tag = u16::try_from(common.kind).map_err(|_| unsound("no such kind of file"))?;
+        let kind = resource::kind_with(Tag(tag)).ok_or_else(|| unsound("no such kind of file"))?;
+        let frame = self.frames.get(&(tag, id)).ok_or_else(|| unsound("an open file without its record"))?;
+        let file = (kind.restore)(self, id, frame.version, &frame.body)?;
+        let file = self.lift(file)?;
+        build::common(id, &file, &common)?;
+        self.making.remove(&id);
+        Ok(file)
+    }
+
+    /// A descriptor moved above all numbers that the tree uses.
+    pub(crate) fn lift(&self, file: OwnedFd) -> Result<OwnedFd> {
+        if file.as_raw_fd() >= self.base {
+            return Ok(file);
+        }
+        rustix::io::fcntl_dupfd_cloexec(file.as_fd(), self.base)
+            .map_err(Error::system("moving a descriptor up", self.base))
     }
 
     /// A path of the image as it is called now.
-    pub(crate) fn mapped(&self, path: &std::path::Path) -> PathBuf {
+    pub(crate) fn mapped(&self, path: &Path) -> PathBuf {
         for (old, new) in self.map_path {
             if let Ok(rest) = path.strip_prefix(old) {
                 return if rest.as_os_str().is_empty() { new.clone() } else { new.join(rest) };
@@ -113,3 +197,72 @@ impl Restore<'_> {
         path.to_owned()
     }
 }
+
+/// What stands in the way of restoring an image here and now, and what is worth knowing. Touches nothing.
+pub fn check(image: &ImageReader, options: &Options) -> Result<(Vec<Refusal>, Vec<Refusal>)> {
+    let model = stored::read(image)?;
+    plan::plan(&model.processes)?;
+    let (refusals, notes) = stored::check(&model, options.parent)?;
+    Ok((refusals.0, notes))
+}
+
+/// What an image holds, in words.
+pub fn show(image: &ImageReader) -> Result<Vec<ShownFrame>> {
+    Ok(stored::show(image))
+}
+
+/// Restores a tree. On an error nothing of it lives, and files are as they were.
+pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: Options) -> Result<Restored> {
+    let model = stored::read(image)?;
+    let steps = plan::plan(&model.processes)?;
+    let (refusals, _) = stored::check(&model, options.parent)?;
+    if !refusals.0.is_empty() {
+        return Err(Error::Refused(Refusals(refusals.0)));
+    }
+    let contents = stored::Pages { image };
+    let mut cx = build::context(&model, &contents, &options)?;
+    build::open_files(&mut cx, &model)?;
+    let spaces = build::spaces(&mut cx, &model)?;
+    build::facts(&mut cx, &model)?;
+    let mut works = build::Works::begin(mechanism, &model, &spaces, &options)?;
+    for step in births_of(&steps) {
+        works.step(&cx, step)?;
+    }
+    works.memory(&cx, &spaces)?;
+    for step in ends_of(&steps) {
+        works.step(&cx, step)?;
+    }
+    works.stages(&mut cx, &spaces)?;
+    for step in last_of(&steps) {
+        works.step(&cx, step)?;
+    }
+    works.release(&cx)?;
+    Ok(roots(&model))
+}
+
+fn roots(model: &Model) -> Restored {
+    let roots = model.processes.iter().filter(|process| process.parent.is_none() && !process.zombie());
+    Restored { roots: roots.map(|process| process.pid).collect(), processes: model.processes.len() }
+}
+
+fn births_of(steps: &[Step]) -> impl Iterator<Item = &Step> {
+    steps
+        .iter()
+        .filter(|step| matches!(step, Step::Birth { .. } | Step::StandIn { .. } | Step::Session(_) | Step::Group(..)))
+}
+
+fn ends_of(steps: &[Step]) -> impl Iterator<Item = &Step> {
+    steps.iter().filter(|step| matches!(step, Step::EndStandIn { .. } | Step::EndZombie(..)))
+}
+
+fn last_of(steps: &[Step]) -> impl Iterator<Item = &Step> {
+    steps.iter().filter(|step| matches!(step, Step::EndLeader(_)))
+}
+
+/// `clone(2)` flags of a thread.
+pub(crate) const THREAD_FLAGS: i32 = libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM;

@@ -1,5 +1,8 @@
 //! Safe wrappers over the Linux calls that rustix and nix lack. No state, and nothing that a caller must decide.
 
 pub mod ptrace;
+pub mod kcmp;
+pub mod owner;
+pub mod pagemap;
 pub mod task;
 pub mod wait;

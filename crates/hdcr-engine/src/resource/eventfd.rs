@@ -61,6 +61,6 @@ mod tests {
     #[test]
     fn the_record_comes_back_as_it_was() {
         let record = EventFdRecord { count: 42, semaphore: true };
-        assert_eq!(EventFdRecord::decode(&record.encode(), 1).unwrap(), record);
+        assert_eq!(EventFdRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
     }
 }

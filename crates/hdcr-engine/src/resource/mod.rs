@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 
-use hdcr_image::{Record, Tag};
+use hdcr_image::{KnownTag, Record, Tag};
 use rustix::fs::Stat;
 
 use crate::capture::Capture;
@@ -47,7 +47,11 @@ impl FileView {
         Refusal {
             code,
             object: object.to_owned(),
-            owner: crate::error::Owner { pid: Some(self.pid), fd: Some(self.fd), path: Some(crate::model::path_of(&self.link)) },
+            owner: crate::error::Owner {
+                pid: Some(self.pid),
+                fd: Some(self.fd),
+                path: Some(crate::model::path_of(&self.link)),
+            },
             cause: cause.to_owned(),
             remedy: remedy.to_owned(),
         }
@@ -76,6 +80,7 @@ pub(crate) trait FileKind {
 pub(crate) struct FileEntry {
     pub(crate) name: &'static str,
     pub(crate) tag: Tag,
+    pub(crate) version: u16,
     pub(crate) claims: fn(&FileView) -> bool,
     pub(crate) survey: fn(&mut Survey<'_>, &FileView) -> Result<()>,
     /// Captures and adds the frame with this id.
@@ -91,6 +96,7 @@ impl FileEntry {
         Self {
             name,
             tag: K::Record::TAG,
+            version: K::Record::VERSION,
             claims: K::claims,
             survey: K::survey,
             capture: |cx, id, view, file| {
@@ -129,6 +135,8 @@ macro_rules! kinds {
     };
 }
 
+pub(crate) mod backing;
+
 kinds! {
     eventfd::EventFd,
 }
@@ -141,4 +149,12 @@ pub(crate) fn kind_of(view: &FileView) -> Option<&'static FileEntry> {
 /// The kind with a tag.
 pub(crate) fn kind_with(tag: Tag) -> Option<&'static FileEntry> {
     FILES.iter().find(|kind| kind.tag == tag)
+}
+
+/// The records of shared objects, which several open files or mappings refer to.
+pub(crate) const OBJECTS: &[KnownTag] = &[KnownTag::of::<backing::BackingRecord>()];
+
+/// The number of the service descriptor that leads to a terminal of the tree, by its device number.
+pub(crate) fn terminal_of(_cx: &Restore<'_>, _device: u64) -> Option<i32> {
+    None
 }

@@ -142,6 +142,7 @@ pub(crate) type Answer = Box<dyn FnOnce(&mut Capture<'_>, ObjectId, &TaskView, &
 pub(crate) struct TaskEntry {
     pub(crate) name: &'static str,
     pub(crate) tag: Tag,
+    pub(crate) version: u16,
     pub(crate) site: Site,
     pub(crate) survey: fn(&mut Survey<'_>, &TaskView) -> Result<()>,
     pub(crate) ask: fn(&TaskView, &mut Batch) -> Answer,
@@ -155,6 +156,7 @@ impl TaskEntry {
         Self {
             name,
             tag: K::Record::TAG,
+            version: K::Record::VERSION,
             site: K::SITE,
             survey: K::survey,
             ask: |task, batch| {

@@ -1,0 +1,127 @@
+//! Reading an address space: its mappings, its places, its pages.
+
+use std::fs::File;
+use std::ops::Range;
+
+use hdcr_image::List;
+use hdcr_image::hdcr_layout::{Mapping, MappingKind};
+use hdcr_sys::pagemap::{self, Wanted};
+use nix::libc;
+
+use super::{MappingName, MmRecord, PAGE, advice_of, kind_of, overlap};
+use crate::batch::Replies;
+use crate::capture::Capture;
+use crate::error::{Error, Result};
+use crate::ids::{Pid, RemotePtr};
+use crate::model::ObjectId;
+use crate::procfs::{self, MapLine, Stat};
+use crate::resource::backing;
+
+/// Bytes read from a process at once: stays in the cache of a core.
+const PIECE: u64 = 1 << 20;
+
+/// Reads the lines of an address space. To be called before the first batch of this process, so that nothing of the
+/// mechanism's own is among them.
+pub(crate) fn lines(cx: &Capture<'_>, pid: Pid) -> Result<Vec<MapLine>> {
+    let text = procfs::read(pid, "smaps")?;
+    let lines = procfs::parse_smaps(&text);
+    let mut lines =
+        lines.ok_or_else(|| Error::Changed { subject: format!("process {pid}"), what: "unreadable smaps".into() })?;
+    let own = cx.frozen.own_ranges(pid);
+    lines.retain(|line| line.name != b"[vsyscall]" && !own.iter().any(|range| overlap(range, &line.range)));
+    Ok(lines)
+}
+
+/// The code that the kernel gave the process, as a digest. To be read before the first batch: that pokes into it.
+pub(crate) fn vdso_digest(cx: &Capture<'_>, pid: Pid, lines: &[MapLine]) -> Result<Vec<u8>> {
+    let Some(line) = lines.iter().find(|line| kind_of(line) == MappingKind::Vdso) else { return Ok(Vec::new()) };
+    let mut bytes = vec![0; usize::try_from(line.range.end - line.range.start).unwrap_or(0)];
+    cx.frozen.read(pid, RemotePtr(line.range.start), &mut bytes)?;
+    Ok(blake3::hash(&bytes).as_bytes().to_vec())
+}
+
+/// Adds the frames of an address space: mappings with the objects behind them, places, names.
+pub(crate) fn describe(cx: &mut Capture<'_>, pid: Pid, id: ObjectId, lines: &[MapLine], rest: MmRecord) -> Result<()> {
+    let mut mappings = Vec::with_capacity(lines.len());
+    let mut record = rest;
+    for line in lines {
+        let kind = kind_of(line);
+        let behind = matches!(kind, MappingKind::PrivateFile | MappingKind::SharedFile | MappingKind::SharedMemory);
+        let object = if behind { backing::capture(cx, pid, line)?.0 } else { 0 };
+        if let Some(name) = anonymous_name(&line.name) {
+            record.names.push(MappingName { start: line.range.start, name: name.to_vec() });
+        }
+        mappings.push(Mapping {
+            start: line.range.start,
+            end: line.range.end,
+            offset: if behind { line.offset } else { 0 },
+            vm_flags: advice_of(line),
+            object,
+            prot: prot_of(line),
+            map_flags: flags_of(line),
+            kind,
+        });
+    }
+    cx.frame(id, &List(mappings))?;
+    cx.frame(id, &record)
+}
+
+fn anonymous_name(name: &[u8]) -> Option<&[u8]> {
+    let inner = name.strip_prefix(b"[anon:").or_else(|| name.strip_prefix(b"[anon_shmem:"))?;
+    inner.strip_suffix(b"]")
+}
+
+fn prot_of(line: &MapLine) -> u32 {
+    let bits = [(b'r', libc::PROT_READ), (b'w', libc::PROT_WRITE), (b'x', libc::PROT_EXEC)];
+    bits.iter().filter(|(letter, _)| line.perms.contains(letter)).fold(0, |all, (_, bit)| all | bit.cast_unsigned())
+}
+
+fn flags_of(line: &MapLine) -> u32 {
+    let sharing = if line.shared() { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+    let grows = if line.has(b"gd") { libc::MAP_GROWSDOWN } else { 0 };
+    let reserve = if line.has(b"nr") { libc::MAP_NORESERVE } else { 0 };
+    let anonymous = if line.inode == 0 { libc::MAP_ANONYMOUS } else { 0 };
+    (sharing | grows | reserve | anonymous).cast_unsigned()
+}
+
+/// The places of `struct prctl_mm_map`, from `/proc/PID/stat` (proc(5), fields 26-28 and 45-51) and the break.
+pub(crate) fn places(stat: &Stat, brk: u64) -> Option<Vec<u64>> {
+    let at = |field: usize| stat.field(field).map(i64::cast_unsigned);
+    Some(vec![at(26)?, at(27)?, at(45)?, at(46)?, at(47)?, brk, at(28)?, at(48)?, at(49)?, at(50)?, at(51)?])
+}
+
+/// The result of the `brk(0)` that the flow has put into the first batch.
+pub(crate) fn brk_of(replies: &Replies, call: usize) -> Option<u64> {
+    replies.result(call).map(i64::cast_unsigned)
+}
+
+/// Reads all pages that belong to this address space alone.
+pub(crate) fn pages(cx: &mut Capture<'_>, pid: Pid, id: ObjectId, lines: &[MapLine]) -> Result<()> {
+    let pagemap =
+        File::open(procfs::path(pid, "pagemap")).map_err(Error::system("opening pagemap", format!("process {pid}")))?;
+    for line in lines {
+        let wanted = match kind_of(line) {
+            MappingKind::Anonymous => Wanted::Filled,
+            MappingKind::PrivateFile => Wanted::Anonymous,
+            MappingKind::SharedFile | MappingKind::SharedMemory | MappingKind::Vdso | MappingKind::Vvar => continue,
+        };
+        let runs = pagemap::scan(&pagemap, line.range.clone(), wanted)
+            .map_err(Error::system("scanning pages", format!("process {pid}")))?;
+        for run in runs {
+            read_run(cx, pid, id, run)?;
+        }
+    }
+    Ok(())
+}
+
+fn read_run(cx: &mut Capture<'_>, pid: Pid, id: ObjectId, run: Range<u64>) -> Result<()> {
+    let mut at = run.start;
+    while at < run.end {
+        let len = (run.end - at).min(PIECE - at % PIECE).max(PAGE);
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        cx.frozen.read(pid, RemotePtr(at), &mut bytes)?;
+        cx.content(id, at, bytes)?;
+        at += len;
+    }
+    Ok(())
+}

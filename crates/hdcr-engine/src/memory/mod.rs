@@ -1,0 +1,188 @@
+//! Address spaces: what the image keeps of one, and which mappings can be kept at all.
+//!
+//! Contents are the bulk path and have their own files: `capture.rs` reads them, `restore.rs` puts them back. Files and
+//! shared memory behind mappings are objects of their own (`resource/backing.rs`).
+
+pub(crate) mod capture;
+pub(crate) mod restore;
+
+use std::ops::Range;
+
+use hdcr_image::hdcr_layout::MappingKind;
+use hdcr_image::{Record, Tag};
+
+use crate::error::{Owner, Refusal};
+use crate::ids::Pid;
+use crate::model;
+use crate::procfs::MapLine;
+
+/// A page.
+pub(crate) const PAGE: u64 = 4096;
+/// The end of what a program can map with four-level page tables (arch/x86/include/asm/page_64_types.h).
+pub(crate) const END: u64 = 0x7fff_ffff_f000;
+
+/// A name of a mapping that is not a file's (`PR_SET_VMA_ANON_NAME`).
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct MappingName {
+    #[prost(uint64, tag = "1")]
+    pub(crate) start: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(crate) name: Vec<u8>,
+}
+
+/// What the image keeps of an address space besides its mappings and pages.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct MmRecord {
+    /// The first eleven fields of `struct prctl_mm_map` (linux/prctl.h), `start_code` first, `env_end` last.
+    #[prost(uint64, repeated, tag = "1")]
+    pub(crate) places: Vec<u64>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(crate) auxv: Vec<u8>,
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) names: Vec<MappingName>,
+    /// Digest of the code that the kernel gave the process.
+    #[prost(bytes = "vec", tag = "4")]
+    pub(crate) vdso_digest: Vec<u8>,
+    /// New mappings are locked (`mlockall(MCL_FUTURE)`): 0 no, 1 yes, 2 on fault.
+    #[prost(uint32, tag = "5")]
+    pub(crate) lock_future: u32,
+}
+
+impl Record for MmRecord {
+    const TAG: Tag = Tag(0x0110);
+    const VERSION: u16 = 1;
+    model::prost_record!();
+}
+
+/// Bits of [`hdcr_image::hdcr_layout::Mapping::vm_flags`]; never reused. The codes are those of `VmFlags` in `smaps`
+/// (fs/proc/task_mmu.c `show_smap_vma_flags`).
+pub(crate) const ADVICE: [([u8; 2], u64); 17] = [
+    (*b"sr", 1 << 0),
+    (*b"rr", 1 << 1),
+    (*b"dc", 1 << 2),
+    (*b"wf", 1 << 3),
+    (*b"dd", 1 << 4),
+    (*b"hg", 1 << 5),
+    (*b"nh", 1 << 6),
+    (*b"mg", 1 << 7),
+    (*b"lo", 1 << 8),
+    (*b"lf", 1 << 9),
+    (*b"ac", 1 << 10),
+    (*b"nr", 1 << 11),
+    (*b"sl", 1 << 12),
+    (*b"mw", 1 << 13),
+    (*b"dp", 1 << 14),
+    (*b"gd", 1 << 15),
+    (*b"ht", 1 << 16),
+];
+
+/// The bit of a code.
+pub(crate) const fn bit(code: [u8; 2]) -> u64 {
+    let mut at = 0;
+    while at < ADVICE.len() {
+        let (known, bit) = ADVICE[at];
+        if known[0] == code[0] && known[1] == code[1] {
+            return bit;
+        }
+        at += 1;
+    }
+    0
+}
+
+/// Codes that say nothing that has to be put back by itself: permissions, what the kernel sets for a kind of mapping.
+const IMPLIED: [[u8; 2]; 13] =
+    [*b"rd", *b"wr", *b"ex", *b"sh", *b"mr", *b"me", *b"ms", *b"sd", *b"mm", *b"de", *b"pf", *b"io", *b"??"];
+
+/// What a line of `smaps` is.
+pub(crate) fn kind_of(line: &MapLine) -> MappingKind {
+    match line.name.as_slice() {
+        b"[vdso]" => MappingKind::Vdso,
+        name if name.starts_with(b"[vvar") => MappingKind::Vvar,
+        _ if line.inode == 0 => MappingKind::Anonymous,
+        _ if !line.shared() => MappingKind::PrivateFile,
+        name if is_shared_memory(name) => MappingKind::SharedMemory,
+        _ => MappingKind::SharedFile,
+    }
+}
+
+fn is_shared_memory(name: &[u8]) -> bool {
+    [b"/memfd:".as_slice(), b"/dev/zero (deleted)", b"/SYSV", b"[anon_shmem:"]
+        .iter()
+        .any(|start| name.starts_with(start))
+}
+
+/// Why a mapping cannot be kept, if it cannot.
+pub(crate) fn obstacle(pid: Pid, line: &MapLine) -> Option<Refusal> {
+    if matches!(kind_of(line), MappingKind::Vdso | MappingKind::Vvar) || line.name == b"[vsyscall]" {
+        return None;
+    }
+    let refuse = |code, cause: &str, remedy: &str| {
+        Some(Refusal {
+            code,
+            object: format!("mapping {:#x}-{:#x}", line.range.start, line.range.end),
+            owner: Owner {
+                pid: Some(pid),
+                fd: None,
+                path: (!line.name.is_empty()).then(|| model::path_of(&line.name)),
+            },
+            cause: cause.to_owned(),
+            remedy: remedy.to_owned(),
+        })
+    };
+    let has = |code: &[u8; 2]| line.has(code);
+    if has(b"um") || has(b"uw") || has(b"ui") {
+        return refuse(
+            "mapping-userfaultfd",
+            "it is registered with a userfaultfd of the program's own",
+            "wait until the program has closed it",
+        );
+    }
+    if has(b"io") || has(b"pf") {
+        return refuse("mapping-device", "it shows the memory of a device", "close the device before the checkpoint");
+    }
+    if has(b"ss") {
+        return refuse(
+            "mapping-shadow-stack",
+            "shadow stacks cannot be made again from outside",
+            "run the program with shadow stacks off",
+        );
+    }
+    if has(b"ht") {
+        return refuse(
+            "mapping-hugetlb",
+            "huge pages of hugetlbfs are not supported yet",
+            "use transparent huge pages",
+        );
+    }
+    if line.protection_key != 0 {
+        return refuse("mapping-protection-key", "it has a memory protection key", "run the program without pkeys(7)");
+    }
+    if line.name.starts_with(b"/[aio]") {
+        return refuse(
+            "aio-context",
+            "it is the ring of an asynchronous input/output context",
+            "let the program destroy it (io_destroy) first",
+        );
+    }
+    if line.name.starts_with(b"anon_inode:") || line.name.starts_with(b"/anon_inode:") {
+        return refuse(
+            "mapping-anon-inode",
+            "it belongs to a kernel object that cannot be kept",
+            "close that object before the checkpoint",
+        );
+    }
+    let known = |code: &[u8; 2]| IMPLIED.contains(code) || ADVICE.iter().any(|(known, _)| known == code);
+    let unknown = line.vm_flags.iter().find(|code| !known(code))?;
+    let name = String::from_utf8_lossy(unknown);
+    refuse("mapping-flag", &format!("its flag \"{name}\" is not known to HDCR"), "update HDCR, or report the flag")
+}
+
+/// The bits of a line's codes.
+pub(crate) fn advice_of(line: &MapLine) -> u64 {
+    ADVICE.iter().filter(|(code, _)| line.has(code)).fold(0, |bits, (_, bit)| bits | bit)
+}
+
+/// Whether two ranges have an address in common.
+pub(crate) fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
+    a.start < b.end && b.start < a.end
+}

@@ -1,0 +1,355 @@
+//! Making an address space again, from outside: batches that map, pages written by the engine, batches that protect.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use hdcr_image::List;
+use hdcr_image::hdcr_layout::{Mapping, MappingKind};
+use nix::libc;
+
+use super::{END, MmRecord, bit};
+use crate::batch::Arg;
+use crate::error::{Error, Result};
+use crate::ids::{RemotePtr, Tid};
+use crate::mechanism::Nursery;
+use crate::model::ObjectId;
+use crate::procfs::MapLine;
+use crate::resource::backing;
+use crate::restore::{Restore, TaskBatch};
+
+/// `MAP_FIXED_NOREPLACE` of Linux 4.17.
+const NO_REPLACE: i32 = 0x10_0000;
+/// Pages are written in pieces of this many at most, by several in one call.
+const WRITE_LIMIT: usize = 4 << 20;
+
+/// An address space as the image describes it.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredMm {
+    pub(crate) id: ObjectId,
+    pub(crate) mappings: Vec<Mapping>,
+    pub(crate) record: MmRecord,
+    /// Addresses of the stored pages, in order.
+    filled: Vec<Range<u64>>,
+}
+
+/// What the kernel gives every process, where it lies in a task that is being restored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Parked {
+    /// Mappings `[vvar]`, `[vvar_vclock]`, `[vdso]`, in order of address.
+    pub(crate) pieces: Vec<(MappingKind, Range<u64>)>,
+}
+
+/// Reads an address space's frames and checks them.
+pub(crate) fn stored(cx: &Restore<'_>, id: ObjectId) -> Result<StoredMm> {
+    let List(mappings) = cx.record::<List<Mapping>>(id)?;
+    let record: MmRecord = cx.record(id)?;
+    let mut end = 0;
+    for mapping in &mappings {
+        if mapping.start < end || mapping.end > END {
+            return Err(Error::Unsound(format!(
+                "{id}: mappings overlap or leave the address space at {:#x}",
+                mapping.start
+            )));
+        }
+        end = mapping.end;
+    }
+    if record.places.len() != 11 {
+        return Err(Error::Unsound(format!("{id}: {} places instead of 11", record.places.len())));
+    }
+    let pieces = cx.contents.pieces(id).into_iter().chain(cx.contents.zeros(id));
+    let mut filled: Vec<Range<u64>> = pieces.map(|(at, len)| at..at.saturating_add(len)).collect();
+    filled.sort_by_key(|range| range.start);
+    Ok(StoredMm { id, mappings, record, filled })
+}
+
+/// All calls that empty an address space of everything but the service region, and bring the kernel's own mappings to the
+/// parking place.
+pub(crate) fn empty(batch: &mut TaskBatch, lines: &[MapLine], keep: &Range<u64>, parked: &Parked) {
+    let own: Vec<&MapLine> = lines.iter().filter(|line| is_kernels(line)).collect();
+    // Everything else first: the parking place may be in use by the restoring program itself.
+    let mut holes: Vec<Range<u64>> = own.iter().map(|line| line.range.clone()).chain([keep.clone()]).collect();
+    holes.sort_by_key(|range| range.start);
+    let mut at = 0;
+    for hole in holes.into_iter().chain([END..END]) {
+        if at < hole.start {
+            batch.call("emptying the address space", libc::SYS_munmap, &[Arg::Value(at), Arg::Value(hole.start - at)]);
+        }
+        at = hole.end;
+    }
+    for (line, (_, to)) in own.iter().zip(&parked.pieces) {
+        relocate(batch, &line.range, to.start);
+    }
+}
+
+/// Whether a mapping is one that the kernel gives every process.
+pub(crate) fn is_kernels(line: &MapLine) -> bool {
+    matches!(super::kind_of(line), MappingKind::Vdso | MappingKind::Vvar)
+}
+
+/// Moves a mapping.
+fn relocate(batch: &mut TaskBatch, from: &Range<u64>, to: u64) {
+    if from.start == to {
+        return;
+    }
+    let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED).cast_unsigned();
+    let len = from.end - from.start;
+    let args = [Arg::Value(from.start), Arg::Value(len), Arg::Value(len), Arg::Value(flags.into()), Arg::Value(to)];
+    batch.call("moving the vdso", libc::SYS_mremap, &args);
+}
+
+/// All calls that map an address space. `descriptors` gives the number of the service descriptor of an object.
+pub(crate) fn map(
+    batch: &mut TaskBatch,
+    mm: &StoredMm,
+    parked: &Parked,
+    descriptors: &BTreeMap<u64, i32>,
+) -> Result<()> {
+    place_kernels(batch, mm, parked)?;
+    for mapping in &mm.mappings {
+        if matches!(mapping.kind, MappingKind::Vdso | MappingKind::Vvar) {
+            continue;
+        }
+        let fd = match mapping.object {
+            0 => -1,
+            object => {
+                *descriptors.get(&object).ok_or_else(|| Error::Unsound(format!("{}: no object {object}", mm.id)))?
+            }
+        };
+        let flags = mapping.map_flags.cast_signed() | NO_REPLACE;
+        let args = [
+            Arg::Value(mapping.start),
+            Arg::Value(mapping.end - mapping.start),
+            Arg::Value(first_prot(mm, mapping).into()),
+            Arg::from(flags),
+            Arg::from(fd),
+            Arg::Value(mapping.offset),
+        ];
+        batch.call("mapping memory", libc::SYS_mmap, &args);
+    }
+    Ok(())
+}
+
+/// The vdso goes to its place, or away when the program had none.
+fn place_kernels(batch: &mut TaskBatch, mm: &StoredMm, parked: &Parked) -> Result<()> {
+    let stored: Vec<&Mapping> =
+        mm.mappings.iter().filter(|m| matches!(m.kind, MappingKind::Vdso | MappingKind::Vvar)).collect();
+    if stored.is_empty() {
+        for (_, range) in &parked.pieces {
+            let len = range.end - range.start;
+            batch.call("removing the vdso", libc::SYS_munmap, &[Arg::Value(range.start), Arg::Value(len)]);
+        }
+        return Ok(());
+    }
+    let same = stored.len() == parked.pieces.len()
+        && stored
+            .iter()
+            .zip(&parked.pieces)
+            .all(|(m, (kind, range))| m.kind == *kind && m.end - m.start == range.end - range.start);
+    if !same {
+        return Err(Error::Unsound(format!("{}: the kernel's own mappings have another shape than here", mm.id)));
+    }
+    for (mapping, (_, range)) in stored.iter().zip(&parked.pieces) {
+        relocate(batch, range, mapping.start);
+    }
+    Ok(())
+}
+
+/// The protection that a mapping is made with. Private memory that was writable once (`VM_ACCOUNT`, mm/mmap.c) or has
+/// pages of its own is made writable, so that pages can be written and the kernel accounts for it as it did.
+fn first_prot(mm: &StoredMm, mapping: &Mapping) -> u32 {
+    let accounted = mapping.vm_flags & bit(*b"ac") != 0;
+    if private(mapping) && (accounted || mm.has_pages(mapping)) {
+        mapping.prot | (libc::PROT_READ | libc::PROT_WRITE).cast_unsigned()
+    } else {
+        mapping.prot
+    }
+}
+
+fn private(mapping: &Mapping) -> bool {
+    matches!(mapping.kind, MappingKind::Anonymous | MappingKind::PrivateFile)
+        && mapping.map_flags & libc::MAP_SHARED.cast_unsigned() == 0
+}
+
+impl StoredMm {
+    /// Whether the image holds pages of this mapping.
+    fn has_pages(&self, mapping: &Mapping) -> bool {
+        let first = self.filled.partition_point(|range| range.end <= mapping.start);
+        self.filled.get(first).is_some_and(|range| range.start < mapping.end)
+    }
+}
+
+/// Writes the pages of an address space, several pieces a call.
+pub(crate) fn fill(cx: &Restore<'_>, nursery: &mut dyn Nursery, tid: Tid, mm: &StoredMm) -> Result<()> {
+    let mut waiting: Vec<(u64, Vec<u8>)> = Vec::new();
+    let mut bytes_waiting = 0;
+    cx.contents.read(mm.id, &mut |at, bytes| {
+        let end = at.checked_add(bytes.len() as u64);
+        if !end.is_some_and(|end| covered(mm, at..end)) {
+            return Err(Error::Unsound(format!("{}: pages at {at:#x} lie in no mapping of their own", mm.id)));
+        }
+        waiting.push((at, bytes.to_vec()));
+        bytes_waiting += bytes.len();
+        if bytes_waiting >= WRITE_LIMIT {
+            write_all(nursery, tid, &mut waiting)?;
+            bytes_waiting = 0;
+        }
+        Ok(())
+    })?;
+    write_all(nursery, tid, &mut waiting)?;
+    clear(cx, nursery, tid, mm)
+}
+
+/// Writes the zeros that a file mapping needs: fresh anonymous memory has them by itself.
+fn clear(cx: &Restore<'_>, nursery: &mut dyn Nursery, tid: Tid, mm: &StoredMm) -> Result<()> {
+    let zeros = vec![0; 1 << 16];
+    for (start, len) in cx.contents.zeros(mm.id) {
+        let end = start.saturating_add(len);
+        if !covered(mm, start..end) {
+            return Err(Error::Unsound(format!("{}: zeros at {start:#x} lie in no mapping of their own", mm.id)));
+        }
+        for mapping in
+            mm.mappings.iter().filter(|m| m.kind == MappingKind::PrivateFile && m.start < end && start < m.end)
+        {
+            let mut at = mapping.start.max(start);
+            while at < mapping.end.min(end) {
+                let len = usize::try_from(mapping.end.min(end) - at).unwrap_or(zeros.len()).min(zeros.len());
+                nursery.write(tid, &[(RemotePtr(at), zeros.get(..len).unwrap_or_default())])?;
+                at += len as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether every page of a range lies in a mapping whose pages the image may hold.
+fn covered(mm: &StoredMm, range: Range<u64>) -> bool {
+    let mut at = range.start;
+    let first = mm.mappings.partition_point(|mapping| mapping.end <= at);
+    for mapping in mm.mappings.iter().skip(first) {
+        if mapping.start > at || !private(mapping) {
+            return false;
+        }
+        at = mapping.end;
+        if at >= range.end {
+            return true;
+        }
+    }
+    false
+}
+
+fn write_all(nursery: &mut dyn Nursery, tid: Tid, waiting: &mut Vec<(u64, Vec<u8>)>) -> Result<()> {
+    let pieces: Vec<(RemotePtr, &[u8])> =
+        waiting.iter().map(|(at, bytes)| (RemotePtr(*at), bytes.as_slice())).collect();
+    if !pieces.is_empty() {
+        nursery.write(tid, &pieces)?;
+    }
+    waiting.clear();
+    Ok(())
+}
+
+/// All calls that give mappings their true protection, advice, locks and names, once their pages are there.
+pub(crate) fn protect(batch: &mut TaskBatch, mm: &StoredMm) {
+    for mapping in &mm.mappings {
+        if matches!(mapping.kind, MappingKind::Vdso | MappingKind::Vvar) {
+            continue;
+        }
+        let place = [Arg::Value(mapping.start), Arg::Value(mapping.end - mapping.start)];
+        if first_prot(mm, mapping) != mapping.prot {
+            batch.call("protecting memory", libc::SYS_mprotect, &[place[0], place[1], Arg::Value(mapping.prot.into())]);
+        }
+        for (code, advice) in MADVICE {
+            if mapping.vm_flags & bit(code) != 0
+                && !(code == *b"nh" && mapping.map_flags & libc::MAP_STACK.cast_unsigned() != 0)
+            {
+                batch.call("advising on memory", libc::SYS_madvise, &[place[0], place[1], Arg::from(advice)]);
+            }
+        }
+    }
+    for name in &mm.record.names {
+        let Some(mapping) = mm.mappings.iter().find(|mapping| mapping.start == name.start) else { continue };
+        let text = batch.batch.c_string(&name.name);
+        let args = [
+            Arg::from(PR_SET_VMA),
+            Arg::Value(0),
+            Arg::Value(mapping.start),
+            Arg::Value(mapping.end - mapping.start),
+            Arg::Data(text),
+        ];
+        batch.try_call("naming memory", libc::SYS_prctl, &args);
+    }
+}
+
+/// Locks and seals: after all that may still change the mapping.
+pub(crate) fn lock(batch: &mut TaskBatch, mm: &StoredMm) {
+    for mapping in &mm.mappings {
+        let place = [Arg::Value(mapping.start), Arg::Value(mapping.end - mapping.start)];
+        if mapping.vm_flags & bit(*b"lo") != 0 {
+            let on_fault = u64::from(mapping.vm_flags & bit(*b"lf") != 0);
+            batch.call("locking memory", libc::SYS_mlock2, &[place[0], place[1], Arg::Value(on_fault)]);
+        }
+    }
+    if mm.record.lock_future != 0 {
+        let on_fault = if mm.record.lock_future == 2 { libc::MCL_ONFAULT } else { 0 };
+        batch.call("locking future memory", libc::SYS_mlockall, &[Arg::from(libc::MCL_FUTURE | on_fault)]);
+    }
+    for mapping in mm.mappings.iter().filter(|mapping| mapping.vm_flags & bit(*b"sl") != 0) {
+        if !matches!(mapping.kind, MappingKind::Vdso | MappingKind::Vvar) {
+            batch.call(
+                "sealing memory",
+                SYS_MSEAL,
+                &[Arg::Value(mapping.start), Arg::Value(mapping.end - mapping.start), Arg::Value(0)],
+            );
+        }
+    }
+}
+
+/// `PR_SET_VMA` of linux/prctl.h (Linux 5.17).
+const PR_SET_VMA: i32 = 0x5356_4d41;
+/// `mseal(2)`, Linux 6.10.
+const SYS_MSEAL: i64 = 462;
+
+/// Advice by code (asm-generic/mman-common.h).
+const MADVICE: [([u8; 2], i32); 8] = [
+    (*b"sr", libc::MADV_SEQUENTIAL),
+    (*b"rr", libc::MADV_RANDOM),
+    (*b"dc", libc::MADV_DONTFORK),
+    (*b"wf", libc::MADV_WIPEONFORK),
+    (*b"dd", libc::MADV_DONTDUMP),
+    (*b"hg", libc::MADV_HUGEPAGE),
+    (*b"nh", libc::MADV_NOHUGEPAGE),
+    (*b"mg", libc::MADV_MERGEABLE),
+];
+
+/// The objects behind the mappings of an address space, opened, with the numbers of their descriptors.
+pub(crate) fn open_backing(cx: &mut Restore<'_>, mm: &StoredMm) -> Result<BTreeMap<u64, i32>> {
+    let mut writable: BTreeMap<u64, bool> = BTreeMap::new();
+    for mapping in mm.mappings.iter().filter(|mapping| mapping.object != 0) {
+        let shared = mapping.map_flags & libc::MAP_SHARED.cast_unsigned() != 0;
+        let may_write = shared && mapping.vm_flags & bit(*b"mw") != 0;
+        *writable.entry(mapping.object).or_default() |= may_write;
+    }
+    let mut numbers = BTreeMap::new();
+    for (object, may_write) in writable {
+        numbers.insert(object, backing::restore(cx, ObjectId(object), may_write)?);
+    }
+    Ok(numbers)
+}
+
+/// Calls of the leader that set the places of the program: break, arguments, environment, auxiliary vector, `exe`.
+pub(crate) fn set_places(batch: &mut TaskBatch, mm: &StoredMm, exe: i32) {
+    let auxv = batch.bytes(&mm.record.auxv);
+    let map = batch.room(104);
+    for (index, place) in mm.record.places.iter().enumerate() {
+        batch.put(map + index * 8, &place.to_le_bytes());
+    }
+    batch.batch.pointer(map + 88, auxv);
+    batch.put(map + 96, &u32::try_from(mm.record.auxv.len()).unwrap_or(0).to_le_bytes());
+    batch.put(map + 100, &exe.to_le_bytes());
+    let args = [Arg::from(libc::PR_SET_MM), Arg::from(libc::PR_SET_MM_MAP), Arg::Data(map), Arg::Value(104)];
+    batch.call("setting the places of the program", libc::SYS_prctl, &args);
+}
+
+/// Names that the kernel gives by place alone say nothing that has to be put back.
+pub(crate) fn ranges(mm: &StoredMm) -> Vec<Range<u64>> {
+    mm.mappings.iter().map(|mapping| mapping.start..mapping.end).collect()
+}

@@ -1,0 +1,166 @@
+//! Open files of a whole tree: which descriptors lead to the same one, and what every kind of them has.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use hdcr_image::hdcr_layout::DescriptorEntry;
+use hdcr_image::{List, Record, Tag};
+use hdcr_sys::kcmp::{self, Kind};
+use hdcr_sys::owner;
+use nix::libc;
+
+use crate::capture::{Capture, OpenFile};
+use crate::error::{Error, Result};
+use crate::ids::{Fd, Pid};
+use crate::model::{self, ObjectId};
+use crate::procfs;
+use crate::resource::{self, FileView};
+
+/// What every open file has, of whatever kind.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct OpenFileRecord {
+    /// Status flags (`O_APPEND`, `O_NONBLOCK`, ...) and access mode.
+    #[prost(uint64, tag = "1")]
+    pub(crate) flags: u64,
+    /// Tag of the frame that says the rest.
+    #[prost(uint32, tag = "2")]
+    pub(crate) kind: u32,
+    /// `f_owner_ex`, 0, 0: nobody is told.
+    #[prost(int32, tag = "3")]
+    pub(crate) owner_kind: i32,
+    #[prost(int32, tag = "4")]
+    pub(crate) owner_pid: i32,
+    /// `F_GETSIG`.
+    #[prost(int32, tag = "5")]
+    pub(crate) signal: i32,
+}
+
+impl Record for OpenFileRecord {
+    const TAG: Tag = Tag(0x0103);
+    const VERSION: u16 = 1;
+    model::prost_record!();
+}
+
+/// All descriptors of a process as `/proc` shows them. What is closed while we look is left out: the look under the freeze
+/// is the one that counts.
+pub(crate) fn views(pid: Pid) -> Result<Vec<FileView>> {
+    let mut views = Vec::new();
+    for number in procfs::numbers(pid, "fd")? {
+        match view(pid, Fd(number)) {
+            Ok(view) => views.push(view),
+            Err(_) if procfs::link(pid, &format!("fd/{number}")).is_err() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(views)
+}
+
+fn view(pid: Pid, fd: Fd) -> Result<FileView> {
+    let name = format!("fd/{fd}");
+    let stat = rustix::fs::stat(procfs::path(pid, &name));
+    Ok(FileView {
+        pid,
+        fd,
+        link: procfs::link(pid, &name)?,
+        info: procfs::fd_info(pid, fd)?,
+        stat: stat.map_err(Error::system("looking at a descriptor", format!("pid {pid}, fd {fd}")))?,
+    })
+}
+
+/// Puts descriptors that lead to the same open file together (`kcmp`), and gives each file a number.
+pub(crate) fn group(cx: &mut Capture<'_>, views: Vec<FileView>) -> Result<()> {
+    type Look = (Vec<u8>, u64, u64, u64);
+    let mut buckets: BTreeMap<Look, Vec<usize>> = BTreeMap::new();
+    for view in views {
+        let look = (view.link.clone(), view.info.flags & !cloexec(), view.info.pos, view.stat.st_ino);
+        let bucket = buckets.entry(look).or_default();
+        match find(&cx.files, bucket, &view)? {
+            Ok(known) => {
+                if let Some(file) = cx.files.get_mut(known) {
+                    file.holders.push((view.pid, view.fd));
+                }
+            }
+            Err(place) => {
+                let id = cx.new_id();
+                bucket.insert(place, cx.files.len());
+                cx.by_inode.entry(view.stat.st_ino).or_default().push(cx.files.len());
+                cx.files.push(OpenFile { id, holders: vec![(view.pid, view.fd)], view });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Binary search by the order that `kcmp` gives: the place of the file, or where it belongs.
+fn find(files: &[OpenFile], bucket: &[usize], view: &FileView) -> Result<std::result::Result<usize, usize>> {
+    let (mut low, mut high) = (0, bucket.len());
+    while low < high {
+        let middle = low.midpoint(high);
+        let Some((index, other)) = bucket.get(middle).and_then(|index| Some((*index, files.get(*index)?))) else {
+            break;
+        };
+        let kind = Kind::File { a: view.fd.0, b: other.view.fd.0 };
+        let order = kcmp::kcmp(view.pid.0, other.view.pid.0, kind);
+        match order.map_err(Error::system("comparing descriptors", format!("pid {}, fd {}", view.pid, view.fd)))? {
+            Ordering::Equal => return Ok(Ok(index)),
+            Ordering::Less => high = middle,
+            Ordering::Greater => low = middle + 1,
+        }
+    }
+    Ok(Err(low))
+}
+
+/// Captures every open file of the tree, and the table of every process.
+pub(crate) fn capture(cx: &mut Capture<'_>, processes: &[(Pid, ObjectId)]) -> Result<()> {
+    let files = cx.files.clone();
+    let mut tables: BTreeMap<Pid, Vec<DescriptorEntry>> = BTreeMap::new();
+    for file in &files {
+        let view = &file.view;
+        let duplicate = cx.frozen.descriptor(view.pid, view.fd)?;
+        let kind = resource::kind_of(view).ok_or_else(|| Error::Changed {
+            subject: format!("pid {}, fd {}", view.pid, view.fd),
+            what: format!("it leads to {} now", String::from_utf8_lossy(&view.link)),
+        })?;
+        (kind.capture)(cx, file.id, view, &duplicate)?;
+        cx.frame(file.id, &common(view, kind.tag, &duplicate)?)?;
+        for (pid, fd) in &file.holders {
+            let close =
+                if *pid == view.pid && *fd == view.fd { view.info.flags } else { procfs::fd_info(*pid, *fd)?.flags };
+            let flags = if close & cloexec() != 0 { 1 } else { 0 };
+            tables.entry(*pid).or_default().push(DescriptorEntry { object: file.id.0, fd: fd.0, flags });
+        }
+    }
+    for (pid, id) in processes {
+        let mut table = tables.remove(pid).unwrap_or_default();
+        table.sort_by_key(|entry| entry.fd);
+        cx.frame(*id, &List(table))?;
+    }
+    Ok(())
+}
+
+fn common(view: &FileView, kind: Tag, file: &OwnedFd) -> Result<OpenFileRecord> {
+    let path_only = view.info.flags & path_flag() != 0;
+    let (owner, signal) = if path_only { (owner::Owner::default(), 0) } else { told(view, file)? };
+    Ok(OpenFileRecord {
+        flags: view.info.flags & !cloexec(),
+        kind: kind.0.into(),
+        owner_kind: owner.kind,
+        owner_pid: owner.pid,
+        signal,
+    })
+}
+
+fn told(view: &FileView, file: &OwnedFd) -> Result<(owner::Owner, i32)> {
+    owner::get(file).map_err(Error::system("asking for the owner", format!("pid {}, fd {}", view.pid, view.fd)))
+}
+
+/// `O_CLOEXEC` as fdinfo shows it.
+pub(crate) fn cloexec() -> u64 {
+    u64::from(libc::O_CLOEXEC.unsigned_abs())
+}
+
+/// `O_PATH`.
+pub(crate) fn path_flag() -> u64 {
+    u64::from(libc::O_PATH.unsigned_abs())
+}

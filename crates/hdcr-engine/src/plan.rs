@@ -1,0 +1,247 @@
+//! The order in which a tree is born: pure, from who is whose child, in which session and group, to steps.
+//!
+//! A session can only be entered by birth, so a member is cloned by a task that is in it at that moment: its parent
+//! before or after the parent's own `setsid`, a sibling with `CLONE_PARENT`, or a stand-in that takes the number of a dead
+//! leader. Groups are joined afterwards, leaders first; a stand-in keeps the number of a dead group leader meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hdcr_image::hdcr_layout::TaskState;
+
+use crate::error::{Error, Result};
+use crate::ids::{Pid, Tid};
+use crate::mechanism::End;
+use crate::tree::{Leader, StoredProcess};
+
+/// Who makes a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Maker {
+    /// The restoring process; the child's parent is what the caller of the restore asked for.
+    Restorer,
+    /// A task, as its own child.
+    Parent(Tid),
+    /// A task, as its sibling.
+    Sibling(Tid),
+}
+
+/// One step of the birth of a tree.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    /// A process of the tree is made; its threads follow at once.
+    Birth {
+        /// Its number.
+        pid: Pid,
+        /// By whom.
+        maker: Maker,
+        /// Signal to the parent at its end; 0 with [`Maker::Sibling`], which takes the sibling's.
+        exit_signal: i32,
+    },
+    /// A stand-in with this number is made.
+    StandIn {
+        /// Its number, that of a dead leader.
+        pid: Pid,
+        /// By whom.
+        maker: Maker,
+    },
+    /// The process begins a session.
+    Session(Pid),
+    /// The process enters a group of its session, or begins it when the number is its own.
+    Group(Pid, i32),
+    /// The stand-in has done its duty: it ends, and its parent (if that is a task of the tree) reaps it.
+    EndStandIn {
+        /// The stand-in.
+        pid: Pid,
+        /// Who reaps it; `None`: the parent of the roots.
+        parent: Option<Tid>,
+    },
+    /// A zombie of the tree ends.
+    EndZombie(Pid, End),
+    /// A leader ends while its other threads live.
+    EndLeader(Pid),
+}
+
+/// Where a session stands while the plan is made.
+struct Planner<'a> {
+    processes: &'a [StoredProcess],
+    children: BTreeMap<Option<Pid>, Vec<usize>>,
+    steps: Vec<Step>,
+    /// Stand-ins with the thread that reaps them.
+    stand_ins: BTreeMap<i32, Option<Tid>>,
+    born: BTreeSet<Pid>,
+}
+
+/// A session as a plan sees it: all sessions led from outside are one, that of the restorer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Session {
+    Restorers,
+    Led(i32),
+}
+
+/// Makes the plan.
+pub(crate) fn plan(processes: &[StoredProcess]) -> Result<Vec<Step>> {
+    let mut children: BTreeMap<Option<Pid>, Vec<usize>> = BTreeMap::new();
+    for (index, process) in processes.iter().enumerate() {
+        children.entry(process.parent.map(|(pid, _)| pid)).or_default().push(index);
+    }
+    let mut planner =
+        Planner { processes, children, steps: Vec::new(), stand_ins: BTreeMap::new(), born: BTreeSet::new() };
+    planner.family(None, Session::Restorers)?;
+    planner.groups()?;
+    planner.ends();
+    if planner.born.len() == processes.len() {
+        Ok(planner.steps)
+    } else {
+        Err(Error::Unsound("a process that nobody can make".to_owned()))
+    }
+}
+
+impl<'a> Planner<'a> {
+    /// Makes the children of a process (or the roots), which stands in `born` until it begins a session of its own.
+    fn family(&mut self, parent: Option<&'a StoredProcess>, born: Session) -> Result<()> {
+        let own = parent.map(session);
+        let begins = own.is_some_and(|own| own != born);
+        let children: Vec<&'a StoredProcess> = self.of(parent);
+        // Born into the session that the parent leaves (daemons), or into the only one it has.
+        for child in children.iter().filter(|child| session(child) == born && begins) {
+            self.birth(child, self.maker(parent, child), born)?;
+        }
+        if let (Some(parent), true) = (parent, begins) {
+            if parent.sid != parent.pid.0 {
+                return Err(Error::Unsound(format!(
+                    "process {} is in a session that it cannot have entered",
+                    parent.pid
+                )));
+            }
+            self.steps.push(Step::Session(parent.pid));
+        }
+        let stands = own.unwrap_or(born);
+        for child in children.iter().filter(|child| session(child) == stands || leads(child)) {
+            if !self.born.contains(&child.pid) {
+                self.birth(child, self.maker(parent, child), stands)?;
+            }
+        }
+        for child in &children {
+            if !self.born.contains(&child.pid) {
+                self.stranger(parent, child, &children, stands)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a child of a session that is neither its parent's nor its own.
+    fn stranger(
+        &mut self,
+        parent: Option<&'a StoredProcess>,
+        child: &'a StoredProcess,
+        siblings: &[&'a StoredProcess],
+        stands: Session,
+    ) -> Result<()> {
+        let theirs = session(child);
+        let member =
+            siblings.iter().find(|other| self.born.contains(&other.pid) && session(other) == theirs && !other.zombie());
+        if let Some(member) = member {
+            return self.birth(child, Maker::Sibling(member.speaker()), theirs);
+        }
+        if child.session_leader != Leader::Dead {
+            return self.orphan(parent, child);
+        }
+        if !self.stand_ins.contains_key(&child.sid) {
+            let maker = self.maker(parent, child);
+            self.steps.push(Step::StandIn { pid: Pid(child.sid), maker });
+            self.steps.push(Step::Session(Pid(child.sid)));
+            self.stand_ins.insert(child.sid, tid_of(maker));
+        }
+        debug_assert_ne!(stands, theirs);
+        self.birth(child, Maker::Sibling(Tid(child.sid)), theirs)
+    }
+
+    /// A child that came to its parent by the death of its own, from a session led elsewhere in the tree.
+    fn orphan(&mut self, parent: Option<&StoredProcess>, child: &StoredProcess) -> Result<()> {
+        let whose = parent.map_or_else(|| "the keeper".to_owned(), |parent| parent.pid.to_string());
+        Err(Error::Unsound(format!(
+            "process {} came to {whose} from session {}, which cannot be made again yet",
+            child.pid, child.sid
+        )))
+    }
+
+    fn birth(&mut self, child: &'a StoredProcess, maker: Maker, born: Session) -> Result<()> {
+        let exit_signal = if matches!(maker, Maker::Sibling(_)) { 0 } else { child.exit_signal };
+        self.steps.push(Step::Birth { pid: child.pid, maker, exit_signal });
+        self.born.insert(child.pid);
+        self.family(Some(child), born)
+    }
+
+    fn maker(&self, parent: Option<&StoredProcess>, child: &StoredProcess) -> Maker {
+        let Some(parent) = parent else { return Maker::Restorer };
+        // The thread that the child belongs to may have ended since; the kernel then gave the child to another one.
+        let named = child.parent.map(|(_, tid)| tid).filter(|tid| parent.threads.iter().any(|(own, _)| own == tid));
+        Maker::Parent(named.unwrap_or_else(|| parent.speaker()))
+    }
+
+    fn of(&self, parent: Option<&StoredProcess>) -> Vec<&'a StoredProcess> {
+        let indices = self.children.get(&parent.map(|parent| parent.pid));
+        indices.into_iter().flatten().filter_map(|index| self.processes.get(*index)).collect()
+    }
+
+    /// Groups, once all are born: leaders, stand-ins for dead leaders, members.
+    fn groups(&mut self) -> Result<()> {
+        let processes = self.processes;
+        for leader in processes.iter().filter(|p| p.pgid == p.pid.0 && !leads(p)) {
+            self.steps.push(Step::Group(leader.pid, leader.pgid));
+        }
+        let members =
+            || processes.iter().filter(|p| p.pgid != p.pid.0 && !leads(p) && p.group_leader != Leader::Outside);
+        for member in members().filter(|p| p.group_leader == Leader::Dead) {
+            if self.stand_ins.contains_key(&member.pgid) || self.steps.contains(&Step::Session(Pid(member.pgid))) {
+                continue;
+            }
+            let maker =
+                members().find(|other| other.pgid == member.pgid && !other.zombie()).unwrap_or(member).speaker();
+            self.steps.push(Step::StandIn { pid: Pid(member.pgid), maker: Maker::Parent(maker) });
+            self.steps.push(Step::Group(Pid(member.pgid), member.pgid));
+            self.stand_ins.insert(member.pgid, Some(maker));
+        }
+        for member in members() {
+            self.steps.push(Step::Group(member.pid, member.pgid));
+        }
+        Ok(())
+    }
+
+    /// Stand-ins, zombies and dead leaders end when all others have what they need of them.
+    fn ends(&mut self) {
+        for (pid, parent) in &self.stand_ins {
+            self.steps.push(Step::EndStandIn { pid: Pid(*pid), parent: *parent });
+        }
+        for process in self.processes {
+            match process.state {
+                TaskState::Zombie => self.steps.push(Step::EndZombie(process.pid, end_of(process.exit_status))),
+                TaskState::DeadLeader => self.steps.push(Step::EndLeader(process.pid)),
+                TaskState::Running | TaskState::Stopped => {}
+            }
+        }
+    }
+}
+
+fn session(process: &StoredProcess) -> Session {
+    match process.session_leader {
+        Leader::Outside => Session::Restorers,
+        Leader::InTree | Leader::Dead => Session::Led(process.sid),
+    }
+}
+
+fn leads(process: &StoredProcess) -> bool {
+    process.sid == process.pid.0
+}
+
+fn tid_of(maker: Maker) -> Option<Tid> {
+    match maker {
+        Maker::Parent(tid) => Some(tid),
+        Maker::Restorer | Maker::Sibling(_) => None,
+    }
+}
+
+/// How a process with this `wait` status ended.
+fn end_of(status: i32) -> End {
+    let signal = status & 0x7f;
+    if signal == 0 { End::Exit(status >> 8 & 0xff) } else { End::Signal(signal) }
+}

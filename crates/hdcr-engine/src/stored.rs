@@ -1,0 +1,176 @@
+//! What an image says, decoded and checked before anything is made from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hdcr_image::hdcr_layout::{DescriptorEntry, Mapping, Registers};
+use hdcr_image::{ImageReader, KnownTag, List, Tag};
+
+use crate::error::{Error, Owner, Refusal, Refusals, Result};
+use crate::ids::Pid;
+use crate::mechanism::Parent;
+use crate::memory::MmRecord;
+use crate::model::{self, ObjectId};
+use crate::openfile::OpenFileRecord;
+use crate::procfs;
+use crate::resource;
+use crate::restore::{Contents, ShownFrame, StoredFrame};
+use crate::task::{self, TASKS};
+use crate::tree::{self, ProcessRecord, StoredProcess, Tasks, ThreadRecord};
+
+/// The frames of an image and the tree that they describe.
+#[derive(Debug)]
+pub(crate) struct Model {
+    pub(crate) frames: BTreeMap<(u16, ObjectId), StoredFrame>,
+    pub(crate) processes: Vec<StoredProcess>,
+    /// Descriptor tables by process.
+    pub(crate) tables: BTreeMap<Pid, Vec<DescriptorEntry>>,
+}
+
+/// Every kind of record that this build can read.
+fn known() -> Vec<KnownTag> {
+    let own = [
+        KnownTag::of::<Tasks>(),
+        KnownTag::of::<Registers>(),
+        KnownTag::of::<List<Mapping>>(),
+        KnownTag::of::<List<DescriptorEntry>>(),
+        KnownTag::of::<ProcessRecord>(),
+        KnownTag::of::<ThreadRecord>(),
+        KnownTag::of::<MmRecord>(),
+        KnownTag::of::<OpenFileRecord>(),
+    ];
+    let files = resource::FILES.iter().map(|kind| KnownTag { tag: kind.tag, version: kind.version, name: kind.name });
+    let tasks = TASKS.iter().map(|kind| KnownTag { tag: kind.tag, version: kind.version, name: kind.name });
+    own.into_iter().chain(files).chain(tasks).chain(resource::OBJECTS.iter().copied()).collect()
+}
+
+/// Reads all frames and puts the tree together.
+pub(crate) fn read(image: &ImageReader) -> Result<Model> {
+    image.refuse_unknown(&known()).map_err(|error| Error::Unsound(error.to_string()))?;
+    let mut frames = BTreeMap::new();
+    for frame in image.frames() {
+        let stored = StoredFrame { version: frame.version, body: frame.body.to_vec() };
+        if frames.insert((frame.tag.0, ObjectId(frame.id)), stored).is_some() {
+            return Err(Error::Unsound(format!("two frames of kind {} for object {}", frame.tag, frame.id)));
+        }
+    }
+    let tasks: Tasks = one(&frames, ObjectId(0))?;
+    let mut records = Vec::new();
+    for id in ids(&frames, <ProcessRecord as hdcr_image::Record>::TAG) {
+        records.push((id, one::<ProcessRecord>(&frames, id)?));
+    }
+    let processes = tree::assemble(&tasks, &records)?;
+    let mut tables = BTreeMap::new();
+    for process in &processes {
+        let List(table) = one::<List<DescriptorEntry>>(&frames, process.id)?;
+        tables.insert(process.pid, table);
+    }
+    Ok(Model { frames, processes, tables })
+}
+
+/// The ids that have a frame of a kind.
+pub(crate) fn ids(frames: &BTreeMap<(u16, ObjectId), StoredFrame>, tag: Tag) -> Vec<ObjectId> {
+    frames.range((tag.0, ObjectId(0))..=(tag.0, ObjectId(u64::MAX))).map(|((_, id), _)| *id).collect()
+}
+
+fn one<R: hdcr_image::Record>(frames: &BTreeMap<(u16, ObjectId), StoredFrame>, id: ObjectId) -> Result<R> {
+    let frame = frames.get(&(R::TAG.0, id)).ok_or_else(|| Error::Unsound(format!("{id} has no {} record", R::NAME)))?;
+    model::decode(frame.version, &frame.body)
+}
+
+/// What stands in the way here and now.
+pub(crate) fn check(model: &Model, _parent: Parent) -> Result<(Refusals, Vec<Refusal>)> {
+    let mut refusals = Refusals::default();
+    let mut wanted: BTreeSet<i32> = BTreeSet::new();
+    for process in &model.processes {
+        wanted.insert(process.pid.0);
+        wanted.extend(process.threads.iter().map(|(tid, _)| tid.0));
+    }
+    for tid in wanted {
+        if let Some(holder) = holder_of(tid) {
+            refusals.0.push(Refusal {
+                code: "pid-taken",
+                object: format!("process number {tid}"),
+                owner: Owner { pid: Some(Pid(tid)), fd: None, path: None },
+                cause: holder,
+                remedy: "wait until it has ended, or restore with --new-pids".to_owned(),
+            });
+        }
+    }
+    Ok((refusals, Vec::new()))
+}
+
+/// Who has a number now: as a process or thread, or as the number of a group or session.
+fn holder_of(tid: i32) -> Option<String> {
+    // Threads have a directory too, though a listing of /proc does not show it.
+    let stat = procfs::stat(Pid(tid)).ok()?;
+    let comm = String::from_utf8_lossy(&stat.comm).into_owned();
+    Some(match stat.state {
+        b'Z' => {
+            format!("it is still held by {comm}, which has ended and whose parent {} has not waited for it", stat.ppid)
+        }
+        _ => format!("it is in use by {comm}"),
+    })
+}
+
+/// What an image holds, in words; a frame that cannot be read says so.
+pub(crate) fn show(image: &ImageReader) -> Vec<ShownFrame> {
+    let mut shown = Vec::new();
+    for frame in image.frames() {
+        let file = resource::kind_with(frame.tag).map(|kind| (kind.name, (kind.show)(frame.version, frame.body)));
+        let task = task::kind_with(frame.tag).map(|kind| (kind.name, (kind.show)(frame.version, frame.body)));
+        let (kind, text) = file.or(task).unwrap_or_else(|| own(frame.tag, frame.version, frame.body));
+        shown.push(ShownFrame { id: frame.id, kind: kind.to_owned(), text });
+    }
+    shown
+}
+
+fn own(tag: Tag, version: u16, body: &[u8]) -> (&'static str, String) {
+    fn words<R: hdcr_image::Record + std::fmt::Debug>(version: u16, body: &[u8]) -> String {
+        model::decode::<R>(version, body).map_or_else(|error| error.to_string(), |record| format!("{record:?}"))
+    }
+    let is = |known: KnownTag| known.tag == tag;
+    if is(KnownTag::of::<Tasks>()) {
+        ("tasks", words::<Tasks>(version, body))
+    } else if is(KnownTag::of::<Registers>()) {
+        ("registers", words::<Registers>(version, body))
+    } else if is(KnownTag::of::<List<Mapping>>()) {
+        ("mappings", words::<List<Mapping>>(version, body))
+    } else if is(KnownTag::of::<List<DescriptorEntry>>()) {
+        ("descriptors", words::<List<DescriptorEntry>>(version, body))
+    } else if is(KnownTag::of::<ProcessRecord>()) {
+        ("process", words::<ProcessRecord>(version, body))
+    } else if is(KnownTag::of::<ThreadRecord>()) {
+        ("thread", words::<ThreadRecord>(version, body))
+    } else if is(KnownTag::of::<MmRecord>()) {
+        ("memory", words::<MmRecord>(version, body))
+    } else if is(KnownTag::of::<OpenFileRecord>()) {
+        ("open file", words::<OpenFileRecord>(version, body))
+    } else {
+        ("object", format!("{} bytes of kind {tag}", body.len()))
+    }
+}
+
+/// Contents straight from the image.
+#[derive(Debug)]
+pub(crate) struct Pages<'a> {
+    pub(crate) image: &'a ImageReader,
+}
+
+impl Contents for Pages<'_> {
+    fn pieces(&self, id: ObjectId) -> Vec<(u64, u64)> {
+        self.image.runs(id.0).iter().filter(|run| !run.is_zero()).map(|run| (run.address(), run.size())).collect()
+    }
+
+    fn zeros(&self, id: ObjectId) -> Vec<(u64, u64)> {
+        self.image.runs(id.0).iter().filter(|run| run.is_zero()).map(|run| (run.address(), run.size())).collect()
+    }
+
+    fn read(&self, id: ObjectId, each: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+        let mut bytes = Vec::new();
+        for run in self.image.runs(id.0).iter().filter(|run| !run.is_zero()) {
+            self.image.read_run(run, &mut bytes)?;
+            each(run.address(), &bytes)?;
+        }
+        Ok(())
+    }
+}

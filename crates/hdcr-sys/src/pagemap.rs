@@ -1,0 +1,157 @@
+//! `PAGEMAP_SCAN` (Linux 6.7) on `/proc/PID/pagemap`, with the plain read of the file as the other way.
+#![expect(unsafe_code, reason = "the ioctl and its argument struct have no safe wrapper")]
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+/// Page is present in memory.
+pub const PRESENT: u64 = 1 << 3;
+/// Page is in swap.
+pub const SWAPPED: u64 = 1 << 4;
+/// Page belongs to a file (or shared memory).
+pub const FILE: u64 = 1 << 2;
+/// Page is the shared zero page.
+pub const ZERO: u64 = 1 << 5;
+
+const PAGE: u64 = 4096;
+
+/// `struct pm_scan_arg` of `linux/fs.h`.
+#[repr(C)]
+#[derive(Default)]
+struct ScanArgument {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// `struct page_region` of `linux/fs.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+mod request {
+    #![expect(missing_docs, reason = "the macro makes a public function without a comment")]
+    nix::ioctl_readwrite!(pagemap_scan, b'f', 16, super::ScanArgument);
+}
+
+/// Which pages are looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// Every page that holds private contents: present or swapped, and not the zero page.
+    Filled,
+    /// Only pages that no longer belong to the mapped file.
+    Anonymous,
+}
+
+/// Ranges of pages in a mapping, in order, joined where they touch.
+pub fn scan(pagemap: &File, range: Range<u64>, wanted: Wanted) -> io::Result<Vec<Range<u64>>> {
+    match scan_by_ioctl(pagemap, range.clone(), wanted) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::EINVAL)) => {
+            scan_by_read(pagemap, range, wanted)
+        }
+        other => other,
+    }
+}
+
+fn scan_by_ioctl(pagemap: &File, range: Range<u64>, wanted: Wanted) -> io::Result<Vec<Range<u64>>> {
+    let mut regions = [Region::default(); 512];
+    let mut found = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        let inverted = ZERO | if wanted == Wanted::Anonymous { FILE } else { 0 };
+        let mut argument = ScanArgument {
+            size: size_of::<ScanArgument>() as u64,
+            start: at,
+            end: range.end,
+            vec: regions.as_mut_ptr() as u64,
+            vec_len: regions.len() as u64,
+            category_inverted: inverted,
+            category_mask: inverted,
+            category_anyof_mask: PRESENT | SWAPPED,
+            return_mask: PRESENT,
+            ..ScanArgument::default()
+        };
+        // SAFETY: the argument and the vector it points to live until the call returns, and vec_len is its true length.
+        let filled =
+            unsafe { request::pagemap_scan(pagemap.as_raw_fd(), &raw mut argument) }.map_err(io::Error::from)?;
+        let filled = usize::try_from(filled).unwrap_or(0).min(regions.len());
+        let Some(new) = regions.get(..filled) else { break };
+        for region in new {
+            push(&mut found, region.start..region.end);
+        }
+        // The kernel's walk_end is stale once its inner buffer was full: a short answer is a complete one.
+        if filled < regions.len() {
+            break;
+        }
+        let Some(last) = new.last().filter(|last| last.end > at) else { break };
+        at = last.end;
+    }
+    Ok(found)
+}
+
+fn scan_by_read(pagemap: &File, range: Range<u64>, wanted: Wanted) -> io::Result<Vec<Range<u64>>> {
+    let mut found = Vec::new();
+    let mut buffer = vec![0_u8; 64 * 1024];
+    let mut at = range.start;
+    while at < range.end {
+        let pages = ((range.end - at) / PAGE).min(8192);
+        let bytes = usize::try_from(pages * 8).unwrap_or(0);
+        let Some(part) = buffer.get_mut(..bytes) else { break };
+        pagemap.read_exact_at(part, at / PAGE * 8)?;
+        for word in part.chunks_exact(8) {
+            let entry = word.try_into().map_or(0, u64::from_ne_bytes);
+            let there = entry >> 62 != 0;
+            let of_file = entry >> 61 & 1 == 1;
+            if there && !(of_file && wanted == Wanted::Anonymous) {
+                push(&mut found, at..at + PAGE);
+            }
+            at += PAGE;
+        }
+    }
+    Ok(found)
+}
+
+fn push(found: &mut Vec<Range<u64>>, next: Range<u64>) {
+    match found.last_mut() {
+        Some(last) if last.end == next.start => last.end = next.end,
+        _ => found.push(next),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_see_the_same_pages() {
+        let mut memory = vec![0_u8; 64 * 4096];
+        let base = (memory.as_ptr() as u64).next_multiple_of(PAGE);
+        let skip = usize::try_from(base - memory.as_ptr() as u64).unwrap();
+        for page in [3, 4, 9, 40] {
+            memory[skip + page * 4096] = 1;
+        }
+        let pagemap = File::open("/proc/self/pagemap").unwrap();
+        let range = base..base + 60 * PAGE;
+        let by_read = scan_by_read(&pagemap, range.clone(), Wanted::Filled).unwrap();
+        assert!(by_read.iter().any(|run| run.contains(&(base + 3 * PAGE))));
+        assert!(by_read.iter().any(|run| run.contains(&(base + 40 * PAGE))));
+        assert_eq!(scan(&pagemap, range, Wanted::Filled).unwrap(), by_read);
+        drop(memory);
+    }
+}
