@@ -160,12 +160,12 @@ struct Subject {
 pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, writer: ImageWriter) -> Result<(ImageWriter, Taken)> {
     let processes = frozen.processes().to_vec();
     let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
-    let look = look_again(request, &pids)?;
+    let mut look = look_again(request, &pids)?;
     let mut cx = Capture::new(frozen, request, Some(writer));
-    openfile::group(&mut cx, look.files)?;
+    openfile::group(&mut cx, std::mem::take(&mut look.files))?;
     let mut subjects = Vec::new();
     for process in &processes {
-        subjects.push(subject(&mut cx, process)?);
+        subjects.push(subject(&mut cx, process, &mut look)?);
     }
     let mut replies = ask(&mut cx, &mut subjects)?;
     for subject in &mut subjects {
@@ -188,24 +188,21 @@ fn look_again(request: &Request, pids: &[Pid]) -> Result<survey::Look> {
     if refusals.0.is_empty() { Ok(look) } else { Err(Error::Refused(refusals)) }
 }
 
-fn subject(cx: &mut Capture<'_>, process: &FrozenProcess) -> Result<Subject> {
+/// Takes a process out of the look. Everything that the mechanism's own work would change is read here, before the first
+/// batch: the list of mappings, the code of the vdso.
+fn subject(cx: &mut Capture<'_>, process: &FrozenProcess, look: &mut survey::Look) -> Result<Subject> {
     let id = cx.new_id();
     if process.threads.is_empty() {
-        return Ok(Subject {
-            id,
-            mm: ObjectId(0),
-            lines: Vec::new(),
-            vdso_digest: Vec::new(),
-            brk: 0,
-            threads: Vec::new(),
-        });
+        return Ok(Subject { id, mm: ObjectId(0), lines: Vec::new(), vdso_digest: Vec::new(), brk: 0, threads: Vec::new() });
     }
+    let gone = || Error::Changed { subject: format!("process {}", process.pid), what: "it was not seen under the freeze".into() };
     let mm = cx.new_id();
-    let lines = memory::capture::lines(cx, process.pid)?;
+    let lines = memory::capture::own_lines(cx, process.pid, look.lines.remove(&process.pid).ok_or_else(gone)?);
     let vdso_digest = memory::capture::vdso_digest(cx, process.pid, &lines)?;
     let mut threads = Vec::new();
     for tid in &process.threads {
-        threads.push((survey::view(process.pid, *tid)?, cx.new_id()));
+        let place = look.tasks.iter().position(|view| view.tid == *tid).ok_or_else(gone)?;
+        threads.push((look.tasks.swap_remove(place), cx.new_id()));
     }
     Ok(Subject { id, mm, lines, vdso_digest, brk: 0, threads })
 }

@@ -245,3 +245,89 @@ fn end_of(status: i32) -> End {
     let signal = status & 0x7f;
     if signal == 0 { End::Exit(status >> 8 & 0xff) } else { End::Signal(signal) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ObjectId;
+    use crate::tree::ProcessRecord;
+
+    /// A process by (pid, ppid, sid, pgid); numbers below 10 lie outside, numbers above 900 are dead.
+    fn process((pid, ppid, sid, pgid): (i32, i32, i32, i32)) -> StoredProcess {
+        let leader = |number| match number {
+            0..10 => Leader::Outside,
+            901.. => Leader::Dead,
+            _ => Leader::InTree,
+        };
+        StoredProcess {
+            id: ObjectId(0),
+            pid: Pid(pid),
+            parent: (ppid >= 10).then_some((Pid(ppid), Tid(ppid))),
+            sid,
+            pgid,
+            session_leader: leader(sid),
+            group_leader: leader(pgid),
+            exit_signal: 17,
+            exit_status: 0,
+            state: TaskState::Running,
+            record: ProcessRecord::default(),
+            threads: vec![(Tid(pid), ObjectId(0))],
+        }
+    }
+
+    fn check(tree: &[(i32, i32, i32, i32)], expected: &str) {
+        let processes: Vec<StoredProcess> = tree.iter().copied().map(process).collect();
+        let words = match plan(&processes) {
+            Ok(steps) => steps.iter().map(word).collect::<Vec<_>>().join(" "),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(words, expected);
+    }
+
+    fn word(step: &Step) -> String {
+        let by = |maker: &Maker| match maker {
+            Maker::Restorer => "us".to_owned(),
+            Maker::Parent(tid) => tid.to_string(),
+            Maker::Sibling(tid) => format!("~{tid}"),
+        };
+        match step {
+            Step::Birth { pid, maker, .. } => format!("{pid}<{}", by(maker)),
+            Step::StandIn { pid, maker } => format!("({pid})<{}", by(maker)),
+            Step::Session(pid) => format!("{pid}:sid"),
+            Step::Group(pid, group) => format!("{pid}:pg{group}"),
+            Step::EndStandIn { pid, .. } => format!("-({pid})"),
+            Step::EndZombie(pid, _) | Step::EndLeader(pid) => format!("-{pid}"),
+        }
+    }
+
+    #[test]
+    fn a_shell_job_keeps_to_the_session_of_the_restorer() {
+        check(&[(10, 1, 5, 10), (11, 10, 5, 10), (12, 10, 5, 12)], "10<us 11<10 12<10 10:pg10 12:pg12 11:pg10");
+    }
+
+    #[test]
+    fn a_child_of_the_old_session_is_born_before_the_parent_leaves_it() {
+        check(&[(10, 1, 5, 5), (11, 10, 11, 11), (12, 11, 5, 5), (13, 11, 11, 11)], "10<us 11<10 12<11 11:sid 13<11 13:pg11");
+    }
+
+    #[test]
+    fn a_member_of_a_siblings_session_is_born_as_its_sibling() {
+        check(&[(10, 1, 10, 10), (11, 10, 11, 11), (12, 10, 11, 11)], "10<us 10:sid 11<10 11:sid 12<~11 12:pg11");
+    }
+
+    #[test]
+    fn a_dead_session_leader_has_a_stand_in() {
+        check(&[(10, 1, 10, 10), (12, 10, 950, 950)], "10<us 10:sid (950)<10 950:sid 12<~950 12:pg950 -(950)");
+    }
+
+    #[test]
+    fn a_dead_group_leader_has_a_stand_in() {
+        check(&[(10, 1, 10, 10), (12, 10, 10, 960), (13, 10, 10, 960)], "10<us 10:sid 12<10 13<10 (960)<12 960:pg960 12:pg960 13:pg960 -(960)");
+    }
+
+    #[test]
+    fn what_cannot_have_come_about_is_refused() {
+        let processes = [process((10, 1, 11, 10)), process((11, 10, 11, 11))];
+        assert!(plan(&processes).is_err());
+    }
+}

@@ -20,16 +20,11 @@ use crate::resource::backing;
 /// Bytes read from a process at once: stays in the cache of a core.
 const PIECE: u64 = 1 << 20;
 
-/// Reads the lines of an address space. To be called before the first batch of this process, so that nothing of the
-/// mechanism's own is among them.
-pub(crate) fn lines(cx: &Capture<'_>, pid: Pid) -> Result<Vec<MapLine>> {
-    let text = procfs::read(pid, "smaps")?;
-    let lines = procfs::parse_smaps(&text);
-    let mut lines =
-        lines.ok_or_else(|| Error::Changed { subject: format!("process {pid}"), what: "unreadable smaps".into() })?;
+/// The lines that belong to the program: without the mechanism's own and without what every process has by itself.
+pub(crate) fn own_lines(cx: &Capture<'_>, pid: Pid, mut lines: Vec<MapLine>) -> Vec<MapLine> {
     let own = cx.frozen.own_ranges(pid);
     lines.retain(|line| line.name != b"[vsyscall]" && !own.iter().any(|range| overlap(range, &line.range)));
-    Ok(lines)
+    lines
 }
 
 /// The code that the kernel gave the process, as a digest. To be read before the first batch: that pokes into it.
