@@ -8,6 +8,7 @@ use nix::libc;
 
 use crate::batch::{Arg, Batch, Replies};
 use crate::checkpoint::Request;
+use crate::clock;
 use crate::error::{Error, Result};
 use crate::ids::{Fd, Pid, Tid};
 use crate::mechanism::{Frozen, FrozenProcess, Stand};
@@ -178,6 +179,8 @@ pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, writer: ImageW
         processes.iter().zip(&subjects).map(|(process, subject)| (process.pid, subject.id)).collect();
     openfile::capture(&mut cx, &ids)?;
     genealogy(&mut cx, &processes, &subjects)?;
+    let clocks = clock::capture(pids.first().copied().unwrap_or(Pid(0)));
+    cx.frame(ObjectId(0), &clocks)?;
     taken(cx, &processes)
 }
 

@@ -9,6 +9,7 @@ pub mod batch;
 mod build;
 pub mod capture;
 pub mod checkpoint;
+mod clock;
 pub mod error;
 pub mod ids;
 pub mod mechanism;

@@ -13,6 +13,7 @@ use nix::libc;
 
 use crate::batch::{Arg, Batch, OnError};
 use crate::build;
+use crate::clock;
 use crate::error::{Error, Refusal, Refusals, Result};
 use crate::ids::{Pid, Tid};
 use crate::mechanism::{Deadline, Mechanism, Parent};
@@ -224,6 +225,7 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: Options)
     build::open_files(&mut cx, &model)?;
     let spaces = build::spaces(&mut cx, &model)?;
     build::facts(&mut cx, &model)?;
+    clock::restore(&stored::one(&model.frames, ObjectId(0))?)?;
     let mut works = build::Works::begin(mechanism, &model, &spaces, &options)?;
     for step in births_of(&steps) {
         works.step(&cx, step)?;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hdcr_image::hdcr_layout::{DescriptorEntry, Mapping, Registers};
 use hdcr_image::{ImageReader, KnownTag, List, Tag};
 
+use crate::clock::ClockRecord;
 use crate::error::{Error, Owner, Refusal, Refusals, Result};
 use crate::ids::Pid;
 use crate::mechanism::Parent;
@@ -37,6 +38,7 @@ fn known() -> Vec<KnownTag> {
         KnownTag::of::<ThreadRecord>(),
         KnownTag::of::<MmRecord>(),
         KnownTag::of::<OpenFileRecord>(),
+        KnownTag::of::<ClockRecord>(),
     ];
     let files = resource::FILES.iter().map(|kind| KnownTag { tag: kind.tag, version: kind.version, name: kind.name });
     let tasks = TASKS.iter().map(|kind| KnownTag { tag: kind.tag, version: kind.version, name: kind.name });
@@ -72,7 +74,7 @@ pub(crate) fn ids(frames: &BTreeMap<(u16, ObjectId), StoredFrame>, tag: Tag) -> 
     frames.range((tag.0, ObjectId(0))..=(tag.0, ObjectId(u64::MAX))).map(|((_, id), _)| *id).collect()
 }
 
-fn one<R: hdcr_image::Record>(frames: &BTreeMap<(u16, ObjectId), StoredFrame>, id: ObjectId) -> Result<R> {
+pub(crate) fn one<R: hdcr_image::Record>(frames: &BTreeMap<(u16, ObjectId), StoredFrame>, id: ObjectId) -> Result<R> {
     let frame = frames.get(&(R::TAG.0, id)).ok_or_else(|| Error::Unsound(format!("{id} has no {} record", R::NAME)))?;
     model::decode(frame.version, &frame.body)
 }
@@ -94,6 +96,13 @@ pub(crate) fn check(model: &Model, _parent: Parent) -> Result<(Refusals, Vec<Ref
                 cause: holder,
                 remedy: "wait until it has ended, or restore with --new-pids".to_owned(),
             });
+        }
+    }
+    for kind in TASKS {
+        for (tid, id) in model.processes.iter().flat_map(|process| &process.threads) {
+            if let Some(frame) = model.frames.get(&(kind.tag.0, *id)) {
+                refusals.0.extend((kind.obstacles)(*tid, frame.version, &frame.body)?);
+            }
         }
     }
     Ok((refusals, Vec::new()))
@@ -145,6 +154,8 @@ fn own(tag: Tag, version: u16, body: &[u8]) -> (&'static str, String) {
         ("memory", words::<MmRecord>(version, body))
     } else if is(KnownTag::of::<OpenFileRecord>()) {
         ("open file", words::<OpenFileRecord>(version, body))
+    } else if is(KnownTag::of::<ClockRecord>()) {
+        ("clocks", words::<ClockRecord>(version, body))
     } else {
         ("object", format!("{} bytes of kind {tag}", body.len()))
     }

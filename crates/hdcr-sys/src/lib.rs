@@ -2,6 +2,7 @@
 
 pub mod ptrace;
 pub mod kcmp;
+pub mod namespace;
 pub mod owner;
 pub mod pagemap;
 pub mod task;
