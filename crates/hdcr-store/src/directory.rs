@@ -35,15 +35,7 @@ impl DirectorySink {
         job_lock: PathBuf,
     ) -> Result<Self, StoreError> {
         disk.create_dir(&temporary)?;
-        let mut sink = Self {
-            disk,
-            snapshot,
-            temporary,
-            target,
-            job_lock,
-            files: Vec::new(),
-            live: None,
-        };
+        let mut sink = Self { disk, snapshot, temporary, target, job_lock, files: Vec::new(), live: None };
         let path = sink.temporary.join(LIVE);
         match sink.disk.create_file(&path) {
             Ok(live) => {
@@ -88,11 +80,7 @@ impl Sink for DirectorySink {
         let path = self.temporary.join(name.to_string());
         let file = Arc::new(self.disk.create_file(&path)?);
         self.files.push((path.clone(), Arc::clone(&file)));
-        Ok(Box::new(DirectoryPart {
-            disk: self.disk.clone(),
-            path,
-            file,
-        }))
+        Ok(Box::new(DirectoryPart { disk: self.disk.clone(), path, file }))
     }
 
     fn persist(&mut self, manifest: &[u8]) -> Result<(), StoreError> {

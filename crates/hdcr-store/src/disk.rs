@@ -46,20 +46,12 @@ impl Faults {
     }
 
     fn plan(at: u64, for_good: bool) -> Self {
-        Self {
-            plan: Some(Arc::new(Plan {
-                at,
-                for_good,
-                made: AtomicU64::new(0),
-            })),
-        }
+        Self { plan: Some(Arc::new(Plan { at, for_good, made: AtomicU64::new(0) })) }
     }
 
     /// How many calls were made; 0 without a plan.
     pub fn calls_made(&self) -> u64 {
-        self.plan
-            .as_ref()
-            .map_or(0, |plan| plan.made.load(Ordering::Relaxed))
+        self.plan.as_ref().map_or(0, |plan| plan.made.load(Ordering::Relaxed))
     }
 
     fn step(&self) -> io::Result<()> {
@@ -99,17 +91,12 @@ impl Disk {
         path: &Path,
         call: impl FnOnce() -> io::Result<T>,
     ) -> Result<T, StoreError> {
-        self.faults
-            .step()
-            .and_then(|()| call())
-            .map_err(|error| failed(operation, path, error))
+        self.faults.step().and_then(|()| call()).map_err(|error| failed(operation, path, error))
     }
 
     /// Makes a directory that only its owner can look into.
     pub(crate) fn create_dir(&self, path: &Path) -> Result<(), StoreError> {
-        self.run("creating", path, || {
-            DirBuilder::new().mode(0o700).create(path)
-        })
+        self.run("creating", path, || DirBuilder::new().mode(0o700).create(path))
     }
 
     /// Makes a directory with those above it; those that were made are durable afterwards.
@@ -117,9 +104,7 @@ impl Disk {
         if path.is_dir() {
             return Ok(());
         }
-        let parent = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         if let Some(parent) = parent {
             self.create_dir_all(parent)?;
         }
@@ -132,34 +117,17 @@ impl Disk {
 
     /// Makes a new file that only its owner can read.
     pub(crate) fn create_file(&self, path: &Path) -> Result<File, StoreError> {
-        self.run("creating", path, || {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(path)
-        })
+        self.run("creating", path, || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path))
     }
 
     /// Appends to a file.
-    pub(crate) fn write(
-        &self,
-        mut file: &File,
-        path: &Path,
-        bytes: &[u8],
-    ) -> Result<(), StoreError> {
+    pub(crate) fn write(&self, mut file: &File, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         if let Err(error) = self.faults.step() {
             // A full disk has often taken some of the bytes.
             let half = bytes.get(..bytes.len() / 2).unwrap_or_default();
-            return Err(failed(
-                "writing",
-                path,
-                file.write_all(half).err().unwrap_or(error),
-            ));
+            return Err(failed("writing", path, file.write_all(half).err().unwrap_or(error)));
         }
-        file.write_all(bytes)
-            .map_err(|error| failed("writing", path, error))
+        file.write_all(bytes).map_err(|error| failed("writing", path, error))
     }
 
     /// Makes a file's bytes durable, if that was asked for.
@@ -192,9 +160,7 @@ impl Disk {
             let exchanged = rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE);
             match exchanged {
                 Ok(()) => Ok(Replaced::Kept),
-                Err(Errno::INVAL | Errno::NOSYS) => {
-                    std::fs::rename(from, to).map(|()| Replaced::Lost)
-                }
+                Err(Errno::INVAL | Errno::NOSYS) => std::fs::rename(from, to).map(|()| Replaced::Lost),
                 Err(error) => Err(error.into()),
             }
         })

@@ -55,10 +55,9 @@ impl Error {
         match self {
             Self::Store(error) => error.class(),
             Self::Image(error) => error.class(),
-            Self::NoJob { .. }
-            | Self::NoSnapshot { .. }
-            | Self::NotAnImage { .. }
-            | Self::BadSelector { .. } => ErrorClass::Refused,
+            Self::NoJob { .. } | Self::NoSnapshot { .. } | Self::NotAnImage { .. } | Self::BadSelector { .. } => {
+                ErrorClass::Refused
+            }
         }
     }
 }

@@ -35,13 +35,7 @@ struct Shared {
 impl Shared {
     fn append(&self, part: PartName, bytes: &[u8]) -> Result<(), StoreError> {
         let mut bundle = self.bundle.lock().unwrap_or_else(PoisonError::into_inner);
-        let closed = || {
-            failed(
-                "writing",
-                &self.temporary,
-                io::ErrorKind::InvalidInput.into(),
-            )
-        };
+        let closed = || failed("writing", &self.temporary, io::ErrorKind::InvalidInput.into());
         let bundle = bundle.as_mut().ok_or_else(closed)?;
         self.disk.write(&self.file, &self.temporary, bytes)?;
         bundle.appended(part, bytes.len());
@@ -56,52 +50,25 @@ impl FileSink {
     }
 
     /// As [`FileSink::create`], on a file system that fails as planned.
-    pub fn with_faults(
-        target: &Path,
-        durability: Durability,
-        faults: Faults,
-    ) -> Result<Self, Error> {
+    pub fn with_faults(target: &Path, durability: Durability, faults: Faults) -> Result<Self, Error> {
         let disk = Disk { faults, durability };
-        let not_a_file = |what| Error::NotAnImage {
-            path: target.to_owned(),
-            what,
-        };
-        let name = target
-            .file_name()
-            .ok_or_else(|| not_a_file("not the name of a file"))?;
+        let not_a_file = |what| Error::NotAnImage { path: target.to_owned(), what };
+        let name = target.file_name().ok_or_else(|| not_a_file("not the name of a file"))?;
         if std::fs::metadata(target).is_ok_and(|found| !found.is_file()) {
             return Err(not_a_file("something other than a file"));
         }
-        let parent = target
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
+        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = parent.unwrap_or(Path::new(".")).to_owned();
         let prefix = format!(".{}.new-", name.to_string_lossy());
         sweep(&disk, &directory, &prefix)?;
         let (temporary, file) = create_locked(&disk, &directory, &prefix)?;
-        let snapshot = SnapshotId {
-            image: ImageId(random()?),
-            place: None,
-        };
+        let snapshot = SnapshotId { image: ImageId(random()?), place: None };
         let bundle = BundleWriter::new(snapshot.image)?;
         let header = bundle.header().to_vec();
-        let shared = Shared {
-            disk: disk.clone(),
-            temporary,
-            file,
-            bundle: Mutex::new(Some(bundle)),
-        };
+        let shared = Shared { disk: disk.clone(), temporary, file, bundle: Mutex::new(Some(bundle)) };
         let shared = Arc::new(shared);
-        let sink = Self {
-            disk,
-            snapshot,
-            target: target.to_owned(),
-            directory,
-            shared,
-            visible: false,
-        };
-        sink.disk
-            .write(&sink.shared.file, &sink.shared.temporary, &header)?;
+        let sink = Self { disk, snapshot, target: target.to_owned(), directory, shared, visible: false };
+        sink.disk.write(&sink.shared.file, &sink.shared.temporary, &header)?;
         Ok(sink)
     }
 
@@ -130,23 +97,17 @@ fn create_locked(disk: &Disk, directory: &Path, prefix: &str) -> Result<(PathBuf
     for _ in 0..16 {
         let path = directory.join(format!("{prefix}{}", random_suffix()?));
         let file = disk.create_file(&path)?;
-        let ours = file
-            .metadata()
-            .map_err(|error| failed("reading", &path, error))?
-            .ino();
+        let ours = file.metadata().map_err(|error| failed("reading", &path, error))?.ino();
         let taken = lock::is_taken_now(&file, &path)?;
         if taken && std::fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == ours) {
             return Ok((path, file));
         }
     }
-    Err(Error::Store(StoreError::Busy {
-        subject: directory.join(prefix).display().to_string(),
-    }))
+    Err(Error::Store(StoreError::Busy { subject: directory.join(prefix).display().to_string() }))
 }
 
 fn sweep(disk: &Disk, directory: &Path, prefix: &str) -> Result<(), Error> {
-    let entries =
-        std::fs::read_dir(directory).map_err(|error| failed("reading", directory, error))?;
+    let entries = std::fs::read_dir(directory).map_err(|error| failed("reading", directory, error))?;
     for entry in entries {
         let entry = entry.map_err(|error| failed("reading", directory, error))?;
         if !entry.file_name().to_string_lossy().starts_with(prefix) {
@@ -170,25 +131,15 @@ impl Sink for FileSink {
     }
 
     fn part(&mut self, name: PartName) -> Result<Box<dyn WritePart>, StoreError> {
-        Ok(Box::new(FilePart {
-            name,
-            shared: Arc::clone(&self.shared),
-        }))
+        Ok(Box::new(FilePart { name, shared: Arc::clone(&self.shared) }))
     }
 
     fn persist(&mut self, manifest: &[u8]) -> Result<(), StoreError> {
         self.shared.append(PartName::Manifest, manifest)?;
-        let bundle = self
-            .shared
-            .bundle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let bundle = self.shared.bundle.lock().unwrap_or_else(PoisonError::into_inner).take();
         let end = bundle.map(BundleWriter::finish).unwrap_or_default();
-        self.disk
-            .write(&self.shared.file, &self.shared.temporary, &end)?;
-        self.disk
-            .sync_file(&self.shared.file, &self.shared.temporary)
+        self.disk.write(&self.shared.file, &self.shared.temporary, &end)?;
+        self.disk.sync_file(&self.shared.file, &self.shared.temporary)
     }
 
     fn commit(mut self: Box<Self>) -> Result<(), StoreError> {

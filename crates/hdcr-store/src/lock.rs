@@ -30,9 +30,7 @@ pub(crate) fn take(path: &Path) -> Result<File, StoreError> {
         }
         thread::sleep(PAUSE);
     }
-    Err(StoreError::Busy {
-        subject: path.display().to_string(),
-    })
+    Err(StoreError::Busy { subject: path.display().to_string() })
 }
 
 /// Takes the lock of a file if nobody holds it.

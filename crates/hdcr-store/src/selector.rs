@@ -23,21 +23,15 @@ impl FromStr for Selector {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let bad = |reason: String| Error::BadSelector {
-            text: text.to_owned(),
-            reason,
-        };
+        let bad = |reason: String| Error::BadSelector { text: text.to_owned(), reason };
         if text.contains('/') || text.starts_with('.') {
             return Ok(Self::Path(PathBuf::from(text)));
         }
         let Some((name, id)) = text.split_once('@') else {
-            return Ok(Self::Newest(
-                JobName::new(text).map_err(|error| bad(error.to_string()))?,
-            ));
+            return Ok(Self::Newest(JobName::new(text).map_err(|error| bad(error.to_string()))?));
         };
         let name = JobName::new(name).map_err(|error| bad(error.to_string()))?;
-        let id = sequence(id)
-            .ok_or_else(|| bad("after the @ stands the number of a checkpoint".to_owned()))?;
+        let id = sequence(id).ok_or_else(|| bad("after the @ stands the number of a checkpoint".to_owned()))?;
         Ok(Self::Snapshot(name, id))
     }
 }
@@ -62,8 +56,8 @@ pub(crate) fn sequence(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn check(text: &str, expected: Option<Selector>) {
-        assert_eq!(text.parse().ok(), expected, "{text}");
+    fn check(text: &str, expected: impl Into<Option<Selector>>) {
+        assert_eq!(text.parse().ok(), expected.into(), "{text}");
     }
 
     #[test]
@@ -74,19 +68,9 @@ mod tests {
         check("./sim", Some(Selector::Path("./sim".into())));
         check("/a@1/b", Some(Selector::Path("/a@1/b".into())));
         check("..", Some(Selector::Path("..".into())));
-        for text in [
-            "",
-            "@",
-            "sim@",
-            "sim@0",
-            "sim@01",
-            "sim@+1",
-            "sim@-1",
-            "sim@1@2",
-            "@1",
-            "a b",
-            "sim@99999999999999999999",
-        ] {
+        for text in
+            ["", "@", "sim@", "sim@0", "sim@01", "sim@+1", "sim@-1", "sim@1@2", "@1", "a b", "sim@99999999999999999999"]
+        {
             check(text, None);
         }
     }

@@ -24,12 +24,9 @@ impl DirectorySource {
     /// Opens the directory; it may be renamed afterwards.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
-        let directory = rustix::fs::open(path, flags, Mode::empty())
-            .map_err(|error| failed("opening", path, error.into()))?;
-        Ok(Self {
-            path: path.to_owned(),
-            directory,
-        })
+        let directory =
+            rustix::fs::open(path, flags, Mode::empty()).map_err(|error| failed("opening", path, error.into()))?;
+        Ok(Self { path: path.to_owned(), directory })
     }
 }
 
@@ -53,10 +50,7 @@ struct FilePart {
 
 impl FilePart {
     fn new(file: File, path: PathBuf) -> Result<Self, StoreError> {
-        let kind = file
-            .metadata()
-            .map_err(|error| failed("reading", &path, error))?
-            .file_type();
+        let kind = file.metadata().map_err(|error| failed("reading", &path, error))?.file_type();
         if !kind.is_file() {
             let other = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file");
             return Err(failed("opening", &path, other));
@@ -67,29 +61,19 @@ impl FilePart {
 
 impl ReadPart for FilePart {
     fn size(&self) -> Result<u64, StoreError> {
-        let metadata = self
-            .file
-            .metadata()
-            .map_err(|error| failed("reading", &self.path, error))?;
+        let metadata = self.file.metadata().map_err(|error| failed("reading", &self.path, error))?;
         Ok(metadata.len())
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StoreError> {
-        self.file
-            .read_exact_at(into, offset)
-            .map_err(|error| failed("reading", &self.path, error))
+        self.file.read_exact_at(into, offset).map_err(|error| failed("reading", &self.path, error))
     }
 }
 
 /// Opens the image that a path leads to: an image directory, or one in a single file.
 pub fn open_path(path: &Path) -> Result<Box<dyn Source>, Error> {
-    let kind = std::fs::metadata(path)
-        .map_err(|error| failed("opening", path, error))?
-        .file_type();
-    let not_an_image = |what| Error::NotAnImage {
-        path: path.to_owned(),
-        what,
-    };
+    let kind = std::fs::metadata(path).map_err(|error| failed("opening", path, error))?.file_type();
+    let not_an_image = |what| Error::NotAnImage { path: path.to_owned(), what };
     if kind.is_dir() {
         if !path.join(PartName::Manifest.to_string()).exists() {
             return Err(not_an_image("a directory without a manifest"));
@@ -100,11 +84,8 @@ pub fn open_path(path: &Path) -> Result<Box<dyn Source>, Error> {
         return Err(not_an_image("a special file"));
     }
     let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .map_err(|error| failed("opening", path, error))?;
+    let file =
+        OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| failed("opening", path, error))?;
     let part = FilePart::new(file, path.to_owned())?;
     Ok(Box::new(BundleSource::open(Arc::new(part))?))
 }

@@ -46,10 +46,7 @@ impl DirectoryStore {
 
     /// A store whose file system fails as planned.
     pub fn with_faults(root: impl Into<PathBuf>, durability: Durability, faults: Faults) -> Self {
-        Self {
-            root: root.into(),
-            disk: Disk { faults, durability },
-        }
+        Self { root: root.into(), disk: Disk { faults, durability } }
     }
 
     /// Where it lies.
@@ -73,23 +70,11 @@ impl DirectoryStore {
         let mut lock = lock::take(&lock_path)?;
         self.sweep_locked(&path)?;
         let number = next_number(&mut lock, &path)?;
-        lock.rewind()
-            .and_then(|()| lock.set_len(0))
-            .map_err(|error| failed("writing", &lock_path, error))?;
-        self.disk
-            .write(&lock, &lock_path, number.to_string().as_bytes())?;
+        lock.rewind().and_then(|()| lock.set_len(0)).map_err(|error| failed("writing", &lock_path, error))?;
+        self.disk.write(&lock, &lock_path, number.to_string().as_bytes())?;
         let temporary = path.join(format!("{NEW}{number}-{}", random_suffix()?));
-        let snapshot = SnapshotId {
-            image: ImageId(random()?),
-            place: Some((job.clone(), number)),
-        };
-        Ok(DirectorySink::begin(
-            self.disk.clone(),
-            snapshot,
-            temporary,
-            path.join(number.to_string()),
-            lock_path,
-        )?)
+        let snapshot = SnapshotId { image: ImageId(random()?), place: Some((job.clone(), number)) };
+        Ok(DirectorySink::begin(self.disk.clone(), snapshot, temporary, path.join(number.to_string()), lock_path)?)
     }
 
     /// Removes what dead writers left behind, in all jobs. Returns how many.
@@ -118,10 +103,8 @@ impl DirectoryStore {
 
     /// The jobs that have ever been checkpointed here, by name.
     pub fn jobs(&self) -> Result<Vec<JobName>, Error> {
-        let mut jobs: Vec<JobName> = names_in(&self.jobs_path())?
-            .into_iter()
-            .filter_map(|name| JobName::new(name).ok())
-            .collect();
+        let mut jobs: Vec<JobName> =
+            names_in(&self.jobs_path())?.into_iter().filter_map(|name| JobName::new(name).ok()).collect();
         jobs.sort();
         Ok(jobs)
     }
@@ -137,12 +120,7 @@ impl DirectoryStore {
             let path = self.job_path(job).join(sequence.to_string());
             let source = DirectorySource::open(&path).map_err(ImageError::from);
             let manifest = source.and_then(|source| ImageReader::manifest_of(&source));
-            Entry {
-                job: job.clone(),
-                sequence,
-                path,
-                manifest,
-            }
+            Entry { job: job.clone(), sequence, path, manifest }
         };
         Ok(self.sequences(job)?.into_iter().map(entry).collect())
     }
@@ -165,17 +143,10 @@ impl DirectoryStore {
         };
         let sequences = self.sequences(job)?;
         let root = self.root.clone();
-        let newest = sequences.last().copied().ok_or(Error::NoJob {
-            job: job.clone(),
-            root,
-        })?;
+        let newest = sequences.last().copied().ok_or(Error::NoJob { job: job.clone(), root })?;
         let sequence = wanted.unwrap_or(newest);
         if !sequences.contains(&sequence) {
-            return Err(Error::NoSnapshot {
-                job: job.clone(),
-                sequence,
-                root: self.root.clone(),
-            });
+            return Err(Error::NoSnapshot { job: job.clone(), sequence, root: self.root.clone() });
         }
         Ok(self.job_path(job).join(sequence.to_string()))
     }
@@ -190,11 +161,7 @@ impl DirectoryStore {
         let path = self.job_path(job);
         let image = path.join(sequence.to_string());
         if !image.is_dir() {
-            return Err(Error::NoSnapshot {
-                job: job.clone(),
-                sequence,
-                root: self.root.clone(),
-            });
+            return Err(Error::NoSnapshot { job: job.clone(), sequence, root: self.root.clone() });
         }
         let lock = lock::take(&path.join(LOCK))?;
         let gone = path.join(format!("{GONE}{sequence}-{}", random_suffix()?));
@@ -230,10 +197,7 @@ fn names_in(path: &Path) -> Result<Vec<String>, Error> {
 }
 
 fn sequences_in(job: &Path) -> Result<Vec<u64>, Error> {
-    let mut all: Vec<u64> = names_in(job)?
-        .iter()
-        .filter_map(|name| sequence(name))
-        .collect();
+    let mut all: Vec<u64> = names_in(job)?.iter().filter_map(|name| sequence(name)).collect();
     all.sort_unstable();
     Ok(all)
 }
