@@ -6,4 +6,5 @@ pub mod namespace;
 pub mod owner;
 pub mod pagemap;
 pub mod task;
+pub mod task_attribute;
 pub mod wait;

@@ -42,32 +42,19 @@ impl TaskKind for Comm {
 
     fn ask(_task: &TaskView, _batch: &mut Batch) {}
 
-    fn capture(
-        _cx: &mut Capture<'_>,
-        task: &TaskView,
-        (): (),
-        _replies: &Replies,
-    ) -> Result<CommRecord> {
+    fn capture(_cx: &mut Capture<'_>, task: &TaskView, (): (), _replies: &Replies) -> Result<CommRecord> {
         let text = procfs::read_thread(task.pid, task.tid, "comm")?;
-        Ok(CommRecord {
-            name: name_of(&text).to_vec(),
-        })
+        Ok(CommRecord { name: name_of(&text).to_vec() })
     }
 
     fn restore(cx: &mut Restore<'_>, task: Tid, record: CommRecord) -> Result<()> {
         if record.name.len() > LONGEST || record.name.contains(&0) {
-            return Err(Error::Unsound(format!(
-                "task {task} has a name that no thread can have"
-            )));
+            return Err(Error::Unsound(format!("task {task} has a name that no thread can have")));
         }
         let batch = cx.batch(Stage::Thread, task);
         let name = batch.room(LONGEST + 1);
         batch.put(name, &record.name);
-        batch.call(
-            "setting the thread's name",
-            libc::SYS_prctl,
-            &[Arg::from(libc::PR_SET_NAME), Arg::Data(name)],
-        );
+        batch.call("setting the thread's name", libc::SYS_prctl, &[Arg::from(libc::PR_SET_NAME), Arg::Data(name)]);
         Ok(())
     }
 }
@@ -85,12 +72,7 @@ mod tests {
 
     #[test]
     fn the_record_comes_back_as_it_was() {
-        let record = CommRecord {
-            name: b"odd \xff\\\n".to_vec(),
-        };
-        assert_eq!(
-            CommRecord::decode(&record.encode().unwrap(), 1).unwrap(),
-            record
-        );
+        let record = CommRecord { name: b"odd \xff\\\n".to_vec() };
+        assert_eq!(CommRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
     }
 }

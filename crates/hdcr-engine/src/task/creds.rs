@@ -61,13 +61,7 @@ impl Record for CredsRecord {
 
 /// What `status` says; the secure bits are not in it.
 fn from_status(status: &KeyValues, secure_bits: u32) -> Option<CredsRecord> {
-    let ids = |key: &str| {
-        status
-            .list(key)?
-            .into_iter()
-            .map(|id| u32::try_from(id).ok())
-            .collect::<Option<Vec<u32>>>()
-    };
+    let ids = |key: &str| status.list(key)?.into_iter().map(|id| u32::try_from(id).ok()).collect::<Option<Vec<u32>>>();
     let four = |key: &str| ids(key).filter(|ids| ids.len() == 4);
     Some(CredsRecord {
         uids: four("Uid")?,
@@ -85,10 +79,8 @@ fn from_status(status: &KeyValues, secure_bits: u32) -> Option<CredsRecord> {
 
 /// Those of this process, which a new task starts with.
 fn own() -> Result<CredsRecord> {
-    let text = std::fs::read("/proc/self/status")
-        .map_err(Error::system("reading /proc", "self, status"))?;
-    let bits = rustix::thread::capabilities_secure_bits()
-        .map_err(Error::system("PR_GET_SECUREBITS", "self"))?;
+    let text = std::fs::read("/proc/self/status").map_err(Error::system("reading /proc", "self, status"))?;
+    let bits = rustix::thread::capabilities_secure_bits().map_err(Error::system("PR_GET_SECUREBITS", "self"))?;
     let own = from_status(&KeyValues::parse(&text), bits.bits());
     own.ok_or_else(|| Error::Changed {
         subject: "/proc/self/status".to_owned(),
@@ -108,16 +100,7 @@ fn same_ids(a: &CredsRecord, b: &CredsRecord) -> bool {
 
 /// Whether nothing has to be done.
 fn same(a: &CredsRecord, b: &CredsRecord) -> bool {
-    let sets = |r: &CredsRecord| {
-        (
-            r.inheritable,
-            r.permitted,
-            r.effective,
-            r.bounding,
-            r.ambient,
-            r.secure_bits,
-        )
-    };
+    let sets = |r: &CredsRecord| (r.inheritable, r.permitted, r.effective, r.bounding, r.ambient, r.secure_bits);
     same_ids(a, b) && sets(a) == sets(b)
 }
 
@@ -125,36 +108,23 @@ fn same(a: &CredsRecord, b: &CredsRecord) -> bool {
 fn causes(record: &CredsRecord, own: &CredsRecord) -> Vec<String> {
     let mut causes = Vec::new();
     if own.no_new_privs && !record.no_new_privs {
-        causes.push(
-            "the restoring process has no_new_privs, which is inherited and cannot be taken back"
-                .to_owned(),
-        );
+        causes.push("the restoring process has no_new_privs, which is inherited and cannot be taken back".to_owned());
     }
     let beyond = (record.permitted & !own.permitted) | (record.bounding & !own.bounding);
     if beyond != 0 {
-        causes.push(format!(
-            "it has capabilities that this user lacks (mask {beyond:#x})"
-        ));
+        causes.push(format!("it has capabilities that this user lacks (mask {beyond:#x})"));
     }
     if same(record, own) {
         return causes;
     }
-    let changed = |what: &str, capability: &str| {
-        format!("its {what} differ from this user's, which takes {capability}")
-    };
+    let changed =
+        |what: &str, capability: &str| format!("its {what} differ from this user's, which takes {capability}");
     let lacks = |capability: u64| own.effective & capability == 0;
     if lacks(CAP_SETUID) && record.uids != own.uids {
         causes.push(changed("user numbers", "CAP_SETUID"));
     }
     if lacks(CAP_SETGID)
-        && (record.gids != own.gids
-            || !same_ids(
-                record,
-                &CredsRecord {
-                    uids: record.uids.clone(),
-                    ..own.clone()
-                },
-            ))
+        && (record.gids != own.gids || !same_ids(record, &CredsRecord { uids: record.uids.clone(), ..own.clone() }))
     {
         causes.push(changed("groups", "CAP_SETGID"));
     }
@@ -169,11 +139,7 @@ fn refusals(tid: Tid, record: &CredsRecord, own: &CredsRecord) -> Vec<Refusal> {
     let refusal = |cause| Refusal {
         code: "credentials-beyond-own",
         object: "credentials".to_owned(),
-        owner: Owner {
-            pid: Some(Pid(tid.0)),
-            fd: None,
-            path: None,
-        },
+        owner: Owner { pid: Some(Pid(tid.0)), fd: None, path: None },
         cause,
         remedy: "run hdcr as the same user or as root".to_owned(),
     };
@@ -184,13 +150,7 @@ fn prctl(batch: &mut TaskBatch, label: &'static str, option: i32, argument: u64)
     batch.call(
         label,
         libc::SYS_prctl,
-        &[
-            Arg::from(option),
-            Arg::Value(argument),
-            Arg::Value(0),
-            Arg::Value(0),
-            Arg::Value(0),
-        ],
+        &[Arg::from(option), Arg::Value(argument), Arg::Value(0), Arg::Value(0), Arg::Value(0)],
     );
 }
 
@@ -203,11 +163,7 @@ fn capset(batch: &mut TaskBatch, permitted: u64, effective: u64, inheritable: u6
         batch.put(data + at, &model::low32(set).to_le_bytes());
         batch.put(data + 12 + at, &model::low32(set >> 32).to_le_bytes());
     }
-    batch.call(
-        "setting capabilities",
-        libc::SYS_capset,
-        &[Arg::Data(header), Arg::Data(data)],
-    );
+    batch.call("setting capabilities", libc::SYS_capset, &[Arg::Data(header), Arg::Data(data)]);
 }
 
 fn bits(mask: u64) -> impl Iterator<Item = u64> {
@@ -222,29 +178,11 @@ fn put_ids(batch: &mut TaskBatch, record: &CredsRecord, own: &CredsRecord) {
     for (at, group) in (list..).step_by(4).zip(&record.groups) {
         batch.put(at, &group.to_le_bytes());
     }
-    batch.call(
-        "setting groups",
-        libc::SYS_setgroups,
-        &[Arg::Value(record.groups.len() as u64), Arg::Data(list)],
-    );
-    let four = |ids: &[u32]| {
-        ids.iter()
-            .map(|id| Arg::Value((*id).into()))
-            .collect::<Vec<Arg>>()
-    };
+    batch.call("setting groups", libc::SYS_setgroups, &[Arg::Value(record.groups.len() as u64), Arg::Data(list)]);
+    let four = |ids: &[u32]| ids.iter().map(|id| Arg::Value((*id).into())).collect::<Vec<Arg>>();
     for (ids, label, set, set_fs) in [
-        (
-            &record.gids,
-            "setting group numbers",
-            libc::SYS_setresgid,
-            libc::SYS_setfsgid,
-        ),
-        (
-            &record.uids,
-            "setting user numbers",
-            libc::SYS_setresuid,
-            libc::SYS_setfsuid,
-        ),
+        (&record.gids, "setting group numbers", libc::SYS_setresgid, libc::SYS_setfsgid),
+        (&record.uids, "setting user numbers", libc::SYS_setresuid, libc::SYS_setfsuid),
     ] {
         let args = four(ids);
         batch.call(label, set, args.get(..3).unwrap_or_default());
@@ -259,34 +197,14 @@ fn put(batch: &mut TaskBatch, record: &CredsRecord, own: &CredsRecord) {
         // What is inheritable may lie outside of the bounding set, but only what was there before the set shrank.
         capset(batch, own.permitted, own.effective, record.inheritable);
         for capability in bits(own.bounding & !record.bounding) {
-            prctl(
-                batch,
-                "dropping a capability from the bounding set",
-                libc::PR_CAPBSET_DROP,
-                capability,
-            );
+            prctl(batch, "dropping a capability from the bounding set", libc::PR_CAPBSET_DROP, capability);
         }
-        prctl(
-            batch,
-            "setting secure bits",
-            libc::PR_SET_SECUREBITS,
-            (own.secure_bits | STEADY).into(),
-        );
+        prctl(batch, "setting secure bits", libc::PR_SET_SECUREBITS, (own.secure_bits | STEADY).into());
         put_ids(batch, record, own);
         let last = CAP_SETPCAP;
-        capset(
-            batch,
-            record.permitted | last,
-            record.effective | last,
-            record.inheritable,
-        );
+        capset(batch, record.permitted | last, record.effective | last, record.inheritable);
         let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL.unsigned_abs();
-        prctl(
-            batch,
-            "clearing ambient capabilities",
-            libc::PR_CAP_AMBIENT,
-            clear.into(),
-        );
+        prctl(batch, "clearing ambient capabilities", libc::PR_CAP_AMBIENT, clear.into());
         for capability in bits(record.ambient) {
             let raise = libc::PR_CAP_AMBIENT_RAISE.unsigned_abs();
             let args = [
@@ -298,18 +216,8 @@ fn put(batch: &mut TaskBatch, record: &CredsRecord, own: &CredsRecord) {
             ];
             batch.call("raising an ambient capability", libc::SYS_prctl, &args);
         }
-        prctl(
-            batch,
-            "setting secure bits",
-            libc::PR_SET_SECUREBITS,
-            record.secure_bits.into(),
-        );
-        capset(
-            batch,
-            record.permitted,
-            record.effective,
-            record.inheritable,
-        );
+        prctl(batch, "setting secure bits", libc::PR_SET_SECUREBITS, record.secure_bits.into());
+        capset(batch, record.permitted, record.effective, record.inheritable);
     }
     if record.no_new_privs {
         prctl(batch, "setting no_new_privs", libc::PR_SET_NO_NEW_PRIVS, 1);
@@ -324,8 +232,8 @@ impl TaskKind for Creds {
     fn survey(survey: &mut Survey<'_>, task: &TaskView) -> Result<()> {
         let own = own()?;
         // The secure bits are not to be seen yet; they are asked for under the freeze.
-        let record = from_status(&task.status, own.secure_bits)
-            .ok_or_else(|| model::no_reply(task, "credentials in status"))?;
+        let record =
+            from_status(&task.status, own.secure_bits).ok_or_else(|| model::no_reply(task, "credentials in status"))?;
         for refusal in refusals(task.tid, &record, &own) {
             survey.refuse(refusal);
         }
@@ -336,22 +244,14 @@ impl TaskKind for Creds {
         batch.try_call(libc::SYS_prctl, &[Arg::from(libc::PR_GET_SECUREBITS)])
     }
 
-    fn capture(
-        _cx: &mut Capture<'_>,
-        task: &TaskView,
-        asked: usize,
-        replies: &Replies,
-    ) -> Result<CredsRecord> {
+    fn capture(_cx: &mut Capture<'_>, task: &TaskView, asked: usize, replies: &Replies) -> Result<CredsRecord> {
         let secure_bits = model::low32(super::reply(task, replies, asked, "PR_GET_SECUREBITS")?);
-        from_status(&task.status, secure_bits)
-            .ok_or_else(|| model::no_reply(task, "credentials in status"))
+        from_status(&task.status, secure_bits).ok_or_else(|| model::no_reply(task, "credentials in status"))
     }
 
     fn restore(cx: &mut Restore<'_>, task: Tid, record: CredsRecord) -> Result<()> {
         if record.uids.len() != 4 || record.gids.len() != 4 {
-            return Err(Error::Unsound(format!(
-                "task {task} has not four user and group numbers"
-            )));
+            return Err(Error::Unsound(format!("task {task} has not four user and group numbers")));
         }
         put(cx.batch(Stage::Credentials, task), &record, &own()?);
         Ok(())
@@ -380,13 +280,7 @@ mod tests {
 
     #[test]
     fn the_same_credentials_take_no_call_and_no_right() {
-        let (record, own) = (
-            CredsRecord {
-                groups: vec![7, 5],
-                ..user(5, 0)
-            },
-            user(5, 0),
-        );
+        let (record, own) = (CredsRecord { groups: vec![7, 5], ..user(5, 0) }, user(5, 0));
         assert_eq!(causes(&record, &own), Vec::<String>::new());
         let mut batch = TaskBatch::default();
         put(&mut batch, &record, &own);
@@ -399,17 +293,7 @@ mod tests {
         assert_eq!(causes(&user(5, 0), &root), Vec::<String>::new());
         assert_eq!(causes(&root, &user(5, 0)).len(), 4);
         assert_eq!(causes(&user(0, 1), &root).len(), 1);
-        assert_eq!(
-            causes(
-                &user(0, 0),
-                &CredsRecord {
-                    no_new_privs: true,
-                    ..root
-                }
-            )
-            .len(),
-            1
-        );
+        assert_eq!(causes(&user(0, 0), &CredsRecord { no_new_privs: true, ..root }).len(), 1);
     }
 
     #[test]
@@ -421,15 +305,8 @@ mod tests {
 
     #[test]
     fn the_record_comes_back_as_it_was() {
-        let record = CredsRecord {
-            ambient: 1 << 40,
-            secure_bits: 0x2f,
-            no_new_privs: true,
-            ..user(u32::MAX, u64::MAX)
-        };
-        assert_eq!(
-            CredsRecord::decode(&record.encode().unwrap(), 1).unwrap(),
-            record
-        );
+        let record =
+            CredsRecord { ambient: 1 << 40, secure_bits: 0x2f, no_new_privs: true, ..user(u32::MAX, u64::MAX) };
+        assert_eq!(CredsRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
     }
 }

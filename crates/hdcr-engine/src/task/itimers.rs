@@ -28,21 +28,14 @@ const MICROSECOND: u64 = 1000;
 
 /// The words of a `struct itimerval` as nanoseconds: interval, value. Longer than 584 years is cut.
 fn from_words(words: [u64; 4]) -> (u64, u64) {
-    let [interval_s, interval_us, value_s, value_us] = words;
-    let whole = |s: u64, us: u64| {
-        s.saturating_mul(SECOND)
-            .saturating_add(us.saturating_mul(MICROSECOND))
-    };
-    (whole(interval_s, interval_us), whole(value_s, value_us))
+    let [interval, interval_micros, value, value_micros] = words;
+    let whole = |s: u64, micros: u64| s.saturating_mul(SECOND).saturating_add(micros.saturating_mul(MICROSECOND));
+    (whole(interval, interval_micros), whole(value, value_micros))
 }
 
 /// The words that start it.
 fn to_words(timer: &Itimer) -> [u64; 4] {
-    let value = if timer.value_ns == 0 {
-        timer.interval_ns
-    } else {
-        timer.value_ns
-    };
+    let value = if timer.value_ns == 0 { timer.interval_ns } else { timer.value_ns };
     let split = |ns: u64| (ns / SECOND, ns % SECOND / MICROSECOND);
     let (interval, value) = (split(timer.interval_ns), split(value));
     [interval.0, interval.1, value.0, value.1]
@@ -56,42 +49,19 @@ impl TaskKind for Itimers {
     fn ask(_task: &TaskView, batch: &mut Batch) -> Self::Asked {
         [0, 1, 2].map(|which: u32| {
             let value = batch.room(ITIMERVAL);
-            (
-                which,
-                value,
-                batch.try_call(
-                    libc::SYS_getitimer,
-                    &[Arg::Value(which.into()), Arg::Data(value)],
-                ),
-            )
+            (which, value, batch.try_call(libc::SYS_getitimer, &[Arg::Value(which.into()), Arg::Data(value)]))
         })
     }
 
-    fn capture(
-        _cx: &mut Capture<'_>,
-        task: &TaskView,
-        asked: Self::Asked,
-        replies: &Replies,
-    ) -> Result<ItimersRecord> {
+    fn capture(_cx: &mut Capture<'_>, task: &TaskView, asked: Self::Asked, replies: &Replies) -> Result<ItimersRecord> {
         let mut timers = Vec::new();
         for (which, at, call) in asked {
             super::reply(task, replies, call, "getitimer")?;
-            let words = (|| {
-                Some([
-                    replies.word(at)?,
-                    replies.word(at + 8)?,
-                    replies.word(at + 16)?,
-                    replies.word(at + 24)?,
-                ])
-            })();
-            let (interval_ns, value_ns) =
-                from_words(words.ok_or_else(|| model::no_reply(task, "getitimer"))?);
+            let words =
+                (|| Some([replies.word(at)?, replies.word(at + 8)?, replies.word(at + 16)?, replies.word(at + 24)?]))();
+            let (interval_ns, value_ns) = from_words(words.ok_or_else(|| model::no_reply(task, "getitimer"))?);
             if value_ns != 0 || interval_ns != 0 {
-                timers.push(Itimer {
-                    value_ns,
-                    interval_ns,
-                    which,
-                });
+                timers.push(Itimer { value_ns, interval_ns, which });
             }
         }
         Ok(List(timers))
@@ -105,11 +75,7 @@ impl TaskKind for Itimers {
             for (at, word) in (new..).step_by(8).zip(to_words(timer)) {
                 batch.put(at, &word.to_le_bytes());
             }
-            let args = [
-                Arg::Value(timer.which.into()),
-                Arg::Data(new),
-                Arg::Value(0),
-            ];
+            let args = [Arg::Value(timer.which.into()), Arg::Data(new), Arg::Value(0)];
             batch.call("starting an interval timer", libc::SYS_setitimer, &args);
         }
         Ok(())
@@ -123,11 +89,7 @@ mod tests {
 
     #[test]
     fn a_timer_hidden_by_its_pending_signal_starts_with_a_whole_interval() {
-        let hidden = Itimer {
-            value_ns: 0,
-            interval_ns: 20_000_000,
-            which: 0,
-        };
+        let hidden = Itimer { value_ns: 0, interval_ns: 20_000_000, which: 0 };
         assert_eq!(to_words(&hidden), [0, 20_000, 0, 20_000]);
         assert_eq!(from_words([1, 2, 3, 4]), (1_000_002_000, 3_000_004_000));
         assert_eq!(from_words([u64::MAX; 4]), (u64::MAX, u64::MAX));
@@ -135,14 +97,7 @@ mod tests {
 
     #[test]
     fn the_record_comes_back_as_it_was() {
-        let record = List(vec![Itimer {
-            value_ns: 1_000,
-            interval_ns: 0,
-            which: 2,
-        }]);
-        assert_eq!(
-            ItimersRecord::decode(&record.encode().unwrap(), 1).unwrap(),
-            record
-        );
+        let record = List(vec![Itimer { value_ns: 1_000, interval_ns: 0, which: 2 }]);
+        assert_eq!(ItimersRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
     }
 }

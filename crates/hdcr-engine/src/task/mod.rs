@@ -199,15 +199,32 @@ macro_rules! kinds {
     };
 }
 
+mod attribute;
+mod unsupported;
+
 kinds! {
-    // Before the timers that queue signals: what came up while the tree was made is discarded.
+    surroundings::Surroundings,
+    cpu::Cpu,
+    // Before the timers, and before anything is queued: what came up while the tree was made is discarded.
     sigactions::SigActions,
     umask::Umask,
+    proc_files::ProcFiles,
+    process_attributes::ProcessAttributes,
+    membarrier::Membarrier,
+    ldt::Ldt,
     comm::Comm,
+    thread_attributes::ThreadAttributes,
     altstack::AltStack,
     thread_ids::ThreadIds,
+    thread_area::ThreadArea,
+    mempolicy::MemPolicy,
+    mlockall::MlockAll,
+    // Late among the calls of a thread: from then on it may be scheduled by rules that starve others.
     sched::Sched,
     itimers::Itimers,
+    posix_timers::PosixTimers,
+    pending::Pending,
+    rlimits::Rlimits,
     creds::Creds,
 }
 

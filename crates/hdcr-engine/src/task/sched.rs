@@ -63,31 +63,24 @@ pub(crate) struct Asked {
 
 /// A list of ranges such as `0-3,8` as a mask.
 fn mask_of(list: &str) -> Option<Vec<u8>> {
-    let mut mask = vec![0; MASK];
+    let mut bits = vec![0; MASK];
     for range in list.trim().split(',').filter(|range| !range.is_empty()) {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        for cpu in first.parse::<usize>().ok()?..=last.parse::<usize>().ok()?.min(MASK * 8) {
-            *mask.get_mut(cpu / 8)? |= 1 << (cpu % 8);
+        let (low, high) = range.split_once('-').unwrap_or((range, range));
+        for cpu in low.parse::<usize>().ok()?..=high.parse::<usize>().ok()?.min(MASK * 8) {
+            *bits.get_mut(cpu / 8)? |= 1 << (cpu % 8);
         }
     }
-    Some(mask)
+    Some(bits)
 }
 
 /// The mask without its zeros at the end; nothing when it holds all that is in `online`.
 fn trimmed(mask: &[u8], online: Option<&[u8]>) -> Vec<u8> {
-    let covers = |online: &[u8]| {
-        online
-            .iter()
-            .enumerate()
-            .all(|(at, want)| mask.get(at).copied().unwrap_or(0) & want == *want)
-    };
+    let covers =
+        |online: &[u8]| online.iter().enumerate().all(|(at, want)| mask.get(at).copied().unwrap_or(0) & want == *want);
     if online.is_some_and(covers) {
         return Vec::new();
     }
-    let end = mask
-        .iter()
-        .rposition(|byte| *byte != 0)
-        .map_or(0, |at| at + 1);
+    let end = mask.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
     mask.get(..end).unwrap_or_default().to_vec()
 }
 
@@ -96,11 +89,7 @@ fn settable(attributes: &[u8]) -> Option<[u8; ATTRIBUTES]> {
     let mut new: [u8; ATTRIBUTES] = attributes.try_into().ok()?;
     let size = u32::try_from(ATTRIBUTES).ok()?;
     new.get_mut(..4)?.copy_from_slice(&size.to_le_bytes());
-    let word = |at: usize| {
-        new.get(at..at + 8)
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(u64::from_le_bytes)
-    };
+    let word = |at: usize| new.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
     let (flags, clamps) = (word(8)?, word(48)?);
     let (low, high) = (clamps & 0xffff_ffff, clamps >> 32);
     let clamped = (low, high) != (0, 0) && (low, high) != (0, FULL);
@@ -114,11 +103,7 @@ fn put_processors(batch: &mut TaskBatch, mask: &[u8]) {
     let mask = if mask.is_empty() { &all[..] } else { mask };
     let at = batch.bytes(mask);
     let args = [Arg::Value(0), Arg::Value(mask.len() as u64), Arg::Data(at)];
-    batch.call(
-        "setting the processors of the thread",
-        libc::SYS_sched_setaffinity,
-        &args,
-    );
+    batch.call("setting the processors of the thread", libc::SYS_sched_setaffinity, &args);
 }
 
 impl TaskKind for Sched {
@@ -128,54 +113,25 @@ impl TaskKind for Sched {
 
     fn ask(_task: &TaskView, batch: &mut Batch) -> Asked {
         let (attributes, mask) = (batch.room(ATTRIBUTES), batch.room(MASK));
-        let attribute_args = [
-            Arg::Value(0),
-            Arg::Data(attributes),
-            Arg::Value(ATTRIBUTES as u64),
-            Arg::Value(0),
-        ];
+        let attribute_args = [Arg::Value(0), Arg::Data(attributes), Arg::Value(ATTRIBUTES as u64), Arg::Value(0)];
         let mask_args = [Arg::Value(0), Arg::Value(MASK as u64), Arg::Data(mask)];
         Asked {
-            attributes: (
-                batch.try_call(libc::SYS_sched_getattr, &attribute_args),
-                attributes,
-            ),
-            mask: (
-                batch.try_call(libc::SYS_sched_getaffinity, &mask_args),
-                mask,
-            ),
-            io_priority: batch.try_call(
-                libc::SYS_ioprio_get,
-                &[Arg::Value(WHO_PROCESS), Arg::Value(0)],
-            ),
+            attributes: (batch.try_call(libc::SYS_sched_getattr, &attribute_args), attributes),
+            mask: (batch.try_call(libc::SYS_sched_getaffinity, &mask_args), mask),
+            io_priority: batch.try_call(libc::SYS_ioprio_get, &[Arg::Value(WHO_PROCESS), Arg::Value(0)]),
             slack: batch.try_call(libc::SYS_prctl, &[Arg::from(libc::PR_GET_TIMERSLACK)]),
         }
     }
 
-    fn capture(
-        _cx: &mut Capture<'_>,
-        task: &TaskView,
-        asked: Asked,
-        replies: &Replies,
-    ) -> Result<SchedRecord> {
+    fn capture(_cx: &mut Capture<'_>, task: &TaskView, asked: Asked, replies: &Replies) -> Result<SchedRecord> {
         let missing = |what| move || model::no_reply(task, what);
         super::reply(task, replies, asked.attributes.0, "sched_getattr")?;
-        let attributes = replies
-            .bytes(asked.attributes.1, ATTRIBUTES)
-            .ok_or_else(missing("sched_getattr"))?
-            .to_vec();
+        let attributes = replies.bytes(asked.attributes.1, ATTRIBUTES).ok_or_else(missing("sched_getattr"))?.to_vec();
         super::reply(task, replies, asked.mask.0, "sched_getaffinity")?;
-        let mask = replies
-            .bytes(asked.mask.1, MASK)
-            .ok_or_else(missing("sched_getaffinity"))?;
-        let online = std::fs::read_to_string("/sys/devices/system/cpu/online")
-            .ok()
-            .and_then(|list| mask_of(&list));
-        let nice = task
-            .stat
-            .field(NICE)
-            .and_then(|nice| i32::try_from(nice).ok())
-            .ok_or_else(missing("nice in stat"))?;
+        let mask = replies.bytes(asked.mask.1, MASK).ok_or_else(missing("sched_getaffinity"))?;
+        let online = std::fs::read_to_string("/sys/devices/system/cpu/online").ok().and_then(|list| mask_of(&list));
+        let nice =
+            task.stat.field(NICE).and_then(|nice| i32::try_from(nice).ok()).ok_or_else(missing("nice in stat"))?;
         Ok(SchedRecord {
             attributes,
             nice,
@@ -187,32 +143,16 @@ impl TaskKind for Sched {
 
     fn restore(cx: &mut Restore<'_>, task: Tid, record: SchedRecord) -> Result<()> {
         let attributes = settable(&record.attributes);
-        let attributes = attributes.ok_or_else(|| {
-            Error::Unsound(format!(
-                "scheduling attributes of task {task} have an odd size"
-            ))
-        })?;
+        let attributes = attributes
+            .ok_or_else(|| Error::Unsound(format!("scheduling attributes of task {task} have an odd size")))?;
         let batch = cx.batch(Stage::Thread, task);
         if record.timer_slack_ns != 0 {
-            let args = [
-                Arg::from(libc::PR_SET_TIMERSLACK),
-                Arg::Value(record.timer_slack_ns),
-            ];
+            let args = [Arg::from(libc::PR_SET_TIMERSLACK), Arg::Value(record.timer_slack_ns)];
             batch.call("setting the timer slack", libc::SYS_prctl, &args);
         }
         if let Some(priority) = record.io_priority {
-            let args = [
-                Arg::Value(WHO_PROCESS),
-                Arg::Value(0),
-                Arg::Value(priority.into()),
-            ];
-            super::put_back(
-                batch,
-                priority == 0,
-                "setting the I/O priority",
-                libc::SYS_ioprio_set,
-                &args,
-            );
+            let args = [Arg::Value(WHO_PROCESS), Arg::Value(0), Arg::Value(priority.into())];
+            super::put_back(batch, priority == 0, "setting the I/O priority", libc::SYS_ioprio_set, &args);
         }
         put_processors(batch, &record.processors);
         // sched_setattr sets it for ordinary policies only; a real-time thread keeps one beneath.
@@ -220,11 +160,7 @@ impl TaskKind for Sched {
         batch.call("setting the nice value", libc::SYS_setpriority, &nice);
         let new = batch.bytes(&attributes);
         let args = [Arg::Value(0), Arg::Data(new), Arg::Value(0)];
-        batch.call(
-            "setting the scheduling policy",
-            libc::SYS_sched_setattr,
-            &args,
-        );
+        batch.call("setting the scheduling policy", libc::SYS_sched_setattr, &args);
         Ok(())
     }
 }
@@ -258,16 +194,8 @@ mod tests {
     #[test]
     fn the_record_comes_back_as_it_was() {
         let attributes = vec![9; ATTRIBUTES];
-        let record = SchedRecord {
-            attributes,
-            nice: -20,
-            processors: vec![1],
-            io_priority: Some(0),
-            timer_slack_ns: 1,
-        };
-        assert_eq!(
-            SchedRecord::decode(&record.encode().unwrap(), 1).unwrap(),
-            record
-        );
+        let record =
+            SchedRecord { attributes, nice: -20, processors: vec![1], io_priority: Some(0), timer_slack_ns: 1 };
+        assert_eq!(SchedRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
     }
 }

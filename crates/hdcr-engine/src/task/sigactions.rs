@@ -42,13 +42,7 @@ fn ignores(action: &SignalAction) -> bool {
 }
 
 fn default_of(signal: u32) -> SignalAction {
-    SignalAction {
-        handler: DEFAULT,
-        flags: 0,
-        restorer: 0,
-        mask: 0,
-        signal,
-    }
+    SignalAction { handler: DEFAULT, flags: 0, restorer: 0, mask: 0, signal }
 }
 
 fn is_default(action: &SignalAction) -> bool {
@@ -57,19 +51,10 @@ fn is_default(action: &SignalAction) -> bool {
 
 fn set(batch: &mut TaskBatch, action: &SignalAction) {
     let new = batch.room(ACTION);
-    for (at, word) in
-        (new..)
-            .step_by(8)
-            .zip([action.handler, action.flags, action.restorer, action.mask])
-    {
+    for (at, word) in (new..).step_by(8).zip([action.handler, action.flags, action.restorer, action.mask]) {
         batch.put(at, &word.to_le_bytes());
     }
-    let args = [
-        Arg::Value(action.signal.into()),
-        Arg::Data(new),
-        Arg::Value(0),
-        Arg::Value(SET),
-    ];
+    let args = [Arg::Value(action.signal.into()), Arg::Data(new), Arg::Value(0), Arg::Value(SET)];
     batch.call("setting a signal action", libc::SYS_rt_sigaction, &args);
 }
 
@@ -81,12 +66,7 @@ impl TaskKind for SigActions {
     fn ask(_task: &TaskView, batch: &mut Batch) -> Self::Asked {
         let ask_one = |signal: u32| {
             let old = batch.room(ACTION);
-            let args = [
-                Arg::Value(signal.into()),
-                Arg::Value(0),
-                Arg::Data(old),
-                Arg::Value(SET),
-            ];
+            let args = [Arg::Value(signal.into()), Arg::Value(0), Arg::Data(old), Arg::Value(SET)];
             (signal, old, batch.try_call(libc::SYS_rt_sigaction, &args))
         };
         settable().map(ask_one).collect()
@@ -103,13 +83,7 @@ impl TaskKind for SigActions {
             super::reply(task, replies, call, "rt_sigaction")?;
             let read = || {
                 let word = |at: usize| replies.word(old.checked_add(at)?);
-                Some(SignalAction {
-                    handler: word(0)?,
-                    flags: word(8)?,
-                    restorer: word(16)?,
-                    mask: word(24)?,
-                    signal,
-                })
+                Some(SignalAction { handler: word(0)?, flags: word(8)?, restorer: word(16)?, mask: word(24)?, signal })
             };
             let action = read().ok_or_else(|| model::no_reply(task, "rt_sigaction"))?;
             if !is_default(&action) {
@@ -120,29 +94,14 @@ impl TaskKind for SigActions {
     }
 
     fn restore(cx: &mut Restore<'_>, task: Tid, record: SigActionsRecord) -> Result<()> {
-        let of = |signal: u32| {
-            record
-                .0
-                .iter()
-                .find(|a| a.signal == signal)
-                .copied()
-                .unwrap_or_else(|| default_of(signal))
-        };
+        let of =
+            |signal: u32| record.0.iter().find(|a| a.signal == signal).copied().unwrap_or_else(|| default_of(signal));
         for action in settable().map(of) {
             // A child that ended would vanish unreaped while SIGCHLD is SIG_IGN; its default discards reports as well.
-            let first = if ignores(&action) || action.signal == libc::SIGCHLD.unsigned_abs() {
-                DEFAULT
-            } else {
-                IGNORE
-            };
-            let cleared = SignalAction {
-                handler: first,
-                ..default_of(action.signal)
-            };
-            set(
-                cx.batch(Stage::Timers, task),
-                if ignores(&action) { &action } else { &cleared },
-            );
+            let first =
+                if ignores(&action) || action.signal == libc::SIGCHLD.unsigned_abs() { DEFAULT } else { IGNORE };
+            let cleared = SignalAction { handler: first, ..default_of(action.signal) };
+            set(cx.batch(Stage::Timers, task), if ignores(&action) { &action } else { &cleared });
             if !ignores(&action) {
                 set(cx.batch(Stage::Last, task), &action);
             }
@@ -158,32 +117,18 @@ mod tests {
 
     #[test]
     fn the_record_comes_back_as_it_was() {
-        let action = SignalAction {
-            handler: 0x40_1000,
-            flags: 0x0400_0004,
-            restorer: 0x40_2000,
-            mask: u64::MAX,
-            signal: 33,
-        };
+        let action =
+            SignalAction { handler: 0x40_1000, flags: 0x0400_0004, restorer: 0x40_2000, mask: u64::MAX, signal: 33 };
         let record = List(vec![action, default_of(64)]);
-        assert_eq!(
-            SigActionsRecord::decode(&record.encode().unwrap(), 1).unwrap(),
-            record
-        );
+        assert_eq!(SigActionsRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
         assert!(SigActionsRecord::decode(&[7; 35], 1).is_err());
     }
 
     #[test]
     fn what_discards_pending_signals_is_known() {
         assert!(ignores(&default_of(17)) && !ignores(&default_of(14)));
-        assert!(ignores(&SignalAction {
-            handler: IGNORE,
-            ..default_of(14)
-        }));
-        assert!(!ignores(&SignalAction {
-            handler: 0x1000,
-            ..default_of(17)
-        }));
+        assert!(ignores(&SignalAction { handler: IGNORE, ..default_of(14) }));
+        assert!(!ignores(&SignalAction { handler: 0x1000, ..default_of(17) }));
         assert_eq!(settable().count(), 62);
     }
 }

@@ -44,13 +44,6 @@ pub(crate) struct RseqArea {
 /// `PR_GET_TID_ADDRESS` of `<linux/prctl.h>`.
 const GET_TID_ADDRESS: u64 = 40;
 
-impl ThreadIdsRecord {
-    /// Where the kernel clears the number of a thread at its end (for `CLONE_CHILD_CLEARTID`).
-    pub(crate) fn clear_tid(&self) -> u64 {
-        self.clear_tid
-    }
-}
-
 impl Record for ThreadIdsRecord {
     const TAG: Tag = Tag(0x0304);
     const VERSION: u16 = 1;
@@ -64,13 +57,7 @@ impl TaskKind for ThreadIds {
 
     fn ask(_task: &TaskView, batch: &mut Batch) -> Self::Asked {
         let address = batch.room(8);
-        (
-            batch.try_call(
-                libc::SYS_prctl,
-                &[Arg::Value(GET_TID_ADDRESS), Arg::Data(address)],
-            ),
-            address,
-        )
+        (batch.try_call(libc::SYS_prctl, &[Arg::Value(GET_TID_ADDRESS), Arg::Data(address)]), address)
     }
 
     fn capture(
@@ -80,45 +67,27 @@ impl TaskKind for ThreadIds {
         replies: &Replies,
     ) -> Result<ThreadIdsRecord> {
         super::reply(task, replies, call, "PR_GET_TID_ADDRESS")?;
-        let clear_tid = replies
-            .word(address)
-            .ok_or_else(|| model::no_reply(task, "PR_GET_TID_ADDRESS"))?;
+        let clear_tid = replies.word(address).ok_or_else(|| model::no_reply(task, "PR_GET_TID_ADDRESS"))?;
         let (robust_head, robust_len) = cx.frozen.robust_list(task.tid)?;
         let rseq = cx.frozen.rseq(task.tid)?.map(|area| RseqArea {
             at: area.at.0,
             size: area.size,
             signature: area.signature,
         });
-        Ok(ThreadIdsRecord {
-            clear_tid,
-            robust_head: robust_head.0,
-            robust_len,
-            rseq,
-        })
+        Ok(ThreadIdsRecord { clear_tid, robust_head: robust_head.0, robust_len, rseq })
     }
 
     fn restore(cx: &mut Restore<'_>, task: Tid, record: ThreadIdsRecord) -> Result<()> {
         let batch = cx.batch(Stage::Thread, task);
-        batch.call(
-            "setting the thread's tid address",
-            libc::SYS_set_tid_address,
-            &[Arg::Value(record.clear_tid)],
-        );
+        batch.call("setting the thread's tid address", libc::SYS_set_tid_address, &[Arg::Value(record.clear_tid)]);
         // The kernel takes one length only; a thread without a list has length 0 and needs none.
         if record.robust_len != 0 {
-            let args = [
-                Arg::Value(record.robust_head),
-                Arg::Value(record.robust_len),
-            ];
+            let args = [Arg::Value(record.robust_head), Arg::Value(record.robust_len)];
             batch.call("setting the robust list", libc::SYS_set_robust_list, &args);
         }
         if let Some(area) = record.rseq {
-            let args = [
-                Arg::Value(area.at),
-                Arg::Value(area.size.into()),
-                Arg::Value(0),
-                Arg::Value(area.signature.into()),
-            ];
+            let args =
+                [Arg::Value(area.at), Arg::Value(area.size.into()), Arg::Value(0), Arg::Value(area.signature.into())];
             batch.call("registering rseq", libc::SYS_rseq, &args);
         }
         Ok(())
@@ -131,22 +100,10 @@ mod tests {
 
     #[test]
     fn the_record_comes_back_as_it_was() {
-        let rseq = Some(RseqArea {
-            at: u64::MAX,
-            size: 32,
-            signature: 0x5305_3053,
-        });
+        let rseq = Some(RseqArea { at: u64::MAX, size: 32, signature: 0x5305_3053 });
         for rseq in [rseq, None] {
-            let record = ThreadIdsRecord {
-                clear_tid: 1,
-                robust_head: 2,
-                robust_len: 24,
-                rseq,
-            };
-            assert_eq!(
-                ThreadIdsRecord::decode(&record.encode().unwrap(), 1).unwrap(),
-                record
-            );
+            let record = ThreadIdsRecord { clear_tid: 1, robust_head: 2, robust_len: 24, rseq };
+            assert_eq!(ThreadIdsRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
         }
     }
 }

@@ -1,0 +1,128 @@
+//! Pending signals with everything that came with them, oldest first: of each thread, and of the process at its leader.
+//!
+//! Each task queues them to itself, which alone may be done with any `si_code` (kernel/signal.c `do_rt_sigqueueinfo`). Signals
+//! that cannot be blocked do not stay pending: one that is seen at the freeze takes effect when the program goes on, so the
+//! capture gives up and can be tried again.
+
+use hdcr_image::{Record, Tag};
+use nix::libc;
+
+use super::{Site, Stage, TaskKind, TaskView};
+use crate::batch::{Arg, Batch, Replies};
+use crate::capture::Capture;
+use crate::error::{Error, Result};
+use crate::ids::Tid;
+use crate::mechanism::{Queue, SigInfo};
+use crate::model;
+use crate::restore::Restore;
+
+pub(crate) struct Pending;
+
+/// The queues.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct PendingRecord {
+    /// `siginfo_t` of each signal for this thread.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    thread: Vec<Vec<u8>>,
+    /// Of each signal for the process; only at its leader.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    shared: Vec<Vec<u8>>,
+}
+
+impl Record for PendingRecord {
+    const TAG: Tag = Tag(0x030a);
+    const VERSION: u16 = 1;
+    model::prost_record!();
+}
+
+fn signal_of(info: &[u8]) -> Option<i32> {
+    let bytes: [u8; 4] = info.get(..4)?.try_into().ok()?;
+    Some(i32::from_le_bytes(bytes)).filter(|signal| (1..=64).contains(signal))
+}
+
+/// A signal that takes effect at once when the program goes on.
+fn unblockable(signal: i32) -> bool {
+    signal == libc::SIGKILL || signal == libc::SIGSTOP
+}
+
+fn keep(task: &TaskView, queue: Vec<SigInfo>) -> Result<Vec<Vec<u8>>> {
+    if queue.iter().filter_map(|info| signal_of(info)).any(unblockable) {
+        let what = "it is being stopped or killed".to_owned();
+        return Err(Error::Changed { subject: format!("task {}", task.tid), what });
+    }
+    Ok(queue.into_iter().map(|info| info.to_vec()).collect())
+}
+
+/// A siginfo of an image, as the kernel takes it.
+fn sound(task: Tid, info: &[u8]) -> Result<(i32, SigInfo)> {
+    let parts = (|| Some((signal_of(info).filter(|signal| !unblockable(*signal))?, info.try_into().ok()?)))();
+    parts.ok_or_else(|| Error::Unsound(format!("task {task} has a pending signal that cannot be")))
+}
+
+impl TaskKind for Pending {
+    type Record = PendingRecord;
+    type Asked = ();
+    const SITE: Site = Site::Thread;
+
+    fn ask(_task: &TaskView, _batch: &mut Batch) {}
+
+    fn capture(cx: &mut Capture<'_>, task: &TaskView, (): (), _replies: &Replies) -> Result<PendingRecord> {
+        let mut thread = keep(task, cx.frozen.pending(task.tid, Queue::Thread)?)?;
+        let process = cx.frozen.processes().iter().find(|process| process.pid == task.pid);
+        if process.and_then(|process| process.threads.first()) != Some(&task.tid) {
+            return Ok(PendingRecord { thread, shared: Vec::new() });
+        }
+        let mut shared = keep(task, cx.frozen.pending(task.tid, Queue::Shared)?)?;
+        if !task.leads() {
+            // Only a leader may queue just anything to the process; the leader has ended, and the first thread takes it.
+            thread.append(&mut shared);
+        }
+        Ok(PendingRecord { thread, shared })
+    }
+
+    fn restore(cx: &mut Restore<'_>, task: Tid, record: PendingRecord) -> Result<()> {
+        if record.thread.is_empty() && record.shared.is_empty() {
+            return Ok(());
+        }
+        let batch = cx.batch(Stage::Pending, task);
+        // Its numbers as its own pid namespace has them, which need not be those of the image.
+        let pid = Arg::Result(batch.call("getting the process number", libc::SYS_getpid, &[]));
+        let tid = Arg::Result(batch.call("getting the thread number", libc::SYS_gettid, &[]));
+        for info in &record.shared {
+            let (signal, info) = sound(task, info)?;
+            let args = [pid, Arg::from(signal), Arg::Data(batch.bytes(&info))];
+            batch.call("queueing a pending signal of the process", libc::SYS_rt_sigqueueinfo, &args);
+        }
+        for info in &record.thread {
+            let (signal, info) = sound(task, info)?;
+            let args = [pid, tid, Arg::from(signal), Arg::Data(batch.bytes(&info))];
+            batch.call("queueing a pending signal of the thread", libc::SYS_rt_tgsigqueueinfo, &args);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(signal: i32) -> Vec<u8> {
+        let mut info = vec![0; 128];
+        info[..4].copy_from_slice(&signal.to_le_bytes());
+        info
+    }
+
+    #[test]
+    fn signals_that_cannot_be_pending_are_unsound() {
+        for odd in [info(0), info(65), info(9), info(19), info(-1), info(5)[..127].to_vec(), vec![]] {
+            assert!(sound(Tid(1), &odd).is_err());
+        }
+        assert_eq!(sound(Tid(1), &info(64)).unwrap().0, 64);
+    }
+
+    #[test]
+    fn the_record_comes_back_as_it_was() {
+        let record = PendingRecord { thread: vec![info(1), info(2)], shared: vec![info(34), info(34)] };
+        assert_eq!(PendingRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
+    }
+}

@@ -1,0 +1,166 @@
+//! Resource limits of a process (`getrlimit(2)`).
+//!
+//! Read from `/proc/PID/limits`: prlimit(2) on another's process takes `CAP_SYS_RESOURCE`. Put back by the process itself, after
+//! everything that a low limit would forbid. Time counted against `RLIMIT_CPU` starts anew.
+
+use hdcr_image::{Record, Tag};
+use nix::libc;
+
+use super::{Site, Stage, TaskKind, TaskView};
+use crate::batch::{Arg, Batch, Replies};
+use crate::capture::Capture;
+use crate::error::{Error, Owner, Refusal, Result};
+use crate::ids::{Pid, Tid};
+use crate::model;
+use crate::procfs::{self, KeyValues};
+use crate::restore::Restore;
+
+pub(crate) struct Rlimits;
+
+/// All limits.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct RlimitsRecord {
+    #[prost(message, repeated, tag = "1")]
+    limits: Vec<Limit>,
+}
+
+/// One limit; `u64::MAX`, as the kernel has it, is none.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Limit {
+    #[prost(uint32, tag = "1")]
+    resource: u32,
+    #[prost(uint64, tag = "2")]
+    soft: u64,
+    #[prost(uint64, tag = "3")]
+    hard: u64,
+}
+
+/// Names in `/proc/PID/limits`, in the order of their numbers.
+const NAMES: [&str; 16] = [
+    "Max cpu time",
+    "Max file size",
+    "Max data size",
+    "Max stack size",
+    "Max core file size",
+    "Max resident set",
+    "Max processes",
+    "Max open files",
+    "Max locked memory",
+    "Max address space",
+    "Max file locks",
+    "Max pending signals",
+    "Max msgqueue size",
+    "Max nice priority",
+    "Max realtime priority",
+    "Max realtime timeout",
+];
+const CAP_SYS_RESOURCE: u64 = 1 << 24;
+
+impl Record for RlimitsRecord {
+    const TAG: Tag = Tag(0x030b);
+    const VERSION: u16 = 1;
+    model::prost_record!();
+}
+
+fn name_of(resource: u32) -> Option<&'static str> {
+    NAMES.get(usize::try_from(resource).ok()?).copied()
+}
+
+/// The limits of a process; a line that is not there, or one with a name unknown here, is an error.
+fn limits_of(pid: Pid) -> Result<RlimitsRecord> {
+    let found = procfs::limits(pid)?;
+    let row = |(resource, name): (u32, &&str)| {
+        let (soft, hard) = found.get(*name)?;
+        Some(Limit { resource, soft: soft.unwrap_or(u64::MAX), hard: hard.unwrap_or(u64::MAX) })
+    };
+    let limits: Option<Vec<Limit>> = (0..).zip(&NAMES).map(row).collect();
+    let complete = limits.filter(|limits| limits.len() == found.len());
+    let changed = || Error::Changed { subject: format!("process {pid}"), what: "unknown lines in limits".to_owned() };
+    Ok(RlimitsRecord { limits: complete.ok_or_else(changed)? })
+}
+
+/// The limits that a user with limits `own` cannot set; with `CAP_SYS_RESOURCE`: none.
+pub(crate) fn check(task: Tid, record: &RlimitsRecord, own: &RlimitsRecord) -> Vec<Refusal> {
+    let hard_of = |resource| own.limits.iter().find(|limit| limit.resource == resource).map_or(0, |limit| limit.hard);
+    let refusal = |limit: &Limit| Refusal {
+        code: "limit-above-own",
+        object: format!("limit {:?}", name_of(limit.resource).unwrap_or("?")),
+        owner: Owner { pid: Some(Pid(task.0)), fd: None, path: None },
+        cause: format!(
+            "its hard limit {} is above the {} of this user",
+            shown(limit.hard),
+            shown(hard_of(limit.resource))
+        ),
+        remedy: "raise the hard limit of the shell that runs hdcr, or give it CAP_SYS_RESOURCE".to_owned(),
+    };
+    record.limits.iter().filter(|limit| limit.hard > hard_of(limit.resource)).map(refusal).collect()
+}
+
+fn shown(value: u64) -> String {
+    if value == u64::MAX { "unlimited".to_owned() } else { value.to_string() }
+}
+
+impl TaskKind for Rlimits {
+    type Record = RlimitsRecord;
+    type Asked = ();
+    const SITE: Site = Site::Process;
+
+    fn ask(_task: &TaskView, _batch: &mut Batch) {}
+
+    fn capture(_cx: &mut Capture<'_>, task: &TaskView, (): (), _replies: &Replies) -> Result<RlimitsRecord> {
+        limits_of(task.pid)
+    }
+
+    fn restore(cx: &mut Restore<'_>, task: Tid, record: RlimitsRecord) -> Result<()> {
+        for limit in &record.limits {
+            if name_of(limit.resource).is_none() || limit.soft > limit.hard {
+                return Err(Error::Unsound(format!("task {task} has a resource limit that cannot be")));
+            }
+            let batch = cx.batch(Stage::Limits, task);
+            let new = batch.bytes(&limit.soft.to_le_bytes());
+            batch.bytes(&limit.hard.to_le_bytes());
+            let args = [Arg::Value(0), Arg::Value(limit.resource.into()), Arg::Data(new), Arg::Value(0)];
+            batch.call("setting a resource limit", libc::SYS_prlimit64, &args);
+        }
+        Ok(())
+    }
+
+    fn obstacles(task: Tid, record: &RlimitsRecord) -> Result<Vec<Refusal>> {
+        let text = std::fs::read("/proc/self/status").map_err(Error::system("reading /proc", "self, status"))?;
+        if KeyValues::parse(&text).hex("CapEff").unwrap_or(0) & CAP_SYS_RESOURCE != 0 {
+            return Ok(Vec::new());
+        }
+        let own = i32::try_from(std::process::id()).map_err(|_| Error::Unsound("an odd process number".to_owned()))?;
+        Ok(check(task, record, &limits_of(Pid(own))?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(hard: u64) -> RlimitsRecord {
+        RlimitsRecord { limits: vec![Limit { resource: 7, soft: 1, hard }] }
+    }
+
+    #[test]
+    fn only_a_higher_hard_limit_stands_in_the_way() {
+        assert_eq!(check(Tid(1), &record(9), &record(9)), vec![]);
+        let found = check(Tid(1), &record(u64::MAX), &record(9));
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].cause, "its hard limit unlimited is above the 9 of this user");
+    }
+
+    #[test]
+    fn all_limits_of_this_process_are_known() {
+        let own = limits_of(Pid(i32::try_from(std::process::id()).unwrap())).unwrap();
+        assert_eq!(own.limits.len(), NAMES.len());
+        assert_eq!(Rlimits::obstacles(Tid(1), &own).unwrap(), vec![]);
+    }
+
+    #[test]
+    fn the_record_comes_back_as_it_was() {
+        let record = record(u64::MAX);
+        assert_eq!(RlimitsRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
+    }
+}

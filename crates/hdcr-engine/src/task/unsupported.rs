@@ -1,0 +1,178 @@
+//! What hangs on a task, cannot be put back, and therefore stands in the way: looked for while the program runs.
+//!
+//! Not to be seen from outside at all: landlock(7) domains and I/O port permissions (`docs/resources.md`).
+
+use std::fs;
+
+use hdcr_sys::kcmp::{self, Kind};
+
+use super::TaskView;
+use crate::error::{Owner, Refusal};
+use crate::ids::Pid;
+use crate::procfs::{self, KeyValues};
+use crate::survey::Survey;
+
+/// The links of `/proc/PID/ns`.
+const NAMESPACES: [&str; 10] =
+    ["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"];
+/// Attributes of a security module that a thread set for what it makes later.
+const MODULE_ATTRIBUTES: [&str; 4] = ["exec", "fscreate", "keycreate", "sockcreate"];
+
+/// What each thread may have.
+pub(super) fn of_thread(survey: &mut Survey<'_>, task: &TaskView) {
+    for refusal in from_status(task) {
+        survey.refuse(refusal);
+    }
+    // An ended leader has no namespaces any more.
+    if task.stat.state != b'Z' {
+        namespaces(survey, task);
+    }
+}
+
+/// What a process may have.
+pub(super) fn of_process(survey: &mut Survey<'_>, task: &TaskView) {
+    if is_32_bit(task.pid) {
+        let cause = "its program is not a 64-bit one";
+        survey.refuse(task.refuse("task-32-bit", "process", cause, "run a 64-bit build of the program"));
+    }
+    labels(survey, task);
+    undo(survey, task);
+    cgroup(survey, task);
+}
+
+/// What `status` tells.
+fn from_status(task: &TaskView) -> Vec<Refusal> {
+    let mut found = Vec::new();
+    let status = &task.status;
+    if status.number("Seccomp").unwrap_or(0) != 0 {
+        let cause = "its system calls are filtered, and a filter would see those of the checkpoint too";
+        let remedy = "run the program without a sandbox (docker: --security-opt seccomp=unconfined)";
+        found.push(task.refuse("seccomp-filter", "seccomp", cause, remedy));
+    }
+    if let Some(tracer) = status.number("TracerPid").filter(|tracer| *tracer != 0) {
+        let cause = format!("process {tracer} traces it, and a task has one tracer only");
+        found.push(task.refuse("task-traced", "task", &cause, "detach the debugger (or strace) first"));
+    }
+    if status.get("x86_Thread_features").is_some_and(|features| !features.is_empty()) {
+        let cause = "it runs with a shadow stack, which cannot be made again from outside";
+        found.push(task.refuse("shadow-stack", "task", cause, "run the program with shadow stacks off"));
+    }
+    let mask = status.get("untag_mask").and_then(|mask| u64::from_str_radix(mask.trim_start_matches("0x"), 16).ok());
+    if mask.is_some_and(|mask| mask != u64::MAX) {
+        let cause = "it uses tagged addresses, which are not supported yet";
+        found.push(task.refuse("tagged-addresses", "address space", cause, "run the program without them"));
+    }
+    found
+}
+
+fn namespace(task: &TaskView, name: &str) -> Option<Vec<u8>> {
+    procfs::link(task.pid, &format!("task/{}/ns/{name}", task.tid)).ok()
+}
+
+fn namespaces(survey: &mut Survey<'_>, task: &TaskView) {
+    for name in NAMESPACES {
+        let own = fs::read_link(format!("/proc/self/ns/{name}")).ok();
+        let own = own.map(|path| std::os::unix::ffi::OsStringExt::into_vec(path.into_os_string()));
+        let Some(theirs) = namespace(task, name).filter(|theirs| Some(theirs) != own.as_ref()) else { continue };
+        let parents = procfs::link(task.stat.ppid, &format!("ns/{name}")).ok();
+        let inherited = survey.pids.contains(&task.stat.ppid) && task.leads() && parents == Some(theirs);
+        // Of a whole tree in another namespace its root alone is named.
+        if inherited {
+            continue;
+        }
+        let cause = format!("it is in another {name} namespace than hdcr");
+        let remedy = "run hdcr in the same namespaces (nsenter), or the program without its own";
+        survey.refuse(task.refuse("namespace", "namespace", &cause, remedy));
+    }
+}
+
+/// Whether a process's program is an ELF file that is not of class 64.
+fn is_32_bit(pid: Pid) -> bool {
+    use std::io::Read;
+    let mut head = [0; 5];
+    let read = fs::File::open(procfs::path(pid, "exe")).and_then(|mut file| file.read_exact(&mut head));
+    read.is_ok() && head.starts_with(b"\x7fELF") && head.last() != Some(&2)
+}
+
+/// Labels of a security module: `SELinux`, `AppArmor`, Smack.
+fn labels(survey: &mut Survey<'_>, task: &TaskView) {
+    let label = |file: &str| fs::read(file).ok().filter(|label| !label.is_empty());
+    let Some(theirs) = label(&format!("/proc/{}/attr/current", task.pid)) else { return };
+    if label("/proc/self/attr/current").is_some_and(|own| own != theirs) {
+        let text = String::from_utf8_lossy(&theirs).trim_end_matches(['\0', '\n']).to_owned();
+        let cause = format!("its label is {text}; the restored program has that of the restoring command");
+        survey.note(task.refuse("security-label", "security module", &cause, "restore under the same label"));
+    }
+    for name in MODULE_ATTRIBUTES {
+        if label(&format!("/proc/{}/attr/{name}", task.pid)).is_some() {
+            let cause = format!("it has set a label for what it makes later (attr/{name})");
+            survey.refuse(task.refuse("security-attribute", "security module", &cause, "let it clear the label first"));
+        }
+    }
+}
+
+/// Adjustments of System V semaphores that its end would make (`SEM_UNDO`). Only whether there is a list of them shows, by
+/// comparison with this process; where no semaphore exists it does not matter.
+fn undo(survey: &mut Survey<'_>, task: &TaskView) {
+    let sets = fs::read_to_string("/proc/sysvipc/sem").map_or(0, |text| text.lines().skip(1).count());
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    if sets == 0 || kcmp::kcmp(own, task.pid.0, Kind::SysvSem).is_ok_and(std::cmp::Ordering::is_eq) {
+        return;
+    }
+    let single = |status: &KeyValues| status.number("Threads") == Some(1);
+    let own_status = fs::read("/proc/self/status").map(|text| KeyValues::parse(&text)).unwrap_or_default();
+    if single(&task.status) && single(&own_status) {
+        let cause = "System V semaphores are adjusted at its end (SEM_UNDO), and that cannot be put back";
+        survey.refuse(task.refuse("sem-undo", "semaphore adjustments", cause, "use semaphores without SEM_UNDO"));
+    } else {
+        // Every process with threads has the list, mostly an empty one.
+        let cause = "whether it has System V semaphores adjusted at its end (SEM_UNDO) is not to be seen";
+        survey.note(task.refuse("sem-undo-unknown", "semaphore adjustments", cause, "know that they would be lost"));
+    }
+}
+
+/// The control groups of a root of the tree, when they are not those of hdcr.
+fn cgroup(survey: &mut Survey<'_>, task: &TaskView) {
+    let groups = |who: &str| fs::read_to_string(format!("/proc/{who}/cgroup")).ok();
+    let is_root = !survey.pids.contains(&task.stat.ppid);
+    let (theirs, own) = (groups(&task.pid.to_string()), groups("self"));
+    if is_root && theirs.is_some() && theirs != own {
+        survey.note(Refusal {
+            code: "cgroup-restorers",
+            object: "control group".to_owned(),
+            owner: Owner { pid: Some(task.pid), fd: None, path: None },
+            cause: "the restored program belongs to the control group of the restoring command".to_owned(),
+            remedy: "start the restore in the control group that it should have (systemd-run)".to_owned(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Tid;
+
+    fn view(status: &str) -> TaskView {
+        let stat = procfs::parse_stat(b"17 (a) S 1 17 17 0 -1 0").unwrap();
+        TaskView { pid: Pid(17), tid: Tid(17), stat, status: KeyValues::parse(status.as_bytes()) }
+    }
+
+    #[test]
+    fn what_status_tells_is_refused_by_name() {
+        let codes = |status| from_status(&view(status)).iter().map(|refusal| refusal.code).collect::<Vec<_>>();
+        assert_eq!(
+            codes("Seccomp:\t0\nTracerPid:\t0\nuntag_mask:\t0xffffffffffffffff\nx86_Thread_features:\t\n"),
+            [""; 0]
+        );
+        assert_eq!(codes("Seccomp:\t2\nTracerPid:\t9\n"), ["seccomp-filter", "task-traced"]);
+        assert_eq!(
+            codes("untag_mask:\t0x7fff\nx86_Thread_features:\tshstk wrss\n"),
+            ["shadow-stack", "tagged-addresses"]
+        );
+    }
+
+    #[test]
+    fn this_process_is_a_64_bit_one() {
+        assert!(!is_32_bit(Pid(i32::try_from(std::process::id()).unwrap())));
+    }
+}
