@@ -504,6 +504,8 @@ fn last_state(cx: &Restore<'_>, tid: Tid, id: ObjectId, stopped: Option<i32>) ->
 /// How an interrupted timed call goes on: begun anew with what remains of its time.
 fn resume(regs: &mut Regs, record: &ThreadRecord) -> Resume {
     const RESTART_BLOCK: i64 = -516;
+    const FUTEX_COMMAND: u64 = 0x7f;
+    const FUTEX_WAIT: u64 = 0;
     if record.timed_call == 0 || regs.ax.cast_signed() != RESTART_BLOCK {
         return Resume::Plain;
     }
@@ -525,7 +527,7 @@ fn resume(regs: &mut Regs, record: &ThreadRecord) -> Resume {
         nr if nr == libc::SYS_nanosleep.cast_unsigned() => &mut args[0],
         nr if nr == libc::SYS_clock_nanosleep.cast_unsigned() => &mut args[2],
         // FUTEX_WAIT_BITSET takes an absolute time: the call is simply made again.
-        nr if nr == libc::SYS_futex.cast_unsigned() && original[1] & 0x7f == 0 => &mut args[3],
+        nr if nr == libc::SYS_futex.cast_unsigned() && original[1] & FUTEX_COMMAND == FUTEX_WAIT => &mut args[3],
         _ => return Resume::Plain,
     };
     *argument = place.0;

@@ -1,7 +1,7 @@
 //! `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` as the tree sees them: they never go backwards.
 //!
 //! After a reboot, or on another machine, the clocks of the host may stand behind those of the checkpoint. The tree is
-//! then born into a time namespace (time_namespaces(7), Linux 5.6) in which they go on from where they were.
+//! then born into a time namespace (`time_namespaces(7)`, Linux 5.6) in which they go on from where they were.
 
 use std::fs;
 

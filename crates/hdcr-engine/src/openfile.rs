@@ -127,7 +127,7 @@ pub(crate) fn capture(cx: &mut Capture<'_>, processes: &[(Pid, ObjectId)]) -> Re
         for (pid, fd) in &file.holders {
             let close =
                 if *pid == view.pid && *fd == view.fd { view.info.flags } else { procfs::fd_info(*pid, *fd)?.flags };
-            let flags = if close & cloexec() != 0 { 1 } else { 0 };
+            let flags = u32::from(close & cloexec() != 0);
             tables.entry(*pid).or_default().push(DescriptorEntry { object: file.id.0, fd: fd.0, flags });
         }
     }

@@ -86,7 +86,7 @@ pub(crate) fn plan(processes: &[StoredProcess]) -> Result<Vec<Step>> {
     let mut planner =
         Planner { processes, children, steps: Vec::new(), stand_ins: BTreeMap::new(), born: BTreeSet::new() };
     planner.family(None, Session::Restorers)?;
-    planner.groups()?;
+    planner.groups();
     planner.ends();
     if planner.born.len() == processes.len() {
         Ok(planner.steps)
@@ -103,7 +103,7 @@ impl<'a> Planner<'a> {
         let children: Vec<&'a StoredProcess> = self.of(parent);
         // Born into the session that the parent leaves (daemons), or into the only one it has.
         for child in children.iter().filter(|child| session(child) == born && begins) {
-            self.birth(child, self.maker(parent, child), born)?;
+            self.birth(child, maker_of(parent, child), born)?;
         }
         if let (Some(parent), true) = (parent, begins) {
             if parent.sid != parent.pid.0 {
@@ -117,7 +117,7 @@ impl<'a> Planner<'a> {
         let stands = own.unwrap_or(born);
         for child in children.iter().filter(|child| session(child) == stands || leads(child)) {
             if !self.born.contains(&child.pid) {
-                self.birth(child, self.maker(parent, child), stands)?;
+                self.birth(child, maker_of(parent, child), stands)?;
             }
         }
         for child in &children {
@@ -143,25 +143,16 @@ impl<'a> Planner<'a> {
             return self.birth(child, Maker::Sibling(member.speaker()), theirs);
         }
         if child.session_leader != Leader::Dead {
-            return self.orphan(parent, child);
+            return Err(orphan(parent, child));
         }
         if !self.stand_ins.contains_key(&child.sid) {
-            let maker = self.maker(parent, child);
+            let maker = maker_of(parent, child);
             self.steps.push(Step::StandIn { pid: Pid(child.sid), maker });
             self.steps.push(Step::Session(Pid(child.sid)));
             self.stand_ins.insert(child.sid, tid_of(maker));
         }
         debug_assert_ne!(stands, theirs);
         self.birth(child, Maker::Sibling(Tid(child.sid)), theirs)
-    }
-
-    /// A child that came to its parent by the death of its own, from a session led elsewhere in the tree.
-    fn orphan(&mut self, parent: Option<&StoredProcess>, child: &StoredProcess) -> Result<()> {
-        let whose = parent.map_or_else(|| "the keeper".to_owned(), |parent| parent.pid.to_string());
-        Err(Error::Unsound(format!(
-            "process {} came to {whose} from session {}, which cannot be made again yet",
-            child.pid, child.sid
-        )))
     }
 
     fn birth(&mut self, child: &'a StoredProcess, maker: Maker, born: Session) -> Result<()> {
@@ -171,20 +162,13 @@ impl<'a> Planner<'a> {
         self.family(Some(child), born)
     }
 
-    fn maker(&self, parent: Option<&StoredProcess>, child: &StoredProcess) -> Maker {
-        let Some(parent) = parent else { return Maker::Restorer };
-        // The thread that the child belongs to may have ended since; the kernel then gave the child to another one.
-        let named = child.parent.map(|(_, tid)| tid).filter(|tid| parent.threads.iter().any(|(own, _)| own == tid));
-        Maker::Parent(named.unwrap_or_else(|| parent.speaker()))
-    }
-
     fn of(&self, parent: Option<&StoredProcess>) -> Vec<&'a StoredProcess> {
         let indices = self.children.get(&parent.map(|parent| parent.pid));
         indices.into_iter().flatten().filter_map(|index| self.processes.get(*index)).collect()
     }
 
     /// Groups, once all are born: leaders, stand-ins for dead leaders, members.
-    fn groups(&mut self) -> Result<()> {
+    fn groups(&mut self) {
         let processes = self.processes;
         for leader in processes.iter().filter(|p| p.pgid == p.pid.0 && !leads(p)) {
             self.steps.push(Step::Group(leader.pid, leader.pgid));
@@ -204,7 +188,6 @@ impl<'a> Planner<'a> {
         for member in members() {
             self.steps.push(Step::Group(member.pid, member.pgid));
         }
-        Ok(())
     }
 
     /// Stand-ins, zombies and dead leaders end when all others have what they need of them.
@@ -220,6 +203,19 @@ impl<'a> Planner<'a> {
             }
         }
     }
+}
+
+/// A child that came to its parent by the death of its own, from a session led elsewhere in the tree.
+fn orphan(parent: Option<&StoredProcess>, child: &StoredProcess) -> Error {
+    let whose = parent.map_or_else(|| "the keeper".to_owned(), |parent| parent.pid.to_string());
+    Error::Unsound(format!("process {} came to {whose} from session {}, which cannot be made again yet", child.pid, child.sid))
+}
+
+/// The thread whose child a process is. It may have ended since; the kernel then gave the child to another one.
+fn maker_of(parent: Option<&StoredProcess>, child: &StoredProcess) -> Maker {
+    let Some(parent) = parent else { return Maker::Restorer };
+    let named = child.parent.map(|(_, tid)| tid).filter(|tid| parent.threads.iter().any(|(own, _)| own == tid));
+    Maker::Parent(named.unwrap_or_else(|| parent.speaker()))
 }
 
 fn session(process: &StoredProcess) -> Session {

@@ -85,13 +85,13 @@ pub fn parse_stat(text: &[u8]) -> Option<Stat> {
     let comm = text.get(open.checked_add(1)?..close)?.to_vec();
     let rest = std::str::from_utf8(text.get(close.checked_add(2)?..)?).ok()?;
     let mut words = rest.split_ascii_whitespace();
-    let state = *words.next()?.as_bytes().first()?;
+    let letter = *words.next()?.as_bytes().first()?;
     let numbers: Vec<i64> = words.map(parse_number).collect::<Option<_>>()?;
     let at = |field: usize| numbers.get(field - 4).copied();
     let small = |field: usize| at(field).and_then(|n| i32::try_from(n).ok());
     let (ppid, pgid, sid, tty_pgrp) = (Pid(small(4)?), small(5)?, small(6)?, small(8)?);
     let tty = at(7)?.cast_unsigned() & 0xffff_ffff;
-    Some(Stat { comm, state, ppid, pgid, sid, tty, tty_pgrp, numbers })
+    Some(Stat { comm, state: letter, ppid, pgid, sid, tty, tty_pgrp, numbers })
 }
 
 fn parse_number(word: &str) -> Option<i64> {
@@ -244,16 +244,13 @@ fn unescape(name: &[u8]) -> Vec<u8> {
         let value = escape
             .and_then(|digits| std::str::from_utf8(digits).ok())
             .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match value {
-            // A backslash itself is not escaped by seq_path, so only the newline is undone.
-            Some(b'\n') => {
-                out.push(b'\n');
-                rest = tail.get(3..).unwrap_or_default();
-            }
-            _ => {
-                out.push(first);
-                rest = tail;
-            }
+        // A backslash itself is not escaped by seq_path, so only the newline is undone.
+        if value == Some(b'\n') {
+            out.push(b'\n');
+            rest = tail.get(3..).unwrap_or_default();
+        } else {
+            out.push(first);
+            rest = tail;
         }
     }
     out
@@ -281,12 +278,15 @@ pub fn fd_info(pid: Pid, fd: Fd) -> Result<FdInfo> {
     Ok(FdInfo { pos, flags, mnt_id, lines })
 }
 
+/// Limits by name: soft, hard.
+pub type Limits = BTreeMap<String, (Option<u64>, Option<u64>)>;
+
 /// Soft and hard limits by their name in `/proc/PID/limits`; `None` is unlimited.
-pub fn limits(pid: Pid) -> Result<BTreeMap<String, (Option<u64>, Option<u64>)>> {
+pub fn limits(pid: Pid) -> Result<Limits> {
     Ok(parse_limits(&String::from_utf8_lossy(&read(pid, "limits")?)))
 }
 
-fn parse_limits(text: &str) -> BTreeMap<String, (Option<u64>, Option<u64>)> {
+fn parse_limits(text: &str) -> Limits {
     let row = |line: &str| {
         let (name, rest) = line.split_at_checked(26)?;
         let mut words = rest.split_ascii_whitespace();

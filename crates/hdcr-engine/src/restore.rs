@@ -213,7 +213,7 @@ pub fn show(image: &ImageReader) -> Result<Vec<ShownFrame>> {
 }
 
 /// Restores a tree. On an error nothing of it lives, and files are as they were.
-pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: Options) -> Result<Restored> {
+pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options) -> Result<Restored> {
     let model = stored::read(image)?;
     let steps = plan::plan(&model.processes)?;
     let (refusals, _) = stored::check(&model, options.parent)?;
@@ -221,12 +221,12 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: Options)
         return Err(Error::Refused(Refusals(refusals.0)));
     }
     let contents = stored::Pages { image };
-    let mut cx = build::context(&model, &contents, &options)?;
+    let mut cx = build::context(&model, &contents, options)?;
     build::open_files(&mut cx, &model)?;
     let spaces = build::spaces(&mut cx, &model)?;
     build::facts(&mut cx, &model)?;
     clock::restore(&stored::one(&model.frames, ObjectId(0))?)?;
-    let mut works = build::Works::begin(mechanism, &model, &spaces, &options)?;
+    let mut works = build::Works::begin(mechanism, &model, &spaces, options)?;
     for step in births_of(&steps) {
         works.step(&cx, step)?;
     }

@@ -163,7 +163,7 @@ fn shared_halves(survey: &mut Survey<'_>, look: &Look) {
     }
     for task in look.tasks.iter().filter(|task| !task.leads()) {
         for (kind, name) in HALVES.iter().skip(1) {
-            let same = kcmp::kcmp(task.pid.0, task.tid.0, *kind).map(|order| order.is_eq());
+            let same = kcmp::kcmp(task.pid.0, task.tid.0, *kind).map(std::cmp::Ordering::is_eq);
             let leader_lives =
                 look.tasks.iter().any(|other| other.pid == task.pid && other.leads() && other.stat.state != b'Z');
             if leader_lives && same.is_ok_and(|same| !same) {
@@ -185,5 +185,5 @@ fn shared(pid: Pid, name: &str, cause: &str) -> Refusal {
 
 /// The processes of a request's scope.
 pub(crate) fn processes(request: &Request) -> Result<Vec<Pid>> {
-    tree::list(&request.scope)
+    tree::list(request.scope)
 }

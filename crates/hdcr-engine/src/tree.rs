@@ -91,13 +91,13 @@ pub(crate) type Tasks = List<Task>;
 
 /// The processes of a scope now, parents before children; zombies included. What appears while we look is found by the
 /// next look, under the freeze.
-pub(crate) fn list(scope: &Scope) -> Result<Vec<Pid>> {
+pub(crate) fn list(scope: Scope) -> Result<Vec<Pid>> {
     // The keeper's checkpointer is its child too, and not part of the job.
     let own = Pid(rustix::process::getpid().as_raw_nonzero().get());
     let mut found: Vec<Pid> = match scope {
-        Scope::Tree(root) => vec![*root],
+        Scope::Tree(root) => vec![root],
         Scope::Below(keeper) => {
-            children(*keeper).into_iter().map(|(_, child)| child).filter(|child| *child != own).collect()
+            children(keeper).into_iter().map(|(_, child)| child).filter(|child| *child != own).collect()
         }
     };
     if let Some(root) = found.first() {

@@ -18,7 +18,7 @@ use crate::procfs::MapLine;
 
 /// A page.
 pub(crate) const PAGE: u64 = 4096;
-/// The end of what a program can map with four-level page tables (arch/x86/include/asm/page_64_types.h).
+/// The end of what a program can map with four-level page tables (`arch/x86/include/asm/page_64_types.h`).
 pub(crate) const END: u64 = 0x7fff_ffff_f000;
 
 /// A name of a mapping that is not a file's (`PR_SET_VMA_ANON_NAME`).
@@ -55,7 +55,7 @@ impl Record for MmRecord {
 }
 
 /// Bits of [`hdcr_image::hdcr_layout::Mapping::vm_flags`]; never reused. The codes are those of `VmFlags` in `smaps`
-/// (fs/proc/task_mmu.c `show_smap_vma_flags`).
+/// (`show_smap_vma_flags` in `fs/proc/task_mmu.c`).
 pub(crate) const ADVICE: [([u8; 2], u64); 17] = [
     (*b"sr", 1 << 0),
     (*b"rr", 1 << 1),
@@ -111,6 +111,24 @@ fn is_shared_memory(name: &[u8]) -> bool {
         .any(|start| name.starts_with(start))
 }
 
+/// What makes a mapping impossible to keep, by the codes of its flags: code of the refusal, cause, remedy.
+const IMPOSSIBLE: [(&[[u8; 2]], &str, &str, &str); 4] = [
+    (
+        &[*b"um", *b"uw", *b"ui"],
+        "mapping-userfaultfd",
+        "it is registered with a userfaultfd of the program's own",
+        "wait until the program has closed it",
+    ),
+    (&[*b"io", *b"pf"], "mapping-device", "it shows the memory of a device", "close the device before the checkpoint"),
+    (
+        &[*b"ss"],
+        "mapping-shadow-stack",
+        "shadow stacks cannot be made again from outside",
+        "run the program with shadow stacks off",
+    ),
+    (&[*b"ht"], "mapping-hugetlb", "huge pages of hugetlbfs are not supported yet", "use transparent huge pages"),
+];
+
 /// Why a mapping cannot be kept, if it cannot.
 pub(crate) fn obstacle(pid: Pid, line: &MapLine) -> Option<Refusal> {
     if matches!(kind_of(line), MappingKind::Vdso | MappingKind::Vvar) || line.name == b"[vsyscall]" {
@@ -120,56 +138,22 @@ pub(crate) fn obstacle(pid: Pid, line: &MapLine) -> Option<Refusal> {
         Some(Refusal {
             code,
             object: format!("mapping {:#x}-{:#x}", line.range.start, line.range.end),
-            owner: Owner {
-                pid: Some(pid),
-                fd: None,
-                path: (!line.name.is_empty()).then(|| model::path_of(&line.name)),
-            },
+            owner: Owner { pid: Some(pid), fd: None, path: (!line.name.is_empty()).then(|| model::path_of(&line.name)) },
             cause: cause.to_owned(),
             remedy: remedy.to_owned(),
         })
     };
-    let has = |code: &[u8; 2]| line.has(code);
-    if has(b"um") || has(b"uw") || has(b"ui") {
-        return refuse(
-            "mapping-userfaultfd",
-            "it is registered with a userfaultfd of the program's own",
-            "wait until the program has closed it",
-        );
-    }
-    if has(b"io") || has(b"pf") {
-        return refuse("mapping-device", "it shows the memory of a device", "close the device before the checkpoint");
-    }
-    if has(b"ss") {
-        return refuse(
-            "mapping-shadow-stack",
-            "shadow stacks cannot be made again from outside",
-            "run the program with shadow stacks off",
-        );
-    }
-    if has(b"ht") {
-        return refuse(
-            "mapping-hugetlb",
-            "huge pages of hugetlbfs are not supported yet",
-            "use transparent huge pages",
-        );
+    if let Some((_, code, cause, remedy)) = IMPOSSIBLE.iter().find(|(flags, ..)| flags.iter().any(|flag| line.has(flag))) {
+        return refuse(code, cause, remedy);
     }
     if line.protection_key != 0 {
         return refuse("mapping-protection-key", "it has a memory protection key", "run the program without pkeys(7)");
     }
     if line.name.starts_with(b"/[aio]") {
-        return refuse(
-            "aio-context",
-            "it is the ring of an asynchronous input/output context",
-            "let the program destroy it (io_destroy) first",
-        );
+        return refuse("aio-context", "it is the ring of an asynchronous input/output context", "let the program end it first (io_destroy)");
     }
     if line.name.starts_with(b"anon_inode:") || line.name.starts_with(b"/anon_inode:") {
-        return refuse(
-            "mapping-anon-inode",
-            "it belongs to a kernel object that cannot be kept",
-            "close that object before the checkpoint",
-        );
+        return refuse("mapping-anon-inode", "it belongs to a kernel object that cannot be kept", "close that object before the checkpoint");
     }
     let known = |code: &[u8; 2]| IMPLIED.contains(code) || ADVICE.iter().any(|(known, _)| known == code);
     let unknown = line.vm_flags.iter().find(|code| !known(code))?;

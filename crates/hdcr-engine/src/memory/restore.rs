@@ -70,7 +70,7 @@ pub(crate) fn empty(batch: &mut TaskBatch, lines: &[MapLine], keep: &Range<u64>,
     let mut holes: Vec<Range<u64>> = own.iter().map(|line| line.range.clone()).chain([keep.clone()]).collect();
     holes.sort_by_key(|range| range.start);
     let mut at = 0;
-    for hole in holes.into_iter().chain([END..END]) {
+    for hole in holes.into_iter().chain(std::iter::once(END..END)) {
         if at < hole.start {
             batch.call("emptying the address space", libc::SYS_munmap, &[Arg::Value(at), Arg::Value(hole.start - at)]);
         }
