@@ -89,9 +89,16 @@ pub fn parse_stat(text: &[u8]) -> Option<Stat> {
     let numbers: Vec<i64> = words.map(parse_number).collect::<Option<_>>()?;
     let at = |field: usize| numbers.get(field - 4).copied();
     let small = |field: usize| at(field).and_then(|n| i32::try_from(n).ok());
-    let (ppid, pgid, sid, tty_pgrp) = (Pid(small(4)?), small(5)?, small(6)?, small(8)?);
-    let tty = at(7)?.cast_unsigned() & 0xffff_ffff;
-    Some(Stat { comm, state: letter, ppid, pgid, sid, tty, tty_pgrp, numbers })
+    Some(Stat {
+        comm,
+        state: letter,
+        ppid: Pid(small(4)?),
+        pgid: small(5)?,
+        sid: small(6)?,
+        tty: at(7)?.cast_unsigned() & 0xffff_ffff,
+        tty_pgrp: small(8)?,
+        numbers,
+    })
 }
 
 fn parse_number(word: &str) -> Option<i64> {
