@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use hdcr_engine::ids::{Fd, Pid, RemotePtr, Tid};
-use hdcr_engine::mechanism::{Deadline, MechanismError, Result, SigInfo};
+use hdcr_engine::mechanism::{Deadline, MechanismError, Result, Rseq, SigInfo};
 use hdcr_engine::regs::Regs;
 use hdcr_sys::ptrace::{self, RseqConfiguration, SignalQueue};
 use hdcr_sys::wait::{self, Seen, Take};
@@ -38,12 +38,13 @@ pub(crate) struct Calls {
 pub(crate) fn failure(operation: &'static str, tid: Tid, errno: Errno) -> MechanismError {
     match errno {
         Errno::ESRCH | Errno::ECHILD => MechanismError::Gone { operation, tid },
-        errno => MechanismError::System {
-            operation,
-            tid,
-            source: errno.into(),
-        },
+        errno => MechanismError::System { operation, tid, source: errno.into() },
     }
+}
+
+/// The kernel's words for a registration as the engine's.
+pub(crate) fn as_rseq(kernel: RseqConfiguration) -> Rseq {
+    Rseq { at: RemotePtr(kernel.pointer), size: kernel.size, signature: kernel.signature }
 }
 
 impl Calls {
@@ -150,19 +151,57 @@ impl Calls {
     }
 
     pub(crate) fn kill(&self, pid: Pid, signal: i32) -> Result<()> {
-        let result = Signal::try_from(signal)
-            .and_then(|signal| kill(nix::unistd::Pid::from_raw(pid.0), signal));
+        let result = Signal::try_from(signal).and_then(|signal| kill(nix::unistd::Pid::from_raw(pid.0), signal));
         self.counted("sending it a signal", pid.leader(), result)
+    }
+
+    pub(crate) fn signal_thread(&self, pid: Pid, tid: Tid, signal: i32) -> Result<()> {
+        let result = hdcr_sys::task::signal_thread(pid.0, tid.0, signal);
+        self.counted("sending it a signal", tid, result)
+    }
+
+    /// Reads memory word by word, which needs no more than being its tracer.
+    pub(crate) fn peek_words(&self, tid: Tid, at: u64, into: &mut [u8]) -> Result<()> {
+        let mut at = at;
+        let mut rest = into;
+        while !rest.is_empty() {
+            let (word_at, skip, len) = word_around(at, rest.len());
+            let word = self.counted("reading its memory", tid, ptrace::peek(tid.0, word_at))?;
+            let bytes = word.to_le_bytes();
+            let (now, later) = rest.split_at_mut(len);
+            now.copy_from_slice(bytes.get(skip..skip + len).unwrap_or(&[]));
+            at += u64::try_from(len).unwrap_or(0);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Writes memory word by word, which needs no more than being its tracer.
+    pub(crate) fn poke_words(&self, tid: Tid, at: u64, bytes: &[u8]) -> Result<()> {
+        let mut at = at;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (word_at, skip, len) = word_around(at, rest.len());
+            let mut word = [0; 8];
+            if len < 8 {
+                self.peek_words(tid, word_at, &mut word)?;
+            }
+            let (now, later) = rest.split_at(len);
+            if let Some(to) = word.get_mut(skip..skip + len) {
+                to.copy_from_slice(now);
+            }
+            let result = ptrace::poke(tid.0, word_at, u64::from_le_bytes(word));
+            self.counted("writing its memory", tid, result)?;
+            at += u64::try_from(len).unwrap_or(0);
+            rest = later;
+        }
+        Ok(())
     }
 
     /// A duplicate, here, of a descriptor of the process that the thread belongs to.
     pub(crate) fn duplicate(&self, pid: Pid, tid: Tid, fd: Fd) -> Result<OwnedFd> {
         // A leader that has ended has no descriptors any more; then by the thread (Linux 6.9).
-        let flags = if tid == pid.leader() {
-            PidfdFlags::empty()
-        } else {
-            PidfdFlags::from_bits_retain(PIDFD_THREAD)
-        };
+        let flags = if tid == pid.leader() { PidfdFlags::empty() } else { PidfdFlags::from_bits_retain(PIDFD_THREAD) };
         let result = rustix::process::Pid::from_raw(tid.0)
             .ok_or(rustix::io::Errno::SRCH)
             .and_then(|tid| pidfd_open(tid, flags))
@@ -218,10 +257,7 @@ impl Calls {
         for some in pieces.chunks(PIECES) {
             let wanted: usize = some.iter().map(|(_, bytes)| bytes.len()).sum();
             let local: Vec<_> = some.iter().map(|(_, bytes)| IoSlice::new(bytes)).collect();
-            let remote = some
-                .iter()
-                .map(|(at, bytes)| piece(*at, bytes.len()))
-                .collect::<nix::Result<Vec<_>>>()?;
+            let remote = some.iter().map(|(at, bytes)| piece(*at, bytes.len())).collect::<nix::Result<Vec<_>>>()?;
             let result = process_vm_writev(pid, &local, &remote);
             self.steps.made_one();
             if result? != wanted {
@@ -232,6 +268,13 @@ impl Calls {
     }
 }
 
+/// The aligned word that holds an address, how far in it lies, and how many of the wanted bytes are in that word.
+fn word_around(at: u64, wanted: usize) -> (u64, usize, usize) {
+    let word_at = at & !7;
+    let skip = usize::try_from(at - word_at).unwrap_or(0);
+    (word_at, skip, wanted.min(8 - skip))
+}
+
 fn piece(at: RemotePtr, len: usize) -> nix::Result<RemoteIoVec> {
     let base = usize::try_from(at.0).map_err(|_| Errno::EFAULT)?;
     Ok(RemoteIoVec { base, len })
@@ -240,11 +283,7 @@ fn piece(at: RemotePtr, len: usize) -> nix::Result<RemoteIoVec> {
 fn io_failure(operation: &'static str, tid: Tid, source: std::io::Error) -> MechanismError {
     match source.raw_os_error() {
         Some(errno) => failure(operation, tid, Errno::from_raw(errno)),
-        None => MechanismError::System {
-            operation,
-            tid,
-            source,
-        },
+        None => MechanismError::System { operation, tid, source },
     }
 }
 

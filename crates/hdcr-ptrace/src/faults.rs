@@ -21,10 +21,7 @@ pub(crate) struct Steps {
 
 impl Steps {
     pub(crate) fn new(faults: Faults) -> Self {
-        Self {
-            faults,
-            made: Rc::new(Cell::new(0)),
-        }
+        Self { faults, made: Rc::new(Cell::new(0)) }
     }
 
     /// To be called after each call on another task.

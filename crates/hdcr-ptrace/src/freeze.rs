@@ -20,8 +20,7 @@ use nix::errno::Errno;
 use crate::calls::{Calls, Patience, failure};
 use crate::tasks;
 
-const OPTIONS: i32 =
-    libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACESYSGOOD;
+const OPTIONS: i32 = libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACESYSGOOD;
 
 /// A thread that is attached.
 #[derive(Debug)]
@@ -92,19 +91,18 @@ impl<'a> Freezing<'a> {
     /// go only of stopped ones) are handed back.
     pub(crate) fn catch(mut self) -> std::result::Result<Caught, (MechanismError, Vec<Tid>)> {
         match self.refuse_own_ancestry().and_then(|()| self.stop_all()) {
-            Ok(processes) => Ok(Caught {
-                processes,
-                threads: self.attached,
-            }),
+            Ok(processes) => Ok(Caught { processes, threads: self.attached }),
             Err(error) => Err((error, self.let_go())),
         }
     }
 
-    /// Nothing is touched when the caller stands in the scope.
+    /// Nothing is touched when the caller stands in the scope. A keeper's checkpointer, its child, does not.
     fn refuse_own_ancestry(&self) -> Result<()> {
+        let parent = parent_of(self.caller);
         let (top, mut pid) = match self.scope {
             Scope::Tree(top) => (top, self.caller),
-            Scope::Below(top) => (top, parent_of(self.caller)),
+            Scope::Below(top) if parent == top => return Ok(()),
+            Scope::Below(top) => (top, parent),
         };
         while pid.0 > 0 {
             if pid == top {
@@ -179,6 +177,7 @@ impl<'a> Freezing<'a> {
         for tid in tids {
             all.extend(children(top, tid)?);
         }
+        all.retain(|child| *child != self.caller);
         Ok(all)
     }
 
@@ -215,11 +214,7 @@ impl<'a> Freezing<'a> {
     }
 
     fn note(&mut self, pid: Pid, tid: Tid, wait_channel: String) {
-        let attached = Attached {
-            pid,
-            stand: None,
-            wait_channel,
-        };
+        let attached = Attached { pid, stand: None, wait_channel };
         self.attached.insert(tid, attached);
     }
 
@@ -268,12 +263,8 @@ impl<'a> Freezing<'a> {
         let mut moved = false;
         let mut quiet = 0;
         loop {
-            let waiting: Vec<Tid> = self
-                .attached
-                .iter()
-                .filter(|(_, a)| a.stand.is_none())
-                .map(|(tid, _)| *tid)
-                .collect();
+            let waiting: Vec<Tid> =
+                self.attached.iter().filter(|(_, a)| a.stand.is_none()).map(|(tid, _)| *tid).collect();
             if waiting.is_empty() || quiet > QUIET {
                 return Ok(moved);
             }
@@ -331,10 +322,7 @@ impl<'a> Freezing<'a> {
             }
         }
         let passed_on = if event == 0 { signal } else { 0 };
-        let went_on = self
-            .calls
-            .interrupt(tid)
-            .and_then(|()| self.calls.cont(tid, passed_on));
+        let went_on = self.calls.interrupt(tid).and_then(|()| self.calls.cont(tid, passed_on));
         match went_on {
             Err(MechanismError::Gone { .. }) | Ok(()) => Ok(()),
             Err(error) => Err(error),
@@ -381,12 +369,7 @@ impl<'a> Freezing<'a> {
         for tid in strays.difference(&inside) {
             self.attached.remove(tid);
             let mut patience = Patience::until(self.by);
-            while self
-                .calls
-                .look(*tid)
-                .is_ok_and(|seen| seen == Seen::Nothing)
-                && patience.wait()
-            {}
+            while self.calls.look(*tid).is_ok_and(|seen| seen == Seen::Nothing) && patience.wait() {}
             match self.calls.detach(*tid, 0) {
                 Ok(()) | Err(MechanismError::Gone { .. }) => {}
                 Err(error) => return Err(error),
@@ -398,20 +381,12 @@ impl<'a> Freezing<'a> {
     fn processes(&self) -> Result<Vec<FrozenProcess>> {
         let mut processes = Vec::new();
         for (pid, tids) in &self.seen {
-            let threads: Vec<Tid> = tids
-                .iter()
-                .copied()
-                .filter(|tid| self.attached.contains_key(tid))
-                .collect();
+            let threads: Vec<Tid> = tids.iter().copied().filter(|tid| self.attached.contains_key(tid)).collect();
             let zombie = threads.is_empty();
             if zombie && self.scope == Scope::Tree(*pid) {
                 return Err(gone("freezing it", pid.leader()));
             }
-            processes.push(FrozenProcess {
-                pid: *pid,
-                threads,
-                zombie,
-            });
+            processes.push(FrozenProcess { pid: *pid, threads, zombie });
         }
         Ok(processes)
     }
@@ -430,13 +405,9 @@ impl<'a> Freezing<'a> {
 
     fn let_go(mut self) -> Vec<Tid> {
         let threads = std::mem::take(&mut self.attached);
-        let tids = threads
-            .keys()
-            .copied()
-            .chain(std::mem::take(&mut self.born));
+        let tids = threads.keys().copied().chain(std::mem::take(&mut self.born));
         let by = crate::grace();
-        tids.filter(|tid| !let_go_of(self.calls, *tid, by))
-            .collect()
+        tids.filter(|tid| !let_go_of(self.calls, *tid, by)).collect()
     }
 }
 
@@ -475,9 +446,7 @@ fn parent_of(pid: Pid) -> Pid {
 }
 
 fn waits_for_vfork(wait_channel: &str) -> bool {
-    ["kernel_clone", "vfork", "do_fork"]
-        .iter()
-        .any(|name| wait_channel.contains(name))
+    ["kernel_clone", "vfork", "do_fork"].iter().any(|name| wait_channel.contains(name))
 }
 
 fn children(pid: Pid, tid: Tid) -> Result<Vec<Pid>> {
@@ -489,11 +458,7 @@ fn gone(operation: &'static str, tid: Tid) -> MechanismError {
 }
 
 fn proc_failure(operation: &'static str, pid: Pid, source: io::Error) -> MechanismError {
-    MechanismError::System {
-        operation,
-        tid: pid.leader(),
-        source,
-    }
+    MechanismError::System { operation, tid: pid.leader(), source }
 }
 
 /// The error of a thread that did not do something in time, with what it was seen doing.
@@ -504,9 +469,5 @@ pub(crate) fn late(operation: &'static str, pid: Pid, tid: Tid) -> MechanismErro
         "" => format!("state {state}"),
         channel => format!("state {state} in {channel}"),
     };
-    MechanismError::Late {
-        operation,
-        tid,
-        state,
-    }
+    MechanismError::Late { operation, tid, state }
 }

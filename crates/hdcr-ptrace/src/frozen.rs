@@ -7,15 +7,14 @@ use std::os::fd::OwnedFd;
 use hdcr_engine::batch::{Batch, Replies};
 use hdcr_engine::ids::{Fd, Pid, RemotePtr, Tid};
 use hdcr_engine::mechanism::{
-    Deadline, Frozen, FrozenProcess, MechanismError, Queue, Result, Rseq, Scope, SigInfo, Stand,
-    TimedCall,
+    Deadline, Frozen, FrozenProcess, MechanismError, Queue, Result, Rseq, Scope, SigInfo, Stand, TimedCall,
 };
 use hdcr_engine::regs::Regs;
 use hdcr_sys::ptrace::SignalQueue;
 use hdcr_sys::wait::Seen;
 use nix::errno::Errno;
 
-use crate::calls::{Calls, Patience, failure};
+use crate::calls::{Calls, Patience, as_rseq, failure};
 use crate::freeze::{Caught, Freezing, bury, late};
 use crate::registers::waits_for_ever;
 use crate::repair::{Premises, settle};
@@ -42,12 +41,7 @@ pub(crate) struct PtraceFrozen {
 }
 
 impl PtraceFrozen {
-    pub(crate) fn freeze(
-        calls: &Calls,
-        stragglers: &Stragglers,
-        scope: Scope,
-        by: Deadline,
-    ) -> Result<Self> {
+    pub(crate) fn freeze(calls: &Calls, stragglers: &Stragglers, scope: Scope, by: Deadline) -> Result<Self> {
         let caught = match Freezing::new(calls, scope, by).catch() {
             Ok(caught) => caught,
             Err((error, left)) => {
@@ -70,9 +64,8 @@ impl PtraceFrozen {
         };
         let mut refused = Ok(());
         for (tid, attached) in threads {
-            let settled = frozen
-                .premises(attached.pid, tid)
-                .and_then(|premises| settle(calls, premises, tid, &attached));
+            let settled =
+                frozen.premises(attached.pid, tid).and_then(|premises| settle(calls, premises, tid, &attached));
             match settled {
                 Ok(tracee) => {
                     frozen.tracees.insert(tid, tracee);
@@ -91,9 +84,7 @@ impl PtraceFrozen {
     fn premises(&mut self, pid: Pid, tid: Tid) -> Result<&Premises> {
         match self.premises.entry(pid) {
             std::collections::btree_map::Entry::Occupied(there) => Ok(there.into_mut()),
-            std::collections::btree_map::Entry::Vacant(room) => {
-                Ok(room.insert(Premises::open(&self.calls, pid, tid)?))
-            }
+            std::collections::btree_map::Entry::Vacant(room) => Ok(room.insert(Premises::open(&self.calls, pid, tid)?)),
         }
     }
 
@@ -103,17 +94,12 @@ impl PtraceFrozen {
 
     fn threads_of(&self, pid: Pid) -> Vec<Tid> {
         let process = self.processes.iter().find(|process| process.pid == pid);
-        process
-            .map(|process| process.threads.clone())
-            .unwrap_or_default()
+        process.map(|process| process.threads.clone()).unwrap_or_default()
     }
 
     fn any_thread_of(&self, pid: Pid) -> Result<Tid> {
         let first = self.threads_of(pid).first().copied();
-        first.ok_or(MechanismError::Gone {
-            operation: "working in it",
-            tid: pid.leader(),
-        })
+        first.ok_or(MechanismError::Gone { operation: "working in it", tid: pid.leader() })
     }
 
     /// Sets the process up for tables of this size.
@@ -125,13 +111,7 @@ impl PtraceFrozen {
         let Some(premises) = self.premises.get(&pid) else {
             return Err(not_in_scope(pid.leader()));
         };
-        let visit = Visit::set_up(
-            &self.calls,
-            premises,
-            &mut self.tracees,
-            &threads,
-            (room, self.by),
-        )?;
+        let visit = Visit::set_up(&self.calls, premises, &mut self.tracees, &threads, (room, self.by))?;
         self.visits.insert(pid, visit);
         Ok(())
     }
@@ -226,10 +206,7 @@ fn forgive_dead(result: Result<()>) -> Result<()> {
 }
 
 fn not_in_scope(tid: Tid) -> MechanismError {
-    MechanismError::Gone {
-        operation: "working with it (it is not in the frozen scope)",
-        tid,
-    }
+    MechanismError::Gone { operation: "working with it (it is not in the frozen scope)", tid }
 }
 
 impl Frozen for PtraceFrozen {
@@ -262,18 +239,13 @@ impl Frozen for PtraceFrozen {
     }
 
     fn rseq(&self, tid: Tid) -> Result<Option<Rseq>> {
-        let got = self.calls.rseq(self.tracee(tid)?.tid)?;
-        Ok(got.map(|rseq| Rseq {
-            at: RemotePtr(rseq.pointer),
-            size: rseq.size,
-            signature: rseq.signature,
-        }))
+        Ok(self.calls.rseq(self.tracee(tid)?.tid)?.map(as_rseq))
     }
 
     fn robust_list(&self, tid: Tid) -> Result<(RemotePtr, u64)> {
         let tid = self.tracee(tid)?.tid;
-        let (head, len) = hdcr_sys::task::robust_list(tid.0)
-            .map_err(|errno| failure("reading its robust list", tid, errno))?;
+        let (head, len) =
+            hdcr_sys::task::robust_list(tid.0).map_err(|errno| failure("reading its robust list", tid, errno))?;
         Ok((RemotePtr(head), len))
     }
 
@@ -293,11 +265,7 @@ impl Frozen for PtraceFrozen {
                 }
                 continue;
             }
-            let job = Job {
-                tid: *tid,
-                batch,
-                at: 0,
-            };
+            let job = Job { tid: *tid, batch, at: 0 };
             by_process.entry(pid).or_default().push((index, job));
         }
         for (pid, jobs) in &by_process {
@@ -319,11 +287,7 @@ impl Frozen for PtraceFrozen {
                 continue;
             };
             for (index, job) in indices.into_iter().zip(&jobs) {
-                if !self
-                    .tracees
-                    .get(&job.tid)
-                    .is_some_and(|tracee| tracee.running)
-                {
+                if !self.tracees.get(&job.tid).is_some_and(|tracee| tracee.running) {
                     continue;
                 }
                 match visit.finish(&self.calls, &mut self.tracees, job, self.by) {

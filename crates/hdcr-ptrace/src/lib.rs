@@ -12,10 +12,15 @@
 //! thread that does not stop before the deadline stays attached until it does and a later call of the same [`Ptrace`]
 //! sweeps it, or until the tracer thread ends (the kernel lets go of everything then): visit from a thread that ends.
 
+mod birth;
 mod calls;
 mod faults;
+mod finish;
 mod freeze;
 mod frozen;
+mod hole;
+mod nursery;
+mod probe;
 mod registers;
 mod rendezvous;
 mod repair;
@@ -40,6 +45,7 @@ pub use faults::Faults;
 use calls::Calls;
 use faults::Steps;
 use frozen::PtraceFrozen;
+use nursery::PtraceNursery;
 
 /// Threads that are attached and have not stopped, so that they could not be let go.
 pub(crate) type Stragglers = Rc<RefCell<Vec<Tid>>>;
@@ -62,10 +68,8 @@ impl Ptrace {
     /// Probes the kernel and is ready. `faults` is for trials; its default is none.
     pub fn new(faults: Faults) -> Self {
         Self {
-            calls: Calls {
-                steps: Steps::new(faults),
-            },
-            capabilities: Capabilities::default(),
+            calls: Calls { steps: Steps::new(faults) },
+            capabilities: probe::capabilities(),
             stragglers: Stragglers::default(),
         }
     }
@@ -94,11 +98,13 @@ impl Mechanism for Ptrace {
         Ok(Box::new(frozen))
     }
 
-    fn nursery(&self, _avoid: &[Range<u64>], _by: Deadline) -> Result<Box<dyn Nursery>> {
+    fn nursery(&self, avoid: &[Range<u64>], by: Deadline) -> Result<Box<dyn Nursery>> {
         self.sweep();
-        Err(hdcr_engine::mechanism::MechanismError::Unsupported {
-            tid: Tid(0),
-            kind: "a new task",
-        })
+        let mut options = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESYSGOOD;
+        if self.capabilities.suspend_seccomp {
+            options |= libc::PTRACE_O_SUSPEND_SECCOMP;
+        }
+        let nursery = PtraceNursery::new(&self.calls, options, avoid, by)?;
+        Ok(Box::new(nursery))
     }
 }

@@ -55,12 +55,7 @@ pub(crate) fn interrupted(regs: &Regs) -> Interrupted {
 
 /// The thread before its `syscall` instruction, about to make the call `nr`.
 pub(crate) fn before_call(regs: &Regs, nr: u64) -> Regs {
-    Regs {
-        ip: regs.ip.wrapping_sub(2),
-        ax: nr,
-        orig_ax: NO_CALL,
-        ..*regs
-    }
+    Regs { ip: regs.ip.wrapping_sub(2), ax: nr, orig_ax: NO_CALL, ..*regs }
 }
 
 /// What a thread must hold to go on without the kernel's own restart at a signal return.
@@ -68,9 +63,7 @@ pub(crate) fn restarted_by_hand(regs: &Regs, restart_block: RestartBlock) -> Reg
     match (interrupted(regs), restart_block) {
         (Interrupted::No, _) => *regs,
         (Interrupted::Block, RestartBlock::Kept) => before_call(regs, RESTART_SYSCALL),
-        (Interrupted::Again, _) | (Interrupted::Block, RestartBlock::Lost) => {
-            before_call(regs, regs.orig_ax)
-        }
+        (Interrupted::Again, _) | (Interrupted::Block, RestartBlock::Lost) => before_call(regs, regs.orig_ax),
     }
 }
 

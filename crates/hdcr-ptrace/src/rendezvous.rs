@@ -1,7 +1,7 @@
 //! Waiting for a task to come to the signal that a stub sends to itself.
 
 use hdcr_engine::ids::{Pid, Tid};
-use hdcr_engine::mechanism::{Deadline, MechanismError, Result};
+use hdcr_engine::mechanism::{Deadline, MechanismError, Result, SigInfo};
 use hdcr_engine::regs::Regs;
 use hdcr_sys::wait::Seen;
 use nix::errno::Errno;
@@ -25,10 +25,7 @@ pub(crate) fn all_but(signal: i32) -> u64 {
 
 /// The bit of a signal in a mask.
 pub(crate) fn bit(signal: i32) -> u64 {
-    u32::try_from(signal - 1)
-        .ok()
-        .and_then(|n| 1u64.checked_shl(n))
-        .unwrap_or(0)
+    u32::try_from(signal - 1).ok().and_then(|n| 1u64.checked_shl(n)).unwrap_or(0)
 }
 
 /// Waits for the next stop of any kind; its status.
@@ -43,17 +40,21 @@ pub(crate) fn any_stop(calls: &Calls, pid: Pid, tid: Tid, by: Deadline) -> Resul
                 }
             }
             Seen::Exited(_) | Seen::Killed(_) => {
-                return Err(MechanismError::Gone {
-                    operation: "waiting for its stop",
-                    tid,
-                });
+                return Err(MechanismError::Gone { operation: "waiting for its stop", tid });
             }
         }
     }
 }
 
-/// Waits for a rendezvous; the registers at it. Other stops on the way are passed through.
-pub(crate) fn meet(calls: &Calls, pid: Pid, tid: Tid, at: Meeting, by: Deadline) -> Result<Regs> {
+/// Waits for a rendezvous; the registers at it. Other stops on the way are passed through. The same signal sent by
+/// somebody else goes to `strangers`.
+pub(crate) fn meet(
+    calls: &Calls,
+    (pid, tid): (Pid, Tid),
+    at: Meeting,
+    by: Deadline,
+    strangers: &mut Vec<SigInfo>,
+) -> Result<Regs> {
     loop {
         let status = any_stop(calls, pid, tid, by)?;
         let (signal, event) = (status & 0xff, status >> 8);
@@ -68,16 +69,12 @@ pub(crate) fn meet(calls: &Calls, pid: Pid, tid: Tid, at: Meeting, by: Deadline)
             if regs.ip == at.ip {
                 return Ok(regs);
             }
-            // One that somebody else sent: chosen so that the program would not have noticed it.
+            strangers.push(calls.stop_siginfo(tid)?);
             calls.cont(tid, 0)?;
             continue;
         }
         if is_fault(signal) {
-            return Err(MechanismError::System {
-                operation: "running a batch",
-                tid,
-                source: Errno::EFAULT.into(),
-            });
+            return Err(MechanismError::System { operation: "running a batch", tid, source: Errno::EFAULT.into() });
         }
         // Only SIGSTOP can come through the mask; what else might is blocked, and is queued again by being passed on.
         calls.cont(tid, signal)?;
@@ -86,8 +83,18 @@ pub(crate) fn meet(calls: &Calls, pid: Pid, tid: Tid, at: Meeting, by: Deadline)
 
 /// Signals that the processor raises.
 fn is_fault(signal: i32) -> bool {
-    matches!(
-        signal,
-        libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP | libc::SIGSYS
-    )
+    matches!(signal, libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP | libc::SIGSYS)
+}
+
+/// Waits for the next border of a system call.
+pub(crate) fn syscall_stop(calls: &Calls, pid: Pid, tid: Tid, by: Deadline) -> Result<()> {
+    /// With `PTRACE_O_TRACESYSGOOD`.
+    const BORDER: i32 = libc::SIGTRAP | 0x80;
+    loop {
+        match any_stop(calls, pid, tid, by)? {
+            BORDER => return Ok(()),
+            status if status >> 8 != 0 => calls.cont_to_syscall(tid, 0)?,
+            signal => calls.cont_to_syscall(tid, signal)?,
+        }
+    }
 }

@@ -14,9 +14,7 @@ use hdcr_engine::regs::Regs;
 
 use crate::calls::Calls;
 use crate::freeze::Attached;
-use crate::registers::{
-    Interrupted, NO_CALL, RESTART_SYSCALL, RestartBlock, before_call, interrupted,
-};
+use crate::registers::{Interrupted, NO_CALL, RESTART_SYSCALL, RestartBlock, before_call, interrupted};
 use crate::stub::{self, Control};
 use crate::tasks;
 use crate::tracee::{Own, Place, Tracee};
@@ -46,19 +44,11 @@ impl Premises {
 }
 
 /// Takes a thread that has stopped into care.
-pub(crate) fn settle(
-    calls: &Calls,
-    premises: &Premises,
-    tid: Tid,
-    attached: &Attached,
-) -> Result<Tracee> {
+pub(crate) fn settle(calls: &Calls, premises: &Premises, tid: Tid, attached: &Attached) -> Result<Tracee> {
     let regs = calls.registers(tid)?;
     let mask = calls.signal_mask(tid)?;
     if regs.cs != USER_CS {
-        return Err(MechanismError::Unsupported {
-            tid,
-            kind: "a 32-bit task",
-        });
+        return Err(MechanismError::Unsupported { tid, kind: "a 32-bit task" });
     }
     let mut tracee = Tracee {
         tid,
@@ -81,12 +71,7 @@ pub(crate) fn settle(
 }
 
 /// Mask and registers of a thread that stands in a stub of a tracer that died.
-fn left_by_dead_tracer(
-    calls: &Calls,
-    premises: &Premises,
-    tid: Tid,
-    regs: &Regs,
-) -> Option<(u64, Regs)> {
+fn left_by_dead_tracer(calls: &Calls, premises: &Premises, tid: Tid, regs: &Regs) -> Option<(u64, Regs)> {
     let read_control = |at: u64| {
         let mut control = [0; stub::CONTROL_LEN];
         calls.peek(&premises.memory, tid, at, &mut control).ok()?;
@@ -118,23 +103,14 @@ struct CriticalSection {
     abort: u64,
 }
 
-fn critical_section(
-    calls: &Calls,
-    premises: &Premises,
-    tid: Tid,
-    at: u64,
-) -> Option<CriticalSection> {
+fn critical_section(calls: &Calls, premises: &Premises, tid: Tid, at: u64) -> Option<CriticalSection> {
     let mut bytes = [0; 32];
     calls.peek(&premises.memory, tid, at, &mut bytes).ok()?;
     let word = |at: usize| {
         let bytes = bytes.get(at..at + 8)?;
         Some(u64::from_le_bytes(bytes.try_into().ok()?))
     };
-    Some(CriticalSection {
-        start: word(8)?,
-        len: word(16)?,
-        abort: word(24)?,
-    })
+    Some(CriticalSection { start: word(8)?, len: word(16)?, abort: word(24)? })
 }
 
 /// Moves a thread in an rseq critical section to its abort handler, as the kernel would on any preemption.
@@ -217,12 +193,7 @@ mod tests {
     use super::*;
 
     fn check(channel: &str, di: u64, expected: Option<u64>) {
-        let mut regs = Regs {
-            ax: (-516i64).cast_unsigned(),
-            orig_ax: RESTART_SYSCALL,
-            di,
-            ..Regs::default()
-        };
+        let mut regs = Regs { ax: (-516i64).cast_unsigned(), orig_ax: RESTART_SYSCALL, di, ..Regs::default() };
         assert_eq!(restarted_call(&regs, channel), expected);
         name_restarted_call(&mut regs, channel);
         assert_eq!(regs.orig_ax, expected.unwrap_or(RESTART_SYSCALL));

@@ -7,10 +7,7 @@
 //!
 //! Never an `int3`, never a single step: both kill the thread when the tracer is dead. Plain loads instead of
 //! `rt_sigreturn`: floating point and vector registers are never touched, and the kernel's restart block lives.
-#![expect(
-    unsafe_code,
-    reason = "machine code of ours is copied from where the assembler put it"
-)]
+#![expect(unsafe_code, reason = "machine code of ours is copied from where the assembler put it")]
 
 use core::arch::global_asm;
 
@@ -220,25 +217,7 @@ impl Control {
         for (word, from) in words.iter_mut().zip(bytes.chunks_exact(8)) {
             *word = from.try_into().map_or(0, u64::from_le_bytes);
         }
-        let [
-            _,
-            _,
-            _,
-            _,
-            mask,
-            flags,
-            r15,
-            r14,
-            r13,
-            r12,
-            bp,
-            bx,
-            r11,
-            r10,
-            r9,
-            r8,
-            tail @ ..,
-        ] = words;
+        let [_, _, _, _, mask, flags, r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, tail @ ..] = words;
         let [ax, cx, dx, si, di, sp, ip, _] = tail;
         let regs = Regs {
             flags,
@@ -284,18 +263,8 @@ mod tests {
             cs: 0x33,
             ..Regs::default()
         };
-        let control = Control {
-            process: 1,
-            thread: 2,
-            signal: 23,
-            mask: 0xdead,
-            regs,
-        };
-        let rest = Regs {
-            cs: 0x33,
-            orig_ax: 9,
-            ..Regs::default()
-        };
+        let control = Control { process: 1, thread: 2, signal: 23, mask: 0xdead, regs };
+        let rest = Regs { cs: 0x33, orig_ax: 9, ..Regs::default() };
         assert_eq!(Control::adopt(&control.encode(), &rest), (0xdead, regs));
     }
 

@@ -26,11 +26,7 @@ pub(crate) fn encode(batch: &Batch, at: u64) -> Result<Vec<u8>, Misfit> {
     let table_len = batch.calls.len() * ENTRY_LEN;
     let (table, rest) = bytes.split_at_mut(table_len);
     let data_at = at.wrapping_add(word(table_len));
-    for (index, (entry, call)) in table
-        .chunks_exact_mut(ENTRY_LEN)
-        .zip(&batch.calls)
-        .enumerate()
-    {
+    for (index, (entry, call)) in table.chunks_exact_mut(ENTRY_LEN).zip(&batch.calls).enumerate() {
         put(entry, 0, &call.nr.to_le_bytes());
         let mut taken = 0;
         for (place, arg) in call.args.iter().enumerate() {
@@ -61,13 +57,7 @@ pub(crate) fn encode(batch: &Batch, at: u64) -> Result<Vec<u8>, Misfit> {
     Ok(bytes)
 }
 
-fn take_result(
-    entry: &mut [u8],
-    index: usize,
-    place: usize,
-    of: usize,
-    taken: usize,
-) -> Result<(), Misfit> {
+fn take_result(entry: &mut [u8], index: usize, place: usize, of: usize, taken: usize) -> Result<(), Misfit> {
     if of >= index {
         return Err("a batch that uses a result before it is there");
     }
@@ -104,16 +94,11 @@ pub(crate) fn decode(batch: &Batch, at: u64, done: u64, bytes: &[u8]) -> Replies
         .take(made)
         .map(|entry| {
             let result = entry.get(RESULT_AT..RESULT_AT + 8);
-            result
-                .and_then(|bytes| bytes.try_into().ok())
-                .map_or(0, i64::from_le_bytes)
+            result.and_then(|bytes| bytes.try_into().ok()).map_or(0, i64::from_le_bytes)
         })
         .collect();
     let data = bytes.get(table_len..table_len + batch.data.len());
-    Replies {
-        results,
-        data: data.map(<[u8]>::to_vec).unwrap_or_default(),
-    }
+    Replies { results, data: data.map(<[u8]>::to_vec).unwrap_or_default() }
 }
 
 #[cfg(test)]
@@ -131,15 +116,7 @@ mod tests {
         let text = batch.bytes(b"abc");
         let cell = batch.room(8);
         batch.pointer(cell, text);
-        batch.try_call(
-            1,
-            &[
-                Arg::Result(first),
-                Arg::Data(text),
-                3.into(),
-                Arg::Result(first),
-            ],
-        );
+        batch.try_call(1, &[Arg::Result(first), Arg::Data(text), 3.into(), Arg::Result(first)]);
         let bytes = encode(&batch, 0x1000).unwrap();
         let second = &bytes[ENTRY_LEN..];
         assert_eq!(word_at(second, 16), 0x1000 + 160);
@@ -166,9 +143,6 @@ mod tests {
         let replies = decode(&batch, 0x1000, 0x1000 + 80, &bytes);
         assert_eq!(replies.results, [0, -2]);
         assert_eq!(replies.failure(&batch), Some((1, 2)));
-        assert_eq!(
-            decode(&batch, 0x1000, 0x1000 + 240, &bytes).results.len(),
-            3
-        );
+        assert_eq!(decode(&batch, 0x1000, 0x1000 + 240, &bytes).results.len(), 3);
     }
 }

@@ -30,10 +30,7 @@ pub(crate) fn children(pid: Pid, tid: Tid) -> io::Result<Vec<Pid>> {
     match fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")) {
         Err(error) if gone(&error) => Ok(Vec::new()),
         Err(error) => Err(error),
-        Ok(text) => Ok(text
-            .split_ascii_whitespace()
-            .filter_map(|word| word.parse().ok().map(Pid))
-            .collect()),
+        Ok(text) => Ok(text.split_ascii_whitespace().filter_map(|word| word.parse().ok().map(Pid)).collect()),
     }
 }
 

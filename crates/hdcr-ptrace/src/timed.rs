@@ -23,8 +23,5 @@ pub(crate) fn call_of(
     if interrupted(&tracee.own.regs) != Interrupted::Block {
         return Ok(None);
     }
-    Ok(Some(TimedCall {
-        nr: tracee.own.regs.orig_ax,
-        remaining_ns: None,
-    }))
+    Ok(Some(TimedCall { nr: tracee.own.regs.orig_ax, remaining_ns: None }))
 }

@@ -5,9 +5,7 @@ use hdcr_engine::mechanism::{Deadline, Result, Stand};
 use hdcr_engine::regs::Regs;
 
 use crate::calls::Calls;
-use crate::registers::{
-    Interrupted, RestartBlock, before_call, interrupted, restarted_by_hand, waits_for_ever,
-};
+use crate::registers::{Interrupted, RestartBlock, before_call, interrupted, restarted_by_hand, waits_for_ever};
 use crate::rendezvous::{self, Meeting, all_but};
 
 /// What the program owns of a thread.
@@ -43,14 +41,7 @@ impl Tracee {
     /// The registers with which the stub lets the thread go on when nobody traces it.
     pub(crate) fn healed(&self, restart_block: RestartBlock) -> Regs {
         let lost = self.restart_block == RestartBlock::Lost;
-        restarted_by_hand(
-            &self.own.regs,
-            if lost {
-                RestartBlock::Lost
-            } else {
-                restart_block
-            },
-        )
+        restarted_by_hand(&self.own.regs, if lost { RestartBlock::Lost } else { restart_block })
     }
 
     /// The registers to put back at a stop inside the kernel's signal delivery, where the kernel restarts by itself.
@@ -77,7 +68,10 @@ impl Tracee {
 
     /// Waits until the thread has come to the rendezvous at `ip`.
     pub(crate) fn meet(&mut self, calls: &Calls, at: Meeting, by: Deadline) -> Result<Regs> {
-        let regs = rendezvous::meet(calls, self.pid, self.tid, at, by)?;
+        // The signal was chosen so that the program would not notice one from somebody else.
+        let mut strangers = Vec::new();
+        let task = (self.pid, self.tid);
+        let regs = rendezvous::meet(calls, task, at, by, &mut strangers)?;
         self.running = false;
         Ok(regs)
     }

@@ -29,9 +29,7 @@ impl Tail {
         let from_vector = auxiliary_vector(pid, tid);
         let candidates = from_vector.into_iter().chain(from_maps(pid, tid));
         // The vector is the program's to change, so what it names is believed only when a vdso is there.
-        candidates
-            .filter_map(|base| Self::of_image(calls, memory, tid, base))
-            .next()
+        candidates.filter_map(|base| Self::of_image(calls, memory, tid, base)).next()
     }
 
     fn of_image(calls: &Calls, memory: &File, tid: Tid, base: u64) -> Option<Self> {
@@ -62,9 +60,7 @@ impl Tail {
         let mut bytes = [0u8; ONCE_LEN];
         slots
             .into_iter()
-            .find(|at| {
-                calls.peek(memory, tid, *at, &mut bytes).is_ok() && bytes.iter().all(|b| *b == 0)
-            })
+            .find(|at| calls.peek(memory, tid, *at, &mut bytes).is_ok() && bytes.iter().all(|b| *b == 0))
             .unwrap_or(last)
     }
 }
@@ -86,10 +82,7 @@ fn auxiliary_vector(pid: Pid, tid: Tid) -> Option<u64> {
     let bytes = fs::read(format!("/proc/{pid}/task/{tid}/auxv")).ok()?;
     let mut pairs = bytes.chunks_exact(16).filter_map(|pair| {
         let (key, value) = pair.split_at_checked(8)?;
-        Some((
-            u64::from_le_bytes(key.try_into().ok()?),
-            u64::from_le_bytes(value.try_into().ok()?),
-        ))
+        Some((u64::from_le_bytes(key.try_into().ok()?), u64::from_le_bytes(value.try_into().ok()?)))
     });
     let (_, base) = pairs.find(|(key, _)| *key == AT_SYSINFO_EHDR)?;
     (base % PAGE == 0 && base != 0).then_some(base)
@@ -120,10 +113,7 @@ mod tests {
 
     #[test]
     fn slots_are_found_by_address() {
-        let tail = Tail {
-            at: 0x1a80,
-            slots: 3,
-        };
+        let tail = Tail { at: 0x1a80, slots: 3 };
         let slot = u64::try_from(ONCE_LEN).unwrap();
         assert!(tail.holds(0x1a80) && !tail.holds(0x1a7f) && !tail.holds(0x1a80 + 3 * slot));
         assert_eq!(tail.slot_of(0x1a80 + slot + 5), Some(0x1a80 + slot));

@@ -88,10 +88,7 @@ fn unsupported(tid: Tid, kind: &'static str) -> MechanismError {
 }
 
 fn status_of(pid: Pid, tid: Tid) -> Result<Status> {
-    let status = tasks::status(pid, tid).ok_or(MechanismError::Gone {
-        operation: "reading its status",
-        tid,
-    })?;
+    let status = tasks::status(pid, tid).ok_or(MechanismError::Gone { operation: "reading its status", tid })?;
     if status.seccomp != 0 {
         // The filter would judge the calls of the stub, and kill.
         return Err(unsupported(tid, "a task under seccomp"));
@@ -106,27 +103,16 @@ fn choose_signal(status: &Status, blocked: u64, tid: Tid) -> Result<Signal> {
     let uncaught = |n: &i32| status.caught & bit(*n) == 0;
     // SIGCONT would end a group stop.
     let ignored = (1..=64).filter(|n| status.ignored & bit(*n) != 0 && *n != libc::SIGCONT);
-    let mut unnoticed = SILENT
-        .into_iter()
-        .chain(ignored)
-        .filter(|n| open(n) && uncaught(n));
+    let mut unnoticed = SILENT.into_iter().chain(ignored).filter(|n| open(n) && uncaught(n));
     if let Some(number) = unnoticed.next() {
         let restart_block = RestartBlock::Kept;
-        return Ok(Signal {
-            number,
-            restart_block,
-        });
+        return Ok(Signal { number, restart_block });
     }
     // Caught: it is swallowed at the stop. Only if the tracer dies just then does the handler run once for nothing.
     let mut caught = SILENT.into_iter().filter(open);
-    let number = caught
-        .next()
-        .ok_or(unsupported(tid, "a task that leaves no signal to meet at"))?;
+    let number = caught.next().ok_or(unsupported(tid, "a task that leaves no signal to meet at"))?;
     let restart_block = RestartBlock::Lost;
-    Ok(Signal {
-        number,
-        restart_block,
-    })
+    Ok(Signal { number, restart_block })
 }
 
 impl Visit {
@@ -231,20 +217,12 @@ impl Visit {
         };
         tracee.start(calls, &regs, self.signal.number)?;
         let ip = self.slot + stub::once_rendezvous();
-        let meeting = Meeting {
-            ip,
-            signal: self.signal.number,
-        };
+        let meeting = Meeting { ip, signal: self.signal.number };
         Ok(tracee.meet(calls, meeting, by)?.bp)
     }
 
     /// Makes room for tables: `need` bytes.
-    pub(crate) fn widen(
-        &mut self,
-        calls: &Calls,
-        tracees: &mut Threads,
-        (need, by): (usize, Deadline),
-    ) -> Result<()> {
+    pub(crate) fn widen(&mut self, calls: &Calls, tracees: &mut Threads, (need, by): (usize, Deadline)) -> Result<()> {
         let need = offset(need);
         if need <= self.area.end - self.area.start {
             return Ok(());
@@ -256,17 +234,7 @@ impl Visit {
             self.area = old.start..old.start + PAGE;
             self.extra = Some(old);
         }
-        let map = batch.call(
-            9,
-            &[
-                0.into(),
-                len.into(),
-                7.into(),
-                0x22.into(),
-                (-1).into(),
-                0.into(),
-            ],
-        );
+        let map = batch.call(9, &[0.into(), len.into(), 7.into(), 0x22.into(), (-1).into(), 0.into()]);
         let replies = self.run_one(calls, tracees, &batch, by)?;
         let at = replies.result(map).map_or(0, i64::cast_unsigned);
         let at = mapped_at(self.runner, at)?;
@@ -279,18 +247,8 @@ impl Visit {
         Ok(())
     }
 
-    fn run_one(
-        &mut self,
-        calls: &Calls,
-        tracees: &mut Threads,
-        batch: &Batch,
-        by: Deadline,
-    ) -> Result<Replies> {
-        let mut job = Job {
-            tid: self.runner,
-            batch,
-            at: 0,
-        };
+    fn run_one(&mut self, calls: &Calls, tracees: &mut Threads, batch: &Batch, by: Deadline) -> Result<Replies> {
+        let mut job = Job { tid: self.runner, batch, at: 0 };
         self.start(calls, tracees, std::slice::from_mut(&mut job))?;
         self.finish(calls, tracees, &job, by)
     }
@@ -300,36 +258,22 @@ impl Visit {
             return Ok(*block);
         }
         let status = status_of(tracee.pid, tracee.tid)?;
-        let block = Block {
-            at: self.next_block,
-            process: status.inner_process,
-            thread: status.inner_thread,
-            written: false,
-        };
+        let block =
+            Block { at: self.next_block, process: status.inner_process, thread: status.inner_thread, written: false };
         self.next_block += offset(stub::BATCH_STRIDE);
         self.blocks.insert(tracee.tid, block);
         Ok(block)
     }
 
     /// Writes the tables of all jobs and lets their threads run. The room must have been made.
-    pub(crate) fn start(
-        &mut self,
-        calls: &Calls,
-        tracees: &mut Threads,
-        jobs: &mut [Job<'_>],
-    ) -> Result<()> {
+    pub(crate) fn start(&mut self, calls: &Calls, tracees: &mut Threads, jobs: &mut [Job<'_>]) -> Result<()> {
         let mut pieces: Vec<(RemotePtr, Vec<u8>)> = Vec::new();
         let mut at = self.area.start;
         for job in jobs.iter_mut() {
             let Some(tracee) = tracees.get_mut(&job.tid) else {
                 continue;
             };
-            if job
-                .batch
-                .calls
-                .iter()
-                .any(|call| TAKES_RESTART_BLOCK.contains(&call.nr))
-            {
+            if job.batch.calls.iter().any(|call| TAKES_RESTART_BLOCK.contains(&call.nr)) {
                 tracee.restart_block = RestartBlock::Lost;
             }
             let block = self.block(tracee)?;
@@ -345,13 +289,9 @@ impl Visit {
             pieces.push((RemotePtr(job.at), bytes));
         }
         let borrowed: Vec<_> = pieces.iter().map(|(at, b)| (*at, b.as_slice())).collect();
-        calls
-            .write(self.runner, &borrowed)
-            .map_err(|errno| failure("writing a batch", self.runner, errno))?;
+        calls.write(self.runner, &borrowed).map_err(|errno| failure("writing a batch", self.runner, errno))?;
         for job in jobs {
-            let (Some(tracee), Some(block)) =
-                (tracees.get_mut(&job.tid), self.blocks.get_mut(&job.tid))
-            else {
+            let (Some(tracee), Some(block)) = (tracees.get_mut(&job.tid), self.blocks.get_mut(&job.tid)) else {
                 continue;
             };
             block.written = true;
@@ -370,22 +310,12 @@ impl Visit {
     }
 
     /// Awaits a job that was started, and reads what came of it.
-    pub(crate) fn finish(
-        &self,
-        calls: &Calls,
-        tracees: &mut Threads,
-        job: &Job<'_>,
-        by: Deadline,
-    ) -> Result<Replies> {
-        let (Some(tracee), Some(block)) = (tracees.get_mut(&job.tid), self.blocks.get(&job.tid))
-        else {
+    pub(crate) fn finish(&self, calls: &Calls, tracees: &mut Threads, job: &Job<'_>, by: Deadline) -> Result<Replies> {
+        let (Some(tracee), Some(block)) = (tracees.get_mut(&job.tid), self.blocks.get(&job.tid)) else {
             return Err(failure("running a batch", job.tid, Errno::ESRCH));
         };
         let ip = block.at + stub::batch_rendezvous();
-        let meeting = Meeting {
-            ip,
-            signal: self.signal.number,
-        };
+        let meeting = Meeting { ip, signal: self.signal.number };
         // The stub holds the entry at which it stopped in bx.
         let done = tracee.meet(calls, meeting, by)?.bx;
         let mut bytes = vec![0; table::room(job.batch)];
@@ -436,9 +366,7 @@ impl Visit {
 fn mapped_at(tid: Tid, result: u64) -> Result<u64> {
     match result.cast_signed() {
         errno @ -4095..0 => Err(match i32::try_from(-errno) {
-            Ok(libc::EACCES | libc::EPERM) => {
-                unsupported(tid, "a task that may not map writable code")
-            }
+            Ok(libc::EACCES | libc::EPERM) => unsupported(tid, "a task that may not map writable code"),
             other => failure("mapping a region", tid, Errno::from_raw(other.unwrap_or(0))),
         }),
         _ => Ok(result),

@@ -21,4 +21,7 @@ conform! {
     batch_results,
     many_threads,
     waits_go_on,
+    nursery_makes_a_tree,
+    nursery_dies_when_dropped,
+    timed_call_begins_again,
 }

@@ -8,3 +8,5 @@ pub mod pagemap;
 pub mod task;
 pub mod task_attribute;
 pub mod wait;
+pub mod birth;
+pub mod shared;

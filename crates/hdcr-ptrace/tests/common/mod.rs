@@ -26,11 +26,7 @@ fn build() -> Outcome<PathBuf> {
     // A name of its own for each test program: they may run at the same time.
     let name = format!("guest-{}", std::process::id());
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let status = Command::new("cc")
-        .args(["-O1", "-pthread", "-o"])
-        .arg(&program)
-        .arg(source)
-        .status()?;
+    let status = Command::new("cc").args(["-O1", "-pthread", "-o"]).arg(&program).arg(source).status()?;
     if !status.success() {
         return Err("cc failed on the guest".into());
     }
@@ -49,19 +45,11 @@ pub(crate) struct Guest {
 impl Guest {
     /// Starts one with a thread for each letter of `kinds`.
     pub(crate) fn start(kinds: &str) -> Outcome<Self> {
-        let mut feeder = Command::new(guest_program()?)
-            .arg(kinds)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        let mut feeder =
+            Command::new(guest_program()?).arg(kinds).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let commands = feeder.stdin.take().ok_or("no stdin")?;
         let answers = BufReader::new(feeder.stdout.take().ok_or("no stdout")?);
-        let mut guest = Self {
-            feeder,
-            commands,
-            answers,
-            target: Pid(0),
-        };
+        let mut guest = Self { feeder, commands, answers, target: Pid(0) };
         let line = guest.line()?;
         let pid = line.strip_prefix("ready ").ok_or(line.clone())?;
         guest.target = Pid(pid.trim().parse()?);
@@ -77,11 +65,7 @@ impl Guest {
     fn ask(&mut self, command: &str, expected: &str) -> Outcome<()> {
         self.commands.write_all(command.as_bytes())?;
         let line = self.line()?;
-        if line.starts_with(expected) {
-            Ok(())
-        } else {
-            Err(format!("guest: {line}").into())
-        }
+        if line.starts_with(expected) { Ok(()) } else { Err(format!("guest: {line}").into()) }
     }
 
     /// Every thread makes turns, and none has found an error.

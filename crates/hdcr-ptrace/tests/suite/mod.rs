@@ -1,5 +1,9 @@
 //! What every mechanism must do, written against the trait alone.
 
+mod nursery;
+
+pub(crate) use nursery::{nursery_dies_when_dropped, nursery_makes_a_tree, timed_call_begins_again};
+
 use std::time::{Duration, Instant};
 
 use hdcr_engine::batch::{Arg, Batch};
@@ -52,10 +56,7 @@ pub(crate) fn batch_results(mechanism: &dyn Mechanism) -> Outcome<()> {
     let name = batch.c_string(b"batch");
     let memfd = batch.call(libc::SYS_memfd_create, &[Arg::Data(name), 0.into()]);
     let text = batch.bytes(b"hello");
-    batch.call(
-        libc::SYS_write,
-        &[Arg::Result(memfd), Arg::Data(text), 5.into()],
-    );
+    batch.call(libc::SYS_write, &[Arg::Result(memfd), Arg::Data(text), 5.into()]);
     let stat = batch.room(144);
     batch.call(libc::SYS_fstat, &[Arg::Result(memfd), Arg::Data(stat)]);
     let duplicate = batch.call(libc::SYS_dup3, &[Arg::Result(memfd), 77.into(), 0.into()]);
@@ -72,10 +73,7 @@ pub(crate) fn batch_results(mechanism: &dyn Mechanism) -> Outcome<()> {
     ensure(replies.word(stat + 48) == Some(5), "size by fstat")?;
     ensure(replies.result(duplicate) == Some(77), "dup3")?;
     ensure(replies.result(wrong) == Some(-9), "an error gone over")?;
-    ensure(
-        replies.failure(&work[0].1) == Some((last, 9)),
-        "the error that ends",
-    )?;
+    ensure(replies.failure(&work[0].1) == Some((last, 9)), "the error that ends")?;
     let here = frozen.descriptor(pid, hdcr_engine::ids::Fd(77))?;
     ensure(nix::sys::stat::fstat(&here)?.st_size == 5, "duplicate")?;
     ensure(frozen.own_ranges(pid).len() == 1, "own ranges")?;
