@@ -3,6 +3,11 @@
 //! Each task queues them to itself, which alone may be done with any `si_code` (kernel/signal.c `do_rt_sigqueueinfo`). Signals
 //! that cannot be blocked do not stay pending: one that is seen at the freeze takes effect when the program goes on, so the
 //! capture gives up and can be tried again.
+//!
+//! The signal of a periodic timer is left out. The kernel counts missed expiries and starts the timer again only for a signal
+//! that it queued itself, so the timer is made to fire once more ([`super::posix_timers`]).
+
+use std::collections::BTreeSet;
 
 use hdcr_image::{Record, Tag};
 use nix::libc;
@@ -40,17 +45,45 @@ fn signal_of(info: &[u8]) -> Option<i32> {
     Some(i32::from_le_bytes(bytes)).filter(|signal| (1..=64).contains(signal))
 }
 
+/// The timer that a signal comes from, if it comes from one of `timer_create(2)`.
+pub(super) fn timer_of(info: &[u8]) -> Option<i32> {
+    let int = |at: usize| Some(i32::from_le_bytes(info.get(at..at.checked_add(4)?)?.try_into().ok()?));
+    (int(8)? == libc::SI_TIMER).then(|| int(16)).flatten()
+}
+
 /// A signal that takes effect at once when the program goes on.
 fn unblockable(signal: i32) -> bool {
     signal == libc::SIGKILL || signal == libc::SIGSTOP
 }
 
-fn keep(task: &TaskView, queue: Vec<SigInfo>) -> Result<Vec<Vec<u8>>> {
+/// Which of these timers fire again by themselves.
+fn periodic(cx: &mut Capture<'_>, task: &TaskView, timers: &BTreeSet<i32>) -> Result<BTreeSet<i32>> {
+    if timers.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let mut batch = Batch::new();
+    let ask = |timer: &i32| {
+        let value = batch.room(32);
+        batch.try_call(libc::SYS_timer_gettime, &[Arg::from(*timer), Arg::Data(value)]);
+        (*timer, value)
+    };
+    let places: Vec<(i32, usize)> = timers.iter().map(ask).collect();
+    let replies = cx.frozen.run(&[(task.tid, batch)])?;
+    let replies = replies.first().ok_or_else(|| model::no_reply(task, "timer_gettime"))?;
+    // The interval comes first; a timer that is gone leaves zeros.
+    let repeats = |at: usize| replies.word(at).unwrap_or(0) != 0 || replies.word(at + 8).unwrap_or(0) != 0;
+    Ok(places.into_iter().filter(|(_, at)| repeats(*at)).map(|(timer, _)| timer).collect())
+}
+
+fn keep(cx: &mut Capture<'_>, task: &TaskView, queue: Vec<SigInfo>) -> Result<Vec<Vec<u8>>> {
     if queue.iter().filter_map(|info| signal_of(info)).any(unblockable) {
         let what = "it is being stopped or killed".to_owned();
         return Err(Error::Changed { subject: format!("task {}", task.tid), what });
     }
-    Ok(queue.into_iter().map(|info| info.to_vec()).collect())
+    let timers = queue.iter().filter_map(|info| timer_of(info)).collect();
+    let periodic = periodic(cx, task, &timers)?;
+    let stays = |info: &SigInfo| timer_of(info).is_none_or(|timer| !periodic.contains(&timer));
+    Ok(queue.into_iter().filter(stays).map(|info| info.to_vec()).collect())
 }
 
 /// A siginfo of an image, as the kernel takes it.
@@ -67,12 +100,14 @@ impl TaskKind for Pending {
     fn ask(_task: &TaskView, _batch: &mut Batch) {}
 
     fn capture(cx: &mut Capture<'_>, task: &TaskView, (): (), _replies: &Replies) -> Result<PendingRecord> {
-        let mut thread = keep(task, cx.frozen.pending(task.tid, Queue::Thread)?)?;
+        let queue = cx.frozen.pending(task.tid, Queue::Thread)?;
+        let mut thread = keep(cx, task, queue)?;
         let process = cx.frozen.processes().iter().find(|process| process.pid == task.pid);
         if process.and_then(|process| process.threads.first()) != Some(&task.tid) {
             return Ok(PendingRecord { thread, shared: Vec::new() });
         }
-        let mut shared = keep(task, cx.frozen.pending(task.tid, Queue::Shared)?)?;
+        let queue = cx.frozen.pending(task.tid, Queue::Shared)?;
+        let mut shared = keep(cx, task, queue)?;
         if !task.leads() {
             // Only a leader may queue just anything to the process; the leader has ended, and the first thread takes it.
             thread.append(&mut shared);
@@ -118,6 +153,16 @@ mod tests {
             assert!(sound(Tid(1), &odd).is_err());
         }
         assert_eq!(sound(Tid(1), &info(64)).unwrap().0, 64);
+    }
+
+    #[test]
+    fn a_signal_of_a_timer_names_it() {
+        let mut info = info(34);
+        assert_eq!(timer_of(&info), None);
+        info[8..12].copy_from_slice(&(-2_i32).to_le_bytes());
+        info[16] = 5;
+        assert_eq!(timer_of(&info), Some(5));
+        assert_eq!(timer_of(&info[..18]), None);
     }
 
     #[test]

@@ -1,18 +1,22 @@
 //! Timers of `timer_create(2)`, with their numbers, clocks, notifications and the time that remains.
 //!
 //! Which there are is read from `/proc/PID/timers`, what remains is asked for. Every timer goes on relative to now: whether
-//! it was set to an absolute time is not to be seen. The count of missed expiries starts anew. Numbers are given back with
+//! it was set to an absolute time is not to be seen. A periodic timer whose signal is pending fires at once: the kernel then
+//! has the signal as its own again. How many expiries that signal had missed is not to be seen; the count starts anew. Numbers are given back with
 //! `PR_TIMER_CREATE_RESTORE_IDS` (Linux 6.15), before that by using up those in between.
+
+use std::collections::BTreeSet;
 
 use hdcr_image::List;
 use hdcr_layout::PosixTimer;
 use nix::libc;
 
-use super::{Site, Stage, TaskKind, TaskView};
+use super::{Site, Stage, TaskKind, TaskView, pending};
 use crate::batch::{Arg, Batch, Replies};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::{Pid, Tid};
+use crate::mechanism::Queue;
 use crate::model;
 use crate::procfs;
 use crate::restore::{Restore, TaskBatch};
@@ -27,6 +31,10 @@ const ITIMERSPEC: usize = 32;
 /// Size of `struct sigevent`.
 const SIGEVENT: usize = 64;
 const SECOND: u64 = 1_000_000_000;
+/// Its signal is pending (in `flags`).
+const PENDING: u32 = 1;
+/// The shortest time, in nanoseconds.
+const AT_ONCE: u64 = 1;
 /// `PR_TIMER_CREATE_RESTORE_IDS` of `<linux/prctl.h>`.
 const RESTORE_IDS: u64 = 77;
 /// Clock numbers are those of the creating process or thread itself (kernel `include/linux/posix-timers.h`).
@@ -109,6 +117,16 @@ fn clock_of(clock: i32, pid: Pid, threads: usize) -> Option<i32> {
     (clock & DEVICE != DEVICE && !of_a_thread && own).then_some(clock)
 }
 
+/// The timers whose signal is pending somewhere in the process.
+fn fired(cx: &Capture<'_>, task: &TaskView) -> Result<BTreeSet<i32>> {
+    let process = cx.frozen.processes().iter().find(|process| process.pid == task.pid);
+    let mut infos = cx.frozen.pending(task.tid, Queue::Shared)?;
+    for tid in process.into_iter().flat_map(|process| &process.threads) {
+        infos.append(&mut cx.frozen.pending(*tid, Queue::Thread)?);
+    }
+    Ok(infos.iter().filter_map(|info| pending::timer_of(info)).collect())
+}
+
 fn split(ns: u64) -> (u64, u64) {
     (ns / SECOND, ns % SECOND)
 }
@@ -135,7 +153,11 @@ fn create(batch: &mut TaskBatch, timer: &PosixTimer) {
     let id = batch.bytes(&timer.id.to_le_bytes());
     let args = [Arg::from(timer.clock), Arg::Data(event), Arg::Data(id)];
     batch.call("creating a timer", libc::SYS_timer_create, &args);
-    let value = if timer.value_ns == 0 { timer.interval_ns } else { timer.value_ns };
+    let value = match (timer.flags & PENDING, timer.value_ns) {
+        (0, 0) => timer.interval_ns,
+        (0, value) => value,
+        _ => AT_ONCE,
+    };
     if value == 0 {
         return;
     }
@@ -221,15 +243,17 @@ impl TaskKind for PosixTimers {
     }
 
     fn capture(
-        _cx: &mut Capture<'_>,
+        cx: &mut Capture<'_>,
         task: &TaskView,
         asked: Self::Asked,
         replies: &Replies,
     ) -> Result<PosixTimersRecord> {
         let threads =
             task.status.number("Threads").and_then(|threads| usize::try_from(threads).ok()).unwrap_or(usize::MAX);
+        let asked = asked?;
+        let pending = if asked.is_empty() { BTreeSet::new() } else { fired(cx, task)? };
         let mut timers = Vec::new();
-        for (mut timer, call, at) in asked? {
+        for (mut timer, call, at) in asked {
             super::reply(task, replies, call, "timer_gettime")?;
             let words =
                 (|| Some([replies.word(at)?, replies.word(at + 8)?, replies.word(at + 16)?, replies.word(at + 24)?]))();
@@ -242,6 +266,9 @@ impl TaskKind for PosixTimers {
                     "it counts the time of another process, of a clock device, or of a thread that cannot be told";
                 Error::refuse(refusal(task.pid, &timer, cause, "use a clock of the process, or pthread_getcpuclockid"))
             })?;
+            if timer.interval_ns != 0 && pending.contains(&timer.id) {
+                timer.flags |= PENDING;
+            }
             timers.push(timer);
         }
         Ok(List(timers))
