@@ -204,7 +204,6 @@ mod unsupported;
 
 kinds! {
     surroundings::Surroundings,
-    cpu::Cpu,
     // Before the timers, and before anything is queued: what came up while the tree was made is discarded.
     sigactions::SigActions,
     umask::Umask,
