@@ -3,6 +3,7 @@
 //! Not to be seen from outside at all: landlock(7) domains and I/O port permissions (`docs/resources.md`).
 
 use std::fs;
+use std::path::Path;
 
 use hdcr_sys::kcmp::{self, Kind};
 
@@ -49,7 +50,9 @@ fn from_status(task: &TaskView) -> Vec<Refusal> {
         let remedy = "run the program without a sandbox (docker: --security-opt seccomp=unconfined)";
         found.push(task.refuse("seccomp-filter", "seccomp", cause, remedy));
     }
-    if let Some(tracer) = status.number("TracerPid").filter(|tracer| *tracer != 0) {
+    // Looked at under the freeze, a thread of this process may be the tracer.
+    let foreign = |tracer: &u64| *tracer != 0 && !Path::new(&format!("/proc/self/task/{tracer}")).exists();
+    if let Some(tracer) = status.number("TracerPid").filter(foreign) {
         let cause = format!("process {tracer} traces it, and a task has one tracer only");
         found.push(task.refuse("task-traced", "task", &cause, "detach the debugger (or strace) first"));
     }
