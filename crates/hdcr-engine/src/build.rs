@@ -1,7 +1,6 @@
 //! The works of a restore: what is opened here, and what is made in the nursery, in the order that `restore.rs` gives.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -15,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::ids::{Pid, RemotePtr, Tid};
 use crate::mechanism::{Birth, Final, Mechanism, Nursery, Parent, Resume};
 use crate::memory::restore::{self as space, Parked, StoredMm};
+use crate::memory::vdso::{self, VdsoRecord};
 use crate::memory::{self, overlap};
 use crate::model::ObjectId;
 use crate::openfile::{OpenFileRecord, path_flag};
@@ -165,8 +165,9 @@ impl<'a> Works<'a> {
     /// Finds room that is free in all address spaces, and opens the nursery.
     pub(crate) fn begin(
         mechanism: &dyn Mechanism,
+        cx: &Restore<'_>,
         model: &'a Model,
-        spaces: &BTreeMap<Pid, Space>,
+        spaces: &mut BTreeMap<Pid, Space>,
         options: &Options,
     ) -> Result<Self> {
         let own = Pid(rustix::process::getpid().as_raw_nonzero().get());
@@ -176,7 +177,7 @@ impl<'a> Works<'a> {
         let mut taken: Vec<Range<u64>> = spaces.values().flat_map(|space| space::ranges(&space.mm)).collect();
         taken.extend(lines.iter().map(|line| line.range.clone()));
         let kernels: Vec<&MapLine> = lines.iter().filter(|line| space::is_kernels(line)).collect();
-        check_vdso(&kernels, spaces)?;
+        let own_vdso = vdso::own(&kernels)?;
         let len = kernels.iter().map(|line| line.range.end - line.range.start).sum();
         let mut at = gap(&taken, len)?;
         taken.push(at..at + len);
@@ -186,8 +187,10 @@ impl<'a> Works<'a> {
             pieces.push((memory::kind_of(line), at..at + size));
             at += size;
         }
+        let parked = Parked { pieces };
+        meet_kernel(cx, model, &own_vdso, &parked, spaces)?;
         let nursery = mechanism.nursery(&taken, options.by)?;
-        Ok(Self { nursery, model, parent: options.parent, parked: Parked { pieces }, lines })
+        Ok(Self { nursery, model, parent: options.parent, parked, lines })
     }
 
     /// Does one step of the plan.
@@ -463,25 +466,28 @@ fn place(batch: &mut TaskBatch, space: &Space) {
     space::lock(batch, &space.mm);
 }
 
-/// The kernel's own code must be what the program knows: its addresses are in registers, on stacks and in tables.
-fn check_vdso(kernels: &[&MapLine], spaces: &BTreeMap<Pid, Space>) -> Result<()> {
-    let Some(vdso) = kernels.iter().find(|line| line.name == b"[vdso]") else { return Ok(()) };
-    let mut bytes = vec![0; usize::try_from(vdso.range.end - vdso.range.start).unwrap_or(0)];
-    let memory = fs::File::open("/proc/self/mem").map_err(Error::system("opening", "/proc/self/mem"))?;
-    std::os::unix::fs::FileExt::read_exact_at(&memory, &mut bytes, vdso.range.start)
-        .map_err(Error::system("reading the vdso", "this process"))?;
-    let digest = blake3::hash(&bytes);
-    let other = spaces
-        .iter()
-        .find(|(_, space)| !space.mm.record.vdso_digest.is_empty() && space.mm.record.vdso_digest != digest.as_bytes());
-    let Some((pid, _)) = other else { return Ok(()) };
-    Err(Error::refuse(crate::error::Refusal {
-        code: "vdso-differs",
-        object: "vdso".to_owned(),
-        owner: crate::error::Owner { pid: Some(*pid), fd: None, path: None },
-        cause: "the kernel gives programs other code (vdso(7)) than the one this checkpoint was made on".to_owned(),
-        remedy: "restore on the kernel of the checkpoint (`hdcr show` names it)".to_owned(),
-    }))
+/// Compares the kernel's own code with that of the checkpoint. A thread that stood in it can only go on over the same one.
+fn meet_kernel(
+    cx: &Restore<'_>,
+    model: &Model,
+    own: &[u8],
+    parked: &Parked,
+    spaces: &mut BTreeMap<Pid, Space>,
+) -> Result<()> {
+    for process in &model.processes {
+        let Some(space) = spaces.get_mut(&process.pid) else { continue };
+        let id = ObjectId(space.mm.record.vdso);
+        let old = if id.0 == 0 { None } else { Some(cx.record::<VdsoRecord>(id)?) };
+        space.mm.meet_kernel(process.pid, own, parked, old)?;
+        let Some(range) = space.mm.forwarded_range() else { continue };
+        for (tid, id) in &process.threads {
+            let registers: Registers = cx.record(*id)?;
+            if range.contains(&Regs::from_words(registers.words).ip) {
+                return Err(Error::refuse(vdso::refusal(Pid(tid.0), "this thread was in the middle of it")));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn procfs_comm(model: &Model, pid: Pid) -> Vec<u8> {

@@ -152,7 +152,7 @@ struct Subject {
     id: ObjectId,
     mm: ObjectId,
     lines: Vec<MapLine>,
-    vdso_digest: Vec<u8>,
+    vdso: ObjectId,
     brk: usize,
     threads: Vec<(TaskView, ObjectId)>,
 }
@@ -196,18 +196,21 @@ fn look_again(request: &Request, pids: &[Pid]) -> Result<survey::Look> {
 fn subject(cx: &mut Capture<'_>, process: &FrozenProcess, look: &mut survey::Look) -> Result<Subject> {
     let id = cx.new_id();
     if process.threads.is_empty() {
-        return Ok(Subject { id, mm: ObjectId(0), lines: Vec::new(), vdso_digest: Vec::new(), brk: 0, threads: Vec::new() });
+        return Ok(Subject { id, mm: ObjectId(0), lines: Vec::new(), vdso: ObjectId(0), brk: 0, threads: Vec::new() });
     }
-    let gone = || Error::Changed { subject: format!("process {}", process.pid), what: "it was not seen under the freeze".into() };
+    let gone = || Error::Changed {
+        subject: format!("process {}", process.pid),
+        what: "it was not seen under the freeze".into(),
+    };
     let mm = cx.new_id();
     let lines = memory::capture::own_lines(cx, process.pid, look.lines.remove(&process.pid).ok_or_else(gone)?);
-    let vdso_digest = memory::capture::vdso_digest(cx, process.pid, &lines)?;
+    let vdso = memory::capture::vdso(cx, process.pid, &lines)?;
     let mut threads = Vec::new();
     for tid in &process.threads {
         let place = look.tasks.iter().position(|view| view.tid == *tid).ok_or_else(gone)?;
         threads.push((look.tasks.swap_remove(place), cx.new_id()));
     }
-    Ok(Subject { id, mm, lines, vdso_digest, brk: 0, threads })
+    Ok(Subject { id, mm, lines, vdso, brk: 0, threads })
 }
 
 /// What a thread is still to be told from its replies.
@@ -262,7 +265,7 @@ fn answer(cx: &mut Capture<'_>, subject: &mut Subject, all: &mut BTreeMap<Tid, A
                 places,
                 auxv: procfs::read(view.pid, "auxv")?,
                 names: Vec::new(),
-                vdso_digest: subject.vdso_digest.clone(),
+                vdso: subject.vdso.0,
                 lock_future: 0,
             };
             memory::capture::describe(cx, view.pid, subject.mm, &subject.lines, record)?;

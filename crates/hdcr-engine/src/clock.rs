@@ -83,8 +83,10 @@ pub(crate) fn restore(record: &ClockRecord) -> Result<()> {
         return Ok(());
     }
     let ours = offsets_of(own());
-    let line = |clock: &str, ns: i64| format!("{clock} {} {}\n", ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000));
-    let text = line("monotonic", ours.monotonic_ns.saturating_add(behind_monotonic)) + &line("boottime", ours.boottime_ns.saturating_add(behind_boottime));
+    let line =
+        |clock: &str, ns: i64| format!("{clock} {} {}\n", ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000));
+    let text = line("monotonic", ours.monotonic_ns.saturating_add(behind_monotonic))
+        + &line("boottime", ours.boottime_ns.saturating_add(behind_boottime));
     hdcr_sys::namespace::unshare_time()
         .and_then(|()| fs::write("/proc/self/timens_offsets", text))
         .map_err(|error| Error::refuse(refusal(&error)))
@@ -95,7 +97,9 @@ fn refusal(error: &std::io::Error) -> Refusal {
         code: "clock-behind",
         object: "monotonic clock".to_owned(),
         owner: Owner::default(),
-        cause: format!("it stands behind that of the checkpoint (after a reboot), and a time namespace cannot be made: {error}"),
+        cause: format!(
+            "it stands behind that of the checkpoint (after a reboot), and a time namespace cannot be made: {error}"
+        ),
         remedy: "restore as root, or with --new-pids in an own user namespace".to_owned(),
     }
 }

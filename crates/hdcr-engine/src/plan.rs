@@ -208,7 +208,10 @@ impl<'a> Planner<'a> {
 /// A child that came to its parent by the death of its own, from a session led elsewhere in the tree.
 fn orphan(parent: Option<&StoredProcess>, child: &StoredProcess) -> Error {
     let whose = parent.map_or_else(|| "the keeper".to_owned(), |parent| parent.pid.to_string());
-    Error::Unsound(format!("process {} came to {whose} from session {}, which cannot be made again yet", child.pid, child.sid))
+    Error::Unsound(format!(
+        "process {} came to {whose} from session {}, which cannot be made again yet",
+        child.pid, child.sid
+    ))
 }
 
 /// The thread whose child a process is. It may have ended since; the kernel then gave the child to another one.
@@ -303,7 +306,10 @@ mod tests {
 
     #[test]
     fn a_child_of_the_old_session_is_born_before_the_parent_leaves_it() {
-        check(&[(10, 1, 5, 5), (11, 10, 11, 11), (12, 11, 5, 5), (13, 11, 11, 11)], "10<us 11<10 12<11 11:sid 13<11 13:pg11");
+        check(
+            &[(10, 1, 5, 5), (11, 10, 11, 11), (12, 11, 5, 5), (13, 11, 11, 11)],
+            "10<us 11<10 12<11 11:sid 13<11 13:pg11",
+        );
     }
 
     #[test]
@@ -318,7 +324,10 @@ mod tests {
 
     #[test]
     fn a_dead_group_leader_has_a_stand_in() {
-        check(&[(10, 1, 10, 10), (12, 10, 10, 960), (13, 10, 10, 960)], "10<us 10:sid 12<10 13<10 (960)<12 960:pg960 12:pg960 13:pg960 -(960)");
+        check(
+            &[(10, 1, 10, 10), (12, 10, 10, 960), (13, 10, 10, 960)],
+            "10<us 10:sid 12<10 13<10 (960)<12 960:pg960 12:pg960 13:pg960 -(960)",
+        );
     }
 
     #[test]

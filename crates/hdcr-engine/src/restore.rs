@@ -223,10 +223,10 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     let contents = stored::Pages { image };
     let mut cx = build::context(&model, &contents, options)?;
     build::open_files(&mut cx, &model)?;
-    let spaces = build::spaces(&mut cx, &model)?;
+    let mut spaces = build::spaces(&mut cx, &model)?;
     build::facts(&mut cx, &model)?;
     clock::restore(&stored::one(&model.frames, ObjectId(0))?)?;
-    let mut works = build::Works::begin(mechanism, &model, &spaces, options)?;
+    let mut works = build::Works::begin(mechanism, &cx, &model, &mut spaces, options)?;
     for step in births_of(&steps) {
         works.step(&cx, step)?;
     }

@@ -10,6 +10,7 @@ use crate::error::{Error, Owner, Refusal, Refusals, Result};
 use crate::ids::Pid;
 use crate::mechanism::Parent;
 use crate::memory::MmRecord;
+use crate::memory::vdso::VdsoRecord;
 use crate::model::{self, ObjectId};
 use crate::openfile::OpenFileRecord;
 use crate::procfs;
@@ -39,6 +40,7 @@ fn known() -> Vec<KnownTag> {
         KnownTag::of::<MmRecord>(),
         KnownTag::of::<OpenFileRecord>(),
         KnownTag::of::<ClockRecord>(),
+        KnownTag::of::<VdsoRecord>(),
     ];
     let files = resource::FILES.iter().map(|kind| KnownTag { tag: kind.tag, version: kind.version, name: kind.name });
     let tasks = TASKS.iter().map(|kind| KnownTag { tag: kind.tag, version: kind.version, name: kind.name });

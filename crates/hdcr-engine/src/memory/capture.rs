@@ -8,6 +8,7 @@ use hdcr_image::hdcr_layout::{Mapping, MappingKind};
 use hdcr_sys::pagemap::{self, Wanted};
 use nix::libc;
 
+use super::vdso::VdsoRecord;
 use super::{MappingName, MmRecord, PAGE, advice_of, kind_of, overlap};
 use crate::batch::Replies;
 use crate::capture::Capture;
@@ -27,12 +28,21 @@ pub(crate) fn own_lines(cx: &Capture<'_>, pid: Pid, mut lines: Vec<MapLine>) -> 
     lines
 }
 
-/// The code that the kernel gave the process, as a digest. To be read before the first batch: that pokes into it.
-pub(crate) fn vdso_digest(cx: &Capture<'_>, pid: Pid, lines: &[MapLine]) -> Result<Vec<u8>> {
-    let Some(line) = lines.iter().find(|line| kind_of(line) == MappingKind::Vdso) else { return Ok(Vec::new()) };
+/// The code that the kernel gave the process. To be read before the first batch: that pokes into it.
+pub(crate) fn vdso(cx: &mut Capture<'_>, pid: Pid, lines: &[MapLine]) -> Result<ObjectId> {
+    let Some(line) = lines.iter().find(|line| kind_of(line) == MappingKind::Vdso) else { return Ok(ObjectId(0)) };
     let mut bytes = vec![0; usize::try_from(line.range.end - line.range.start).unwrap_or(0)];
     cx.frozen.read(pid, RemotePtr(line.range.start), &mut bytes)?;
-    Ok(blake3::hash(&bytes).as_bytes().to_vec())
+    let digest = u128::from_le_bytes(blake3::hash(&bytes).as_bytes()[..16].try_into().unwrap_or_default());
+    let (high, low) =
+        (u64::try_from(digest >> 64).unwrap_or(0), u64::try_from(digest & u128::from(u64::MAX)).unwrap_or(0));
+    match cx.shared("vdso", high, low) {
+        Ok(known) => Ok(known),
+        Err(id) => {
+            cx.frame(id, &VdsoRecord { bytes })?;
+            Ok(id)
+        }
+    }
 }
 
 /// Adds the frames of an address space: mappings with the objects behind them, places, names.

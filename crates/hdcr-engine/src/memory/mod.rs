@@ -5,6 +5,7 @@
 
 pub(crate) mod capture;
 pub(crate) mod restore;
+pub(crate) mod vdso;
 
 use std::ops::Range;
 
@@ -40,9 +41,9 @@ pub(crate) struct MmRecord {
     pub(crate) auxv: Vec<u8>,
     #[prost(message, repeated, tag = "3")]
     pub(crate) names: Vec<MappingName>,
-    /// Digest of the code that the kernel gave the process.
-    #[prost(bytes = "vec", tag = "4")]
-    pub(crate) vdso_digest: Vec<u8>,
+    /// The code that the kernel gave the process, 0: none.
+    #[prost(uint64, tag = "4")]
+    pub(crate) vdso: u64,
     /// New mappings are locked (`mlockall(MCL_FUTURE)`): 0 no, 1 yes, 2 on fault.
     #[prost(uint32, tag = "5")]
     pub(crate) lock_future: u32,
@@ -138,22 +139,36 @@ pub(crate) fn obstacle(pid: Pid, line: &MapLine) -> Option<Refusal> {
         Some(Refusal {
             code,
             object: format!("mapping {:#x}-{:#x}", line.range.start, line.range.end),
-            owner: Owner { pid: Some(pid), fd: None, path: (!line.name.is_empty()).then(|| model::path_of(&line.name)) },
+            owner: Owner {
+                pid: Some(pid),
+                fd: None,
+                path: (!line.name.is_empty()).then(|| model::path_of(&line.name)),
+            },
             cause: cause.to_owned(),
             remedy: remedy.to_owned(),
         })
     };
-    if let Some((_, code, cause, remedy)) = IMPOSSIBLE.iter().find(|(flags, ..)| flags.iter().any(|flag| line.has(flag))) {
+    if let Some((_, code, cause, remedy)) =
+        IMPOSSIBLE.iter().find(|(flags, ..)| flags.iter().any(|flag| line.has(flag)))
+    {
         return refuse(code, cause, remedy);
     }
     if line.protection_key != 0 {
         return refuse("mapping-protection-key", "it has a memory protection key", "run the program without pkeys(7)");
     }
     if line.name.starts_with(b"/[aio]") {
-        return refuse("aio-context", "it is the ring of an asynchronous input/output context", "let the program end it first (io_destroy)");
+        return refuse(
+            "aio-context",
+            "it is the ring of an asynchronous input/output context",
+            "let the program end it first (io_destroy)",
+        );
     }
     if line.name.starts_with(b"anon_inode:") || line.name.starts_with(b"/anon_inode:") {
-        return refuse("mapping-anon-inode", "it belongs to a kernel object that cannot be kept", "close that object before the checkpoint");
+        return refuse(
+            "mapping-anon-inode",
+            "it belongs to a kernel object that cannot be kept",
+            "close that object before the checkpoint",
+        );
     }
     let known = |code: &[u8; 2]| IMPLIED.contains(code) || ADVICE.iter().any(|(known, _)| known == code);
     let unknown = line.vm_flags.iter().find(|code| !known(code))?;

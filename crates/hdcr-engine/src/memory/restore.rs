@@ -7,10 +7,11 @@ use hdcr_image::List;
 use hdcr_image::hdcr_layout::{Mapping, MappingKind};
 use nix::libc;
 
+use super::vdso::{self, VdsoRecord};
 use super::{END, MmRecord, bit};
 use crate::batch::Arg;
 use crate::error::{Error, Result};
-use crate::ids::{RemotePtr, Tid};
+use crate::ids::{Pid, RemotePtr, Tid};
 use crate::mechanism::Nursery;
 use crate::model::ObjectId;
 use crate::procfs::MapLine;
@@ -28,6 +29,8 @@ pub(crate) struct StoredMm {
     pub(crate) id: ObjectId,
     pub(crate) mappings: Vec<Mapping>,
     pub(crate) record: MmRecord,
+    /// The old code in a form that leads to the new one, when this kernel's is another than that of the checkpoint.
+    forwarded: Option<Vec<u8>>,
     /// Addresses of the stored pages, in order.
     filled: Vec<Range<u64>>,
 }
@@ -59,7 +62,7 @@ pub(crate) fn stored(cx: &Restore<'_>, id: ObjectId) -> Result<StoredMm> {
     let pieces = cx.contents.pieces(id).into_iter().chain(cx.contents.zeros(id));
     let mut filled: Vec<Range<u64>> = pieces.map(|(at, len)| at..at.saturating_add(len)).collect();
     filled.sort_by_key(|range| range.start);
-    Ok(StoredMm { id, mappings, record, filled })
+    Ok(StoredMm { id, mappings, record, forwarded: None, filled })
 }
 
 /// All calls that empty an address space of everything but the service region, and bring the kernel's own mappings to the
@@ -129,8 +132,43 @@ pub(crate) fn map(
     Ok(())
 }
 
-/// The vdso goes to its place, or away when the program had none.
+impl StoredMm {
+    /// Compares the code that the kernel gives here with that of the checkpoint.
+    pub(crate) fn meet_kernel(&mut self, pid: Pid, own: &[u8], parked: &Parked, old: Option<VdsoRecord>) -> Result<()> {
+        let Some(old) = old.filter(|old| old.bytes != own) else { return Ok(()) };
+        let at = parked.pieces.iter().find(|(kind, _)| *kind == MappingKind::Vdso).map(|(_, range)| range.start);
+        let at = at.ok_or_else(|| Error::refuse(vdso::refusal(pid, "it gives none here")))?;
+        let place = self.mappings.iter().find(|mapping| mapping.kind == MappingKind::Vdso);
+        if place.is_none_or(|place| place.end - place.start != old.bytes.len() as u64) {
+            return Err(Error::Unsound(format!("{}: the vdso has another size than its mapping", self.id)));
+        }
+        self.forwarded = Some(vdso::forwarded(&old.bytes, own, at, pid)?);
+        Ok(())
+    }
+
+    /// Where the old code lies when it only leads to the new one.
+    pub(crate) fn forwarded_range(&self) -> Option<Range<u64>> {
+        self.forwarded.as_ref()?;
+        self.mappings.iter().find(|mapping| mapping.kind == MappingKind::Vdso).map(|mapping| mapping.start..mapping.end)
+    }
+}
+
+/// The vdso goes to its place, or away when the program had none; another kernel's stays where it was parked.
 fn place_kernels(batch: &mut TaskBatch, mm: &StoredMm, parked: &Parked) -> Result<()> {
+    if let Some(range) = mm.forwarded_range() {
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | NO_REPLACE;
+        let args = [
+            Arg::Value(range.start),
+            Arg::Value(range.end - range.start),
+            Arg::from(prot),
+            Arg::from(flags),
+            Arg::from(-1),
+            Arg::Value(0),
+        ];
+        batch.call("mapping the old vdso", libc::SYS_mmap, &args);
+        return Ok(());
+    }
     let stored: Vec<&Mapping> =
         mm.mappings.iter().filter(|m| matches!(m.kind, MappingKind::Vdso | MappingKind::Vvar)).collect();
     if stored.is_empty() {
@@ -196,6 +234,9 @@ pub(crate) fn fill(cx: &Restore<'_>, nursery: &mut dyn Nursery, tid: Tid, mm: &S
         Ok(())
     })?;
     write_all(nursery, tid, &mut waiting)?;
+    if let (Some(range), Some(bytes)) = (mm.forwarded_range(), &mm.forwarded) {
+        nursery.write(tid, &[(RemotePtr(range.start), bytes)])?;
+    }
     clear(cx, nursery, tid, mm)
 }
 
@@ -249,6 +290,14 @@ fn write_all(nursery: &mut dyn Nursery, tid: Tid, waiting: &mut Vec<(u64, Vec<u8
 
 /// All calls that give mappings their true protection, advice, locks and names, once their pages are there.
 pub(crate) fn protect(batch: &mut TaskBatch, mm: &StoredMm) {
+    if let Some(range) = mm.forwarded_range() {
+        let prot = libc::PROT_READ | libc::PROT_EXEC;
+        batch.call(
+            "protecting the old vdso",
+            libc::SYS_mprotect,
+            &[Arg::Value(range.start), Arg::Value(range.end - range.start), Arg::from(prot)],
+        );
+    }
     for mapping in &mm.mappings {
         if matches!(mapping.kind, MappingKind::Vdso | MappingKind::Vvar) {
             continue;
