@@ -38,20 +38,9 @@ impl BundleWriter {
     /// Begins a bundle. Its first bytes are [`BundleWriter::header`].
     pub fn new(image: ImageId) -> Result<Self, ImageError> {
         let mut header = vec![0; Header::SIZE];
-        let block = Header {
-            kind: PartKind::Bundle,
-            image: image.0,
-            number: 0,
-            generation: 0,
-        };
-        block
-            .encode(&mut header)
-            .map_err(|error| ImageError::layout(PartName::Bundle, error))?;
-        Ok(Self {
-            end: size(header.len()),
-            header,
-            extents: Vec::new(),
-        })
+        let block = Header { kind: PartKind::Bundle, image: image.0, number: 0, generation: 0 };
+        block.encode(&mut header).map_err(|error| ImageError::layout(PartName::Bundle, error))?;
+        Ok(Self { end: size(header.len()), header, extents: Vec::new() })
     }
 
     /// The bytes at the start of the file.
@@ -64,11 +53,7 @@ impl BundleWriter {
         let length = size(length);
         match self.extents.last_mut().filter(|last| last.part == part) {
             Some(last) => last.length = last.length.saturating_add(length),
-            None => self.extents.push(Extent {
-                part,
-                offset: self.end,
-                length,
-            }),
+            None => self.extents.push(Extent { part, offset: self.end, length }),
         }
         self.end = self.end.saturating_add(length);
     }
@@ -124,19 +109,15 @@ impl BundleSource {
         let header_size = size(Header::SIZE);
         let mut header = vec![0; len(total.min(header_size))];
         file.read_at(0, &mut header)?;
-        let (block, _) =
-            Header::decode(&header).map_err(|error| ImageError::layout(PartName::Bundle, error))?;
+        let (block, _) = Header::decode(&header).map_err(|error| ImageError::layout(PartName::Bundle, error))?;
         if block.kind != PartKind::Bundle || block.number != 0 || block.generation != 0 {
             return Err(corrupt("it is one part of an image, not a whole one"));
         }
-        let trailer_at = total
-            .checked_sub(size(TRAILER))
-            .filter(|at| *at >= header_size);
+        let trailer_at = total.checked_sub(size(TRAILER)).filter(|at| *at >= header_size);
         let trailer_at = trailer_at.ok_or_else(|| corrupt("it ends early"))?;
         let mut trailer = [0; TRAILER];
         file.read_at(trailer_at, &mut trailer)?;
-        let (offset, length, told) =
-            split_trailer(&trailer).ok_or_else(|| corrupt("it does not end as it should"))?;
+        let (offset, length, told) = split_trailer(&trailer).ok_or_else(|| corrupt("it does not end as it should"))?;
         if offset < header_size || offset.checked_add(length) != Some(trailer_at) {
             return Err(corrupt("its directory is not where it should be"));
         }
@@ -158,31 +139,21 @@ fn split_trailer(trailer: &[u8; TRAILER]) -> Option<(u64, u64, [u8; 32])> {
     let (offset, rest) = trailer.split_first_chunk::<8>()?;
     let (length, rest) = rest.split_first_chunk::<8>()?;
     let (digest, magic) = rest.split_first_chunk::<32>()?;
-    (*magic == TRAILER_MAGIC).then_some((
-        u64::from_le_bytes(*offset),
-        u64::from_le_bytes(*length),
-        *digest,
-    ))
+    (*magic == TRAILER_MAGIC).then_some((u64::from_le_bytes(*offset), u64::from_le_bytes(*length), *digest))
 }
 
-fn parse_directory(
-    directory: &[u8],
-    end: u64,
-) -> Result<BTreeMap<PartName, Vec<Extent>>, ImageError> {
+fn parse_directory(directory: &[u8], end: u64) -> Result<BTreeMap<PartName, Vec<Extent>>, ImageError> {
     let mut parts: BTreeMap<PartName, Vec<Extent>> = BTreeMap::new();
     let mut at = size(Header::SIZE);
     if !directory.len().is_multiple_of(EXTENT) {
         return Err(corrupt("its directory is cut off"));
     }
     for bytes in directory.chunks_exact(EXTENT) {
-        let extent =
-            parse_extent(bytes).ok_or_else(|| corrupt("its directory names an unknown part"))?;
+        let extent = parse_extent(bytes).ok_or_else(|| corrupt("its directory names an unknown part"))?;
         if extent.offset != at {
             return Err(corrupt("its parts do not follow one another"));
         }
-        at = at
-            .checked_add(extent.length)
-            .ok_or_else(|| corrupt("a part is too long"))?;
+        at = at.checked_add(extent.length).ok_or_else(|| corrupt("a part is too long"))?;
         parts.entry(extent.part).or_default().push(extent);
     }
     if at != end {
@@ -195,40 +166,29 @@ fn parse_extent(bytes: &[u8]) -> Option<Extent> {
     let (kind, rest) = bytes.split_first_chunk::<4>()?;
     let (number, rest) = rest.split_first_chunk::<4>()?;
     let (offset, length) = rest.split_first_chunk::<8>()?;
-    let part = match (
-        PartKind::from_number(u32::from_le_bytes(*kind))?,
-        u32::from_le_bytes(*number),
-    ) {
+    let part = match (PartKind::from_number(u32::from_le_bytes(*kind))?, u32::from_le_bytes(*number)) {
         (PartKind::Manifest, 0) => PartName::Manifest,
         (PartKind::Frames, 0) => PartName::Frames,
         (PartKind::Pages, number) => PartName::Pages(number),
         (PartKind::Manifest | PartKind::Frames | PartKind::Bundle, _) => return None,
     };
     let length = u64::from_le_bytes(length.try_into().ok()?);
-    Some(Extent {
-        part,
-        offset: u64::from_le_bytes(*offset),
-        length,
-    })
+    Some(Extent { part, offset: u64::from_le_bytes(*offset), length })
 }
 
 impl Source for BundleSource {
     fn part(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
-        let extents = self.parts.get(&name).ok_or_else(|| {
-            StoreError::new("opening", name.to_string(), io::ErrorKind::NotFound.into())
-        })?;
+        let extents = self
+            .parts
+            .get(&name)
+            .ok_or_else(|| StoreError::new("opening", name.to_string(), io::ErrorKind::NotFound.into()))?;
         let mut start = 0_u64;
         let mut placed = Vec::new();
         for extent in extents {
             placed.push((start, *extent));
             start = start.saturating_add(extent.length);
         }
-        Ok(Box::new(BundlePart {
-            name,
-            file: Arc::clone(&self.file),
-            extents: placed,
-            size: start,
-        }))
+        Ok(Box::new(BundlePart { name, file: Arc::clone(&self.file), extents: placed, size: start }))
     }
 }
 
@@ -249,9 +209,7 @@ impl ReadPart for BundlePart {
     fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StoreError> {
         let mut at = offset;
         let mut rest = into;
-        let first = self
-            .extents
-            .partition_point(|(start, extent)| start.saturating_add(extent.length) <= offset);
+        let first = self.extents.partition_point(|(start, extent)| start.saturating_add(extent.length) <= offset);
         for (start, extent) in self.extents.iter().skip(first) {
             let skip = at.saturating_sub(*start);
             let here = len(extent.length.saturating_sub(skip)).min(rest.len());
@@ -268,10 +226,6 @@ impl ReadPart for BundlePart {
         if rest.is_empty() {
             return Ok(());
         }
-        Err(StoreError::new(
-            "reading",
-            self.name.to_string(),
-            io::ErrorKind::UnexpectedEof.into(),
-        ))
+        Err(StoreError::new("reading", self.name.to_string(), io::ErrorKind::UnexpectedEof.into()))
     }
 }

@@ -68,36 +68,19 @@ impl StoreError {
     /// Sorts an error of the system by what it means for a store.
     pub fn new(operation: &'static str, subject: impl Into<String>, source: io::Error) -> Self {
         let subject = subject.into();
-        if matches!(
-            source.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        ) {
-            return Self::Full {
-                operation,
-                subject,
-                source,
-            };
+        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return Self::Full { operation, subject, source };
         }
         if source.kind() == io::ErrorKind::NotFound {
-            return Self::Vanished {
-                operation,
-                subject,
-                source,
-            };
+            return Self::Vanished { operation, subject, source };
         }
-        Self::System {
-            operation,
-            subject,
-            source,
-        }
+        Self::System { operation, subject, source }
     }
 
     /// The kind of the system's error.
     pub fn kind(&self) -> io::ErrorKind {
         match self {
-            Self::Full { source, .. }
-            | Self::Vanished { source, .. }
-            | Self::System { source, .. } => source.kind(),
+            Self::Full { source, .. } | Self::Vanished { source, .. } | Self::System { source, .. } => source.kind(),
             Self::Busy { .. } => io::ErrorKind::WouldBlock,
         }
     }
@@ -193,27 +176,19 @@ impl ImageError {
             Self::Compress(_) => ErrorClass::Failed,
             Self::Corrupt { .. } | Self::Foreign { .. } | Self::Stale { .. } => ErrorClass::Corrupt,
             Self::Record(error) => error.class(),
-            Self::Version { .. }
-            | Self::Increment { .. }
-            | Self::NotPages { .. }
-            | Self::TooLong { .. } => ErrorClass::Refused,
+            Self::Version { .. } | Self::Increment { .. } | Self::NotPages { .. } | Self::TooLong { .. } => {
+                ErrorClass::Refused
+            }
         }
     }
 
     pub(crate) fn corrupt(part: PartName, reason: impl Into<String>) -> Self {
-        Self::Corrupt {
-            part,
-            reason: reason.into(),
-        }
+        Self::Corrupt { part, reason: reason.into() }
     }
 
     pub(crate) fn layout(part: PartName, error: LayoutError) -> Self {
         match error {
-            LayoutError::Version { found } => Self::Version {
-                part,
-                found,
-                known: hdcr_layout::FORMAT_VERSION,
-            },
+            LayoutError::Version { found } => Self::Version { part, found, known: hdcr_layout::FORMAT_VERSION },
             LayoutError::Short { .. }
             | LayoutError::NoRoom { .. }
             | LayoutError::Invalid { .. }

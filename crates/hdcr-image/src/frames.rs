@@ -28,20 +28,10 @@ pub(crate) struct Output {
 
 impl Output {
     /// Begins the part with its header.
-    pub(crate) fn new(
-        part: Box<dyn WritePart>,
-        name: PartName,
-        header: &Header,
-    ) -> Result<Self, ImageError> {
+    pub(crate) fn new(part: Box<dyn WritePart>, name: PartName, header: &Header) -> Result<Self, ImageError> {
         let mut block = vec![0; Header::SIZE];
-        header
-            .encode(&mut block)
-            .map_err(|error| ImageError::layout(name, error))?;
-        Ok(Self {
-            part,
-            written: size(block.len()),
-            buffer: block,
-        })
+        header.encode(&mut block).map_err(|error| ImageError::layout(name, error))?;
+        Ok(Self { part, written: size(block.len()), buffer: block })
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
@@ -84,35 +74,16 @@ impl FrameWriter {
         let out = Output::new(part, PartName::Frames, &header)?;
         let mut digest = blake3::Hasher::new();
         digest.update(&out.buffer);
-        Ok(Self {
-            out,
-            digest,
-            count: 0,
-        })
+        Ok(Self { out, digest, count: 0 })
     }
 
-    pub(crate) fn frame(
-        &mut self,
-        tag: Tag,
-        version: u16,
-        id: u64,
-        body: &[u8],
-    ) -> Result<(), ImageError> {
-        let too_long = || ImageError::TooLong {
-            what: "a frame",
-            len: size(body.len()),
-        };
+    pub(crate) fn frame(&mut self, tag: Tag, version: u16, id: u64, body: &[u8]) -> Result<(), ImageError> {
+        let too_long = || ImageError::TooLong { what: "a frame", len: size(body.len()) };
         if body.len() > FRAME_LIMIT {
             return Err(too_long());
         }
         let length = u32::try_from(body.len()).map_err(|_| too_long())?;
-        let mut header = FrameHeader {
-            tag: tag.0,
-            version,
-            length,
-            id,
-            xxh3: 0,
-        };
+        let mut header = FrameHeader { tag: tag.0, version, length, id, xxh3: 0 };
         header.xxh3 = check_sum(&encoded(&header)?, body);
         let block = encoded(&header)?;
         self.digest.update(&block);
@@ -124,30 +95,19 @@ impl FrameWriter {
     }
 
     pub(crate) fn finish(self) -> Result<FramesFacts, ImageError> {
-        let facts = FramesFacts {
-            size: self.out.written,
-            count: self.count,
-            digest: self.digest.finalize().into(),
-        };
+        let facts = FramesFacts { size: self.out.written, count: self.count, digest: self.digest.finalize().into() };
         self.out.close()?;
         Ok(facts)
     }
 }
 
 fn header_of(image: ImageId) -> Header {
-    Header {
-        kind: PartKind::Frames,
-        image: image.0,
-        number: 0,
-        generation: 0,
-    }
+    Header { kind: PartKind::Frames, image: image.0, number: 0, generation: 0 }
 }
 
 fn encoded(header: &FrameHeader) -> Result<[u8; FrameHeader::SIZE], ImageError> {
     let mut block = [0; FrameHeader::SIZE];
-    header
-        .encode(&mut block)
-        .map_err(|error| ImageError::layout(PartName::Frames, error))?;
+    header.encode(&mut block).map_err(|error| ImageError::layout(PartName::Frames, error))?;
     Ok(block)
 }
 
@@ -175,10 +135,7 @@ impl Frame<'_> {
     /// Reads the record. Another kind or a higher version is refused by name.
     pub fn decode<R: Record>(&self) -> Result<R, RecordError> {
         if self.tag != R::TAG {
-            return Err(RecordError::Other {
-                name: R::NAME,
-                tag: self.tag,
-            });
+            return Err(RecordError::Other { name: R::NAME, tag: self.tag });
         }
         check_version(&KnownTag::of::<R>(), self.version)?;
         R::decode(self.body, self.version)
@@ -201,11 +158,7 @@ pub(crate) struct Frames {
 
 impl Frames {
     /// Checks all of the part against the manifest and finds the frames.
-    pub(crate) fn parse(
-        bytes: Vec<u8>,
-        image: ImageId,
-        facts: &FramesFacts,
-    ) -> Result<Self, ImageError> {
+    pub(crate) fn parse(bytes: Vec<u8>, image: ImageId, facts: &FramesFacts) -> Result<Self, ImageError> {
         let corrupt = |reason: &str| ImageError::corrupt(PartName::Frames, reason);
         check_header(PartName::Frames, &bytes, &header_of(image))?;
         if size(bytes.len()) != facts.size || blake3::hash(&bytes).as_bytes() != &facts.digest.0 {
@@ -219,9 +172,7 @@ impl Frames {
             places.push(place);
         }
         if size(places.len()) != facts.count {
-            return Err(corrupt(
-                "the count of frames is not the one in the manifest",
-            ));
+            return Err(corrupt("the count of frames is not the one in the manifest"));
         }
         Ok(Self { bytes, places })
     }
@@ -238,47 +189,28 @@ impl Frames {
 
 fn next_place(bytes: &[u8], at: usize) -> Result<Place, ImageError> {
     let rest = bytes.get(at..).unwrap_or_default();
-    let (header, used) =
-        FrameHeader::decode(rest).map_err(|error| ImageError::layout(PartName::Frames, error))?;
+    let (header, used) = FrameHeader::decode(rest).map_err(|error| ImageError::layout(PartName::Frames, error))?;
     let start = at.saturating_add(used);
     let body = start..start.saturating_add(len(u64::from(header.length)));
-    let found = bytes
-        .get(body.clone())
-        .filter(|found| found.len() <= FRAME_LIMIT);
-    let found = found
-        .ok_or_else(|| ImageError::corrupt(PartName::Frames, "a frame is longer than the part"))?;
+    let found = bytes.get(body.clone()).filter(|found| found.len() <= FRAME_LIMIT);
+    let found = found.ok_or_else(|| ImageError::corrupt(PartName::Frames, "a frame is longer than the part"))?;
     if check_sum(rest, found) != header.xxh3 {
-        return Err(ImageError::corrupt(
-            PartName::Frames,
-            "the check sum of a frame does not match",
-        ));
+        return Err(ImageError::corrupt(PartName::Frames, "the check sum of a frame does not match"));
     }
     Ok(Place { header, body })
 }
 
 /// Compares the block at the start of a part with what it must be. Every bit of it counts.
-pub(crate) fn check_header(
-    part: PartName,
-    bytes: &[u8],
-    expected: &Header,
-) -> Result<(), ImageError> {
+pub(crate) fn check_header(part: PartName, bytes: &[u8], expected: &Header) -> Result<(), ImageError> {
     let (found, _) = Header::decode(bytes).map_err(|error| ImageError::layout(part, error))?;
     if found.kind != expected.kind || found.number != expected.number {
         return Err(ImageError::corrupt(part, "it is another part of an image"));
     }
     if found.image != expected.image {
-        return Err(ImageError::Foreign {
-            part,
-            found: ImageId(found.image),
-            expected: ImageId(expected.image),
-        });
+        return Err(ImageError::Foreign { part, found: ImageId(found.image), expected: ImageId(expected.image) });
     }
     if found.generation != expected.generation {
-        return Err(ImageError::Stale {
-            part,
-            found: found.generation,
-            expected: expected.generation,
-        });
+        return Err(ImageError::Stale { part, found: found.generation, expected: expected.generation });
     }
     Ok(())
 }

@@ -46,31 +46,18 @@ impl PageRun {
         &self.entry
     }
 
-    pub(crate) fn check(
-        entry: PageRunEntry,
-        segments: &[SegmentFacts],
-    ) -> Result<Self, ImageError> {
+    pub(crate) fn check(entry: PageRunEntry, segments: &[SegmentFacts]) -> Result<Self, ImageError> {
         if entry.codec == Codec::Zero {
             return Ok(Self { entry });
         }
         let part = PartName::Pages(entry.segment);
-        let segment = segments
-            .iter()
-            .find(|segment| segment.number == entry.segment);
-        let segment = segment.ok_or_else(|| {
-            ImageError::corrupt(part, "a page run names it, the manifest does not")
-        })?;
+        let segment = segments.iter().find(|segment| segment.number == entry.segment);
+        let segment = segment.ok_or_else(|| ImageError::corrupt(part, "a page run names it, the manifest does not"))?;
         if segment.generation != entry.generation {
-            return Err(ImageError::Stale {
-                part,
-                found: segment.generation,
-                expected: entry.generation,
-            });
+            return Err(ImageError::Stale { part, found: segment.generation, expected: entry.generation });
         }
         let end = entry.offset.saturating_add(u64::from(entry.length));
-        if entry.offset < u64::try_from(hdcr_layout::Header::SIZE).unwrap_or(u64::MAX)
-            || end > segment.size
-        {
+        if entry.offset < u64::try_from(hdcr_layout::Header::SIZE).unwrap_or(u64::MAX) || end > segment.size {
             return Err(ImageError::corrupt(part, "a page run leads outside of it"));
         }
         Ok(Self { entry })
@@ -94,21 +81,13 @@ impl Index {
     /// Takes all pages of a range out.
     pub(crate) fn cut(&mut self, range: Range<u64>) {
         let over = |entry: &PageRunEntry| entry.end().unwrap_or(u64::MAX) > range.start;
-        let before = self
-            .runs
-            .range(..range.start)
-            .next_back()
-            .map(|(_, entry)| *entry)
-            .filter(over);
+        let before = self.runs.range(..range.start).next_back().map(|(_, entry)| *entry).filter(over);
         let within = self.runs.range(range.clone()).map(|(_, entry)| *entry);
         let touched: Vec<PageRunEntry> = before.into_iter().chain(within).collect();
         for entry in touched {
             self.runs.remove(&entry.address);
             let end = entry.end().unwrap_or(u64::MAX);
-            for rest in [
-                entry.address..range.start.min(end),
-                range.end.max(entry.address)..end,
-            ] {
+            for rest in [entry.address..range.start.min(end), range.end.max(entry.address)..end] {
                 if let Some(rest) = piece(&entry, &rest) {
                     self.runs.insert(rest.address, rest);
                 }
@@ -131,24 +110,13 @@ fn piece(entry: &PageRunEntry, range: &Range<u64>) -> Option<PageRunEntry> {
     }
     let skip = match entry.codec {
         Codec::Zero => 0,
-        Codec::Plain | Codec::Lz4 | Codec::Zstd => {
-            entry.skip.checked_add(u16::try_from(skipped).ok()?)?
-        }
+        Codec::Plain | Codec::Lz4 | Codec::Zstd => entry.skip.checked_add(u16::try_from(skipped).ok()?)?,
     };
-    Some(PageRunEntry {
-        address: range.start,
-        pages: count,
-        skip,
-        ..*entry
-    })
+    Some(PageRunEntry { address: range.start, pages: count, skip, ..*entry })
 }
 
 #[cfg(test)]
-#[expect(
-    clippy::arithmetic_side_effects,
-    clippy::as_conversions,
-    reason = "tests may fail by panic"
-)]
+#[expect(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "tests may fail by panic")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

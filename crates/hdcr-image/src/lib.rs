@@ -4,11 +4,7 @@
 //! their bytes and checks all of them before it lets anything out; it knows no file, no clock and no record by name.
 //! `docs/format.md` describes the bytes.
 #![forbid(unsafe_code)]
-#![deny(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::as_conversions
-)]
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 pub mod bundle;
 mod error;
@@ -31,16 +27,12 @@ pub use error::{ErrorClass, ImageError, StoreError};
 pub use frames::{FRAME_LIMIT, Frame};
 pub use hdcr_layout::PAGE_SIZE;
 pub use index::PageRun;
-pub use manifest::{
-    Clocks, Digest, FramesFacts, Manifest, ManifestFacts, PageFacts, ProcessName, SegmentFacts,
-};
+pub use manifest::{Clocks, Digest, FramesFacts, Manifest, ManifestFacts, PageFacts, ProcessName, SegmentFacts};
 pub use memory::{MemoryImage, MemorySink, MemorySource};
 pub use name::{ImageId, JobName, NameError, PartName, SnapshotId};
 pub use pages::Compression;
 pub use reader::ImageReader;
-pub use record::{
-    KnownTag, List, Record, RecordError, Tag, decode_wire, encode_wire, first_unknown,
-};
+pub use record::{KnownTag, List, Record, RecordError, Tag, decode_wire, encode_wire, first_unknown};
 pub use sink::{ReadPart, Sink, Source, WritePart};
 pub use verify::{Progress, Verified};
 pub use writer::{Durable, ImageWriter, Options};

@@ -145,24 +145,14 @@ impl Manifest {
     /// The bytes of the part `manifest`.
     pub fn encode(&self) -> Result<Vec<u8>, ImageError> {
         let body = wire::Manifest::from(self).encode_to_vec();
-        let header = Header {
-            kind: PartKind::Manifest,
-            image: self.id.image.0,
-            number: 0,
-            generation: 0,
-        };
+        let header = Header { kind: PartKind::Manifest, image: self.id.image.0, number: 0, generation: 0 };
         let mut bytes = vec![0; Header::SIZE];
-        header
-            .encode(&mut bytes)
-            .map_err(|error| ImageError::layout(PartName::Manifest, error))?;
+        header.encode(&mut bytes).map_err(|error| ImageError::layout(PartName::Manifest, error))?;
         bytes.extend_from_slice(&size(body.len()).to_le_bytes());
         bytes.extend_from_slice(&envelope_digest(&bytes, &body));
         bytes.extend_from_slice(&body);
         if size(bytes.len()) > Self::LIMIT {
-            return Err(ImageError::TooLong {
-                what: "a manifest",
-                len: size(bytes.len()),
-            });
+            return Err(ImageError::TooLong { what: "a manifest", len: size(bytes.len()) });
         }
         Ok(bytes)
     }
@@ -170,18 +160,10 @@ impl Manifest {
     /// Reads and checks the bytes of the part `manifest`, without looking at any other part.
     pub fn decode(bytes: &[u8]) -> Result<Self, ImageError> {
         let corrupt = |reason: &str| ImageError::corrupt(PartName::Manifest, reason);
-        let (header, _) =
-            Header::decode(bytes).map_err(|error| ImageError::layout(PartName::Manifest, error))?;
-        let (head, rest) = bytes
-            .split_at_checked(DIGEST_AT)
-            .ok_or_else(|| corrupt("it ends early"))?;
-        let (digest, body) = rest
-            .split_at_checked(32)
-            .ok_or_else(|| corrupt("it ends early"))?;
-        let length = head
-            .get(LENGTH_AT..)
-            .and_then(|length| length.try_into().ok())
-            .map(u64::from_le_bytes);
+        let (header, _) = Header::decode(bytes).map_err(|error| ImageError::layout(PartName::Manifest, error))?;
+        let (head, rest) = bytes.split_at_checked(DIGEST_AT).ok_or_else(|| corrupt("it ends early"))?;
+        let (digest, body) = rest.split_at_checked(32).ok_or_else(|| corrupt("it ends early"))?;
+        let length = head.get(LENGTH_AT..).and_then(|length| length.try_into().ok()).map(u64::from_le_bytes);
         if length != Some(size(body.len())) {
             return Err(corrupt("its length is not what it says"));
         }
@@ -221,20 +203,9 @@ impl Manifest {
             needs: wire.needs,
             command: wire.command,
             root_pid: wire.root_pid,
-            processes: wire
-                .processes
-                .into_iter()
-                .map(|p| ProcessName {
-                    pid: p.pid,
-                    comm: p.comm,
-                })
-                .collect(),
+            processes: wire.processes.into_iter().map(|p| ProcessName { pid: p.pid, comm: p.comm }).collect(),
             base: wire.base.map(SnapshotId::try_from).transpose()?,
-            lineage: wire
-                .lineage
-                .into_iter()
-                .map(SnapshotId::try_from)
-                .collect::<Result<_, _>>()?,
+            lineage: wire.lineage.into_iter().map(SnapshotId::try_from).collect::<Result<_, _>>()?,
             mechanism: wire.mechanism,
             snapshot: wire.snapshot,
         };
@@ -258,20 +229,12 @@ fn envelope_digest(head: &[u8], body: &[u8]) -> [u8; 32] {
 
 /// How long the whole part is, told by its first bytes; for a reader that must not read without end.
 pub(crate) fn total_length(head: &[u8]) -> Option<usize> {
-    let length = head
-        .get(LENGTH_AT..DIGEST_AT)?
-        .try_into()
-        .ok()
-        .map(u64::from_le_bytes)?;
+    let length = head.get(LENGTH_AT..DIGEST_AT)?.try_into().ok().map(u64::from_le_bytes)?;
     Some(len(length).saturating_add(BODY_AT))
 }
 
 fn segments_from_wire(wire: &[wire::Segment]) -> Result<Vec<SegmentFacts>, String> {
-    let facts = |s: &wire::Segment| SegmentFacts {
-        number: s.number,
-        generation: s.generation,
-        size: s.size,
-    };
+    let facts = |s: &wire::Segment| SegmentFacts { number: s.number, generation: s.generation, size: s.size };
     let segments: Vec<SegmentFacts> = wire.iter().map(facts).collect();
     if !segments.is_sorted_by(|a, b| a.number < b.number) {
         return Err("its segments are out of order".to_owned());
@@ -288,14 +251,8 @@ impl TryFrom<wire::Reference> for SnapshotId {
     type Error = String;
 
     fn try_from(wire: wire::Reference) -> Result<Self, String> {
-        let image = wire
-            .image
-            .try_into()
-            .map_err(|_| "an image id is not 16 bytes long")?;
-        Ok(Self {
-            image: ImageId(image),
-            place: wire.place.map(place_from_wire).transpose()?,
-        })
+        let image = wire.image.try_into().map_err(|_| "an image id is not 16 bytes long")?;
+        Ok(Self { image: ImageId(image), place: wire.place.map(place_from_wire).transpose()? })
     }
 }
 
@@ -303,11 +260,7 @@ impl TryFrom<wire::Frames> for FramesFacts {
     type Error = String;
 
     fn try_from(wire: wire::Frames) -> Result<Self, String> {
-        Ok(Self {
-            size: wire.size,
-            count: wire.count,
-            digest: digest_from_wire(wire.blake3)?,
-        })
+        Ok(Self { size: wire.size, count: wire.count, digest: digest_from_wire(wire.blake3)? })
     }
 }
 
@@ -326,41 +279,25 @@ impl TryFrom<wire::Pages> for PageFacts {
 }
 
 fn digest_from_wire(bytes: Vec<u8>) -> Result<Digest, String> {
-    bytes
-        .try_into()
-        .map(Digest)
-        .map_err(|_| "a digest is not 32 bytes long".to_owned())
+    bytes.try_into().map(Digest).map_err(|_| "a digest is not 32 bytes long".to_owned())
 }
 
 impl From<&SnapshotId> for wire::Reference {
     fn from(id: &SnapshotId) -> Self {
-        Self {
-            image: id.image.0.to_vec(),
-            place: place_to_wire(id),
-        }
+        Self { image: id.image.0.to_vec(), place: place_to_wire(id) }
     }
 }
 
 fn place_to_wire(id: &SnapshotId) -> Option<wire::Place> {
     let (job, sequence) = id.place.as_ref()?;
-    Some(wire::Place {
-        job: job.to_string(),
-        sequence: *sequence,
-    })
+    Some(wire::Place { job: job.to_string(), sequence: *sequence })
 }
 
 impl From<&Manifest> for wire::Manifest {
     fn from(manifest: &Manifest) -> Self {
         let facts = manifest.facts.clone();
-        let process = |p: ProcessName| wire::Process {
-            pid: p.pid,
-            comm: p.comm,
-        };
-        let segment = |s: &SegmentFacts| wire::Segment {
-            number: s.number,
-            generation: s.generation,
-            size: s.size,
-        };
+        let process = |p: ProcessName| wire::Process { pid: p.pid, comm: p.comm };
+        let segment = |s: &SegmentFacts| wire::Segment { number: s.number, generation: s.generation, size: s.size };
         Self {
             hdcr_version: facts.hdcr_version,
             architecture: facts.architecture,

@@ -30,26 +30,16 @@ impl MemoryImage {
 
     /// Begins an image as the checkpoint of a job.
     pub fn sink_of(&self, image: ImageId, job: JobName, sequence: u64) -> MemorySink {
-        self.sink_as(SnapshotId {
-            image,
-            place: Some((job, sequence)),
-        })
+        self.sink_as(SnapshotId { image, place: Some((job, sequence)) })
     }
 
     fn sink_as(&self, snapshot: SnapshotId) -> MemorySink {
-        MemorySink {
-            snapshot,
-            parts: Arc::default(),
-            target: self.clone(),
-        }
+        MemorySink { snapshot, parts: Arc::default(), target: self.clone() }
     }
 
     /// The parts, once committed.
     pub fn parts(&self) -> Option<BTreeMap<PartName, Vec<u8>>> {
-        self.committed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The committed image.
@@ -72,14 +62,8 @@ impl Sink for MemorySink {
     }
 
     fn part(&mut self, name: PartName) -> Result<Box<dyn WritePart>, StoreError> {
-        self.parts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name, Vec::new());
-        Ok(Box::new(MemoryPart {
-            name,
-            parts: Arc::clone(&self.parts),
-        }))
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).insert(name, Vec::new());
+        Ok(Box::new(MemoryPart { name, parts: Arc::clone(&self.parts) }))
     }
 
     fn persist(&mut self, manifest: &[u8]) -> Result<(), StoreError> {
@@ -90,11 +74,7 @@ impl Sink for MemorySink {
 
     fn commit(self: Box<Self>) -> Result<(), StoreError> {
         let parts = std::mem::take(&mut *self.parts.lock().unwrap_or_else(PoisonError::into_inner));
-        *self
-            .target
-            .committed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(parts);
+        *self.target.committed.lock().unwrap_or_else(PoisonError::into_inner) = Some(parts);
         Ok(())
     }
 
@@ -136,13 +116,11 @@ impl MemorySource {
 
 impl Source for MemorySource {
     fn part(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
-        let bytes = self.parts.get(&name).ok_or_else(|| {
-            StoreError::new("opening", name.to_string(), io::ErrorKind::NotFound.into())
-        })?;
-        Ok(Box::new(MemoryBytes {
-            name,
-            bytes: bytes.clone(),
-        }))
+        let bytes = self
+            .parts
+            .get(&name)
+            .ok_or_else(|| StoreError::new("opening", name.to_string(), io::ErrorKind::NotFound.into()))?;
+        Ok(Box::new(MemoryBytes { name, bytes: bytes.clone() }))
     }
 }
 
@@ -162,13 +140,7 @@ impl ReadPart for MemoryBytes {
         let found = self
             .bytes
             .get(from..from.saturating_add(into.len()))
-            .ok_or_else(|| {
-                StoreError::new(
-                    "reading",
-                    self.name.to_string(),
-                    io::ErrorKind::UnexpectedEof.into(),
-                )
-            })?;
+            .ok_or_else(|| StoreError::new("reading", self.name.to_string(), io::ErrorKind::UnexpectedEof.into()))?;
         into.copy_from_slice(found);
         Ok(())
     }

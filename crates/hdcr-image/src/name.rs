@@ -53,14 +53,10 @@ impl JobName {
         if name.len() > Self::LIMIT {
             return Some("it is longer than 64 bytes");
         }
-        if !name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._-+".contains(&byte))
-        {
+        if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-+".contains(&byte)) {
             return Some("only letters, digits, '.', '_', '-' and '+' are allowed");
         }
-        (!first.is_ascii_alphanumeric() && first != b'_')
-            .then_some("it must begin with a letter, a digit or '_'")
+        (!first.is_ascii_alphanumeric() && first != b'_').then_some("it must begin with a letter, a digit or '_'")
     }
 
     /// The name as text.
@@ -131,21 +127,7 @@ mod tests {
 
     #[test]
     fn names_that_could_leave_the_store_are_refused() {
-        for name in [
-            "",
-            ".",
-            "..",
-            ".a",
-            "-a",
-            "a/b",
-            "/",
-            "a\0",
-            "a b",
-            "a@1",
-            "\u{e4}",
-            "a\n",
-            &"x".repeat(65),
-        ] {
+        for name in ["", ".", "..", ".a", "-a", "a/b", "/", "a\0", "a b", "a@1", "\u{e4}", "a\n", &"x".repeat(65)] {
             assert!(JobName::new(name).is_err(), "{name:?}");
         }
         for name in ["a", "_x", "7", "sim-2.1+b", &"x".repeat(64)] {

@@ -45,17 +45,10 @@ struct Compressor {
 impl Compressor {
     fn new(compression: Compression) -> Result<Self, ImageError> {
         let zstd = match compression {
-            Compression::Zstd(level) => {
-                Some(zstd::bulk::Compressor::new(level).map_err(ImageError::Compress)?)
-            }
+            Compression::Zstd(level) => Some(zstd::bulk::Compressor::new(level).map_err(ImageError::Compress)?),
             Compression::None | Compression::Lz4 => None,
         };
-        Ok(Self {
-            compression,
-            table: None,
-            zstd,
-            stored: Vec::new(),
-        })
+        Ok(Self { compression, table: None, zstd, stored: Vec::new() })
     }
 
     /// The stored bytes, or `None` when they would not be fewer.
@@ -65,10 +58,7 @@ impl Compressor {
             Compression::Lz4 => (Codec::Lz4, self.lz4(bytes)?),
             Compression::Zstd(_) => (Codec::Zstd, self.zstd(bytes)?),
         };
-        let stored = self
-            .stored
-            .get(..used)
-            .filter(|stored| !stored.is_empty() && stored.len() < bytes.len());
+        let stored = self.stored.get(..used).filter(|stored| !stored.is_empty() && stored.len() < bytes.len());
         Ok(stored.map(|stored| (codec, stored)))
     }
 
@@ -83,13 +73,11 @@ impl Compressor {
     }
 
     fn zstd(&mut self, bytes: &[u8]) -> Result<usize, ImageError> {
-        self.stored
-            .resize(zstd::zstd_safe::compress_bound(bytes.len()), 0);
+        self.stored.resize(zstd::zstd_safe::compress_bound(bytes.len()), 0);
         let Some(zstd) = &mut self.zstd else {
             return Ok(0);
         };
-        zstd.compress_to_buffer(bytes, &mut self.stored)
-            .map_err(ImageError::Compress)
+        zstd.compress_to_buffer(bytes, &mut self.stored).map_err(ImageError::Compress)
     }
 }
 
@@ -105,11 +93,7 @@ struct Pending {
 impl Pending {
     /// Whether these pages follow on what waits, which is then of the same kind.
     fn takes(&self, space: u64, address: u64, zero: bool) -> bool {
-        let waiting = if zero {
-            self.zero_pages.saturating_mul(PAGE_SIZE)
-        } else {
-            size(self.bytes.len())
-        };
+        let waiting = if zero { self.zero_pages.saturating_mul(PAGE_SIZE) } else { size(self.bytes.len()) };
         waiting > 0 && self.space == space && self.address.checked_add(waiting) == Some(address)
     }
 }
@@ -166,19 +150,13 @@ impl PageWriter {
     ) -> Result<(), ImageError> {
         let whole = bytes.len().is_multiple_of(PAGE) && address.is_multiple_of(PAGE_SIZE);
         if !whole || address.checked_add(size(bytes.len())).is_none() {
-            return Err(ImageError::NotPages {
-                address,
-                len: bytes.len(),
-            });
+            return Err(ImageError::NotPages { address, len: bytes.len() });
         }
         let mut at = address;
         let mut rest = bytes;
         while let Some(first) = rest.get(..PAGE) {
             let zero = first == ZERO_PAGE;
-            let alike = rest
-                .chunks_exact(PAGE)
-                .take_while(|page| (*page == ZERO_PAGE) == zero)
-                .count();
+            let alike = rest.chunks_exact(PAGE).take_while(|page| (*page == ZERO_PAGE) == zero).count();
             let (here, after) = rest.split_at(alike.saturating_mul(PAGE).min(rest.len()));
             if zero {
                 self.zeroes(sink, space, at, size(alike))?;
@@ -192,21 +170,10 @@ impl PageWriter {
     }
 
     /// Takes a range of a space out again.
-    pub(crate) fn forget(
-        &mut self,
-        sink: &mut dyn Sink,
-        space: u64,
-        range: Range<u64>,
-    ) -> Result<(), ImageError> {
-        if !range.start.is_multiple_of(PAGE_SIZE)
-            || !range.end.is_multiple_of(PAGE_SIZE)
-            || range.start > range.end
-        {
+    pub(crate) fn forget(&mut self, sink: &mut dyn Sink, space: u64, range: Range<u64>) -> Result<(), ImageError> {
+        if !range.start.is_multiple_of(PAGE_SIZE) || !range.end.is_multiple_of(PAGE_SIZE) || range.start > range.end {
             let bytes = len(range.end.saturating_sub(range.start));
-            return Err(ImageError::NotPages {
-                address: range.start,
-                len: bytes,
-            });
+            return Err(ImageError::NotPages { address: range.start, len: bytes });
         }
         self.flush(sink)?;
         if let Some(index) = self.spaces.get_mut(&space) {
@@ -215,13 +182,7 @@ impl PageWriter {
         Ok(())
     }
 
-    fn zeroes(
-        &mut self,
-        sink: &mut dyn Sink,
-        space: u64,
-        address: u64,
-        pages: u64,
-    ) -> Result<(), ImageError> {
+    fn zeroes(&mut self, sink: &mut dyn Sink, space: u64, address: u64, pages: u64) -> Result<(), ImageError> {
         if !self.pending.takes(space, address, true) || self.pending.zero_pages > ZERO_RUN_PAGES {
             self.flush(sink)?;
             self.pending.space = space;
@@ -231,13 +192,7 @@ impl PageWriter {
         Ok(())
     }
 
-    fn data(
-        &mut self,
-        sink: &mut dyn Sink,
-        space: u64,
-        address: u64,
-        bytes: &[u8],
-    ) -> Result<(), ImageError> {
+    fn data(&mut self, sink: &mut dyn Sink, space: u64, address: u64, bytes: &[u8]) -> Result<(), ImageError> {
         let mut at = address;
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -296,23 +251,14 @@ impl PageWriter {
         }
     }
 
-    fn store(
-        &mut self,
-        sink: &mut dyn Sink,
-        space: u64,
-        address: u64,
-        bytes: &[u8],
-    ) -> Result<(), ImageError> {
+    fn store(&mut self, sink: &mut dyn Sink, space: u64, address: u64, bytes: &[u8]) -> Result<(), ImageError> {
         if self.output.is_none() {
             self.output = Some(begin(sink)?);
         }
         let Some(output) = &mut self.output else {
             return Ok(());
         };
-        let (codec, stored) = self
-            .compressor
-            .compress(bytes)?
-            .unwrap_or((Codec::Plain, bytes));
+        let (codec, stored) = self.compressor.compress(bytes)?.unwrap_or((Codec::Plain, bytes));
         let pages = bytes.len().checked_div(PAGE).unwrap_or(0);
         let entry = PageRunEntry {
             address,
@@ -338,29 +284,16 @@ impl PageWriter {
         self.flush(sink)?;
         let mut segments = Vec::new();
         if let Some(output) = self.output.take() {
-            segments.push(SegmentFacts {
-                number: SEGMENT,
-                generation: GENERATION,
-                size: output.written,
-            });
+            segments.push(SegmentFacts { number: SEGMENT, generation: GENERATION, size: output.written });
             output.close()?;
         }
-        Ok(Stored {
-            segments,
-            size: self.stored_size,
-            spaces: self.spaces,
-        })
+        Ok(Stored { segments, size: self.stored_size, spaces: self.spaces })
     }
 }
 
 fn begin(sink: &mut dyn Sink) -> Result<Output, ImageError> {
     let image = sink.snapshot().image.0;
-    let header = Header {
-        kind: PartKind::Pages,
-        image,
-        number: SEGMENT,
-        generation: GENERATION,
-    };
+    let header = Header { kind: PartKind::Pages, image, number: SEGMENT, generation: GENERATION };
     let name = PartName::Pages(SEGMENT);
     Output::new(sink.part(name)?, name, &header)
 }

@@ -37,10 +37,7 @@ pub(crate) fn read_manifest(source: &dyn Source) -> Result<Manifest, ImageError>
     let part = source.part(PartName::Manifest)?;
     let found = part.size()?;
     if found > Manifest::LIMIT {
-        return Err(ImageError::TooLong {
-            what: "a manifest",
-            len: found,
-        });
+        return Err(ImageError::TooLong { what: "a manifest", len: found });
     }
     let bytes = read_all(part.as_ref(), found)?;
     if total_length(&bytes).is_some_and(|told| told > bytes.len()) {
@@ -68,20 +65,12 @@ impl ImageReader {
         let part = source.part(PartName::Frames)?;
         let found = part.size()?;
         if found != manifest.frames.size {
-            return Err(ImageError::corrupt(
-                PartName::Frames,
-                "its length is not the one in the manifest",
-            ));
+            return Err(ImageError::corrupt(PartName::Frames, "its length is not the one in the manifest"));
         }
         let frames = Frames::parse(read_all(part.as_ref(), found)?, image, &manifest.frames)?;
         let spaces = read_index(&frames, &manifest)?;
         let segments = open_segments(source, &manifest)?;
-        Ok(Self {
-            manifest,
-            frames,
-            spaces,
-            segments,
-        })
+        Ok(Self { manifest, frames, spaces, segments })
     }
 
     /// The manifest of an image alone.
@@ -96,9 +85,7 @@ impl ImageReader {
 
     /// All frames in the order in which they were written, without the container's own.
     pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
-        self.frames
-            .iter()
-            .filter(|frame| frame.tag != Tag(tag::PAGE_INDEX))
+        self.frames.iter().filter(|frame| frame.tag != Tag(tag::PAGE_INDEX))
     }
 
     /// Refuses the image when it holds a kind of record, or a version of one, that `known` does not name.
@@ -131,21 +118,11 @@ impl ImageReader {
     }
 
     /// Reads all pages that were stored together with a run.
-    pub(crate) fn read_stored(
-        &self,
-        entry: &PageRunEntry,
-        into: &mut Vec<u8>,
-    ) -> Result<(), ImageError> {
+    pub(crate) fn read_stored(&self, entry: &PageRunEntry, into: &mut Vec<u8>) -> Result<(), ImageError> {
         let name = PartName::Pages(entry.segment);
-        let corrupt = |reason: &str| {
-            ImageError::corrupt(name, format!("{reason} (page {:#x})", entry.address))
-        };
-        let segment = self
-            .segments
-            .iter()
-            .find(|segment| segment.number == entry.segment);
-        let segment =
-            segment.ok_or_else(|| corrupt("a page run names a segment that is not there"))?;
+        let corrupt = |reason: &str| ImageError::corrupt(name, format!("{reason} (page {:#x})", entry.address));
+        let segment = self.segments.iter().find(|segment| segment.number == entry.segment);
+        let segment = segment.ok_or_else(|| corrupt("a page run names a segment that is not there"))?;
         let mut stored = vec![0; len(u64::from(entry.length))];
         segment.part.read_at(entry.offset, &mut stored)?;
         if xxh3_64(&stored) != entry.xxh3 {
@@ -159,13 +136,11 @@ impl ImageReader {
             }
             Codec::Lz4 => {
                 into.resize(plain, 0);
-                lz4_flex::block::decompress_into(&stored, into)
-                    .map_err(|error| corrupt(&error.to_string()))?
+                lz4_flex::block::decompress_into(&stored, into).map_err(|error| corrupt(&error.to_string()))?
             }
             Codec::Zstd => {
                 into.resize(plain, 0);
-                zstd::bulk::decompress_to_buffer(&stored, into)
-                    .map_err(|error| corrupt(&error.to_string()))?
+                zstd::bulk::decompress_to_buffer(&stored, into).map_err(|error| corrupt(&error.to_string()))?
             }
         };
         if found != plain {
@@ -181,10 +156,7 @@ fn open_segments(source: &dyn Source, manifest: &Manifest) -> Result<Vec<Segment
         let name = PartName::Pages(facts.number);
         let part = source.part(name)?;
         if part.size()? < facts.size || facts.size < size(Header::SIZE) {
-            return Err(ImageError::corrupt(
-                name,
-                "it is shorter than the manifest says",
-            ));
+            return Err(ImageError::corrupt(name, "it is shorter than the manifest says"));
         }
         let header = Header {
             kind: PartKind::Pages,
@@ -193,71 +165,42 @@ fn open_segments(source: &dyn Source, manifest: &Manifest) -> Result<Vec<Segment
             generation: facts.generation,
         };
         check_header(name, &read_all(part.as_ref(), size(Header::SIZE))?, &header)?;
-        segments.push(Segment {
-            number: facts.number,
-            part,
-        });
+        segments.push(Segment { number: facts.number, part });
     }
     Ok(segments)
 }
 
-fn read_index(
-    frames: &Frames,
-    manifest: &Manifest,
-) -> Result<BTreeMap<u64, Vec<PageRun>>, ImageError> {
+fn read_index(frames: &Frames, manifest: &Manifest) -> Result<BTreeMap<u64, Vec<PageRun>>, ImageError> {
     let mut spaces: BTreeMap<u64, Vec<PageRun>> = BTreeMap::new();
     let mut digest = blake3::Hasher::new();
-    for frame in frames
-        .iter()
-        .filter(|frame| frame.tag == Tag(tag::PAGE_INDEX))
-    {
+    for frame in frames.iter().filter(|frame| frame.tag == Tag(tag::PAGE_INDEX)) {
         digest.update(&frame.id.to_le_bytes());
         digest.update(frame.body);
         let List(entries) = frame.decode::<List<PageRunEntry>>()?;
         let runs = spaces.entry(frame.id).or_default();
         for entry in entries {
             let run = PageRun::check(entry, &manifest.segments)?;
-            if runs
-                .last()
-                .is_some_and(|last| last.range().end > run.address())
-            {
-                return Err(ImageError::corrupt(
-                    PartName::Frames,
-                    "page runs lie over one another",
-                ));
+            if runs.last().is_some_and(|last| last.range().end > run.address()) {
+                return Err(ImageError::corrupt(PartName::Frames, "page runs lie over one another"));
             }
             runs.push(run);
         }
     }
     let counted = count(&spaces);
     let told = &manifest.pages;
-    if *digest.finalize().as_bytes() != told.digest.0
-        || counted != (told.runs, told.stored_pages, told.zero_pages)
-    {
-        return Err(ImageError::corrupt(
-            PartName::Frames,
-            "the page index is not the one in the manifest",
-        ));
+    if *digest.finalize().as_bytes() != told.digest.0 || counted != (told.runs, told.stored_pages, told.zero_pages) {
+        return Err(ImageError::corrupt(PartName::Frames, "the page index is not the one in the manifest"));
     }
     Ok(spaces)
 }
 
 /// Runs, stored pages, zero pages: what [`PageFacts`] tells as well.
 fn count(spaces: &BTreeMap<u64, Vec<PageRun>>) -> (u64, u64, u64) {
-    let mut facts = PageFacts {
-        runs: 0,
-        stored_pages: 0,
-        zero_pages: 0,
-        stored_size: 0,
-        digest: crate::Digest([0; 32]),
-    };
+    let mut facts =
+        PageFacts { runs: 0, stored_pages: 0, zero_pages: 0, stored_size: 0, digest: crate::Digest([0; 32]) };
     for run in spaces.values().flatten() {
         facts.runs = facts.runs.saturating_add(1);
-        let count = if run.is_zero() {
-            &mut facts.zero_pages
-        } else {
-            &mut facts.stored_pages
-        };
+        let count = if run.is_zero() { &mut facts.zero_pages } else { &mut facts.stored_pages };
         *count = count.saturating_add(u64::from(run.pages()));
     }
     (facts.runs, facts.stored_pages, facts.zero_pages)

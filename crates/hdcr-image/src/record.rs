@@ -29,9 +29,7 @@ pub enum RecordError {
         version: u16,
     },
     /// Written by a newer HDCR.
-    #[error(
-        "the image holds a {name} record of version {version}; this build knows version {known}"
-    )]
+    #[error("the image holds a {name} record of version {version}; this build knows version {known}")]
     Newer {
         /// The kind.
         name: &'static str,
@@ -61,10 +59,7 @@ pub enum RecordError {
 impl RecordError {
     /// A body that is not one of this kind.
     pub fn malformed(name: &'static str, reason: impl Into<String>) -> Self {
-        Self::Malformed {
-            name,
-            reason: reason.into(),
-        }
+        Self::Malformed { name, reason: reason.into() }
     }
 
     /// What a caller can do about it.
@@ -106,24 +101,14 @@ pub struct KnownTag {
 impl KnownTag {
     /// The entry for a kind of record.
     pub const fn of<R: Record>() -> Self {
-        Self {
-            tag: R::TAG,
-            version: R::VERSION,
-            name: R::NAME,
-        }
+        Self { tag: R::TAG, version: R::VERSION, name: R::NAME }
     }
 }
 
 /// Says which of the kinds found cannot be read by somebody who knows only `known`.
-pub fn first_unknown(
-    found: impl IntoIterator<Item = (Tag, u16)>,
-    known: &[KnownTag],
-) -> Result<(), RecordError> {
+pub fn first_unknown(found: impl IntoIterator<Item = (Tag, u16)>, known: &[KnownTag]) -> Result<(), RecordError> {
     for (tag, version) in found {
-        let kind = known
-            .iter()
-            .find(|kind| kind.tag == tag)
-            .ok_or(RecordError::Unknown { tag, version })?;
+        let kind = known.iter().find(|kind| kind.tag == tag).ok_or(RecordError::Unknown { tag, version })?;
         check_version(kind, version)?;
     }
     Ok(())
@@ -131,11 +116,7 @@ pub fn first_unknown(
 
 pub(crate) fn check_version(kind: &KnownTag, version: u16) -> Result<(), RecordError> {
     if version > kind.version {
-        return Err(RecordError::Newer {
-            name: kind.name,
-            version,
-            known: kind.version,
-        });
+        return Err(RecordError::Newer { name: kind.name, version, known: kind.version });
     }
     Ok(())
 }
@@ -157,8 +138,7 @@ impl<T: Layout> Record for List<T> {
         let mut list = Vec::with_capacity(body.len().checked_div(T::SIZE).unwrap_or(0));
         let mut rest = body;
         while !rest.is_empty() {
-            let (record, used) = T::decode(rest)
-                .map_err(|error| RecordError::malformed(T::NAME, error.to_string()))?;
+            let (record, used) = T::decode(rest).map_err(|error| RecordError::malformed(T::NAME, error.to_string()))?;
             list.push(record);
             rest = rest.get(used.max(1)..).unwrap_or_default();
         }
@@ -170,9 +150,7 @@ pub(crate) fn encode_list<T: Layout>(list: &[T]) -> Result<Vec<u8>, RecordError>
     let mut body = vec![0; T::SIZE.saturating_mul(list.len())];
     let mut rest = body.as_mut_slice();
     for record in list {
-        let used = record
-            .encode(rest)
-            .map_err(|error| RecordError::malformed(T::NAME, error.to_string()))?;
+        let used = record.encode(rest).map_err(|error| RecordError::malformed(T::NAME, error.to_string()))?;
         rest = rest.get_mut(used..).unwrap_or_default();
     }
     Ok(body)
@@ -185,14 +163,13 @@ impl<T: Layout> Record for T {
 
     fn encode(&self) -> Result<Vec<u8>, RecordError> {
         let mut body = vec![0; T::SIZE];
-        Layout::encode(self, &mut body)
-            .map_err(|error| RecordError::malformed(T::NAME, error.to_string()))?;
+        Layout::encode(self, &mut body).map_err(|error| RecordError::malformed(T::NAME, error.to_string()))?;
         Ok(body)
     }
 
     fn decode(body: &[u8], _: u16) -> Result<Self, RecordError> {
-        let (record, used) = <T as Layout>::decode(body)
-            .map_err(|error| RecordError::malformed(T::NAME, error.to_string()))?;
+        let (record, used) =
+            <T as Layout>::decode(body).map_err(|error| RecordError::malformed(T::NAME, error.to_string()))?;
         if used != body.len() {
             return Err(RecordError::malformed(T::NAME, "bytes follow the record"));
         }
@@ -206,16 +183,10 @@ pub fn encode_wire<W: Message>(wire: &W) -> Vec<u8> {
 }
 
 /// Reads a protobuf body. Fields that this build does not know are an error here, not dropped.
-pub fn decode_wire<W: Message + Default>(
-    name: &'static str,
-    body: &[u8],
-) -> Result<W, RecordError> {
+pub fn decode_wire<W: Message + Default>(name: &'static str, body: &[u8]) -> Result<W, RecordError> {
     let wire = W::decode(body).map_err(|error| RecordError::malformed(name, error.to_string()))?;
     if wire.encoded_len() != body.len() {
-        return Err(RecordError::malformed(
-            name,
-            "it holds fields that this build does not know",
-        ));
+        return Err(RecordError::malformed(name, "it holds fields that this build does not know"));
     }
     Ok(wire)
 }
@@ -236,13 +207,8 @@ macro_rules! wire_record {
                 Ok($crate::encode_wire(&<$wire>::from(self)))
             }
 
-            fn decode(
-                body: &[u8],
-                _version: u16,
-            ) -> ::core::result::Result<Self, $crate::RecordError> {
-                <Self as ::core::convert::TryFrom<$wire>>::try_from($crate::decode_wire::<$wire>(
-                    $name, body,
-                )?)
+            fn decode(body: &[u8], _version: u16) -> ::core::result::Result<Self, $crate::RecordError> {
+                <Self as ::core::convert::TryFrom<$wire>>::try_from($crate::decode_wire::<$wire>($name, body)?)
             }
         }
     };

@@ -32,10 +32,7 @@ pub fn facts() -> ManifestFacts {
         needs: vec!["sample".to_owned()],
         command: vec![b"sleep".to_vec(), b"\xff".to_vec()],
         root_pid: 100,
-        processes: vec![ProcessName {
-            pid: 100,
-            comm: b"sleep".to_vec(),
-        }],
+        processes: vec![ProcessName { pid: 100, comm: b"sleep".to_vec() }],
         base: None,
         lineage: Vec::new(),
         mechanism: "none".to_owned(),
@@ -49,14 +46,10 @@ pub fn pages() -> Vec<(u64, u64, Vec<u8>)> {
     let noise = |pages: u64, mut seed: u64| -> Vec<u8> {
         let next = || {
             // One step of a linear congruential generator; its top byte does not compress.
-            seed = seed
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             seed.to_be_bytes().first().copied().unwrap_or_default()
         };
-        std::iter::repeat_with(next)
-            .take(usize::try_from(pages.wrapping_mul(4096)).unwrap_or(0))
-            .collect()
+        std::iter::repeat_with(next).take(usize::try_from(pages.wrapping_mul(4096)).unwrap_or(0)).collect()
     };
     let text = b"forty-two bytes that repeat, again, again\n".repeat(400);
     let mut mixed = text.get(..2 * 4096).unwrap_or_default().to_vec();
@@ -64,11 +57,7 @@ pub fn pages() -> Vec<(u64, u64, Vec<u8>)> {
     mixed.extend_from_slice(text.get(..2 * 4096).unwrap_or_default());
     vec![
         (1, 0x40_0000, mixed),
-        (
-            1,
-            0x7f00_0000_0000,
-            text.get(..3 * 4096).unwrap_or_default().to_vec(),
-        ),
+        (1, 0x7f00_0000_0000, text.get(..3 * 4096).unwrap_or_default().to_vec()),
         (1, 0x7f00_0000_1000, noise(1, 7)),
         (2, 0x1000, vec![0; 4096]),
     ]

@@ -28,28 +28,13 @@ pub struct Verified {
 impl ImageReader {
     /// Reads and checks every stored byte that a restore would use.
     pub fn verify(&self, progress: &mut dyn FnMut(Progress)) -> Result<Verified, ImageError> {
-        let runs = || {
-            self.spaces()
-                .flat_map(|space| self.runs(space))
-                .filter(|run| !run.is_zero())
-        };
+        let runs = || self.spaces().flat_map(|space| self.runs(space)).filter(|run| !run.is_zero());
         let mut seen = BTreeSet::new();
         let stored: Vec<_> = runs()
             .map(|run| *run.entry())
-            .filter(|entry| {
-                seen.insert((
-                    entry.segment,
-                    entry.offset,
-                    entry.length,
-                    entry.stored,
-                    entry.xxh3,
-                ))
-            })
+            .filter(|entry| seen.insert((entry.segment, entry.offset, entry.length, entry.stored, entry.xxh3)))
             .collect();
-        let total = stored
-            .iter()
-            .map(|entry| u64::from(entry.length))
-            .fold(0, u64::saturating_add);
+        let total = stored.iter().map(|entry| u64::from(entry.length)).fold(0, u64::saturating_add);
         let mut done = 0_u64;
         let mut bytes = Vec::new();
         for entry in &stored {
@@ -57,10 +42,6 @@ impl ImageReader {
             done = done.saturating_add(u64::from(entry.length));
             progress(Progress { done, total });
         }
-        Ok(Verified {
-            frames: self.frames().count(),
-            runs: stored.len(),
-            stored: done,
-        })
+        Ok(Verified { frames: self.frames().count(), runs: stored.len(), stored: done })
     }
 }

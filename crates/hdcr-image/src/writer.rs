@@ -36,11 +36,7 @@ impl ImageWriter {
     pub fn new(mut sink: Box<dyn Sink>, options: Options) -> Result<Self, ImageError> {
         let image = sink.snapshot().image;
         let frames = FrameWriter::new(sink.part(PartName::Frames)?, image)?;
-        Ok(Self {
-            frames,
-            pages: PageWriter::new(options.compression)?,
-            sink,
-        })
+        Ok(Self { frames, pages: PageWriter::new(options.compression)?, sink })
     }
 
     /// What the image will be called.
@@ -49,13 +45,7 @@ impl ImageWriter {
     }
 
     /// Adds a frame. Tags below [`hdcr_layout::tag::FIRST_FREE`] belong to fixed layouts.
-    pub fn frame(
-        &mut self,
-        tag: Tag,
-        version: u16,
-        id: u64,
-        body: &[u8],
-    ) -> Result<(), ImageError> {
+    pub fn frame(&mut self, tag: Tag, version: u16, id: u64, body: &[u8]) -> Result<(), ImageError> {
         self.frames.frame(tag, version, id, body)
     }
 
@@ -66,8 +56,7 @@ impl ImageWriter {
 
     /// Adds a list of records of fixed layout, to be read as a [`crate::List`].
     pub fn list<T: Layout>(&mut self, id: u64, list: &[T]) -> Result<(), ImageError> {
-        self.frames
-            .frame(Tag(T::TAG), T::VERSION, id, &encode_list(list)?)
+        self.frames.frame(Tag(T::TAG), T::VERSION, id, &encode_list(list)?)
     }
 
     /// Adds whole pages of a space. Later ones replace earlier ones at the same address, so that pages copied while
@@ -83,21 +72,11 @@ impl ImageWriter {
 
     /// Writes the rest and makes all of it durable. It is not visible yet.
     pub fn persist(self, facts: ManifestFacts) -> Result<Durable, ImageError> {
-        let Self {
-            mut frames,
-            pages,
-            mut sink,
-        } = self;
+        let Self { mut frames, pages, mut sink } = self;
         let stored = pages.finish(sink.as_mut())?;
         let pages = write_index(&mut frames, &stored)?;
         let id = sink.snapshot().clone();
-        let manifest = Manifest {
-            id,
-            facts,
-            frames: frames.finish()?,
-            segments: stored.segments,
-            pages,
-        };
+        let manifest = Manifest { id, facts, frames: frames.finish()?, segments: stored.segments, pages };
         sink.persist(&manifest.encode()?)?;
         Ok(Durable { manifest, sink })
     }
@@ -120,11 +99,7 @@ fn write_index(frames: &mut FrameWriter, stored: &Stored) -> Result<PageFacts, I
         let entries: Vec<PageRunEntry> = index.runs().copied().collect();
         for entry in &entries {
             let pages = u64::from(entry.pages);
-            let count = if entry.stored == 0 {
-                &mut zero_pages
-            } else {
-                &mut stored_pages
-            };
+            let count = if entry.stored == 0 { &mut zero_pages } else { &mut stored_pages };
             *count = count.saturating_add(pages);
         }
         runs = runs.saturating_add(size(entries.len()));
@@ -132,22 +107,11 @@ fn write_index(frames: &mut FrameWriter, stored: &Stored) -> Result<PageFacts, I
             let body = encode_list(chunk)?;
             digest.update(&space.to_le_bytes());
             digest.update(&body);
-            frames.frame(
-                Tag(tag::PAGE_INDEX),
-                <PageRunEntry as Layout>::VERSION,
-                *space,
-                &body,
-            )?;
+            frames.frame(Tag(tag::PAGE_INDEX), <PageRunEntry as Layout>::VERSION, *space, &body)?;
         }
     }
     let digest = digest.finalize().into();
-    Ok(PageFacts {
-        runs,
-        stored_pages,
-        zero_pages,
-        stored_size: stored.size,
-        digest,
-    })
+    Ok(PageFacts { runs, stored_pages, zero_pages, stored_size: stored.size, digest })
 }
 
 /// An image that is durable and not yet visible. Dropping it removes it.

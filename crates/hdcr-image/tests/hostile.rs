@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use hdcr_image::bundle::{BundleSource, BundleWriter};
 use hdcr_image::{
-    ImageError, ImageReader, KnownTag, List, Manifest, MemoryImage, MemorySource, Options,
-    PartName, Record, RecordError, Source, Tag, decode_wire, sample,
+    ImageError, ImageReader, KnownTag, List, Manifest, MemoryImage, MemorySource, Options, PartName, Record,
+    RecordError, Source, Tag, decode_wire, sample,
 };
 use hdcr_layout::{Codec, FrameHeader, Header, Layout, PageRunEntry, PartKind, tag};
 use proptest::prelude::*;
@@ -39,20 +39,10 @@ fn read_source(source: &dyn Source) -> Result<(), ImageError> {
 fn forged(body: &[u8], pages: &[u8], told: (u64, u64, u64)) -> Parts {
     let mut parts = sample_parts();
     let mut frames = vec![0; Header::SIZE];
-    let header = Header {
-        kind: PartKind::Frames,
-        image: sample::IMAGE.0,
-        number: 0,
-        generation: 0,
-    };
+    let header = Header { kind: PartKind::Frames, image: sample::IMAGE.0, number: 0, generation: 0 };
     header.encode(&mut frames).unwrap();
-    let mut head = FrameHeader {
-        tag: tag::PAGE_INDEX,
-        version: 1,
-        length: u32::try_from(body.len()).unwrap(),
-        id: 5,
-        xxh3: 0,
-    };
+    let mut head =
+        FrameHeader { tag: tag::PAGE_INDEX, version: 1, length: u32::try_from(body.len()).unwrap(), id: 5, xxh3: 0 };
     let mut block = [0; FrameHeader::SIZE];
     head.encode(&mut block).unwrap();
     head.xxh3 = xxhash_rust::xxh3::xxh3_64(&[&block[..FrameHeader::CHECKED], body].concat());
@@ -66,11 +56,7 @@ fn forged(body: &[u8], pages: &[u8], told: (u64, u64, u64)) -> Parts {
     manifest.frames.count = 1;
     manifest.frames.digest = blake3::hash(&frames).into();
     manifest.segments[0].size = segment.len() as u64;
-    (
-        manifest.pages.runs,
-        manifest.pages.stored_pages,
-        manifest.pages.zero_pages,
-    ) = told;
+    (manifest.pages.runs, manifest.pages.stored_pages, manifest.pages.zero_pages) = told;
     manifest.pages.digest = blake3::hash(&[&5_u64.to_le_bytes(), body].concat()).into();
     parts.insert(PartName::Manifest, manifest.encode().unwrap());
     parts.insert(PartName::Frames, frames);
@@ -95,11 +81,7 @@ fn run(codec: Codec, stored: &[u8]) -> PageRunEntry {
 }
 
 fn forged_run(entry: PageRunEntry, pages: &[u8]) -> Result<(), ImageError> {
-    read(forged(
-        &Record::encode(&List(vec![entry])).unwrap(),
-        pages,
-        (1, u64::from(entry.pages), 0),
-    ))
+    read(forged(&Record::encode(&List(vec![entry])).unwrap(), pages, (1, u64::from(entry.pages), 0)))
 }
 
 #[test]
@@ -120,12 +102,7 @@ fn a_forgery_with_right_digests_reads_only_what_is_there() {
     refused(|entry| entry.codec = Codec::Zstd);
     refused(|entry| entry.address = u64::MAX - 4095);
     let list = vec![run(Codec::Lz4, &packed); 2];
-    read(forged(
-        &Record::encode(&List(list)).unwrap(),
-        &packed,
-        (2, 2, 0),
-    ))
-    .unwrap_err();
+    read(forged(&Record::encode(&List(list)).unwrap(), &packed, (2, 2, 0))).unwrap_err();
 }
 
 /// Zstandard and LZ4 data that unpack to another length than the pages have.
@@ -133,15 +110,9 @@ fn a_forgery_with_right_digests_reads_only_what_is_there() {
 fn compressed_data_of_another_length_is_refused() {
     for len in [0, 1, 4095, 4097, 1 << 20] {
         let packed = lz4_flex::block::compress(&vec![7; len]);
-        assert!(
-            packed.len() > 4096 || forged_run(run(Codec::Lz4, &packed), &packed).is_err(),
-            "{len}"
-        );
+        assert!(packed.len() > 4096 || forged_run(run(Codec::Lz4, &packed), &packed).is_err(), "{len}");
         let packed = zstd::bulk::compress(&vec![7; len], 1).unwrap();
-        assert!(
-            forged_run(run(Codec::Zstd, &packed), &packed).is_err(),
-            "{len}"
-        );
+        assert!(forged_run(run(Codec::Zstd, &packed), &packed).is_err(), "{len}");
     }
 }
 
@@ -158,12 +129,7 @@ fn a_huge_zero_run_takes_no_memory() {
         ..run(Codec::Zero, &[])
     };
     let told = (1, 0, u64::from(u32::MAX));
-    read(forged(
-        &Record::encode(&List(vec![entry])).unwrap(),
-        &[],
-        told,
-    ))
-    .unwrap();
+    read(forged(&Record::encode(&List(vec![entry])).unwrap(), &[], told)).unwrap();
 }
 
 #[test]
@@ -176,10 +142,7 @@ fn a_frame_longer_than_its_part_is_refused() {
     manifest.frames.digest = blake3::hash(frames).into();
     parts.insert(PartName::Manifest, manifest.encode().unwrap());
     let error = read(parts).unwrap_err();
-    assert!(
-        error.to_string().contains("longer than the part"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("longer than the part"), "{error}");
 }
 
 #[test]
@@ -187,50 +150,19 @@ fn unknown_and_newer_records_are_refused_by_name() {
     let source = MemorySource::new(sample_parts());
     let reader = ImageReader::open(&source).unwrap();
     let task = KnownTag::of::<hdcr_layout::Task>();
-    let future = KnownTag {
-        tag: sample::UNKNOWN_TAG,
-        version: 2,
-        name: "future",
-    };
+    let future = KnownTag { tag: sample::UNKNOWN_TAG, version: 2, name: "future" };
     assert_eq!(
         reader.refuse_unknown(&[task]).unwrap_err(),
-        RecordError::Unknown {
-            tag: sample::UNKNOWN_TAG,
-            version: 3
-        }
+        RecordError::Unknown { tag: sample::UNKNOWN_TAG, version: 3 }
     );
     let error = reader.refuse_unknown(&[task, future]).unwrap_err();
-    assert_eq!(
-        error,
-        RecordError::Newer {
-            name: "future",
-            version: 3,
-            known: 2
-        }
-    );
-    reader
-        .refuse_unknown(&[
-            task,
-            KnownTag {
-                version: 3,
-                ..future
-            },
-        ])
-        .unwrap();
+    assert_eq!(error, RecordError::Newer { name: "future", version: 3, known: 2 });
+    reader.refuse_unknown(&[task, KnownTag { version: 3, ..future }]).unwrap();
     let frame = reader.frames().next().unwrap();
     assert_eq!(frame.decode::<hdcr_layout::Task>().unwrap().tid, 100);
-    assert_eq!(
-        frame.decode::<List<hdcr_layout::Task>>().unwrap().0.len(),
-        1
-    );
+    assert_eq!(frame.decode::<List<hdcr_layout::Task>>().unwrap().0.len(), 1);
     let other = frame.decode::<hdcr_layout::Registers>().unwrap_err();
-    assert_eq!(
-        other,
-        RecordError::Other {
-            name: "Registers",
-            tag: Tag(tag::TASK)
-        }
-    );
+    assert_eq!(other, RecordError::Other { name: "Registers", tag: Tag(tag::TASK) });
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -250,11 +182,37 @@ struct New {
 #[test]
 fn a_field_that_is_not_known_is_not_dropped() {
     let body = hdcr_image::encode_wire(&New { a: 1, b: 2 });
-    assert!(matches!(
-        decode_wire::<Old>("old", &body),
-        Err(RecordError::Malformed { name: "old", .. })
-    ));
+    assert!(matches!(decode_wire::<Old>("old", &body), Err(RecordError::Malformed { name: "old", .. })));
     assert_eq!(decode_wire::<New>("new", &body), Ok(New { a: 1, b: 2 }));
+}
+
+/// A checked type over a private message.
+#[derive(PartialEq, Debug)]
+struct Even(u32);
+
+impl From<&Even> for Old {
+    fn from(even: &Even) -> Self {
+        Self { a: even.0 }
+    }
+}
+
+impl TryFrom<Old> for Even {
+    type Error = RecordError;
+
+    fn try_from(wire: Old) -> Result<Self, RecordError> {
+        if !wire.a.is_multiple_of(2) {
+            return Err(RecordError::malformed("even", "it is odd"));
+        }
+        Ok(Self(wire.a))
+    }
+}
+
+hdcr_image::wire_record!(Even, Old, tag 999, version 1, "even");
+
+#[test]
+fn a_wire_record_is_checked() {
+    assert_eq!(Even::decode(&Record::encode(&Even(4)).unwrap(), 1), Ok(Even(4)));
+    assert!(Even::decode(&Record::encode(&Even(5)).unwrap(), 1).is_err());
 }
 
 fn bundle(parts: &Parts) -> Vec<u8> {

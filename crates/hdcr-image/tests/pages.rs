@@ -1,18 +1,14 @@
 //! How pages become runs.
 #![expect(clippy::unwrap_used, reason = "tests may fail by panic")]
 
-use hdcr_image::{
-    Compression, ImageError, ImageReader, ImageWriter, MemoryImage, Options, PAGE_SIZE, PageRun,
-    sample,
-};
+use hdcr_image::{Compression, ImageError, ImageReader, ImageWriter, MemoryImage, Options, PAGE_SIZE, PageRun, sample};
 use proptest::prelude::*;
 
 const PAGE: usize = 4096;
 
 fn write(compression: Compression, calls: impl FnOnce(&mut ImageWriter)) -> ImageReader {
     let image = MemoryImage::new();
-    let mut writer =
-        ImageWriter::new(Box::new(image.sink(sample::IMAGE)), Options { compression }).unwrap();
+    let mut writer = ImageWriter::new(Box::new(image.sink(sample::IMAGE)), Options { compression }).unwrap();
     calls(&mut writer);
     writer.finish(sample::facts()).unwrap();
     ImageReader::open(&image.source().unwrap()).unwrap()
@@ -29,29 +25,19 @@ fn neighbours_join_up_to_a_mebibyte() {
         // 600 pages in pieces of 7, then zeroes in two calls, then another space.
         for piece in (0..600_u64).step_by(7) {
             let pages = usize::try_from(7.min(600 - piece)).unwrap();
-            writer
-                .pages(1, piece * PAGE_SIZE, &vec![1; pages * PAGE])
-                .unwrap();
+            writer.pages(1, piece * PAGE_SIZE, &vec![1; pages * PAGE]).unwrap();
         }
         writer.pages(1, 600 * PAGE_SIZE, &[0; 3 * PAGE]).unwrap();
         writer.pages(1, 603 * PAGE_SIZE, &[0; 2 * PAGE]).unwrap();
         writer.pages(2, 605 * PAGE_SIZE, &[0; PAGE]).unwrap();
         writer.pages(2, 0, &vec![2; 256 * PAGE]).unwrap();
     });
-    let expected = [
-        (0, 256, false),
-        (256, 256, false),
-        (512, 88, false),
-        (600, 5, true),
-    ];
+    let expected = [(0, 256, false), (256, 256, false), (512, 88, false), (600, 5, true)];
     assert_eq!(shape(&reader, 1), expected);
     assert_eq!(shape(&reader, 2), [(0, 256, false), (605, 1, true)]);
     assert!(reader.runs(3).is_empty());
     let pages = reader.manifest().pages;
-    assert_eq!(
-        (pages.runs, pages.stored_pages, pages.zero_pages),
-        (6, 856, 6)
-    );
+    assert_eq!((pages.runs, pages.stored_pages, pages.zero_pages), (6, 856, 6));
     assert!(pages.stored_size < 20_000);
 }
 
@@ -71,10 +57,7 @@ fn what_is_forgotten_does_not_come_back() {
         writer.forget(1, 2 * PAGE_SIZE..5 * PAGE_SIZE).unwrap();
         writer.pages(1, 8 * PAGE_SIZE, &[0; PAGE]).unwrap();
     });
-    assert_eq!(
-        shape(&reader, 1),
-        [(0, 2, false), (5, 3, false), (8, 1, true), (9, 1, false)]
-    );
+    assert_eq!(shape(&reader, 1), [(0, 2, false), (5, 3, false), (8, 1, true), (9, 1, false)]);
     let mut bytes = Vec::new();
     for run in reader.runs(1).iter().filter(|run| !run.is_zero()) {
         reader.read_run(run, &mut bytes).unwrap();
@@ -85,24 +68,17 @@ fn what_is_forgotten_does_not_come_back() {
 #[test]
 fn pieces_of_pages_are_refused() {
     write(Compression::Lz4, |writer| {
-        assert!(matches!(
-            writer.pages(1, 1, &[0; PAGE]),
-            Err(ImageError::NotPages { .. })
-        ));
-        assert!(matches!(
-            writer.pages(1, 0, &[0; PAGE + 1]),
-            Err(ImageError::NotPages { .. })
-        ));
-        assert!(matches!(
-            writer.pages(1, u64::MAX - 4095, &[0; PAGE]),
-            Err(ImageError::NotPages { .. })
-        ));
+        assert!(matches!(writer.pages(1, 1, &[0; PAGE]), Err(ImageError::NotPages { .. })));
+        assert!(matches!(writer.pages(1, 0, &[0; PAGE + 1]), Err(ImageError::NotPages { .. })));
+        assert!(matches!(writer.pages(1, u64::MAX - 4095, &[0; PAGE]), Err(ImageError::NotPages { .. })));
         assert!(writer.forget(1, 1..PAGE_SIZE).is_err());
         writer.pages(1, 0, &[]).unwrap();
     });
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     /// Against plain memory: whatever is written in whatever order, the last bytes of each page come back.
     #[test]
     fn memory_comes_back(

@@ -4,17 +4,12 @@
 use std::collections::BTreeMap;
 
 use hdcr_image::{
-    Compression, ErrorClass, ImageError, ImageId, ImageReader, MemoryImage, MemorySource, Options,
-    PartName, sample,
+    Compression, ErrorClass, ImageError, ImageId, ImageReader, MemoryImage, MemorySource, Options, PartName, sample,
 };
 
 type Parts = BTreeMap<PartName, Vec<u8>>;
 /// Everything that a reader lets out.
-type Seen = (
-    String,
-    Vec<(u16, u16, u64, Vec<u8>)>,
-    BTreeMap<(u64, u64), Vec<u8>>,
-);
+type Seen = (String, Vec<(u16, u16, u64, Vec<u8>)>, BTreeMap<(u64, u64), Vec<u8>>);
 
 const ALL: [Compression; 3] = [Compression::None, Compression::Lz4, Compression::Zstd(3)];
 
@@ -27,10 +22,7 @@ fn parts_of(compression: Compression, id: ImageId) -> Parts {
 fn read(parts: &Parts) -> Result<Seen, ImageError> {
     let reader = ImageReader::open(&MemorySource::new(parts.clone()))?;
     reader.verify(&mut |_| ())?;
-    let frames = reader
-        .frames()
-        .map(|f| (f.tag.0, f.version, f.id, f.body.to_vec()))
-        .collect();
+    let frames = reader.frames().map(|f| (f.tag.0, f.version, f.id, f.body.to_vec())).collect();
     let mut pages = BTreeMap::new();
     let mut bytes = Vec::new();
     for space in reader.spaces() {
@@ -53,15 +45,7 @@ fn pages_and_frames_come_back() {
     for compression in ALL {
         let (_, frames, pages) = read(&parts_of(compression, sample::IMAGE)).unwrap();
         assert_eq!(frames.len(), 3);
-        assert_eq!(
-            frames[1],
-            (
-                sample::UNKNOWN_TAG.0,
-                3,
-                9,
-                b"a record of the future".to_vec()
-            )
-        );
+        assert_eq!(frames[1], (sample::UNKNOWN_TAG.0, 3, 9, b"a record of the future".to_vec()));
         let mut expected = BTreeMap::new();
         for (space, address, bytes) in sample::pages() {
             for (page, at) in bytes.chunks(4096).zip((address..).step_by(4096)) {
@@ -75,10 +59,7 @@ fn pages_and_frames_come_back() {
 #[test]
 fn the_sample_never_changes() {
     for compression in ALL {
-        assert_eq!(
-            parts_of(compression, sample::IMAGE),
-            parts_of(compression, sample::IMAGE)
-        );
+        assert_eq!(parts_of(compression, sample::IMAGE), parts_of(compression, sample::IMAGE));
     }
 }
 
@@ -89,20 +70,13 @@ fn each_flipped_bit_is_found() {
         let parts = parts_of(compression, sample::IMAGE);
         let whole = read(&parts).unwrap();
         for (name, bytes) in &parts {
-            for at in (0..bytes.len()).step_by(if compression == Compression::Lz4 {
-                1
-            } else {
-                5
-            }) {
+            for at in (0..bytes.len()).step_by(if compression == Compression::Lz4 { 1 } else { 5 }) {
                 let mut changed = parts.clone();
                 changed.get_mut(name).unwrap()[at] ^= 1 << (at % 8);
                 match read(&changed) {
                     Err(error) => {
                         let class = error.class();
-                        assert!(
-                            matches!(class, ErrorClass::Corrupt | ErrorClass::Refused),
-                            "{name} {at}: {error}"
-                        );
+                        assert!(matches!(class, ErrorClass::Corrupt | ErrorClass::Refused), "{name} {at}: {error}");
                     }
                     Ok(seen) => {
                         assert!(seen == whole, "{name} {at} {compression:?}: silently wrong");
@@ -137,10 +111,7 @@ fn a_part_of_another_image_is_refused() {
         let mut mixed = ours.clone();
         mixed.insert(*name, other[name].clone());
         let error = read(&mixed).unwrap_err();
-        assert!(
-            matches!(error, ImageError::Foreign { .. }),
-            "{name}: {error}"
-        );
+        assert!(matches!(error, ImageError::Foreign { .. }), "{name}: {error}");
     }
     let mut mixed = ours.clone();
     mixed.insert(PartName::Frames, ours[&PartName::Pages(0)].clone());
@@ -152,14 +123,7 @@ fn a_segment_written_over_is_refused() {
     let mut parts = parts_of(Compression::Lz4, sample::IMAGE);
     // The generation stands behind magic, version, kind and image id.
     parts.get_mut(&PartName::Pages(0)).unwrap()[32] += 1;
-    assert!(matches!(
-        read(&parts).unwrap_err(),
-        ImageError::Stale {
-            found: 2,
-            expected: 1,
-            ..
-        }
-    ));
+    assert!(matches!(read(&parts).unwrap_err(), ImageError::Stale { found: 2, expected: 1, .. }));
 }
 
 #[test]
@@ -170,9 +134,7 @@ fn other_format_versions_are_refused_by_number() {
             let mut changed = parts.clone();
             changed.get_mut(name).unwrap()[8] = version;
             let error = read(&changed).unwrap_err();
-            assert!(
-                matches!(error, ImageError::Version { found, known: 1, .. } if found == u32::from(version))
-            );
+            assert!(matches!(error, ImageError::Version { found, known: 1, .. } if found == u32::from(version)));
             assert_eq!(error.class(), ErrorClass::Refused);
         }
     }

@@ -5,8 +5,8 @@ use std::vec;
 use std::vec::Vec;
 
 use crate::{
-    Codec, DescriptorEntry, FrameHeader, Header, Itimer, Layout, LayoutError, Mapping, MappingKind,
-    PageRunEntry, PartKind, PathFile, PosixTimer, Registers, SignalAction, Task, TaskState,
+    Codec, DescriptorEntry, FrameHeader, Header, Itimer, Layout, LayoutError, Mapping, MappingKind, PageRunEntry,
+    PartKind, PathFile, PosixTimer, Registers, SignalAction, Task, TaskState,
 };
 
 /// There and back; too little room and each shorter input are errors; no changed byte panics, and what is still read
@@ -16,24 +16,11 @@ macro_rules! check {
         let record: $kind = $record;
         let mut bytes = vec![0xff_u8; $size + 3];
         assert_eq!(record.encode(&mut bytes), Ok($size));
-        assert_eq!(
-            &bytes[$size..],
-            &[0xff; 3],
-            "nothing behind the record is touched"
-        );
+        assert_eq!(&bytes[$size..], &[0xff; 3], "nothing behind the record is touched");
         assert_eq!(<$kind>::decode(&bytes), Ok((record, $size)));
         for len in 0..$size {
-            assert!(
-                matches!(
-                    <$kind>::decode(&bytes[..len]),
-                    Err(LayoutError::Short { .. })
-                ),
-                "{len}"
-            );
-            assert!(matches!(
-                record.encode(&mut bytes.clone()[..len]),
-                Err(LayoutError::NoRoom { .. })
-            ));
+            assert!(matches!(<$kind>::decode(&bytes[..len]), Err(LayoutError::Short { .. })), "{len}");
+            assert!(matches!(record.encode(&mut bytes.clone()[..len]), Err(LayoutError::NoRoom { .. })));
         }
         for at in 0..$size {
             for change in 1..=255_u8 {
@@ -52,24 +39,9 @@ macro_rules! check {
 
 #[test]
 fn container_blocks() {
-    let header = Header {
-        kind: PartKind::Pages,
-        image: [7; 16],
-        number: 3,
-        generation: 9,
-    };
+    let header = Header { kind: PartKind::Pages, image: [7; 16], number: 3, generation: 9 };
     check!(Header, Header::SIZE, header);
-    check!(
-        FrameHeader,
-        FrameHeader::SIZE,
-        FrameHeader {
-            tag: 300,
-            version: 2,
-            length: 17,
-            id: 1 << 40,
-            xxh3: 5
-        }
-    );
+    check!(FrameHeader, FrameHeader::SIZE, FrameHeader { tag: 300, version: 2, length: 17, id: 1 << 40, xxh3: 5 });
     check!(PageRunEntry, 52, stored_run());
 }
 
@@ -96,13 +68,7 @@ fn impossible_runs_are_refused() {
         change(&mut run);
         let mut bytes = [0; PageRunEntry::SIZE];
         run.encode(&mut bytes).unwrap();
-        assert!(
-            matches!(
-                PageRunEntry::decode(&bytes),
-                Err(LayoutError::Invalid { .. })
-            ),
-            "{run:?}"
-        );
+        assert!(matches!(PageRunEntry::decode(&bytes), Err(LayoutError::Invalid { .. })), "{run:?}");
     };
     refused(|run| run.address = 0x1001);
     refused(|run| run.address = u64::MAX - 0xfff);
@@ -153,23 +119,9 @@ fn mappings() {
 
 #[test]
 fn signals_and_timers() {
-    let action = SignalAction {
-        handler: 0x4000_1234,
-        flags: 0x0400_0000,
-        restorer: 0x4000,
-        mask: 1 << 63,
-        signal: 64,
-    };
+    let action = SignalAction { handler: 0x4000_1234, flags: 0x0400_0000, restorer: 0x4000, mask: 1 << 63, signal: 64 };
     check!(SignalAction, 36, action);
-    check!(
-        Itimer,
-        20,
-        Itimer {
-            value_ns: 5,
-            interval_ns: 6,
-            which: 2
-        }
-    );
+    check!(Itimer, 20, Itimer { value_ns: 5, interval_ns: 6, which: 2 });
     let timer = PosixTimer {
         value: 1,
         value_ns: 2,
@@ -187,38 +139,15 @@ fn signals_and_timers() {
 
 #[test]
 fn files_and_descriptors() {
-    let file = PathFile {
-        object: 1,
-        offset: 2,
-        flags: 0o2,
-        mode: 0o100_644,
-        path: b"/tmp/a\xffb",
-    };
+    let file = PathFile { object: 1, offset: 2, flags: 0o2, mode: 0o100_644, path: b"/tmp/a\xffb" };
     check!(PathFile<'_>, 36, file);
-    check!(
-        DescriptorEntry,
-        16,
-        DescriptorEntry {
-            object: 1,
-            fd: 3,
-            flags: 1
-        }
-    );
+    check!(DescriptorEntry, 16, DescriptorEntry { object: 1, fd: 3, flags: 1 });
 }
 
 #[test]
 fn odd_paths_are_refused() {
-    let file = PathFile {
-        object: 1,
-        offset: 2,
-        flags: 0,
-        mode: 0,
-        path: b"a\0b",
-    };
-    assert!(matches!(
-        file.encode(&mut [0; 64]),
-        Err(LayoutError::Invalid { .. })
-    ));
+    let file = PathFile { object: 1, offset: 2, flags: 0, mode: 0, path: b"a\0b" };
+    assert!(matches!(file.encode(&mut [0; 64]), Err(LayoutError::Invalid { .. })));
     let mut bytes = [0; 64];
     PathFile { path: b"x", ..file }.encode(&mut bytes).unwrap();
     for length in [0_u32, 4096, u32::MAX] {
@@ -229,19 +158,11 @@ fn odd_paths_are_refused() {
 
 #[test]
 fn other_versions_are_refused_by_number() {
-    let header = Header {
-        kind: PartKind::Frames,
-        image: [1; 16],
-        number: 0,
-        generation: 0,
-    };
+    let header = Header { kind: PartKind::Frames, image: [1; 16], number: 0, generation: 0 };
     let mut bytes = [0; Header::SIZE];
     header.encode(&mut bytes).unwrap();
     bytes[8] = 2;
-    assert_eq!(
-        Header::decode(&bytes),
-        Err(LayoutError::Version { found: 2 })
-    );
+    assert_eq!(Header::decode(&bytes), Err(LayoutError::Version { found: 2 }));
     bytes[0] = b'X';
     assert_eq!(Header::decode(&bytes), Err(LayoutError::NotOurs));
 }

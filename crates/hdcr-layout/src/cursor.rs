@@ -11,17 +11,11 @@ pub(crate) struct Input<'a> {
 
 impl<'a> Input<'a> {
     pub(crate) fn new(record: &'static str, bytes: &'a [u8]) -> Self {
-        Self {
-            record,
-            rest: bytes,
-        }
+        Self { record, rest: bytes }
     }
 
     pub(crate) fn bytes(&mut self, len: usize) -> Result<&'a [u8], LayoutError> {
-        let short = LayoutError::Short {
-            record: self.record,
-            missing: len.saturating_sub(self.rest.len()),
-        };
+        let short = LayoutError::Short { record: self.record, missing: len.saturating_sub(self.rest.len()) };
         let taken = self.rest.get(..len).ok_or(short)?;
         self.rest = self.rest.get(len..).ok_or(short)?;
         Ok(taken)
@@ -34,11 +28,7 @@ impl<'a> Input<'a> {
     }
 
     pub(crate) fn invalid(&self, field: &'static str, value: u64) -> LayoutError {
-        LayoutError::Invalid {
-            record: self.record,
-            field,
-            value,
-        }
+        LayoutError::Invalid { record: self.record, field, value }
     }
 }
 
@@ -51,19 +41,13 @@ pub(crate) struct Output<'a> {
 
 impl<'a> Output<'a> {
     pub(crate) fn new(record: &'static str, bytes: &'a mut [u8]) -> Self {
-        Self {
-            record,
-            rest: bytes,
-        }
+        Self { record, rest: bytes }
     }
 
     pub(crate) fn bytes(&mut self, from: &[u8]) -> Result<(), LayoutError> {
         let missing = from.len().saturating_sub(self.rest.len());
         if missing > 0 {
-            return Err(LayoutError::NoRoom {
-                record: self.record,
-                missing,
-            });
+            return Err(LayoutError::NoRoom { record: self.record, missing });
         }
         let rest = core::mem::take(&mut self.rest);
         let (here, after) = rest.split_at_mut(from.len());

@@ -44,18 +44,11 @@ impl fmt::Display for LayoutError {
             Self::NoRoom { record, missing } => {
                 write!(f, "no room for {missing} bytes of {record}")
             }
-            Self::Invalid {
-                record,
-                field,
-                value,
-            } => {
+            Self::Invalid { record, field, value } => {
                 write!(f, "{record} has an impossible {field} ({value:#x})")
             }
             Self::NotOurs => f.write_str("not a part of an HDCR image"),
-            Self::Version { found } => write!(
-                f,
-                "image format version {found} is not one that this build reads"
-            ),
+            Self::Version { found } => write!(f, "image format version {found} is not one that this build reads"),
         }
     }
 }

@@ -59,23 +59,13 @@ impl<'a> PathFile<'a> {
         let length = u32::take(&mut input, "path length")?;
         let too_long = input.invalid("path length", u64::from(length));
         let path = input.bytes(usize::try_from(length).map_err(|_| too_long)?)?;
-        let file = Self {
-            object,
-            offset,
-            flags,
-            mode,
-            path,
-        };
+        let file = Self { object, offset, flags, mode, path };
         file.checked_length()?;
         Ok((file, file.size()))
     }
 
     fn checked_length(&self) -> Result<u32, LayoutError> {
-        let invalid = |field, value| LayoutError::Invalid {
-            record: Self::NAME,
-            field,
-            value,
-        };
+        let invalid = |field, value| LayoutError::Invalid { record: Self::NAME, field, value };
         let length = u32::try_from(self.path.len()).unwrap_or(u32::MAX);
         if self.path.is_empty() || self.path.len() > PATH_LIMIT {
             return Err(invalid("path length", u64::from(length)));

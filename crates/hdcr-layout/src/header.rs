@@ -72,12 +72,7 @@ impl Header {
         if let Some(odd) = input.array::<20>()?.iter().find(|byte| **byte != 0) {
             return Err(input.invalid("reserved byte", u64::from(*odd)));
         }
-        let header = Self {
-            kind,
-            image,
-            number,
-            generation,
-        };
+        let header = Self { kind, image, number, generation };
         Ok((header, Self::SIZE))
     }
 }

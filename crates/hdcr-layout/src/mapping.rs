@@ -46,11 +46,7 @@ fixed_layout! {
 
 impl Mapping {
     fn check(&self) -> Result<(), (&'static str, u64)> {
-        let places = [
-            ("start", self.start),
-            ("end", self.end),
-            ("offset", self.offset),
-        ];
+        let places = [("start", self.start), ("end", self.end), ("offset", self.offset)];
         let within = PAGE_SIZE.wrapping_sub(1);
         if let Some(odd) = places.into_iter().find(|place| place.1 & within != 0) {
             return Err(odd);

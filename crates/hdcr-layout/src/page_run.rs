@@ -54,9 +54,7 @@ fixed_layout! {
 impl PageRunEntry {
     /// The address after the last page; `None` when there is none.
     pub fn end(&self) -> Option<u64> {
-        u64::from(self.pages)
-            .checked_mul(PAGE_SIZE)?
-            .checked_add(self.address)
+        u64::from(self.pages).checked_mul(PAGE_SIZE)?.checked_add(self.address)
     }
 
     fn check(&self) -> Result<(), (&'static str, u64)> {
@@ -85,10 +83,7 @@ impl PageRunEntry {
             ("stored pages of a zero run", u64::from(self.stored)),
             ("skip of a zero run", u64::from(self.skip)),
         ];
-        facts
-            .into_iter()
-            .find(|fact| fact.1 != 0)
-            .map_or(Ok(()), Err)
+        facts.into_iter().find(|fact| fact.1 != 0).map_or(Ok(()), Err)
     }
 
     fn check_stored(&self) -> Result<(), (&'static str, u64)> {

@@ -47,9 +47,7 @@ impl Task {
     fn check(&self) -> Result<(), (&'static str, u64)> {
         let numbers = [("tid", self.tid), ("tgid", self.tgid)];
         let odd = numbers.into_iter().find(|number| number.1 <= 0);
-        odd.map_or(Ok(()), |(field, value)| {
-            Err((field, u64::from(value.unsigned_abs())))
-        })
+        odd.map_or(Ok(()), |(field, value)| Err((field, u64::from(value.unsigned_abs()))))
     }
 }
 

@@ -4,13 +4,33 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hdcr_image::{PartName, Sink, SnapshotId, StoreError, WritePart};
+use hdcr_image::{ImageId, PartName, Sink, SnapshotId, StoreError, WritePart};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Durability, Faults, random, random_suffix};
+use crate::error::Error;
 use crate::lock;
+use crate::store::sweep_prefix;
 
 /// The file that a living writer holds locked.
 pub(crate) const LIVE: &str = ".live";
+
+/// What is held locked while names appear and disappear.
+#[derive(Clone, Debug)]
+pub(crate) enum LockPath {
+    /// A file of a job.
+    File(PathBuf),
+    /// The directory around an image outside of a store.
+    Directory(PathBuf),
+}
+
+impl LockPath {
+    pub(crate) fn take(&self) -> Result<File, StoreError> {
+        match self {
+            Self::File(path) => lock::take(path),
+            Self::Directory(path) => lock::take_directory(path),
+        }
+    }
+}
 
 /// An image directory in the making.
 #[derive(Debug)]
@@ -19,23 +39,48 @@ pub struct DirectorySink {
     snapshot: SnapshotId,
     temporary: PathBuf,
     target: PathBuf,
-    job_lock: PathBuf,
+    lock: LockPath,
     files: Vec<(PathBuf, Arc<File>)>,
     /// Held until the end; `None` once nothing is left to remove.
     live: Option<File>,
 }
 
 impl DirectorySink {
+    /// Begins an image that will be this directory, which must not exist or be empty.
+    pub fn create(target: &Path, durability: Durability) -> Result<Self, Error> {
+        let not_free = |what| Error::NotAnImage { path: target.to_owned(), what };
+        let name = target.file_name().ok_or_else(|| not_free("not the name of a directory"))?;
+        let free = match std::fs::read_dir(target) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        };
+        if !free {
+            return Err(not_free("already there"));
+        }
+        let disk = Disk { faults: Faults::default(), durability };
+        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new(".")).to_owned();
+        let lock = LockPath::Directory(parent.clone());
+        let held = lock.take()?;
+        let prefix = format!(".{}.new-", name.to_string_lossy());
+        sweep_prefix(&disk, &parent, &prefix)?;
+        let temporary = parent.join(format!("{prefix}{}", random_suffix()?));
+        let snapshot = SnapshotId { image: ImageId(random()?), place: None };
+        let sink = Self::begin(disk, snapshot, temporary, target.to_owned(), lock);
+        drop(held);
+        Ok(sink?)
+    }
+
     /// Makes the temporary directory. The caller holds the job's lock.
     pub(crate) fn begin(
         disk: Disk,
         snapshot: SnapshotId,
         temporary: PathBuf,
         target: PathBuf,
-        job_lock: PathBuf,
+        lock: LockPath,
     ) -> Result<Self, StoreError> {
         disk.create_dir(&temporary)?;
-        let mut sink = Self { disk, snapshot, temporary, target, job_lock, files: Vec::new(), live: None };
+        let mut sink = Self { disk, snapshot, temporary, target, lock, files: Vec::new(), live: None };
         let path = sink.temporary.join(LIVE);
         match sink.disk.create_file(&path) {
             Ok(live) => {
@@ -95,14 +140,14 @@ impl Sink for DirectorySink {
     }
 
     fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
-        let job_lock = lock::take(&self.job_lock)?;
+        let held = self.lock.take()?;
         let published = self.publish();
         if published.is_ok() {
             self.live = None;
             self.files.clear();
             self.temporary = PathBuf::new();
         }
-        drop(job_lock);
+        drop(held);
         published
     }
 

@@ -114,6 +114,9 @@ fn sweep(disk: &Disk, directory: &Path, prefix: &str) -> Result<(), Error> {
             continue;
         }
         let path = entry.path();
+        if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
         let dead = match File::open(&path) {
             Ok(file) => lock::is_taken_now(&file, &path)?,
             Err(_) => false,

@@ -24,6 +24,16 @@ pub(crate) fn take(path: &Path) -> Result<File, StoreError> {
         .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
         .map_err(|error| failed("opening", path, error))?;
+    wait(file, path)
+}
+
+/// Takes the lock of a directory that is not ours to put a file into.
+pub(crate) fn take_directory(path: &Path) -> Result<File, StoreError> {
+    let directory = File::open(path).map_err(|error| failed("opening", path, error))?;
+    wait(directory, path)
+}
+
+fn wait(file: File, path: &Path) -> Result<File, StoreError> {
     for _ in 0..TRIES {
         if is_taken_now(&file, path)? {
             return Ok(file);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use hdcr_image::{ImageError, ImageId, ImageReader, JobName, Manifest, Source};
 
 use crate::SnapshotId;
-use crate::directory::{DirectorySink, LIVE};
+use crate::directory::{DirectorySink, LIVE, LockPath};
 use crate::disk::{Disk, Durability, Faults, failed, random, random_suffix};
 use crate::error::Error;
 use crate::lock;
@@ -74,7 +74,13 @@ impl DirectoryStore {
         self.disk.write(&lock, &lock_path, number.to_string().as_bytes())?;
         let temporary = path.join(format!("{NEW}{number}-{}", random_suffix()?));
         let snapshot = SnapshotId { image: ImageId(random()?), place: Some((job.clone(), number)) };
-        Ok(DirectorySink::begin(self.disk.clone(), snapshot, temporary, path.join(number.to_string()), lock_path)?)
+        Ok(DirectorySink::begin(
+            self.disk.clone(),
+            snapshot,
+            temporary,
+            path.join(number.to_string()),
+            LockPath::File(lock_path),
+        )?)
     }
 
     /// Removes what dead writers left behind, in all jobs. Returns how many.
@@ -90,13 +96,10 @@ impl DirectoryStore {
     }
 
     fn sweep_locked(&self, job: &Path) -> Result<usize, Error> {
-        let mut swept = 0;
-        for name in names_in(job)? {
-            let path = job.join(&name);
-            if name.starts_with(GONE) || (name.starts_with(NEW) && is_dead(&path)?) {
-                self.disk.remove_dir_all(&path)?;
-                swept += 1;
-            }
+        let mut swept = sweep_prefix(&self.disk, job, NEW)?;
+        for name in names_in(job)?.iter().filter(|name| name.starts_with(GONE)) {
+            self.disk.remove_dir_all(&job.join(name))?;
+            swept += 1;
         }
         Ok(swept)
     }
@@ -180,6 +183,19 @@ impl DirectoryStore {
         }
         Ok(old)
     }
+}
+
+/// Removes the temporary directories of dead writers. The caller holds the lock around them.
+pub(crate) fn sweep_prefix(disk: &Disk, directory: &Path, prefix: &str) -> Result<usize, Error> {
+    let mut swept = 0;
+    for name in names_in(directory)?.iter().filter(|name| name.starts_with(prefix)) {
+        let path = directory.join(name);
+        if path.is_dir() && is_dead(&path)? {
+            disk.remove_dir_all(&path)?;
+            swept += 1;
+        }
+    }
+    Ok(swept)
 }
 
 /// Names in a directory; none when it does not exist. Names that are not UTF-8 are not ours.

@@ -5,10 +5,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use hdcr_image::{
-    ErrorClass, ImageError, ImageReader, ImageWriter, JobName, Options, Sink, Source, sample,
-};
-use hdcr_store::{DirectoryStore, Durability, Error, Faults, FileSink, Selector, open_path};
+use hdcr_image::{ErrorClass, ImageError, ImageReader, ImageWriter, JobName, Options, Sink, Source, sample};
+use hdcr_store::{DirectorySink, DirectoryStore, Durability, Error, Faults, FileSink, Selector, open_path};
 
 fn job() -> JobName {
     JobName::new("sim").unwrap()
@@ -20,8 +18,7 @@ fn newest() -> Selector {
 
 fn checkpoint(store: &DirectoryStore) -> Result<u64, String> {
     let sink = store.begin(&job()).map_err(|error| error.to_string())?;
-    let (_, id) =
-        sample::write(Box::new(sink), Options::default()).map_err(|error| error.to_string())?;
+    let (_, id) = sample::write(Box::new(sink), Options::default()).map_err(|error| error.to_string())?;
     Ok(id.place.unwrap().1)
 }
 
@@ -35,9 +32,7 @@ fn names(path: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(path) else {
         return Vec::new();
     };
-    let mut all: Vec<String> = entries
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut all: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     all.sort();
     all
 }
@@ -53,23 +48,12 @@ fn checkpoints_are_kept_found_and_removed() {
     }
     verify(store.source(&newest()).unwrap().as_ref());
     verify(store.source(&"sim@2".parse().unwrap()).unwrap().as_ref());
-    assert!(matches!(
-        store.source(&"sim@9".parse().unwrap()),
-        Err(Error::NoSnapshot { sequence: 9, .. })
-    ));
+    assert!(matches!(store.source(&"sim@9".parse().unwrap()), Err(Error::NoSnapshot { sequence: 9, .. })));
     assert_eq!(store.prune(&job(), 2).unwrap(), [1, 2]);
     store.remove(&job(), 4).unwrap();
     assert_eq!(checkpoint(&store), Ok(5), "a number is never given twice");
-    let listed: Vec<_> = store
-        .list()
-        .unwrap()
-        .into_iter()
-        .map(|e| (e.sequence, e.manifest.unwrap()))
-        .collect();
-    assert_eq!(
-        listed.iter().map(|entry| entry.0).collect::<Vec<_>>(),
-        [3, 5]
-    );
+    let listed: Vec<_> = store.list().unwrap().into_iter().map(|e| (e.sequence, e.manifest.unwrap())).collect();
+    assert_eq!(listed.iter().map(|entry| entry.0).collect::<Vec<_>>(), [3, 5]);
     assert_eq!(listed[1].1.id.to_string(), "sim@5");
     verify(open_path(&store.find(&newest()).unwrap()).unwrap().as_ref());
 }
@@ -87,11 +71,7 @@ fn only_the_owner_can_read_an_image() {
     assert_eq!(names(&image), ["frames", "manifest", "pages-0"]);
     assert!(image.ancestors().take(4).all(|path| mode(path) == 0o700));
     let file = directory.path().join("image");
-    sample::write(
-        Box::new(FileSink::create(&file, Durability::None).unwrap()),
-        Options::default(),
-    )
-    .unwrap();
+    sample::write(Box::new(FileSink::create(&file, Durability::None).unwrap()), Options::default()).unwrap();
     assert_eq!(mode(&file), 0o600);
 }
 
@@ -102,8 +82,7 @@ fn a_failed_call_leaves_nothing() {
     loop {
         let directory = tempfile::tempdir().unwrap();
         let faults = Faults::fail_at(at);
-        let store =
-            DirectoryStore::with_faults(directory.path(), Durability::Fsync, faults.clone());
+        let store = DirectoryStore::with_faults(directory.path(), Durability::Fsync, faults.clone());
         let written = checkpoint(&store);
         if faults.calls_made() <= at {
             assert_eq!(written, Ok(1));
@@ -112,10 +91,7 @@ fn a_failed_call_leaves_nothing() {
         assert!(written.is_err(), "call {at}");
         assert!(store.sequences(&job()).unwrap().is_empty(), "call {at}");
         let left = names(&directory.path().join("jobs/sim"));
-        assert!(
-            left.iter().all(|name| name == ".lock"),
-            "call {at}: {left:?}"
-        );
+        assert!(left.iter().all(|name| name == ".lock"), "call {at}: {left:?}");
         checkpoint(&store).unwrap();
         verify(store.source(&newest()).unwrap().as_ref());
         at += 1;
@@ -134,20 +110,13 @@ fn a_death_leaves_all_or_nothing() {
         let sound = DirectoryStore::open(directory.path(), Durability::Fsync);
         checkpoint(&sound).unwrap();
         let faults = Faults::die_at(at);
-        let written = checkpoint(&DirectoryStore::with_faults(
-            directory.path(),
-            Durability::Fsync,
-            faults.clone(),
-        ));
+        let written = checkpoint(&DirectoryStore::with_faults(directory.path(), Durability::Fsync, faults.clone()));
         if faults.calls_made() <= at {
             assert_eq!(written, Ok(2));
             break;
         }
         let sequences = sound.sequences(&job()).unwrap();
-        assert!(
-            sequences == [1] || sequences == [1, 2],
-            "call {at}: {sequences:?}"
-        );
+        assert!(sequences == [1] || sequences == [1, 2], "call {at}: {sequences:?}");
         seen[sequences.len() - 1] += 1;
         for entry in sound.list().unwrap() {
             verify(open_path(&entry.path).unwrap().as_ref());
@@ -173,9 +142,9 @@ fn a_failed_call_leaves_the_older_file() {
             }
             let faults = Faults::fail_at(at);
             let sink = FileSink::with_faults(&file, Durability::Fsync, faults.clone());
-            let written = sink.map_err(|e| e.to_string()).and_then(|sink| {
-                sample::write(Box::new(sink), Options::default()).map_err(|error| error.to_string())
-            });
+            let written = sink
+                .map_err(|e| e.to_string())
+                .and_then(|sink| sample::write(Box::new(sink), Options::default()).map_err(|error| error.to_string()));
             if faults.calls_made() <= at {
                 written.unwrap();
                 break;
@@ -184,16 +153,8 @@ fn a_failed_call_leaves_the_older_file() {
                 // Only the removal of the older file may fail without harm.
                 verify(open_path(&file).unwrap().as_ref());
             } else {
-                assert_eq!(
-                    fs::read(&file).ok(),
-                    before.then(|| b"older".to_vec()),
-                    "call {at}"
-                );
-                assert_eq!(
-                    names(directory.path()).len(),
-                    usize::from(before),
-                    "call {at}"
-                );
+                assert_eq!(fs::read(&file).ok(), before.then(|| b"older".to_vec()), "call {at}");
+                assert_eq!(names(directory.path()).len(), usize::from(before), "call {at}");
             }
             at += 1;
         }
@@ -205,8 +166,7 @@ fn a_failed_call_leaves_the_older_file() {
 fn a_living_writer_is_not_swept() {
     let directory = tempfile::tempdir().unwrap();
     let store = DirectoryStore::open(directory.path(), Durability::None);
-    let first =
-        ImageWriter::new(Box::new(store.begin(&job()).unwrap()), Options::default()).unwrap();
+    let first = ImageWriter::new(Box::new(store.begin(&job()).unwrap()), Options::default()).unwrap();
     assert_eq!(checkpoint(&store), Ok(2));
     assert_eq!(store.sweep().unwrap(), 0);
     first.finish(sample::facts()).unwrap();
@@ -218,16 +178,8 @@ fn a_living_writer_is_not_swept() {
     let file = directory.path().join("image");
     let living = FileSink::create(&file, Durability::None).unwrap();
     fs::write(directory.path().join(".image.new-dead"), "").unwrap();
-    sample::write(
-        Box::new(FileSink::create(&file, Durability::None).unwrap()),
-        Options::default(),
-    )
-    .unwrap();
-    assert_eq!(
-        names(directory.path()).len(),
-        3,
-        "the image, the jobs and the living writer's file"
-    );
+    sample::write(Box::new(FileSink::create(&file, Durability::None).unwrap()), Options::default()).unwrap();
+    assert_eq!(names(directory.path()).len(), 3, "the image, the jobs and the living writer's file");
     sample::write(Box::new(living), Options::default()).unwrap();
     assert_eq!(names(directory.path()), ["image", "jobs"]);
 }
@@ -236,8 +188,7 @@ fn a_living_writer_is_not_swept() {
 fn aborting_and_dropping_leave_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let store = DirectoryStore::open(directory.path(), Durability::Fsync);
-    let begin =
-        || ImageWriter::new(Box::new(store.begin(&job()).unwrap()), Options::default()).unwrap();
+    let begin = || ImageWriter::new(Box::new(store.begin(&job()).unwrap()), Options::default()).unwrap();
     begin().abort().unwrap();
     drop(begin());
     begin().persist(sample::facts()).unwrap().abort().unwrap();
@@ -245,9 +196,7 @@ fn aborting_and_dropping_leave_nothing() {
     assert_eq!(names(&directory.path().join("jobs/sim")), [".lock"]);
     let file = directory.path().join("image");
     drop(FileSink::create(&file, Durability::Fsync).unwrap());
-    Box::new(FileSink::create(&file, Durability::Fsync).unwrap())
-        .abort()
-        .unwrap();
+    Box::new(FileSink::create(&file, Durability::Fsync).unwrap()).abort().unwrap();
     assert_eq!(names(directory.path()), ["jobs"]);
 }
 
@@ -256,8 +205,7 @@ fn a_vanished_store_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("store");
     let store = DirectoryStore::open(&root, Durability::Fsync);
-    let writer =
-        ImageWriter::new(Box::new(store.begin(&job()).unwrap()), Options::default()).unwrap();
+    let writer = ImageWriter::new(Box::new(store.begin(&job()).unwrap()), Options::default()).unwrap();
     fs::remove_dir_all(&root).unwrap();
     let error = writer.finish(sample::facts()).unwrap_err();
     assert_eq!(error.class(), ErrorClass::Failed);
@@ -269,21 +217,14 @@ fn a_vanished_store_is_an_error() {
 fn one_file_holds_a_whole_image() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("image.hdcr");
-    sample::write(
-        Box::new(FileSink::create(&file, Durability::Fsync).unwrap()),
-        Options::default(),
-    )
-    .unwrap();
+    sample::write(Box::new(FileSink::create(&file, Durability::Fsync).unwrap()), Options::default()).unwrap();
     verify(open_path(&file).unwrap().as_ref());
     let bytes = fs::read(&file).unwrap();
     let read = |bytes: &[u8]| -> Result<(), String> {
         fs::write(&file, bytes).unwrap();
         let source = open_path(&file).map_err(|error| error.to_string())?;
         let reader = ImageReader::open(source.as_ref()).map_err(|error| error.to_string())?;
-        reader
-            .verify(&mut |_| ())
-            .map(|_| ())
-            .map_err(|error| error.to_string())
+        reader.verify(&mut |_| ()).map(|_| ()).map_err(|error| error.to_string())
     };
     assert!(read(&bytes).is_ok());
     let mut unnoticed = Vec::new();
@@ -306,23 +247,11 @@ fn what_is_not_an_image_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x");
     assert!(matches!(open_path(&path), Err(Error::Store(_))));
-    assert!(matches!(
-        open_path(directory.path()),
-        Err(Error::NotAnImage { .. })
-    ));
-    assert!(matches!(
-        open_path(Path::new("/dev/null")),
-        Err(Error::NotAnImage { .. })
-    ));
+    assert!(matches!(open_path(directory.path()), Err(Error::NotAnImage { .. })));
+    assert!(matches!(open_path(Path::new("/dev/null")), Err(Error::NotAnImage { .. })));
     fs::write(&path, "#!/bin/sh\n").unwrap();
-    assert!(matches!(
-        open_path(&path),
-        Err(Error::Image(ImageError::Corrupt { .. }))
-    ));
-    assert!(matches!(
-        FileSink::create(directory.path(), Durability::None),
-        Err(Error::NotAnImage { .. })
-    ));
+    assert!(matches!(open_path(&path), Err(Error::Image(ImageError::Corrupt { .. }))));
+    assert!(matches!(FileSink::create(directory.path(), Durability::None), Err(Error::NotAnImage { .. })));
     fs::create_dir(directory.path().join("manifest")).unwrap();
     let source = open_path(directory.path()).unwrap();
     assert!(ImageReader::open(source.as_ref()).is_err());
@@ -334,4 +263,22 @@ fn an_image_names_its_place() {
     let store = DirectoryStore::open(directory.path(), Durability::None);
     let sink = store.begin(&job()).unwrap();
     assert_eq!(sink.snapshot().to_string(), "sim@1");
+}
+
+#[test]
+fn an_image_directory_can_lie_anywhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("image");
+    fs::create_dir(&target).unwrap();
+    fs::create_dir(directory.path().join(".image.new-dead")).unwrap();
+    let living = DirectorySink::create(&target, Durability::Fsync).unwrap();
+    let sink = DirectorySink::create(&target, Durability::Fsync).unwrap();
+    assert_eq!(names(directory.path()).len(), 3);
+    sample::write(Box::new(sink), Options::default()).unwrap();
+    verify(open_path(&target).unwrap().as_ref());
+    assert!(matches!(DirectorySink::create(&target, Durability::Fsync), Err(Error::NotAnImage { .. })));
+    let late = sample::write(Box::new(living), Options::default());
+    assert!(late.is_err(), "an image is never put over another one");
+    assert_eq!(names(directory.path()), ["image"]);
+    verify(open_path(&target).unwrap().as_ref());
 }
