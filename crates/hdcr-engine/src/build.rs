@@ -426,8 +426,8 @@ impl<'a> Works<'a> {
         for ((labels, (tid, batch)), replies) in labels.iter().zip(&work).zip(&replies) {
             if let Some((index, errno)) = replies.failure(batch) {
                 let label = labels.get(index).copied().unwrap_or("a call");
-                let args = batch.calls.get(index).map(|call| format!("{:x?}", call.args)).unwrap_or_default();
-                tracing::debug!(label, args, "failed call");
+                let call = batch.calls.get(index).copied();
+                tracing::debug!(label, tid = tid.0, errno, ?call, "a call failed in a new task");
                 return Err(Error::Call {
                     operation: label.to_owned(),
                     tid: *tid,

@@ -216,6 +216,7 @@ pub fn show(image: &ImageReader) -> Result<Vec<ShownFrame>> {
 pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options) -> Result<Restored> {
     let model = stored::read(image)?;
     let steps = plan::plan(&model.processes)?;
+    stored::wait_for_the_dead(&model);
     let (refusals, _) = stored::check(&model, options.parent)?;
     if !refusals.0.is_empty() {
         return Err(Error::Refused(Refusals(refusals.0)));

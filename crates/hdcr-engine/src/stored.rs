@@ -1,6 +1,7 @@
 //! What an image says, decoded and checked before anything is made from it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use hdcr_image::hdcr_layout::{DescriptorEntry, Mapping, Registers};
 use hdcr_image::{ImageReader, KnownTag, List, Tag};
@@ -84,11 +85,7 @@ pub(crate) fn one<R: hdcr_image::Record>(frames: &BTreeMap<(u16, ObjectId), Stor
 /// What stands in the way here and now.
 pub(crate) fn check(model: &Model, _parent: Parent) -> Result<(Refusals, Vec<Refusal>)> {
     let mut refusals = Refusals::default();
-    let mut wanted: BTreeSet<i32> = BTreeSet::new();
-    for process in &model.processes {
-        wanted.insert(process.pid.0);
-        wanted.extend(process.threads.iter().map(|(tid, _)| tid.0));
-    }
+    let wanted = numbers(model);
     for tid in wanted {
         if let Some(holder) = holder_of(tid) {
             refusals.0.push(Refusal {
@@ -108,6 +105,27 @@ pub(crate) fn check(model: &Model, _parent: Parent) -> Result<(Refusals, Vec<Ref
         }
     }
     Ok((refusals, Vec::new()))
+}
+
+/// All numbers that the tree needs.
+fn numbers(model: &Model) -> BTreeSet<i32> {
+    let threads = model.processes.iter().flat_map(|process| &process.threads).map(|(tid, _)| tid.0);
+    model.processes.iter().map(|process| process.pid.0).chain(threads).collect()
+}
+
+/// Gives processes that have ended, but have not been waited for, a moment to go: a tree that was just killed is reaped by
+/// its parent in its own time. No event tells of that.
+pub(crate) fn wait_for_the_dead(model: &Model) {
+    const STEP: Duration = Duration::from_millis(4);
+    const STEPS: usize = 2500;
+    for tid in numbers(model) {
+        for _ in 0..STEPS {
+            if !procfs::stat(Pid(tid)).is_ok_and(|stat| stat.state == b'Z') {
+                break;
+            }
+            std::thread::sleep(STEP);
+        }
+    }
 }
 
 /// Who has a number now: as a process or thread, or as the number of a group or session.

@@ -8,7 +8,7 @@ use hdcr_image::hdcr_layout::{Mapping, MappingKind};
 use nix::libc;
 
 use super::vdso::{self, VdsoRecord};
-use super::{END, MmRecord, bit};
+use super::{END, MmRecord, PAGE, bit};
 use crate::batch::Arg;
 use crate::error::{Error, Result};
 use crate::ids::{Pid, RemotePtr, Tid};
@@ -70,7 +70,8 @@ pub(crate) fn stored(cx: &Restore<'_>, id: ObjectId) -> Result<StoredMm> {
 pub(crate) fn empty(batch: &mut TaskBatch, lines: &[MapLine], keep: &Range<u64>, parked: &Parked) {
     let own: Vec<&MapLine> = lines.iter().filter(|line| is_kernels(line)).collect();
     // Everything else first: the parking place may be in use by the restoring program itself.
-    let mut holes: Vec<Range<u64>> = own.iter().map(|line| line.range.clone()).chain([keep.clone()]).collect();
+    let keep = keep.start..keep.end.next_multiple_of(PAGE);
+    let mut holes: Vec<Range<u64>> = own.iter().map(|line| line.range.clone()).chain([keep]).collect();
     holes.sort_by_key(|range| range.start);
     let mut at = 0;
     for hole in holes.into_iter().chain(std::iter::once(END..END)) {
