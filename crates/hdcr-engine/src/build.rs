@@ -23,6 +23,7 @@ use crate::procfs::{self, MapLine};
 use crate::regs::Regs;
 use crate::resource::backing;
 use crate::restore::{Contents, Options, Restore, THREAD_FLAGS, TaskBatch};
+use crate::rollback::Plan;
 use crate::stored::Model;
 use crate::task::{self, STAGES, Stage};
 use crate::tree::{StoredProcess, ThreadRecord};
@@ -59,6 +60,8 @@ pub(crate) fn context<'a>(model: &'a Model, contents: &'a dyn Contents, options:
         holders,
         base: highest.saturating_add(1).max(64),
         making: std::collections::BTreeSet::new(),
+        inodes: BTreeMap::new(),
+        plan: options.journal.as_deref().map(Plan::at).transpose()?.unwrap_or_default(),
     })
 }
 
@@ -103,9 +106,9 @@ pub(crate) fn spaces(cx: &mut Restore<'_>, model: &Model) -> Result<BTreeMap<Pid
     for process in model.processes.iter().filter(|process| !process.zombie()) {
         let mm = space::stored(cx, ObjectId(process.record.mm))?;
         let descriptors = space::open_backing(cx, &mm)?;
-        let exe = backing::restore(cx, ObjectId(process.record.exe), false)?;
-        let cwd = backing::restore(cx, ObjectId(process.record.cwd), false)?;
-        let root = backing::restore(cx, ObjectId(process.record.root), false)?;
+        let exe = backing::restore_path(cx, ObjectId(process.record.exe))?;
+        let cwd = backing::restore_path(cx, ObjectId(process.record.cwd))?;
+        let root = backing::restore_path(cx, ObjectId(process.record.root))?;
         let root = if is_root(cx, process)? { None } else { Some(root) };
         spaces.insert(process.pid, Space { mm, descriptors, exe, cwd, root });
     }
@@ -114,7 +117,8 @@ pub(crate) fn spaces(cx: &mut Restore<'_>, model: &Model) -> Result<BTreeMap<Pid
 
 /// Whether a process's root directory is that of the restoring process.
 fn is_root(cx: &Restore<'_>, process: &StoredProcess) -> Result<bool> {
-    let theirs = cx.made.get(&ObjectId(process.record.root)).map(rustix::fs::fstat).transpose();
+    let theirs =
+        cx.parts.get(&ObjectId(process.record.root)).and_then(|files| files.first()).map(rustix::fs::fstat).transpose();
     let theirs = theirs.map_err(Error::system("looking at a root directory", process.pid))?;
     let own = rustix::fs::stat("/").map_err(Error::system("looking at the root directory", "/"))?;
     Ok(theirs.is_none_or(|theirs| (theirs.st_dev, theirs.st_ino) == (own.st_dev, own.st_ino)))

@@ -16,7 +16,7 @@ use crate::memory::{self, MmRecord};
 use crate::model::{self, ObjectId};
 use crate::openfile;
 use crate::procfs::{self, MapLine};
-use crate::resource::{FileView, backing};
+use crate::resource::{FileView, backing, contents};
 use crate::survey;
 use crate::task::{Answer, Site, TASKS, TaskView};
 use crate::tree::{self, ProcessRecord, ThreadRecord};
@@ -58,6 +58,8 @@ pub struct Capture<'a> {
     /// Contents of objects, as pieces (object, byte offset, bytes; a multiple of 4096 but for nothing).
     pub(crate) contents: Vec<(ObjectId, u64, Vec<u8>)>,
     pub(crate) shared: BTreeMap<(&'static str, u64, u64), ObjectId>,
+    /// Files that open files and mappings share; what is kept of them is decided at the end.
+    pub(crate) inodes: contents::Inodes,
     pub(crate) next_id: u64,
     /// What a restore must be able to do, by name.
     pub(crate) needs: Vec<String>,
@@ -87,6 +89,7 @@ impl<'a> Capture<'a> {
             frames: Vec::new(),
             contents: Vec::new(),
             shared: BTreeMap::new(),
+            inodes: contents::Inodes::default(),
             next_id: 0,
             needs: Vec::new(),
             buffered: 0,
@@ -179,6 +182,8 @@ pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, writer: ImageW
         processes.iter().zip(&subjects).map(|(process, subject)| (process.pid, subject.id)).collect();
     openfile::capture(&mut cx, &ids)?;
     genealogy(&mut cx, &processes, &subjects)?;
+    contents::note_listed(&mut cx)?;
+    contents::finish(&mut cx)?;
     let clocks = clock::capture(pids.first().copied().unwrap_or(Pid(0)));
     cx.frame(ObjectId(0), &clocks)?;
     taken(cx, &processes)

@@ -21,6 +21,7 @@ pub mod procfs;
 pub mod regs;
 mod resource;
 pub mod restore;
+pub mod rollback;
 mod stored;
 pub mod survey;
 mod task;

@@ -56,7 +56,7 @@ pub(crate) fn views(pid: Pid) -> Result<Vec<FileView>> {
     Ok(views)
 }
 
-fn view(pid: Pid, fd: Fd) -> Result<FileView> {
+pub(crate) fn view(pid: Pid, fd: Fd) -> Result<FileView> {
     let name = format!("fd/{fd}");
     let stat = rustix::fs::stat(procfs::path(pid, &name));
     Ok(FileView {

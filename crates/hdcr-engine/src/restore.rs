@@ -21,6 +21,8 @@ use crate::model::{self, ObjectId};
 use crate::openfile::OpenFileRecord;
 use crate::plan::{self, Step};
 use crate::resource;
+use crate::resource::reopen;
+use crate::rollback::Plan;
 use crate::stored::{self, Model};
 use crate::task::Stage;
 
@@ -35,6 +37,9 @@ pub struct Options {
     pub map_path: Vec<(PathBuf, PathBuf)>,
     /// When to give up.
     pub by: Deadline,
+    /// Where the roll-back of files keeps its journal and what it replaces; `None`: beside the files, safe against an
+    /// error but not against the death of this process.
+    pub journal: Option<PathBuf>,
 }
 
 /// A tree that runs again.
@@ -134,6 +139,10 @@ pub struct Restore<'a> {
     pub(crate) base: i32,
     /// Open files that are being made, against circles.
     pub(crate) making: BTreeSet<ObjectId>,
+    /// Files that open files and mappings share, opened.
+    pub(crate) inodes: reopen::OpenedInodes,
+    /// What happens to the contents of files at the end.
+    pub(crate) plan: Plan,
 }
 
 impl Restore<'_> {
@@ -226,6 +235,7 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     build::open_files(&mut cx, &model)?;
     let mut spaces = build::spaces(&mut cx, &model)?;
     build::facts(&mut cx, &model)?;
+    reopen::listed(&mut cx)?;
     clock::restore(&stored::one(&model.frames, ObjectId(0))?)?;
     let mut works = build::Works::begin(mechanism, &cx, &model, &mut spaces, options)?;
     for step in births_of(&steps) {
@@ -239,7 +249,10 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     for step in last_of(&steps) {
         works.step(&cx, step)?;
     }
+    cx.plan.prepare()?;
+    cx.plan.apply(&contents)?;
     works.release(&cx)?;
+    cx.plan.finish()?;
     Ok(roots(&model))
 }
 

@@ -29,6 +29,8 @@ pub struct Survey<'a> {
     pub(crate) notes: Vec<Refusal>,
     /// Places of [`Survey::files`] by inode.
     pub(crate) by_inode: BTreeMap<u64, Vec<usize>>,
+    /// Files of mappings that have been looked at.
+    pub(crate) seen: BTreeSet<((u32, u32), u64)>,
 }
 
 impl Survey<'_> {
@@ -107,8 +109,15 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<(Refusals, Vec<Ref
     for (index, view) in look.files.iter().enumerate() {
         by_inode.entry(view.stat.st_ino).or_default().push(index);
     }
-    let mut survey =
-        Survey { request, pids: &pids, files: &look.files, refusals: Refusals::default(), notes: Vec::new(), by_inode };
+    let mut survey = Survey {
+        request,
+        pids: &pids,
+        files: &look.files,
+        refusals: Refusals::default(),
+        notes: Vec::new(),
+        by_inode,
+        seen: BTreeSet::new(),
+    };
     for task in &look.tasks {
         for kind in TASKS.iter().filter(|kind| kind.site == Site::Thread || task.leads()) {
             (kind.survey)(&mut survey, task)?;
@@ -125,7 +134,7 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<(Refusals, Vec<Ref
         for line in lines {
             match memory::obstacle(*pid, line) {
                 Some(refusal) => survey.refuse(refusal),
-                None if line.inode != 0 => backing::survey(&mut survey, *pid, line)?,
+                None if line.inode != 0 => backing::survey(&mut survey, *pid, line),
                 None => {}
             }
         }

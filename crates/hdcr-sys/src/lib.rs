@@ -1,6 +1,8 @@
 //! Safe wrappers over the Linux calls that rustix and nix lack. No state, and nothing that a caller must decide.
 
 pub mod ptrace;
+pub mod anonymous;
+pub mod handle;
 pub mod kcmp;
 pub mod namespace;
 pub mod owner;

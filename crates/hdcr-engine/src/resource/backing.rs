@@ -1,64 +1,226 @@
-//! Files behind mappings, programs, directories.
+//! The files behind mappings, and those that a process is made of: its program, its working directory, its root.
+//!
+//! A mapping's file is opened through `/proc/PID/map_files`, which leads to the very inode whatever its name; without the
+//! right to do so (`CAP_CHECKPOINT_RESTORE`) through a descriptor of the tree or by path, with its identity checked.
+//! Shared memory that then still cannot be opened is read where it is mapped.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 
-use hdcr_image::{Record, Tag};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 
+use super::contents::{self, InodeRecord, Met, Uses, Window};
+use super::{directory, regfile, reopen};
 use crate::capture::Capture;
-use crate::error::{Error, Result};
+use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::Pid;
 use crate::model::{self, ObjectId};
 use crate::procfs::{self, MapLine};
 use crate::restore::Restore;
 use crate::survey::Survey;
 
-/// A file that is opened again by its path.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct BackingRecord {
-    #[prost(bytes = "vec", tag = "1")]
-    path: Vec<u8>,
+fn link(pid: Pid, line: &MapLine) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/map_files/{:x}-{:x}", line.range.start, line.range.end))
 }
 
-impl Record for BackingRecord {
-    const TAG: Tag = Tag(0x020f);
-    const VERSION: u16 = 1;
-    model::prost_record!();
+fn owner(pid: Pid, line: &MapLine) -> Owner {
+    Owner { pid: Some(pid), fd: None, path: Some(model::path_of(&line.name)) }
 }
 
-pub(crate) fn survey(_survey: &mut Survey<'_>, _pid: Pid, _line: &MapLine) -> Result<()> {
-    Ok(())
+/// Whether a line is of shared anonymous memory.
+fn anonymous(line: &MapLine) -> bool {
+    line.shared() && line.name == b"/dev/zero (deleted)" && line.device.0 == 0
 }
 
-pub(crate) fn capture(cx: &mut Capture<'_>, _pid: Pid, line: &MapLine) -> Result<ObjectId> {
-    match cx.shared("backing", u64::from(line.device.0) << 32 | u64::from(line.device.1), line.inode) {
-        Ok(id) => Ok(id),
-        Err(id) => {
-            cx.frame(id, &BackingRecord { path: line.name.clone() })?;
-            Ok(id)
+/// What stands in the way of a mapping's file. Looks only.
+pub(crate) fn survey(survey: &mut Survey<'_>, pid: Pid, line: &MapLine) {
+    if survey.seen.insert((line.device, line.inode))
+        && let Some(refusal) = obstacle(pid, line)
+    {
+        survey.refuse(refusal);
+    }
+}
+
+fn obstacle(pid: Pid, line: &MapLine) -> Option<Refusal> {
+    let refuse = |code, object: &str, cause: &str, remedy: &str| {
+        Some(regfile::refuse_path(code, object, owner(pid, line), cause, remedy))
+    };
+    if line.name.starts_with(b"/SYSV") && line.device.0 == 0 {
+        return refuse("sysv-shared-memory", "System V shared memory", "it cannot be restored yet", "run without it");
+    }
+    if line.name.starts_with(b"/[aio]") {
+        return refuse("aio", "context of io_setup", "requests in the kernel cannot be seen", "run without it");
+    }
+    if line.name.first() != Some(&b'/') {
+        return refuse("mapping-unknown", "mapping", "it belongs to no file", "unmap it before the checkpoint");
+    }
+    let stat = rustix::fs::stat(link(pid, line)).ok();
+    if let Some((code, what)) = stat.and_then(|_| regfile::refused_fs(&link(pid, line))) {
+        return refuse(code, what, "its contents lie in the kernel, not in a file", "unmap it before the checkpoint");
+    }
+    let stat = stat.or_else(|| by_path(line).map(|(_, stat)| stat))?;
+    let device = FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile;
+    if device && !zero_device(&stat) {
+        return refuse(
+            "device-mapped",
+            "mapped device",
+            "what its driver gives cannot be read",
+            "unmap it before the checkpoint",
+        );
+    }
+    None
+}
+
+fn zero_device(stat: &Stat) -> bool {
+    let number = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && number == (1, 5)
+}
+
+/// The file at the path of a mapping, if it is the one that is mapped.
+fn by_path(line: &MapLine) -> Option<(PathBuf, Stat)> {
+    let path = model::path_of(&line.name);
+    let stat = rustix::fs::stat(&path).ok()?;
+    (stat.st_ino == line.inode).then_some((path, stat))
+}
+
+/// A way to open the file of a mapping, and what it is.
+fn find(cx: &Capture<'_>, pid: Pid, line: &MapLine) -> Option<(PathBuf, Stat)> {
+    let door = link(pid, line);
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    if let Ok(file) = rustix::fs::open(&door, flags, Mode::empty()) {
+        return Some((door, rustix::fs::fstat(&file).ok()?));
+    }
+    let (major, minor) = line.device;
+    let device = rustix::fs::makedev(major, minor);
+    let held = cx.with_inode(line.inode).find(|file| file.view.stat.st_dev == device);
+    if let Some(file) = held {
+        let door = procfs::path(file.view.pid, &format!("fd/{}", file.view.fd));
+        return Some((door, file.view.stat));
+    }
+    by_path(line)
+}
+
+/// Notes the file behind a mapping, once a file; the object that stands for it.
+pub(crate) fn capture(cx: &mut Capture<'_>, pid: Pid, line: &MapLine) -> Result<ObjectId> {
+    let shared_write = line.shared() && line.has(b"mw");
+    let uses = Uses {
+        write: shared_write,
+        overwrite: shared_write,
+        read: !line.shared(),
+        shared: line.shared(),
+        shared_write,
+        program: !line.shared(),
+        listed: false,
+    };
+    let key = (rustix::fs::makedev(line.device.0, line.device.1), line.inode);
+    if let Some(id) = cx.inodes.lines.get(&key).copied()
+        && contents::use_again(cx, id, uses)
+    {
+        return Ok(id);
+    }
+    if let Some((door, stat)) = find(cx, pid, line) {
+        let met = Met { link: &line.name, stat: &stat, door: Some(door), owner: owner(pid, line) };
+        let id = contents::note(cx, &met, uses);
+        cx.inodes.lines.insert(key, id);
+        return Ok(id);
+    }
+    if anonymous(line) {
+        let (major, minor) = line.device;
+        let id = contents::note_anonymous(cx, rustix::fs::makedev(major, minor), line);
+        let len = line.range.end.saturating_sub(line.range.start);
+        contents::note_window(cx, id, Window { pid, at: line.range.start, len, offset: line.offset });
+        return Ok(id);
+    }
+    let cause = "its name is gone, and this user may not open it through the mapping";
+    Err(Error::refuse(regfile::refuse_path(
+        "mapping-unreachable",
+        "mapped file",
+        owner(pid, line),
+        cause,
+        "run hdcr as root",
+    )))
+}
+
+/// Notes what a link of `/proc/PID` leads to: `exe`, `cwd` or `root`.
+pub(crate) fn capture_path(cx: &mut Capture<'_>, pid: Pid, name: &str) -> Result<ObjectId> {
+    if name != "exe" {
+        return directory::note_link(cx, pid, name);
+    }
+    let link = procfs::link(pid, name)?;
+    let door = procfs::path(pid, name);
+    let stat =
+        rustix::fs::stat(&door).map_err(Error::system("looking at the program", model::path_of(&link).display()))?;
+    let met = Met { link: &link, stat: &stat, door: Some(door), owner: Owner { pid: Some(pid), fd: None, path: None } };
+    Ok(contents::note(cx, &met, Uses { program: true, read: true, ..Uses::default() }))
+}
+
+/// A descriptor to map the file of an object with; it stays ours until the end of the restore.
+pub(crate) fn restore(cx: &mut Restore<'_>, id: ObjectId, writable: bool) -> Result<RawFd> {
+    reopen::service(cx, id, writable)
+}
+
+/// A descriptor for what [`capture_path`] noted: a directory to change to, a program for `PR_SET_MM_EXE_FD`.
+pub(crate) fn restore_path(cx: &mut Restore<'_>, id: ObjectId) -> Result<RawFd> {
+    if cx.frames.contains_key(&(<InodeRecord as hdcr_image::Record>::TAG.0, id)) {
+        let record = cx.record::<InodeRecord>(id)?;
+        let opened = reopen::open(cx, id)?;
+        let stat = rustix::fs::fstat(&opened.base).map_err(Error::system("looking at the program", id))?;
+        if stat.st_mode & 0o111 == 0 {
+            return not_executable(cx, id, &record);
         }
+        return reopen::service(cx, id, false);
     }
+    directory::service(cx, id)
 }
 
-pub(crate) fn capture_path(cx: &mut Capture<'_>, pid: Pid, link: &str) -> Result<ObjectId> {
-    let id = cx.new_id();
-    let path = procfs::link(pid, link)?;
-    cx.frame(id, &BackingRecord { path })?;
-    Ok(id)
-}
-
-pub(crate) fn restore(cx: &mut Restore<'_>, id: ObjectId, writable: bool) -> Result<i32> {
-    if let Some(file) = cx.made.get(&id) {
-        return Ok(file.as_raw_fd());
+/// The kernel takes only what may be executed for `exe` (kernel/sys.c `prctl_set_mm_exe_file`): a private copy does.
+fn not_executable(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<RawFd> {
+    if !record.contents {
+        let owner = Owner { path: Some(model::path_of(&record.path)), ..Owner::default() };
+        let cause = "it has lost its permission to be executed";
+        return Err(Error::refuse(regfile::refuse_path(
+            "program-not-executable",
+            "program",
+            owner,
+            cause,
+            "chmod +x it",
+        )));
     }
-    let record: BackingRecord = cx.record(id)?;
-    let path: PathBuf = cx.mapped(&model::path_of(&record.path));
-    let flags = if writable { OFlags::RDWR } else { OFlags::RDONLY };
-    let file: OwnedFd = rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty())
-        .map_err(Error::system("opening", path.display()))?;
+    let copy = reopen::stand_in(cx, id, record)?;
+    let place = super::data::door(&copy.base);
+    let file = rustix::fs::open(&place, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(Error::system("opening a program", id))?;
     let file = cx.lift(file)?;
     let number = file.as_raw_fd();
-    cx.made.insert(id, file);
+    cx.parts.entry(id).or_default().push(file);
     Ok(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str) -> MapLine {
+        procfs::parse_smaps(text.as_bytes()).unwrap().remove(0)
+    }
+
+    #[test]
+    fn kinds_of_mappings_are_told_apart() {
+        let text = "7f0000000000-7f0000002000 rw-s 00001000 00:01 1042                       /dev/zero (deleted)\n";
+        assert!(anonymous(&line(text)));
+        let pid = Pid(i32::try_from(std::process::id()).unwrap());
+        let sysv = line("7f0000000000-7f0000002000 rw-s 00000000 00:01 7       /SYSV00000000 (deleted)\n");
+        assert_eq!(obstacle(pid, &sysv).unwrap().code, "sysv-shared-memory");
+        let odd = line("7f0000000000-7f0000002000 rw-s 00000000 00:0f 7       anon_inode:[perf_event]\n");
+        assert_eq!(obstacle(pid, &odd).unwrap().code, "mapping-unknown");
+    }
+
+    #[test]
+    fn the_files_behind_our_own_mappings_are_no_obstacle() {
+        let pid = Pid(i32::try_from(std::process::id()).unwrap());
+        let lines = procfs::parse_smaps(&procfs::read(pid, "smaps").unwrap()).unwrap();
+        let files = lines.iter().filter(|line| line.inode != 0);
+        assert_eq!(files.clone().filter_map(|line| obstacle(pid, line)).collect::<Vec<_>>(), []);
+        assert!(files.count() > 0);
+    }
 }

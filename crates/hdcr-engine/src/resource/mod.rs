@@ -98,14 +98,20 @@ impl FileEntry {
             tag: K::Record::TAG,
             version: K::Record::VERSION,
             claims: K::claims,
-            survey: K::survey,
+            survey: |survey, view| {
+                locks::survey(survey, view);
+                K::survey(survey, view)
+            },
             capture: |cx, id, view, file| {
                 let record = K::capture(cx, view, file)?;
+                locks::capture(cx, id, view)?;
                 cx.frame(id, &record)
             },
             restore: |cx, id, version, body| {
                 let record = crate::model::decode::<K::Record>(version, body)?;
-                K::restore(cx, id, record)
+                let file = K::restore(cx, id, record)?;
+                locks::restore(cx, id, &file)?;
+                Ok(file)
             },
             show: |version, body| match crate::model::decode::<K::Record>(version, body) {
                 Ok(record) => format!("{record:?}"),
@@ -136,9 +142,22 @@ macro_rules! kinds {
 }
 
 pub(crate) mod backing;
+pub(crate) mod contents;
+pub(crate) mod data;
+pub(crate) mod keep;
+pub(crate) mod locks;
+pub(crate) mod reopen;
+#[cfg(test)]
+pub(crate) mod scene;
+pub(crate) mod shmem;
 
 kinds! {
+    pathfd::PathFd,
+    procfile::ProcFile,
+    regfile::RegFile,
+    directory::Directory,
     eventfd::EventFd,
+    device::Device,
 }
 
 /// The kind that claims an open file.
@@ -152,7 +171,12 @@ pub(crate) fn kind_with(tag: Tag) -> Option<&'static FileEntry> {
 }
 
 /// The records of shared objects, which several open files or mappings refer to.
-pub(crate) const OBJECTS: &[KnownTag] = &[KnownTag::of::<backing::BackingRecord>()];
+pub(crate) const OBJECTS: &[KnownTag] = &[
+    KnownTag::of::<contents::InodeRecord>(),
+    KnownTag::of::<contents::ListedRecord>(),
+    KnownTag::of::<directory::PlaceRecord>(),
+    KnownTag::of::<locks::LocksRecord>(),
+];
 
 /// The number of the service descriptor that leads to a terminal of the tree, by its device number.
 pub(crate) fn terminal_of(_cx: &Restore<'_>, _device: u64) -> Option<i32> {

@@ -1,0 +1,540 @@
+//! Files as inodes: what the image keeps of a file that open files and mappings share, and of its contents.
+//!
+//! An inode is captured once, whoever leads to it: a descriptor, a mapping, the program file, or a path that the user
+//! named. While the capture goes on only its uses are noted ([`note`]); at its end [`finish`] decides what is kept, as
+//! only then it is known whether anything of the tree writes to it. The way back is in [`super::reopen`].
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use hdcr_image::{Record, Tag};
+use rustix::fs::{Mode, OFlags, Stat};
+
+use super::data;
+use super::keep::{Case, DIGEST_ALL, Decision, PROGRAM_ROOM, decide, of_the_system, volatile};
+use crate::capture::Capture;
+use crate::error::{Error, Owner, Refusal, Result};
+use crate::ids::Pid;
+use crate::model::{self, ObjectId};
+use crate::procfs::MapLine;
+
+/// How an inode can be met.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, prost::Enumeration)]
+#[repr(i32)]
+pub(crate) enum Life {
+    /// Under its path.
+    Named = 0,
+    /// Nowhere: removed while it was in use.
+    Unlinked = 1,
+    /// Nowhere: made by `O_TMPFILE`.
+    Nameless = 2,
+    /// Its name is gone, but it has another, unknown one.
+    Elsewhere = 3,
+    /// `memfd_create(2)`.
+    Memfd = 4,
+    /// Shared anonymous memory: nothing but mappings lead to it.
+    Anonymous = 5,
+    /// A device that is mapped (`/dev/zero`).
+    Device = 6,
+}
+
+/// What a restore does about the contents.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, prost::Enumeration)]
+#[repr(i32)]
+pub(crate) enum Keep {
+    /// They become those of the image.
+    Contents = 0,
+    /// The file is cut back to its length.
+    Length = 1,
+    /// They must be as they were.
+    Unchanged = 2,
+    /// They are left alone.
+    AsItIs = 3,
+}
+
+/// Owner and mode of a directory above a file that may have to be made again.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct ParentDirectory {
+    #[prost(uint32, tag = "1")]
+    pub(crate) mode: u32,
+    #[prost(uint32, tag = "2")]
+    pub(crate) uid: u32,
+    #[prost(uint32, tag = "3")]
+    pub(crate) gid: u32,
+}
+
+/// What is kept of an inode.
+#[derive(Clone, PartialEq, prost::Message)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent fact, read by name")]
+pub(crate) struct InodeRecord {
+    /// The path, or the name of a memfd.
+    #[prost(bytes = "vec", tag = "1")]
+    pub(crate) path: Vec<u8>,
+    #[prost(enumeration = "Life", tag = "2")]
+    pub(crate) life: i32,
+    #[prost(enumeration = "Keep", tag = "3")]
+    pub(crate) keep: i32,
+    #[prost(uint64, tag = "4")]
+    pub(crate) device: u64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) inode: u64,
+    #[prost(uint64, tag = "6")]
+    pub(crate) size: u64,
+    #[prost(uint32, tag = "7")]
+    pub(crate) mode: u32,
+    #[prost(uint32, tag = "8")]
+    pub(crate) uid: u32,
+    #[prost(uint32, tag = "9")]
+    pub(crate) gid: u32,
+    #[prost(int64, tag = "10")]
+    pub(crate) mtime: i64,
+    #[prost(uint32, tag = "11")]
+    pub(crate) mtime_ns: u32,
+    #[prost(int64, tag = "12")]
+    pub(crate) ctime: i64,
+    #[prost(uint32, tag = "13")]
+    pub(crate) ctime_ns: u32,
+    /// The image holds the contents.
+    #[prost(bool, tag = "14")]
+    pub(crate) contents: bool,
+    /// Digest of the whole (or of [`data::sample`] when [`InodeRecord::sampled`]); empty: none.
+    #[prost(bytes = "vec", tag = "15")]
+    pub(crate) digest: Vec<u8>,
+    #[prost(bool, tag = "16")]
+    pub(crate) sampled: bool,
+    /// When the file has changed, a private copy of the old contents does as well: a program, a library.
+    #[prost(bool, tag = "17")]
+    pub(crate) stand_in: bool,
+    /// Lies where a reboot removes it; made again at its path when missing.
+    #[prost(bool, tag = "18")]
+    pub(crate) volatile: bool,
+    /// Something of the tree maps it shared and writable, so that times do not tell whether it has changed.
+    #[prost(bool, tag = "19")]
+    pub(crate) mapped: bool,
+    /// `F_GET_SEALS`.
+    #[prost(uint32, tag = "20")]
+    pub(crate) seals: u32,
+    /// Device number of a device.
+    #[prost(uint64, tag = "21")]
+    pub(crate) rdev: u64,
+    /// Directories above, the root's first.
+    #[prost(message, repeated, tag = "22")]
+    pub(crate) parents: Vec<ParentDirectory>,
+    /// `name_to_handle_at(2)`: type and bytes, to find the inode under whatever name.
+    #[prost(int32, tag = "23")]
+    pub(crate) handle_type: i32,
+    #[prost(bytes = "vec", tag = "24")]
+    pub(crate) handle: Vec<u8>,
+}
+
+impl Record for InodeRecord {
+    const TAG: Tag = Tag(0x0210);
+    const VERSION: u16 = 1;
+    model::prost_record!();
+}
+
+impl InodeRecord {
+    /// The path, checked: absolute, without `..` and without a NUL.
+    pub(crate) fn checked_path(&self) -> Result<PathBuf> {
+        checked_path(&self.path)
+    }
+
+    /// The last name of the path, for messages and for private copies.
+    pub(crate) fn name(&self) -> Vec<u8> {
+        self.path.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec()
+    }
+}
+
+/// Bytes of an image as a path: absolute, without `..` and without a NUL.
+pub(crate) fn checked_path(bytes: &[u8]) -> Result<PathBuf> {
+    let path = model::path_of(bytes);
+    let sound =
+        path.is_absolute() && !bytes.contains(&0) && !path.components().any(|part| part == Component::ParentDir);
+    if sound { Ok(path) } else { Err(Error::Unsound(format!("{} is not an absolute path", path.display()))) }
+}
+
+/// How the tree uses an inode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent fact, read by name")]
+pub(crate) struct Uses {
+    /// Open for writing.
+    pub(crate) write: bool,
+    /// Written elsewhere than at its end: open without `O_APPEND`, or mapped shared and writable.
+    pub(crate) overwrite: bool,
+    /// Open for reading, or mapped private: what was read before must still be there.
+    pub(crate) read: bool,
+    /// Mapped shared.
+    pub(crate) shared: bool,
+    /// Mapped shared and writable.
+    pub(crate) shared_write: bool,
+    /// A program or a library: `exe`, or mapped private.
+    pub(crate) program: bool,
+    /// Named by the user.
+    pub(crate) listed: bool,
+}
+
+impl Uses {
+    fn join(&mut self, other: Self) {
+        self.write |= other.write;
+        self.overwrite |= other.overwrite;
+        self.read |= other.read;
+        self.shared |= other.shared;
+        self.shared_write |= other.shared_write;
+        self.program |= other.program;
+        self.listed |= other.listed;
+    }
+}
+
+/// An inode as it was met.
+#[derive(Debug)]
+pub(crate) struct Met<'a> {
+    /// What the link or the line of `maps` says.
+    pub(crate) link: &'a [u8],
+    /// `stat(2)` of it.
+    pub(crate) stat: &'a Stat,
+    /// A path through which it can be opened anew now, whatever its name.
+    pub(crate) door: Option<PathBuf>,
+    /// Who holds it, for messages.
+    pub(crate) owner: Owner,
+}
+
+/// A part of a shared object that could only be read through a mapping of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    pub(crate) pid: Pid,
+    pub(crate) at: u64,
+    pub(crate) len: u64,
+    pub(crate) offset: u64,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    life: Life,
+    path: Vec<u8>,
+    stat: Option<Stat>,
+    file: Option<OwnedFd>,
+    uses: Uses,
+    owner: Owner,
+    windows: Vec<Window>,
+}
+
+/// The inodes of a capture in progress.
+#[derive(Debug, Default)]
+pub(crate) struct Inodes {
+    pending: BTreeMap<ObjectId, Pending>,
+    /// The files of mappings by what `maps` shows: device and inode.
+    pub(crate) lines: BTreeMap<(u64, u64), ObjectId>,
+}
+
+/// Notes that the tree uses an inode in some way; the object that stands for it.
+pub(crate) fn note(cx: &mut Capture<'_>, met: &Met<'_>, uses: Uses) -> ObjectId {
+    let id = match cx.shared("inode", met.stat.st_dev, met.stat.st_ino) {
+        Ok(id) => id,
+        Err(id) => {
+            let (life, path) = life_of(met.link, met.stat);
+            let file = met.door.as_deref().and_then(open_quietly);
+            let pending = Pending {
+                life,
+                path,
+                stat: Some(*met.stat),
+                file,
+                uses,
+                owner: met.owner.clone(),
+                windows: Vec::new(),
+            };
+            cx.inodes.pending.insert(id, pending);
+            return id;
+        }
+    };
+    if let Some(pending) = cx.inodes.pending.get_mut(&id) {
+        pending.uses.join(uses);
+        if pending.file.is_none() {
+            pending.file = met.door.as_deref().and_then(open_quietly);
+        }
+    }
+    id
+}
+
+/// Notes a further use; `false` when nothing is known of the object.
+pub(crate) fn use_again(cx: &mut Capture<'_>, id: ObjectId, uses: Uses) -> bool {
+    let pending = cx.inodes.pending.get_mut(&id);
+    pending.map(|pending| pending.uses.join(uses)).is_some()
+}
+
+/// Notes shared anonymous memory that cannot be opened.
+pub(crate) fn note_anonymous(cx: &mut Capture<'_>, device: u64, line: &MapLine) -> ObjectId {
+    match cx.shared("inode", device, line.inode) {
+        Ok(id) => id,
+        Err(id) => {
+            let pending = Pending { life: Life::Anonymous, path: b"/dev/zero".to_vec(), ..Pending::default() };
+            cx.inodes.pending.insert(id, pending);
+            id
+        }
+    }
+}
+
+/// Notes that a part of an object that cannot be opened can be read in the memory of a process.
+pub(crate) fn note_window(cx: &mut Capture<'_>, id: ObjectId, window: Window) {
+    if let Some(pending) = cx.inodes.pending.get_mut(&id) {
+        pending.windows.push(window);
+    }
+}
+
+/// Opens for reading, without an access time when that is permitted.
+fn open_quietly(door: &Path) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let open = |flags| rustix::fs::open(door, flags, Mode::empty());
+    open(flags | OFlags::NOATIME).or_else(|_| open(flags)).ok()
+}
+
+const DELETED: &[u8] = b" (deleted)";
+
+/// Whether two looks show the same inode.
+pub(crate) fn same(a: &Stat, b: &Stat) -> bool {
+    (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+}
+
+/// How an inode can be met, and under which path, by what the link of a descriptor or of a mapping says.
+pub(crate) fn life_of(link: &[u8], stat: &Stat) -> (Life, Vec<u8>) {
+    let leads = |path: &[u8]| rustix::fs::lstat(OsStr::from_bytes(path)).is_ok_and(|there| same(&there, stat));
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice {
+        return (Life::Device, link.to_vec());
+    }
+    let Some(name) = link.strip_suffix(DELETED) else {
+        return (if leads(link) { Life::Named } else { Life::Elsewhere }, link.to_vec());
+    };
+    if leads(link) {
+        return (Life::Named, link.to_vec());
+    }
+    if stat.st_nlink > 0 {
+        return (if leads(name) { Life::Named } else { Life::Elsewhere }, name.to_vec());
+    }
+    let internal = rustix::fs::major(stat.st_dev) == 0;
+    match name.strip_prefix(b"/memfd:") {
+        Some(memfd) if internal => (Life::Memfd, memfd.to_vec()),
+        _ if internal && name == b"/dev/zero" => (Life::Anonymous, name.to_vec()),
+        _ if last_name(name).starts_with(b"#") => (Life::Nameless, name.to_vec()),
+        _ => (Life::Unlinked, name.to_vec()),
+    }
+}
+
+fn last_name(path: &[u8]) -> &[u8] {
+    path.rsplit(|b| *b == b'/').next().unwrap_or_default()
+}
+
+/// Makes the records of all inodes that were noted, and stores the contents that are kept. Called once, at the end of a
+/// capture.
+pub(crate) fn finish(cx: &mut Capture<'_>) -> Result<()> {
+    let mut program_room = PROGRAM_ROOM;
+    for (id, pending) in std::mem::take(&mut cx.inodes.pending) {
+        let record = keep(cx, id, &pending, &mut program_room)?;
+        cx.frame(id, &record)?;
+    }
+    Ok(())
+}
+
+fn keep(cx: &mut Capture<'_>, id: ObjectId, pending: &Pending, program_room: &mut u64) -> Result<InodeRecord> {
+    let stat = pending.file.as_ref().and_then(|file| rustix::fs::fstat(file).ok()).or(pending.stat);
+    let path = model::path_of(&pending.path);
+    let tmpfs = pending.file.as_ref().is_some_and(data::on_tmpfs);
+    let size = stat.map_or(0, |stat| stat.st_size.cast_unsigned());
+    let case = Case { life: pending.life, path: &path, size, uses: pending.uses, tmpfs };
+    let Decision { keep, contents } = decide(&case, &cx.request.files, program_room);
+    let mut record = InodeRecord {
+        path: pending.path.clone(),
+        life: pending.life.into(),
+        keep: keep.into(),
+        size,
+        contents,
+        stand_in: pending.uses.program && !pending.uses.write,
+        volatile: volatile(&path, tmpfs),
+        mapped: pending.uses.shared_write,
+        ..stat.as_ref().map(facts).unwrap_or_default()
+    };
+    if pending.life == Life::Named && record.volatile {
+        record.parents = parents(&path);
+    }
+    if let Some(file) = pending.file.as_ref() {
+        keep_file(cx, id, pending, file, &mut record)?;
+    } else if pending.life == Life::Anonymous {
+        record.size = keep_windows(cx, id, &pending.windows)?;
+    } else if contents {
+        return Err(Error::refuse(unreadable(pending)));
+    }
+    Ok(record)
+}
+
+/// Identity, owner, mode and times.
+pub(crate) fn facts(stat: &Stat) -> InodeRecord {
+    InodeRecord {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+        mode: stat.st_mode,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: stat.st_mtime,
+        mtime_ns: u32::try_from(stat.st_mtime_nsec).unwrap_or_default(),
+        ctime: stat.st_ctime,
+        ctime_ns: u32::try_from(stat.st_ctime_nsec).unwrap_or_default(),
+        rdev: stat.st_rdev,
+        ..InodeRecord::default()
+    }
+}
+
+fn keep_file(
+    cx: &mut Capture<'_>,
+    id: ObjectId,
+    pending: &Pending,
+    file: &OwnedFd,
+    record: &mut InodeRecord,
+) -> Result<()> {
+    let subject = model::path_of(&pending.path);
+    if pending.life == Life::Memfd {
+        record.seals = rustix::fs::fcntl_get_seals(file).map_or(0, |seals| seals.bits());
+    }
+    if let Some((kind, bytes)) =
+        matches!(pending.life, Life::Named | Life::Elsewhere).then(|| data::handle_of(file)).flatten()
+    {
+        record.handle_type = kind;
+        record.handle = bytes;
+    }
+    if record.contents {
+        data::read(file, record.size, &subject, &mut |offset, bytes| cx.content(id, offset, bytes))?;
+    }
+    let whole = record.contents || record.size <= DIGEST_ALL && !of_the_system(&subject);
+    match record.keep() {
+        Keep::Unchanged if whole => record.digest = data::digest(file, record.size, &subject)?,
+        Keep::Unchanged | Keep::Length => {
+            (record.sampled, record.digest) = (true, data::sample(file, record.size, &subject)?);
+        }
+        Keep::Contents | Keep::AsItIs => {}
+    }
+    Ok(())
+}
+
+/// Reads shared memory where it is mapped; what no process maps any more cannot be seen by any.
+fn keep_windows(cx: &mut Capture<'_>, id: ObjectId, windows: &[Window]) -> Result<u64> {
+    const PIECE: u64 = 1 << 20;
+    let mut windows = windows.to_vec();
+    windows.sort_by_key(|window| window.offset);
+    let mut done = 0_u64;
+    for window in &windows {
+        let end = window.offset.saturating_add(window.len);
+        done = done.max(window.offset);
+        while done < end {
+            let len = PIECE.min(end - done);
+            let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+            let at = window.at.saturating_add(done - window.offset);
+            cx.frozen.read(window.pid, crate::ids::RemotePtr(at), &mut bytes)?;
+            cx.content(id, done, bytes)?;
+            done += len;
+        }
+    }
+    Ok(done)
+}
+
+fn parents(path: &Path) -> Vec<ParentDirectory> {
+    let mut found: Vec<_> = path.ancestors().skip(1).filter_map(|directory| rustix::fs::stat(directory).ok()).collect();
+    found.reverse();
+    found.iter().map(|stat| ParentDirectory { mode: stat.st_mode, uid: stat.st_uid, gid: stat.st_gid }).collect()
+}
+
+fn unreadable(pending: &Pending) -> Refusal {
+    Refusal {
+        code: "file-unreadable",
+        object: "file whose contents must be kept".to_owned(),
+        owner: Owner { path: Some(model::path_of(&pending.path)), ..pending.owner.clone() },
+        cause: "this user may not open it for reading".to_owned(),
+        remedy: "run hdcr as a user who may read it, or set the policy of the file to verify or ignore".to_owned(),
+    }
+}
+
+/// The list of inodes that belong to no descriptor and no mapping, but to a path that the user named; one in an image.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ListedRecord {
+    /// Their objects.
+    #[prost(uint64, repeated, tag = "1")]
+    pub(crate) ids: Vec<u64>,
+    /// Directories that were walked, and the names that were in each.
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) directories: Vec<ListedDirectory>,
+}
+
+/// A directory that the user named (or one below it).
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ListedDirectory {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(crate) path: Vec<u8>,
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub(crate) names: Vec<Vec<u8>>,
+}
+
+impl Record for ListedRecord {
+    const TAG: Tag = Tag(0x0218);
+    const VERSION: u16 = 1;
+    model::prost_record!();
+}
+
+/// The object under which [`ListedRecord`] is stored: there is only one.
+pub(crate) const LISTED: ObjectId = ObjectId(0);
+
+/// Notes every regular file at or below the paths that the user named.
+pub(crate) fn note_listed(cx: &mut Capture<'_>) -> Result<()> {
+    let mut list = ListedRecord::default();
+    let mut todo: Vec<PathBuf> = cx.request.files.always.clone();
+    while let Some(path) = todo.pop() {
+        let Ok(stat) = rustix::fs::lstat(&path) else { continue };
+        let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+        if kind == rustix::fs::FileType::RegularFile {
+            let owner = Owner { path: Some(path.clone()), ..Owner::default() };
+            let link = path.as_os_str().as_bytes();
+            let met = Met { link, stat: &stat, door: Some(path.clone()), owner };
+            list.ids.push(note(cx, &met, Uses { listed: true, ..Uses::default() }).0);
+        } else if kind == rustix::fs::FileType::Directory {
+            let names = data::names(&path)?;
+            todo.extend(names.iter().map(|name| path.join(OsStr::from_bytes(name))));
+            list.directories.push(ListedDirectory { path: path.into_os_string().into_vec(), names });
+        }
+    }
+    if list == ListedRecord::default() { Ok(()) } else { cx.frame(LISTED, &list) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_comes_back_and_its_path_is_checked() {
+        let record = InodeRecord {
+            path: b"/a/b".to_vec(),
+            life: Life::Unlinked.into(),
+            size: 7,
+            contents: true,
+            ..InodeRecord::default()
+        };
+        assert_eq!(InodeRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
+        assert_eq!(record.checked_path().unwrap(), Path::new("/a/b"));
+        for bad in ["", "a", "/a/../b", "/a\0"] {
+            assert!(checked_path(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_life_of_a_file_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x (deleted)");
+        std::fs::write(&path, b"x").unwrap();
+        let link = path.as_os_str().as_bytes();
+        let file = std::fs::File::open(&path).unwrap();
+        let stat = || rustix::fs::fstat(&file).unwrap();
+        assert_eq!(life_of(link, &stat()), (Life::Named, link.to_vec()));
+        std::fs::rename(&path, directory.path().join("y")).unwrap();
+        let gone = [link, b" (deleted)"].concat();
+        assert_eq!(life_of(&gone, &stat()), (Life::Elsewhere, link.to_vec()));
+        std::fs::remove_file(directory.path().join("y")).unwrap();
+        assert_eq!(life_of(&gone, &stat()), (Life::Unlinked, link.to_vec()));
+    }
+}

@@ -1,0 +1,337 @@
+//! The bytes of a file: read around its holes, digested, written in place. Never moves an offset that a program shares:
+//! every descriptor here was opened by us.
+
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::model::ObjectId;
+use crate::restore::Contents;
+
+/// Bytes that are read or written at once.
+const PIECE: u64 = 1 << 20;
+/// Bytes of a sample's head and of its tail.
+const SAMPLE: u64 = 64 << 10;
+/// Contents are stored in whole pages.
+const PAGE: u64 = 4096;
+
+/// The path under which a descriptor of ours can be opened anew.
+pub(crate) fn door(file: impl AsFd) -> PathBuf {
+    let number = std::os::fd::AsRawFd::as_raw_fd(&file.as_fd());
+    PathBuf::from(format!("/proc/self/fd/{number}"))
+}
+
+/// Whether a file lies in memory only.
+pub(crate) fn on_tmpfs(file: &OwnedFd) -> bool {
+    const TMPFS: u64 = 0x0102_1994;
+    rustix::fs::fstatfs(file).is_ok_and(|fs| magic(&fs) == TMPFS)
+}
+
+/// The magic number of a file system, without the sign that some architectures give it.
+pub(crate) fn magic(fs: &rustix::fs::StatFs) -> u64 {
+    fs.f_type.cast_unsigned() & 0xffff_ffff
+}
+
+/// The handle of a file, if its file system has such; with it the inode is found under whatever name.
+pub(crate) fn handle_of(file: &OwnedFd) -> Option<(i32, Vec<u8>)> {
+    hdcr_sys::handle::of(file.as_fd()).ok().map(|handle| (handle.kind, handle.bytes))
+}
+
+/// The names in a directory, in order.
+pub(crate) fn names(directory: &Path) -> Result<Vec<Vec<u8>>> {
+    let wrong = |error| Error::System {
+        operation: "listing a directory",
+        subject: directory.display().to_string(),
+        source: error,
+    };
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(wrong)? {
+        names.push(entry.map_err(wrong)?.file_name().into_vec());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Fills a buffer from an offset; what lies behind the end of the file stays as it is. The number of bytes read.
+fn read_at(file: impl AsFd, offset: u64, into: &mut [u8], subject: &Path) -> Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let at = offset.saturating_add(u64::try_from(done).unwrap_or_default());
+        match rustix::io::pread(file.as_fd(), rest, at) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(Error::system("reading a file", subject.display())(error)),
+        }
+    }
+    Ok(done)
+}
+
+fn length(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or_default()
+}
+
+/// Hands over the data of a file below `size`, in pieces of whole pages; holes and pages of zeros at the ends of a piece
+/// are left out.
+pub(crate) fn read(
+    file: &OwnedFd,
+    size: u64,
+    subject: &Path,
+    each: &mut dyn FnMut(u64, Vec<u8>) -> Result<()>,
+) -> Result<()> {
+    let mut at = 0;
+    while at < size {
+        let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(start) => start - start % PAGE,
+            Err(Errno::NXIO) => return Ok(()),
+            Err(_) => at,
+        };
+        let end = rustix::fs::seek(file, SeekFrom::Hole(start.max(at))).unwrap_or(size).min(size);
+        let start = start.max(at);
+        at = start;
+        while at < end {
+            let want = PIECE.min(end - at);
+            let mut bytes = vec![0; length(want.next_multiple_of(PAGE))];
+            let room = bytes.get_mut(..length(want)).unwrap_or_default();
+            read_at(file, at, room, subject)?;
+            if bytes.iter().any(|byte| *byte != 0) {
+                each(at, bytes)?;
+            }
+            at = at.saturating_add(want.next_multiple_of(PAGE));
+        }
+        at = at.max(end);
+        if end <= start {
+            // A file system that knows no holes and answers nothing useful: never loop for ever.
+            at = at.saturating_add(PAGE);
+        }
+    }
+    Ok(())
+}
+
+/// Digest of the first `size` bytes.
+pub(crate) fn digest(file: impl AsFd, size: u64, subject: &Path) -> Result<Vec<u8>> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; length(PIECE)];
+    let mut at = 0;
+    while at < size {
+        let want = PIECE.min(size - at);
+        let room = buffer.get_mut(..length(want)).unwrap_or_default();
+        let count = read_at(file.as_fd(), at, room, subject)?;
+        hasher.update(room.get(..count).unwrap_or_default());
+        if count < room.len() {
+            break;
+        }
+        at += want;
+    }
+    Ok(hasher.finalize().as_bytes().to_vec())
+}
+
+/// Digest of the head and of the tail of the first `size` bytes: tells whether a file that has grown still begins as the
+/// same file, and whether a program is the same build (a build id lies in its head).
+pub(crate) fn sample(file: impl AsFd, size: u64, subject: &Path) -> Result<Vec<u8>> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&size.to_le_bytes());
+    for at in [0, size.saturating_sub(SAMPLE)] {
+        let mut bytes = vec![0; length(SAMPLE.min(size))];
+        let count = read_at(file.as_fd(), at, &mut bytes, subject)?;
+        hasher.update(bytes.get(..count).unwrap_or_default());
+    }
+    Ok(hasher.finalize().as_bytes().to_vec())
+}
+
+/// Writes a whole buffer at an offset.
+pub(crate) fn write_at(file: impl AsFd, offset: u64, bytes: &[u8], subject: &Path) -> Result<()> {
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        let at = offset.saturating_add(u64::try_from(done).unwrap_or_default());
+        match rustix::io::pwrite(file.as_fd(), rest, at) {
+            Ok(0) => return Err(Error::system("writing a file", subject.display())(Errno::IO)),
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(Error::system("writing a file", subject.display())(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Makes the first `size` bytes of a range zeros: as a hole where the file system has holes.
+fn zero(file: impl AsFd, from: u64, to: u64, subject: &Path) -> Result<()> {
+    if from >= to {
+        return Ok(());
+    }
+    if rustix::fs::fallocate(file.as_fd(), FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, from, to - from)
+        .is_ok()
+    {
+        return Ok(());
+    }
+    let zeros = vec![0; length(PIECE)];
+    let mut at = from;
+    while at < to {
+        let want = PIECE.min(to - at);
+        write_at(file.as_fd(), at, zeros.get(..length(want)).unwrap_or_default(), subject)?;
+        at += want;
+    }
+    Ok(())
+}
+
+/// Gives a file the contents of an object, in place: only what differs is written. `size` is the true length.
+pub(crate) fn fill(file: &OwnedFd, contents: &dyn Contents, id: ObjectId, size: u64, subject: &Path) -> Result<()> {
+    let before = rustix::fs::fstat(file).map_err(Error::system("looking at a file", subject.display()))?;
+    let before = before.st_size.cast_unsigned();
+    let mut done = 0;
+    contents.read(id, &mut |offset, bytes| {
+        let room = length(size.saturating_sub(offset).min(PIECE.max(u64::try_from(bytes.len()).unwrap_or_default())));
+        let bytes = bytes.get(..room.min(bytes.len())).unwrap_or_default();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        zero(file, done.min(before), offset.min(before), subject)?;
+        write_changed(file, offset, bytes, offset < before, subject)?;
+        done = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or_default());
+        Ok(())
+    })?;
+    zero(file, done.min(before), size.min(before), subject)?;
+    rustix::fs::ftruncate(file, size).map_err(Error::system("setting the length of a file", subject.display()))
+}
+
+/// Bytes that are compared at once.
+const BLOCK: usize = 64 << 10;
+
+/// Writes the blocks of a piece that differ from what is there.
+fn write_changed(file: &OwnedFd, offset: u64, bytes: &[u8], overlaps: bool, subject: &Path) -> Result<()> {
+    if !overlaps {
+        return write_at(file, offset, bytes, subject);
+    }
+    let mut at = offset;
+    let mut there = vec![0; BLOCK];
+    for block in bytes.chunks(BLOCK) {
+        let room = there.get_mut(..block.len()).unwrap_or_default();
+        let count = read_at(file, at, room, subject)?;
+        if count < block.len() || *room != *block {
+            write_at(file, at, block, subject)?;
+        }
+        at = at.saturating_add(u64::try_from(block.len()).unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// Copies a range of one file into another, by reference where the file system can.
+pub(crate) fn copy(from: &OwnedFd, range: Range<u64>, to: &OwnedFd, to_start: u64, subject: &Path) -> Result<()> {
+    let (mut read_from, mut write_to, end) = (range.start, to_start, range.end);
+    while read_from < end {
+        let want = length((64 * PIECE).min(end - read_from));
+        match rustix::fs::copy_file_range(from, Some(&mut read_from), to, Some(&mut write_to), want) {
+            Ok(0) => return Ok(()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                return copy_by_hand(from, read_from..end, to, write_to, subject);
+            }
+            Err(error) => return Err(Error::system("copying a file", subject.display())(error)),
+        }
+    }
+    Ok(())
+}
+
+fn copy_by_hand(from: &OwnedFd, range: Range<u64>, to: &OwnedFd, to_start: u64, subject: &Path) -> Result<()> {
+    let Range { start, end } = range;
+    let mut buffer = vec![0; length(PIECE)];
+    let mut at = start;
+    while at < end {
+        let room = buffer.get_mut(..length(PIECE.min(end - at))).unwrap_or_default();
+        let count = read_at(from, at, room, subject)?;
+        if count == 0 {
+            break;
+        }
+        write_at(to, to_start.saturating_add(at - start), room.get(..count).unwrap_or_default(), subject)?;
+        at = at.saturating_add(u64::try_from(count).unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// Whether a name is one that [`beside`] gives.
+pub(crate) fn ours(name: &[u8]) -> bool {
+    name.starts_with(b".") && name.windows(6).any(|part| part == b".hdcr-")
+}
+
+/// A name in the same directory that starts with a dot and is ours.
+pub(crate) fn beside(path: &Path, word: &str, number: u64) -> PathBuf {
+    let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
+    let short = name.get(..name.len().min(200)).unwrap_or_default();
+    let ours = [b".", short, format!(".hdcr-{word}-{number}").as_bytes()].concat();
+    path.with_file_name(std::ffi::OsStr::from_bytes(&ours))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Kept(Vec<(u64, Vec<u8>)>);
+
+    impl Contents for Kept {
+        fn pieces(&self, _id: ObjectId) -> Vec<(u64, u64)> {
+            self.0.iter().map(|(at, bytes)| (*at, bytes.len() as u64)).collect()
+        }
+
+        fn zeros(&self, _id: ObjectId) -> Vec<(u64, u64)> {
+            Vec::new()
+        }
+
+        fn read(&self, _id: ObjectId, each: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+            self.0.iter().try_for_each(|(at, bytes)| each(*at, bytes))
+        }
+    }
+
+    #[test]
+    fn contents_with_holes_come_back_in_place() {
+        let file = tempfile::tempfile().unwrap();
+        let mut old = vec![0_u8; 3 << 20];
+        old[5000..5010].fill(7);
+        let middle = (2 << 20) + 9;
+        old[middle..middle + 100_000].fill(3);
+        let size = (2 << 20) + 9 + 100_000;
+        rustix::fs::ftruncate(&file, size).unwrap();
+        let subject = Path::new("x");
+        write_at(&file, 5000, &old[5000..5010], subject).unwrap();
+        write_at(&file, middle as u64, &old[middle..middle + 100_000], subject).unwrap();
+        let file = OwnedFd::from(file);
+        let mut kept = Kept(Vec::new());
+        read(&file, size, subject, &mut |at, bytes| {
+            kept.0.push((at, bytes));
+            Ok(())
+        })
+        .unwrap();
+        assert!(kept.0.iter().all(|(at, bytes)| at % 4096 == 0 && bytes.len() % 4096 == 0));
+        assert!(kept.0.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() < 1 << 20, "holes take no room");
+        let before = digest(&file, size, subject).unwrap();
+        // Grown, overwritten in a hole and in data, then filled again.
+        write_at(&file, 0, &vec![9; 4 << 20], subject).unwrap();
+        fill(&file, &kept, ObjectId(1), size, subject).unwrap();
+        assert_eq!(rustix::fs::fstat(&file).unwrap().st_size.cast_unsigned(), size);
+        assert_eq!(digest(&file, size, subject).unwrap(), before);
+        // Shorter than it was.
+        rustix::fs::ftruncate(&file, 10).unwrap();
+        fill(&file, &kept, ObjectId(1), size, subject).unwrap();
+        assert_eq!(digest(&file, size, subject).unwrap(), before);
+        let other = OwnedFd::from(tempfile::tempfile().unwrap());
+        copy(&file, 100..size, &other, 100, subject).unwrap();
+        assert_eq!(digest(&other, size, subject).unwrap(), before);
+    }
+
+    #[test]
+    fn a_sample_tells_growth_from_change() {
+        let file = OwnedFd::from(tempfile::tempfile().unwrap());
+        let subject = Path::new("x");
+        write_at(&file, 0, &vec![1; 300_000], subject).unwrap();
+        let before = sample(&file, 300_000, subject).unwrap();
+        write_at(&file, 300_000, b"more", subject).unwrap();
+        assert_eq!(sample(&file, 300_000, subject).unwrap(), before);
+        write_at(&file, 299_999, b"x", subject).unwrap();
+        assert_ne!(sample(&file, 300_000, subject).unwrap(), before);
+    }
+}

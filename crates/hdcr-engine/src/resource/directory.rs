@@ -1,0 +1,225 @@
+//! Open directories, and the directories that a task works in: `cwd` and `root`.
+//!
+//! Captured: path, flags, position of `readdir(3)`, whether it has been removed. A removed one comes back as a removed
+//! one. Not captured: entries. The position is the file system's own number: it stays right in the same directory only.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use hdcr_image::{Record, Tag};
+use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::io::Errno;
+
+use super::contents::{self, Life};
+use super::{FileKind, FileView, data, regfile, reopen};
+use crate::capture::Capture;
+use crate::error::{Error, Owner, Refusal, Result};
+use crate::ids::Pid;
+use crate::model::{self, ObjectId};
+use crate::restore::Restore;
+use crate::survey::Survey;
+
+pub(crate) struct Directory;
+
+/// What is kept of an open directory.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct DirectoryRecord {
+    /// The directory's object.
+    #[prost(uint64, tag = "1")]
+    place: u64,
+    #[prost(uint64, tag = "2")]
+    position: u64,
+    #[prost(uint32, tag = "3")]
+    flags: u32,
+}
+
+impl Record for DirectoryRecord {
+    const TAG: Tag = Tag(0x0212);
+    const VERSION: u16 = 1;
+    model::prost_record!();
+}
+
+/// What is kept of a directory itself, once however many descriptors and tasks are in it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct PlaceRecord {
+    #[prost(bytes = "vec", tag = "1")]
+    path: Vec<u8>,
+    #[prost(bool, tag = "2")]
+    removed: bool,
+    #[prost(uint32, tag = "3")]
+    mode: u32,
+    #[prost(uint32, tag = "4")]
+    uid: u32,
+    #[prost(uint32, tag = "5")]
+    gid: u32,
+    /// Lies where a reboot removes it: made again when it is missing.
+    #[prost(bool, tag = "6")]
+    volatile: bool,
+}
+
+impl Record for PlaceRecord {
+    const TAG: Tag = Tag(0x0216);
+    const VERSION: u16 = 1;
+    model::prost_record!();
+}
+
+/// Captures a directory by what a link of `/proc` says, once.
+pub(crate) fn note(cx: &mut Capture<'_>, link: &[u8], stat: &Stat, owner: &Owner) -> Result<ObjectId> {
+    let id = match cx.shared("directory", stat.st_dev, stat.st_ino) {
+        Ok(id) => return Ok(id),
+        Err(id) => id,
+    };
+    let (life, path) = contents::life_of(link, stat);
+    // A directory has one name: without it, it has been removed.
+    let removed = stat.st_nlink == 0 || link.ends_with(b" (deleted)") && life != Life::Named;
+    if !removed && life != Life::Named {
+        return Err(Error::refuse(hidden(link, owner)));
+    }
+    let as_path = model::path_of(&path);
+    let record = PlaceRecord {
+        removed,
+        mode: stat.st_mode,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        volatile: super::keep::volatile(&as_path, false),
+        path,
+    };
+    cx.frame(id, &record)?;
+    Ok(id)
+}
+
+fn hidden(link: &[u8], owner: &Owner) -> Refusal {
+    let owner = Owner { path: Some(model::path_of(link)), ..owner.clone() };
+    let cause = "another file system is mounted over it, or it lies outside of this root";
+    regfile::refuse_path("path-hidden", "directory", owner, cause, "leave it before the checkpoint")
+}
+
+impl FileKind for Directory {
+    type Record = DirectoryRecord;
+
+    fn claims(view: &FileView) -> bool {
+        view.starts_with("/") && FileType::from_raw_mode(view.stat.st_mode) == FileType::Directory
+    }
+
+    fn survey(survey: &mut Survey<'_>, view: &FileView) -> Result<()> {
+        let (life, _) = contents::life_of(&view.link, &view.stat);
+        if view.stat.st_nlink > 0 && life != Life::Named && !view.link.ends_with(b" (deleted)") {
+            survey.refuse(hidden(&view.link, &Owner { pid: Some(view.pid), fd: Some(view.fd), path: None }));
+        }
+        Ok(())
+    }
+
+    fn capture(cx: &mut Capture<'_>, view: &FileView, _file: &OwnedFd) -> Result<DirectoryRecord> {
+        let owner = Owner { pid: Some(view.pid), fd: Some(view.fd), path: None };
+        let place = note(cx, &view.link, &view.stat, &owner)?;
+        Ok(DirectoryRecord { place: place.0, position: view.info.pos, flags: regfile::flags_of(view) })
+    }
+
+    fn restore(cx: &mut Restore<'_>, _id: ObjectId, record: DirectoryRecord) -> Result<OwnedFd> {
+        let flags = OFlags::from_bits_retain(record.flags & regfile::AT_OPEN) | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let place = ObjectId(record.place);
+        let door = data::door(open(cx, place)?);
+        let file =
+            rustix::fs::open(&door, flags, Mode::empty()).map_err(Error::system("opening a directory again", place))?;
+        if record.position != 0 && !flags.contains(OFlags::PATH) {
+            rustix::fs::seek(&file, SeekFrom::Start(record.position))
+                .map_err(Error::system("setting a directory's position", place))?;
+        }
+        Ok(file)
+    }
+}
+
+/// Captures the directory behind a link of `/proc/PID` (`cwd`, `root`).
+pub(crate) fn note_link(cx: &mut Capture<'_>, pid: Pid, name: &str) -> Result<ObjectId> {
+    let link = crate::procfs::link(pid, name)?;
+    let stat = rustix::fs::stat(crate::procfs::path(pid, name))
+        .map_err(Error::system("looking at a directory", model::path_of(&link).display()))?;
+    note(cx, &link, &stat, &Owner { pid: Some(pid), fd: None, path: None })
+}
+
+/// A descriptor (`O_PATH`) for the directory with an id; it stays ours.
+pub(crate) fn service(cx: &mut Restore<'_>, id: ObjectId) -> Result<RawFd> {
+    open(cx, id).map(AsRawFd::as_raw_fd)
+}
+
+fn open<'a>(cx: &'a mut Restore<'_>, id: ObjectId) -> Result<&'a OwnedFd> {
+    if !cx.parts.contains_key(&id) {
+        let record = cx.record::<PlaceRecord>(id)?;
+        let file = make(cx, &record)?;
+        let file = cx.lift(file)?;
+        cx.parts.insert(id, vec![file]);
+    }
+    let file = cx.parts.get(&id).and_then(|files| files.first());
+    file.ok_or_else(|| Error::Unsound(format!("{id} is no directory")))
+}
+
+fn look(path: &Path) -> std::result::Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn make(cx: &mut Restore<'_>, record: &PlaceRecord) -> Result<OwnedFd> {
+    let path = cx.mapped(&contents::checked_path(&record.path)?);
+    if record.removed {
+        return make_removed(cx, record, &path);
+    }
+    match look(&path) {
+        Err(Errno::NOENT) if record.volatile => make_directory(cx, record, &path),
+        Err(Errno::NOENT | Errno::NOTDIR) => {
+            let owner = Owner { path: Some(path), ..Owner::default() };
+            let remedy = "make it again, or name another with --map-path";
+            Err(Error::refuse(regfile::refuse_path("directory-missing", "directory", owner, "it is gone", remedy)))
+        }
+        other => other.map_err(Error::system("opening a directory", path.display())),
+    }
+}
+
+fn make_directory(cx: &mut Restore<'_>, record: &PlaceRecord, path: &Path) -> Result<OwnedFd> {
+    let missing: Vec<PathBuf> = path.ancestors().take_while(|place| !place.exists()).map(Path::to_owned).collect();
+    for place in missing.iter().rev() {
+        cx.plan.make_directory(place, record.mode)?;
+        let made = rustix::fs::open(
+            place,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        reopen::own(
+            &made.map_err(Error::system("making a directory", place.display()))?,
+            record.uid,
+            record.gid,
+            record.mode,
+            place,
+        )?;
+    }
+    look(path).map_err(Error::system("opening a directory", path.display()))
+}
+
+/// Makes a directory and removes it: under its own name where that is free.
+fn make_removed(cx: &mut Restore<'_>, record: &PlaceRecord, path: &Path) -> Result<OwnedFd> {
+    let place = reopen::nearest_directory(path).join(path.file_name().unwrap_or_default());
+    let place =
+        if place.symlink_metadata().is_ok() { data::beside(&place, "removed", cx.plan.number()) } else { place };
+    cx.plan.make_directory(&place, 0o700)?;
+    let open = rustix::fs::open(
+        &place,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    let file = open.map_err(Error::system("making a directory", place.display()))?;
+    reopen::own(&file, record.uid, record.gid, record.mode, &place)?;
+    rustix::fs::rmdir(&place).map_err(Error::system("removing a directory", place.display()))?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_records_come_back_as_they_were() {
+        let record = DirectoryRecord { place: 4, position: u64::MAX / 3, flags: 0o200_000 };
+        assert_eq!(DirectoryRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
+        let place =
+            PlaceRecord { path: b"/tmp/x".to_vec(), removed: true, mode: 0o40755, uid: 1, gid: 2, volatile: true };
+        assert_eq!(PlaceRecord::decode(&place.encode().unwrap(), 1).unwrap(), place);
+    }
+}

@@ -1,0 +1,125 @@
+//! What is kept of the contents of a file: by the policy that was asked for, the use that the tree makes of it, its size,
+//! and where it lies.
+
+use std::path::Path;
+
+use super::contents::{Keep, Life, Uses};
+use crate::checkpoint::{FilePolicy, FileRequest};
+
+/// Whether a path lies where packages put files: those can be had again, so their contents are not kept.
+pub(crate) fn of_the_system(path: &Path) -> bool {
+    ["/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt"].iter().any(|top| path.starts_with(top))
+}
+
+/// Whether a path lies where a reboot removes files.
+pub(crate) fn volatile(path: &Path, on_tmpfs: bool) -> bool {
+    on_tmpfs || ["/tmp", "/run", "/dev/shm"].iter().any(|top| path.starts_with(top))
+}
+
+/// The policy of a path: that of the longest prefix.
+pub(crate) fn policy_of(files: &FileRequest, path: &Path) -> FilePolicy {
+    let fits = files.policies.iter().filter(|(prefix, _)| path.starts_with(prefix));
+    fits.max_by_key(|(prefix, _)| prefix.components().count()).map_or(FilePolicy::Auto, |(_, policy)| *policy)
+}
+
+/// Programs and libraries from outside the system's directories are kept up to this size, all together.
+pub(crate) const PROGRAM_ROOM: u64 = 64 << 20;
+/// Files that are only read are digested as a whole up to this size, else by a sample.
+pub(crate) const DIGEST_ALL: u64 = 1 << 20;
+
+/// What becomes of the contents of one inode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Decision {
+    pub(crate) keep: Keep,
+    pub(crate) contents: bool,
+}
+
+impl Decision {
+    const fn new(keep: Keep, contents: bool) -> Self {
+        Self { keep, contents }
+    }
+}
+
+/// The facts by which [`decide`] decides.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Case<'a> {
+    pub(crate) life: Life,
+    pub(crate) path: &'a Path,
+    pub(crate) size: u64,
+    pub(crate) uses: Uses,
+    pub(crate) tmpfs: bool,
+}
+
+/// Decides by policy, use, size and place; takes the room for programs.
+pub(crate) fn decide(case: &Case<'_>, files: &FileRequest, program_room: &mut u64) -> Decision {
+    let Case { life, path, size, uses, tmpfs } = *case;
+    match life {
+        Life::Memfd | Life::Anonymous | Life::Unlinked | Life::Nameless => return Decision::new(Keep::Contents, true),
+        Life::Device => return Decision::new(Keep::AsItIs, false),
+        Life::Named | Life::Elsewhere => {}
+    }
+    match policy_of(files, path) {
+        FilePolicy::Content => return Decision::new(Keep::Contents, true),
+        FilePolicy::Truncate => return Decision::new(Keep::Length, false),
+        FilePolicy::Verify => return Decision::new(Keep::Unchanged, false),
+        FilePolicy::Ignore => return Decision::new(Keep::AsItIs, false),
+        FilePolicy::Auto => {}
+    }
+    let small = size <= files.limit;
+    let volatile = volatile(path, tmpfs);
+    let listed = uses.listed || files.always.iter().any(|top| path.starts_with(top));
+    if listed || (uses.shared && tmpfs) {
+        return Decision::new(Keep::Contents, true);
+    }
+    if uses.write {
+        let whole = small && (uses.overwrite || volatile);
+        return if whole { Decision::new(Keep::Contents, true) } else { Decision::new(Keep::Length, false) };
+    }
+    if uses.shared && !uses.read {
+        // Only mapped shared for reading: what somebody else writes there is meant to be seen.
+        return Decision::new(Keep::AsItIs, false);
+    }
+    let program = uses.program && !of_the_system(path) && size <= *program_room;
+    if program {
+        *program_room -= size;
+    }
+    Decision::new(Keep::Unchanged, program || (volatile && small))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(path: &str, size: u64, uses: Uses) -> (Keep, bool) {
+        let files = FileRequest {
+            always: vec!["/home/a/always".into()],
+            limit: 1000,
+            policies: vec![("/home/b".into(), FilePolicy::Ignore), ("/home/b/c".into(), FilePolicy::Content)],
+        };
+        let case = Case { life: Life::Named, path: Path::new(path), size, uses, tmpfs: path.starts_with("/dev/shm") };
+        let Decision { keep, contents } = decide(&case, &files, &mut 5000);
+        (keep, contents)
+    }
+
+    #[test]
+    fn the_policy_follows_use_size_and_place() {
+        let read = Uses { read: true, ..Uses::default() };
+        let append = Uses { write: true, ..Uses::default() };
+        let write = Uses { write: true, overwrite: true, ..Uses::default() };
+        let program = Uses { program: true, read: true, ..Uses::default() };
+        let shared = Uses { shared: true, ..Uses::default() };
+        assert_eq!(case("/home/a/x", 10, read), (Keep::Unchanged, false));
+        assert_eq!(case("/home/a/x", 10, write), (Keep::Contents, true));
+        assert_eq!(case("/home/a/x", 10, append), (Keep::Length, false));
+        assert_eq!(case("/tmp/x", 10, append), (Keep::Contents, true));
+        assert_eq!(case("/home/a/x", 1001, write), (Keep::Length, false));
+        assert_eq!(case("/home/a/x", 4000, program), (Keep::Unchanged, true));
+        assert_eq!(case("/home/a/x", 6000, program), (Keep::Unchanged, false));
+        assert_eq!(case("/usr/bin/x", 4000, program), (Keep::Unchanged, false));
+        assert_eq!(case("/home/a/x", 10, shared), (Keep::AsItIs, false));
+        assert_eq!(case("/dev/shm/x", 4000, shared), (Keep::Contents, true));
+        assert_eq!(case("/home/a/always/x", 4000, Uses::default()), (Keep::Contents, true));
+        assert_eq!(case("/home/b/x", 10, write), (Keep::AsItIs, false));
+        assert_eq!(case("/home/b/c/x", 4000, read), (Keep::Contents, true));
+    }
+}

@@ -1,0 +1,92 @@
+//! Descriptors opened with `O_PATH` on what is neither a file nor a directory: links, sockets, FIFOs, devices.
+//!
+//! Such a descriptor is a name for a place and nothing else. Captured: the path and the type of what lies there.
+
+use std::os::fd::OwnedFd;
+
+use hdcr_image::{Record, Tag};
+use rustix::fs::{FileType, Mode, OFlags};
+
+use super::contents::{self, Life};
+use super::{FileKind, FileView, regfile};
+use crate::capture::Capture;
+use crate::error::{Error, Owner, Result};
+use crate::model::{self, ObjectId};
+use crate::restore::Restore;
+use crate::survey::Survey;
+
+pub(crate) struct PathFd;
+
+/// What is kept of it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct PathFdRecord {
+    #[prost(bytes = "vec", tag = "1")]
+    path: Vec<u8>,
+    /// The type bits of the mode.
+    #[prost(uint32, tag = "2")]
+    kind: u32,
+    #[prost(uint32, tag = "3")]
+    flags: u32,
+}
+
+impl Record for PathFdRecord {
+    const TAG: Tag = Tag(0x0219);
+    const VERSION: u16 = 1;
+    model::prost_record!();
+}
+
+const TYPE: u32 = 0o170_000;
+
+impl FileKind for PathFd {
+    type Record = PathFdRecord;
+
+    fn claims(view: &FileView) -> bool {
+        let path_only = regfile::flags_of(view) & OFlags::PATH.bits() != 0;
+        let other = !matches!(FileType::from_raw_mode(view.stat.st_mode), FileType::RegularFile | FileType::Directory);
+        path_only && other && view.starts_with("/")
+    }
+
+    fn survey(survey: &mut Survey<'_>, view: &FileView) -> Result<()> {
+        // `stat` of a link of /proc that leads to a symbolic link follows no further, so the identity is that of the link.
+        if matches!(contents::life_of(&view.link, &view.stat).0, Life::Unlinked | Life::Elsewhere) {
+            let cause = "what it leads to has been removed or renamed";
+            survey.refuse(view.refuse("path-gone", "O_PATH descriptor", cause, "close it before the checkpoint"));
+        }
+        Ok(())
+    }
+
+    fn capture(_cx: &mut Capture<'_>, view: &FileView, _file: &OwnedFd) -> Result<PathFdRecord> {
+        Ok(PathFdRecord { path: view.link.clone(), kind: view.stat.st_mode & TYPE, flags: regfile::flags_of(view) })
+    }
+
+    fn restore(cx: &mut Restore<'_>, _id: ObjectId, record: PathFdRecord) -> Result<OwnedFd> {
+        let path = cx.mapped(&contents::checked_path(&record.path)?);
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file =
+            rustix::fs::open(&path, flags, Mode::empty()).map_err(Error::system("opening a path", path.display()))?;
+        let stat = rustix::fs::fstat(&file).map_err(Error::system("looking at a path", path.display()))?;
+        if stat.st_mode & TYPE == record.kind {
+            return Ok(file);
+        }
+        let owner = Owner { path: Some(path), ..Owner::default() };
+        let refusal = regfile::refuse_path(
+            "file-replaced",
+            "O_PATH descriptor",
+            owner,
+            "another kind of file lies there",
+            "put it back",
+        );
+        Err(Error::refuse(refusal))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_record_comes_back_as_it_was() {
+        let record = PathFdRecord { path: b"/a".to_vec(), kind: 0o120_000, flags: OFlags::PATH.bits() };
+        assert_eq!(PathFdRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
+    }
+}

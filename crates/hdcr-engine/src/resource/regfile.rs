@@ -1,0 +1,170 @@
+//! Open regular files, memfds among them: access mode, flags and offset; the inode itself is in [`super::contents`].
+//!
+//! Captured: path, access mode, status flags, offset, `O_PATH`; whether the name is gone. Not captured: read-ahead state,
+//! error sequence counters. Needs: nothing; for files that this user may not open for reading, root.
+//! Refused: files of file systems that are windows into the kernel (see [`refused_fs`]), secret and huge memory files.
+
+use std::os::fd::OwnedFd;
+
+use hdcr_image::{Record, Tag};
+use rustix::fs::{FileType, OFlags, SeekFrom};
+
+use super::contents::{self, Met, Uses};
+use super::{FileKind, FileView, data, reopen};
+use crate::capture::Capture;
+use crate::error::{Error, Owner, Refusal, Result};
+use crate::model::{self, ObjectId};
+use crate::restore::Restore;
+use crate::survey::Survey;
+
+pub(crate) struct RegFile;
+
+/// What is kept of an open regular file.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct RegFileRecord {
+    /// The inode's object.
+    #[prost(uint64, tag = "1")]
+    inode: u64,
+    #[prost(uint64, tag = "2")]
+    offset: u64,
+    #[prost(uint32, tag = "3")]
+    flags: u32,
+}
+
+impl Record for RegFileRecord {
+    const TAG: Tag = Tag(0x0211);
+    const VERSION: u16 = 1;
+    model::prost_record!();
+}
+
+/// Access mode and flags that only `open(2)` can give.
+pub(crate) const AT_OPEN: u32 =
+    0o3 | OFlags::PATH.bits() | OFlags::DSYNC.bits() | OFlags::SYNC.bits() | OFlags::DIRECTORY.bits();
+
+/// The flags of an open file as a word.
+pub(crate) fn flags_of(view: &FileView) -> u32 {
+    model::low32(view.info.flags) & !OFlags::CLOEXEC.bits()
+}
+
+/// Whether it was opened for writing.
+fn writes(flags: u32) -> bool {
+    flags & OFlags::PATH.bits() == 0 && flags & 0o3 != 0
+}
+
+/// How an open file uses its inode.
+fn uses(flags: u32) -> Uses {
+    let path_only = flags & OFlags::PATH.bits() != 0;
+    let write = writes(flags);
+    let read = !path_only && matches!(flags & 0o3, 0 | 2);
+    Uses { write, overwrite: write && flags & OFlags::APPEND.bits() == 0, read, ..Uses::default() }
+}
+
+impl FileKind for RegFile {
+    type Record = RegFileRecord;
+
+    fn claims(view: &FileView) -> bool {
+        view.starts_with("/") && FileType::from_raw_mode(view.stat.st_mode) == FileType::RegularFile
+    }
+
+    fn survey(survey: &mut Survey<'_>, view: &FileView) -> Result<()> {
+        let door = crate::procfs::path(view.pid, &format!("fd/{}", view.fd));
+        if let Some((code, what)) = refused_fs(&door) {
+            survey.refuse(view.refuse(
+                code,
+                what,
+                "its state lies in the kernel, not in a file",
+                "close it before the checkpoint",
+            ));
+            return Ok(());
+        }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let must_read = writes(flags_of(view)) || view.stat.st_nlink == 0;
+        if must_read && let Err(error) = rustix::fs::open(&door, flags, rustix::fs::Mode::empty()) {
+            let cause = format!("its contents cannot be kept: this user may not open it for reading ({error})");
+            survey.refuse(view.refuse("file-unreadable", "regular file", &cause, "run hdcr as a user who may read it"));
+        }
+        Ok(())
+    }
+
+    fn capture(cx: &mut Capture<'_>, view: &FileView, file: &OwnedFd) -> Result<RegFileRecord> {
+        let flags = flags_of(view);
+        let stat = rustix::fs::fstat(file)
+            .map_err(Error::system("looking at an open file", model::path_of(&view.link).display()))?;
+        let owner = Owner { pid: Some(view.pid), fd: Some(view.fd), path: None };
+        let met = Met { link: &view.link, stat: &stat, door: Some(data::door(file)), owner };
+        let inode = contents::note(cx, &met, uses(flags));
+        Ok(RegFileRecord { inode: inode.0, offset: view.info.pos, flags })
+    }
+
+    fn restore(cx: &mut Restore<'_>, _id: ObjectId, record: RegFileRecord) -> Result<OwnedFd> {
+        let inode = ObjectId(record.inode);
+        let flags = OFlags::from_bits_retain(record.flags & AT_OPEN);
+        let opened = reopen::open(cx, inode)?;
+        let takes_it = opened.nameless
+            && record.flags & OFlags::TMPFILE.bits() == OFlags::TMPFILE.bits()
+            && record.flags & 0o3 == 2;
+        let file = if takes_it {
+            rustix::io::fcntl_dupfd_cloexec(&opened.base, 0)
+                .map_err(Error::system("opening a file without a name", inode))?
+        } else {
+            reopen::open_anew(cx, inode, flags)?
+        };
+        if record.offset != 0 && !flags.contains(OFlags::PATH) {
+            rustix::fs::seek(&file, SeekFrom::Start(record.offset))
+                .map_err(Error::system("setting a file's offset", inode))?;
+        }
+        Ok(file)
+    }
+}
+
+/// Code and name of a kind of file system whose files are not data, by its magic number (`<linux/magic.h>`).
+pub(crate) fn refused_fs(path: &std::path::Path) -> Option<(&'static str, &'static str)> {
+    let magic = rustix::fs::statfs(path).map(|fs| data::magic(&fs)).ok()?;
+    let name = match magic {
+        0x9584_58f6 => return Some(("huge-page-file", "file of huge pages")),
+        0x5345_434d => return Some(("secret-memory", "memory of memfd_secret")),
+        0x1980_0202 => return Some(("message-queue", "POSIX message queue")),
+        0x9fa0 => "file of proc outside of /proc",
+        0x6265_6572 => "file of sysfs outside of /sys",
+        0x6462_6720 => "file of debugfs",
+        0x7472_6163 => "file of tracefs",
+        0x7363_6673 => "file of securityfs",
+        0x6265_6570 => "file of configfs",
+        0xcafe_4a11 => "file of bpf",
+        0xde5e_81e4 => "file of efivarfs",
+        0x6165_676c => "file of pstore",
+        0x4249_4e4d => "file of binfmt_misc",
+        0x6573_5543 => "file of fusectl",
+        0xf97c_ff8c => "file of selinuxfs",
+        0x6e73_6673 => "namespace",
+        0x5049_4446 => "process descriptor",
+        0x0904_1934 => "anonymous inode",
+        _ => return None,
+    };
+    Some(("pseudo-file", name))
+}
+
+/// A refusal for a mapping or a program rather than a descriptor.
+pub(crate) fn refuse_path(code: &'static str, object: &str, owner: Owner, cause: &str, remedy: &str) -> Refusal {
+    Refusal { code, object: object.to_owned(), owner, cause: cause.to_owned(), remedy: remedy.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_record_comes_back_as_it_was() {
+        let record = RegFileRecord { inode: 3, offset: 1 << 40, flags: 0o102_001 };
+        assert_eq!(RegFileRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
+    }
+
+    #[test]
+    fn flags_tell_the_use() {
+        let append = uses(0o1 | OFlags::APPEND.bits());
+        assert!(append.write && !append.overwrite && !append.read);
+        assert!(uses(0o2).overwrite && uses(0o2).read);
+        assert_eq!(uses(OFlags::PATH.bits()), Uses::default());
+        assert!(uses(0).read && !uses(0).write);
+    }
+}

@@ -1,0 +1,451 @@
+//! The inodes of an image, found or made again: the way back of [`super::contents`].
+//!
+//! Each is opened once; open files and mappings then open it anew through `/proc/self/fd`, which cannot lead to another
+//! inode, whatever happens to its name meanwhile. Contents of files that have a name are not touched here: that is
+//! planned in [`crate::rollback`] and done last.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::contents::{self, InodeRecord, Keep, LISTED, Life, ListedRecord, ParentDirectory};
+use super::{data, shmem};
+use crate::error::{Error, Owner, Refusal, Result};
+use crate::model::{self, ObjectId};
+use crate::restore::Restore;
+use crate::rollback::{Action, Changed};
+
+/// An inode that has been found or made.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// Leads to it: opened with `O_PATH`, or for reading and writing when it was made here.
+    pub(crate) base: OwnedFd,
+    /// Opened by `O_TMPFILE`, so that the first open file takes this very description.
+    pub(crate) nameless: bool,
+    read: Option<OwnedFd>,
+    write: Option<OwnedFd>,
+}
+
+/// All of a restore.
+pub(crate) type OpenedInodes = BTreeMap<ObjectId, Opened>;
+
+impl Opened {
+    pub(crate) fn new(base: OwnedFd) -> Self {
+        Self { base, nameless: false, read: None, write: None }
+    }
+}
+
+/// Finds or makes the inode with an id, once.
+pub(crate) fn open<'a>(cx: &'a mut Restore<'_>, id: ObjectId) -> Result<&'a Opened> {
+    if !cx.inodes.contains_key(&id) {
+        let record = cx.record::<InodeRecord>(id)?;
+        let opened = make(cx, id, &record)?;
+        cx.inodes.insert(id, opened);
+    }
+    cx.inodes.get(&id).ok_or_else(|| Error::Unsound(format!("{id} is no inode")))
+}
+
+/// Opens an inode anew.
+pub(crate) fn open_anew(cx: &mut Restore<'_>, id: ObjectId, flags: OFlags) -> Result<OwnedFd> {
+    let door = data::door(&open(cx, id)?.base);
+    rustix::fs::open(&door, flags | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()).map_err(|error| {
+        let name = cx.record::<InodeRecord>(id).map_or_else(|_| door, |record| model::path_of(&record.path));
+        Error::system("opening a file again", name.display())(error)
+    })
+}
+
+/// A descriptor for mappings of an inode; it stays ours.
+pub(crate) fn service(cx: &mut Restore<'_>, id: ObjectId, write: bool) -> Result<RawFd> {
+    let slot =
+        |opened: &Opened| if write { opened.write.as_ref() } else { opened.read.as_ref() }.map(AsRawFd::as_raw_fd);
+    if let Some(ready) = slot(open(cx, id)?) {
+        return Ok(ready);
+    }
+    let file = open_anew(cx, id, if write { OFlags::RDWR } else { OFlags::RDONLY })?;
+    let file = cx.lift(file)?;
+    let number = file.as_raw_fd();
+    if let Some(opened) = cx.inodes.get_mut(&id) {
+        if write {
+            opened.write = Some(file);
+        } else {
+            opened.read = Some(file);
+        }
+    }
+    Ok(number)
+}
+
+/// Finds or makes the files that the user named, and moves aside what has come into the directories that were named.
+pub(crate) fn listed(cx: &mut Restore<'_>) -> Result<()> {
+    if !cx.has::<ListedRecord>(LISTED) {
+        return Ok(());
+    }
+    let list = cx.record::<ListedRecord>(LISTED)?;
+    for id in &list.ids {
+        open(cx, ObjectId(*id))?;
+    }
+    for directory in &list.directories {
+        let path = cx.mapped(&contents::checked_path(&directory.path)?);
+        if !path.is_dir() {
+            continue;
+        }
+        for name in data::names(&path)? {
+            let newer = path.join(std::ffi::OsStr::from_bytes(&name));
+            let file = newer.symlink_metadata().is_ok_and(|there| there.is_file());
+            if file && !directory.names.contains(&name) && !data::ours(&name) {
+                let to = data::beside(&newer, "newer", cx.plan.number());
+                cx.plan.add(Action::Aside { path: newer, to });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The enumerations of a record, checked.
+pub(crate) fn kind_of(record: &InodeRecord) -> Result<(Life, Keep)> {
+    let known = Life::try_from(record.life).ok().zip(Keep::try_from(record.keep).ok());
+    known.ok_or_else(|| Error::Unsound(format!("{}: unknown kind of file", model::path_of(&record.path).display())))
+}
+
+fn make(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Opened> {
+    match kind_of(record)?.0 {
+        Life::Memfd => shmem::make_memfd(cx, id, record),
+        Life::Anonymous => shmem::make_anonymous(cx, id, record),
+        Life::Unlinked => without_name(cx, id, record),
+        Life::Nameless => nameless(cx, id, record),
+        Life::Elsewhere => match by_handle(record) {
+            Some(file) => existing(cx, id, record, &record.checked_path()?, file),
+            None if record.contents => without_name(cx, id, record),
+            None => Err(refuse(
+                record,
+                "file-missing",
+                "it had another name that is not known, and is gone",
+                "keep it with --files",
+            )),
+        },
+        Life::Named => named(cx, id, record),
+        Life::Device => device(cx, record),
+    }
+}
+
+fn refuse(record: &InodeRecord, code: &'static str, cause: &str, remedy: &str) -> Error {
+    Error::refuse(Refusal {
+        code,
+        object: "file".to_owned(),
+        owner: Owner { path: Some(model::path_of(&record.path)), ..Owner::default() },
+        cause: cause.to_owned(),
+        remedy: remedy.to_owned(),
+    })
+}
+
+/// Opens a path without following a link at its end and without a permission on the file itself.
+pub(crate) fn look(path: &Path) -> std::result::Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn stat_of(file: &OwnedFd, path: &Path) -> Result<Stat> {
+    rustix::fs::fstat(file).map_err(Error::system("looking at a file", path.display()))
+}
+
+fn device(cx: &mut Restore<'_>, record: &InodeRecord) -> Result<Opened> {
+    let path = cx.mapped(&record.checked_path()?);
+    let file = look(&path).map_err(Error::system("opening a device", path.display()))?;
+    let stat = stat_of(&file, &path)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == record.rdev {
+        return Ok(Opened::new(file));
+    }
+    Err(refuse(record, "device-replaced", "another device lies at its path", "make the device node again"))
+}
+
+/// The inode by its handle, if it still exists under some name.
+fn by_handle(record: &InodeRecord) -> Option<OwnedFd> {
+    if record.handle.is_empty() {
+        return None;
+    }
+    let path = record.checked_path().ok()?;
+    let mount = path.ancestors().skip(1).find_map(|directory| {
+        rustix::fs::open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
+    })?;
+    let handle = hdcr_sys::handle::Handle { kind: record.handle_type, bytes: record.handle.clone() };
+    let flags = i32::try_from((OFlags::PATH | OFlags::NOFOLLOW).bits()).ok()?;
+    let file = hdcr_sys::handle::open(&mount, &handle, flags).ok()?;
+    let stat = rustix::fs::fstat(&file).ok()?;
+    let ours = stat.st_ino == record.inode
+        && stat.st_nlink > 0
+        && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    ours.then_some(file)
+}
+
+fn named(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Opened> {
+    let path = cx.mapped(&record.checked_path()?);
+    match look(&path) {
+        Ok(file) => existing(cx, id, record, &path, file),
+        Err(Errno::NOENT | Errno::NOTDIR) => missing(cx, id, record, &path),
+        Err(error) => Err(Error::system("opening a file", path.display())(error)),
+    }
+}
+
+/// What is to be done with a file that is there.
+enum Verdict {
+    Use,
+    Contents,
+    Cut,
+    Refuse(&'static str, &'static str, &'static str),
+}
+
+fn existing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path, file: OwnedFd) -> Result<Opened> {
+    let stat = stat_of(&file, path)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(refuse(
+            record,
+            "file-replaced",
+            "something that is no regular file lies at its path",
+            "move it away",
+        ));
+    }
+    let writer = |file: &OwnedFd| {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        rustix::fs::open(data::door(file), flags, Mode::empty())
+            .map_err(Error::system("opening a file to roll it back", path.display()))
+    };
+    let changed = Changed { seconds: record.mtime, nanoseconds: record.mtime_ns };
+    match judge(record, &file, &stat, path)? {
+        Verdict::Use => {}
+        Verdict::Contents => {
+            let action =
+                Action::Contents { path: path.to_owned(), file: writer(&file)?, id, size: record.size, changed };
+            cx.plan.add(action);
+        }
+        Verdict::Cut => {
+            cx.plan.add(Action::Cut { path: path.to_owned(), file: writer(&file)?, size: record.size, changed });
+        }
+        Verdict::Refuse(code, cause, remedy) => {
+            return instead(cx, id, record, path).unwrap_or_else(|| Err(refuse(record, code, cause, remedy)));
+        }
+    }
+    Ok(Opened::new(file))
+}
+
+/// What does when the file at the path is another one: the old inode under its new name, or a private copy.
+fn instead(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path) -> Option<Result<Opened>> {
+    if let Some(file) = by_handle(record)
+        && let Ok(stat) = rustix::fs::fstat(&file)
+    {
+        match judge(record, &file, &stat, path) {
+            Ok(Verdict::Use) => return Some(Ok(Opened::new(file))),
+            Ok(Verdict::Cut) => {
+                let flags = OFlags::RDWR | OFlags::CLOEXEC;
+                let writer = rustix::fs::open(data::door(&file), flags, Mode::empty()).ok()?;
+                let name = std::fs::read_link(data::door(&file)).ok()?;
+                let changed = Changed { seconds: record.mtime, nanoseconds: record.mtime_ns };
+                cx.plan.add(Action::Cut { path: name, file: writer, size: record.size, changed });
+                return Some(Ok(Opened::new(file)));
+            }
+            Ok(Verdict::Contents | Verdict::Refuse(..)) | Err(_) => {}
+        }
+    }
+    (record.contents && (record.stand_in || record.volatile)).then(|| stand_in(cx, id, record))
+}
+
+fn unchanged(record: &InodeRecord, stat: &Stat) -> bool {
+    let times = (stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
+    let before = (record.mtime, record.mtime_ns.into(), record.ctime, record.ctime_ns.into());
+    stat.st_ino == record.inode
+        && stat.st_dev == record.device
+        && stat.st_size.cast_unsigned() == record.size
+        && times == before
+}
+
+fn judge(record: &InodeRecord, file: &OwnedFd, stat: &Stat, path: &Path) -> Result<Verdict> {
+    const KEEP: &str = "keep its contents with --files, or set its policy to ignore";
+    let size = stat.st_size.cast_unsigned();
+    match kind_of(record)?.1 {
+        Keep::Contents if !record.mapped && unchanged(record, stat) => Ok(Verdict::Use),
+        Keep::Contents => Ok(Verdict::Contents),
+        Keep::Length if size < record.size => {
+            Ok(Verdict::Refuse("file-shorter", "it is shorter than at the checkpoint", KEEP))
+        }
+        Keep::Length if !digest_fits(record, file, path)? => {
+            Ok(Verdict::Refuse("file-replaced", "it does not begin as it did at the checkpoint", KEEP))
+        }
+        Keep::Length if size > record.size => Ok(Verdict::Cut),
+        Keep::Length | Keep::AsItIs => Ok(Verdict::Use),
+        Keep::Unchanged => {
+            let (mtime, nanoseconds) = (record.mtime, u64::from(record.mtime_ns));
+            let dated = size == record.size && (stat.st_mtime, stat.st_mtime_nsec) == (mtime, nanoseconds);
+            // A sample is enough to know the beginning of a file that has grown and the build of a program.
+            let enough = !record.sampled || size > record.size || record.stand_in;
+            if dated || (enough && size >= record.size && digest_fits(record, file, path)?) {
+                return Ok(Verdict::Use);
+            }
+            Ok(Verdict::Refuse("file-changed", "it has changed since the checkpoint, and the tree only reads it", KEEP))
+        }
+    }
+}
+
+fn digest_fits(record: &InodeRecord, file: &OwnedFd, path: &Path) -> Result<bool> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let reader = rustix::fs::open(data::door(file), flags, Mode::empty());
+    let reader = reader.map_err(Error::system("reading a file to verify it", path.display()))?;
+    let now = if record.sampled {
+        data::sample(&reader, record.size, path)?
+    } else {
+        data::digest(&reader, record.size, path)?
+    };
+    Ok(now == record.digest)
+}
+
+fn missing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path) -> Result<Opened> {
+    let (_, keep) = kind_of(record)?;
+    if record.contents && (keep == Keep::Contents || record.volatile) {
+        return create(cx, id, record, path);
+    }
+    let found = instead(cx, id, record, path);
+    found.unwrap_or_else(|| {
+        Err(refuse(
+            record,
+            "file-missing",
+            "it is gone, and the image does not hold its contents",
+            "put it back, or keep it with --files",
+        ))
+    })
+}
+
+/// Makes a file that is gone: complete under a name of ours, which it keeps until the end of the restore.
+fn create(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path) -> Result<Opened> {
+    make_parents(cx, record, path)?;
+    let (from, file) = create_beside(cx, path, "new")?;
+    dress(cx, &file, id, record, &from)?;
+    let stat = stat_of(&file, &from)?;
+    cx.plan.add(Action::Place { path: path.to_owned(), from, device: stat.st_dev, inode: stat.st_ino });
+    Ok(Opened::new(file))
+}
+
+fn make_parents(cx: &mut Restore<'_>, record: &InodeRecord, path: &Path) -> Result<()> {
+    let mut ancestors: Vec<&Path> = path.ancestors().skip(1).collect();
+    ancestors.reverse();
+    let facts = record.parents.iter().cloned().map(Some).chain(std::iter::repeat(None));
+    for (directory, facts) in ancestors.into_iter().zip(facts) {
+        if directory.exists() {
+            continue;
+        }
+        let facts = facts.unwrap_or(ParentDirectory { mode: 0o755, uid: record.uid, gid: record.gid });
+        cx.plan.make_directory(directory, facts.mode)?;
+        let open = rustix::fs::open(
+            directory,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        let open = open.map_err(Error::system("making a directory", directory.display()))?;
+        own(&open, facts.uid, facts.gid, facts.mode, directory)?;
+    }
+    Ok(())
+}
+
+/// Gives an owner and a mode; a user who may not give files away keeps them.
+pub(crate) fn own(file: &OwnedFd, uid: u32, gid: u32, mode: u32, path: &Path) -> Result<()> {
+    let now = stat_of(file, path)?;
+    if (now.st_uid, now.st_gid) != (uid, gid) {
+        let (owner, group) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        match rustix::fs::fchown(file, Some(owner), Some(group)) {
+            Ok(()) | Err(Errno::PERM) => {}
+            Err(error) => return Err(Error::system("giving a file its owner", path.display())(error)),
+        }
+    }
+    rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o7777))
+        .map_err(Error::system("giving a file its mode", path.display()))
+}
+
+/// A new file of ours beside a path, with a name that is not taken.
+fn create_beside(cx: &mut Restore<'_>, path: &Path, word: &str) -> Result<(PathBuf, OwnedFd)> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    for _ in 0..1000 {
+        let place = data::beside(path, word, cx.plan.number());
+        if place.symlink_metadata().is_ok() {
+            continue;
+        }
+        cx.plan.will_make(&place, None)?;
+        match rustix::fs::open(&place, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => return Ok((place, file)),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(Error::system("making a file", place.display())(error)),
+        }
+    }
+    Err(Error::system("making a file", path.display())(Errno::EXIST))
+}
+
+/// Gives a new file contents, owner, mode and time.
+fn dress(cx: &Restore<'_>, file: &OwnedFd, id: ObjectId, record: &InodeRecord, path: &Path) -> Result<()> {
+    data::fill(file, cx.contents, id, record.size, path)?;
+    own(file, record.uid, record.gid, record.mode, path)?;
+    crate::rollback::set_time(file, Changed { seconds: record.mtime, nanoseconds: record.mtime_ns }, path)
+}
+
+/// The directory nearest to the one in which a file lay.
+pub(crate) fn nearest_directory(path: &Path) -> PathBuf {
+    let found = path.ancestors().skip(1).find(|directory| directory.is_dir());
+    found.unwrap_or(Path::new("/")).to_owned()
+}
+
+/// Makes a file without a name that had one: in its directory and under its name when that is free, so that links of
+/// `/proc` show what they did.
+fn without_name(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Opened> {
+    let path = cx.mapped(&record.checked_path()?);
+    let place = nearest_directory(&path).join(path.file_name().unwrap_or_default());
+    let (from, file) = match create_beside(cx, &place, "copy") {
+        Ok(made) => made,
+        Err(Error::System { .. }) if record.stand_in => return in_memory(cx, id, record),
+        Err(error) => return Err(error),
+    };
+    let stat = stat_of(&file, &from)?;
+    cx.plan.will_make(&place, Some(&stat))?;
+    let name =
+        rustix::fs::renameat_with(rustix::fs::CWD, &from, rustix::fs::CWD, &place, rustix::fs::RenameFlags::NOREPLACE)
+            .map_or(&from, |()| &place);
+    rustix::fs::unlink(name).map_err(Error::system("removing the name of a file", name.display()))?;
+    dress(cx, &file, id, record, &path)?;
+    Ok(Opened::new(reopenable(file, record, &path)?))
+}
+
+/// A program cannot be executed or mapped for execution through a descriptor that may write; it is opened anew.
+fn reopenable(file: OwnedFd, record: &InodeRecord, path: &Path) -> Result<OwnedFd> {
+    if !record.stand_in {
+        return Ok(file);
+    }
+    rustix::fs::open(data::door(&file), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(Error::system("opening a file", path.display()))
+}
+
+fn nameless(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Opened> {
+    let path = cx.mapped(&record.checked_path()?);
+    let directory = nearest_directory(&path);
+    match rustix::fs::open(&directory, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => {
+            dress(cx, &file, id, record, &path)?;
+            Ok(Opened { nameless: true, ..Opened::new(file) })
+        }
+        Err(_) => without_name(cx, id, record),
+    }
+}
+
+/// A private copy of the old contents of a program or library that has changed.
+pub(crate) fn stand_in(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Opened> {
+    tracing::warn!(path = %model::path_of(&record.path).display(), "the file has changed since the checkpoint; its old contents come from the image");
+    let mode = if record.stand_in { record.mode | 0o500 } else { record.mode };
+    without_name(cx, id, &InodeRecord { mode, ..record.clone() })
+}
+
+fn in_memory(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Opened> {
+    let name = record.name();
+    let short = std::ffi::OsStr::from_bytes(name.get(..name.len().min(200)).unwrap_or_default());
+    let file = rustix::fs::memfd_create(short, MemfdFlags::CLOEXEC)
+        .map_err(Error::system("making a private copy", Path::new(short).display()))?;
+    dress(cx, &file, id, record, Path::new(short))?;
+    Ok(Opened::new(reopenable(file, record, Path::new(short))?))
+}
+
+#[cfg(test)]
+mod tests;

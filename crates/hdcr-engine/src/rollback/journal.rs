@@ -1,0 +1,188 @@
+//! The journal of a roll-back: what has to be undone when it does not come to its end, written before it is done.
+//!
+//! A file of framed entries that only grows; a torn tail is an entry that was never acted upon. It is locked while its
+//! restore lives, so that the next restore can tell a dead one from one at work.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+use rustix::fs::FlockOperation;
+
+use crate::error::{Error, Owner, Refusal, Result};
+
+/// What is to be undone.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, prost::Enumeration)]
+#[repr(i32)]
+pub(crate) enum Undo {
+    /// Nothing: an entry of another version.
+    Nothing = 0,
+    /// Remove a file of ours.
+    Remove = 1,
+    /// Write the kept copy back.
+    WriteBack = 2,
+    /// Remove a directory of ours.
+    RemoveDirectory = 3,
+    /// Move a file back to where it was.
+    MoveBack = 4,
+}
+
+/// An entry.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Entry {
+    #[prost(enumeration = "Undo", tag = "1")]
+    pub(crate) undo: i32,
+    /// The file.
+    #[prost(bytes = "vec", tag = "2")]
+    pub(crate) path: Vec<u8>,
+    /// Where it was moved.
+    #[prost(bytes = "vec", tag = "3")]
+    pub(crate) moved: Vec<u8>,
+    /// Its identity; an inode of 0: whatever has this name, as only we give such names.
+    #[prost(uint64, tag = "4")]
+    pub(crate) device: u64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) inode: u64,
+    /// Its length and time before.
+    #[prost(uint64, tag = "6")]
+    pub(crate) size: u64,
+    #[prost(int64, tag = "7")]
+    pub(crate) mtime: i64,
+    #[prost(uint32, tag = "8")]
+    pub(crate) mtime_ns: u32,
+    /// Number of the copy that holds its bytes from `from` on.
+    #[prost(uint64, tag = "9")]
+    pub(crate) copy: u64,
+    #[prost(uint64, tag = "10")]
+    pub(crate) from: u64,
+}
+
+const NAME: &str = "rollback.journal";
+const DIGEST: usize = 32;
+
+/// An open and locked journal.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    directory: PathBuf,
+    file: File,
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    Error::system(operation, path.display())
+}
+
+impl Journal {
+    /// Opens and locks the journal of a directory; also the entries of a roll-back that died there.
+    pub(crate) fn open(directory: &Path) -> Result<(Self, Vec<Entry>)> {
+        std::fs::create_dir_all(directory).map_err(failed("making the journal's directory", directory))?;
+        let path = directory.join(NAME);
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true).mode(0o600);
+        let mut file = options.open(&path).map_err(failed("opening the journal", &path))?;
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(Error::refuse(busy(&path)));
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(failed("reading the journal", &path))?;
+        Ok((Self { directory: directory.to_owned(), file }, parse(&bytes)))
+    }
+
+    /// Adds an entry. It is safe against the death of this process at once, against a power cut after [`Journal::sync`].
+    pub(crate) fn add(&mut self, entry: &Entry) -> Result<()> {
+        let body = entry.encode_to_vec();
+        let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes();
+        let frame = [&length[..], &body, blake3::hash(&body).as_bytes()].concat();
+        self.file.write_all(&frame).map_err(failed("writing the journal", &self.directory))
+    }
+
+    /// Makes it durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(failed("writing the journal", &self.directory))?;
+        let directory =
+            File::open(&self.directory).map_err(failed("opening the journal's directory", &self.directory))?;
+        directory.sync_all().map_err(failed("writing the journal's directory", &self.directory))
+    }
+
+    /// Where a copy lies.
+    pub(crate) fn copy(&self, number: u64) -> PathBuf {
+        self.directory.join(format!("rollback.{number}"))
+    }
+
+    /// Forgets all: from here on nothing is undone any more.
+    pub(crate) fn clear(&mut self, copies: u64) -> Result<()> {
+        self.file.set_len(0).map_err(failed("ending the journal", &self.directory))?;
+        self.sync()?;
+        for number in 1..=copies {
+            match std::fs::remove_file(self.copy(number)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(failed("removing a kept copy", &self.copy(number))(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        let path = self.directory.join(NAME);
+        std::fs::remove_file(&path).map_err(failed("removing the journal", &path))
+    }
+}
+
+/// The entries up to the first that is torn.
+fn parse(bytes: &[u8]) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut rest = bytes;
+    while let Some((entry, tail)) = parse_one(rest) {
+        entries.push(entry);
+        rest = tail;
+    }
+    entries
+}
+
+fn parse_one(bytes: &[u8]) -> Option<(Entry, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+    let (body, rest) = rest.split_at_checked(length)?;
+    let (digest, rest) = rest.split_at_checked(DIGEST)?;
+    if blake3::hash(body).as_bytes() != digest {
+        return None;
+    }
+    Some((Entry::decode(body).ok()?, rest))
+}
+
+fn busy(path: &Path) -> Refusal {
+    Refusal {
+        code: "rollback-in-progress",
+        object: "journal of a roll-back".to_owned(),
+        owner: Owner { path: Some(path.to_owned()), ..Owner::default() },
+        cause: "another restore is at work on these files".to_owned(),
+        remedy: "wait for its end or end it".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_survive_a_torn_tail_and_odd_bytes_do_not_panic() {
+        let directory = tempfile::tempdir().unwrap();
+        let entry =
+            |path: &[u8]| Entry { undo: Undo::Remove.into(), path: path.to_vec(), inode: 5, ..Entry::default() };
+        let (mut journal, old) = Journal::open(directory.path()).unwrap();
+        assert_eq!(old, []);
+        journal.add(&entry(b"/a")).unwrap();
+        journal.add(&entry(b"/b")).unwrap();
+        assert!(Journal::open(directory.path()).is_err(), "locked");
+        drop(journal);
+        let path = directory.path().join(NAME);
+        let bytes = std::fs::read(&path).unwrap();
+        for cut in 0..bytes.len() {
+            assert_eq!(parse(&bytes[..cut]).len(), usize::from(cut >= bytes.len() / 2), "{cut}");
+        }
+        assert_eq!(parse(&[0xff; 40]), []);
+        let (mut journal, old) = Journal::open(directory.path()).unwrap();
+        assert_eq!(old, [entry(b"/a"), entry(b"/b")]);
+        journal.clear(3).unwrap();
+        assert!(!path.exists());
+    }
+}
