@@ -119,7 +119,7 @@ pub(super) fn no_sleeping_tests(sources: &[Source]) -> Vec<String> {
         let mut in_tests = source.path.contains("/tests/");
         for (number, line) in source.text.lines().enumerate() {
             in_tests |= line.starts_with("#[cfg(test)]");
-            if in_tests && line.contains("sleep(") {
+            if in_tests && (line.contains("::sleep(") || line.contains(" sleep(")) {
                 complaints.push(format!("{}:{}: a test sleeps", source.path, number + 1));
             }
         }
@@ -229,7 +229,7 @@ mod tests {
         check(
             no_sleeping_tests,
             "a/tests/b.rs",
-            "sleep(x)",
+            "thread::sleep(x)",
             &["a/tests/b.rs:1: a test sleeps"],
         );
     }
