@@ -96,10 +96,23 @@ fn status_of(pid: Pid, tid: Tid) -> Result<Status> {
     Ok(status)
 }
 
-/// The first signal that means nothing to any thread of the process.
-fn choose_signal(status: &Status, blocked: u64, tid: Tid) -> Result<Signal> {
-    const SILENT: [i32; 3] = [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD];
-    let open = |n: &i32| blocked & bit(*n) == 0;
+/// Signals that are ignored by default.
+const SILENT: [i32; 3] = [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD];
+
+/// What is pending to some thread; asked only where it matters, else everything.
+fn pending_to(pid: Pid, threads: &[Tid], blocked: u64) -> u64 {
+    if SILENT.iter().any(|signal| blocked & bit(*signal) == 0) {
+        return u64::MAX;
+    }
+    let one = |tid: &Tid| tasks::status(pid, *tid).map_or(u64::MAX, |status| status.pending);
+    threads.iter().fold(0, |all, tid| all | one(tid))
+}
+
+/// The first signal that means nothing to any thread of the process. `blocked` is what some thread blocks, `pending` what is
+/// pending to some thread: one that all block will do as well, as it is let through in a stub alone, but then nothing of the
+/// program's own must be waiting behind it.
+fn choose_signal(status: &Status, blocked: u64, pending: u64, tid: Tid) -> Result<Signal> {
+    let open = |n: &i32| blocked & pending & bit(*n) == 0;
     let uncaught = |n: &i32| status.caught & bit(*n) == 0;
     // SIGCONT would end a group stop.
     let ignored = (1..=64).filter(|n| status.ignored & bit(*n) != 0 && *n != libc::SIGCONT);
@@ -134,7 +147,7 @@ impl Visit {
         let status = status_of(runner.pid, tid)?;
         let masks = threads.iter().filter_map(|tid| tracees.get(tid));
         let blocked = masks.fold(0, |all, tracee| all | tracee.own.mask);
-        let signal = choose_signal(&status, blocked, tid)?;
+        let signal = choose_signal(&status, blocked, pending_to(runner.pid, threads, blocked), tid)?;
         let Some(tail) = premises.tail else {
             return Err(unsupported(tid, "a task whose vdso has no room"));
         };
