@@ -84,6 +84,8 @@ static void check(int round)
 	CHECK(rest <= 3600000 && rest > 3500000, "processor time: %ld ms", rest);
 	rest = left(absolute, &every);
 	CHECK(rest <= 3600000 && rest > 3500000, "absolute: %ld ms", rest);
+	/* How many expiries the pending signal had missed before a checkpoint is not to be seen: they are counted anew. */
+	zoo_nap(150);
 	siginfo_t info = take(SIGRTMIN + 4);
 	EQ(info.si_value.sival_int, 99);
 	EQ(info.si_timerid, (int)(long)fast);
