@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use hdcr_image::hdcr_layout::{Registers, TaskState};
-use hdcr_sys::owner;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 
@@ -24,7 +23,7 @@ use crate::regs::Regs;
 use crate::resource::backing;
 use crate::restore::{Contents, Options, Restore, THREAD_FLAGS, TaskBatch};
 use crate::rollback::Plan;
-use crate::stored::Model;
+use crate::stored::{self, Model};
 use crate::task::{self, STAGES, Stage};
 use crate::tree::{StoredProcess, ThreadRecord};
 
@@ -86,16 +85,28 @@ pub(crate) fn common(id: ObjectId, file: &OwnedFd, record: &OpenFileRecord) -> R
     let current = fcntl(file, FcntlArg::F_GETFL).map_err(Error::system("reading status flags", id))?;
     let wanted = OFlag::from_bits_truncate(i32::try_from(record.flags & 0x7fff_ffff).unwrap_or(0)) & settable;
     let other = OFlag::from_bits_truncate(current) & !settable;
-    if record.owner_pid != 0 || record.signal != 0 {
-        let owner = owner::Owner { kind: record.owner_kind, pid: record.owner_pid };
-        // The owner may be a process of the tree that does not exist yet; it is set again when it does.
-        match owner::set(file, owner, record.signal) {
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-            other => other.map_err(Error::system("setting the owner", id))?,
-        }
-    }
     if OFlag::from_bits_truncate(current) & settable != wanted {
         fcntl(file, FcntlArg::F_SETFL(other | wanted)).map_err(Error::system("setting status flags", id))?;
+    }
+    Ok(())
+}
+
+/// Who is told about open files: put in by a holder, when all that can be told exist and it has its own credentials.
+pub(crate) fn owners(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
+    const F_SETSIG: i32 = 10;
+    const F_SETOWN_EX: i32 = 15;
+    for id in stored::ids(&model.frames, <OpenFileRecord as hdcr_image::Record>::TAG) {
+        let record: OpenFileRecord = cx.record(id)?;
+        let Some((pid, fd)) = cx.holders.get(&id).and_then(|holders| holders.first()).copied() else { continue };
+        let holder = model.processes.iter().find(|process| process.pid == pid);
+        let Some(holder) = holder.filter(|_| record.owner_pid != 0 || record.signal != 0) else { continue };
+        let batch = cx.batch(Stage::Last, holder.speaker());
+        let owner = batch.room(8);
+        batch.put(owner, &record.owner_kind.to_le_bytes());
+        batch.put(owner + 4, &record.owner_pid.to_le_bytes());
+        // Whom it named may be gone, here as there: nobody is told then.
+        batch.try_call("setting the owner of a file", libc::SYS_fcntl, &[Arg::from(fd), Arg::from(F_SETOWN_EX), Arg::Data(owner)]);
+        batch.call("setting the signal of a file", libc::SYS_fcntl, &[Arg::from(fd), Arg::from(F_SETSIG), Arg::from(record.signal)]);
     }
     Ok(())
 }
@@ -201,6 +212,7 @@ impl<'a> Works<'a> {
     pub(crate) fn step(&mut self, cx: &Restore<'_>, step: &Step) -> Result<()> {
         match step {
             Step::Birth { pid, maker, exit_signal } => self.birth(*pid, *maker, *exit_signal),
+            Step::Orphan { pid, member, parent } => self.orphan(*pid, *member, *parent),
             Step::StandIn { pid, maker } => self.make(*pid, *maker, libc::SIGCHLD),
             Step::Session(pid) => self.session(cx, *pid),
             Step::Group(pid, group) => {
@@ -231,6 +243,11 @@ impl<'a> Works<'a> {
 
     fn birth(&mut self, pid: Pid, maker: Maker, exit_signal: i32) -> Result<()> {
         self.make(pid, maker, exit_signal)?;
+        self.threads(pid)
+    }
+
+    /// Makes the other threads of a process.
+    fn threads(&mut self, pid: Pid) -> Result<()> {
         let Some(process) = self.model.processes.iter().find(|process| process.pid == pid) else { return Ok(()) };
         let others = process.threads.iter().filter(|(tid, _)| *tid != pid.leader());
         let births: Vec<Birth> = others.map(|(tid, _)| thread_of(pid, *tid)).collect();
@@ -238,6 +255,26 @@ impl<'a> Works<'a> {
             self.nursery.birth(&births)?;
         }
         Ok(())
+    }
+
+    /// Makes a process by a stand-in that dies, so that it comes to the nearest subreaper above.
+    fn orphan(&mut self, pid: Pid, member: Tid, parent: Option<Pid>) -> Result<()> {
+        self.subreaper(parent, 1)?;
+        let birth = |parent, tid| Birth { parent: Parent::Task(parent), tid, flags: 0, exit_signal: libc::SIGCHLD, tls: 0, clear_tid: 0 };
+        let made = self.nursery.birth(&[birth(member, None)])?;
+        let stand_in = made.first().copied().ok_or_else(|| Error::Unsound("a stand-in was not made".to_owned()))?;
+        self.nursery.birth(&[birth(stand_in, Some(pid.leader()))])?;
+        self.threads(pid)?;
+        self.end_stand_in(Pid(stand_in.0), Some(member))?;
+        self.subreaper(parent, 0)
+    }
+
+    /// For a moment; what the process was at the checkpoint is put in with its other attributes.
+    fn subreaper(&mut self, pid: Option<Pid>, value: i32) -> Result<()> {
+        let Some(pid) = pid else { return Ok(()) };
+        let mut batch = TaskBatch::default();
+        batch.call("taking in orphans", libc::SYS_prctl, &[Arg::from(libc::PR_SET_CHILD_SUBREAPER), Arg::from(value)]);
+        self.run_one(pid.leader(), batch)
     }
 
     fn make(&mut self, pid: Pid, maker: Maker, exit_signal: i32) -> Result<()> {
@@ -399,7 +436,7 @@ impl<'a> Works<'a> {
         self.run(work)
     }
 
-    /// Puts the last state in and lets all go.
+    /// Puts the last state in and lets all go: children before parents, the leader of a process last.
     pub(crate) fn release(mut self, cx: &Restore<'_>) -> Result<()> {
         let mut finals = Vec::new();
         for process in self.model.processes.iter().rev().filter(|process| !process.zombie()) {
@@ -407,9 +444,28 @@ impl<'a> Works<'a> {
             for (tid, id) in process.threads.iter().rev() {
                 finals.push(last_state(cx, *tid, *id, stopped)?);
             }
+            if let (Some(_), Some((parent, _))) = (stopped, process.parent) {
+                self.nursery.finish(&finals)?;
+                finals.clear();
+                self.forget_stop(process.pid, parent)?;
+            }
         }
         self.nursery.finish(&finals)?;
         Ok(self.nursery.release()?)
+    }
+
+    /// The parent has been told of a stop that it knew of long ago.
+    fn forget_stop(&mut self, pid: Pid, parent: Pid) -> Result<()> {
+        let Some(parent) = self.model.processes.iter().find(|process| process.pid == parent) else { return Ok(()) };
+        let mut batch = TaskBatch::default();
+        let set = batch.bytes(&(1_u64 << (libc::SIGCHLD - 1)).to_le_bytes());
+        let at_once = batch.room(16);
+        let options = libc::WSTOPPED | libc::WNOHANG;
+        let wait = [Arg::from(libc::P_PID.cast_signed()), Arg::from(pid.0), Arg::Value(0), Arg::from(options), Arg::Value(0)];
+        batch.try_call("forgetting a stop", libc::SYS_waitid, &wait);
+        let signal = [Arg::Data(set), Arg::Value(0), Arg::Data(at_once), Arg::Value(8)];
+        batch.try_call("forgetting SIGCHLD", libc::SYS_rt_sigtimedwait, &signal);
+        self.run_one(parent.speaker(), batch)
     }
 
     fn living(&self) -> Vec<&'a StoredProcess> {

@@ -36,6 +36,16 @@ pub(crate) enum Step {
         /// Signal to the parent at its end; 0 with [`Maker::Sibling`], which takes the sibling's.
         exit_signal: i32,
     },
+    /// A process is made that came to its parent by the death of its own: a nameless stand-in in its session makes it and
+    /// dies.
+    Orphan {
+        /// Its number.
+        pid: Pid,
+        /// A task of its session, below the new parent.
+        member: Tid,
+        /// Whose child it becomes, if that is in the tree.
+        parent: Option<Pid>,
+    },
     /// A stand-in with this number is made.
     StandIn {
         /// Its number, that of a dead leader.
@@ -143,7 +153,7 @@ impl<'a> Planner<'a> {
             return self.birth(child, Maker::Sibling(member.speaker()), theirs);
         }
         if child.session_leader != Leader::Dead {
-            return Err(orphan(parent, child));
+            return self.orphan(parent, child);
         }
         if !self.stand_ins.contains_key(&child.sid) {
             let maker = maker_of(parent, child);
@@ -153,6 +163,32 @@ impl<'a> Planner<'a> {
         }
         debug_assert_ne!(stands, theirs);
         self.birth(child, Maker::Sibling(Tid(child.sid)), theirs)
+    }
+
+    /// A child that came to its parent by the death of its own, from a session led elsewhere in the tree.
+    fn orphan(&mut self, parent: Option<&'a StoredProcess>, child: &'a StoredProcess) -> Result<()> {
+        let member = self.processes.iter().find(|other| {
+            session(other) == session(child) && self.born.contains(&other.pid) && !other.zombie() && self.below(other, parent)
+        });
+        let member = member.ok_or_else(|| {
+            Error::Unsound(format!("process {} is in session {}, which none can be in where it is", child.pid, child.sid))
+        })?;
+        self.steps.push(Step::Orphan { pid: child.pid, member: member.speaker(), parent: parent.map(|parent| parent.pid) });
+        self.born.insert(child.pid);
+        self.family(Some(child), session(child))
+    }
+
+    /// Whether a process is a descendant of another one (or of the keeper).
+    fn below(&self, process: &StoredProcess, ancestor: Option<&StoredProcess>) -> bool {
+        let Some(ancestor) = ancestor else { return true };
+        let mut at = process.parent;
+        while let Some((pid, _)) = at {
+            if pid == ancestor.pid {
+                return true;
+            }
+            at = self.processes.iter().find(|other| other.pid == pid).and_then(|other| other.parent);
+        }
+        false
     }
 
     fn birth(&mut self, child: &'a StoredProcess, maker: Maker, born: Session) -> Result<()> {
@@ -203,15 +239,6 @@ impl<'a> Planner<'a> {
             }
         }
     }
-}
-
-/// A child that came to its parent by the death of its own, from a session led elsewhere in the tree.
-fn orphan(parent: Option<&StoredProcess>, child: &StoredProcess) -> Error {
-    let whose = parent.map_or_else(|| "the keeper".to_owned(), |parent| parent.pid.to_string());
-    Error::Unsound(format!(
-        "process {} came to {whose} from session {}, which cannot be made again yet",
-        child.pid, child.sid
-    ))
 }
 
 /// The thread whose child a process is. It may have ended since; the kernel then gave the child to another one.
@@ -291,6 +318,7 @@ mod tests {
         };
         match step {
             Step::Birth { pid, maker, .. } => format!("{pid}<{}", by(maker)),
+            Step::Orphan { pid, member, .. } => format!("{pid}<{member}+"),
             Step::StandIn { pid, maker } => format!("({pid})<{}", by(maker)),
             Step::Session(pid) => format!("{pid}:sid"),
             Step::Group(pid, group) => format!("{pid}:pg{group}"),
@@ -320,6 +348,11 @@ mod tests {
     #[test]
     fn a_dead_session_leader_has_a_stand_in() {
         check(&[(10, 1, 10, 10), (12, 10, 950, 950)], "10<us 10:sid (950)<10 950:sid 12<~950 12:pg950 -(950)");
+    }
+
+    #[test]
+    fn an_orphan_of_a_session_below_comes_to_the_keeper() {
+        check(&[(10, 1, 10, 10), (11, 10, 11, 11), (12, 1, 11, 11)], "10<us 10:sid 11<10 11:sid 12<11+ 12:pg11");
     }
 
     #[test]

@@ -235,6 +235,7 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     build::open_files(&mut cx, &model)?;
     let mut spaces = build::spaces(&mut cx, &model)?;
     build::facts(&mut cx, &model)?;
+    build::owners(&mut cx, &model)?;
     reopen::listed(&mut cx)?;
     clock::restore(&stored::one(&model.frames, ObjectId(0))?)?;
     let mut works = build::Works::begin(mechanism, &cx, &model, &mut spaces, options)?;
@@ -262,9 +263,13 @@ fn roots(model: &Model) -> Restored {
 }
 
 fn births_of(steps: &[Step]) -> impl Iterator<Item = &Step> {
-    steps
-        .iter()
-        .filter(|step| matches!(step, Step::Birth { .. } | Step::StandIn { .. } | Step::Session(_) | Step::Group(..)))
+    let is = |step: &&Step| {
+        matches!(
+            step,
+            Step::Birth { .. } | Step::Orphan { .. } | Step::StandIn { .. } | Step::Session(_) | Step::Group(..)
+        )
+    };
+    steps.iter().filter(is)
 }
 
 fn ends_of(steps: &[Step]) -> impl Iterator<Item = &Step> {
