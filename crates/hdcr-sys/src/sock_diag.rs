@@ -1,0 +1,188 @@
+//! What the kernel says of one UNIX socket (`sock_diag(7)`, `UNIX_DIAG`): its state, its peer, who waits at its door. And
+//! the end of TCP connections that nobody holds any more (`SOCK_DESTROY`).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+};
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
+const NLM_F_ACK: u16 = 4;
+const NLMSG_ERROR: u16 = 2;
+const NLM_F_REQUEST: u16 = 1;
+const UDIAG_SHOW: u32 = 0x3f;
+const UNIX_DIAG_VFS: u16 = 1;
+const UNIX_DIAG_PEER: u16 = 2;
+const UNIX_DIAG_ICONS: u16 = 3;
+const UNIX_DIAG_RQLEN: u16 = 4;
+const UNIX_DIAG_SHUTDOWN: u16 = 6;
+
+/// A UNIX socket as the kernel sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct UnixSocket {
+    /// `SOCK_STREAM`, `SOCK_DGRAM` or `SOCK_SEQPACKET`.
+    pub kind: u8,
+    /// 1 connected, 7 neither connected nor listening, 10 listening.
+    pub state: u8,
+    /// Inode of the peer; 0: the peer is closed or was not accepted yet; `None`: it has no peer.
+    pub peer: Option<u32>,
+    /// Inode and device of the file in the file system that bears its name.
+    pub file: Option<(u32, u32)>,
+    /// Inodes of the sockets that wait to be accepted, in their order.
+    pub waiting: Vec<u32>,
+    /// Bytes to be read, or how many wait to be accepted.
+    pub incoming: u32,
+    /// Bytes written and not yet read, or the length of the backlog.
+    pub outgoing: u32,
+    /// Which halves are shut down: 1 reading, 2 writing.
+    pub shut: u8,
+}
+
+/// A socket to the kernel on which [`UnixSocket`]s are asked for.
+#[derive(Debug)]
+pub struct Diagnosis {
+    socket: OwnedFd,
+}
+
+impl Diagnosis {
+    /// Opens the socket to the kernel.
+    pub fn open() -> io::Result<Self> {
+        let protocol = Some(netlink::SOCK_DIAG);
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+        Ok(Self { socket })
+    }
+
+    /// The UNIX socket with an inode, in the network namespace of this process; `None` when there is none.
+    pub fn unix(&self, inode: u32) -> io::Result<Option<UnixSocket>> {
+        send(&self.socket, &request(inode), SendFlags::empty())?;
+        let mut answer = vec![0_u8; 1 << 16];
+        let (len, _) = recv(&self.socket, answer.as_mut_slice(), RecvFlags::empty())?;
+        let answer = answer.get(..len).unwrap_or_default();
+        match word16(answer, 4) {
+            Some(SOCK_DIAG_BY_FAMILY) => Ok(parse(answer)),
+            Some(NLMSG_ERROR) => match word32(answer, 16).map(|code| code.cast_signed().wrapping_neg()) {
+                Some(libc::ENOENT) => Ok(None),
+                Some(code) => Err(io::Error::from_raw_os_error(code)),
+                None => Err(io::Error::from(io::ErrorKind::InvalidData)),
+            },
+            _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
+        }
+    }
+}
+
+/// Both ends of a TCP connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TcpConnection {
+    /// The local address.
+    pub local: SocketAddr,
+    /// The remote address.
+    pub remote: SocketAddr,
+}
+
+impl Diagnosis {
+    /// Ends a TCP connection, also one in `TIME_WAIT` (not on every kernel). Needs `CAP_NET_ADMIN`.
+    pub fn destroy(&self, connection: &TcpConnection) -> io::Result<()> {
+        send(&self.socket, &destruction(connection), SendFlags::empty())?;
+        let mut answer = vec![0_u8; 1 << 12];
+        let (len, _) = recv(&self.socket, answer.as_mut_slice(), RecvFlags::empty())?;
+        match word32(answer.get(..len).unwrap_or_default(), 16).map(|code| code.cast_signed().wrapping_neg()) {
+            Some(0) => Ok(()),
+            Some(code) => Err(io::Error::from_raw_os_error(code)),
+            None => Err(io::Error::from(io::ErrorKind::InvalidData)),
+        }
+    }
+}
+
+/// `struct inet_diag_req_v2` behind its header.
+fn destruction(connection: &TcpConnection) -> Vec<u8> {
+    let family: u8 = if connection.local.is_ipv4() { 2 } else { 10 };
+    let octets = |address: &SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => [&ip.octets()[..], &[0; 12]].concat(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let mut out = Vec::with_capacity(72);
+    out.extend_from_slice(&72_u32.to_ne_bytes());
+    out.extend_from_slice(&SOCK_DESTROY.to_ne_bytes());
+    out.extend_from_slice(&(NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
+    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(&[family, 6, 0, 0]);
+    out.extend_from_slice(&u32::MAX.to_ne_bytes());
+    out.extend_from_slice(&connection.local.port().to_be_bytes());
+    out.extend_from_slice(&connection.remote.port().to_be_bytes());
+    out.extend(octets(&connection.local));
+    out.extend(octets(&connection.remote));
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&[0xff; 8]);
+    out
+}
+
+fn request(inode: u32) -> Vec<u8> {
+    let mut out = Vec::with_capacity(40);
+    out.extend_from_slice(&40_u32.to_ne_bytes());
+    out.extend_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    out.extend_from_slice(&NLM_F_REQUEST.to_ne_bytes());
+    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(&[1, 0, 0, 0]);
+    for word in [u32::MAX, inode, UDIAG_SHOW, u32::MAX, u32::MAX] {
+        out.extend_from_slice(&word.to_ne_bytes());
+    }
+    out
+}
+
+fn word16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
+}
+
+fn word32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+fn parse(message: &[u8]) -> Option<UnixSocket> {
+    let mut found = UnixSocket { kind: *message.get(17)?, state: *message.get(18)?, ..UnixSocket::default() };
+    let mut rest = message.get(32..)?;
+    while let (Some(len), Some(kind)) = (word16(rest, 0), word16(rest, 2)) {
+        let len = usize::from(len);
+        let body = rest.get(4..len)?;
+        match kind {
+            UNIX_DIAG_VFS => found.file = Some((word32(body, 0)?, word32(body, 4)?)),
+            UNIX_DIAG_PEER => found.peer = word32(body, 0),
+            UNIX_DIAG_ICONS => found.waiting = body.as_chunks::<4>().0.iter().map(|w| u32::from_ne_bytes(*w)).collect(),
+            UNIX_DIAG_RQLEN => (found.incoming, found.outgoing) = (word32(body, 0)?, word32(body, 4)?),
+            UNIX_DIAG_SHUTDOWN => found.shut = *body.first()?,
+            _ => {}
+        }
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket::{Outgoing, pair, send as send_message};
+
+    #[test]
+    fn both_ends_of_a_pair_name_each_other() {
+        let [a, b] = pair(libc::AF_UNIX, libc::SOCK_STREAM, 0).unwrap();
+        send_message(&a, &Outgoing { bytes: b"12345", ..Outgoing::default() }, 0).unwrap();
+        let inode = |fd: &OwnedFd| u32::try_from(rustix::fs::fstat(fd).unwrap().st_ino).unwrap();
+        let kernel = Diagnosis::open().unwrap();
+        let (x, y) = (kernel.unix(inode(&a)).unwrap().unwrap(), kernel.unix(inode(&b)).unwrap().unwrap());
+        assert_eq!((x.peer, y.peer), (Some(inode(&b)), Some(inode(&a))));
+        assert_eq!((x.kind, x.state, y.incoming), (1, 1, 5));
+        drop(b);
+        assert_eq!(kernel.unix(inode(&a)).unwrap().unwrap().peer, Some(0));
+        assert_eq!(kernel.unix(1).unwrap(), None);
+    }
+
+    #[test]
+    fn a_mutilated_answer_is_no_socket() {
+        assert_eq!(parse(&[]), None);
+        assert_eq!(parse(&[9; 33]).map(|s| s.kind), Some(9));
+        assert_eq!(parse(&[&[0; 32][..], &[2, 0, 9, 0]].concat()), None);
+    }
+}
