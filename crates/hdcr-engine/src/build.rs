@@ -61,6 +61,8 @@ pub(crate) fn context<'a>(model: &'a Model, contents: &'a dyn Contents, options:
         making: std::collections::BTreeSet::new(),
         inodes: BTreeMap::new(),
         plan: options.journal.as_deref().map(Plan::at).transpose()?.unwrap_or_default(),
+        late: Vec::new(),
+        apart: BTreeMap::new(),
     })
 }
 
@@ -72,6 +74,11 @@ fn duplicate(file: &OwnedFd) -> Result<OwnedFd> {
 pub(crate) fn open_files(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
     for id in model.tables.values().flatten().map(|entry| ObjectId(entry.object)) {
         cx.open_file(id)?;
+    }
+    while !cx.late.is_empty() {
+        for (step, id) in std::mem::take(&mut cx.late) {
+            step(cx, id)?;
+        }
     }
     Ok(())
 }
@@ -406,8 +413,9 @@ impl<'a> Works<'a> {
             batch.call("closing descriptors", libc::SYS_close_range, &[Arg::Value(0), Arg::Value(last), Arg::Value(0)]);
             for entry in self.model.tables.get(&process.pid).into_iter().flatten() {
                 let file = cx
-                    .made
-                    .get(&ObjectId(entry.object))
+                    .apart
+                    .get(&(process.pid, entry.fd))
+                    .or_else(|| cx.made.get(&ObjectId(entry.object)))
                     .ok_or_else(|| Error::Unsound(format!("no open file {}", entry.object)))?;
                 let flags = if entry.flags & 1 != 0 { libc::O_CLOEXEC } else { 0 };
                 batch.call(

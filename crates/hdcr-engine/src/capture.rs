@@ -1,6 +1,7 @@
 //! The capture of a stopped tree, and what a kind has at hand while it captures.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 
 use hdcr_image::hdcr_layout::{Registers, Task, TaskState};
 use hdcr_image::{ImageWriter, List, ProcessName, Record};
@@ -17,6 +18,7 @@ use crate::model::{self, ObjectId};
 use crate::openfile;
 use crate::procfs::{self, MapLine};
 use crate::resource::{FileView, backing, contents};
+use crate::resource::socket::Queues;
 use crate::survey;
 use crate::task::{Answer, Site, TASKS, TaskView};
 use crate::tree::{self, ProcessRecord, ThreadRecord};
@@ -61,6 +63,11 @@ pub struct Capture<'a> {
     /// Files that open files and mappings share; what is kept of them is decided at the end.
     pub(crate) inodes: contents::Inodes,
     pub(crate) next_id: u64,
+    /// Duplicates of open files that no process holds any more, because they are on their way in the queue of a socket.
+    /// They stand in [`Capture::files`] without holders, and may be added while others are captured.
+    pub(crate) in_flight: BTreeMap<ObjectId, OwnedFd>,
+    /// Queues of the sockets of the tree, once looked at.
+    pub(crate) queues: Option<Queues>,
     /// What a restore must be able to do, by name.
     pub(crate) needs: Vec<String>,
     pub(crate) buffered: usize,
@@ -91,6 +98,8 @@ impl<'a> Capture<'a> {
             shared: BTreeMap::new(),
             inodes: contents::Inodes::default(),
             next_id: 0,
+            in_flight: BTreeMap::new(),
+            queues: None,
             needs: Vec::new(),
             buffered: 0,
             writer,
@@ -131,6 +140,14 @@ impl Capture<'_> {
     /// The open files of the tree that lead to an inode.
     pub(crate) fn with_inode(&self, inode: u64) -> impl Iterator<Item = &OpenFile> {
         self.by_inode.get(&inode).into_iter().flatten().filter_map(|at| self.files.get(*at))
+    }
+
+    /// A duplicate of an open file, here.
+    pub(crate) fn duplicate(&self, file: &OpenFile) -> Result<OwnedFd> {
+        match self.in_flight.get(&file.id) {
+            Some(own) => own.try_clone().map_err(Error::system("dup", file.id)),
+            None => Ok(self.frozen.descriptor(file.view.pid, file.view.fd)?),
+        }
     }
 
     /// The open file behind a descriptor of a process.

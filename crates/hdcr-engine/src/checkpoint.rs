@@ -19,6 +19,8 @@ pub struct Request {
     pub by: Deadline,
     /// What becomes of file contents.
     pub files: FileRequest,
+    /// What becomes of ends that lead out of the tree.
+    pub ends: EndRequest,
     /// How pages are compressed.
     pub compression: Compression,
 }
@@ -48,6 +50,26 @@ pub enum FilePolicy {
     Verify,
     /// Opened again as it is.
     Ignore,
+}
+
+/// What becomes of ends that lead out of the tree (`end-policy`). Standard streams become those of the restoring command
+/// and datagram sockets with a path as their peer (`/dev/log`) are connected to it again, whatever is asked for here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EndRequest {
+    /// For every other end.
+    pub default: EndPolicy,
+}
+
+/// What becomes of an end whose other end lies outside of the tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum EndPolicy {
+    /// It stands in the way of a checkpoint.
+    #[default]
+    Refuse,
+    /// The restored program finds the other end closed.
+    Close,
+    /// It is connected to the peer's name again; closed where the peer has no name or does not answer.
+    Reconnect,
 }
 
 /// A tree that was looked at and still runs.

@@ -113,11 +113,13 @@ fn find(files: &[OpenFile], bucket: &[usize], view: &FileView) -> Result<std::re
 
 /// Captures every open file of the tree, and the table of every process.
 pub(crate) fn capture(cx: &mut Capture<'_>, processes: &[(Pid, ObjectId)]) -> Result<()> {
-    let files = cx.files.clone();
     let mut tables: BTreeMap<Pid, Vec<DescriptorEntry>> = BTreeMap::new();
-    for file in &files {
+    let mut index = 0;
+    // Sockets add the files that are only on their way in their queues.
+    while let Some(file) = cx.files.get(index).cloned() {
+        index += 1;
         let view = &file.view;
-        let duplicate = cx.frozen.descriptor(view.pid, view.fd)?;
+        let duplicate = cx.duplicate(&file)?;
         let kind = resource::kind_of(view).ok_or_else(|| Error::Changed {
             subject: format!("pid {}, fd {}", view.pid, view.fd),
             what: format!("it leads to {} now", String::from_utf8_lossy(&view.link)),

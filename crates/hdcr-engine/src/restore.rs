@@ -143,7 +143,16 @@ pub struct Restore<'a> {
     pub(crate) inodes: reopen::OpenedInodes,
     /// What happens to the contents of files at the end.
     pub(crate) plan: Plan,
+    /// What can only be done when all open files are made: run once, in this order, before the first task is born. It
+    /// may add to itself.
+    pub(crate) late: Vec<(Late, ObjectId)>,
+    /// Descriptors that lead elsewhere than their open file does: standard error of a terminal that is a file now. They
+    /// go to their numbers in place of the file that the table names.
+    pub(crate) apart: BTreeMap<(Pid, i32), OwnedFd>,
 }
+
+/// A step of [`Restore::late`].
+pub(crate) type Late = fn(&mut Restore<'_>, ObjectId) -> Result<()>;
 
 impl Restore<'_> {
     /// The batch of a task in a stage.
@@ -186,6 +195,14 @@ impl Restore<'_> {
         build::common(id, &file, &common)?;
         self.making.remove(&id);
         Ok(file)
+    }
+
+    /// Lets go of every descriptor that was made for the tree: none of them may keep the other end of a pipe open when
+    /// the tree runs.
+    pub(crate) fn put_down(&mut self) {
+        self.made.clear();
+        self.parts.clear();
+        self.apart.clear();
     }
 
     /// A descriptor moved above all numbers that the tree uses.
@@ -252,6 +269,7 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     }
     cx.plan.prepare()?;
     cx.plan.apply(&contents)?;
+    cx.put_down();
     works.release(&cx)?;
     cx.plan.finish()?;
     Ok(roots(&model))

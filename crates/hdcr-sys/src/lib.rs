@@ -12,3 +12,5 @@ pub mod task_attribute;
 pub mod wait;
 pub mod birth;
 pub mod shared;
+pub mod sock_diag;
+pub mod socket;

@@ -116,7 +116,9 @@ pub fn in_multicast_group(socket: impl AsFd, level: i32, device: u32, group: &[u
     // SAFETY: the kernel reads and writes at most `len` bytes, which is the size of `filter`.
     match check(unsafe { libc::getsockopt(socket, level, MCAST_MSFILTER, filter.as_mut_ptr().cast(), &raw mut len) }) {
         Ok(_) => Ok(true),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EINVAL | libc::ENODEV)) => Ok(false),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EINVAL | libc::ENODEV)) => {
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }
@@ -148,7 +150,8 @@ pub fn peer_name(socket: impl AsFd) -> io::Result<Option<Vec<u8>>> {
     let mut room = [0_u8; ADDRESS_ROOM];
     let mut len = length(&room)?;
     // SAFETY: as for `name`.
-    let result = check(unsafe { libc::getpeername(socket.as_fd().as_raw_fd(), room.as_mut_ptr().cast(), &raw mut len) });
+    let result =
+        check(unsafe { libc::getpeername(socket.as_fd().as_raw_fd(), room.as_mut_ptr().cast(), &raw mut len) });
     match result {
         Ok(_) => Ok(Some(cut(&room, len))),
         Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => Ok(None),

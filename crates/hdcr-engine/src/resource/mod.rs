@@ -9,7 +9,7 @@ use hdcr_image::{KnownTag, Record, Tag};
 use rustix::fs::Stat;
 
 use crate::capture::Capture;
-use crate::error::{Refusal, Result};
+use crate::error::{Error, Refusal, Result};
 use crate::ids::{Fd, Pid};
 use crate::model::ObjectId;
 use crate::procfs::FdInfo;
@@ -40,6 +40,16 @@ impl FileView {
     /// Whether the link starts with this text.
     pub(crate) fn starts_with(&self, link: &str) -> bool {
         self.link.starts_with(link.as_bytes())
+    }
+
+    /// A duplicate, here, while the process runs. Only for questions that change nothing.
+    pub(crate) fn duplicate(&self) -> Result<OwnedFd> {
+        use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+        let subject = format!("pid {}, fd {}", self.pid, self.fd);
+        let gone = || Error::Changed { subject: subject.clone(), what: "the process is gone".to_owned() };
+        let pid = rustix::process::Pid::from_raw(self.pid.0).ok_or_else(gone)?;
+        let process = pidfd_open(pid, PidfdFlags::empty()).map_err(Error::system("pidfd_open", &subject))?;
+        pidfd_getfd(process, self.fd.0, PidfdGetfdFlags::empty()).map_err(Error::system("pidfd_getfd", &subject))
     }
 
     /// A refusal that names this descriptor.
@@ -149,6 +159,7 @@ pub(crate) mod locks;
 pub(crate) mod reopen;
 #[cfg(test)]
 pub(crate) mod scene;
+pub(crate) mod outside;
 pub(crate) mod shmem;
 
 kinds! {
@@ -158,6 +169,8 @@ kinds! {
     directory::Directory,
     eventfd::EventFd,
     device::Device,
+    pipe::Pipe,
+    socket::Socket,
 }
 
 /// The kind that claims an open file.
@@ -176,9 +189,24 @@ pub(crate) const OBJECTS: &[KnownTag] = &[
     KnownTag::of::<contents::ListedRecord>(),
     KnownTag::of::<directory::PlaceRecord>(),
     KnownTag::of::<locks::LocksRecord>(),
+    KnownTag::of::<pipe::PipeRecord>(),
 ];
 
 /// The number of the service descriptor that leads to a terminal of the tree, by its device number.
 pub(crate) fn terminal_of(_cx: &Restore<'_>, _device: u64) -> Option<i32> {
     None
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! A view for tests that need no process.
+
+    use super::*;
+    use crate::procfs::KeyValues;
+
+    pub(crate) fn view(link: &str, flags: u64) -> FileView {
+        let info = FdInfo { pos: 0, flags, mnt_id: 0, lines: KeyValues::default() };
+        let stat = rustix::fs::stat("/dev/null").unwrap();
+        FileView { pid: Pid(1), fd: Fd(3), link: link.as_bytes().to_vec(), info, stat }
+    }
 }

@@ -61,7 +61,8 @@ pub(crate) fn fate(cx: &Capture<'_>, view: &FileView) -> Fate {
 
 /// The refusal of an end that the policy does not allow.
 pub(crate) fn refusal(view: &FileView, what: &str, cause: &str) -> Refusal {
-    let remedy = "close it before the checkpoint, take the peer into the tree, or ask for an end policy of close or reconnect";
+    let remedy =
+        "close it before the checkpoint, take the peer into the tree, or ask for an end policy of close or reconnect";
     view.refuse("outside-end", what, cause, remedy)
 }
 
@@ -74,7 +75,9 @@ pub(crate) fn report(survey: &mut Survey<'_>, view: &FileView, what: &str, cause
             survey.note(view.refuse("outside-stream", what, cause, &becomes));
         }
         (None, EndPolicy::Refuse) => survey.refuse(refusal(view, what, cause)),
-        (None, EndPolicy::Close) => survey.note(view.refuse("outside-closed", what, cause, "is closed after a restore")),
+        (None, EndPolicy::Close) => {
+            survey.note(view.refuse("outside-closed", what, cause, "is closed after a restore"));
+        }
         (None, EndPolicy::Reconnect) => {
             let becomes = "is connected to its peer's name again after a restore, and closed where that fails";
             survey.note(view.refuse("outside-reconnected", what, cause, becomes));
@@ -93,13 +96,15 @@ pub(crate) fn restore(cx: &mut Restore<'_>, id: ObjectId, record: &OutsideRecord
     let holders = cx.holders.get(&id).cloned().unwrap_or_default();
     let primary = cx.stdio.get(usize::try_from(record.stream).unwrap_or(3));
     let primary = primary.ok_or_else(|| Error::Unsound(format!("{id} is standard stream {}", record.stream)))?;
-    let file = own_stream(primary.as_fd(), record.access).map_err(Error::system("taking over a standard stream", id))?;
+    let file =
+        own_stream(primary.as_fd(), record.access).map_err(Error::system("taking over a standard stream", id))?;
     let mut apart = Vec::new();
     for (pid, number) in &holders {
         let stdio = usize::try_from(*number).ok().and_then(|at| cx.stdio.get(at));
         if let Some(stdio) = stdio.filter(|stdio| !same(stdio.as_fd(), primary.as_fd())) {
-            let other = own_stream(stdio.as_fd(), record.access).map_err(Error::system("taking over a standard stream", id))?;
-            apart.push(((*pid, *number), other));
+            let other =
+                own_stream(stdio.as_fd(), record.access).map_err(Error::system("taking over a standard stream", id))?;
+            apart.push(((*pid, *number), cx.lift(other)?));
         }
     }
     cx.apart.extend(apart);
@@ -107,7 +112,11 @@ pub(crate) fn restore(cx: &mut Restore<'_>, id: ObjectId, record: &OutsideRecord
     if let (Some((pid, number)), true, false) = (holders.first(), terminal, record.termios.is_empty()) {
         let batch = cx.batch(Stage::Last, pid.leader());
         let at = batch.bytes(&record.termios);
-        batch.try_call("settings of the terminal", libc::SYS_ioctl, &[Arg::from(*number), Arg::from(TCSETS2), Arg::Data(at)]);
+        batch.try_call(
+            "settings of the terminal",
+            libc::SYS_ioctl,
+            &[Arg::from(*number), Arg::from(TCSETS2), Arg::Data(at)],
+        );
     }
     Ok(file)
 }

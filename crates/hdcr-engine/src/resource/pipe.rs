@@ -100,7 +100,8 @@ impl Held {
             return Ok(false);
         }
         let mut polled = [PollFd::new(file, PollFlags::empty())];
-        poll(&mut polled, Some(&Timespec::default())).map_err(Error::system("poll", format!("pid {}, fd {}", id.pid, id.fd)))?;
+        poll(&mut polled, Some(&Timespec::default()))
+            .map_err(Error::system("poll", format!("pid {}, fd {}", id.pid, id.fd)))?;
         let [polled] = polled;
         Ok(!polled.revents().intersects(PollFlags::HUP | PollFlags::ERR))
     }
@@ -115,17 +116,19 @@ impl FileKind for Pipe {
 
     fn survey(survey: &mut Survey<'_>, view: &FileView) -> Result<()> {
         let held = Held::of(survey.with_inode(view.stat.st_ino).filter(|other| outside::same_object(other, view)));
-        if (!held.read || !held.write) && held.leads_out(&survey.descriptor(view)?, view)? {
+        if (!held.read || !held.write) && held.leads_out(&view.duplicate()?, view)? {
             outside::report(survey, view, "pipe", &leads_out(held));
         }
         Ok(())
     }
 
     fn capture(cx: &mut Capture<'_>, view: &FileView, file: &OwnedFd) -> Result<PipeEndRecord> {
-        let same = || cx.with_inode(view.stat.st_ino).map(|file| &file.view).filter(|other| outside::same_object(other, view));
+        let same =
+            || cx.with_inode(view.stat.st_ino).map(|file| &file.view).filter(|other| outside::same_object(other, view));
         let held = Held::of(same().chain([view]));
         let access = model::low32(view.info.flags & ACCESS);
-        let mut record = PipeEndRecord { access, reopened: view.info.flags & LARGEFILE != 0, ..PipeEndRecord::default() };
+        let mut record =
+            PipeEndRecord { access, reopened: view.info.flags & LARGEFILE != 0, ..PipeEndRecord::default() };
         if held.leads_out(file, view)? {
             match outside::fate(cx, view) {
                 Fate::Stream(stream) => {
@@ -137,17 +140,21 @@ impl FileKind for Pipe {
             }
         }
         let packets = same().any(|other| other.info.flags & DIRECT != 0 && other.info.flags & ACCESS != READ);
-        let reads = |other: &&OpenFile| outside::same_object(&other.view, view) && other.view.info.flags & ACCESS != WRITE;
+        let reads =
+            |other: &&OpenFile| outside::same_object(&other.view, view) && other.view.info.flags & ACCESS != WRITE;
         let reader = cx.with_inode(view.stat.st_ino).find(reads).cloned();
         let id = match cx.shared("pipe", view.stat.st_dev, view.stat.st_ino) {
             Ok(known) => known,
             Err(fresh) => {
                 let reader = match reader {
-                    _ if view.info.flags & ACCESS != WRITE => Some(file.try_clone().map_err(Error::system("dup", fresh))?),
+                    _ if view.info.flags & ACCESS != WRITE => {
+                        Some(file.try_clone().map_err(Error::system("dup", fresh))?)
+                    }
                     Some(reader) => Some(cx.duplicate(&reader)?),
                     None => None,
                 };
-                let object = contents(file, reader.as_ref(), packets).map_err(Error::system("copying a pipe", fresh))?;
+                let object =
+                    contents(file, reader.as_ref(), packets).map_err(Error::system("copying a pipe", fresh))?;
                 cx.frame(fresh, &object)?;
                 fresh
             }

@@ -116,7 +116,13 @@ pub(crate) fn capture(
     more: impl FnOnce(&mut Capture<'_>),
 ) -> (Vec<ObjectId>, Image) {
     let scope = Scope::Tree(own_pid());
-    let request = Request { scope, by: Deadline(Instant::now()), files: request, compression: Compression::None };
+    let request = Request {
+        scope,
+        by: Deadline(Instant::now()),
+        files: request,
+        ends: crate::checkpoint::EndRequest::default(),
+        compression: Compression::None,
+    };
     let mut tree = NoTree;
     let mut cx = Capture::new(&mut tree, &request, None);
     let mut ids = Vec::new();
@@ -152,6 +158,8 @@ pub(crate) fn restore<'a>(image: &'a Image, journal: &Path, map_path: &'a [(Path
         map_path,
         holders: BTreeMap::new(),
         base: 64,
+        late: Vec::new(),
+        apart: BTreeMap::new(),
         making: BTreeSet::new(),
         inodes: BTreeMap::new(),
         plan: Plan::at(journal).unwrap(),

@@ -60,7 +60,9 @@ impl Look {
     fn at(view: &FileView, file: &OwnedFd, family: Family) -> Result<Self> {
         let failed = |operation| Error::system::<io::Error>(operation, subject(view));
         let info = match family.kind {
-            SOCK_STREAM => sys::option(file, IPPROTO_TCP, libc::TCP_INFO, 256).map_err(failed("asking for TCP_INFO"))?,
+            SOCK_STREAM => {
+                sys::option(file, IPPROTO_TCP, libc::TCP_INFO, 256).map_err(failed("asking for TCP_INFO"))?
+            }
             _ => Vec::new(),
         };
         Ok(Self {
@@ -79,9 +81,11 @@ impl Look {
     /// What stands in the way.
     fn refusal(&self, view: &FileView, file: &OwnedFd, family: Family) -> Option<Refusal> {
         let remedy = "close it before the checkpoint";
-        let protocols: &[i32] = if family.kind == SOCK_STREAM { &[0, libc::IPPROTO_TCP, MPTCP] } else { &[0, libc::IPPROTO_UDP] };
+        let protocols: &[i32] =
+            if family.kind == SOCK_STREAM { &[0, IPPROTO_TCP, MPTCP] } else { &[0, libc::IPPROTO_UDP] };
         if !matches!(family.kind, SOCK_STREAM | SOCK_DGRAM) || !protocols.contains(&family.protocol) {
-            let cause = format!("type {} and protocol {} cannot be made again with their state", family.kind, family.protocol);
+            let cause =
+                format!("type {} and protocol {} cannot be made again with their state", family.kind, family.protocol);
             return Some(view.refuse("raw-socket", "raw or unusual inet socket", &cause, remedy));
         }
         if family.kind == SOCK_STREAM && !matches!(self.state, TCP_CLOSE | TCP_LISTEN) {
@@ -90,7 +94,12 @@ impl Look {
             return Some(view.refuse("tcp-established", "established TCP connection", &cause, remedy));
         }
         if family.kind == SOCK_DGRAM && joined(file, family) {
-            return Some(view.refuse("multicast-membership", "UDP socket", "it is a member of a multicast group", remedy));
+            return Some(view.refuse(
+                "multicast-membership",
+                "UDP socket",
+                "it is a member of a multicast group",
+                remedy,
+            ));
         }
         None
     }
@@ -119,7 +128,8 @@ fn parse(address: &[u8]) -> Option<SocketAddr> {
 
 /// Whether the socket joined a multicast group: it is asked about every group that its network namespace knows.
 fn joined(file: &OwnedFd, family: Family) -> bool {
-    let (level, file_name) = if family.domain == AF_INET { (libc::IPPROTO_IP, "igmp") } else { (libc::IPPROTO_IPV6, "igmp6") };
+    let (level, file_name) =
+        if family.domain == AF_INET { (libc::IPPROTO_IP, "igmp") } else { (libc::IPPROTO_IPV6, "igmp6") };
     let text = std::fs::read_to_string(format!("/proc/thread-self/net/{file_name}")).unwrap_or_default();
     let groups = if family.domain == AF_INET { groups_v4(&text) } else { groups_v6(&text) };
     groups.iter().any(|(device, address)| sys::in_multicast_group(file, level, *device, address).unwrap_or(false))
@@ -169,7 +179,12 @@ pub(super) fn survey(survey: &mut Survey<'_>, view: &FileView, file: &OwnedFd, f
         survey.note(view.refuse("tcp-pending", "listening TCP socket", &cause, becomes));
     }
     if family.kind == SOCK_DGRAM && rustix::io::ioctl_fionread(file).is_ok_and(|len| len > 0) {
-        survey.note(view.refuse("udp-queue", "UDP socket", "datagrams wait to be read", "are lost after a restore, as UDP allows"));
+        survey.note(view.refuse(
+            "udp-queue",
+            "UDP socket",
+            "datagrams wait to be read",
+            "are lost after a restore, as UDP allows",
+        ));
     }
     Ok(())
 }
@@ -300,7 +315,9 @@ fn port_taken(name: &[u8]) -> Error {
         code: "port-taken",
         object: format!("address {}", show(name)),
         owner: Owner::default(),
-        cause: "another socket is bound to it, or old connections of it still close and may not be overruled by this user".to_owned(),
+        cause:
+            "another socket is bound to it, or old connections of it still close and may not be overruled by this user"
+                .to_owned(),
         remedy: "end the program that has it (ss -anp shows which), or try again in a minute".to_owned(),
     })
 }
@@ -426,7 +443,8 @@ mod tests {
                      1: 0100007F:1F91 0100007F:1F90 06 00000000:00000000 03:00000000 00000000 0 0 0 3\nx\n: :\n";
         let found: Vec<Entry> = table.lines().filter_map(entry).collect();
         let expected = [("127.0.0.1:8080", "0.0.0.0:0", 4711), ("127.0.0.1:8081", "127.0.0.1:8080", 0)];
-        let shown = found.iter().map(|entry| (entry.ends.local.to_string(), entry.ends.remote.to_string(), entry.inode));
+        let shown =
+            found.iter().map(|entry| (entry.ends.local.to_string(), entry.ends.remote.to_string(), entry.inode));
         assert_eq!(shown.collect::<Vec<_>>(), expected.map(|(a, b, n)| (a.to_owned(), b.to_owned(), n)));
         assert_eq!(hex_address("00000000000000000000000001000000:0050"), Some(([0, 0, 0, 0, 0, 0, 0, 1], 80).into()));
         assert_eq!(hex_address("x:y"), None);

@@ -69,7 +69,8 @@ struct Family {
 
 impl Family {
     fn of(view: &FileView, file: &OwnedFd) -> Result<Self> {
-        let ask = |name| sys::option_int(file, libc::SOL_SOCKET, name).map_err(Error::system("getsockopt", subject(view)));
+        let ask =
+            |name| sys::option_int(file, libc::SOL_SOCKET, name).map_err(Error::system("getsockopt", subject(view)));
         Ok(Self { domain: ask(libc::SO_DOMAIN)?, kind: ask(libc::SO_TYPE)?, protocol: ask(libc::SO_PROTOCOL)? })
     }
 }
@@ -86,7 +87,7 @@ impl FileKind for Socket {
     }
 
     fn survey(survey: &mut Survey<'_>, view: &FileView) -> Result<()> {
-        let file = survey.descriptor(view)?;
+        let file = view.duplicate()?;
         let family = Family::of(view, &file)?;
         if let Some(refusal) = filtered(view, &file) {
             survey.refuse(refusal);
@@ -94,7 +95,10 @@ impl FileKind for Socket {
         match family.domain {
             libc::AF_UNIX => unix::survey(survey, view, &file),
             libc::AF_INET | libc::AF_INET6 => inet::survey(survey, view, &file, family),
-            libc::AF_NETLINK => netlink::survey(survey, view, &file, family),
+            libc::AF_NETLINK => {
+                netlink::survey(survey, view, family);
+                Ok(())
+            }
             _ => {
                 survey.refuse(unknown(view, family));
                 Ok(())
@@ -155,7 +159,10 @@ fn unknown(view: &FileView, family: Family) -> Refusal {
         libc::AF_KEY => "key management socket",
         _ => "socket of a family that is not known here",
     };
-    let cause = format!("family {}, type {}, protocol {} cannot be made again with its state", family.domain, family.kind, family.protocol);
+    let cause = format!(
+        "family {}, type {}, protocol {} cannot be made again with its state",
+        family.domain, family.kind, family.protocol
+    );
     view.refuse("socket-family", name, &cause, "close it before the checkpoint")
 }
 

@@ -166,7 +166,8 @@ mod tests {
     use super::*;
 
     fn place(name: &str) -> PathBuf {
-        let directory = Path::new("/tmp").join(format!("hdcr-name-test-{}-{name}", rustix::process::getpid().as_raw_nonzero()));
+        let directory =
+            Path::new("/tmp").join(format!("hdcr-name-test-{}-{name}", rustix::process::getpid().as_raw_nonzero()));
         fs::create_dir_all(&directory).unwrap();
         directory.join("s")
     }
@@ -175,7 +176,12 @@ mod tests {
     fn a_dead_sockets_file_is_replaced_and_a_living_ones_is_not() {
         let place = place("dead");
         let name = address(&place).unwrap();
-        let node = Node { place: Vec::new(), mode: 0o640, uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw() };
+        let node = Node {
+            place: Vec::new(),
+            mode: 0o640,
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+        };
         let socket = || sys::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0).unwrap();
         sys::bind(socket(), &name).unwrap();
         let new = socket();

@@ -27,11 +27,10 @@ pub(super) struct NetlinkRecord {
 const PLAIN: [i32; 4] =
     [libc::NETLINK_ROUTE, libc::NETLINK_SOCK_DIAG, libc::NETLINK_KOBJECT_UEVENT, libc::NETLINK_GENERIC];
 
-pub(super) fn survey(survey: &mut Survey<'_>, view: &FileView, _file: &OwnedFd, family: Family) -> Result<()> {
+pub(super) fn survey(survey: &mut Survey<'_>, view: &FileView, family: Family) {
     if !PLAIN.contains(&family.protocol) {
         survey.refuse(unknown(view, family));
     }
-    Ok(())
 }
 
 pub(super) fn capture(view: &FileView, file: &OwnedFd, family: Family) -> Result<NetlinkRecord> {
@@ -41,7 +40,10 @@ pub(super) fn capture(view: &FileView, file: &OwnedFd, family: Family) -> Result
     let mut polled = [PollFd::new(file, PollFlags::IN)];
     poll(&mut polled, Some(&Timespec::default())).map_err(Error::system("poll", subject(view)))?;
     if !polled.first().is_some_and(|polled| polled.revents().is_empty()) {
-        return Err(Error::Changed { subject: subject(view), what: "a netlink socket with an unread message".to_owned() });
+        return Err(Error::Changed {
+            subject: subject(view),
+            what: "a netlink socket with an unread message".to_owned(),
+        });
     }
     let name = sys::name(file).map_err(Error::system("getsockname", subject(view)))?;
     let groups = sys::option(file, libc::SOL_NETLINK, libc::NETLINK_LIST_MEMBERSHIPS, 64);

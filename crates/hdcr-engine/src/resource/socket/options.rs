@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 
 use hdcr_sys::socket as sys;
 use nix::libc::{
-    self, AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, SO_RCVBUF, SO_RCVBUFFORCE,
-    SO_SNDBUF, SO_SNDBUFFORCE, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET,
+    self, AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, SO_RCVBUF,
+    SO_RCVBUFFORCE, SO_SNDBUF, SO_SNDBUFFORCE, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET,
 };
 
 use super::Family;
@@ -77,7 +77,8 @@ const TCP: &[i32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 16, 17, 18, 23, 25,
 const IP: &[i32] = &[1, 2, 4, 6, 7, 8, 10, 11, 12, 13, 15, 18, 19, 20, 21, 22, 23, 24, 25, 32, 33, 34, 49, 50, 51];
 
 /// ipv6(7), include/uapi/linux/in6.h.
-const IPV6: &[i32] = &[8, 16, 17, 18, 19, 23, 25, 26, 29, 49, 51, 53, 54, 56, 58, 60, 62, 66, 67, 70, 72, 73, 74, 75, 76, 77, 78];
+const IPV6: &[i32] =
+    &[8, 16, 17, 18, 19, 23, 25, 26, 29, 49, 51, 53, 54, 56, 58, 60, 62, 66, 67, 70, 72, 73, 74, 75, 76, 77, 78];
 
 /// udp(7).
 const UDP: &[i32] = &[1, 100, 101, 102, 103, 104];
@@ -159,7 +160,11 @@ mod tests {
         let family = Family { domain: AF_INET, kind: SOCK_STREAM, protocol: 0 };
         let socket = || sys::socket(AF_INET, SOCK_STREAM, 0).unwrap();
         let (old, new) = (socket(), socket());
-        let set = [(SOL_SOCKET, libc::SO_REUSEPORT, 1), (SOL_SOCKET, libc::SO_KEEPALIVE, 1), (IPPROTO_TCP, libc::TCP_NODELAY, 1)];
+        let set = [
+            (SOL_SOCKET, libc::SO_REUSEPORT, 1),
+            (SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+            (IPPROTO_TCP, libc::TCP_NODELAY, 1),
+        ];
         for (level, name, value) in set {
             sys::set_option_int(&old, level, name, value).unwrap();
         }

@@ -124,7 +124,7 @@ fn peek(view: &FileView, file: &OwnedFd) -> Result<Vec<Message>> {
     }
     let mut polled = [PollFd::new(file, PollFlags::IN)];
     poll(&mut polled, Some(&Timespec::default())).map_err(Error::system("poll", subject(view)))?;
-    let events = polled.first().map_or(PollFlags::empty(), |polled| polled.revents());
+    let events = polled.first().map_or(PollFlags::empty(), PollFd::revents);
     let datagrams = kind == libc::SOCK_DGRAM;
     // An unconnected stream has no queue, and says so by an error.
     let waiting = rustix::io::ioctl_fionread(file).ok().and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
@@ -192,7 +192,10 @@ fn send_all(sender: impl AsFd, message: &Outgoing<'_>, stream: bool) -> io::Resu
     let mut sent = send_once(&sender, message)?;
     while stream && sent < message.bytes.len() {
         let bytes = message.bytes.get(sent..).unwrap_or_default();
-        sent += send_once(&sender, &Outgoing { bytes, to: message.to, descriptors: &[], credentials: message.credentials })?;
+        sent += send_once(
+            &sender,
+            &Outgoing { bytes, to: message.to, descriptors: &[], credentials: message.credentials },
+        )?;
     }
     Ok(())
 }
@@ -202,7 +205,8 @@ fn send_once(sender: impl AsFd, message: &Outgoing<'_>) -> io::Result<usize> {
     let denied = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EPERM | libc::ESRCH));
     match sys::send(&sender, message, 0) {
         Err(error) if message.credentials.is_some() && denied(&error) => {
-            let own = Outgoing { bytes: message.bytes, to: message.to, descriptors: message.descriptors, credentials: None };
+            let own =
+                Outgoing { bytes: message.bytes, to: message.to, descriptors: message.descriptors, credentials: None };
             sys::send(&sender, &own, 0)
         }
         other => other,

@@ -4,7 +4,7 @@
 //! with a peer's name, listening sockets with those of the tree that wait to be accepted, halves shut down, queued bytes
 //! and messages with descriptors, credentials and senders' names. Not captured: peer credentials (`SO_PEERCRED`), the
 //! abstract name of a connected stream, out-of-band bytes, clients outside of the tree that wait to be accepted (they are
-//! reset). Reads: sock_diag(7), `MSG_PEEK`.
+//! reset). Reads: `sock_diag(7)`, `MSG_PEEK`.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -21,8 +21,8 @@ use crate::checkpoint::EndPolicy;
 use crate::error::{Error, Refusal, Result};
 use crate::model;
 use crate::procfs;
-use crate::resource::outside::{self, Fate, OutsideRecord};
 use crate::resource::FileView;
+use crate::resource::outside::{self, Fate, OutsideRecord};
 use crate::survey::Survey;
 
 const ESTABLISHED: u8 = 1;
@@ -110,7 +110,10 @@ fn peer(seen: &UnixSocket, inside: impl FnOnce(u64) -> bool) -> Peer {
 }
 
 fn diagnose(view: &FileView) -> Result<UnixSocket> {
-    ask(view.stat.st_ino)?.ok_or_else(|| Error::Changed { subject: subject(view), what: "the socket is not known to the kernel".to_owned() })
+    ask(view.stat.st_ino)?.ok_or_else(|| Error::Changed {
+        subject: subject(view),
+        what: "the socket is not known to the kernel".to_owned(),
+    })
 }
 
 fn ask(inode: u64) -> Result<Option<UnixSocket>> {
@@ -152,7 +155,9 @@ fn leads_to(name: Option<&[u8]>) -> String {
 fn waits_inside<'a>(view: &FileView, mut among: impl Iterator<Item = &'a FileView>) -> bool {
     among.any(|other| {
         let seen = other.starts_with("socket:[").then(|| ask(other.stat.st_ino).ok().flatten()).flatten();
-        seen.is_some_and(|seen| seen.state == LISTEN && seen.waiting.iter().any(|inode| u64::from(*inode) == view.stat.st_ino))
+        seen.is_some_and(|seen| {
+            seen.state == LISTEN && seen.waiting.iter().any(|inode| u64::from(*inode) == view.stat.st_ino)
+        })
     })
 }
 
@@ -174,7 +179,8 @@ pub(super) fn capture(cx: &mut Capture<'_>, view: &FileView, file: &OwnedFd, rec
     if seen.state == LISTEN {
         unix.set_standing(Standing::Listening);
         unix.backlog = seen.outgoing;
-        unix.waiting = seen.waiting.iter().filter_map(|inode| Some(cx.with_inode((*inode).into()).next()?.id.0)).collect();
+        unix.waiting =
+            seen.waiting.iter().filter_map(|inode| Some(cx.with_inode((*inode).into()).next()?.id.0)).collect();
     } else {
         let peer = peer(&seen, |inode| cx.with_inode(inode).next().is_some());
         match connected(cx, view, &seen, peer, &mut unix)? {
@@ -200,14 +206,19 @@ enum Place {
 }
 
 /// Settles how a socket that does not listen stands.
-fn connected(cx: &mut Capture<'_>, view: &FileView, seen: &UnixSocket, peer: Peer, unix: &mut UnixRecord) -> Result<Place> {
+fn connected(
+    cx: &mut Capture<'_>,
+    view: &FileView,
+    seen: &UnixSocket,
+    peer: Peer,
+    unix: &mut UnixRecord,
+) -> Result<Place> {
     let datagrams = i32::from(seen.kind) == libc::SOCK_DGRAM;
     let named = unix.peer_name.len() > 2;
     match peer {
         Peer::None => unix.set_standing(Standing::Free),
-        Peer::Gone if datagrams && named => unix.set_standing(Standing::Free),
+        Peer::Gone | Peer::Outside if datagrams && named => unix.set_standing(Standing::Free),
         Peer::Gone => unix.set_standing(Standing::Lone),
-        Peer::Outside if datagrams && named => unix.set_standing(Standing::Free),
         Peer::Outside => return Ok(Place::Outside),
         Peer::Unaccepted => {
             let views: Vec<FileView> = cx.files.iter().map(|file| file.view.clone()).collect();
@@ -221,7 +232,11 @@ fn connected(cx: &mut Capture<'_>, view: &FileView, seen: &UnixSocket, peer: Pee
             unix.set_standing(Standing::Waiting);
         }
         Peer::Inside(inode) => {
-            let theirs = if datagrams { ask(inode)?.and_then(|other| other.peer).map(u64::from) } else { Some(view.stat.st_ino) };
+            let theirs = if datagrams {
+                ask(inode)?.and_then(|other| other.peer).map(u64::from)
+            } else {
+                Some(view.stat.st_ino)
+            };
             if theirs == Some(view.stat.st_ino) {
                 let (low, second) = (inode.min(view.stat.st_ino), inode < view.stat.st_ino);
                 let (Ok(pair) | Err(pair)) = cx.shared("UNIX pair", 0, low);
@@ -241,7 +256,11 @@ fn connected(cx: &mut Capture<'_>, view: &FileView, seen: &UnixSocket, peer: Pee
 }
 
 fn refusal(view: &FileView, unix: &UnixRecord) -> Refusal {
-    outside::refusal(view, "UNIX socket", &leads_to(Some(&unix.peer_name).filter(|name| name.len() > 2).map(Vec::as_slice)))
+    outside::refusal(
+        view,
+        "UNIX socket",
+        &leads_to(Some(&unix.peer_name).filter(|name| name.len() > 2).map(Vec::as_slice)),
+    )
 }
 
 /// The file that bears the name of a socket, if it is still there.

@@ -1,6 +1,7 @@
 //! UNIX sockets made again: first every socket with its options and its name, then connections and queues, last what
 //! would stand in the way of filling them (shut halves, buffer sizes, closed peers).
 
+use std::collections::btree_map::Entry;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -45,11 +46,14 @@ pub(super) fn restore(cx: &mut Restore<'_>, id: ObjectId, record: &SocketRecord)
 
 fn end_of(cx: &mut Restore<'_>, record: &SocketRecord, unix: &UnixRecord) -> Result<OwnedFd> {
     let pair = ObjectId(unix.pair);
-    if !cx.parts.contains_key(&pair) {
-        let ends = sys::pair(record.domain, record.kind, record.protocol).map_err(Error::system("socketpair", pair))?;
-        cx.parts.insert(pair, ends.into());
-    }
-    let end = cx.parts.get(&pair).and_then(|ends| ends.get(usize::from(unix.second)));
+    let ends = match cx.parts.entry(pair) {
+        Entry::Occupied(made) => made.into_mut(),
+        Entry::Vacant(free) => {
+            let ends = sys::pair(record.domain, record.kind, record.protocol);
+            free.insert(ends.map_err(Error::system("socketpair", pair))?.into())
+        }
+    };
+    let end = ends.get(usize::from(unix.second));
     let end = end.ok_or_else(|| Error::Unsound(format!("{pair} is no pair of sockets")))?;
     end.try_clone().map_err(Error::system("dup", pair))
 }
@@ -143,20 +147,21 @@ fn connect_and_fill(cx: &mut Restore<'_>, id: ObjectId) -> Result<()> {
     let own_file = own(cx, id)?;
     let sender = match unix.standing() {
         Standing::Paired => cx.parts.get(&ObjectId(unix.pair)).and_then(|ends| ends.get(usize::from(!unix.second))),
-        _ => cx.parts.get(&id).and_then(|ends| ends.first()),
+        Standing::Lone | Standing::Reconnect | Standing::Free | Standing::Listening | Standing::Waiting => {
+            cx.parts.get(&id).and_then(|ends| ends.first())
+        }
     };
     let sender = sender.map(OwnedFd::try_clone).transpose().map_err(failed("dup"))?;
     for message in &unix.queue {
         let files = message.files.iter().map(|file| own(cx, ObjectId(*file))).collect::<Result<Vec<_>>>()?;
         let files: Vec<&OwnedFd> = files.iter().collect();
         let stream = record.kind == libc::SOCK_STREAM;
-        let sent = match &sender {
-            Some(sender) => widen(sender).and_then(|()| queue::send(sender, &[], message, &files, stream)),
-            None => {
-                let sender = correspondent(cx, &message.from)?;
-                let to = name::path(&address).map_or(Ok(address.clone()), |path| name::address(&cx.mapped(path)));
-                to.and_then(|to| queue::send(&sender, &to, message, &files, stream))
-            }
+        let sent = if let Some(sender) = &sender {
+            widen(sender).and_then(|()| queue::send(sender, &[], message, &files, stream))
+        } else {
+            let sender = correspondent(cx, &message.from)?;
+            let to = name::path(&address).map_or(Ok(address.clone()), |path| name::address(&cx.mapped(path)));
+            to.and_then(|to| queue::send(&sender, &to, message, &files, stream))
         };
         sent.map_err(failed("filling a socket"))?;
     }
@@ -190,7 +195,8 @@ fn correspondent(cx: &mut Restore<'_>, name: &[u8]) -> Result<OwnedFd> {
             return own(cx, *id);
         }
     }
-    let failed = |error| Error::System { operation: "making a sender", subject: "a datagram".to_owned(), source: error };
+    let failed =
+        |error| Error::System { operation: "making a sender", subject: "a datagram".to_owned(), source: error };
     let sender = sys::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0).map_err(failed)?;
     widen(&sender).map_err(failed)?;
     if name::path(name).is_some() {
