@@ -46,9 +46,7 @@ pub(crate) fn find(zoo: &Path, wanted: &[String]) -> Result<Vec<Guest>> {
         let path = entry?.path();
         if path.extension().is_some_and(|e| e == "c") {
             let text = fs::read_to_string(&path)?;
-            guests.push(
-                describe(&path, &text).with_context(|| format!("describe {}", path.display()))?,
-            );
+            guests.push(describe(&path, &text).with_context(|| format!("describe {}", path.display()))?);
         }
     }
     guests.sort_by(|a, b| a.name.cmp(&b.name));
@@ -57,11 +55,7 @@ pub(crate) fn find(zoo: &Path, wanted: &[String]) -> Result<Vec<Guest>> {
     if !wanted.is_empty() {
         let all_exact = wanted.iter().all(|w| guests.iter().any(|g| g.name == *w));
         guests.retain(|g| if all_exact { exact(g) } else { begins(g) });
-        ensure!(
-            !guests.is_empty(),
-            "no guest is named {}",
-            wanted.join(", ")
-        );
+        ensure!(!guests.is_empty(), "no guest is named {}", wanted.join(", "));
     }
     Ok(guests)
 }
@@ -77,11 +71,7 @@ fn describe(path: &Path, text: &str) -> Result<Guest> {
         ..Guest::default()
     };
     for line in text.lines().take(6) {
-        for word in line
-            .strip_prefix("// zoo:")
-            .unwrap_or("")
-            .split_whitespace()
-        {
+        for word in line.strip_prefix("// zoo:").unwrap_or("").split_whitespace() {
             let (key, value) = word.split_once('=').context("key=value expected")?;
             set(&mut guest, key, value)?;
         }
@@ -114,11 +104,7 @@ pub(crate) fn build_all(guests: &[Guest], into: &Path) -> Result<Vec<Built>> {
     let wanted: Vec<(&Guest, bool)> = guests
         .iter()
         .flat_map(|g| {
-            let builds: &[bool] = if g.also_static {
-                &[false, true]
-            } else {
-                &[false]
-            };
+            let builds: &[bool] = if g.also_static { &[false, true] } else { &[false] };
             builds.iter().map(move |&fixed| (g, fixed))
         })
         .collect();
@@ -142,18 +128,10 @@ pub(crate) fn build_all(guests: &[Guest], into: &Path) -> Result<Vec<Built>> {
 }
 
 fn build(guest: &Guest, fixed: bool, into: &Path) -> Built {
-    let name = if fixed {
-        format!("{}-static", guest.name)
-    } else {
-        guest.name.clone()
-    };
+    let name = if fixed { format!("{}-static", guest.name) } else { guest.name.clone() };
     let binary = into.join(&name);
     let result = compile(guest, fixed, &binary).map_err(|error| format!("{error:#}"));
-    Built {
-        guest: guest.clone(),
-        name,
-        binary: result.map(|()| binary),
-    }
+    Built { guest: guest.clone(), name, binary: result.map(|()| binary) }
 }
 
 fn compile(guest: &Guest, fixed: bool, binary: &Path) -> Result<()> {
@@ -176,12 +154,7 @@ fn compile(guest: &Guest, fixed: bool, binary: &Path) -> Result<()> {
         .args(&guest.tail)
         .output()
         .context("run gcc")?;
-    ensure!(
-        out.status.success(),
-        "gcc {}: {}",
-        guest.name,
-        String::from_utf8_lossy(&out.stderr)
-    );
+    ensure!(out.status.success(), "gcc {}: {}", guest.name, String::from_utf8_lossy(&out.stderr));
     Ok(())
 }
 

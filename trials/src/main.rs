@@ -59,6 +59,9 @@ struct RunArgs {
     /// At most so many rounds of checkpoint and restore in each trial.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    /// How many times each trial runs.
+    #[arg(long, default_value_t = 1)]
+    repeat: u32,
     /// How many trials run at the same time.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
@@ -101,6 +104,7 @@ fn run_zoo(place: &Place, args: &RunArgs) -> Result<bool> {
         hdcr: place.hdcr.clone(),
         modes: args.mode.clone(),
         rounds: args.rounds,
+        times: args.repeat,
         jobs: args.jobs.max(1),
         keep: args.keep,
     };

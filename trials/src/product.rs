@@ -46,16 +46,11 @@ impl Product {
         let ended = wait::end_of(&mut child, &what, LIMIT);
         let took = began.elapsed();
         let text = String::from_utf8_lossy(&fs::read(&out)?).into_owned();
-        self.log
-            .push(format!("$ {what}  ({} ms)", took.as_millis()));
+        self.log.push(format!("$ {what}  ({} ms)", took.as_millis()));
         self.log.extend(text.lines().map(str::to_owned));
         let status = ended?;
         self.log.push(format!("-> {status}"));
-        Ok(Answer {
-            success: status.success(),
-            text,
-            took,
-        })
+        Ok(Answer { success: status.success(), text, took })
     }
 
     /// A command that must succeed.

@@ -48,12 +48,7 @@ const TAIL: usize = 25;
 
 impl Report {
     pub(crate) fn new(json: bool) -> Self {
-        Report {
-            json,
-            passed: 0,
-            skipped: 0,
-            failed: Vec::new(),
-        }
+        Report { json, passed: 0, skipped: 0, failed: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, trial: &Finished) -> Result<()> {
@@ -92,13 +87,7 @@ impl Report {
             for failure in &self.failed {
                 writeln!(out, "failed:  {failure}")?;
             }
-            writeln!(
-                out,
-                "{} passed, {} failed, {} skipped",
-                self.passed,
-                self.failed.len(),
-                self.skipped
-            )?;
+            writeln!(out, "{} passed, {} failed, {} skipped", self.passed, self.failed.len(), self.skipped)?;
         }
         Ok(self.failed.is_empty())
     }
@@ -108,11 +97,7 @@ impl Report {
 pub(crate) fn list(guests: &[Guest]) -> Result<()> {
     let mut out = io::stdout().lock();
     for guest in guests {
-        let builds = if guest.also_static {
-            " [also static]"
-        } else {
-            ""
-        };
+        let builds = if guest.also_static { " [also static]" } else { "" };
         writeln!(out, "{:<20} {}{builds}", guest.name, guest.about)?;
     }
     Ok(())

@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use crate::guest::Built;
 use crate::product::{self, Product};
 use crate::report::{Finished, Outcome, Report};
-use crate::trial::subject::Subject;
+use crate::trial::subject::{Lacking, Subject};
 use crate::witness::Witness;
 
 /// What HDCR does to the guest.
@@ -46,17 +46,17 @@ pub(crate) struct Plan {
     pub(crate) hdcr: Option<PathBuf>,
     pub(crate) modes: Vec<Mode>,
     pub(crate) rounds: u32,
+    pub(crate) times: u32,
     pub(crate) jobs: usize,
     pub(crate) keep: bool,
 }
 
 /// Runs every guest in every mode that fits it.
 pub(crate) fn run_all(plan: &Plan, built: &[Built], report: &mut Report) -> Result<()> {
-    let all: Vec<(&Built, Mode)> = built
-        .iter()
-        .flat_map(|b| modes_of(b, plan).into_iter().map(move |mode| (b, mode)))
-        .collect();
+    let all: Vec<(&Built, Mode)> =
+        built.iter().flat_map(|b| modes_of(b, plan).into_iter().map(move |mode| (b, mode))).collect();
     ensure!(!all.is_empty(), "no trial fits the modes asked for");
+    let all: Vec<(&Built, Mode)> = (0..plan.times).flat_map(|_| all.clone()).collect();
     let next = AtomicUsize::new(0);
     let report = Mutex::new(report);
     std::thread::scope(|scope| {
@@ -74,9 +74,7 @@ pub(crate) fn run_all(plan: &Plan, built: &[Built], report: &mut Report) -> Resu
             })
             .collect();
         for worker in workers {
-            worker
-                .join()
-                .unwrap_or_else(|_| Err(anyhow::anyhow!("a worker of the runner died")))?;
+            worker.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a worker of the runner died")))?;
         }
         Ok(())
     })
@@ -97,9 +95,7 @@ fn modes_of(built: &Built, plan: &Plan) -> Vec<Mode> {
 /// Runs one trial in a folder of its own; only trouble of the runner itself is an error.
 fn run_one(plan: &Plan, built: &Built, mode: Mode) -> Result<Finished> {
     let began = Instant::now();
-    let folder = tempfile::Builder::new()
-        .prefix(&format!("hdcr-trial-{}-", built.name))
-        .tempdir()?;
+    let folder = tempfile::Builder::new().prefix(&format!("hdcr-trial-{}-", built.name)).tempdir()?;
     let mut finished = Finished {
         name: built.name.clone(),
         mode: mode.name().to_owned(),
@@ -120,16 +116,14 @@ fn run_one(plan: &Plan, built: &Built, mode: Mode) -> Result<Finished> {
         }
         Ok(binary) => {
             let mut subject = Subject::new(&built.guest, binary, folder.path(), plan)?;
-            let product = plan.hdcr.clone().map(|binary| Product {
-                binary,
-                folder: folder.path().to_owned(),
-                log: Vec::new(),
-            });
+            let product =
+                plan.hdcr.clone().map(|binary| Product { binary, folder: folder.path().to_owned(), log: Vec::new() });
             let result = act(&mut subject, product, mode, &mut finished);
             let cleaned = subject.clean();
             finished.log.extend(subject.log);
             match result.and(cleaned) {
                 Ok(()) => Outcome::Passed,
+                Err(error) if error.is::<Lacking>() => Outcome::Skipped(error.to_string()),
                 Err(error) => Outcome::Failed(format!("{error:#}")),
             }
         }
@@ -141,12 +135,7 @@ fn run_one(plan: &Plan, built: &Built, mode: Mode) -> Result<Finished> {
     Ok(finished)
 }
 
-fn act(
-    subject: &mut Subject<'_>,
-    product: Option<Product>,
-    mode: Mode,
-    finished: &mut Finished,
-) -> Result<()> {
+fn act(subject: &mut Subject<'_>, product: Option<Product>, mode: Mode, finished: &mut Finished) -> Result<()> {
     subject.start()?;
     let Some(mut product) = product.filter(|_| mode != Mode::Undisturbed) else {
         for round in 1..=subject.rounds {
@@ -161,12 +150,7 @@ fn act(
     subject.verdict()
 }
 
-fn rounds(
-    subject: &mut Subject<'_>,
-    product: &mut Product,
-    mode: Mode,
-    finished: &mut Finished,
-) -> Result<()> {
+fn rounds(subject: &mut Subject<'_>, product: &mut Product, mode: Mode, finished: &mut Finished) -> Result<()> {
     for round in 1..=subject.rounds {
         subject.await_ready(round)?;
         let before = Witness::look(subject.pid)?;
@@ -193,11 +177,7 @@ fn rounds(
         if !differences.is_empty() {
             let shown = differences.iter().take(40).cloned();
             subject.log.extend(shown);
-            anyhow::bail!(
-                "/proc differs in {} places, first {}",
-                differences.len(),
-                differences[0]
-            );
+            anyhow::bail!("/proc differs in {} places, first {}", differences.len(), differences[0]);
         }
         subject.go(round, away)?;
     }
@@ -215,9 +195,7 @@ fn check_and_checkpoint(
     let mut arguments = vec!["checkpoint", pid.as_str()];
     arguments.extend(options);
     let answer = product.must(&arguments)?;
-    finished
-        .checkpoint_milliseconds
-        .push(answer.took.as_millis());
+    finished.checkpoint_milliseconds.push(answer.took.as_millis());
     Ok(())
 }
 
@@ -225,24 +203,13 @@ fn check_and_checkpoint(
 fn refuse(subject: &Subject<'_>, product: &mut Product, image: &str) -> Result<()> {
     let pid = subject.pid.to_string();
     let word = subject.refused.as_deref().unwrap_or_default();
-    let commands: [&[&str]; 2] = [
-        &["check", &pid],
-        &["checkpoint", &pid, "-o", image, "--kill"],
-    ];
+    let commands: [&[&str]; 2] = [&["check", &pid], &["checkpoint", &pid, "-o", image, "--kill"]];
     for command in commands {
         let answer = product.run(command)?;
         ensure!(!answer.success, "hdcr {} did not refuse", command[0]);
         let named = answer.text.to_lowercase().contains(&word.to_lowercase());
-        ensure!(
-            named,
-            "hdcr {} does not name {word}: {}",
-            command[0],
-            answer.text.trim()
-        );
+        ensure!(named, "hdcr {} does not name {word}: {}", command[0], answer.text.trim());
     }
-    ensure!(
-        !std::path::Path::new(image).exists(),
-        "a refused checkpoint left an image"
-    );
+    ensure!(!std::path::Path::new(image).exists(), "a refused checkpoint left an image");
     Ok(())
 }

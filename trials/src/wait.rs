@@ -10,11 +10,7 @@ use anyhow::{Context, Result, bail};
 const PAUSE: Duration = Duration::from_millis(3);
 
 /// Asks until there is an answer; fails with `what` when there is none by the deadline.
-pub(crate) fn until<T>(
-    what: &str,
-    limit: Duration,
-    mut ask: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub(crate) fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(answer) = ask()? {
@@ -31,9 +27,7 @@ pub(crate) fn until<T>(
 pub(crate) fn end_of(child: &mut Child, what: &str, limit: Duration) -> Result<ExitStatus> {
     let ended = until(what, limit, || Ok(child.try_wait()?));
     if ended.is_err() {
-        child
-            .kill()
-            .with_context(|| format!("kill {what} at its deadline"))?;
+        child.kill().with_context(|| format!("kill {what} at its deadline"))?;
         child.wait()?;
     }
     ended

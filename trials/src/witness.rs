@@ -38,10 +38,7 @@ const WHOLE: [&str; 10] = [
 impl Witness {
     /// Looks at `root` and all its descendants.
     pub(crate) fn look(root: u32) -> Result<Witness> {
-        let mut seen = Witness {
-            pids: tree(root)?,
-            ..Witness::default()
-        };
+        let mut seen = Witness { pids: tree(root)?, ..Witness::default() };
         for pid in seen.pids.clone() {
             seen.process(pid, pid == root);
         }
@@ -53,21 +50,13 @@ impl Witness {
         for name in WHOLE {
             let text = fs::read(home.join(name));
             let text = text.map(|t| String::from_utf8_lossy(&t).replace('\0', "\\0"));
-            self.put(
-                pid,
-                name,
-                text.unwrap_or_else(|e| format!("{:?}", e.kind())),
-            );
+            self.put(pid, name, text.unwrap_or_else(|e| format!("{:?}", e.kind())));
         }
         for name in ["cwd", "root", "exe"] {
             self.put(pid, name, link(&home.join(name)));
         }
         for name in names(&home.join("ns")) {
-            self.put(
-                pid,
-                &format!("ns/{name}"),
-                link(&home.join("ns").join(&name)),
-            );
+            self.put(pid, &format!("ns/{name}"), link(&home.join("ns").join(&name)));
         }
         for (name, value) in fields::stat(&home.join("stat"), is_root) {
             self.put(pid, &format!("stat/{name}"), value);
@@ -97,11 +86,7 @@ impl Witness {
                 let Some((range, rest)) = header.take() else {
                     continue;
                 };
-                self.put(
-                    pid,
-                    &format!("maps/{range}"),
-                    format!("{rest} {}", flags.trim()),
-                );
+                self.put(pid, &format!("maps/{range}"), format!("{rest} {}", flags.trim()));
             } else if let Some(parsed) = descriptors::mapping(line) {
                 let (range, facts, identity) = parsed;
                 let identity = self.by_identity(identity);
@@ -116,10 +101,7 @@ impl Witness {
             return name;
         };
         let next = self.identities.len();
-        let number = *self
-            .identities
-            .entry(format!("{name}{identity}"))
-            .or_insert(next);
+        let number = *self.identities.entry(format!("{name}{identity}")).or_insert(next);
         format!("{name}#{number}")
     }
 
@@ -165,18 +147,13 @@ fn tree(root: u32) -> Result<Vec<u32>> {
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .collect();
+    let mut names: Vec<String> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     names.sort_by_key(|n| (n.len(), n.clone()));
     names
 }
 
 fn link(path: &Path) -> String {
-    fs::read_link(path).map_or_else(
-        |e| format!("{:?}", e.kind()),
-        |to| to.to_string_lossy().into_owned(),
-    )
+    fs::read_link(path).map_or_else(|e| format!("{:?}", e.kind()), |to| to.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]
@@ -191,23 +168,14 @@ mod tests {
         one.put(me, "limits", "a".to_owned());
         two.put(me, "limits", "b".to_owned());
         assert_eq!(one.differences(&one, &[]), Vec::<String>::new());
-        assert_eq!(
-            one.differences(&two, &["limits".to_owned()]),
-            Vec::<String>::new()
-        );
-        assert_eq!(
-            one.differences(&two, &[]),
-            [format!("{me}/limits: \"a\" became \"b\"")]
-        );
+        assert_eq!(one.differences(&two, &["limits".to_owned()]), Vec::<String>::new());
+        assert_eq!(one.differences(&two, &[]), [format!("{me}/limits: \"a\" became \"b\"")]);
     }
 
     #[test]
     fn identities_keep_sharing() {
         let mut seen = Witness::default();
         let mut pipe = |n: &str| seen.by_identity(("pipe".to_owned(), Some(n.to_owned())));
-        assert_eq!(
-            (pipe("77"), pipe("5"), pipe("77")),
-            ("pipe#0".into(), "pipe#1".into(), "pipe#0".into())
-        );
+        assert_eq!((pipe("77"), pipe("5"), pipe("77")), ("pipe#0".into(), "pipe#1".into(), "pipe#0".into()));
     }
 }

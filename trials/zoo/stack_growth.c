@@ -41,10 +41,10 @@ static void *run(void *round)
 static void prepare(int round)
 {
 	if (round == 1) {
-		/* Room below a mapping that grows. */
-		low = mmap(NULL, 4UL << 20, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-		SYS(munmap(low, 4UL << 20));
-		low = mmap(low + (4UL << 20) - 2 * PAGE, 2 * PAGE, PROT_READ | PROT_WRITE,
+		/* Room below a mapping that grows, too small for the stack of a thread to be put there. */
+		low = mmap(NULL, 6UL << 20, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		SYS(munmap(low + (1UL << 20), 5UL << 20));
+		low = mmap(low + (6UL << 20) - 2 * PAGE, 2 * PAGE, PROT_READ | PROT_WRITE,
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_FIXED, -1, 0);
 		CHECK(low != MAP_FAILED, "grows down");
 		zoo_fill(low, PAGE, 8);

@@ -19,11 +19,7 @@ pub(crate) struct Counts {
 impl Counts {
     /// A part that is one check.
     fn one(success: bool) -> Self {
-        Counts {
-            passed: u32::from(success),
-            failed: u32::from(!success),
-            skipped: 0,
-        }
+        Counts { passed: u32::from(success), failed: u32::from(!success), skipped: 0 }
     }
 
     fn add(&mut self, other: Counts) {
@@ -33,10 +29,7 @@ impl Counts {
     }
 
     fn line(self) -> String {
-        format!(
-            "{} passed, {} failed, {} skipped",
-            self.passed, self.failed, self.skipped
-        )
+        format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
 }
 
@@ -79,31 +72,18 @@ pub(crate) fn everything(shell: &Shell, without: &[String]) -> Result<bool> {
     say("--- times")?;
     for (name, took, counts) in times {
         let counts = counts.map(Counts::line).unwrap_or_default();
-        say(&format!(
-            "{name:<10} {:>7.1} s  {counts}",
-            took.as_secs_f64()
-        ))?;
+        say(&format!("{name:<10} {:>7.1} s  {counts}", took.as_secs_f64()))?;
     }
     say(&total.line())?;
     Ok(total.failed == 0)
 }
 
 fn fmt(shell: &Shell) -> Result<Counts> {
-    Ok(Counts::one(
-        shell.run("cargo", &["fmt", "--all", "--check"])?,
-    ))
+    Ok(Counts::one(shell.run("cargo", &["fmt", "--all", "--check"])?))
 }
 
 fn clippy(shell: &Shell) -> Result<Counts> {
-    let arguments = [
-        "clippy",
-        "--quiet",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ];
+    let arguments = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
     Ok(Counts::one(shell.run("cargo", &arguments)?))
 }
 
@@ -156,16 +136,10 @@ fn of_trials(line: &str) -> Option<Counts> {
 }
 
 fn counts<'a>(parts: impl Iterator<Item = &'a str>, names: [&str; 3]) -> Option<Counts> {
-    let numbers: Vec<u32> = parts
-        .zip(names)
-        .map_while(|(part, name)| part.strip_suffix(name)?.trim().parse().ok())
-        .collect();
+    let numbers: Vec<u32> =
+        parts.zip(names).map_while(|(part, name)| part.strip_suffix(name)?.trim().parse().ok()).collect();
     let [passed, failed, skipped] = numbers.try_into().ok()?;
-    Some(Counts {
-        passed,
-        failed,
-        skipped,
-    })
+    Some(Counts { passed, failed, skipped })
 }
 
 #[cfg(test)]
@@ -174,21 +148,11 @@ mod tests {
 
     #[test]
     fn counts_are_read_from_what_others_print() {
-        let some = |passed, failed, skipped| {
-            Some(Counts {
-                passed,
-                failed,
-                skipped,
-            })
-        };
-        let unit =
-            "test result: FAILED. 11 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out";
+        let some = |passed, failed, skipped| Some(Counts { passed, failed, skipped });
+        let unit = "test result: FAILED. 11 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out";
         assert_eq!(of_unit_tests(unit), some(11, 2, 1));
         assert_eq!(of_unit_tests("running 3 tests"), None);
-        assert_eq!(
-            of_trials("40 passed, 1 failed, 80 skipped"),
-            some(40, 1, 80)
-        );
+        assert_eq!(of_trials("40 passed, 1 failed, 80 skipped"), some(40, 1, 80));
         assert_eq!(of_trials("passed   tree/restored (0.1 s)"), None);
     }
 }

@@ -64,9 +64,7 @@ fn main() -> ExitCode {
 }
 
 fn run(command: &Command) -> Result<bool> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("the workspace above xtask")?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace above xtask")?;
     let target = command.target_dir.clone();
     let shell = Shell::new(root, &target.unwrap_or_else(|| root.join("target")));
     match &command.task {

@@ -29,32 +29,19 @@ pub(crate) fn install(shell: &Shell) -> Result<()> {
         return say(&format!("not root, not installed: {}", missing.join(" ")));
     }
     say(&format!("installing {}", missing.join(" ")))?;
-    let mut arguments = vec![
-        "DEBIAN_FRONTEND=noninteractive",
-        "apt-get",
-        "install",
-        "-qq",
-        "--yes",
-        "--no-install-recommends",
-    ];
+    let mut arguments =
+        vec!["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "--yes", "--no-install-recommends"];
     arguments.extend(missing);
     // The lists of a fresh machine may be absent or old: they are fetched once, when the first try fails.
     if !shell.run("env", &arguments)? {
-        ensure!(
-            shell.run("apt-get", &["update", "-qq"])?,
-            "apt-get update failed"
-        );
+        ensure!(shell.run("apt-get", &["update", "-qq"])?, "apt-get update failed");
         ensure!(shell.run("env", &arguments)?, "apt-get install failed");
     }
     Ok(())
 }
 
 fn missing<'a>(list: &'a List, installed: &str) -> Vec<&'a str> {
-    let has = |name: &str| {
-        installed
-            .lines()
-            .any(|line| line.split_once(' ') == Some((name, "installed")))
-    };
+    let has = |name: &str| installed.lines().any(|line| line.split_once(' ') == Some((name, "installed")));
     let names = list.packages.keys().map(String::as_str);
     names.filter(|name| !has(name)).collect()
 }

@@ -15,38 +15,23 @@ pub(crate) struct Shell {
 
 impl Shell {
     pub(crate) fn new(root: &Path, target: &Path) -> Self {
-        Shell {
-            root: root.to_owned(),
-            target: root.join(target),
-        }
+        Shell { root: root.to_owned(), target: root.join(target) }
     }
 
     fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .current_dir(&self.root)
-            .env("CARGO_TARGET_DIR", &self.target)
-            .stdin(Stdio::null());
+        command.args(arguments).current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target).stdin(Stdio::null());
         command
     }
 
     /// Runs a command with its output shown; true when it succeeded.
     pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> Result<bool> {
-        let status = self
-            .command(program, arguments)
-            .status()
-            .with_context(|| format!("start {program}"))?;
+        let status = self.command(program, arguments).status().with_context(|| format!("start {program}"))?;
         Ok(status.success())
     }
 
     /// Runs a command, shows each line of its output and hands it to `see`.
-    pub(crate) fn watch(
-        &self,
-        program: &str,
-        arguments: &[&str],
-        mut see: impl FnMut(&str),
-    ) -> Result<bool> {
+    pub(crate) fn watch(&self, program: &str, arguments: &[&str], mut see: impl FnMut(&str)) -> Result<bool> {
         let mut child = self
             .command(program, arguments)
             .stdout(Stdio::piped())
@@ -63,10 +48,7 @@ impl Shell {
 
     /// What a command prints, with nothing shown.
     pub(crate) fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
-        let out = self
-            .command(program, arguments)
-            .output()
-            .with_context(|| format!("start {program}"))?;
+        let out = self.command(program, arguments).output().with_context(|| format!("start {program}"))?;
         Ok(String::from_utf8_lossy(&out.stdout).into_owned())
     }
 
@@ -85,9 +67,7 @@ impl Shell {
             ("--sources", self.root.join("trials")),
             ("--build", self.target.join("zoo")),
         ];
-        let options = options
-            .into_iter()
-            .flat_map(|(name, path)| [name.to_owned(), text(path)]);
+        let options = options.into_iter().flat_map(|(name, path)| [name.to_owned(), text(path)]);
         (text(self.target.join("debug/trials")), options.collect())
     }
 

@@ -22,26 +22,18 @@ pub(crate) struct Source {
 impl Source {
     #[cfg(test)]
     pub(crate) fn new(path: &str, text: &str) -> Self {
-        Source {
-            path: path.to_owned(),
-            text: text.to_owned(),
-        }
+        Source { path: path.to_owned(), text: text.to_owned() }
     }
 
     pub(crate) fn is(&self, ending: &str) -> bool {
-        Path::new(&self.path)
-            .extension()
-            .is_some_and(|e| e == ending)
+        Path::new(&self.path).extension().is_some_and(|e| e == ending)
     }
 }
 
 type Rule = (&'static str, fn(&[Source]) -> Vec<String>);
 
 const RULES: [Rule; 10] = [
-    (
-        "crates use only what the table of edges allows",
-        edges::edges,
-    ),
+    ("crates use only what the table of edges allows", edges::edges),
     ("files are short", sources::short),
     ("each file says what it is", sources::documented),
     ("no mutable statics", sources::no_mutable_statics),
@@ -49,10 +41,7 @@ const RULES: [Rule; 10] = [
     ("no paths of one machine", sources::no_machine_paths),
     ("no test is ignored", sources::no_ignored_tests),
     ("no test sleeps", sources::no_sleeping_tests),
-    (
-        "resources do not know the mechanism",
-        resources::mechanism_blind,
-    ),
+    ("resources do not know the mechanism", resources::mechanism_blind),
     ("each resource has a guest and a row", resources::shown),
 ];
 
@@ -68,10 +57,7 @@ pub(crate) fn report(root: &Path) -> Result<Counts> {
         counts.passed += u32::from(complaints.is_empty());
         counts.failed += u32::from(!complaints.is_empty());
     }
-    say(&format!(
-        "tidy: {} rules hold, {} are broken",
-        counts.passed, counts.failed
-    ))?;
+    say(&format!("tidy: {} rules hold, {} are broken", counts.passed, counts.failed))?;
     Ok(counts)
 }
 
@@ -91,10 +77,7 @@ fn read(root: &Path) -> Result<Vec<Source>> {
             } else if is_written(&path) {
                 let relative = path.strip_prefix(root)?.to_string_lossy().into_owned();
                 let text = fs::read_to_string(&path).with_context(|| format!("read {relative}"))?;
-                sources.push(Source {
-                    path: relative,
-                    text,
-                });
+                sources.push(Source { path: relative, text });
             }
         }
     }

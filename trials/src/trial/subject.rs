@@ -18,6 +18,18 @@ const MARK: &str = "HDCR_TRIAL";
 /// No step of a guest may take longer.
 const LIMIT: Duration = Duration::from_mins(1);
 
+/// This kernel has not what the guest is about: a skip, not a failure.
+#[derive(Debug)]
+pub(crate) struct Lacking;
+
+impl std::fmt::Display for Lacking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the kernel lacks it")
+    }
+}
+
+impl std::error::Error for Lacking {}
+
 /// One running guest.
 #[derive(Debug)]
 pub(crate) struct Subject<'a> {
@@ -73,14 +85,7 @@ impl<'a> Subject<'a> {
         let mut words = self.guest.volatile.clone();
         if self.guest.session_outside {
             // The session and group of a starter outside the tree become those of the restorer.
-            let outside = [
-                "stat/pgrp",
-                "stat/session",
-                "stat/tty_nr",
-                "stat/tpgid",
-                "NSpgid",
-                "NSsid",
-            ];
+            let outside = ["stat/pgrp", "stat/session", "stat/tty_nr", "stat/tpgid", "NSpgid", "NSsid"];
             words.extend(outside.map(str::to_owned));
         }
         words
@@ -103,6 +108,10 @@ impl<'a> Subject<'a> {
         if let Some(child) = self.child.as_mut().filter(|_| self.is_child)
             && let Some(status) = child.try_wait()?
         {
+            // What a guest says when the kernel lacks what it is about.
+            if status.code() == Some(77) {
+                return Err(Lacking.into());
+            }
             bail!("guest ended early: {status}");
         }
         Ok(())
@@ -183,8 +192,7 @@ impl<'a> Subject<'a> {
         });
         let text = fs::read(self.folder.join("guest.out")).unwrap_or_default();
         let text = String::from_utf8_lossy(&text).into_owned();
-        self.log
-            .extend(text.lines().map(|line| format!("guest said: {line}")));
+        self.log.extend(text.lines().map(|line| format!("guest said: {line}")));
         left
     }
 }
@@ -195,9 +203,7 @@ fn marked(mark: &str) -> Vec<u32> {
     let pids = entries.filter_map(|e| e.file_name().to_string_lossy().parse::<u32>().ok());
     pids.filter(|pid| {
         let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environ
-            .split(|&b| b == 0)
-            .any(|entry| entry == mark.as_bytes())
+        environ.split(|&b| b == 0).any(|entry| entry == mark.as_bytes())
     })
     .collect()
 }

@@ -27,12 +27,7 @@ const FACTS: [(usize, &str); 19] = [
 ];
 
 /// Those that belong to a thread.
-const SCHEDULING: [(usize, &str); 4] = [
-    (18, "priority"),
-    (19, "nice"),
-    (40, "rt_priority"),
-    (41, "policy"),
-];
+const SCHEDULING: [(usize, &str); 4] = [(18, "priority"), (19, "nice"), (40, "rt_priority"), (41, "policy")];
 
 /// Lines of `status` that measure instead of state: sizes that follow from use, counters, queue lengths of the user.
 const MEASURES: [&str; 22] = [
@@ -63,20 +58,11 @@ const MEASURES: [&str; 22] = [
 /// The facts of a process.
 pub(super) fn stat(path: &Path, is_root: bool) -> Vec<(&'static str, String)> {
     let words = words(path);
-    let facts = FACTS
-        .iter()
-        .filter(|(_, name)| !(is_root && *name == "ppid"));
+    let facts = FACTS.iter().filter(|(_, name)| !(is_root && *name == "ppid"));
     facts
         .map(|&(number, name)| {
             let value = field(&words, number);
-            (
-                name,
-                if name == "state" {
-                    lasting(&value)
-                } else {
-                    value
-                },
-            )
+            (name, if name == "state" { lasting(&value) } else { value })
         })
         .collect()
 }
@@ -84,10 +70,7 @@ pub(super) fn stat(path: &Path, is_root: bool) -> Vec<(&'static str, String)> {
 /// The facts of a thread.
 pub(super) fn scheduling(path: &Path) -> Vec<(&'static str, String)> {
     let words = words(path);
-    SCHEDULING
-        .iter()
-        .map(|&(number, name)| (name, field(&words, number)))
-        .collect()
+    SCHEDULING.iter().map(|&(number, name)| (name, field(&words, number))).collect()
 }
 
 /// The lines of `status` that are facts.
@@ -144,12 +127,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("status");
         fs::write(&path, "Name:\tx\nVmRSS:\t 5 kB\nPPid:\t1\nSigBlk:\t00\n").unwrap();
-        let names = |is_root| {
-            status(&path, is_root)
-                .into_iter()
-                .map(|(n, _)| n)
-                .collect::<Vec<_>>()
-        };
+        let names = |is_root| status(&path, is_root).into_iter().map(|(n, _)| n).collect::<Vec<_>>();
         assert_eq!(names(true), ["Name", "SigBlk"]);
         assert_eq!(names(false), ["Name", "PPid", "SigBlk"]);
     }

@@ -12,11 +12,7 @@ struct Room {
 }
 
 const fn room(name: &'static str, may_use: &'static [&'static str], alone: bool) -> Room {
-    Room {
-        name,
-        may_use,
-        alone,
-    }
+    Room { name, may_use, alone }
 }
 
 /// The engine names the layout itself: its records of tasks and mappings are the layout's.
@@ -26,11 +22,7 @@ const ROOMS: [Room; 14] = [
     room("hdcr-image", &["hdcr-layout"], false),
     room("hdcr-store", &["hdcr-image"], false),
     room("hdcr-sys", &[], false),
-    room(
-        "hdcr-engine",
-        &["hdcr-image", "hdcr-layout", "hdcr-sys"],
-        false,
-    ),
+    room("hdcr-engine", &["hdcr-image", "hdcr-layout", "hdcr-sys"], false),
     room("hdcr-ptrace", &["hdcr-engine", "hdcr-sys"], false),
     room("hdcr-kmod", &["hdcr-engine", "hdcr-abi", "hdcr-sys"], false),
     room("hdcr-policy", &[], true),
@@ -59,12 +51,8 @@ const ROOMS: [Room; 14] = [
 
 /// Every edge that is not in the table, every crate that is not.
 pub(super) fn edges(sources: &[Source]) -> Vec<String> {
-    let manifests = sources
-        .iter()
-        .filter(|s| s.path.ends_with("Cargo.toml") && s.path != "Cargo.toml");
-    manifests
-        .flat_map(|s| of_manifest(&s.path, &s.text))
-        .collect()
+    let manifests = sources.iter().filter(|s| s.path.ends_with("Cargo.toml") && s.path != "Cargo.toml");
+    manifests.flat_map(|s| of_manifest(&s.path, &s.text)).collect()
 }
 
 fn of_manifest(path: &str, text: &str) -> Vec<String> {
@@ -79,19 +67,13 @@ fn of_manifest(path: &str, text: &str) -> Vec<String> {
     let sections = ["dependencies", "build-dependencies"];
     let used = sections.iter().filter_map(|s| manifest.get(*s)?.as_table());
     let used = used.flat_map(|table| table.keys());
-    used.filter(|other| !room.allows(other))
-        .map(|other| format!("{name} may not use {other}"))
-        .collect()
+    used.filter(|other| !room.allows(other)).map(|other| format!("{name} may not use {other}")).collect()
 }
 
 impl Room {
     fn allows(&self, other: &str) -> bool {
         let is_ours = other == "hdcr" || other.starts_with("hdcr-");
-        if is_ours {
-            self.may_use.contains(&other)
-        } else {
-            !self.alone
-        }
+        if is_ours { self.may_use.contains(&other) } else { !self.alone }
     }
 }
 
@@ -101,24 +83,20 @@ mod tests {
 
     #[test]
     fn an_edge_that_points_up_is_named() {
-        let text = "[package]\nname = \"hdcr-image\"\n[dependencies]\nhdcr-layout = {}\nblake3 = \"1\"\nhdcr-engine = {}\n";
-        assert_eq!(
-            of_manifest("x", text),
-            ["hdcr-image may not use hdcr-engine"]
-        );
+        let text =
+            "[package]\nname = \"hdcr-image\"\n[dependencies]\nhdcr-layout = {}\nblake3 = \"1\"\nhdcr-engine = {}\n";
+        assert_eq!(of_manifest("x", text), ["hdcr-image may not use hdcr-engine"]);
     }
 
     #[test]
     fn a_pure_crate_stands_alone() {
-        let text = "[package]\nname = \"hdcr-policy\"\n[dependencies]\nserde = \"1\"\n[dev-dependencies]\nproptest = \"1\"\n";
+        let text =
+            "[package]\nname = \"hdcr-policy\"\n[dependencies]\nserde = \"1\"\n[dev-dependencies]\nproptest = \"1\"\n";
         assert_eq!(of_manifest("x", text), ["hdcr-policy may not use serde"]);
     }
 
     #[test]
     fn a_crate_outside_the_table_is_named() {
-        assert_eq!(
-            of_manifest("x", "[package]\nname = \"more\"\n"),
-            ["x: the table has no crate more"]
-        );
+        assert_eq!(of_manifest("x", "[package]\nname = \"more\"\n"), ["x: the table has no crate more"]);
     }
 }

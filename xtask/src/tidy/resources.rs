@@ -8,49 +8,27 @@ const FOLDER: &str = "crates/hdcr-engine/src/resource/";
 
 /// The names of the resources: files, and folders of families with one file a kind.
 fn resources(sources: &[Source]) -> Vec<&Source> {
-    let in_folder = sources
-        .iter()
-        .filter(|s| s.is("rs") && s.path.starts_with(FOLDER));
+    let in_folder = sources.iter().filter(|s| s.is("rs") && s.path.starts_with(FOLDER));
     in_folder.filter(|s| stem(&s.path) != "mod").collect()
 }
 
 fn stem(path: &str) -> &str {
-    Path::new(path)
-        .file_stem()
-        .and_then(|s| s.to_str())
-        .unwrap_or_default()
+    Path::new(path).file_stem().and_then(|s| s.to_str()).unwrap_or_default()
 }
 
 pub(super) fn mechanism_blind(sources: &[Source]) -> Vec<String> {
     let knows = |s: &&&Source| {
         let code = s.text.split("#[cfg(test)]").next().unwrap_or_default();
-        [
-            "hdcr_ptrace",
-            "hdcr_kmod",
-            "feature = \"ptrace\"",
-            "feature = \"kmod\"",
-        ]
-        .iter()
-        .any(|w| code.contains(w))
+        ["hdcr_ptrace", "hdcr_kmod", "feature = \"ptrace\"", "feature = \"kmod\""].iter().any(|w| code.contains(w))
     };
     let knowing = resources(sources);
-    knowing
-        .iter()
-        .filter(knows)
-        .map(|s| format!("{} names a mechanism", s.path))
-        .collect()
+    knowing.iter().filter(knows).map(|s| format!("{} names a mechanism", s.path)).collect()
 }
 
 /// A guest shows the resource of its own name, and those in `covers=` of its `// zoo:` line.
 pub(super) fn shown(sources: &[Source]) -> Vec<String> {
-    let guests: Vec<&Source> = sources
-        .iter()
-        .filter(|s| s.path.starts_with("trials/zoo/") && s.is("c"))
-        .collect();
-    let rows = sources
-        .iter()
-        .find(|s| s.path == "docs/resources.md")
-        .map_or("", |s| &s.text);
+    let guests: Vec<&Source> = sources.iter().filter(|s| s.path.starts_with("trials/zoo/") && s.is("c")).collect();
+    let rows = sources.iter().find(|s| s.path == "docs/resources.md").map_or("", |s| &s.text);
     let mut complaints = Vec::new();
     for resource in resources(sources) {
         let name = stem(&resource.path);
@@ -58,10 +36,7 @@ pub(super) fn shown(sources: &[Source]) -> Vec<String> {
             complaints.push(format!("{name} has no guest in trials/zoo"));
         }
         let mark = format!("`{name}`");
-        if !rows
-            .lines()
-            .any(|row| row.starts_with('|') && row.contains(&mark))
-        {
+        if !rows.lines().any(|row| row.starts_with('|') && row.contains(&mark)) {
             complaints.push(format!("{name} has no row in docs/resources.md"));
         }
     }
@@ -69,11 +44,7 @@ pub(super) fn shown(sources: &[Source]) -> Vec<String> {
 }
 
 fn covers(guest: &Source, name: &str) -> bool {
-    let words = guest
-        .text
-        .lines()
-        .take(6)
-        .filter_map(|line| line.strip_prefix("// zoo:"));
+    let words = guest.text.lines().take(6).filter_map(|line| line.strip_prefix("// zoo:"));
     let mut covered = words
         .flat_map(str::split_whitespace)
         .filter_map(|word| word.strip_prefix("covers="))
@@ -92,13 +63,7 @@ mod tests {
     #[test]
     fn a_resource_without_guest_and_row_is_named() {
         let sources = [resource("pipe", "")];
-        assert_eq!(
-            shown(&sources),
-            [
-                "pipe has no guest in trials/zoo",
-                "pipe has no row in docs/resources.md"
-            ]
-        );
+        assert_eq!(shown(&sources), ["pipe has no guest in trials/zoo", "pipe has no row in docs/resources.md"]);
     }
 
     #[test]
@@ -107,27 +72,16 @@ mod tests {
             resource("pipe", ""),
             resource("regfile", ""),
             Source::new("trials/zoo/pipe.c", "// Pipes.\n"),
-            Source::new(
-                "trials/zoo/regular_file.c",
-                "// Files.\n// zoo: rounds=2 covers=other,regfile\n",
-            ),
-            Source::new(
-                "docs/resources.md",
-                "| `pipe` | yes |\n| `regfile` | yes |\n",
-            ),
+            Source::new("trials/zoo/regular_file.c", "// Files.\n// zoo: rounds=2 covers=other,regfile\n"),
+            Source::new("docs/resources.md", "| `pipe` | yes |\n| `regfile` | yes |\n"),
         ];
         assert_eq!(shown(&sources), Vec::<String>::new());
     }
 
     #[test]
     fn a_resource_that_names_a_mechanism_is_named() {
-        let sources = [
-            resource("pipe", "use hdcr_ptrace::X;\n"),
-            resource("tty", "x\n#[cfg(test)]\nuse hdcr_ptrace::X;"),
-        ];
-        assert_eq!(
-            mechanism_blind(&sources),
-            [format!("{FOLDER}pipe.rs names a mechanism")]
-        );
+        let sources =
+            [resource("pipe", "use hdcr_ptrace::X;\n"), resource("tty", "x\n#[cfg(test)]\nuse hdcr_ptrace::X;")];
+        assert_eq!(mechanism_blind(&sources), [format!("{FOLDER}pipe.rs names a mechanism")]);
     }
 }
