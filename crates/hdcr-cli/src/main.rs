@@ -1,2 +1,85 @@
-//! The program `hdcr`.
-fn main() {}
+//! The program `hdcr`: checkpoint and rollback-recovery of process trees.
+//!
+//! Commands are read (`cli.rs`), settings found (`settings.rs`), and one file of `commands/` does the work; the concrete
+//! mechanism and store are chosen in `parts.rs` alone.
+
+mod channel;
+mod classes;
+mod cli;
+mod commands;
+mod duration;
+mod failure;
+mod foreground;
+mod job;
+mod keeper;
+mod kinds;
+mod machine;
+mod namespace;
+mod output;
+mod parts;
+mod process;
+mod registry;
+mod settings;
+mod signals;
+mod task;
+mod terminal;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use commands::Surrounding;
+use failure::Result;
+use output::Output;
+use settings::Settings;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return commands::usage(&error),
+    };
+    let output = Output { json: cli.common.json, quiet: cli.common.quiet, verbose: cli.common.verbose };
+    output::trace(cli.common.verbose);
+    let aside = matches!(cli.command, Command::Run(_) | Command::Restore(_) | Command::Worker | Command::Program(_));
+    match run(cli, output) {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            output.failure(&failure, aside);
+            ExitCode::from(failure.class.status())
+        }
+    }
+}
+
+/// Does what the command line says; the exit status.
+fn run(cli: Cli, output: Output) -> Result<u8> {
+    // These two know nothing of settings, so that a bad configuration cannot hinder them.
+    match &cli.command {
+        Command::Worker => return worker::work().map(|()| 0),
+        Command::Program(args) => return Err(commands::program::become_it(&args.command)),
+        _ => {}
+    }
+    let settings = Settings::read(&cli.common)?;
+    let at = Surrounding { output, settings: &settings, inside: cli.common.inside };
+    if at.inside.is_some() {
+        namespace::inside()?;
+    }
+    match cli.command {
+        Command::Run(args) => commands::run::run(&at, args),
+        Command::Checkpoint(args) => commands::checkpoint::run(&at, &args),
+        Command::Restore(args) => commands::restore::run(&at, &args),
+        Command::Check(args) => commands::check::run(&at, &args),
+        Command::Ps => commands::ps::run(&at),
+        Command::Stop(args) => commands::stop::run(&at, &args),
+        Command::List(args) => commands::list::run(&at, &args),
+        Command::Show(args) => commands::show::run(&at, &args),
+        Command::Verify(args) => commands::verify::run(&at, &args),
+        Command::Rm(args) => commands::rm::run(&at, &args),
+        Command::Doctor => commands::doctor::run(&at),
+        Command::Completions(args) => commands::texts::completions(&at, &args),
+        Command::Manpage(args) => commands::texts::manpage(&args),
+        Command::Probe => commands::doctor::probe(&at),
+        Command::Worker | Command::Program(_) => Ok(0),
+    }
+}

@@ -54,35 +54,21 @@ mod tests {
             (s(30), s(90), s(90)),
             (s(0), s(3), s(3)),
         ] {
-            assert_eq!(
-                pause_after(interval, took),
-                expected,
-                "{interval:?} {took:?}"
-            );
+            assert_eq!(pause_after(interval, took), expected, "{interval:?} {took:?}");
         }
     }
 
     #[test]
     fn failures_back_off() {
-        for (failures, expected) in [
-            (0, s(2)),
-            (1, s(2)),
-            (2, s(4)),
-            (3, s(8)),
-            (6, s(64)),
-            (60, s(64)),
-        ] {
+        for (failures, expected) in [(0, s(2)), (1, s(2)), (2, s(4)), (3, s(8)), (6, s(64)), (60, s(64))] {
             assert_eq!(pause_after_failure(s(2), failures), expected, "{failures}");
         }
     }
 
     #[test]
     fn young_and_daly_agree_with_the_papers() {
-        let rows = [
-            (s(60), s(86_400), 3219.9, 3180.1),
-            (s(300), s(3_600), 1469.7, 1276.5),
-            (s(100), s(10), 44.7, 10.0),
-        ];
+        let rows =
+            [(s(60), s(86_400), 3219.9, 3180.1), (s(300), s(3_600), 1469.7, 1276.5), (s(100), s(10), 44.7, 10.0)];
         for (cost, mean, by_young, by_daly) in rows {
             let near = |found: Duration, wanted: f64| (found.as_secs_f64() - wanted).abs() < 1.0;
             assert!(near(young(cost, mean), by_young), "{:?}", young(cost, mean));

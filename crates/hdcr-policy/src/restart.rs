@@ -91,16 +91,9 @@ pub fn decide(rules: &Rules, ended: Ended, history: History, checkpoints: &[Dura
     let Some(newest) = checkpoints.len().checked_sub(1) else {
         return Decision::Begin;
     };
-    let again = history
-        .last_crash
-        .is_some_and(|last| ended.at <= last.saturating_add(rules.slack));
+    let again = history.last_crash.is_some_and(|last| ended.at <= last.saturating_add(rules.slack));
     match history.last_target {
-        Some(used) if again => Decision::Rollback(
-            checkpoints
-                .iter()
-                .rposition(|made| *made < used)
-                .unwrap_or(0),
-        ),
+        Some(used) if again => Decision::Rollback(checkpoints.iter().rposition(|made| *made < used).unwrap_or(0)),
         _ => Decision::Rollback(newest),
     }
 }
@@ -110,8 +103,7 @@ fn is_crash(on: &BTreeSet<Condition>, ended: Ended) -> bool {
     match ended.death {
         Death::Exit(0) => on.contains(&Condition::Exit(0)),
         Death::Exit(status) => {
-            on.contains(&Condition::Exit(status))
-                || (!ended.asked_for && on.contains(&Condition::AnyFailure))
+            on.contains(&Condition::Exit(status)) || (!ended.asked_for && on.contains(&Condition::AnyFailure))
         }
         Death::Signal(signal) => {
             let named = on.contains(&Condition::Signal(signal));
@@ -130,19 +122,11 @@ mod tests {
     }
 
     fn rules(on: &[Condition]) -> Rules {
-        Rules {
-            on: on.iter().copied().collect(),
-            restarts: 5,
-            slack: s(1),
-        }
+        Rules { on: on.iter().copied().collect(), restarts: 5, slack: s(1) }
     }
 
     fn ended(death: Death, asked_for: bool) -> Ended {
-        Ended {
-            death,
-            asked_for,
-            at: s(100),
-        }
+        Ended { death, asked_for, at: s(100) }
     }
 
     #[test]
@@ -169,33 +153,16 @@ mod tests {
             (Signal(2), true, &[C::AnySignal], false),
         ];
         for (death, asked_for, on, crash) in rows {
-            let decision = decide(
-                &rules(on),
-                ended(death, asked_for),
-                History::default(),
-                &[s(10)],
-            );
-            let expected = if crash {
-                Decision::Rollback(0)
-            } else {
-                Decision::End
-            };
+            let decision = decide(&rules(on), ended(death, asked_for), History::default(), &[s(10)]);
+            let expected = if crash { Decision::Rollback(0) } else { Decision::End };
             assert_eq!(decision, expected, "{death:?} {asked_for} {on:?}");
         }
     }
 
     #[test]
     fn the_same_crash_goes_further_back_each_time() {
-        let kill = |at| Ended {
-            death: Death::Signal(9),
-            asked_for: false,
-            at: s(at),
-        };
-        let after = |crash, target| History {
-            restarts: 1,
-            last_crash: Some(s(crash)),
-            last_target: target,
-        };
+        let kill = |at| Ended { death: Death::Signal(9), asked_for: false, at: s(at) };
+        let after = |crash, target| History { restarts: 1, last_crash: Some(s(crash)), last_target: target };
         let made = [s(10), s(20), s(30)];
         let rows = [
             (kill(35), History::default(), Decision::Rollback(2)),
@@ -209,31 +176,18 @@ mod tests {
             (kill(35), after(35, None), Decision::Rollback(2)),
         ];
         for (ended, history, expected) in rows {
-            assert_eq!(
-                decide(&rules(&[]), ended, history, &made),
-                expected,
-                "{ended:?} {history:?}"
-            );
+            assert_eq!(decide(&rules(&[]), ended, history, &made), expected, "{ended:?} {history:?}");
         }
     }
 
     #[test]
     fn without_a_checkpoint_it_begins_anew_and_at_last_gives_up() {
         let kill = ended(Death::Signal(11), false);
-        let history = |restarts| History {
-            restarts,
-            ..History::default()
-        };
+        let history = |restarts| History { restarts, ..History::default() };
         assert_eq!(decide(&rules(&[]), kill, history(4), &[]), Decision::Begin);
         assert_eq!(decide(&rules(&[]), kill, history(5), &[]), Decision::GiveUp);
-        assert_eq!(
-            decide(&rules(&[]), kill, history(5), &[s(1)]),
-            Decision::GiveUp
-        );
-        let never = Rules {
-            restarts: 0,
-            ..rules(&[])
-        };
+        assert_eq!(decide(&rules(&[]), kill, history(5), &[s(1)]), Decision::GiveUp);
+        let never = Rules { restarts: 0, ..rules(&[]) };
         assert_eq!(decide(&never, kill, history(0), &[s(1)]), Decision::GiveUp);
     }
 }

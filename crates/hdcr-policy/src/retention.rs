@@ -25,10 +25,7 @@ pub fn give_up(snapshots: &[Stored], keep: usize) -> Vec<usize> {
         kept.insert(place);
         kept.extend(snapshot.base.filter(|base| *base < place));
     }
-    (0..snapshots.len())
-        .rev()
-        .filter(|place| !kept.contains(place))
-        .collect()
+    (0..snapshots.len()).rev().filter(|place| !kept.contains(place)).collect()
 }
 
 #[cfg(test)]
@@ -40,10 +37,7 @@ mod tests {
         let snapshots: Vec<Stored> = list
             .chars()
             .enumerate()
-            .map(|(place, kind)| Stored {
-                base: (kind == 'i').then(|| place.wrapping_sub(1)),
-                pinned: kind == 'P',
-            })
+            .map(|(place, kind)| Stored { base: (kind == 'i').then(|| place.wrapping_sub(1)), pinned: kind == 'P' })
             .collect();
         assert_eq!(give_up(&snapshots, keep), expected, "{list} keep {keep}");
     }
@@ -63,16 +57,7 @@ mod tests {
 
     #[test]
     fn a_base_that_is_not_older_is_not_followed() {
-        let strange = [
-            Stored {
-                base: Some(0),
-                pinned: false,
-            },
-            Stored {
-                base: Some(7),
-                pinned: false,
-            },
-        ];
+        let strange = [Stored { base: Some(0), pinned: false }, Stored { base: Some(7), pinned: false }];
         assert_eq!(give_up(&strange, 1), [0]);
         check("i", 1, &[]);
     }

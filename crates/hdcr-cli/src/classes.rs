@@ -1,0 +1,109 @@
+//! Errors of the libraries as failures of a command: their class, a stable code, and what to do where one can say it.
+
+use hdcr_engine::error::{Class as EngineClass, Error as EngineError};
+use hdcr_engine::mechanism::MechanismError;
+use hdcr_image::{ErrorClass, ImageError, StoreError};
+use hdcr_store::Error as DirectoryError;
+
+use crate::failure::{Class, Failure, chain};
+use crate::parts;
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        let class = match error.class() {
+            EngineClass::Refused => Class::Refused,
+            EngineClass::Changed => Class::Changed,
+            EngineClass::Failed => Class::Failed,
+            EngineClass::Corrupt => Class::Corrupt,
+        };
+        match error {
+            EngineError::Refused(refusals) => {
+                let mut failure = Self::refused(
+                    "refused",
+                    format!("{} object(s) stand in the way; nothing was touched", refusals.0.len()),
+                );
+                failure.refusals = parts::obstacles(&refusals.0);
+                failure
+            }
+            EngineError::Mechanism(error) => mechanism(&error, class),
+            EngineError::Image(error) => error.into(),
+            EngineError::Changed { .. } => Self::new(class, "changed", chain(&error)),
+            EngineError::System { .. } => Self::new(class, "system", chain(&error)),
+            EngineError::Call { .. } => Self::new(class, "call", chain(&error)),
+            EngineError::Unsound(_) => Self::new(class, "unsound", chain(&error)),
+        }
+    }
+}
+
+fn mechanism(error: &MechanismError, class: Class) -> Failure {
+    let (code, remedy) = match error {
+        MechanismError::Gone { .. } => ("gone", None),
+        MechanismError::Traced { .. } => ("traced", Some("end the debugger or tracer first")),
+        MechanismError::NotPermitted { .. } => {
+            ("not-permitted", Some("run as the same user or as root, and see `hdcr doctor`"))
+        }
+        MechanismError::Late { .. } => ("late", Some("it is as it was before; try again, with a longer --timeout")),
+        MechanismError::HoldsCaller { .. } => {
+            ("holds-caller", Some("run hdcr from outside of the tree that is checkpointed"))
+        }
+        MechanismError::Unsupported { .. } => ("unsupported", None),
+        MechanismError::System { .. } => ("system", None),
+    };
+    let failure = Failure::new(class, code, chain(error));
+    match remedy {
+        Some(remedy) => failure.remedy(remedy),
+        None => failure,
+    }
+}
+
+fn class_of(class: ErrorClass) -> Class {
+    match class {
+        ErrorClass::Refused => Class::Refused,
+        ErrorClass::Changed => Class::Changed,
+        ErrorClass::Failed => Class::Failed,
+        ErrorClass::Corrupt => Class::Corrupt,
+    }
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        let class = class_of(error.class());
+        let code = match &error {
+            ImageError::Store(error) => return store(error, class),
+            ImageError::Corrupt { .. } | ImageError::Foreign { .. } | ImageError::Stale { .. } => "corrupt",
+            ImageError::Version { .. } => "image-version",
+            ImageError::Increment { .. } => "increment",
+            ImageError::Record(_) => "record",
+            ImageError::NotPages { .. } | ImageError::TooLong { .. } => "too-long",
+            ImageError::Compress(_) => "compress",
+        };
+        Self::new(class, code, chain(&error))
+    }
+}
+
+fn store(error: &StoreError, class: Class) -> Failure {
+    let failure = |code| Failure::new(class, code, chain(error));
+    match error {
+        StoreError::Full { .. } => {
+            failure("store-full").remedy("remove old checkpoints with `hdcr rm`, or use another --store")
+        }
+        StoreError::Busy { .. } => failure("store-busy").remedy("try again when it is done"),
+        StoreError::Vanished { .. } => failure("store-gone"),
+        StoreError::System { .. } => failure("store"),
+    }
+}
+
+impl From<DirectoryError> for Failure {
+    fn from(error: DirectoryError) -> Self {
+        let class = class_of(error.class());
+        match error {
+            DirectoryError::Store(error) => store(&error, class),
+            DirectoryError::Image(error) => error.into(),
+            DirectoryError::NoJob { .. } | DirectoryError::NoSnapshot { .. } => {
+                Self::new(class, "no-such-checkpoint", error.to_string())
+            }
+            DirectoryError::NotAnImage { .. } => Self::new(class, "not-an-image", error.to_string()),
+            DirectoryError::BadSelector { .. } => Self::usage(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The command line: every word of it, with the texts of `--help`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
+
+use crate::duration;
+use crate::kinds::{Condition, FilePolicyRule, PathMap, StdioTarget};
+
+/// Printed after the help of the whole program.
+const AFTER_HELP: &str = "\
+First steps:
+  hdcr doctor                                what this machine and this user can do
+  hdcr run --name sim --every 30s -- ./sim   run it; a crash rolls back to the last checkpoint
+  hdcr checkpoint sim                        one more checkpoint, now
+  hdcr stop sim                              end it for good (kill -9 would be rolled back)
+  hdcr restore sim                           bring it back from its last checkpoint
+
+Exit status:
+  0   done               64  wrong usage or configuration
+  65  corrupt image      69  refused; what stands in the way is listed, nothing was touched
+  70  fault of hdcr      71  the system failed (a call, a disk, a missing right)
+  75  it changed while it was looked at, or it was checkpointed and ended: try again
+`hdcr run` and `hdcr restore` return the status of the program itself: its own, or 128+n when signal n killed it.
+
+Settings: /etc/hdcr/config.toml, then ~/.config/hdcr/config.toml, then the environment, then flags; the last one wins.";
+
+/// Checkpoint running Linux programs and roll them back after a crash.
+///
+/// A checkpoint either saves everything it claims, or refuses with a list of what stands in the way and leaves the
+/// program running. A program under HDCR runs at full speed until it is checkpointed.
+#[derive(Debug, Parser)]
+#[command(name = "hdcr", version, after_help = AFTER_HELP, disable_help_subcommand = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What all commands understand.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Print one JSON object on standard output (run and restore: on standard error), also for an error
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say nothing but results and errors
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    /// Say more; twice: trace
+    #[arg(long, short, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Where checkpoints lie [default: /var/lib/hdcr for root, else ~/.local/state/hdcr]
+    #[arg(long, global = true, value_name = "DIR", env = "HDCR_STORE", value_hint = ValueHint::DirPath)]
+    pub(crate) store: Option<PathBuf>,
+    /// Read this configuration file instead of the usual ones
+    #[arg(long, global = true, value_name = "FILE", env = "HDCR_CONFIG", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// Part of hdcr itself: this is the first process of a pid namespace, and reports on this descriptor
+    #[arg(long, global = true, hide = true, value_name = "FD")]
+    pub(crate) inside: Option<i32>,
+}
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a program, checkpoint it in the background, roll it back when it crashes
+    Run(RunArgs),
+    /// Take a checkpoint of a running program, whoever started it
+    Checkpoint(CheckpointArgs),
+    /// Bring a program back from a checkpoint
+    Restore(RestoreArgs),
+    /// Say what stands in the way of a checkpoint or a restore; touches nothing
+    Check(CheckArgs),
+    /// List the jobs that run under hdcr
+    Ps,
+    /// End a job for good
+    Stop(StopArgs),
+    /// List the checkpoints in the store
+    List(ListArgs),
+    /// Show what a checkpoint holds
+    Show(ShowArgs),
+    /// Read all of a checkpoint and say whether it is whole
+    Verify(ImageArgs),
+    /// Remove checkpoints
+    Rm(RmArgs),
+    /// Say what this machine, kernel and user can do, and what follows
+    Doctor,
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Manpage(ManpageArgs),
+    /// Part of hdcr itself: tries whether a private pid namespace can be made
+    #[command(name = "__probe", hide = true)]
+    Probe,
+    /// Part of hdcr itself: makes one checkpoint or restore for the process at the other end of standard input
+    #[command(name = "__worker", hide = true)]
+    Worker,
+    /// Part of hdcr itself: becomes the program
+    #[command(name = "__program", hide = true)]
+    Program(ProgramArgs),
+}
+
+/// `hdcr run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A job ends when its program ends by itself (any exit status) or by a signal that asks for it (HUP, INT, QUIT, PIPE,
+TERM). Any other death by a signal (SEGV, ABRT, KILL, out of memory) is a crash: all of its processes are killed and it
+goes back to its newest checkpoint, after the same crash once more to the one before, until --restarts is used up.
+A shell turns the crash of its command into an exit status; --on exit:137 makes it a crash again.
+
+A job that did not end (its machine did) goes on from its last checkpoint when it is run with the same name and command.
+What the program has sent to others (a terminal, a socket) after the checkpoint is sent again after a rollback.
+
+  hdcr run --every 5m -- ./simulate --steps 1000000
+  hdcr run --name sim --every 30s --keep 5 --on exit:75 --files results/ -- ./simulate")]
+pub(crate) struct RunArgs {
+    /// Name of the job [default: made from the command and a number]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Time from one checkpoint to the next, such as 500ms, 30s, 5m, 1h [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, env = "HDCR_EVERY")]
+    pub(crate) every: Option<Duration>,
+    /// How many checkpoints to keep [default: 3]
+    #[arg(long, value_name = "N", env = "HDCR_KEEP")]
+    pub(crate) keep: Option<usize>,
+    /// How many times to roll back before giving up [default: 5]
+    #[arg(long, value_name = "N", env = "HDCR_RESTARTS")]
+    pub(crate) restarts: Option<u32>,
+    /// Roll back on this too: exit:STATUS, exit:any, signal:NAME, signal:any (repeat, or separate by commas)
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', allow_hyphen_values = false)]
+    pub(crate) on: Vec<Condition>,
+    /// Begin anew although the job has checkpoints to go on from
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    /// Longest time for one checkpoint [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub(crate) timeout: Option<Duration>,
+    /// Give the job a private pid namespace (always so without root), so that its pids are free at every rollback
+    #[arg(long)]
+    pub(crate) new_pids: bool,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
+    /// The program with its arguments
+    #[arg(last = true, required = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+/// What becomes of file contents.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FileArgs {
+    /// Always save these files, or all files below these directories (repeat for more)
+    #[arg(long = "files", value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(crate) always: Vec<PathBuf>,
+    /// What to do with files: PATH=auto|content|truncate|verify|ignore; the longest path wins (repeat for more)
+    #[arg(long = "file-policy", value_name = "PATH=POLICY")]
+    pub(crate) policies: Vec<FilePolicyRule>,
+    /// Largest written file to be saved by policy auto [default: 64M]
+    #[arg(long = "file-limit", value_name = "SIZE", value_parser = duration::parse_size)]
+    pub(crate) limit: Option<u64>,
+}
+
+/// `hdcr checkpoint`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The program goes on running, unless told otherwise. Its whole tree is taken: the process with everything below it.
+
+  hdcr checkpoint 4711                 into the store, as job COMMAND-4711
+  hdcr checkpoint 4711 -o sim.hdcr     into one file
+  hdcr checkpoint sim --kill           a job of `hdcr run`: its last checkpoint, then end it; run it again to go on")]
+pub(crate) struct CheckpointArgs {
+    /// A process, or the name of a job
+    #[arg(value_name = "PID|NAME")]
+    pub(crate) target: String,
+    /// Write to this file, or into this directory, instead of the store
+    #[arg(long, short, value_name = "FILE|DIR", value_hint = ValueHint::AnyPath)]
+    pub(crate) output: Option<PathBuf>,
+    /// Kill the program once the checkpoint is safe on disk; not one instruction is run after it
+    #[arg(long, conflicts_with = "stop")]
+    pub(crate) kill: bool,
+    /// Leave the program stopped (as by SIGSTOP) once the checkpoint is safe on disk
+    #[arg(long)]
+    pub(crate) stop: bool,
+    /// Give up, leaving the program as it was, after this time [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
+}
+
+/// `hdcr restore`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+In the foreground it behaves like the program: same terminal, signals passed on, exit status returned. An image can be
+restored many times. Files that the program had open go back to what they were at the checkpoint.
+
+  hdcr restore sim            the newest checkpoint of a job
+  hdcr restore sim@12         another one (see `hdcr list sim`)
+  hdcr restore ./sim.hdcr     a file or a directory (write it with a slash in it)
+  hdcr restore sim --detach --pidfile sim.pid --stdio sim.log
+  hdcr restore sim --new-pids when its pids are in use")]
+pub(crate) struct RestoreArgs {
+    /// A file, a directory, the name of a job, or NAME@ID
+    #[arg(value_name = "IMAGE|NAME[@ID]", value_hint = ValueHint::AnyPath)]
+    pub(crate) image: String,
+    /// Return as soon as the program runs
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Write the pid of the program here
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) pidfile: Option<PathBuf>,
+    /// Restore into a private pid namespace, in which every pid is free
+    #[arg(long)]
+    pub(crate) new_pids: bool,
+    /// A path of the image is another one now (repeat for more)
+    #[arg(long, value_name = "OLD=NEW")]
+    pub(crate) map_path: Vec<PathMap>,
+    /// What stdin, stdout and stderr that led out of the program become: inherit, null, or a file [default: inherit]
+    #[arg(long, value_name = "inherit|null|FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) stdio: Option<StdioTarget>,
+    /// Give up, leaving nothing behind, after this time [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// `hdcr check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// A process or a job (could it be checkpointed?), or an image (could it be restored here and now?)
+    #[arg(value_name = "PID|IMAGE", value_hint = ValueHint::AnyPath)]
+    pub(crate) target: String,
+    /// For an image: a path of it is another one now (repeat for more)
+    #[arg(long, value_name = "OLD=NEW")]
+    pub(crate) map_path: Vec<PathMap>,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
+}
+
+/// `hdcr stop`.
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// The job
+    pub(crate) name: String,
+    /// Time between SIGTERM and SIGKILL
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "10s")]
+    pub(crate) grace: Duration,
+}
+
+/// `hdcr list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only this job
+    pub(crate) name: Option<String>,
+}
+
+/// `hdcr show`.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    pub(crate) image: ImageArgs,
+    /// Print every record
+    #[arg(long)]
+    pub(crate) records: bool,
+}
+
+/// An image.
+#[derive(Debug, Args)]
+pub(crate) struct ImageArgs {
+    /// A file, a directory, the name of a job, or NAME@ID
+    #[arg(value_name = "IMAGE|NAME[@ID]", value_hint = ValueHint::AnyPath)]
+    pub(crate) image: String,
+}
+
+/// `hdcr rm`.
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// NAME@ID for one checkpoint, NAME for all of a job
+    #[arg(required = true, value_name = "NAME[@ID]")]
+    pub(crate) images: Vec<String>,
+}
+
+/// `hdcr completions`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// Which shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// The hidden `manpage`.
+#[derive(Debug, Args)]
+pub(crate) struct ManpageArgs {
+    /// Where they go
+    pub(crate) directory: PathBuf,
+}
+
+/// The hidden `__program`.
+#[derive(Debug, Args)]
+pub(crate) struct ProgramArgs {
+    /// The program with its arguments
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_examples_of_the_issue_parse() {
+        for line in [
+            "hdcr run --name n --every 30s --store d --keep 3 --restarts 5 --files a --files b -- sh -c true",
+            "hdcr run --on exit:75 --on signal:TERM,signal:any -- true",
+            "hdcr checkpoint 4711 -o f --kill --timeout 30s",
+            "hdcr checkpoint n --stop",
+            "hdcr restore n@3 --detach --pidfile f --new-pids --map-path /a=/b --stdio null",
+            "hdcr check 4711",
+            "hdcr --json ps",
+            "hdcr stop n",
+            "hdcr list --json",
+            "hdcr show n@1",
+            "hdcr verify f",
+            "hdcr rm n@1 n@2",
+            "hdcr doctor -v",
+            "hdcr completions bash",
+        ] {
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+        for line in [
+            "hdcr",
+            "hdcr run sh",
+            "hdcr run --every 30 -- sh",
+            "hdcr checkpoint 1 --kill --stop",
+            "hdcr restore a --map-path x",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

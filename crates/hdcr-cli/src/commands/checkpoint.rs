@@ -1,0 +1,85 @@
+//! `hdcr checkpoint`: one checkpoint of a process or a job.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::Surrounding;
+use crate::cli::CheckpointArgs;
+use crate::failure::{Class, Failure, Result};
+use crate::job;
+use crate::kinds::Then;
+use crate::parts;
+use crate::process;
+use crate::registry::{Answer, Request};
+use crate::settings::absolute;
+use crate::task::{CheckpointTask, Target, Who};
+
+pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
+    let then = match (args.kill, args.stop) {
+        (true, _) => Then::Kill,
+        (false, true) => Then::Stop,
+        (false, false) => Then::GoOn,
+    };
+    let done = match pid(&args.target) {
+        Some(pid) => {
+            let target = match &args.output {
+                Some(path) => file_target(path)?,
+                None => Target::Store { root: at.settings.store.clone(), job: name_of(pid) },
+            };
+            let timeout = at.settings.checkpoint_timeout(args.timeout);
+            let files = at.settings.files(&args.files)?;
+            let task =
+                CheckpointTask { who: Who::Tree(pid), target, came_from: None, files, timeout, then, keep: None };
+            retry(|| parts::checkpoint(&task, &mut |_| {}))?
+        }
+        None => of_job(at, args, then)?,
+    };
+    at.output.result(&done);
+    Ok(0)
+}
+
+/// Asks the keeper of a job.
+fn of_job(at: &Surrounding<'_>, args: &CheckpointArgs, then: Then) -> Result<crate::task::Checkpointed> {
+    let target = args.output.as_ref().map(|path| file_target(path)).transpose()?;
+    let given = !args.files.always.is_empty() || !args.files.policies.is_empty() || args.files.limit.is_some();
+    let files = given.then(|| at.settings.files(&args.files)).transpose()?;
+    let request = Request::Checkpoint { target, files, timeout: args.timeout, then };
+    let limit = at.settings.checkpoint_timeout(args.timeout).saturating_mul(20) + Duration::from_secs(60);
+    match at.registry()?.ask(&args.target, &request, limit)? {
+        Some(Answer::Checkpointed(done)) => Ok(done),
+        Some(Answer::Failed(failure)) => Err(failure),
+        Some(_) => Err(Failure::new(Class::Internal, "answer", "the keeper gave an answer to another question")),
+        None => Err(no_such_job(&args.target)),
+    }
+}
+
+/// Once more when the program changed under our eyes.
+fn retry<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    match attempt() {
+        Err(failure) if failure.class == Class::Changed => attempt(),
+        other => other,
+    }
+}
+
+/// A pid, when the text is one.
+pub(crate) fn pid(text: &str) -> Option<i32> {
+    text.parse().ok().filter(|pid| *pid > 0)
+}
+
+/// What to say when nobody runs under this name.
+pub(crate) fn no_such_job(name: &str) -> Failure {
+    Failure::refused("no-such-job", format!("no job {name} is running"))
+        .remedy("`hdcr ps` lists the jobs of this user; a process is named by its pid")
+}
+
+/// A job name for a process that runs under no keeper.
+fn name_of(pid: i32) -> String {
+    format!("{}-{pid}", job::name_of(&[process::name(pid).into()]))
+}
+
+/// The target for `-o`: an empty directory, or a path with a slash at its end, becomes an image directory; else a file.
+fn file_target(path: &Path) -> Result<Target> {
+    let directory = path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let path = absolute(path)?;
+    Ok(if directory { Target::Directory(path) } else { Target::File(path) })
+}

@@ -1,0 +1,108 @@
+//! `hdcr list`: what the store holds.
+
+use std::time::Duration;
+
+use hdcr_image::Manifest;
+use rustix::time::ClockId;
+use serde::Serialize;
+
+use super::Surrounding;
+use crate::cli::ListArgs;
+use crate::duration;
+use crate::failure::{Failure, Result};
+use crate::job;
+use crate::machine;
+use crate::output::{Report, table};
+use crate::parts;
+
+/// One checkpoint.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) snapshot: String,
+    pub(crate) image: Option<String>,
+    pub(crate) age_s: Option<u64>,
+    pub(crate) bytes: Option<u64>,
+    pub(crate) processes: Option<usize>,
+    pub(crate) command: Option<String>,
+    /// The checkpoint this one came from.
+    pub(crate) came_from: Option<String>,
+    /// Why it cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fault: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Listed {
+    store: std::path::PathBuf,
+    checkpoints: Vec<Row>,
+}
+
+impl Report for Listed {
+    fn text(&self) -> String {
+        if self.checkpoints.is_empty() {
+            return format!("no checkpoints in {}", self.store.display());
+        }
+        let rows: Vec<Vec<String>> = self.checkpoints.iter().map(cells).collect();
+        table(&["CHECKPOINT", "AGE", "SIZE", "PROCESSES", "FROM", "COMMAND"], &rows)
+    }
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let or = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    vec![
+        row.snapshot.clone(),
+        or(row.age_s.map(|age| duration::show(Duration::from_secs(age)))),
+        or(row.bytes.map(duration::show_size)),
+        or(row.processes.map(|count| count.to_string())),
+        or(row.came_from.clone()),
+        row.fault.clone().or_else(|| row.command.clone()).unwrap_or_default(),
+    ]
+}
+
+impl Row {
+    /// What a manifest says, `now` being the wall clock in nanoseconds.
+    pub(crate) fn of(snapshot: String, manifest: &Manifest, now: i64) -> Self {
+        let facts = &manifest.facts;
+        let words: Vec<std::ffi::OsString> =
+            facts.command.iter().map(|word| String::from_utf8_lossy(word).into_owned().into()).collect();
+        Self {
+            snapshot,
+            image: Some(manifest.id.image.to_string()),
+            age_s: u64::try_from(now.saturating_sub(facts.clocks.realtime_ns)).ok().map(|age| age / 1_000_000_000),
+            bytes: Some(manifest.total_size()),
+            processes: Some(facts.processes.len()),
+            command: Some(job::show(&words)),
+            came_from: facts.lineage.first().map(ToString::to_string),
+            fault: None,
+        }
+    }
+}
+
+pub(crate) fn run(at: &Surrounding<'_>, args: &ListArgs) -> Result<u8> {
+    let job = args.name.as_deref().map(parts::job_name).transpose()?;
+    let now = machine::now(ClockId::Realtime);
+    let row = |entry: hdcr_store::Entry| {
+        let snapshot = format!("{}@{}", entry.job, entry.sequence);
+        match &entry.manifest {
+            Ok(manifest) => Row::of(snapshot, manifest, now),
+            Err(error) => Row {
+                snapshot,
+                image: None,
+                age_s: None,
+                bytes: None,
+                processes: None,
+                command: None,
+                came_from: None,
+                fault: Some(crate::failure::chain(error)),
+            },
+        }
+    };
+    let checkpoints: Vec<Row> = parts::list(&at.settings.store, job.as_ref())?.into_iter().map(row).collect();
+    if let (Some(job), true) = (&job, checkpoints.is_empty()) {
+        let store = at.settings.store.display();
+        return Err(Failure::refused("no-such-checkpoint", format!("no checkpoint of {job} in {store}"))
+            .remedy("`hdcr list` shows all"));
+    }
+    at.output.result(&Listed { store: at.settings.store.clone(), checkpoints });
+    Ok(0)
+}

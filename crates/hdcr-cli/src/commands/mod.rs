@@ -1,0 +1,59 @@
+//! One file a command: values in, one call of an engine, store or keeper, one value printed.
+
+pub(crate) mod check;
+pub(crate) mod checkpoint;
+pub(crate) mod doctor;
+pub(crate) mod list;
+pub(crate) mod program;
+pub(crate) mod ps;
+pub(crate) mod restore;
+pub(crate) mod rm;
+pub(crate) mod run;
+pub(crate) mod show;
+pub(crate) mod stop;
+pub(crate) mod texts;
+pub(crate) mod verify;
+
+use std::process::ExitCode;
+
+use crate::failure::{Class, Failure, Result};
+use crate::output::Output;
+use crate::registry::Registry;
+use crate::settings::Settings;
+
+/// What every command is given.
+#[derive(Debug)]
+pub(crate) struct Surrounding<'a> {
+    /// How results are told.
+    pub(crate) output: Output,
+    /// Configuration, environment and flags.
+    pub(crate) settings: &'a Settings,
+    /// This is the first process of a private pid namespace, and reports on this descriptor.
+    pub(crate) inside: Option<i32>,
+}
+
+impl Surrounding<'_> {
+    /// The jobs that run.
+    pub(crate) fn registry(&self) -> Result<Registry> {
+        Registry::open(&self.settings.surroundings.jobs())
+    }
+}
+
+/// A command line that is not one: help and version are printed and are no error.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the command line could not be read, so only its words are left to look at"
+)]
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let json = std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json");
+    if json {
+        let failure = Failure::usage(error.to_string().trim().to_owned());
+        Output { json, quiet: true, verbose: 0 }.failure(&failure, false);
+    } else if error.print().is_err() {
+        tracing::debug!("standard error is closed");
+    }
+    ExitCode::from(Class::Usage.status())
+}

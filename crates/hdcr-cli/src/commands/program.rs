@@ -1,0 +1,19 @@
+//! `hdcr __program`: the last step before the user's program, in the process that becomes it.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use crate::failure::{Class, Failure};
+use crate::namespace;
+
+/// Executes the program. Returns only when that fails.
+pub(crate) fn become_it(command: &[OsString]) -> Failure {
+    if let Err(failure) = namespace::drop_capabilities() {
+        return failure;
+    }
+    let Some((program, arguments)) = command.split_first() else { return Failure::usage("there is no program to run") };
+    let error = Command::new(program).args(arguments).exec();
+    let class = if error.kind() == std::io::ErrorKind::NotFound { Class::NoProgram } else { Class::NotExecutable };
+    Failure::new(class, "exec", format!("{} cannot be run: {error}", program.display()))
+}

@@ -1,0 +1,58 @@
+//! `hdcr rm`: removes checkpoints, one or all of a job.
+
+use serde::Serialize;
+
+use super::Surrounding;
+use crate::cli::RmArgs;
+use crate::failure::{Failure, Result};
+use crate::job;
+use crate::output::Report;
+use crate::parts;
+
+/// What is gone.
+#[derive(Debug, Serialize)]
+struct Removed {
+    removed: Vec<String>,
+}
+
+impl Report for Removed {
+    fn text(&self) -> String {
+        if self.removed.is_empty() {
+            "nothing to remove".to_owned()
+        } else {
+            format!("removed {}", self.removed.join(", "))
+        }
+    }
+}
+
+pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
+    let store = &at.settings.store;
+    let mut removed = Vec::new();
+    for text in &args.images {
+        let (name, number) = match text.split_once('@') {
+            None => (text.as_str(), None),
+            Some((name, number)) => {
+                let number =
+                    number.parse().map_err(|_| Failure::usage(format!("{text:?} is neither NAME nor NAME@ID")))?;
+                (name, Some(number))
+            }
+        };
+        let job = parts::job_name(name)?;
+        let all = parts::numbers(store, &job)?;
+        if all.is_empty() && job::peek(store, &job)?.is_none() {
+            let message = format!("no checkpoint of {job} in {}", store.display());
+            return Err(Failure::refused("no-such-checkpoint", message)
+                .remedy("`hdcr list` shows all; a file is removed with rm(1)"));
+        }
+        if number.is_none() {
+            // Refused when its keeper lives: it would go back to nothing.
+            job::forget(store, &job)?;
+        }
+        for number in number.map_or(all, |number| vec![number]) {
+            parts::remove(store, &job, number)?;
+            removed.push(format!("{job}@{number}"));
+        }
+    }
+    at.output.result(&Removed { removed });
+    Ok(0)
+}

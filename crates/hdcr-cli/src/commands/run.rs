@@ -1,0 +1,110 @@
+//! `hdcr run`: a program under a keeper.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use hdcr_image::JobName;
+use hdcr_policy::restart::{Condition as Rule, Rules};
+
+use super::Surrounding;
+use super::restore::descriptors;
+use crate::cli::RunArgs;
+use crate::failure::{Failure, Result};
+use crate::job::{self, Held, Record, Start, State};
+use crate::keeper::{Given, Keeper, Plan};
+use crate::kinds::{Condition, StdioTarget};
+use crate::namespace::{self, Outside};
+use crate::parts;
+
+pub(crate) fn run(at: &Surrounding<'_>, args: RunArgs) -> Result<u8> {
+    let private = args.new_pids || !namespace::may_choose_pids();
+    if private && at.inside.is_none() {
+        return namespace::outside(std::env::args_os().skip(1), &mut |_| Ok(Outside::Waits));
+    }
+    let store = at.settings.store.clone();
+    let (name, held) = take(at, &args)?;
+    let old = held.read()?;
+    if let Some(old) = old.as_ref().filter(|old| old.orphaned()) {
+        return Err(Failure::refused(
+            "orphan-runs",
+            format!("the program of job {name} still runs without its keeper, as pid {}", old.main),
+        )
+        .remedy(format!("`hdcr checkpoint {0}` saves it; `kill {0}` ends it, then this command goes on", old.main)));
+    }
+    let newest = parts::numbers(&store, &name)?.last().copied();
+    let start = job::start(old.as_ref(), &args.command, newest, args.fresh)?;
+    if start == Start::Anew && old.is_some() && newest.is_some() && !args.fresh {
+        at.output.note(&format!(
+            "job {name} had ended; it begins anew (`hdcr restore {name}` brings back its last checkpoint)"
+        ));
+    }
+    let record = match (start, old) {
+        (Start::GoOn, Some(old)) => old,
+        _ => Record {
+            command: args.command.clone(),
+            directory: std::env::current_dir().map_err(Failure::system("finding the current directory"))?,
+            state: State::Running,
+            status: None,
+            after: newest.unwrap_or(0),
+            main: 0,
+            main_born: 0,
+            private_pids: private,
+        },
+    };
+    let listener = at.registry()?.listen(&name)?;
+    let plan = plan(at, &args, name, start)?;
+    at.output.detail(&format!("job {} runs, a checkpoint every {}", plan.name, crate::duration::show(plan.every)));
+    let stdio: [OwnedFd; 3] = descriptors(&StdioTarget::Inherit)?;
+    Keeper::run(plan, Given { output: at.output, held, record, listener, stdio })
+}
+
+/// The name of the job, held: the one given, or the first free one made from the command.
+fn take(at: &Surrounding<'_>, args: &RunArgs) -> Result<(JobName, Held)> {
+    let store = &at.settings.store;
+    if let Some(name) = &args.name {
+        let name = parts::job_name(name)?;
+        let held = Held::take(store, &name)?;
+        return Ok((name, held));
+    }
+    let stem = job::name_of(&args.command);
+    for number in 1..10_000 {
+        let name = parts::job_name(&format!("{stem}-{number}"))?;
+        if !parts::numbers(store, &name)?.is_empty() || job::peek(store, &name)?.is_some() {
+            continue;
+        }
+        if let Ok(held) = Held::take(store, &name) {
+            at.output.note(&format!("job {name} (--name gives it another name)"));
+            return Ok((name, held));
+        }
+    }
+    Err(Failure::refused("no-free-name", format!("no name {stem}-N is free"))
+        .remedy("give one with --name, or remove old jobs with `hdcr rm`"))
+}
+
+fn plan(at: &Surrounding<'_>, args: &RunArgs, name: JobName, start: Start) -> Result<Plan> {
+    let config = &at.settings.config.run;
+    let every = args.every.or(config.every).unwrap_or(Duration::from_secs(30));
+    if every < Duration::from_millis(10) {
+        return Err(Failure::usage("--every is at least 10ms"));
+    }
+    let configured: Result<BTreeSet<Rule>> = config
+        .on
+        .iter()
+        .map(|text| text.parse::<Condition>().map(|condition| condition.0).map_err(Failure::usage))
+        .collect();
+    let named = args.on.iter().map(|condition| condition.0);
+    let on = if args.on.is_empty() { configured? } else { named.collect() };
+    let restarts = args.restarts.or(config.restarts).unwrap_or(5);
+    Ok(Plan {
+        name,
+        store: at.settings.store.clone(),
+        every,
+        timeout: at.settings.checkpoint_timeout(args.timeout),
+        restore_timeout: at.settings.restore_timeout(None),
+        keep: args.keep.or(config.keep).unwrap_or(3).max(1),
+        rules: Rules { on, restarts, slack: every.min(Duration::from_secs(60)) },
+        files: at.settings.files(&args.files)?,
+        start,
+    })
+}

@@ -1,0 +1,44 @@
+//! `hdcr verify`: reads all of a checkpoint and says whether it is whole.
+
+use serde::Serialize;
+
+use super::Surrounding;
+use super::restore::place;
+use crate::cli::ImageArgs;
+use crate::failure::{Failure, Result};
+use crate::output::Report;
+use crate::parts;
+
+/// What was read.
+#[derive(Debug, Serialize)]
+struct Whole {
+    snapshot: String,
+    whole: bool,
+    frames: usize,
+    runs: usize,
+    bytes: u64,
+}
+
+impl Report for Whole {
+    fn text(&self) -> String {
+        let size = crate::duration::show_size(self.bytes);
+        format!("{}: whole ({} records, {} page runs, {size} read)", self.snapshot, self.frames, self.runs)
+    }
+}
+
+pub(crate) fn run(at: &Surrounding<'_>, args: &ImageArgs) -> Result<u8> {
+    let place = place(at, &args.image)?;
+    let image = parts::open(&place)?;
+    let bar = at.output.progress("verifying");
+    let verified = image.verify(&mut |progress| bar.at(progress.done, progress.total));
+    drop(bar);
+    let verified = verified.map_err(|error| Failure::from(error).during(&place))?;
+    at.output.result(&Whole {
+        snapshot: place.to_string(),
+        whole: true,
+        frames: verified.frames,
+        runs: verified.runs,
+        bytes: verified.stored,
+    });
+    Ok(0)
+}

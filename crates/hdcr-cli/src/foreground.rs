@@ -1,0 +1,115 @@
+//! A restore as a parent sees it: starts the worker, becomes the parent of what it made, and behaves like the program.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use hdcr_policy::restart::Death;
+
+use crate::failure::{Failure, Result};
+use crate::output::Output;
+use crate::process::{self, Change, kill_all_below, next_change};
+use crate::signals::{REQUESTS_TO_END, Signals};
+use crate::task::{Reply, RestoreTask, Restored, Task};
+use crate::terminal::Terminal;
+use crate::worker::Worker;
+
+/// How long the killing of what is left may take.
+pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How a restore came out.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The program runs; its roots are children of this process.
+    Runs(Restored),
+    /// The user asked for an end by this signal; nothing is left.
+    Interrupted(i32),
+}
+
+/// Restores a tree as children of this process. When it fails, nothing of it is left.
+pub(crate) fn restore(
+    task: &RestoreTask,
+    stdio: &[OwnedFd; 3],
+    needed: &BTreeSet<i32>,
+    signals: &Signals,
+) -> Result<Outcome> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(Failure::system("becoming the reaper of the tree"))?;
+    let descriptors: Vec<_> = stdio.iter().map(AsFd::as_fd).collect();
+    let worker = Worker::start(&Task::Restore(task.clone()), &descriptors, needed)?;
+    let outcome = wait_for(&worker, signals, task.timeout + KILL_LIMIT);
+    worker.end();
+    let outcome = match outcome {
+        Ok(Outcome::Runs(restored)) => Ok(Outcome::Runs(restored)),
+        bad => {
+            kill_all_below(signals, KILL_LIMIT, &mut |_, _| {})?;
+            bad
+        }
+    };
+    rustix::process::set_child_subreaper(None).map_err(Failure::system("letting go of the tree"))?;
+    outcome
+}
+
+fn wait_for(worker: &Worker, signals: &Signals, limit: Duration) -> Result<Outcome> {
+    let end = std::time::Instant::now() + limit;
+    loop {
+        let left = end.saturating_duration_since(std::time::Instant::now());
+        if left.is_zero() {
+            return Err(Failure::new(crate::failure::Class::Failed, "late", "the restore did not end in time")
+                .remedy("try again, with a longer --timeout"));
+        }
+        let ready = signals.wait(&mut [worker.as_fd()], Some(left))?;
+        while let Some(received) = signals.next() {
+            if REQUESTS_TO_END.contains(&received.number) {
+                return Ok(Outcome::Interrupted(received.number));
+            }
+        }
+        if ready.first() == Some(&true) {
+            match worker.answer()? {
+                Reply::Restored(restored) => return Ok(Outcome::Runs(restored)),
+                Reply::Failed(failure) => return Err(failure),
+                Reply::Thawed | Reply::Checkpointed(_) => {}
+            }
+        }
+    }
+}
+
+/// Waits for the end of the program, passing on signals; behaves like it on a terminal.
+pub(crate) fn accompany(main: i32, signals: &Signals, output: Output) -> Result<Death> {
+    let mut terminal = Terminal::open();
+    terminal.program_is(main);
+    let death = loop {
+        match ended(main, &terminal) {
+            Some(death) => break death,
+            None => signals.wait(&mut [], None)?,
+        };
+        while let Some(received) = signals.next() {
+            if !(received.by_terminal && terminal.shares_group()) {
+                process::signal(main, received.number);
+            }
+        }
+    };
+    terminal.take_back();
+    output.detail(&format!("the program ended: {}", tell(death)));
+    Ok(death)
+}
+
+/// Looks at all children that changed; the end of the program, if it is among them.
+fn ended(main: i32, terminal: &Terminal) -> Option<Death> {
+    while let Some((pid, change)) = next_change() {
+        match change {
+            Change::Ended(death) if pid == main => return Some(death),
+            Change::Stopped(signal) if pid == main => terminal.program_stopped(signal),
+            Change::Ended(_) | Change::Stopped(_) | Change::Continued => {}
+        }
+    }
+    None
+}
+
+/// A death in words.
+pub(crate) fn tell(death: Death) -> String {
+    match death {
+        Death::Exit(code) => format!("exit status {code}"),
+        Death::Signal(signal) => format!("killed by {}", crate::kinds::signal_name(signal)),
+    }
+}

@@ -1,0 +1,251 @@
+//! A job as it is remembered beside its checkpoints: what it runs, and how it ended.
+//!
+//! `STORE/.jobs/NAME.json` is the record; `STORE/.jobs/NAME.lock` is locked by the keeper as long as it lives.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use hdcr_image::JobName;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, Result};
+use crate::process;
+
+/// How a job stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    /// It runs, or its keeper ended without a word (a reboot, a kill).
+    Running,
+    /// It was checkpointed and ended, was interrupted, or given up: it can go on.
+    Paused,
+    /// Its program ended by itself, or it was stopped for good.
+    Ended,
+}
+
+/// What is remembered of a job.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) command: Vec<OsString>,
+    pub(crate) directory: PathBuf,
+    pub(crate) state: State,
+    /// Its last exit status as a shell shows it.
+    pub(crate) status: Option<u8>,
+    /// Checkpoints up to this number belong to an earlier run of the same name.
+    pub(crate) after: u64,
+    /// The first process of the program.
+    pub(crate) main: i32,
+    /// Its birth in clock ticks since the boot, to know it again.
+    pub(crate) main_born: i64,
+    /// It has a pid namespace of its own.
+    pub(crate) private_pids: bool,
+}
+
+/// What a keeper does with a record that it finds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Start {
+    /// Begin with nothing.
+    Anew,
+    /// Go on from the newest checkpoint of the run.
+    GoOn,
+}
+
+/// Decides whether a run goes on; `newest` is the newest checkpoint that the store has of the job.
+pub(crate) fn start(record: Option<&Record>, command: &[OsString], newest: Option<u64>, fresh: bool) -> Result<Start> {
+    let Some(record) = record else { return Ok(Start::Anew) };
+    let resumable = record.state != State::Ended && newest.is_some_and(|newest| newest > record.after);
+    if fresh || !resumable {
+        return Ok(Start::Anew);
+    }
+    if record.command != command {
+        let old = show(&record.command);
+        return Err(Failure::refused("other-command", format!("the job has checkpoints of another command: {old}"))
+            .remedy("give the same command to go on, --fresh to begin anew, or another --name"));
+    }
+    Ok(Start::GoOn)
+}
+
+/// A command as a user may have typed it.
+pub(crate) fn show(command: &[OsString]) -> String {
+    let words = command.iter().map(|word| {
+        let word = word.to_string_lossy();
+        let plain = !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,+@%^".contains(c));
+        if plain { word.into_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// A name for a job of this command: its last path component with what a name cannot hold left out.
+pub(crate) fn name_of(command: &[OsString]) -> String {
+    let last = command.first().and_then(|word| Path::new(word).file_name()).unwrap_or_default();
+    let kept: String =
+        last.to_string_lossy().chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).take(40).collect();
+    let kept = kept.trim_start_matches(['.', '-']);
+    if kept.is_empty() { "job".to_owned() } else { kept.to_owned() }
+}
+
+/// The record of a job, held by its keeper; nobody else can hold it at the same time.
+#[derive(Debug)]
+pub(crate) struct Held {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Held {
+    /// Takes hold of a job; refused when its keeper lives.
+    pub(crate) fn take(store: &Path, name: &JobName) -> Result<Self> {
+        let directory = store.join(".jobs");
+        make_private(&directory)?;
+        let lock_path = directory.join(format!("{name}.lock"));
+        let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = lock.map_err(Failure::system(format_args!("opening {}", lock_path.display())))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: directory.join(format!("{name}.json")), _lock: lock }),
+            Err(fs::TryLockError::WouldBlock) => {
+                Err(Failure::refused("job-runs", format!("job {name} is running already"))
+                    .remedy(format!("see `hdcr ps`; end it with `hdcr stop {name}`, or take another --name")))
+            }
+            Err(fs::TryLockError::Error(error)) => {
+                Err(Failure::system(format_args!("locking {}", lock_path.display()))(error))
+            }
+        }
+    }
+
+    /// Reads the record, if there is one.
+    pub(crate) fn read(&self) -> Result<Option<Record>> {
+        read(&self.path)
+    }
+
+    /// Writes the record, whole or not at all.
+    pub(crate) fn write(&self, record: &Record) -> Result<()> {
+        let doing = || Failure::system::<std::io::Error>(format!("writing {}", self.path.display()));
+        let bytes = serde_json::to_vec(record).map_err(Failure::system("encoding the record of a job"))?;
+        let parent = self.path.parent().unwrap_or(Path::new("/"));
+        let mut file = tempfile::NamedTempFile::new_in(parent).map_err(doing())?;
+        file.write_all(&bytes).map_err(doing())?;
+        file.as_file().sync_all().map_err(doing())?;
+        file.persist(&self.path).map_err(|error| doing()(error.error))?;
+        Ok(())
+    }
+}
+
+/// Reads the record of a job that may be held by its keeper.
+pub(crate) fn peek(store: &Path, name: &JobName) -> Result<Option<Record>> {
+    read(&store.join(".jobs").join(format!("{name}.json")))
+}
+
+fn read(path: &Path) -> Result<Option<Record>> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(Failure::system(format_args!("reading {}", path.display()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::system(format_args!("reading {}", path.display()))(error)),
+    }
+}
+
+/// Forgets a job that has no keeper and no checkpoints any more.
+pub(crate) fn forget(store: &Path, name: &JobName) -> Result<()> {
+    let held = Held::take(store, name)?;
+    for path in [held.path.clone(), held.path.with_extension("lock")] {
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Failure::system(format_args!("removing {}", path.display()))(error)),
+        }
+    }
+    Ok(())
+}
+
+/// A directory that only its owner can look into, made when it is missing.
+pub(crate) fn make_private(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(Failure::system(format_args!("making directory {}", path.display())))
+}
+
+impl Record {
+    /// The program of an earlier keeper still runs although that keeper is gone.
+    pub(crate) fn orphaned(&self) -> bool {
+        self.state == State::Running
+            && !self.private_pids
+            && process::lives(self.main)
+            && process::born(self.main) == Some(self.main_born)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split(' ').map(OsString::from).collect()
+    }
+
+    fn record(state: State) -> Record {
+        Record {
+            command: words("sim -n 3"),
+            directory: PathBuf::from("/"),
+            state,
+            status: None,
+            after: 4,
+            main: 0,
+            main_born: 0,
+            private_pids: false,
+        }
+    }
+
+    #[test]
+    fn a_job_goes_on_only_when_it_did_not_end() {
+        let same = words("sim -n 3");
+        for (state, newest, fresh, expected) in [
+            (State::Running, Some(5), false, Start::GoOn),
+            (State::Paused, Some(9), false, Start::GoOn),
+            (State::Ended, Some(5), false, Start::Anew),
+            (State::Running, Some(4), false, Start::Anew),
+            (State::Running, None, false, Start::Anew),
+            (State::Running, Some(5), true, Start::Anew),
+        ] {
+            assert_eq!(start(Some(&record(state)), &same, newest, fresh), Ok(expected), "{state:?} {newest:?} {fresh}");
+        }
+        assert_eq!(start(None, &same, Some(5), false), Ok(Start::Anew));
+        let other = start(Some(&record(State::Running)), &words("sim -n 4"), Some(5), false).unwrap_err();
+        assert!(other.to_string().contains("sim -n 3"));
+        assert_eq!(start(Some(&record(State::Ended)), &words("x"), Some(5), false), Ok(Start::Anew));
+    }
+
+    #[test]
+    fn names_come_from_commands() {
+        for (command, name) in [
+            ("/usr/bin/python3 a.py", "python3"),
+            ("./run.sh", "run.sh"),
+            ("/", "job"),
+            ("..", "job"),
+            (".x", "x"),
+            ("a@b", "ab"),
+        ] {
+            assert_eq!(name_of(&words(command)), name);
+            JobName::new(name_of(&words(command))).unwrap();
+        }
+        assert_eq!(
+            show(&[OsString::from("sh"), OsString::from("-c"), OsString::from("echo 'a'")]),
+            r"sh -c 'echo '\''a'\'''"
+        );
+    }
+
+    #[test]
+    fn a_record_is_held_by_one_and_read_by_all() {
+        let store = tempfile::tempdir().unwrap();
+        let name = JobName::new("a").unwrap();
+        let held = Held::take(store.path(), &name).unwrap();
+        assert_eq!(held.read().unwrap(), None);
+        held.write(&record(State::Running)).unwrap();
+        assert_eq!(Held::take(store.path(), &name).unwrap_err().code, "job-runs");
+        assert_eq!(peek(store.path(), &name).unwrap(), Some(record(State::Running)));
+        drop(held);
+        forget(store.path(), &name).unwrap();
+        assert_eq!(peek(store.path(), &name).unwrap(), None);
+    }
+}

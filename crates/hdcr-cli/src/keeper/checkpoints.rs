@@ -1,0 +1,233 @@
+//! When a worker takes a checkpoint, and what becomes of its answer.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use hdcr_policy::interval::{pause_after, pause_after_failure};
+use nix::sys::signal::Signal;
+
+use super::{Keeper, Made, Phase};
+use crate::failure::{Class, Failure, Result};
+use crate::foreground::KILL_LIMIT;
+use crate::kinds::Then;
+use crate::output::Report as _;
+use crate::process;
+use crate::registry::{Answer, Client};
+use crate::settings::Files;
+use crate::task::{CheckpointTask, Checkpointed, Reply, Target, Task, Who};
+use crate::worker::Worker;
+
+/// What somebody asked for through the registry.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    pub(super) client: Client,
+    pub(super) target: Option<Target>,
+    pub(super) files: Option<Files>,
+    pub(super) timeout: Duration,
+    pub(super) then: Then,
+}
+
+/// What a worker is doing.
+#[derive(Debug)]
+pub(super) enum Errand {
+    /// A checkpoint: the run time at its beginning, and who asked for it.
+    Checkpoint { at: Duration, then: Then, thawed: bool, client: Option<Client> },
+    /// A restore.
+    Restore,
+}
+
+/// A worker at work.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(super) worker: Worker,
+    pub(super) errand: Errand,
+    began: Instant,
+    /// It is killed then.
+    deadline: Instant,
+    /// Its end of the channel is open.
+    pub(super) listens: bool,
+    answer: Option<Reply>,
+}
+
+impl Work {
+    pub(super) fn new(worker: Worker, errand: Errand, limit: Duration) -> Self {
+        let now = Instant::now();
+        Self { worker, errand, began: now, deadline: now + limit, listens: true, answer: None }
+    }
+
+    /// Whether the end of the program makes it pointless to wait for this worker.
+    pub(super) fn useless_after_death(&self) -> bool {
+        matches!(self.errand, Errand::Checkpoint { thawed: false, then: Then::GoOn, .. })
+    }
+}
+
+impl Keeper {
+    /// How long nothing has to be done when nothing happens.
+    pub(super) fn time_left(&self) -> Option<Duration> {
+        let next = match (&self.work, self.phase) {
+            (Some(work), _) => Some(work.deadline),
+            (None, Phase::Running) if !self.wishes.is_empty() => Some(Instant::now()),
+            (None, Phase::Running) => Some(self.next_checkpoint),
+            (None, _) => None,
+        };
+        let stop = self.stop.as_ref().filter(|_| self.phase == Phase::Running).and_then(|stop| stop.deadline);
+        let next = next.into_iter().chain(stop).min();
+        next.map(|next| next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Does what is due.
+    pub(super) fn on_time(&mut self) -> Result<()> {
+        let now = Instant::now();
+        self.stop_by_force(now);
+        if let Some(work) = self.work.as_mut().filter(|work| now >= work.deadline) {
+            process::signal(work.worker.pid(), Signal::SIGKILL as i32);
+            work.deadline = now + KILL_LIMIT;
+        }
+        if self.work.is_none() && self.phase == Phase::Running {
+            if let Some(wish) = self.wishes.pop_front() {
+                return self.checkpoint(Some(wish));
+            }
+            if now >= self.next_checkpoint && self.stop.is_none() {
+                return self.checkpoint(None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a worker for a checkpoint.
+    fn checkpoint(&mut self, wish: Option<Wish>) -> Result<()> {
+        let own = Target::Store { root: self.plan.store.clone(), job: self.plan.name.to_string() };
+        let mut task = CheckpointTask {
+            who: Who::Below(std::process::id().cast_signed()),
+            keep: Some(self.plan.keep),
+            target: own,
+            came_from: self.came_from.clone(),
+            files: self.plan.files.clone(),
+            timeout: self.plan.timeout,
+            then: Then::GoOn,
+        };
+        let mut client = None;
+        if let Some(wish) = wish {
+            task.then = wish.then;
+            task.timeout = wish.timeout;
+            task.files = wish.files.unwrap_or(task.files);
+            if let Some(target) = wish.target {
+                (task.target, task.keep) = (target, None);
+            }
+            client = Some(wish.client);
+        }
+        let (then, timeout) = (task.then, task.timeout);
+        let errand = Errand::Checkpoint { at: self.ran(), then, thawed: false, client };
+        match Worker::start(&Task::Checkpoint(task), &[], &BTreeSet::new()) {
+            Ok(worker) => {
+                // Freezing has its own deadline; writing may take longer than that.
+                self.work = Some(Work::new(worker, errand, timeout.saturating_mul(20) + KILL_LIMIT));
+                Ok(())
+            }
+            Err(failure) => {
+                let Errand::Checkpoint { client, .. } = errand else { return Ok(()) };
+                self.not_checkpointed(failure, client);
+                Ok(())
+            }
+        }
+    }
+
+    /// The worker has said something, or closed its end.
+    pub(super) fn on_answer(&mut self) -> Result<()> {
+        let Some(work) = &mut self.work else { return Ok(()) };
+        match work.worker.answer() {
+            Ok(Reply::Thawed) => {
+                if let Errand::Checkpoint { thawed, .. } = &mut work.errand {
+                    *thawed = true;
+                }
+            }
+            Ok(reply) => work.answer = Some(reply),
+            Err(failure) => {
+                work.listens = false;
+                work.answer.get_or_insert(Reply::Failed(failure));
+            }
+        }
+        // A restored program may end at once; it must be known as ours before that is seen.
+        if let Some(Reply::Restored(restored)) = &work.answer
+            && let Phase::Restoring(_) = self.phase
+        {
+            let restored = restored.clone();
+            self.on_restored(&restored)?;
+        }
+        Ok(())
+    }
+
+    /// The worker has ended and is reaped: what it said last counts.
+    pub(super) fn on_worker_end(&mut self) -> Result<()> {
+        while self.work.as_ref().is_some_and(|work| work.listens) {
+            self.on_answer()?;
+        }
+        let Some(work) = self.work.take() else { return Ok(()) };
+        let silent = || Failure::new(Class::Internal, "worker-died", "a worker process died");
+        match (work.errand, work.answer) {
+            (Errand::Restore, Some(Reply::Restored(_))) => {}
+            (Errand::Restore, Some(Reply::Failed(failure))) => return self.not_restored(failure),
+            (Errand::Restore, _) => return self.not_restored(silent()),
+            (Errand::Checkpoint { at, client, .. }, Some(Reply::Checkpointed(done))) => {
+                self.checkpointed(&done, at, work.began.elapsed());
+                let then = done.then;
+                if let Some(client) = client {
+                    client.answer(&Answer::Checkpointed(done));
+                }
+                if then == Then::Kill {
+                    self.pause();
+                    return crate::process::kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {});
+                }
+            }
+            (Errand::Checkpoint { client, .. }, Some(Reply::Failed(failure))) => self.not_checkpointed(failure, client),
+            (Errand::Checkpoint { client, .. }, _) => self.not_checkpointed(silent(), client),
+        }
+        match self.phase {
+            Phase::Dying(death) => self.decide(death),
+            Phase::Running | Phase::Restoring(_) | Phase::Done(_) => Ok(()),
+        }
+    }
+
+    fn checkpointed(&mut self, done: &Checkpointed, at: Duration, took: Duration) {
+        let now = Instant::now();
+        self.next_checkpoint = now + pause_after(self.plan.every, took);
+        if self.trouble.take().is_some() {
+            self.output.note(&format!("checkpoints of job {} work again", self.plan.name));
+        }
+        self.failures = 0;
+        if let (Some(number), None) = (done.number, &done.path) {
+            self.made.push(Made { number, at, when: Some(now) });
+            self.came_from = Some(self.place(number));
+        }
+        self.made.retain(|made| !done.removed.contains(&made.number));
+        self.output.detail(&done.text());
+    }
+
+    /// A checkpoint failed; the program goes on. Told once, until one works again.
+    fn not_checkpointed(&mut self, failure: Failure, client: Option<Client>) {
+        if let Some(client) = client {
+            client.answer(&Answer::Failed(failure));
+            return;
+        }
+        self.failures = self.failures.saturating_add(1);
+        let soon = failure.class == Class::Changed && self.failures == 1;
+        let pause = if soon {
+            self.plan.every.min(Duration::from_millis(200))
+        } else {
+            pause_after_failure(self.plan.every, self.failures)
+        };
+        self.next_checkpoint = Instant::now() + pause;
+        let told = self.trouble.as_ref() == Some(&failure.message);
+        if self.phase == Phase::Running && !told && !soon {
+            self.output.note(&format!("job {} runs on without a new checkpoint: {failure}", self.plan.name));
+            self.trouble = Some(failure.message);
+        }
+    }
+
+    /// Ends the worker, whatever it does.
+    pub(super) fn drop_work(&mut self) {
+        if let Some(work) = self.work.take() {
+            work.worker.end();
+        }
+    }
+}

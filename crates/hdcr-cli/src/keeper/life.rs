@@ -1,0 +1,253 @@
+//! The program of a job begins, ends, is rolled back or begun anew.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use hdcr_policy::restart::{Death, Decision, Ended, History, decide};
+use nix::sys::signal::Signal;
+
+use super::checkpoints::{Errand, Work};
+use super::{Keeper, Made, PAUSED, Phase};
+use crate::duration;
+use crate::failure::{Class, Failure, Result};
+use crate::foreground::{KILL_LIMIT, tell};
+use crate::job::{Start, State};
+use crate::namespace;
+use crate::parts;
+use crate::process::{self, kill_all_below, shell_status};
+use crate::signals::REQUESTS_TO_END;
+use crate::task::{RestoreTask, Restored, Task};
+use crate::worker::Worker;
+
+/// A death so long after a passed-on request to end is still its consequence.
+const CONSEQUENCE: Duration = Duration::from_secs(10);
+
+impl Keeper {
+    /// The first life: anew, or from the newest checkpoint.
+    pub(super) fn begin(&mut self) -> Result<()> {
+        match self.plan.start {
+            Start::Anew => self.begin_anew(),
+            Start::GoOn => {
+                self.made = self.remembered()?;
+                let newest = self.made.last().copied();
+                let newest = newest
+                    .ok_or_else(|| Failure::refused("no-such-checkpoint", "the job has no checkpoint to go on from"))?;
+                self.output.note(&format!(
+                    "job {} goes on from its checkpoint {} (--fresh begins anew)",
+                    self.plan.name,
+                    self.place(newest.number)
+                ));
+                self.restore(newest)
+            }
+        }
+    }
+
+    /// The checkpoints of this run that an earlier keeper made, oldest first.
+    fn remembered(&self) -> Result<Vec<Made>> {
+        let mut made = Vec::new();
+        let mut first = None;
+        for entry in parts::list(&self.plan.store, Some(&self.plan.name))? {
+            let time = entry.manifest.map(|manifest| manifest.facts.clocks.realtime_ns);
+            if let (Ok(time), true) = (time, entry.sequence > self.record.after) {
+                let since = time.saturating_sub(*first.get_or_insert(time));
+                let at = Duration::from_nanos(u64::try_from(since).unwrap_or(0));
+                made.push(Made { number: entry.sequence, at, when: None });
+            }
+        }
+        Ok(made)
+    }
+
+    /// Starts the program from its beginning.
+    fn begin_anew(&mut self) -> Result<()> {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("__program").arg("--").args(&self.record.command);
+        let child = command.spawn().map_err(Failure::system("starting the program"))?;
+        self.came_from = None;
+        self.lives_as(child.id().cast_signed(), Duration::ZERO)
+    }
+
+    /// The program lives (again) as this process.
+    fn lives_as(&mut self, main: i32, ran_before: Duration) -> Result<()> {
+        self.record.main = main;
+        self.record.main_born = process::born(main).unwrap_or(0);
+        self.record.state = State::Running;
+        self.terminal.program_is(main);
+        self.phase = Phase::Running;
+        self.ran_before = ran_before;
+        self.since = Instant::now();
+        self.next_checkpoint = self.since + self.plan.every;
+        self.passed_on.clear();
+        if self.stop.is_some() {
+            process::signal(main, Signal::SIGTERM as i32);
+        }
+        self.held.write(&self.record)
+    }
+
+    /// The program has ended. A checkpoint that already has all it needs may finish first.
+    pub(super) fn on_death(&mut self, death: Death) -> Result<()> {
+        self.ran_before += self.since.elapsed();
+        self.since = Instant::now();
+        self.phase = Phase::Dying(death);
+        match &self.work {
+            None => self.decide(death),
+            Some(work) => {
+                if work.useless_after_death() {
+                    process::signal(work.worker.pid(), Signal::SIGKILL as i32);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Decides what follows from an end, and does it.
+    pub(super) fn decide(&mut self, death: Death) -> Result<()> {
+        let asked_for = self.asked_for(death);
+        let ended = Ended { death, asked_for, at: self.ran_before };
+        let checkpoints: Vec<Duration> = self.made.iter().map(|made| made.at).collect();
+        let decision = decide(&self.plan.rules, ended, self.history, &checkpoints);
+        let target = match decision {
+            Decision::End => return self.end(death, asked_for),
+            Decision::GiveUp => return self.give_up(death),
+            Decision::Begin => None,
+            Decision::Rollback(place) => self.made.get(place).copied(),
+        };
+        let restarts = self.history.restarts + 1;
+        self.history = History { restarts, last_crash: Some(ended.at), last_target: target.map(|made| made.at) };
+        let count = format!("restart {restarts} of {}", self.plan.rules.restarts);
+        let what = match target {
+            Some(made) => {
+                let lost = duration::show(ended.at.saturating_sub(made.at));
+                format!("rolling back to {} ({lost} of work lost; {count})", self.place(made.number))
+            }
+            None => format!("there is no checkpoint yet, beginning anew ({count})"),
+        };
+        self.output.note(&format!("the program of job {} crashed, {}: {what}", self.plan.name, tell(death)));
+        kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
+        match target {
+            Some(made) => self.restore(made),
+            None => self.begin_anew(),
+        }
+    }
+
+    /// Whether a death is what somebody asked for.
+    fn asked_for(&self, death: Death) -> bool {
+        let recent = REQUESTS_TO_END
+            .iter()
+            .any(|signal| self.passed_on.get(signal).is_some_and(|when| when.elapsed() < CONSEQUENCE));
+        let same = matches!(death, Death::Signal(signal) if self.passed_on.contains_key(&signal));
+        self.stop.is_some() || same || recent
+    }
+
+    /// The job ends with its program.
+    fn end(&mut self, death: Death, asked_for: bool) -> Result<()> {
+        let stopped = self.stop.is_some();
+        if stopped {
+            kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
+        }
+        let finished = stopped || death == Death::Exit(0) || (matches!(death, Death::Exit(_)) && !asked_for);
+        let state = if finished { State::Ended } else { State::Paused };
+        if let (State::Paused, Some(made)) = (state, self.made.last()) {
+            let place = self.place(made.number);
+            self.output.note(&format!(
+                "job {} was ended ({}); the same command goes on from {place}",
+                self.plan.name,
+                tell(death)
+            ));
+        }
+        self.finish(state, shell_status(death));
+        Ok(())
+    }
+
+    /// It has crashed too often. All checkpoints stay.
+    fn give_up(&mut self, death: Death) -> Result<()> {
+        kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
+        let message = format!(
+            "job {}: the program crashed again ({}), after {} restart(s); giving up",
+            self.plan.name,
+            tell(death),
+            self.history.restarts
+        );
+        let failure = Failure::new(Class::Failed, "gave-up", message);
+        self.verdict = Some(failure.remedy(format!(
+            "its checkpoints are kept (`hdcr list {0}`); `hdcr restore {0}@ID` tries one by hand",
+            self.plan.name
+        )));
+        self.finish(State::Paused, shell_status(death));
+        Ok(())
+    }
+
+    /// The job was checkpointed and ended on request.
+    pub(super) fn pause(&mut self) {
+        self.finish(State::Paused, PAUSED);
+    }
+
+    /// Starts the worker that brings a checkpoint back.
+    fn restore(&mut self, made: Made) -> Result<()> {
+        let place = self.place(made.number);
+        let needed =
+            parts::manifest(&place).map(|m| m.facts.processes.iter().map(|p| p.pid).collect::<BTreeSet<i32>>());
+        self.phase = Phase::Restoring(made.number);
+        let needed = match needed {
+            Ok(needed) => needed,
+            Err(failure) => return self.not_restored(failure),
+        };
+        if self.record.private_pids {
+            namespace::next_pid_after(needed.last().copied().unwrap_or(0).saturating_add(64));
+        }
+        let task = Task::Restore(RestoreTask {
+            place,
+            journals: self.plan.store.join(".rollback"),
+            map_path: Vec::new(),
+            timeout: self.plan.restore_timeout,
+        });
+        let descriptors: Vec<_> = self.stdio.iter().map(AsFd::as_fd).collect();
+        match Worker::start(&task, &descriptors, &needed) {
+            Ok(worker) => {
+                self.work = Some(Work::new(worker, Errand::Restore, self.plan.restore_timeout + KILL_LIMIT));
+                Ok(())
+            }
+            Err(failure) => self.not_restored(failure),
+        }
+    }
+
+    /// The program runs again.
+    pub(super) fn on_restored(&mut self, restored: &Restored) -> Result<()> {
+        let Phase::Restoring(number) = self.phase else { return Ok(()) };
+        let at = self.made.iter().find(|made| made.number == number).map_or(Duration::ZERO, |made| made.at);
+        let main = restored.roots.iter().copied().find(|pid| *pid == self.record.main);
+        let main = main.or_else(|| restored.roots.first().copied());
+        let main =
+            main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))?;
+        let took = duration::show(Duration::from_micros(restored.total_us));
+        self.output.detail(&format!("{} restored: {} process(es) in {took}", self.place(number), restored.processes));
+        self.came_from = Some(self.place(number));
+        self.lives_as(main, at)
+    }
+
+    /// A restore failed: the one before is tried when the image is bad; else the job waits for its user.
+    pub(super) fn not_restored(&mut self, failure: Failure) -> Result<()> {
+        let Phase::Restoring(number) = self.phase else { return Ok(()) };
+        kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
+        let place = self.place(number);
+        let at = self.made.iter().position(|made| made.number == number);
+        if failure.class == Class::Corrupt {
+            self.output.note(&format!("checkpoint {place} cannot be used: {failure}"));
+            self.made.retain(|made| made.number != number);
+            let older = at.and_then(|at| at.checked_sub(1)).and_then(|at| self.made.get(at)).copied();
+            if let Some(older) = older.or_else(|| self.made.last().copied()) {
+                self.output.note(&format!("trying {} instead", self.place(older.number)));
+                return self.restore(older);
+            }
+        }
+        let status = failure.class.status();
+        let failure = failure.during(format_args!("job {} cannot go on from {place}", self.plan.name));
+        self.verdict = Some(match failure.remedy {
+            Some(_) => failure,
+            None => failure.remedy("its checkpoints are kept; the same command tries again"),
+        });
+        self.finish(State::Paused, status);
+        Ok(())
+    }
+}

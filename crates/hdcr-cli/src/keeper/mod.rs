@@ -1,0 +1,277 @@
+//! The keeper of a job: parent and reaper of the program, owner of its stdio, one thread that waits for events.
+//!
+//! It does no work of its own: checkpoints and restores are made by workers, so that their crash harms neither the
+//! program nor the keeper. What follows from an end is decided by `hdcr-policy`.
+//!
+//! - `life.rs`: the program begins, ends, is rolled back
+//! - `checkpoints.rs`: when a worker is started and what becomes of its answer
+//! - `requests.rs`: what others ask for through the registry
+
+mod checkpoints;
+mod life;
+mod requests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use hdcr_policy::restart::{Death, History, Rules};
+
+use crate::failure::{Failure, Result};
+use crate::foreground::KILL_LIMIT;
+use crate::job::{Held, Record, Start, State};
+use crate::output::Output;
+use crate::process::{Change, kill_all_below, next_change, signal};
+use crate::registry::{Answer, Client, Listener};
+use crate::settings::Files;
+use crate::signals::{REQUESTS_TO_END, Received, Signals};
+use crate::task::Place;
+use crate::terminal::Terminal;
+
+use checkpoints::{Wish, Work};
+use requests::Stop;
+
+/// Exit status of a job that was checkpointed and ended on request: run it again.
+pub(crate) const PAUSED: u8 = 75;
+
+/// What a job is to do.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) name: hdcr_image::JobName,
+    pub(crate) store: std::path::PathBuf,
+    pub(crate) every: Duration,
+    pub(crate) timeout: Duration,
+    pub(crate) restore_timeout: Duration,
+    pub(crate) keep: usize,
+    pub(crate) rules: Rules,
+    pub(crate) files: Files,
+    pub(crate) start: Start,
+}
+
+/// A checkpoint that can be gone back to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Made {
+    pub(super) number: u64,
+    /// Run time of the program then, along the line of its checkpoints.
+    pub(super) at: Duration,
+    /// When it was made, by the clock of this machine.
+    pub(super) when: Option<Instant>,
+}
+
+/// Where the job stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// The program runs.
+    Running,
+    /// It has ended, and a worker is still to finish before it is decided what follows.
+    Dying(Death),
+    /// It is being restored from this checkpoint.
+    Restoring(u64),
+    /// The job is over with this status.
+    Done(u8),
+}
+
+/// The keeper.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    pub(super) plan: Plan,
+    pub(super) output: Output,
+    pub(super) held: Held,
+    pub(super) record: Record,
+    pub(super) signals: Signals,
+    pub(super) terminal: Terminal,
+    pub(super) listener: Listener,
+    pub(super) clients: Vec<Client>,
+    pub(super) stdio: [OwnedFd; 3],
+    pub(super) phase: Phase,
+    /// Run time of the program at `since`.
+    pub(super) ran_before: Duration,
+    pub(super) since: Instant,
+    pub(super) made: Vec<Made>,
+    /// The checkpoint that the present life came from or made last.
+    pub(super) came_from: Option<Place>,
+    pub(super) history: History,
+    /// Signals that were passed on, and when.
+    pub(super) passed_on: BTreeMap<i32, Instant>,
+    pub(super) next_checkpoint: Instant,
+    pub(super) failures: u32,
+    pub(super) trouble: Option<String>,
+    pub(super) work: Option<Work>,
+    pub(super) wishes: VecDeque<Wish>,
+    pub(super) stop: Option<Stop>,
+    /// What the job ended with when it was not by the program's own will.
+    pub(super) verdict: Option<Failure>,
+}
+
+/// What a keeper is made of.
+#[derive(Debug)]
+pub(crate) struct Given {
+    pub(crate) output: Output,
+    pub(crate) held: Held,
+    pub(crate) record: Record,
+    pub(crate) listener: Listener,
+    pub(crate) stdio: [OwnedFd; 3],
+}
+
+impl Keeper {
+    /// Runs a job to its end and returns the status of its program.
+    pub(crate) fn run(plan: Plan, given: Given) -> Result<u8> {
+        let now = Instant::now();
+        if rustix::process::getpid().as_raw_nonzero().get() != 1 {
+            let own = Some(rustix::process::getpid());
+            rustix::process::set_child_subreaper(own).map_err(Failure::system("becoming the reaper of the job"))?;
+        }
+        let mut keeper = Self {
+            plan,
+            output: given.output,
+            held: given.held,
+            record: given.record,
+            signals: Signals::take()?,
+            terminal: Terminal::open(),
+            listener: given.listener,
+            clients: Vec::new(),
+            stdio: given.stdio,
+            phase: Phase::Running,
+            ran_before: Duration::ZERO,
+            since: now,
+            made: Vec::new(),
+            came_from: None,
+            history: History::default(),
+            passed_on: BTreeMap::new(),
+            next_checkpoint: now,
+            failures: 0,
+            trouble: None,
+            work: None,
+            wishes: VecDeque::new(),
+            stop: None,
+            verdict: None,
+        };
+        keeper.begin()?;
+        let ended = keeper.until_done();
+        keeper.close(ended)
+    }
+
+    /// Waits for events and follows them until the job is over.
+    fn until_done(&mut self) -> Result<u8> {
+        loop {
+            if let Phase::Done(status) = self.phase {
+                return Ok(status);
+            }
+            let ready = self.wait()?;
+            while let Some(received) = self.signals.next() {
+                self.on_signal(received)?;
+            }
+            if ready.worker {
+                self.on_answer()?;
+            }
+            while let Some((pid, change)) = next_change() {
+                self.on_change(pid, change)?;
+            }
+            if ready.listener {
+                self.clients.extend(Client::accept(&self.listener));
+            }
+            self.on_clients();
+            self.on_time()?;
+        }
+    }
+
+    fn wait(&self) -> Result<Ready> {
+        let mut fds: Vec<BorrowedFd<'_>> = vec![self.listener.listener.as_fd()];
+        fds.extend(self.clients.iter().map(|client| client.stream.as_fd()));
+        let listening = self.work.as_ref().filter(|work| work.listens);
+        fds.extend(listening.map(|work| work.worker.as_fd()));
+        let ready = self.signals.wait(&mut fds, self.time_left())?;
+        Ok(Ready { listener: ready.first() == Some(&true), worker: listening.is_some() && ready.last() == Some(&true) })
+    }
+
+    fn on_signal(&mut self, received: Received) -> Result<()> {
+        let request = REQUESTS_TO_END.contains(&received.number);
+        match self.phase {
+            Phase::Running => {
+                self.passed_on.insert(received.number, Instant::now());
+                if !(received.by_terminal && self.terminal.shares_group()) {
+                    signal(self.record.main, received.number);
+                }
+                Ok(())
+            }
+            Phase::Restoring(_) if request => {
+                self.drop_work();
+                kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
+                self.finish(State::Paused, crate::process::shell_status(Death::Signal(received.number)));
+                Ok(())
+            }
+            Phase::Restoring(_) | Phase::Dying(_) | Phase::Done(_) => Ok(()),
+        }
+    }
+
+    fn on_change(&mut self, pid: i32, change: Change) -> Result<()> {
+        let worker = self.work.as_ref().is_some_and(|work| work.worker.pid() == pid);
+        match change {
+            Change::Ended(_) if worker => self.on_worker_end(),
+            Change::Ended(death) if pid == self.record.main && self.phase == Phase::Running => self.on_death(death),
+            Change::Stopped(signal) if pid == self.record.main => {
+                self.terminal.program_stopped(signal);
+                Ok(())
+            }
+            Change::Ended(_) | Change::Stopped(_) | Change::Continued => Ok(()),
+        }
+    }
+
+    /// Remembers how the job ended and tells everybody who waits for it.
+    fn close(mut self, ended: Result<u8>) -> Result<u8> {
+        self.terminal.take_back();
+        if ended.is_err() {
+            self.drop_work();
+            self.record.state = State::Paused;
+        }
+        if let Err(failure) = self.held.write(&self.record) {
+            self.output.note(&failure.to_string());
+        }
+        let status = *ended.as_ref().unwrap_or(&70);
+        for client in self.stop.take().into_iter().flat_map(|stop| stop.clients) {
+            client.answer(&Answer::Stopped(status));
+        }
+        let over = Answer::Failed(Failure::new(
+            crate::failure::Class::Changed,
+            "job-ended",
+            format!("job {} has ended", self.plan.name),
+        ));
+        for client in self.wishes.drain(..).map(|wish| wish.client).chain(self.clients.drain(..)) {
+            client.answer(&over);
+        }
+        match self.verdict.take() {
+            Some(verdict) => {
+                self.output.failure(&verdict, true);
+                ended
+            }
+            None => ended,
+        }
+    }
+
+    /// The job is over.
+    pub(super) fn finish(&mut self, state: State, status: u8) {
+        self.record.state = state;
+        self.record.status = Some(status);
+        self.phase = Phase::Done(status);
+    }
+
+    /// How long the program has run, along the line of its checkpoints.
+    pub(super) fn ran(&self) -> Duration {
+        match self.phase {
+            Phase::Running | Phase::Dying(_) => self.ran_before + self.since.elapsed(),
+            Phase::Restoring(_) | Phase::Done(_) => self.ran_before,
+        }
+    }
+
+    /// A checkpoint of this job in the store.
+    pub(super) fn place(&self, number: u64) -> Place {
+        Place::Store { root: self.plan.store.clone(), job: self.plan.name.to_string(), number }
+    }
+}
+
+/// Which descriptors have something to be read.
+#[derive(Debug)]
+struct Ready {
+    listener: bool,
+    worker: bool,
+}

@@ -1,0 +1,96 @@
+//! What others ask a keeper for through the registry.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::checkpoints::Wish;
+use super::{Keeper, Phase};
+use crate::job::show;
+use crate::process;
+use crate::registry::{Answer, Client, Heard, Request, Status};
+
+/// Somebody wants the job to end for good.
+#[derive(Debug)]
+pub(crate) struct Stop {
+    /// When the program is killed; `None` once it was.
+    pub(super) deadline: Option<Instant>,
+    pub(super) clients: Vec<Client>,
+}
+
+impl Keeper {
+    /// Hears all who are connected. Whoever has not said all yet is heard again.
+    pub(super) fn on_clients(&mut self) {
+        for mut client in std::mem::take(&mut self.clients) {
+            match client.hear() {
+                Heard::Part => self.clients.push(client),
+                Heard::Gone => {}
+                Heard::Request(request) => self.on_request(client, request),
+            }
+        }
+    }
+
+    fn on_request(&mut self, client: Client, request: Request) {
+        match request {
+            Request::Status => client.answer(&Answer::Status(self.status())),
+            Request::Checkpoint { target, files, timeout, then } => {
+                let timeout = timeout.unwrap_or(self.plan.timeout);
+                self.wishes.push_back(Wish { client, target, files, timeout, then });
+            }
+            Request::Stop { grace } => self.on_stop(client, grace),
+        }
+    }
+
+    fn on_stop(&mut self, client: Client, grace: Duration) {
+        let deadline = Some(Instant::now() + grace);
+        match &mut self.stop {
+            Some(stop) => {
+                stop.clients.push(client);
+                stop.deadline = stop.deadline.and(deadline);
+            }
+            None => self.stop = Some(Stop { deadline, clients: vec![client] }),
+        }
+        if self.phase == Phase::Running {
+            process::signal(self.record.main, Signal::SIGTERM as i32);
+            process::signal(self.record.main, Signal::SIGCONT as i32);
+        }
+    }
+
+    /// Kills the program when it had its time to end.
+    pub(super) fn stop_by_force(&mut self, now: Instant) {
+        let running = self.phase == Phase::Running;
+        let Some(stop) =
+            self.stop.as_mut().filter(|stop| running && stop.deadline.is_some_and(|deadline| now >= deadline))
+        else {
+            return;
+        };
+        stop.deadline = None;
+        process::signal(self.record.main, Signal::SIGKILL as i32);
+    }
+
+    fn status(&self) -> Status {
+        let phase = match self.phase {
+            Phase::Running if self.stop.is_some() => "ending",
+            Phase::Running => "running",
+            Phase::Restoring(_) => "restoring",
+            Phase::Dying(_) | Phase::Done(_) => "ending",
+        };
+        let newest = self.made.last();
+        Status {
+            name: self.plan.name.to_string(),
+            keeper: std::process::id().cast_signed(),
+            pid: self.record.main,
+            private_pids: self.record.private_pids,
+            phase: phase.to_owned(),
+            command: show(&self.record.command),
+            store: self.plan.store.clone(),
+            ran_s: self.ran().as_secs(),
+            every_s: self.plan.every.as_secs_f64(),
+            restarts: self.history.restarts,
+            restarts_allowed: self.plan.rules.restarts,
+            newest: newest.map(|made| made.number),
+            newest_age_s: newest.and_then(|made| made.when).map(|when| when.elapsed().as_secs()),
+            trouble: self.trouble.clone(),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Values of the command line that have a form of their own, each read by one `FromStr`.
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+/// `--on`: a further reason for a rollback.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Condition(pub(crate) hdcr_policy::restart::Condition);
+
+impl FromStr for Condition {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        use hdcr_policy::restart::Condition as Rule;
+        let wrong = || format!("{text:?} is not exit:STATUS, exit:any, signal:NAME or signal:any");
+        let rule = match text.split_once(':').ok_or_else(wrong)? {
+            ("exit", "any") => Rule::AnyFailure,
+            ("exit", status) => Rule::Exit(status.parse::<u8>().map_err(|_| wrong())?.into()),
+            ("signal", "any") => Rule::AnySignal,
+            ("signal", name) => Rule::Signal(signal_number(name).ok_or_else(wrong)?),
+            _ => return Err(wrong()),
+        };
+        Ok(Self(rule))
+    }
+}
+
+/// The number of a signal by its name, with or without `SIG`, or by its number.
+pub(crate) fn signal_number(name: &str) -> Option<i32> {
+    if let Ok(number) = name.parse() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let upper = name.to_ascii_uppercase();
+    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    Signal::from_str(&full).ok().map(|signal| signal as i32)
+}
+
+/// The name of a signal by its number.
+pub(crate) fn signal_name(number: i32) -> String {
+    Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
+}
+
+/// `--map-path OLD=NEW`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct PathMap {
+    /// Prefix in the image.
+    pub(crate) old: PathBuf,
+    /// What it is now.
+    pub(crate) new: PathBuf,
+}
+
+impl FromStr for PathMap {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((old, new)) if old.starts_with('/') && new.starts_with('/') => {
+                Ok(Self { old: PathBuf::from(old), new: PathBuf::from(new) })
+            }
+            _ => Err(format!("{text:?} is not OLD=NEW with two absolute paths")),
+        }
+    }
+}
+
+/// `--stdio`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) enum StdioTarget {
+    /// Those of the restoring command.
+    #[default]
+    Inherit,
+    /// `/dev/null`.
+    Null,
+    /// Output appended to a file, input from `/dev/null`.
+    File(PathBuf),
+}
+
+impl FromStr for StdioTarget {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "inherit" => Self::Inherit,
+            "null" => Self::Null,
+            path => Self::File(PathBuf::from(path)),
+        })
+    }
+}
+
+/// What becomes of the contents of a file (`--file-policy`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FilePolicy {
+    /// Written files are saved when small, appended ones cut back, files only read verified.
+    Auto,
+    /// Saved, whatever the size.
+    Content,
+    /// Cut back to the length at the checkpoint.
+    Truncate,
+    /// Must be unchanged.
+    Verify,
+    /// Opened again as it is.
+    Ignore,
+}
+
+/// `PATH=POLICY`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct FilePolicyRule {
+    /// Prefix.
+    pub(crate) path: PathBuf,
+    /// What becomes of files there.
+    pub(crate) policy: FilePolicy,
+}
+
+impl FromStr for FilePolicyRule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not PATH=POLICY with auto, content, truncate, verify or ignore");
+        let (path, policy) = text.rsplit_once('=').ok_or_else(wrong)?;
+        let policy = match policy {
+            "auto" => FilePolicy::Auto,
+            "content" => FilePolicy::Content,
+            "truncate" => FilePolicy::Truncate,
+            "verify" => FilePolicy::Verify,
+            "ignore" => FilePolicy::Ignore,
+            _ => return Err(wrong()),
+        };
+        if path.is_empty() {
+            return Err(wrong());
+        }
+        Ok(Self { path: PathBuf::from(path), policy })
+    }
+}
+
+/// What becomes of a program after its checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Then {
+    /// It goes on.
+    #[default]
+    GoOn,
+    /// It is killed.
+    Kill,
+    /// It stays stopped.
+    Stop,
+}
+
+#[cfg(test)]
+mod tests {
+    use hdcr_policy::restart::Condition as Rule;
+
+    use super::*;
+
+    #[test]
+    fn conditions_are_read() {
+        for (text, rule) in [
+            ("exit:75", Rule::Exit(75)),
+            ("exit:any", Rule::AnyFailure),
+            ("signal:TERM", Rule::Signal(15)),
+            ("signal:sigsegv", Rule::Signal(11)),
+            ("signal:9", Rule::Signal(9)),
+            ("signal:any", Rule::AnySignal),
+        ] {
+            assert_eq!(text.parse(), Ok(Condition(rule)), "{text}");
+        }
+        for text in ["", "exit", "exit:", "exit:256", "exit:-1", "signal:NOPE", "signal:0", "signal:65", "crash:1"] {
+            assert!(text.parse::<Condition>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rules_for_paths_are_read() {
+        let map: PathMap = "/a/b=/c".parse().unwrap();
+        assert_eq!((map.old, map.new), (PathBuf::from("/a/b"), PathBuf::from("/c")));
+        let rule: FilePolicyRule = "/a=b=ignore".parse().unwrap();
+        assert_eq!((rule.path, rule.policy), (PathBuf::from("/a=b"), FilePolicy::Ignore));
+        assert!("a=/b".parse::<PathMap>().is_err());
+        assert!("/a=keep".parse::<FilePolicyRule>().is_err());
+        assert!("=auto".parse::<FilePolicyRule>().is_err());
+    }
+}

@@ -1,0 +1,171 @@
+//! The only place that prints: results on standard output, remarks, progress and errors on standard error.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the one place that prints")]
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// A result that can be shown to people and to programs.
+pub(crate) trait Report: Serialize {
+    /// For people; lines without a trailing line feed.
+    fn text(&self) -> String;
+}
+
+/// How much is said, and in which form.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    /// Objects instead of text.
+    pub(crate) json: bool,
+    /// No remarks.
+    pub(crate) quiet: bool,
+    /// More remarks.
+    pub(crate) verbose: u8,
+}
+
+impl Output {
+    /// Prints the result of a command.
+    pub(crate) fn result(self, report: &impl Report) {
+        let text = if self.json { json(report) } else { report.text() };
+        if !text.is_empty() {
+            line(&mut std::io::stdout(), &text);
+        }
+    }
+
+    /// Prints the result of a command whose standard output belongs to the program.
+    pub(crate) fn result_aside(self, report: &impl Report) {
+        if self.json {
+            line(&mut std::io::stderr(), &json(report));
+        } else if !self.quiet {
+            eprintln!("hdcr: {}", report.text());
+        }
+    }
+
+    /// Prints text as it is.
+    pub(crate) fn raw(self, bytes: &[u8]) {
+        if std::io::stdout().write_all(bytes).is_err() {
+            eprintln!("hdcr: standard output cannot be written");
+        }
+    }
+
+    /// Says something that a user wants to know while it goes on.
+    pub(crate) fn note(self, text: &str) {
+        if !self.quiet && !self.json {
+            eprintln!("hdcr: {text}");
+        }
+    }
+
+    /// Says something that only a curious user wants to know.
+    pub(crate) fn detail(self, text: &str) {
+        if self.verbose > 0 {
+            self.note(text);
+        }
+    }
+
+    /// Prints an error, once, with its causes. `aside`: standard output belongs to a program.
+    pub(crate) fn failure(self, failure: &Failure, aside: bool) {
+        #[derive(Serialize)]
+        struct Wrapped<'a> {
+            error: &'a Failure,
+        }
+        if !self.json {
+            eprintln!("hdcr: {failure}");
+        } else if aside {
+            line(&mut std::io::stderr(), &json(&Wrapped { error: failure }));
+        } else {
+            line(&mut std::io::stdout(), &json(&Wrapped { error: failure }));
+        }
+    }
+
+    /// A progress bar in bytes, seen only on a terminal and only when the work takes a while.
+    pub(crate) fn progress(self, doing: &'static str) -> Progress {
+        if self.quiet || self.json || !std::io::stderr().is_terminal() {
+            return Progress(ProgressBar::hidden());
+        }
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+        let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+        let bar = match style {
+            Ok(style) => bar.with_style(style),
+            Err(_) => bar,
+        };
+        bar.set_message(doing);
+        Progress(bar)
+    }
+}
+
+/// Sends traces of the libraries to standard error: warnings always, more with each `-v`.
+pub(crate) fn trace(verbose: u8) {
+    let level = match verbose {
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::INFO,
+        2 => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    };
+    let format =
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).without_time().with_target(false);
+    if format.try_init().is_err() {
+        eprintln!("hdcr: traces cannot be shown");
+    }
+}
+
+/// A progress bar; gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Progress(ProgressBar);
+
+impl Progress {
+    /// How far it is.
+    pub(crate) fn at(&self, done: u64, total: u64) {
+        if self.0.elapsed() > Duration::from_millis(200) {
+            self.0.set_length(total);
+            self.0.set_position(done);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value)
+        .unwrap_or_else(|error| format!("{{\"error\":{{\"class\":\"internal\",\"message\":{:?}}}}}", error.to_string()))
+}
+
+/// A line to a stream that may be a closed pipe: then nobody wants to know.
+fn line(stream: &mut dyn Write, text: &str) {
+    let text = text.trim_end_matches('\n');
+    if writeln!(stream, "{text}").and_then(|()| stream.flush()).is_err() {
+        tracing::debug!("an output stream is closed");
+    }
+}
+
+/// Lines of columns: each as wide as its widest cell, the last as it is.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let head: Vec<String> = head.iter().map(|cell| (*cell).to_owned()).collect();
+    let width = |column: usize| {
+        std::iter::once(&head).chain(rows).filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..head.len()).map(|column| width(column).unwrap_or(0)).collect();
+    let mut lines = Vec::new();
+    for row in std::iter::once(&head).chain(rows) {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        lines.push(cells.join("  ").trim_end().to_owned());
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_under_each_other() {
+        let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["long".to_owned(), "22".to_owned()]];
+        assert_eq!(table(&["NAME", "N"], &rows), "NAME  N\na     1\nlong  22");
+    }
+}

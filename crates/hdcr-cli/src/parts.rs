@@ -1,0 +1,330 @@
+//! Where the concrete parts meet: which mechanism, which store, which clock. The only file that names them.
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use hdcr_engine::checkpoint::{self, FilePolicy, FileRequest, Request};
+use hdcr_engine::ids::Pid;
+use hdcr_engine::mechanism::{Deadline, Mechanism, Parent, Scope};
+use hdcr_engine::restore::{self, Options};
+use hdcr_engine::rollback::repair;
+use hdcr_image::{Compression, ImageReader, JobName, Manifest, ManifestFacts, Sink, SnapshotId, Source};
+use hdcr_ptrace::{Faults, Ptrace};
+use hdcr_store::{DirectorySink, DirectoryStore, Durability, Entry, FileSink, Selector, open_path};
+
+use crate::failure::{Failure, Obstacle, Result};
+use crate::job::make_private;
+use crate::kinds::{self, PathMap, Then};
+use crate::machine;
+use crate::task::{CheckpointTask, Checkpointed, Place, Reply, RestoreTask, Restored, Target, Who};
+
+/// How many ancestors a manifest names.
+const LINEAGE: usize = 64;
+
+/// The mechanism of this machine.
+#[expect(clippy::disallowed_methods, reason = "trials name the call after which the mechanism is to die")]
+fn mechanism() -> Ptrace {
+    let die_after = std::env::var("HDCR_TRIAL_DIE_AFTER").ok().and_then(|text| text.parse().ok());
+    Ptrace::new(Faults { die_after })
+}
+
+fn store(root: &Path) -> DirectoryStore {
+    DirectoryStore::open(root, Durability::Fsync)
+}
+
+fn request(task: &CheckpointTask) -> Request {
+    let policy = |policy| match policy {
+        kinds::FilePolicy::Auto => FilePolicy::Auto,
+        kinds::FilePolicy::Content => FilePolicy::Content,
+        kinds::FilePolicy::Truncate => FilePolicy::Truncate,
+        kinds::FilePolicy::Verify => FilePolicy::Verify,
+        kinds::FilePolicy::Ignore => FilePolicy::Ignore,
+    };
+    let rules = task.files.policies.iter().map(|rule| (rule.path.clone(), policy(rule.policy)));
+    Request {
+        scope: match task.who {
+            Who::Tree(pid) => Scope::Tree(Pid(pid)),
+            Who::Below(pid) => Scope::Below(Pid(pid)),
+        },
+        by: Deadline(Instant::now() + task.timeout),
+        files: FileRequest { always: task.files.always.clone(), limit: task.files.limit, policies: rules.collect() },
+        compression: Compression::Lz4,
+    }
+}
+
+/// Where the image is written, and its path when that is not a store.
+fn sink(target: &Target) -> Result<(Box<dyn Sink>, Option<PathBuf>)> {
+    match target {
+        Target::Store { root, job } => Ok((Box::new(store(root).begin(&job_name(job)?)?), None)),
+        Target::Directory(path) => Ok((Box::new(DirectorySink::create(path, Durability::Fsync)?), Some(path.clone()))),
+        Target::File(path) => Ok((Box::new(FileSink::create(path, Durability::Fsync)?), Some(path.clone()))),
+    }
+}
+
+/// Takes a checkpoint. `tell` hears when the program goes on.
+pub(crate) fn checkpoint(task: &CheckpointTask, tell: &mut dyn FnMut(Reply)) -> Result<Checkpointed> {
+    let began = Instant::now();
+    let mechanism = mechanism();
+    let (sink, path) = sink(&task.target)?;
+    let lineage = task.came_from.as_ref().map_or_else(|| Ok(Vec::new()), lineage_from)?;
+    let surveyed = checkpoint::survey(request(task))?;
+    let notes = surveyed.notes().iter().map(obstacle).collect();
+    let halted = Instant::now();
+    let stopped = surveyed.freeze(&mechanism)?;
+    let facts = ManifestFacts { lineage, ..machine::facts("ptrace", "copy") };
+    let captured = stopped.capture(sink)?;
+    let (pending, held, stopped_for) = if task.then == Then::GoOn {
+        let pending = captured.thaw()?;
+        let stopped_for = halted.elapsed();
+        tell(Reply::Thawed);
+        (pending, None, stopped_for)
+    } else {
+        let (pending, held) = captured.hold();
+        (pending, Some(held), halted.elapsed())
+    };
+    let (manifest, snapshot) = pending.persist(facts)?.commit()?;
+    match (held, task.then) {
+        (Some(held), Then::Kill) => held.kill()?,
+        (Some(held), Then::Stop) => held.leave_stopped()?,
+        (Some(_), Then::GoOn) | (None, _) => {}
+    }
+    let removed = match (&task.target, task.keep) {
+        (Target::Store { root, job }, Some(keep)) => give_up(root, &job_name(job)?, keep),
+        _ => Vec::new(),
+    };
+    Ok(Checkpointed {
+        snapshot: snapshot.to_string(),
+        number: snapshot.place.map(|(_, number)| number),
+        path,
+        processes: manifest.facts.processes.len(),
+        bytes: manifest.total_size(),
+        stopped_us: micros(stopped_for),
+        total_us: micros(began.elapsed()),
+        calls: mechanism.calls_made(),
+        then: task.then,
+        notes,
+        removed,
+    })
+}
+
+/// Removes what the policy gives up. The new checkpoint is safe, so a failure here is only told.
+fn give_up(root: &Path, job: &JobName, keep: usize) -> Vec<u64> {
+    let store = store(root);
+    let Ok(entries) = store.list_job(job) else { return Vec::new() };
+    let ids: Vec<Option<&SnapshotId>> =
+        entries.iter().map(|entry| entry.manifest.as_ref().ok().map(|m| &m.id)).collect();
+    let stored: Vec<_> = entries
+        .iter()
+        .map(|entry| hdcr_policy::retention::Stored {
+            base: base_of(entry).and_then(|base| ids.iter().position(|id| id.is_some_and(|id| id.image == base.image))),
+            pinned: false,
+        })
+        .collect();
+    let gone = hdcr_policy::retention::give_up(&stored, keep);
+    let gone = gone.into_iter().filter_map(|place| entries.get(place)).map(|entry| entry.sequence);
+    gone.filter(|number| {
+        store
+            .remove(job, *number)
+            .inspect_err(|error| tracing::warn!(%error, number, "an old checkpoint could not be removed"))
+            .is_ok()
+    })
+    .collect()
+}
+
+/// The checkpoint at a place with all it came from, newest first.
+fn lineage_from(place: &Place) -> Result<Vec<SnapshotId>> {
+    let manifest = manifest(place)?;
+    Ok(std::iter::once(manifest.id).chain(manifest.facts.lineage).take(LINEAGE).collect())
+}
+
+fn options(task: &RestoreTask, stdio: [OwnedFd; 3], journal: Option<PathBuf>) -> Options {
+    Options {
+        parent: Parent::CallersParent,
+        stdio,
+        map_path: task.map_path.iter().map(|PathMap { old, new }| (old.clone(), new.clone())).collect(),
+        by: Deadline(Instant::now() + task.timeout),
+        journal,
+    }
+}
+
+/// Where the roll-back of files keeps what it replaces, held by one restore at a time.
+#[derive(Debug)]
+struct Journal {
+    directory: PathBuf,
+    _lock: File,
+}
+
+impl Journal {
+    /// Takes the journal for an image, and repairs what other restores that died have left.
+    fn take(task: &RestoreTask, manifest: &Manifest) -> Result<Self> {
+        make_private(&task.journals)?;
+        let name = match &task.place {
+            Place::Store { job, .. } => job.clone(),
+            Place::Path(_) => manifest.id.image.to_string(),
+        };
+        for entry in fs::read_dir(&task.journals).map_err(Failure::system("looking for restores that died"))?.flatten()
+        {
+            let path = entry.path();
+            if path.is_dir()
+                && path.file_name() != Some(name.as_ref())
+                && let Ok(Some(_lock)) = lock(&path)
+            {
+                repair(&path)?;
+            }
+        }
+        let directory = task.journals.join(&name);
+        make_private(&directory)?;
+        let held = lock(&directory)?
+            .ok_or_else(|| Failure::refused("restore-runs", format!("another restore of {name} is at work")))?;
+        Ok(Self { directory, _lock: held })
+    }
+}
+
+/// Locks a directory; `None` when somebody else has it locked.
+fn lock(directory: &Path) -> Result<Option<File>> {
+    let doing = || Failure::system::<std::io::Error>(format!("locking {}", directory.display()));
+    let file = File::open(directory).map_err(doing())?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(doing()(error)),
+    }
+}
+
+/// Restores an image; the roots become children of this process's parent.
+pub(crate) fn restore(task: &RestoreTask, stdio: [OwnedFd; 3]) -> Result<Restored> {
+    let began = Instant::now();
+    let image = open(&task.place)?;
+    machine::fits(&image.manifest().facts)?;
+    let mechanism = mechanism();
+    let journal = Journal::take(task, image.manifest())?;
+    let restored = restore::restore(&mechanism, &image, &options(task, stdio, Some(journal.directory.clone())))?;
+    Ok(Restored {
+        roots: restored.roots.iter().map(|pid| pid.0).collect(),
+        processes: restored.processes,
+        total_us: micros(began.elapsed()),
+        calls: mechanism.calls_made(),
+    })
+}
+
+/// What stands in the way of a checkpoint, what is worth knowing, and how many processes there are.
+pub(crate) fn check_processes(task: &CheckpointTask) -> Result<(Vec<Obstacle>, Vec<Obstacle>, usize)> {
+    let surveyed = checkpoint::survey(request(task))?;
+    Ok((
+        surveyed.refusals().iter().map(obstacle).collect(),
+        surveyed.notes().iter().map(obstacle).collect(),
+        surveyed.processes(),
+    ))
+}
+
+/// What stands in the way of a restore here and now, what is worth knowing, and how many processes there are.
+pub(crate) fn check_image(task: &RestoreTask, stdio: [OwnedFd; 3]) -> Result<(Vec<Obstacle>, Vec<Obstacle>, usize)> {
+    let image = open(&task.place)?;
+    let mut obstacles: Vec<Obstacle> = machine::missing(&image.manifest().facts);
+    let (refusals, notes) = restore::check(&image, &options(task, stdio, None))?;
+    obstacles.extend(refusals.iter().map(obstacle));
+    Ok((obstacles, notes.iter().map(obstacle).collect(), image.manifest().facts.processes.len()))
+}
+
+fn source(place: &Place) -> Result<Box<dyn Source>> {
+    match place {
+        Place::Store { root, job, number } => Ok(store(root).source(&Selector::Snapshot(job_name(job)?, *number))?),
+        Place::Path(path) => Ok(open_path(path)?),
+    }
+}
+
+/// Opens an image and checks all but its pages.
+pub(crate) fn open(place: &Place) -> Result<ImageReader> {
+    ImageReader::open(&source(place)?).map_err(|error| Failure::from(error).during(place))
+}
+
+/// Reads the manifest of an image.
+pub(crate) fn manifest(place: &Place) -> Result<Manifest> {
+    ImageReader::manifest_of(&source(place)?).map_err(|error| Failure::from(error).during(place))
+}
+
+/// Every record of an image in words.
+pub(crate) fn show(image: &ImageReader) -> Result<Vec<restore::ShownFrame>> {
+    Ok(restore::show(image)?)
+}
+
+/// What a user means by a name, `NAME@ID` or a path. A name that the store does not know may be a file here.
+pub(crate) fn resolve(root: &Path, text: &str) -> Result<Place> {
+    let store = store(root);
+    let selector: Selector = match text.parse() {
+        Ok(selector) => selector,
+        Err(_) if Path::new(text).exists() => Selector::Path(PathBuf::from(text)),
+        Err(error) => return Err(error.into()),
+    };
+    match selector {
+        Selector::Path(path) => Ok(Place::Path(path)),
+        Selector::Snapshot(job, number) => {
+            store.find(&Selector::Snapshot(job.clone(), number))?;
+            Ok(Place::Store { root: root.to_owned(), job: job.to_string(), number })
+        }
+        Selector::Newest(job) => match store.sequences(&job)?.last() {
+            Some(number) => Ok(Place::Store { root: root.to_owned(), job: job.to_string(), number: *number }),
+            None if Path::new(text).exists() => Ok(Place::Path(PathBuf::from(text))),
+            None => Err(store
+                .find(&Selector::Newest(job))
+                .err()
+                .map_or_else(|| Failure::usage(text), Failure::from)
+                .remedy("see `hdcr list`; write a path with a slash in it: ./FILE")),
+        },
+    }
+}
+
+/// The checkpoints of a job, or of all, by job and then oldest first.
+pub(crate) fn list(root: &Path, job: Option<&JobName>) -> Result<Vec<Entry>> {
+    let store = store(root);
+    Ok(job.map_or_else(|| store.list(), |job| store.list_job(job))?)
+}
+
+/// The numbers of a job's checkpoints, oldest first.
+pub(crate) fn numbers(root: &Path, job: &JobName) -> Result<Vec<u64>> {
+    Ok(store(root).sequences(job)?)
+}
+
+/// Removes a checkpoint.
+pub(crate) fn remove(root: &Path, job: &JobName, number: u64) -> Result<()> {
+    Ok(store(root).remove(job, number)?)
+}
+
+/// What the mechanism can do on this kernel for this user.
+pub(crate) fn capabilities() -> hdcr_engine::mechanism::Capabilities {
+    *mechanism().capabilities()
+}
+
+/// Checks the name of a job.
+pub(crate) fn job_name(name: &str) -> Result<JobName> {
+    JobName::new(name).map_err(|error| Failure::usage(error.to_string()))
+}
+
+/// What a checkpoint is an increment of.
+fn base_of(entry: &Entry) -> Option<&SnapshotId> {
+    entry.manifest.as_ref().ok()?.facts.base.as_ref()
+}
+
+fn obstacle(refusal: &hdcr_engine::error::Refusal) -> Obstacle {
+    Obstacle {
+        code: refusal.code.to_owned(),
+        object: refusal.object.clone(),
+        pid: refusal.owner.pid.map(|pid| pid.0),
+        fd: refusal.owner.fd.map(|fd| fd.0),
+        path: refusal.owner.path.as_ref().map(|path| path.display().to_string()),
+        cause: refusal.cause.clone(),
+        remedy: refusal.remedy.clone(),
+    }
+}
+
+/// Microseconds of a duration.
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The refusals of the engine as they are told.
+pub(crate) fn obstacles(refusals: &[hdcr_engine::error::Refusal]) -> Vec<Obstacle> {
+    refusals.iter().map(obstacle).collect()
+}

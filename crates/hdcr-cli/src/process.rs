@@ -1,0 +1,182 @@
+//! Processes as the command line sees them: who is below whom, how children ended, and the end of a whole tree.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::time::{Duration, Instant};
+
+use hdcr_engine::ids::Pid;
+use hdcr_engine::procfs::{self, Stat};
+use hdcr_policy::restart::Death;
+use nix::sys::signal::{Signal, kill};
+use rustix::process::{WaitOptions, WaitStatus};
+
+use crate::failure::{Failure, Result};
+use crate::signals::Signals;
+
+/// What became of a child.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Change {
+    /// It ended and is reaped.
+    Ended(Death),
+    /// It stopped by this signal.
+    Stopped(i32),
+    /// It goes on.
+    Continued,
+}
+
+/// `/proc/PID/stat`; `None` when there is no such process (any more).
+pub(crate) fn stat(pid: i32) -> Option<Stat> {
+    procfs::parse_stat(&procfs::read(Pid(pid), "stat").ok()?)
+}
+
+/// The name of a process, as far as it can be read.
+pub(crate) fn name(pid: i32) -> String {
+    stat(pid).map_or_else(|| "?".to_owned(), |stat| String::from_utf8_lossy(&stat.comm).into_owned())
+}
+
+/// The moment a process was born, in clock ticks since the boot: with its pid, an identity.
+pub(crate) fn born(pid: i32) -> Option<i64> {
+    stat(pid)?.field(22)
+}
+
+/// A process that lives: it is there and is no zombie.
+pub(crate) fn lives(pid: i32) -> bool {
+    stat(pid).is_some_and(|stat| !matches!(stat.state, b'Z' | b'X'))
+}
+
+/// All pids that `/proc` shows.
+fn all() -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Everything below a process, children before grandchildren; zombies too.
+pub(crate) fn below(ancestor: i32) -> Vec<i32> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for pid in all() {
+        if let Some(stat) = stat(pid) {
+            children.entry(stat.ppid.0).or_default().push(pid);
+        }
+    }
+    let mut found = Vec::new();
+    let mut seen = BTreeSet::from([ancestor]);
+    let mut next = vec![ancestor];
+    while let Some(parent) = next.pop() {
+        for child in children.get(&parent).into_iter().flatten() {
+            if seen.insert(*child) {
+                found.push(*child);
+                next.push(*child);
+            }
+        }
+    }
+    found
+}
+
+/// Sends a signal by number; false when the process is gone or is not ours.
+pub(crate) fn signal(pid: i32, number: i32) -> bool {
+    let signal = Signal::try_from(number).ok();
+    pid > 0 && signal.is_some_and(|signal| kill(nix::unistd::Pid::from_raw(pid), signal).is_ok())
+}
+
+/// Sends a signal to a process group.
+pub(crate) fn signal_group(group: i32, signal: Signal) -> bool {
+    group > 1 && kill(nix::unistd::Pid::from_raw(-group), signal).is_ok()
+}
+
+/// The next child that changed, without waiting.
+pub(crate) fn next_change() -> Option<(i32, Change)> {
+    let options = WaitOptions::NOHANG | WaitOptions::UNTRACED | WaitOptions::CONTINUED;
+    let (pid, status) = rustix::process::wait(options).ok()??;
+    Some((pid.as_raw_nonzero().get(), change(status)?))
+}
+
+fn change(status: WaitStatus) -> Option<Change> {
+    if let Some(code) = status.exit_status() {
+        return Some(Change::Ended(Death::Exit(code)));
+    }
+    if let Some(signal) = status.terminating_signal() {
+        return Some(Change::Ended(Death::Signal(signal)));
+    }
+    if let Some(signal) = status.stopping_signal() {
+        return Some(Change::Stopped(signal));
+    }
+    status.continued().then_some(Change::Continued)
+}
+
+/// The status that a shell would show for a death.
+pub(crate) fn shell_status(death: Death) -> u8 {
+    let number = match death {
+        Death::Exit(code) => code & 0xff,
+        Death::Signal(signal) => 128 + (signal & 0x7f),
+    };
+    u8::try_from(number).unwrap_or(u8::MAX)
+}
+
+/// Kills and reaps everything below this process, looking again until nothing is left.
+///
+/// This process has to be the reaper of what is below it (pid 1, or a child subreaper), so that nothing slips away.
+/// Children that ended are handed to `reaped`.
+pub(crate) fn kill_all_below(signals: &Signals, limit: Duration, reaped: &mut dyn FnMut(i32, Death)) -> Result<()> {
+    let end = Instant::now() + limit;
+    let own = std::process::id().cast_signed();
+    loop {
+        while let Some((pid, change)) = next_change() {
+            if let Change::Ended(death) = change {
+                reaped(pid, death);
+            }
+        }
+        let left = below(own);
+        let Some(first) = left.first() else { return Ok(()) };
+        if Instant::now() >= end {
+            let message = format!("process {first} ({}) does not end although it was killed", name(*first));
+            return Err(Failure::new(crate::failure::Class::Failed, "unkillable", message)
+                .remedy("it waits inside the kernel, often for a disk or a network file system that does not answer"));
+        }
+        for pid in &left {
+            signal(*pid, Signal::SIGKILL as i32);
+        }
+        // Also waits for grandchildren, which do not send SIGCHLD to this process before they are its own.
+        signals.wait(&mut [], Some(Duration::from_millis(20)))?;
+        signals.discard_child_reports();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn statuses_are_those_of_a_shell() {
+        for (death, status) in [
+            (Death::Exit(0), 0),
+            (Death::Exit(75), 75),
+            (Death::Signal(9), 137),
+            (Death::Signal(15), 143),
+            (Death::Signal(64), 192),
+        ] {
+            assert_eq!(shell_status(death), status, "{death:?}");
+        }
+    }
+
+    #[test]
+    fn children_and_grandchildren_are_found() {
+        let mut shell =
+            Command::new("sh").args(["-c", "cat; true"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let pid = shell.id().cast_signed();
+        use std::io::{Read, Write};
+        shell.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        let mut byte = [0];
+        shell.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+        let found = below(std::process::id().cast_signed());
+        let at = found.iter().position(|p| *p == pid).expect("the shell");
+        let cat = below(pid);
+        assert_eq!(cat.len(), 1);
+        assert!(found.iter().skip(at).any(|p| Some(p) == cat.first()));
+        assert!(lives(pid) && born(pid).is_some());
+        drop(shell.stdin.take());
+        assert!(shell.wait().unwrap().success());
+        assert!(!lives(pid));
+    }
+}

@@ -1,0 +1,285 @@
+//! Settings: defaults, then `/etc/hdcr/config.toml`, the user's file, the environment, and flags; the last one wins.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::cli::{Common, FileArgs};
+use crate::duration;
+use crate::failure::{Failure, Result};
+use crate::kinds::{FilePolicy, FilePolicyRule};
+
+/// What of the environment and the user matters for places of files.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Surroundings {
+    /// The user is root.
+    pub(crate) root: bool,
+    /// Number of the user.
+    pub(crate) uid: u32,
+    pub(crate) home: Option<PathBuf>,
+    pub(crate) config_home: Option<PathBuf>,
+    pub(crate) state_home: Option<PathBuf>,
+    pub(crate) runtime_dir: Option<PathBuf>,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment for places of files")]
+    pub(crate) fn of_this_process() -> Self {
+        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let uid = rustix::process::geteuid();
+        Self {
+            root: uid.is_root(),
+            uid: uid.as_raw(),
+            home: absolute("HOME"),
+            config_home: absolute("XDG_CONFIG_HOME"),
+            state_home: absolute("XDG_STATE_HOME"),
+            runtime_dir: absolute("XDG_RUNTIME_DIR"),
+        }
+    }
+
+    /// Where checkpoints lie when nobody says otherwise.
+    fn store(&self) -> Result<PathBuf> {
+        if self.root {
+            return Ok(PathBuf::from("/var/lib/hdcr"));
+        }
+        let state = self.state_home.clone().or_else(|| Some(self.home.as_ref()?.join(".local/state")));
+        let state = state.ok_or_else(|| {
+            Failure::usage("neither HOME nor XDG_STATE_HOME is set").remedy("name a store with --store or HDCR_STORE")
+        })?;
+        Ok(state.join("hdcr"))
+    }
+
+    /// Where the sockets of running jobs lie.
+    pub(crate) fn jobs(&self) -> PathBuf {
+        if self.root {
+            return PathBuf::from("/run/hdcr/jobs");
+        }
+        match &self.runtime_dir {
+            Some(run) => run.join("hdcr/jobs"),
+            None => PathBuf::from(format!("/tmp/hdcr-{}/jobs", self.uid)),
+        }
+    }
+
+    /// The configuration files that are read, the later one wins.
+    fn config_files(&self) -> Vec<PathBuf> {
+        let user = self.config_home.clone().or_else(|| Some(self.home.as_ref()?.join(".config")));
+        let mut files = vec![PathBuf::from("/etc/hdcr/config.toml")];
+        files.extend(user.map(|user| user.join("hdcr/config.toml")));
+        files
+    }
+}
+
+/// A configuration file. Every key may be left out; a key that is not known is an error.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) store: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) run: RunConfig,
+    #[serde(default)]
+    pub(crate) checkpoint: CheckpointConfig,
+    #[serde(default)]
+    pub(crate) restore: RestoreConfig,
+    #[serde(default)]
+    pub(crate) files: FilesConfig,
+}
+
+/// `[run]`.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RunConfig {
+    #[serde(default, deserialize_with = "time")]
+    pub(crate) every: Option<Duration>,
+    pub(crate) keep: Option<usize>,
+    pub(crate) restarts: Option<u32>,
+    #[serde(default)]
+    pub(crate) on: Vec<String>,
+}
+
+/// `[checkpoint]`.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CheckpointConfig {
+    #[serde(default, deserialize_with = "time")]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// `[restore]`.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RestoreConfig {
+    #[serde(default, deserialize_with = "time")]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// `[files]`.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FilesConfig {
+    #[serde(default)]
+    pub(crate) always: Vec<PathBuf>,
+    #[serde(default, deserialize_with = "size")]
+    pub(crate) limit: Option<u64>,
+    #[serde(default)]
+    pub(crate) policy: BTreeMap<PathBuf, FilePolicy>,
+}
+
+fn time<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Duration>, D::Error> {
+    duration::parse(&String::deserialize(from)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn size<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<u64>, D::Error> {
+    duration::parse_size(&String::deserialize(from)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+/// What a checkpoint does with files.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Files {
+    pub(crate) always: Vec<PathBuf>,
+    pub(crate) limit: u64,
+    pub(crate) policies: Vec<FilePolicyRule>,
+}
+
+/// Configuration files and flags together.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) surroundings: Surroundings,
+    pub(crate) store: PathBuf,
+    pub(crate) config: Config,
+}
+
+impl Settings {
+    /// Reads the configuration files and puts the environment and flags over them.
+    pub(crate) fn read(common: &Common) -> Result<Self> {
+        let surroundings = Surroundings::of_this_process();
+        let config = match &common.config {
+            Some(path) => read_file(path)?
+                .ok_or_else(|| Failure::usage(format!("there is no configuration file {}", path.display())))?,
+            None => {
+                let mut config = Config::default();
+                for path in surroundings.config_files() {
+                    if let Some(over) = read_file(&path)? {
+                        config = merge(config, over);
+                    }
+                }
+                config
+            }
+        };
+        let store = common.store.clone().or_else(|| config.store.clone()).map_or_else(|| surroundings.store(), Ok)?;
+        Ok(Self { surroundings, store: absolute(&store)?, config })
+    }
+
+    /// What a checkpoint does with files, with flags over the configuration.
+    pub(crate) fn files(&self, args: &FileArgs) -> Result<Files> {
+        let config = &self.config.files;
+        let always: Result<Vec<PathBuf>> =
+            config.always.iter().chain(&args.always).map(|path| absolute(path)).collect();
+        let mut policies: BTreeMap<PathBuf, FilePolicy> = config.policy.clone();
+        for rule in &args.policies {
+            policies.insert(absolute(&rule.path)?, rule.policy);
+        }
+        let policies = policies.into_iter().map(|(path, policy)| FilePolicyRule { path, policy }).collect();
+        Ok(Files { always: always?, limit: args.limit.or(config.limit).unwrap_or(64 << 20), policies })
+    }
+
+    /// Where restores keep what their roll-back of files replaces.
+    pub(crate) fn journals(&self) -> PathBuf {
+        self.store.join(".rollback")
+    }
+
+    /// The longest time for a checkpoint.
+    pub(crate) fn checkpoint_timeout(&self, flag: Option<Duration>) -> Duration {
+        flag.or(self.config.checkpoint.timeout).unwrap_or(Duration::from_secs(30))
+    }
+
+    /// The longest time for a restore.
+    pub(crate) fn restore_timeout(&self, flag: Option<Duration>) -> Duration {
+        flag.or(self.config.restore.timeout).unwrap_or(Duration::from_secs(30))
+    }
+}
+
+/// A path as seen from the root, without looking at the file system beyond the current directory.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(Failure::system(format_args!("finding the place of {}", path.display())))
+}
+
+fn read_file(path: &Path) -> Result<Option<Config>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => match toml::from_str(&text) {
+            Ok(config) => Ok(Some(config)),
+            Err(error) => {
+                Err(Failure::usage(format!("configuration file {}: {}", path.display(), error.to_string().trim_end())))
+            }
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::system(format_args!("reading configuration file {}", path.display()))(error)),
+    }
+}
+
+/// One file over another, key by key; lists of the later one replace, policies by path are joined.
+fn merge(under: Config, over: Config) -> Config {
+    let list = |under: Vec<PathBuf>, over: Vec<PathBuf>| if over.is_empty() { under } else { over };
+    let mut policy = under.files.policy;
+    policy.extend(over.files.policy);
+    Config {
+        store: over.store.or(under.store),
+        run: RunConfig {
+            every: over.run.every.or(under.run.every),
+            keep: over.run.keep.or(under.run.keep),
+            restarts: over.run.restarts.or(under.run.restarts),
+            on: if over.run.on.is_empty() { under.run.on } else { over.run.on },
+        },
+        checkpoint: CheckpointConfig { timeout: over.checkpoint.timeout.or(under.checkpoint.timeout) },
+        restore: RestoreConfig { timeout: over.restore.timeout.or(under.restore.timeout) },
+        files: FilesConfig {
+            always: list(under.files.always, over.files.always),
+            limit: over.files.limit.or(under.files.limit),
+            policy,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_file_wins_key_by_key() {
+        let under: Config =
+            toml::from_str("store = \"/a\"\n[run]\nevery = \"1m\"\nkeep = 7\n[files.policy]\n\"/x\" = \"ignore\"")
+                .unwrap();
+        let over: Config =
+            toml::from_str("[run]\nevery = \"500ms\"\n[files]\nlimit = \"1G\"\n[files.policy]\n\"/y\" = \"content\"")
+                .unwrap();
+        let both = merge(under, over);
+        assert_eq!(both.store, Some(PathBuf::from("/a")));
+        assert_eq!((both.run.every, both.run.keep), (Some(Duration::from_millis(500)), Some(7)));
+        assert_eq!(both.files.limit, Some(1 << 30));
+        assert_eq!(both.files.policy.len(), 2);
+    }
+
+    #[test]
+    fn what_is_not_known_is_an_error() {
+        for text in ["stor = \"/a\"", "[run]\nevery = 30", "[run]\nevery = \"30\"", "[files.policy]\n\"/x\" = \"keep\""]
+        {
+            assert!(toml::from_str::<Config>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn places_follow_the_user() {
+        let mut user = Surroundings { uid: 1000, home: Some(PathBuf::from("/home/u")), ..Surroundings::default() };
+        assert_eq!(user.store().unwrap(), PathBuf::from("/home/u/.local/state/hdcr"));
+        assert_eq!(user.jobs(), PathBuf::from("/tmp/hdcr-1000/jobs"));
+        user.state_home = Some(PathBuf::from("/s"));
+        user.runtime_dir = Some(PathBuf::from("/run/user/1000"));
+        assert_eq!(user.store().unwrap(), PathBuf::from("/s/hdcr"));
+        assert_eq!(user.jobs(), PathBuf::from("/run/user/1000/hdcr/jobs"));
+        user.root = true;
+        assert_eq!(user.store().unwrap(), PathBuf::from("/var/lib/hdcr"));
+        assert!(Surroundings::default().store().is_err());
+    }
+}

@@ -1,0 +1,151 @@
+//! What a worker process is asked for, and what it answers.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, Obstacle};
+use crate::kinds::{PathMap, Then};
+use crate::output::Report;
+use crate::settings::Files;
+
+/// Which processes are meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Who {
+    /// A process with everything below it.
+    Tree(i32),
+    /// Everything below a keeper but the worker.
+    Below(i32),
+}
+
+/// Where an image goes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Target {
+    /// Into a store, as the next checkpoint of a job.
+    Store { root: PathBuf, job: String },
+    /// Into one file.
+    File(PathBuf),
+    /// Into a new directory.
+    Directory(PathBuf),
+}
+
+/// Where an image lies.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Place {
+    /// In a store.
+    Store { root: PathBuf, job: String, number: u64 },
+    /// In a file or a directory.
+    Path(PathBuf),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Store { job, number, .. } => write!(f, "{job}@{number}"),
+            Self::Path(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// A checkpoint to be taken.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct CheckpointTask {
+    pub(crate) who: Who,
+    pub(crate) target: Target,
+    /// The checkpoint that this run was restored from, or made last.
+    pub(crate) came_from: Option<Place>,
+    pub(crate) files: Files,
+    pub(crate) timeout: Duration,
+    pub(crate) then: Then,
+    /// Remove what is older than the newest so many of the job.
+    pub(crate) keep: Option<usize>,
+}
+
+/// A restore to be made.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct RestoreTask {
+    pub(crate) place: Place,
+    /// Below it each job has a directory for what a roll-back of files replaces.
+    pub(crate) journals: PathBuf,
+    pub(crate) map_path: Vec<PathMap>,
+    pub(crate) timeout: Duration,
+}
+
+/// The first message to a worker.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) enum Task {
+    Checkpoint(CheckpointTask),
+    /// Comes with three descriptors: what standard input, output and error of the program become.
+    Restore(RestoreTask),
+}
+
+/// A committed checkpoint.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Checkpointed {
+    /// `NAME@NUMBER`, or the id of an image outside of a store.
+    pub(crate) snapshot: String,
+    /// Its number in the store.
+    pub(crate) number: Option<u64>,
+    /// Where it lies when not in the store.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) processes: usize,
+    /// Size of the image.
+    pub(crate) bytes: u64,
+    /// How long the program stood still.
+    pub(crate) stopped_us: u64,
+    /// How long all of it took.
+    pub(crate) total_us: u64,
+    /// Calls on the program's tasks.
+    pub(crate) calls: u64,
+    pub(crate) then: Then,
+    /// What a user should know.
+    pub(crate) notes: Vec<Obstacle>,
+    /// Numbers of older checkpoints that were given up for it.
+    pub(crate) removed: Vec<u64>,
+}
+
+impl Report for Checkpointed {
+    fn text(&self) -> String {
+        let time = |us| crate::duration::show(Duration::from_micros(us));
+        let place = self.path.as_ref().map_or_else(|| self.snapshot.clone(), |path| path.display().to_string());
+        let then = match self.then {
+            Then::GoOn => "",
+            Then::Kill => ", then killed",
+            Then::Stop => ", left stopped",
+        };
+        let size = crate::duration::show_size(self.bytes);
+        let mut text = format!(
+            "{place}: {} process(es), {size}, stopped for {}, {} in all{then}",
+            self.processes,
+            time(self.stopped_us),
+            time(self.total_us)
+        );
+        for note in &self.notes {
+            text.push_str(&format!("\n  note: {note}"));
+        }
+        text
+    }
+}
+
+/// A restored tree.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Restored {
+    /// The processes without a parent in the tree; they are children of the one that started the worker.
+    pub(crate) roots: Vec<i32>,
+    pub(crate) processes: usize,
+    pub(crate) total_us: u64,
+    /// Calls on its tasks.
+    pub(crate) calls: u64,
+}
+
+/// An answer of a worker.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    /// The program goes on; what follows is only the writing.
+    Thawed,
+    Checkpointed(Checkpointed),
+    Restored(Restored),
+    Failed(Failure),
+}

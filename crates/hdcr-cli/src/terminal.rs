@@ -1,0 +1,84 @@
+//! The terminal of a foreground command whose program may be in a process group of its own.
+//!
+//! A program that we start stays in our group, as with strace or nohup: keys reach both, a pipeline stays whole. A program
+//! that was restored comes back in the group it had; then the terminal has to be handed over, and a stop goes both ways.
+
+use nix::sys::signal::{Signal, raise};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
+use rustix::process::Pid;
+use rustix::termios::{tcgetpgrp, tcsetpgrp};
+
+use crate::process;
+
+/// The controlling terminal and the group of the program on it.
+#[derive(Debug)]
+pub(crate) struct Terminal {
+    /// The terminal, when there is one.
+    tty: Option<OwnedFd>,
+    /// Our group.
+    own: Pid,
+    /// The group of the program when it is not ours.
+    group: Option<Pid>,
+}
+
+impl Terminal {
+    /// Looks for a controlling terminal.
+    pub(crate) fn open() -> Self {
+        let tty = rustix::fs::open("/dev/tty", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()).ok();
+        Self { tty, own: rustix::process::getpgrp(), group: None }
+    }
+
+    /// The program runs (again) as this process; hands over the terminal when it is ours to give.
+    pub(crate) fn program_is(&mut self, pid: i32) {
+        let group = process::stat(pid).and_then(|stat| Pid::from_raw(stat.pgid));
+        self.group = group.filter(|group| *group != self.own);
+        self.give(self.own);
+    }
+
+    /// Whether keys pressed on the terminal reach the program without us.
+    pub(crate) fn shares_group(&self) -> bool {
+        self.group.is_none()
+    }
+
+    /// Gives the terminal to the program's group when `holder` holds it.
+    fn give(&self, holder: Pid) {
+        if let (Some(tty), Some(group)) = (&self.tty, self.group)
+            && tcgetpgrp(tty).is_ok_and(|now| now == holder)
+            && tcsetpgrp(tty, group).is_err()
+        {
+            tracing::debug!("the terminal cannot be handed over");
+        }
+    }
+
+    /// Takes the terminal back at the end.
+    pub(crate) fn take_back(&self) {
+        if let (Some(tty), Some(group)) = (&self.tty, self.group)
+            && tcgetpgrp(tty).is_ok_and(|now| now == group)
+            && tcsetpgrp(tty, self.own).is_err()
+        {
+            tracing::debug!("the terminal cannot be taken back");
+        }
+    }
+
+    /// The program was stopped by a signal. With job control this process stops as well, and both go on together.
+    pub(crate) fn program_stopped(&self, signal: i32) {
+        let Some(group) = self.group else { return };
+        let by_terminal = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU].iter().any(|s| *s as i32 == signal);
+        if self.tty.is_none() || !by_terminal {
+            return;
+        }
+        let ours = self.tty.as_ref().is_some_and(|tty| tcgetpgrp(tty).is_ok_and(|now| now == self.own));
+        if ours && signal != Signal::SIGTSTP as i32 {
+            // It asked for the terminal before it had been handed over.
+            self.give(self.own);
+        } else {
+            self.take_back();
+            if raise(Signal::SIGSTOP).is_err() {
+                tracing::debug!("this process cannot stop itself");
+            }
+            self.give(self.own);
+        }
+        process::signal_group(group.as_raw_nonzero().get(), Signal::SIGCONT);
+    }
+}

@@ -1,0 +1,129 @@
+//! A checkpoint or a restore in a process of its own, so that its crash harms nobody and a restore is cloned from something small.
+//!
+//! The worker is this same program. It gets its task over a socket that is its standard input, answers on it, and ends. It
+//! stays in the process group of the command, because a restored tree is born into that group, but no signal of a
+//! terminal reaches it. When the command dies, it dies.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::{SigSet, Signal};
+use rustix::process::{Pid, WaitOptions};
+
+use crate::channel::Channel;
+use crate::failure::{Class, Failure, Result};
+use crate::parts;
+use crate::process;
+use crate::task::{Reply, Task};
+
+/// How often a worker is started anew because its pid is one that the image needs.
+const TRIES: usize = 8;
+
+/// A worker as its starter sees it.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pid: i32,
+    channel: Channel,
+}
+
+impl Worker {
+    /// Starts a worker whose pid is not in `avoid` and gives it its task.
+    pub(crate) fn start(task: &Task, stdio: &[BorrowedFd<'_>], avoid: &BTreeSet<i32>) -> Result<Self> {
+        // Those in the way live until the right one is found, else it would get one of their numbers.
+        let mut in_the_way = Vec::new();
+        let found = loop {
+            let worker = Self::spawn()?;
+            if !avoid.contains(&worker.pid) {
+                break Ok(worker);
+            }
+            in_the_way.push(worker);
+            if in_the_way.len() == TRIES {
+                break Err(Failure::refused("pid-in-use", "no process number is free that the image does not need")
+                    .remedy("use --new-pids"));
+            }
+        };
+        in_the_way.into_iter().for_each(Self::end);
+        let worker = found?;
+        match worker.channel.send(task, stdio) {
+            Ok(()) => Ok(worker),
+            Err(failure) => {
+                worker.end();
+                Err(failure)
+            }
+        }
+    }
+
+    fn spawn() -> Result<Self> {
+        let (near, far) = Channel::pair()?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("__worker").stdin(Stdio::from(OwnedFd::from(far)));
+        let child = command.spawn().map_err(Failure::system("starting a worker process"))?;
+        Ok(Self { pid: child.id().cast_signed(), channel: near })
+    }
+
+    /// Its pid.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Waits for its next answer; its silent death is a failure.
+    pub(crate) fn answer(&self) -> Result<Reply> {
+        match self.channel.receive()? {
+            Some((reply, _)) => Ok(reply),
+            None => Err(Failure::new(Class::Internal, "worker-died", format!("worker process {} died", self.pid))
+                .remedy("the program is as it was before; run again with -v, and report it")),
+        }
+    }
+
+    /// Kills it when it still lives, and reaps it.
+    pub(crate) fn end(self) {
+        process::signal(self.pid, Signal::SIGKILL as i32);
+        if let Some(pid) = Pid::from_raw(self.pid)
+            && rustix::process::waitpid(Some(pid), WaitOptions::empty()).is_err()
+        {
+            tracing::trace!(pid = self.pid, "the worker was reaped already");
+        }
+    }
+}
+
+impl AsFd for Worker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+/// What the worker process itself does.
+pub(crate) fn work() -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(Failure::system("tying the worker to its command"))?;
+    SigSet::all().thread_block().map_err(Failure::system("blocking signals"))?;
+    let channel = Channel::on_stdin()?;
+    let null = rustix::fs::open(
+        "/dev/null",
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    );
+    rustix::stdio::dup2_stdin(null.map_err(Failure::system("opening /dev/null"))?)
+        .map_err(Failure::system("letting go of standard input"))?;
+    let Some((task, stdio)) = channel.receive::<Task>()? else { return Ok(()) };
+    let reply = match task {
+        Task::Checkpoint(task) => {
+            let done = parts::checkpoint(&task, &mut |reply| report(&channel, &reply));
+            done.map_or_else(Reply::Failed, Reply::Checkpointed)
+        }
+        Task::Restore(task) => {
+            let stdio = <[OwnedFd; 3]>::try_from(stdio)
+                .map_err(|_| Failure::new(Class::Internal, "channel", "three descriptors were expected"))?;
+            parts::restore(&task, stdio).map_or_else(Reply::Failed, Reply::Restored)
+        }
+    };
+    channel.send(&reply, &[])
+}
+
+/// Tells of progress; when nobody listens any more, this process is about to die with its command.
+fn report(channel: &Channel, reply: &Reply) {
+    if let Err(failure) = channel.send(reply, &[]) {
+        tracing::debug!(%failure, "nobody listens");
+    }
+}
