@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 
 use crate::duration;
-use crate::kinds::{Condition, FilePolicyRule, PathMap, StdioTarget};
+use crate::kinds::{Condition, EndPolicy, FilePolicyRule, PathMap, StdioTarget};
 
 /// Printed after the help of the whole program.
 const AFTER_HELP: &str = "\
@@ -160,6 +160,9 @@ pub(crate) struct FileArgs {
     /// Largest written file to be saved by policy auto [default: 64M]
     #[arg(long = "file-limit", value_name = "SIZE", value_parser = duration::parse_size)]
     pub(crate) limit: Option<u64>,
+    /// What a restore does with pipes and sockets whose other end lies outside (not stdin, stdout, stderr) [default: refuse]
+    #[arg(long, value_enum, value_name = "POLICY")]
+    pub(crate) ends: Option<EndPolicy>,
 }
 
 /// `hdcr checkpoint`.

@@ -135,6 +135,19 @@ impl FromStr for FilePolicyRule {
     }
 }
 
+/// What becomes of an end (a pipe, a socket) whose other end lies outside of the program (`--ends`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum EndPolicy {
+    /// It stands in the way of a checkpoint
+    #[default]
+    Refuse,
+    /// After a restore it is closed
+    Close,
+    /// After a restore it is connected to the same name again
+    Reconnect,
+}
+
 /// What becomes of a program after its checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

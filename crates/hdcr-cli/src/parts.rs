@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use hdcr_engine::checkpoint::{self, FilePolicy, FileRequest, Request};
+use hdcr_engine::checkpoint::{self, EndPolicy, EndRequest, FilePolicy, FileRequest, Request};
 use hdcr_engine::ids::Pid;
 use hdcr_engine::mechanism::{Deadline, Mechanism, Parent, Scope};
 use hdcr_engine::restore::{self, Options};
@@ -43,6 +43,11 @@ fn request(task: &CheckpointTask) -> Request {
         kinds::FilePolicy::Ignore => FilePolicy::Ignore,
     };
     let rules = task.files.policies.iter().map(|rule| (rule.path.clone(), policy(rule.policy)));
+    let ends = match task.files.ends {
+        kinds::EndPolicy::Refuse => EndPolicy::Refuse,
+        kinds::EndPolicy::Close => EndPolicy::Close,
+        kinds::EndPolicy::Reconnect => EndPolicy::Reconnect,
+    };
     Request {
         scope: match task.who {
             Who::Tree(pid) => Scope::Tree(Pid(pid)),
@@ -50,6 +55,7 @@ fn request(task: &CheckpointTask) -> Request {
         },
         by: Deadline(Instant::now() + task.timeout),
         files: FileRequest { always: task.files.always.clone(), limit: task.files.limit, policies: rules.collect() },
+        ends: EndRequest { default: ends },
         compression: Compression::Lz4,
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::cli::{Common, FileArgs};
 use crate::duration;
 use crate::failure::{Failure, Result};
-use crate::kinds::{FilePolicy, FilePolicyRule};
+use crate::kinds::{EndPolicy, FilePolicy, FilePolicyRule};
 
 /// What of the environment and the user matters for places of files.
 #[derive(Clone, Debug, Default)]
@@ -105,6 +105,7 @@ pub(crate) struct RunConfig {
 pub(crate) struct CheckpointConfig {
     #[serde(default, deserialize_with = "time")]
     pub(crate) timeout: Option<Duration>,
+    pub(crate) ends: Option<EndPolicy>,
 }
 
 /// `[restore]`.
@@ -141,6 +142,8 @@ pub(crate) struct Files {
     pub(crate) always: Vec<PathBuf>,
     pub(crate) limit: u64,
     pub(crate) policies: Vec<FilePolicyRule>,
+    /// And with ends that lead out of the program.
+    pub(crate) ends: EndPolicy,
 }
 
 /// Configuration files and flags together.
@@ -181,8 +184,9 @@ impl Settings {
         for rule in &args.policies {
             policies.insert(absolute(&rule.path)?, rule.policy);
         }
+        let ends = args.ends.or(self.config.checkpoint.ends).unwrap_or_default();
         let policies = policies.into_iter().map(|(path, policy)| FilePolicyRule { path, policy }).collect();
-        Ok(Files { always: always?, limit: args.limit.or(config.limit).unwrap_or(64 << 20), policies })
+        Ok(Files { always: always?, limit: args.limit.or(config.limit).unwrap_or(64 << 20), policies, ends })
     }
 
     /// Where restores keep what their roll-back of files replaces.
@@ -232,7 +236,10 @@ fn merge(under: Config, over: Config) -> Config {
             restarts: over.run.restarts.or(under.run.restarts),
             on: if over.run.on.is_empty() { under.run.on } else { over.run.on },
         },
-        checkpoint: CheckpointConfig { timeout: over.checkpoint.timeout.or(under.checkpoint.timeout) },
+        checkpoint: CheckpointConfig {
+            timeout: over.checkpoint.timeout.or(under.checkpoint.timeout),
+            ends: over.checkpoint.ends.or(under.checkpoint.ends),
+        },
         restore: RestoreConfig { timeout: over.restore.timeout.or(under.restore.timeout) },
         files: FilesConfig {
             always: list(under.files.always, over.files.always),

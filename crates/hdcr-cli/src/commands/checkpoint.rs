@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Surrounding;
-use crate::cli::CheckpointArgs;
+use crate::cli::{CheckpointArgs, FileArgs};
 use crate::failure::{Class, Failure, Result};
 use crate::job;
 use crate::kinds::Then;
@@ -41,7 +41,8 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
 /// Asks the keeper of a job.
 fn of_job(at: &Surrounding<'_>, args: &CheckpointArgs, then: Then) -> Result<crate::task::Checkpointed> {
     let target = args.output.as_ref().map(|path| file_target(path)).transpose()?;
-    let given = !args.files.always.is_empty() || !args.files.policies.is_empty() || args.files.limit.is_some();
+    let FileArgs { always, policies, limit, ends } = &args.files;
+    let given = !always.is_empty() || !policies.is_empty() || limit.is_some() || ends.is_some();
     let files = given.then(|| at.settings.files(&args.files)).transpose()?;
     let request = Request::Checkpoint { target, files, timeout: args.timeout, then };
     let limit = at.settings.checkpoint_timeout(args.timeout).saturating_mul(20) + Duration::from_secs(60);

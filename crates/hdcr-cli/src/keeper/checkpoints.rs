@@ -176,7 +176,7 @@ impl Keeper {
                 }
                 if then == Then::Kill {
                     self.pause();
-                    return crate::process::kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {});
+                    return process::kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {});
                 }
             }
             (Errand::Checkpoint { client, .. }, Some(Reply::Failed(failure))) => self.not_checkpointed(failure, client),
