@@ -13,6 +13,7 @@ use hdcr_engine::batch::{Batch, Replies};
 use hdcr_engine::ids::{Pid, RemotePtr, Tid};
 use hdcr_engine::mechanism::{Deadline, MechanismError, Result};
 use hdcr_engine::regs::Regs;
+use hdcr_sys::dispatch;
 use nix::errno::Errno;
 
 use crate::calls::{Calls, failure};
@@ -96,6 +97,12 @@ fn status_of(pid: Pid, tid: Tid) -> Result<Status> {
     Ok(status)
 }
 
+/// A thread whose system calls are handed to itself would get those of the stub too.
+fn refuse_dispatch(threads: &[Tid]) -> Result<()> {
+    let on = threads.iter().find(|tid| dispatch::is_on(tid.0).is_ok_and(|on| on == Some(true)));
+    on.map_or(Ok(()), |tid| Err(unsupported(*tid, "a task with syscall user dispatch")))
+}
+
 /// Signals that are ignored by default.
 const SILENT: [i32; 3] = [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD];
 
@@ -145,6 +152,7 @@ impl Visit {
         };
         let tid = runner.tid;
         let status = status_of(runner.pid, tid)?;
+        refuse_dispatch(threads)?;
         let masks = threads.iter().filter_map(|tid| tracees.get(tid));
         let blocked = masks.fold(0, |all, tracee| all | tracee.own.mask);
         let signal = choose_signal(&status, blocked, pending_to(runner.pid, threads, blocked), tid)?;

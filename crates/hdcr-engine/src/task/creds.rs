@@ -7,7 +7,7 @@
 use hdcr_image::{Record, Tag};
 use nix::libc;
 
-use super::{Site, Stage, TaskKind, TaskView};
+use super::{Site, Stage, TaskKind, TaskView, own};
 use crate::batch::{Arg, Batch, Replies};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
@@ -78,24 +78,38 @@ fn from_status(status: &KeyValues, secure_bits: u32) -> Option<CredsRecord> {
 }
 
 /// Those of this process, which a new task starts with.
-fn own() -> Result<CredsRecord> {
-    let text = std::fs::read("/proc/self/status").map_err(Error::system("reading /proc", "self, status"))?;
+fn own_credentials() -> Result<CredsRecord> {
     let bits = rustix::thread::capabilities_secure_bits().map_err(Error::system("PR_GET_SECUREBITS", "self"))?;
-    let own = from_status(&KeyValues::parse(&text), bits.bits());
+    let own = from_status(&own::status()?, bits.bits());
     own.ok_or_else(|| Error::Changed {
         subject: "/proc/self/status".to_owned(),
         what: "no credentials in it".to_owned(),
     })
 }
 
-/// Whether numbers and groups are the same; groups have no order.
+/// In a user namespace whose groups cannot be set, every group that has no number there shows as the same odd one: as many
+/// groups are the same groups.
+fn as_shown_here(record: CredsRecord, own: &CredsRecord, may_set_groups: bool) -> CredsRecord {
+    if !may_set_groups && record.groups.len() == own.groups.len() {
+        return CredsRecord { groups: own.groups.clone(), ..record };
+    }
+    record
+}
+
+fn sorted(groups: &[u32]) -> Vec<u32> {
+    let mut groups = groups.to_vec();
+    groups.sort_unstable();
+    groups
+}
+
+/// Whether the groups are the same; they have no order.
+fn same_groups(a: &CredsRecord, b: &CredsRecord) -> bool {
+    sorted(&a.groups) == sorted(&b.groups)
+}
+
+/// Whether numbers and groups are the same.
 fn same_ids(a: &CredsRecord, b: &CredsRecord) -> bool {
-    let sorted = |groups: &[u32]| {
-        let mut groups = groups.to_vec();
-        groups.sort_unstable();
-        groups
-    };
-    a.uids == b.uids && a.gids == b.gids && sorted(&a.groups) == sorted(&b.groups)
+    a.uids == b.uids && a.gids == b.gids && same_groups(a, b)
 }
 
 /// Whether nothing has to be done.
@@ -123,9 +137,7 @@ fn causes(record: &CredsRecord, own: &CredsRecord) -> Vec<String> {
     if lacks(CAP_SETUID) && record.uids != own.uids {
         causes.push(changed("user numbers", "CAP_SETUID"));
     }
-    if lacks(CAP_SETGID)
-        && (record.gids != own.gids || !same_ids(record, &CredsRecord { uids: record.uids.clone(), ..own.clone() }))
-    {
+    if lacks(CAP_SETGID) && (record.gids != own.gids || !same_groups(record, own)) {
         causes.push(changed("groups", "CAP_SETGID"));
     }
     if lacks(CAP_SETPCAP) {
@@ -174,11 +186,14 @@ fn put_ids(batch: &mut TaskBatch, record: &CredsRecord, own: &CredsRecord) {
     if same_ids(record, own) {
         return;
     }
-    let list = batch.room(record.groups.len().saturating_mul(4));
-    for (at, group) in (list..).step_by(4).zip(&record.groups) {
-        batch.put(at, &group.to_le_bytes());
+    if !same_groups(record, own) {
+        let list = batch.room(record.groups.len().saturating_mul(4));
+        for (at, group) in (list..).step_by(4).zip(&record.groups) {
+            batch.put(at, &group.to_le_bytes());
+        }
+        let args = [Arg::Value(record.groups.len() as u64), Arg::Data(list)];
+        batch.call("setting groups", libc::SYS_setgroups, &args);
     }
-    batch.call("setting groups", libc::SYS_setgroups, &[Arg::Value(record.groups.len() as u64), Arg::Data(list)]);
     let four = |ids: &[u32]| ids.iter().map(|id| Arg::Value((*id).into())).collect::<Vec<Arg>>();
     for (ids, label, set, set_fs) in [
         (&record.gids, "setting group numbers", libc::SYS_setresgid, libc::SYS_setfsgid),
@@ -230,7 +245,7 @@ impl TaskKind for Creds {
     const SITE: Site = Site::Thread;
 
     fn survey(survey: &mut Survey<'_>, task: &TaskView) -> Result<()> {
-        let own = own()?;
+        let own = own_credentials()?;
         // The secure bits are not to be seen yet; they are asked for under the freeze.
         let record =
             from_status(&task.status, own.secure_bits).ok_or_else(|| model::no_reply(task, "credentials in status"))?;
@@ -253,12 +268,16 @@ impl TaskKind for Creds {
         if record.uids.len() != 4 || record.gids.len() != 4 {
             return Err(Error::Unsound(format!("task {task} has not four user and group numbers")));
         }
-        put(cx.batch(Stage::Credentials, task), &record, &own()?);
+        let own = own_credentials()?;
+        let record = as_shown_here(record, &own, own::may_set_groups());
+        put(cx.batch(Stage::Credentials, task), &record, &own);
         Ok(())
     }
 
     fn obstacles(task: Tid, record: &CredsRecord) -> Result<Vec<Refusal>> {
-        Ok(refusals(task, record, &own()?))
+        let own = own_credentials()?;
+        let record = as_shown_here(record.clone(), &own, own::may_set_groups());
+        Ok(refusals(task, &record, &own))
     }
 }
 
@@ -297,10 +316,19 @@ mod tests {
     }
 
     #[test]
+    fn groups_that_cannot_be_set_are_told_by_their_number() {
+        let (record, own) = (user(5, 0), CredsRecord { groups: vec![9, 9], ..user(5, 0) });
+        assert_eq!(as_shown_here(record.clone(), &own, false), own);
+        assert_eq!(as_shown_here(record.clone(), &own, true), record);
+        let fewer = CredsRecord { groups: vec![9], ..own };
+        assert_eq!(as_shown_here(record.clone(), &fewer, false), record);
+    }
+
+    #[test]
     fn status_with_odd_numbers_is_refused() {
         let text = b"Uid:\t1 2 3\nGid: 1 2 3 4\nGroups: \nCapInh: 0\nCapPrm: 0\nCapEff: 0\nCapBnd: 0\nCapAmb: 0\nNoNewPrivs: 0\n";
         assert_eq!(from_status(&KeyValues::parse(text), 0), None);
-        assert!(own().is_ok());
+        assert!(own_credentials().is_ok());
     }
 
     #[test]

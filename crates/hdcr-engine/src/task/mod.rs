@@ -200,6 +200,7 @@ macro_rules! kinds {
 }
 
 mod attribute;
+mod own;
 mod unsupported;
 
 kinds! {

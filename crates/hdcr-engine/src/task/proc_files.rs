@@ -6,13 +6,13 @@
 use hdcr_image::{Record, Tag};
 use nix::libc;
 
-use super::{Site, Stage, TaskKind, TaskView};
+use super::{Site, Stage, TaskKind, TaskView, own};
 use crate::batch::{Arg, Batch, Replies};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::{Pid, Tid};
 use crate::model;
-use crate::procfs::{self, KeyValues};
+use crate::procfs;
 use crate::restore::{Restore, TaskBatch};
 
 pub(crate) struct ProcFiles;
@@ -29,8 +29,6 @@ pub(crate) struct ProcFilesRecord {
     #[prost(sint32, optional, tag = "3")]
     autogroup_nice: Option<i32>,
 }
-
-const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
 impl Record for ProcFilesRecord {
     const TAG: Tag = Tag(0x030c);
@@ -101,13 +99,9 @@ impl TaskKind for ProcFiles {
     }
 
     fn obstacles(task: Tid, record: &ProcFilesRecord) -> Result<Vec<Refusal>> {
-        let status = std::fs::read("/proc/self/status").map_err(Error::system("reading /proc", "self, status"))?;
-        let own = std::fs::read_to_string("/proc/self/oom_score_adj")
-            .map_err(Error::system("reading /proc", "self, oom_score_adj"))?;
-        let own: i32 = own.trim().parse().unwrap_or(0);
-        let capable = KeyValues::parse(&status).hex("CapEff").unwrap_or(0) & CAP_SYS_RESOURCE != 0;
+        let own = own::number("oom_score_adj")?;
         // The true floor cannot be seen; it is never above the value now, and 0 for all that nobody lowered.
-        if capable || record.oom_score_adj >= own.min(0) {
+        if record.oom_score_adj >= own.min(0) || own::rules_system(own::CAP_SYS_RESOURCE)? {
             return Ok(Vec::new());
         }
         Ok(vec![Refusal {

@@ -6,13 +6,13 @@
 use hdcr_image::{Record, Tag};
 use nix::libc;
 
-use super::{Site, Stage, TaskKind, TaskView};
+use super::{Site, Stage, TaskKind, TaskView, own};
 use crate::batch::{Arg, Batch, Replies};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::{Pid, Tid};
 use crate::model;
-use crate::procfs::{self, KeyValues};
+use crate::procfs;
 use crate::restore::Restore;
 
 pub(crate) struct Rlimits;
@@ -54,7 +54,6 @@ const NAMES: [&str; 16] = [
     "Max realtime priority",
     "Max realtime timeout",
 ];
-const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
 impl Record for RlimitsRecord {
     const TAG: Tag = Tag(0x030b);
@@ -126,12 +125,10 @@ impl TaskKind for Rlimits {
     }
 
     fn obstacles(task: Tid, record: &RlimitsRecord) -> Result<Vec<Refusal>> {
-        let text = std::fs::read("/proc/self/status").map_err(Error::system("reading /proc", "self, status"))?;
-        if KeyValues::parse(&text).hex("CapEff").unwrap_or(0) & CAP_SYS_RESOURCE != 0 {
+        if own::rules_system(own::CAP_SYS_RESOURCE)? {
             return Ok(Vec::new());
         }
-        let own = i32::try_from(std::process::id()).map_err(|_| Error::Unsound("an odd process number".to_owned()))?;
-        Ok(check(task, record, &limits_of(Pid(own))?))
+        Ok(check(task, record, &limits_of(own::pid())?))
     }
 }
 

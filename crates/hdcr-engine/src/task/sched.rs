@@ -6,12 +6,13 @@
 use hdcr_image::{Record, Tag};
 use nix::libc;
 
-use super::{Site, Stage, TaskKind, TaskView};
+use super::{Site, Stage, TaskKind, TaskView, own};
 use crate::batch::{Arg, Batch, Replies};
 use crate::capture::Capture;
-use crate::error::{Error, Result};
-use crate::ids::Tid;
+use crate::error::{Error, Owner, Refusal, Result};
+use crate::ids::{Pid, Tid};
 use crate::model;
+use crate::procfs;
 use crate::restore::{Restore, TaskBatch};
 
 pub(crate) struct Sched;
@@ -44,6 +45,9 @@ const WHO_PROCESS: u64 = 1;
 const CLAMPS: u64 = 0x60;
 /// Field number of the nice value in `/proc/PID/stat`.
 const NICE: usize = 19;
+/// Place and value of the real-time class in an I/O priority.
+const IO_CLASS: u32 = 13;
+const IO_REAL_TIME: u32 = 1;
 /// The largest clamp.
 const FULL: u64 = 1024;
 
@@ -163,6 +167,54 @@ impl TaskKind for Sched {
         batch.call("setting the scheduling policy", libc::SYS_sched_setattr, &args);
         Ok(())
     }
+
+    fn obstacles(task: Tid, record: &SchedRecord) -> Result<Vec<Refusal>> {
+        if own::rules_system(own::CAP_SYS_NICE)? {
+            return Ok(Vec::new());
+        }
+        let refusal = |cause| Refusal {
+            code: "scheduling-beyond-own",
+            object: "scheduling".to_owned(),
+            owner: Owner { pid: Some(Pid(task.0)), fd: None, path: None },
+            cause,
+            remedy: "run hdcr with CAP_SYS_NICE, or raise the limits of nice and real-time priority".to_owned(),
+        };
+        Ok(causes(record, &allowance()?).into_iter().map(refusal).collect())
+    }
+}
+
+/// What a user may give a thread without `CAP_SYS_NICE`.
+struct Allowance {
+    nice: i32,
+    /// `RLIMIT_RTPRIO`.
+    real_time: u64,
+}
+
+fn allowance() -> Result<Allowance> {
+    let limits = procfs::limits(own::pid())?;
+    let soft = |name: &str| limits.get(name).and_then(|limit| limit.0);
+    let lowest = soft("Max nice priority").and_then(|limit| i32::try_from(limit).ok()).map_or(-20, |limit| 20 - limit);
+    let current = own::stat()?.field(NICE).and_then(|nice| i32::try_from(nice).ok()).unwrap_or(0);
+    Ok(Allowance { nice: lowest.min(current), real_time: soft("Max realtime priority").unwrap_or(u64::MAX) })
+}
+
+/// Why a thread cannot be scheduled so within an allowance.
+fn causes(record: &SchedRecord, allowance: &Allowance) -> Vec<String> {
+    let word =
+        |at: usize| record.attributes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+    let (policy, priority) = (word(4).unwrap_or(0), u64::from(word(20).unwrap_or(0)));
+    let mut causes = Vec::new();
+    let real_time = [libc::SCHED_FIFO.unsigned_abs(), libc::SCHED_RR.unsigned_abs()].contains(&policy);
+    if (real_time && priority > allowance.real_time) || policy == libc::SCHED_DEADLINE.unsigned_abs() {
+        causes.push(format!("it has real-time policy {policy} with priority {priority}, which takes CAP_SYS_NICE"));
+    }
+    if record.nice < allowance.nice {
+        causes.push(format!("its nice value {} is below the {} of this user", record.nice, allowance.nice));
+    }
+    if record.io_priority.is_some_and(|priority| priority >> IO_CLASS == IO_REAL_TIME) {
+        causes.push("its input and output have real-time priority, which takes CAP_SYS_NICE".to_owned());
+    }
+    causes
 }
 
 #[cfg(test)]
@@ -189,6 +241,20 @@ mod tests {
         assert_eq!(settable(&raw).unwrap()[8], 0x60);
         assert_eq!(settable(&raw).unwrap()[0], 56);
         assert_eq!(settable(&raw[1..]), None);
+    }
+
+    #[test]
+    fn what_takes_a_right_is_named() {
+        let mut record = SchedRecord { attributes: vec![0; ATTRIBUTES], nice: 0, ..SchedRecord::default() };
+        let low = Allowance { nice: 0, real_time: 0 };
+        assert_eq!(causes(&record, &low), Vec::<String>::new());
+        record.attributes[4] = 1;
+        record.attributes[20] = 9;
+        record.nice = -1;
+        record.io_priority = Some(1 << 13);
+        assert_eq!(causes(&record, &low).len(), 3);
+        assert_eq!(causes(&record, &Allowance { nice: -20, real_time: 9 }).len(), 1);
+        assert!(allowance().is_ok());
     }
 
     #[test]

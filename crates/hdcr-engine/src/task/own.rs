@@ -1,0 +1,72 @@
+//! What the restoring process itself is and may: its tasks start with all of that.
+
+use std::fs;
+
+use crate::error::{Error, Result};
+use crate::procfs::{self, KeyValues, Stat};
+
+/// Capabilities (`<linux/capability.h>`).
+pub(super) const CAP_SYS_NICE: u64 = 1 << 23;
+pub(super) const CAP_SYS_RESOURCE: u64 = 1 << 24;
+
+fn read(name: &str) -> Result<Vec<u8>> {
+    fs::read(format!("/proc/self/{name}")).map_err(Error::system("reading /proc", format!("self, {name}")))
+}
+
+fn odd(name: &str) -> Error {
+    Error::Changed { subject: format!("/proc/self/{name}"), what: "it cannot be read".to_owned() }
+}
+
+/// Its `status`.
+pub(super) fn status() -> Result<KeyValues> {
+    Ok(KeyValues::parse(&read("status")?))
+}
+
+/// Its `stat`.
+pub(super) fn stat() -> Result<Stat> {
+    procfs::parse_stat(&read("stat")?).ok_or_else(|| odd("stat"))
+}
+
+/// Its process number.
+pub(super) fn pid() -> crate::ids::Pid {
+    crate::ids::Pid(rustix::process::getpid().as_raw_nonzero().get())
+}
+
+/// A number in a file.
+pub(super) fn number(name: &str) -> Result<i32> {
+    String::from_utf8_lossy(&read(name)?).trim().parse().map_err(|_| odd(name))
+}
+
+/// Whether it has a capability over the whole system: one in a user namespace of its own does not count.
+pub(super) fn rules_system(capability: u64) -> Result<bool> {
+    let held = status()?.hex("CapEff").unwrap_or(0) & capability != 0;
+    Ok(held && is_whole(&String::from_utf8_lossy(&read("uid_map")?)))
+}
+
+/// Whether a `uid_map` is that of the first user namespace.
+fn is_whole(map: &str) -> bool {
+    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// Whether its groups may be set; not in a user namespace that somebody without rights made.
+pub(super) fn may_set_groups() -> bool {
+    !fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"deny"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_of_its_own_is_not_the_system() {
+        assert!(is_whole("         0          0 4294967295\n"));
+        assert!(!is_whole("      1000       1000          1\n"));
+        assert!(!is_whole(""));
+    }
+
+    #[test]
+    fn it_can_be_asked() {
+        assert!(status().is_ok() && stat().is_ok() && number("oom_score_adj").is_ok());
+        assert!(number("status").is_err());
+    }
+}
