@@ -4,6 +4,7 @@
 
 mod guest;
 mod product;
+mod program;
 mod report;
 mod trial;
 mod wait;
@@ -47,6 +48,23 @@ enum What {
     List,
     /// Runs guests of the zoo: those named, or all.
     Run(RunArgs),
+    /// Runs real programs, killed and rolled back, against an undisturbed run.
+    Programs(ProgramArgs),
+}
+
+#[derive(Debug, Args)]
+struct ProgramArgs {
+    /// Programs, by name; all when none is named.
+    names: Vec<String>,
+    /// How many times each is killed.
+    #[arg(long, default_value_t = 5)]
+    kills: u32,
+    /// One JSON object a line instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Keep the folders of programs that passed, too.
+    #[arg(long)]
+    keep: bool,
 }
 
 #[derive(Debug, Args)]
@@ -90,9 +108,11 @@ fn run(command: &Command) -> Result<bool> {
     match &command.what {
         What::List => {
             report::list(&guest::find(&zoo, &[])?)?;
+            report::list_programs(&program::list(&command.place.sources)?)?;
             Ok(true)
         }
         What::Run(args) => run_zoo(&command.place, args),
+        What::Programs(args) => run_programs(&command.place, args),
     }
 }
 
@@ -109,5 +129,18 @@ fn run_zoo(place: &Place, args: &RunArgs) -> Result<bool> {
         keep: args.keep,
     };
     trial::run_all(&plan, &built, &mut report)?;
+    report.close()
+}
+
+fn run_programs(place: &Place, args: &ProgramArgs) -> Result<bool> {
+    let mut report = Report::new(args.json);
+    let wanted = program::Programs {
+        sources: place.sources.clone(),
+        hdcr: place.hdcr.clone(),
+        names: args.names.clone(),
+        kills: args.kills,
+        keep: args.keep,
+    };
+    program::run_all(&wanted, &mut report)?;
     report.close()
 }

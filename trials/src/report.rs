@@ -103,6 +103,15 @@ pub(crate) fn list(guests: &[Guest]) -> Result<()> {
     Ok(())
 }
 
+/// Prints the programs, one a line.
+pub(crate) fn list_programs(programs: &[(String, String)]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    for (name, about) in programs {
+        writeln!(out, "{name:<20} program: {about}")?;
+    }
+    Ok(())
+}
+
 /// The error that ends the runner itself.
 pub(crate) fn complain(error: &anyhow::Error) {
     // Nothing is left to do when standard error is closed.

@@ -1,0 +1,142 @@
+//! Real programs: one file of `trials/programs` each. Run once undisturbed, then under `hdcr run`, killed again and
+//! again and rolled back; in the end both runs must have left the same bytes.
+
+mod description;
+mod rollback;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::program::description::Description;
+use crate::program::rollback::Job;
+use crate::report::{Finished, Outcome, Report};
+use crate::wait;
+
+/// Longest time for a program, undisturbed or with all its rollbacks.
+const LIMIT: Duration = Duration::from_mins(4);
+
+/// What to run.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    pub(crate) sources: PathBuf,
+    pub(crate) hdcr: Option<PathBuf>,
+    pub(crate) names: Vec<String>,
+    pub(crate) kills: u32,
+    pub(crate) keep: bool,
+}
+
+/// Runs all that are wanted, one after the other: each may use both processors.
+pub(crate) fn run_all(wanted: &Programs, report: &mut Report) -> Result<()> {
+    let descriptions = description::find(&wanted.sources, &wanted.names)?;
+    for description in &descriptions {
+        report.add(&run_one(wanted, description)?)?;
+    }
+    Ok(())
+}
+
+/// Names the programs.
+pub(crate) fn list(sources: &Path) -> Result<Vec<(String, String)>> {
+    let all = description::find(sources, &[])?;
+    Ok(all.into_iter().map(|d| (d.name, d.about)).collect())
+}
+
+fn run_one(wanted: &Programs, program: &Description) -> Result<Finished> {
+    let began = Instant::now();
+    let folder = tempfile::Builder::new().prefix(&format!("hdcr-program-{}-", program.name)).tempdir()?;
+    let mut log = Vec::new();
+    let outcome = match (program.missing(), &wanted.hdcr) {
+        (Some(what), _) => Outcome::Skipped(format!("{what} is not installed")),
+        (None, None) => Outcome::Skipped("no hdcr binary was given".to_owned()),
+        (None, Some(hdcr)) => {
+            let result = compare(program, hdcr, folder.path(), wanted.kills, &mut log);
+            match result {
+                Ok(()) => Outcome::Passed,
+                Err(error) => Outcome::Failed(format!("{error:#}")),
+            }
+        }
+    };
+    let is_kept = wanted.keep || matches!(outcome, Outcome::Failed(_));
+    Ok(Finished {
+        name: program.name.clone(),
+        mode: "rolled-back".to_owned(),
+        outcome,
+        milliseconds: began.elapsed().as_millis(),
+        checkpoint_milliseconds: Vec::new(),
+        restore_milliseconds: Vec::new(),
+        folder: is_kept.then(|| folder.keep()),
+        log,
+    })
+}
+
+fn compare(program: &Description, hdcr: &Path, folder: &Path, kills: u32, log: &mut Vec<String>) -> Result<()> {
+    // Both runs see the same path, or a path in a result would be a difference.
+    let place = folder.join("place");
+    let undisturbed = folder.join("undisturbed");
+    prepare(program, &place)?;
+    let (status, expected) = undisturbed_run(program, &place, log)?;
+    fs::rename(&place, &undisturbed)?;
+    prepare(program, &place)?;
+    let job = Job { program, hdcr, place: &place, store: folder.join("store"), kills };
+    let disturbed_status = job.run(log)?;
+    ensure!(disturbed_status == status, "ended with {disturbed_status:?}, undisturbed with {status:?}");
+    for (name, bytes) in expected {
+        let found = fs::read(place.join(&name)).with_context(|| format!("read {name}"))?;
+        ensure!(
+            found == bytes,
+            "{name} differs: {} bytes, undisturbed {}, first at {:?}",
+            found.len(),
+            bytes.len(),
+            found.iter().zip(&bytes).position(|(a, b)| a != b)
+        );
+    }
+    Ok(())
+}
+
+/// A fresh folder with the program's files; its `setup` has run.
+fn prepare(program: &Description, place: &Path) -> Result<()> {
+    fs::create_dir_all(place)?;
+    for (name, text) in &program.files {
+        fs::write(place.join(name), text)?;
+    }
+    step(&program.setup, place, "setup")
+}
+
+type Results = Vec<(String, Vec<u8>)>;
+
+fn undisturbed_run(program: &Description, place: &Path, log: &mut Vec<String>) -> Result<(Option<i32>, Results)> {
+    let began = Instant::now();
+    let mut child = program.start(place, &[])?;
+    let ran = step(&program.begin, place, "begin").and_then(|()| step(&program.finish, place, "finish"));
+    if ran.is_err() {
+        child.kill()?;
+    }
+    let status = wait::end_of(&mut child, "the undisturbed program", LIMIT)?;
+    ran?;
+    log.push(format!("undisturbed: {status}, {} ms", began.elapsed().as_millis()));
+    let mut results = Vec::new();
+    for name in &program.results {
+        let bytes = fs::read(place.join(name)).with_context(|| format!("undisturbed run left no {name}"))?;
+        ensure!(!bytes.is_empty(), "undisturbed run left an empty {name}");
+        results.push((name.clone(), bytes));
+    }
+    Ok((status.code(), results))
+}
+
+/// A step of the trial's own, outside of the program.
+fn step(script: &str, place: &Path, what: &str) -> Result<()> {
+    if script.is_empty() {
+        return Ok(());
+    }
+    let out = Command::new("bash")
+        .args(["-e", "-c", script])
+        .current_dir(place)
+        .stdin(Stdio::null())
+        .output()
+        .context("start bash")?;
+    ensure!(out.status.success(), "{what}: {} {}", out.status, String::from_utf8_lossy(&out.stderr).trim());
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! What a file of `trials/programs` says.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+/// One real program.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Description {
+    #[serde(skip)]
+    pub(crate) name: String,
+    pub(crate) about: String,
+    /// Programs that must be there.
+    #[serde(default)]
+    pub(crate) needs: Vec<String>,
+    /// What runs under HDCR, in a folder of its own.
+    pub(crate) command: Vec<String>,
+    /// Files that lie in the folder before.
+    #[serde(default)]
+    pub(crate) files: BTreeMap<String, String>,
+    /// A script that runs before the program.
+    #[serde(default)]
+    pub(crate) setup: String,
+    /// A script that runs beside the program before the first kill; a checkpoint follows it.
+    #[serde(default)]
+    pub(crate) begin: String,
+    /// A script that runs beside the program after the last kill; it must bring the program to its end.
+    #[serde(default)]
+    pub(crate) finish: String,
+    /// Files that must be the same as after the undisturbed run.
+    pub(crate) results: Vec<String>,
+    /// Time between checkpoints.
+    #[serde(default = "half_a_second")]
+    pub(crate) every: String,
+    /// Further options of `hdcr run`.
+    #[serde(default)]
+    pub(crate) options: Vec<String>,
+}
+
+fn half_a_second() -> String {
+    "500ms".to_owned()
+}
+
+/// The descriptions with these names; all when none is wanted.
+pub(crate) fn find(sources: &Path, names: &[String]) -> Result<Vec<Description>> {
+    let mut all = Vec::new();
+    let folder = sources.join("programs");
+    for entry in fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            let text = fs::read_to_string(&path)?;
+            let mut one: Description = toml::from_str(&text).with_context(|| format!("read {}", path.display()))?;
+            one.name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            all.push(one);
+        }
+    }
+    all.retain(|d| names.is_empty() || names.contains(&d.name));
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    ensure!(!all.is_empty(), "no program is named {}", names.join(", "));
+    Ok(all)
+}
+
+impl Description {
+    /// The first needed program that is not there.
+    pub(crate) fn missing(&self) -> Option<&str> {
+        let folders = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"];
+        let is_there = |name: &str| folders.iter().any(|f| Path::new(f).join(name).exists());
+        let missing = self.needs.iter().find(|name| !is_there(name));
+        missing.map(String::as_str)
+    }
+
+    /// Starts the program, behind `before` when it runs under HDCR. Its output is a file in its folder.
+    pub(crate) fn start(&self, place: &Path, before: &[&str]) -> Result<Child> {
+        let words = before.iter().copied().chain(self.command.iter().map(String::as_str));
+        let words: Vec<&str> = words.collect();
+        let (program, arguments) = words.split_first().context("a program has a command")?;
+        let out = File::options().append(true).create(true).open(place.join("stdout"))?;
+        let err = File::create(place.join("../stderr"))?;
+        Command::new(program)
+            .args(arguments)
+            .current_dir(place)
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin")
+            .env("HOME", place)
+            .env("LC_ALL", "C.UTF-8")
+            .env("TERM", "xterm")
+            .env(super::rollback::MARK, place)
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .with_context(|| format!("start {program}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_descriptions_are_sound() {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let all = find(sources, &[]).unwrap();
+        assert!(all.iter().all(|d| !d.command.is_empty() && !d.results.is_empty()));
+    }
+}

@@ -1,0 +1,161 @@
+//! A program under `hdcr run`, killed at random moments and rolled back by itself.
+
+use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::program::description::Description;
+use crate::program::{LIMIT, step};
+use crate::wait;
+
+/// Every process of a program carries this variable with the trial's folder.
+pub(crate) const MARK: &str = "HDCR_TRIAL";
+
+/// No step may take longer.
+const STEP: Duration = Duration::from_mins(1);
+
+/// One program under HDCR.
+#[derive(Debug)]
+pub(crate) struct Job<'a> {
+    pub(crate) program: &'a Description,
+    pub(crate) hdcr: &'a Path,
+    pub(crate) place: &'a Path,
+    pub(crate) store: PathBuf,
+    pub(crate) kills: u32,
+}
+
+/// A process, told from a later one of the same number by the time of its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Incarnation {
+    pid: u32,
+    started: String,
+}
+
+impl Job<'_> {
+    /// Runs to the end with all kills; the exit status of `hdcr run`.
+    pub(crate) fn run(&self, log: &mut Vec<String>) -> Result<Option<i32>> {
+        let hdcr = fs::canonicalize(self.hdcr)?;
+        let hdcr_text = hdcr.to_string_lossy().into_owned();
+        let store = self.store.to_string_lossy().into_owned();
+        let restarts = (self.kills + 1).to_string();
+        let name = self.name();
+        let mut words = vec![hdcr_text.as_str(), "run", "--store", &store, "--name", &name];
+        words.extend(["--every", &self.program.every, "--restarts", &restarts]);
+        words.extend(self.program.options.iter().map(String::as_str));
+        words.push("--");
+        let mut child = self.program.start(self.place, &words)?;
+        let result = self.disturb(&mut child, &hdcr, log);
+        let result = result.and_then(|()| wait::end_of(&mut child, "hdcr run", LIMIT));
+        let text = fs::read(self.place.join("../stderr")).unwrap_or_default();
+        log.extend(String::from_utf8_lossy(&text).lines().map(str::to_owned));
+        if result.is_err() {
+            self.clean(&mut child)?;
+        }
+        Ok(result?.code())
+    }
+
+    fn name(&self) -> String {
+        let place = self.place.parent().and_then(Path::file_name);
+        place.unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    fn disturb(&self, child: &mut Child, hdcr: &Path, log: &mut Vec<String>) -> Result<()> {
+        let mut last = self.await_other_than(None, child, hdcr)?;
+        step(&self.program.begin, self.place, "begin")?;
+        self.checkpoint(hdcr, log)?;
+        for kill in 1..=self.kills {
+            std::thread::sleep(random(Duration::from_millis(300), Duration::from_millis(1200)));
+            ensure!(child.try_wait()?.is_none(), "the program ended before kill {kill}");
+            let pid = i32::try_from(last.pid).ok().and_then(Pid::from_raw).context("pid")?;
+            let began = Instant::now();
+            kill_process(pid, Signal::KILL).with_context(|| format!("kill {kill}"))?;
+            last = self.await_other_than(Some(&last), child, hdcr)?;
+            log.push(format!("kill {kill}: runs again after {} ms", began.elapsed().as_millis()));
+        }
+        step(&self.program.finish, self.place, "finish")
+    }
+
+    /// One checkpoint for sure, so that the first kill has something to go back to.
+    fn checkpoint(&self, hdcr: &Path, log: &mut Vec<String>) -> Result<()> {
+        let out = self.place.join("../checkpoint.out");
+        let file = File::create(&out)?;
+        let mut command = Command::new(hdcr);
+        command.arg("checkpoint").arg("--store").arg(&self.store).arg(self.name());
+        let mut child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
+        let status = wait::end_of(&mut child, "hdcr checkpoint", STEP)?;
+        let text = fs::read_to_string(out)?;
+        log.extend(text.lines().map(str::to_owned));
+        ensure!(status.success(), "hdcr checkpoint: {}", text.trim());
+        Ok(())
+    }
+
+    /// Waits until the root of the program runs in another incarnation.
+    fn await_other_than(&self, old: Option<&Incarnation>, child: &mut Child, hdcr: &Path) -> Result<Incarnation> {
+        wait::until("the program to run (again)", STEP, || {
+            if let Some(status) = child.try_wait()? {
+                bail!("hdcr run ended: {status}");
+            }
+            Ok(self.root(hdcr).filter(|found| Some(found) != old))
+        })
+    }
+
+    /// The topmost process of the program: it carries the mark, is not HDCR, and its parent is not of the program.
+    fn root(&self, hdcr: &Path) -> Option<Incarnation> {
+        let ours: Vec<(u32, u32, String)> = self
+            .marked()
+            .into_iter()
+            .filter_map(|pid| {
+                let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+                let (state, parent, started) = stat(pid)?;
+                (exe != hdcr && state != "Z" && state != "X").then_some((pid, parent, started))
+            })
+            .collect();
+        let top = ours.iter().find(|(_, parent, _)| !ours.iter().any(|(pid, _, _)| pid == parent));
+        top.map(|(pid, _, started)| Incarnation { pid: *pid, started: started.clone() })
+    }
+
+    fn marked(&self) -> Vec<u32> {
+        let mark = format!("{MARK}={}", self.place.display());
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|e| e.file_name().to_string_lossy().parse::<u32>().ok());
+        pids.filter(|pid| {
+            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environ.split(|&b| b == 0).any(|entry| entry == mark.as_bytes())
+        })
+        .collect()
+    }
+
+    /// After a failure: everything that carries the mark ends, HDCR first, so that it does not roll back.
+    fn clean(&self, child: &mut Child) -> Result<()> {
+        child.kill().ok();
+        wait::until("the last process of the program", STEP, || {
+            let left = self.marked();
+            for pid in left.iter().filter_map(|&pid| i32::try_from(pid).ok().and_then(Pid::from_raw)) {
+                kill_process(pid, Signal::KILL).ok();
+            }
+            child.try_wait()?;
+            Ok(left.is_empty().then_some(()))
+        })
+    }
+}
+
+/// State, parent and start time.
+fn stat(pid: u32) -> Option<(String, u32, String)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let words: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let word = |number: usize| words.get(number.checked_sub(3)?).copied();
+    Some((word(3)?.to_owned(), word(4)?.parse().ok()?, word(22)?.to_owned()))
+}
+
+/// A random time between two.
+fn random(least: Duration, most: Duration) -> Duration {
+    // Keys of the standard hasher are random for each state.
+    let number = RandomState::new().build_hasher().finish();
+    let part = u32::try_from(number % 1000).unwrap_or(0);
+    least + (most.saturating_sub(least)) * part / 1000
+}
