@@ -18,6 +18,7 @@ use hdcr_sys::wait::Seen;
 use nix::errno::Errno;
 
 use crate::calls::{Calls, Patience, failure};
+use crate::repair::repeat_ended_call;
 use crate::tasks;
 
 const OPTIONS: i32 = libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACESYSGOOD;
@@ -191,11 +192,9 @@ impl<'a> Freezing<'a> {
         match self.attempt(pid, tid, &wait_channel)? {
             Attempt::New => {
                 self.note(pid, tid, wait_channel);
-                match self.calls.interrupt(tid) {
-                    // It will be found missing by the wait.
-                    Err(MechanismError::Gone { .. }) | Ok(()) => Ok(true),
-                    Err(error) => Err(error),
-                }
+                // When it is gone the wait will find it missing.
+                forgive_dead(self.calls.interrupt(tid))?;
+                Ok(true)
             }
             Attempt::Born => {
                 self.note(pid, tid, wait_channel);
@@ -310,6 +309,7 @@ impl<'a> Freezing<'a> {
             };
             if let Some(attached) = self.attached.get_mut(&tid) {
                 attached.stand = Some(stand);
+                return forgive_dead(repeat_ended_call(self.calls, attached.pid, tid));
             }
             return Ok(());
         }
@@ -323,10 +323,7 @@ impl<'a> Freezing<'a> {
         }
         let passed_on = if event == 0 { signal } else { 0 };
         let went_on = self.calls.interrupt(tid).and_then(|()| self.calls.cont(tid, passed_on));
-        match went_on {
-            Err(MechanismError::Gone { .. }) | Ok(()) => Ok(()),
-            Err(error) => Err(error),
-        }
+        forgive_dead(went_on)
     }
 
     /// A dead thread: hands its report on, but leaves a child of this very process to whoever waits for it.
@@ -370,10 +367,7 @@ impl<'a> Freezing<'a> {
             self.attached.remove(tid);
             let mut patience = Patience::until(self.by);
             while self.calls.look(*tid).is_ok_and(|seen| seen == Seen::Nothing) && patience.wait() {}
-            match self.calls.detach(*tid, 0) {
-                Ok(()) | Err(MechanismError::Gone { .. }) => {}
-                Err(error) => return Err(error),
-            }
+            forgive_dead(self.calls.detach(*tid, 0))?;
         }
         Ok(())
     }
@@ -443,6 +437,14 @@ pub(crate) fn bury(calls: &Calls, caller: Pid, pid: Pid, tid: Tid) {
 
 fn parent_of(pid: Pid) -> Pid {
     Pid(tasks::process_status(pid).map_or(0, |status| status.parent))
+}
+
+/// A task that somebody kills in the middle is no failure.
+pub(crate) fn forgive_dead(result: Result<()>) -> Result<()> {
+    match result {
+        Err(MechanismError::Gone { .. }) => Ok(()),
+        other => other,
+    }
 }
 
 fn waits_for_vfork(wait_channel: &str) -> bool {

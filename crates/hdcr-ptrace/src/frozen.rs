@@ -15,7 +15,8 @@ use hdcr_sys::wait::Seen;
 use nix::errno::Errno;
 
 use crate::calls::{Calls, Patience, as_rseq, failure};
-use crate::freeze::{Caught, Freezing, bury, late};
+use crate::freeze::{Caught, Freezing, bury, forgive_dead, late};
+use crate::reenter;
 use crate::registers::waits_for_ever;
 use crate::repair::{Premises, settle};
 use crate::table;
@@ -76,6 +77,9 @@ impl PtraceFrozen {
                     refused = refused.and(Err(error));
                 }
             }
+        }
+        for tracee in frozen.tracees.values_mut() {
+            refused = refused.and(reenter::name_call(calls, tracee, by));
         }
         // The drop lets the others go.
         refused.map(|()| frozen)
@@ -195,14 +199,6 @@ fn detach(calls: &Calls, tracee: &mut Tracee) -> Result<()> {
         tracee.go_home(calls)?;
     }
     calls.detach(tracee.tid, 0)
-}
-
-/// A task that somebody kills while it is let go is no failure.
-fn forgive_dead(result: Result<()>) -> Result<()> {
-    match result {
-        Err(MechanismError::Gone { .. }) => Ok(()),
-        other => other,
-    }
 }
 
 fn not_in_scope(tid: Tid) -> MechanismError {

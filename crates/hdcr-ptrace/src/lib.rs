@@ -21,6 +21,7 @@ mod frozen;
 mod hole;
 mod nursery;
 mod probe;
+mod reenter;
 mod registers;
 mod rendezvous;
 mod repair;

@@ -86,10 +86,11 @@ fn is_fault(signal: i32) -> bool {
     matches!(signal, libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP | libc::SIGSYS)
 }
 
+/// A stop at the border of a system call, with `PTRACE_O_TRACESYSGOOD`.
+pub(crate) const BORDER: i32 = libc::SIGTRAP | 0x80;
+
 /// Waits for the next border of a system call.
 pub(crate) fn syscall_stop(calls: &Calls, pid: Pid, tid: Tid, by: Deadline) -> Result<()> {
-    /// With `PTRACE_O_TRACESYSGOOD`.
-    const BORDER: i32 = libc::SIGTRAP | 0x80;
     loop {
         match any_stop(calls, pid, tid, by)? {
             BORDER => return Ok(()),

@@ -65,7 +65,6 @@ pub(crate) fn settle(calls: &Calls, premises: &Premises, tid: Tid, attached: &At
         tracee.go_home(calls)?;
     }
     abort_rseq(calls, premises, &mut tracee)?;
-    repeat_ended_call(calls, &mut tracee)?;
     name_restarted_call(&mut tracee.own.regs, &attached.wait_channel);
     Ok(tracee)
 }
@@ -142,19 +141,19 @@ fn abort_rseq(calls: &Calls, premises: &Premises, tracee: &mut Tracee) -> Result
 }
 
 /// Puts a call that any stop ends back before its `syscall` instruction, unless a handler is about to run: then the
-/// `EINTR` is the program's.
-fn repeat_ended_call(calls: &Calls, tracee: &mut Tracee) -> Result<()> {
-    let regs = &tracee.own.regs;
+/// `EINTR` is the program's. To be done the moment the thread has stopped: it is the one thing that the death of the tool
+/// does not undo.
+pub(crate) fn repeat_ended_call(calls: &Calls, pid: Pid, tid: Tid) -> Result<()> {
+    let regs = calls.registers(tid)?;
     if regs.ax.cast_signed() != EINTR || !ENDED_BY_STOPS.contains(&regs.orig_ax) {
         return Ok(());
     }
-    if let Some(status) = tasks::status(tracee.pid, tracee.tid)
+    if let Some(status) = tasks::status(pid, tid)
         && status.pending & !status.blocked & status.caught != 0
     {
         return Ok(());
     }
-    tracee.own.regs = before_call(regs, regs.orig_ax);
-    calls.set_registers(tracee.tid, &tracee.own.regs)
+    calls.set_registers(tid, &before_call(&regs, regs.orig_ax))
 }
 
 /// Shows the true number of a call that the kernel goes on with through `restart_syscall`. Only here: the kernel is to
@@ -169,7 +168,7 @@ fn name_restarted_call(regs: &mut Regs, wait_channel: &str) {
 }
 
 /// Which of the four calls with a restart block slept there.
-fn restarted_call(regs: &Regs, wait_channel: &str) -> Option<u64> {
+pub(crate) fn restarted_call(regs: &Regs, wait_channel: &str) -> Option<u64> {
     const POLL: u64 = 7;
     const NANOSLEEP: u64 = 35;
     const FUTEX: u64 = 202;

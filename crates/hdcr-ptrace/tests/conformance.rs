@@ -21,6 +21,7 @@ conform! {
     batch_results,
     many_threads,
     waits_go_on,
+    remaining_time,
     nursery_makes_a_tree,
     nursery_dies_when_dropped,
     timed_call_begins_again,

@@ -131,7 +131,7 @@ pub(crate) fn many_threads(mechanism: &dyn Mechanism) -> Outcome<()> {
 
 /// Every kind of wait goes on after a freeze with a batch, with no `EINTR` and no short sleep.
 pub(crate) fn waits_go_on(mechanism: &dyn Mechanism) -> Outcome<()> {
-    for kind in ["s", "r", "p", "f", "F", "n", "t", "e", "L"] {
+    for kind in ["s", "r", "p", "f", "F", "n", "t", "e", "L", "N", "C", "W"] {
         let mut guest = Guest::start(kind)?;
         for _ in 0..20 {
             let mut frozen = freeze(mechanism, guest.target)?;
@@ -139,10 +139,38 @@ pub(crate) fn waits_go_on(mechanism: &dyn Mechanism) -> Outcome<()> {
             batch.call(libc::SYS_getpid, &[]);
             frozen.run(&[(guest.target.leader(), batch)])?;
             frozen.thaw()?;
-            if kind != "L" {
+            if !["L", "N", "C", "W"].contains(&kind) {
                 guest.works()?;
             }
         }
+        guest.works()?;
+        guest.end()?;
+    }
+    Ok(())
+}
+
+/// What remains of a timed call is told, and looking changes nothing. A second freeze still knows the call.
+pub(crate) fn remaining_time(mechanism: &dyn Mechanism) -> Outcome<()> {
+    for (kind, nr, most) in [("L", 7, 300), ("N", 35, 300), ("C", 230, 300), ("W", 202, 300)] {
+        let mut guest = Guest::start(kind)?;
+        let tid = guest.target.leader();
+        let mut seen = 0;
+        for _ in 0..10 {
+            let mut frozen = freeze(mechanism, guest.target)?;
+            let call = frozen.timed_call(tid)?;
+            let regs = frozen.regs(tid)?;
+            if let Some(call) = call {
+                ensure(call.nr == nr && regs.orig_ax == nr, &format!("number {} {}", call.nr, regs.orig_ax))?;
+                let known = call.remaining_ns.map_or(0, u64::from);
+                ensure(known <= most * 1_000_000, "more than all")?;
+                seen += u32::from(known > 0);
+            }
+            let mut batch = Batch::new();
+            batch.call(libc::SYS_getpid, &[]);
+            frozen.run(&[(tid, batch)])?;
+            frozen.thaw()?;
+        }
+        ensure(seen > 0 || !mechanism.capabilities().timer_list, &format!("never told for {kind}"))?;
         guest.works()?;
         guest.end()?;
     }

@@ -1,0 +1,101 @@
+//! Letting a frozen thread into its interrupted call again for a moment, to see from outside what it does there.
+//!
+//! The thread runs no instruction of its program: it is let go to the border of the call and into it, and if the call
+//! ends it stops at the border again. Then the call's result stands in its registers, as if the freeze had come later.
+
+use hdcr_engine::mechanism::{Deadline, MechanismError, Result};
+use hdcr_engine::regs::Regs;
+use hdcr_sys::ptrace::EVENT_STOP;
+use hdcr_sys::wait::Seen;
+
+use crate::calls::{Calls, Patience};
+use crate::freeze::late;
+use crate::registers::{Interrupted, RESTART_SYSCALL, interrupted};
+use crate::rendezvous::{BORDER, any_stop, bit};
+use crate::repair::restarted_call;
+use crate::tasks;
+use crate::tracee::Tracee;
+
+/// Whether the thread can be let into its call: a signal that is about to be delivered would be, and end the call.
+pub(crate) fn possible(tracee: &Tracee) -> bool {
+    tasks::status(tracee.pid, tracee.tid).is_some_and(|status| status.pending & !tracee.own.mask & !status.ignored == 0)
+}
+
+/// Observes while the thread sleeps in its call. `None` when the call ended instead; the registers have changed then.
+pub(crate) fn observe<T>(
+    calls: &Calls,
+    tracee: &mut Tracee,
+    by: Deadline,
+    observation: impl FnOnce() -> T,
+) -> Result<Option<T>> {
+    let (pid, tid) = (tracee.pid, tracee.tid);
+    tracee.go_home(calls)?;
+    // To the border of restart_syscall, then into it.
+    calls.cont_to_syscall(tid, 0)?;
+    let mut status = any_stop(calls, pid, tid, by)?;
+    while status != BORDER {
+        pass_on(calls, tracee, status)?;
+        status = any_stop(calls, pid, tid, by)?;
+    }
+    calls.cont_to_syscall(tid, 0)?;
+    let mut patience = Patience::until(by);
+    while tasks::state(pid, tid) != Some('S') && calls.look(tid)? == Seen::Nothing {
+        if !patience.wait() {
+            return Err(late("go on with its call", pid, tid));
+        }
+    }
+    let observed = observation();
+    come_back(calls, tracee, by)?;
+    let inside = interrupted(&tracee.own.regs) == Interrupted::Block;
+    Ok(inside.then_some(observed))
+}
+
+/// Stops the thread again and takes over its registers.
+fn come_back(calls: &Calls, tracee: &mut Tracee, by: Deadline) -> Result<()> {
+    let (pid, tid) = (tracee.pid, tracee.tid);
+    calls.interrupt(tid)?;
+    let mut status = any_stop(calls, pid, tid, by)?;
+    while status >> 8 != EVENT_STOP {
+        // Any stop forgets a pending interrupt.
+        calls.interrupt(tid)?;
+        pass_on(calls, tracee, status)?;
+        status = any_stop(calls, pid, tid, by)?;
+    }
+    calls.set_signal_mask(tid, tracee.own.mask)?;
+    let seen = calls.registers(tid)?;
+    let nr = tracee.own.regs.orig_ax;
+    if seen.orig_ax != RESTART_SYSCALL && seen.orig_ax != nr {
+        return Err(MechanismError::System {
+            operation: "letting it go on with its call",
+            tid,
+            source: std::io::ErrorKind::InvalidData.into(),
+        });
+    }
+    tracee.own.regs = Regs { orig_ax: nr, ..seen };
+    Ok(())
+}
+
+/// Lets the thread go on from a stop that is not the one waited for. A signal is queued again: it is blocked at the
+/// moment of its delivery (kernel/signal.c `ptrace_signal`).
+fn pass_on(calls: &Calls, tracee: &Tracee, status: i32) -> Result<()> {
+    let signal = if status == BORDER || status >> 8 != 0 { 0 } else { status & 0xff };
+    if signal != 0 {
+        calls.set_signal_mask(tracee.tid, tracee.own.mask | bit(signal))?;
+    }
+    calls.cont_to_syscall(tracee.tid, signal)
+}
+
+/// Learns the true number of a call that hides behind `restart_syscall`, of a thread that was caught between two sleeps.
+pub(crate) fn name_call(calls: &Calls, tracee: &mut Tracee, by: Deadline) -> Result<()> {
+    let regs = &tracee.own.regs;
+    let hidden = regs.orig_ax == RESTART_SYSCALL && interrupted(regs) == Interrupted::Block;
+    if !hidden || !possible(tracee) {
+        return Ok(());
+    }
+    let (pid, tid) = (tracee.pid, tracee.tid);
+    let channel = observe(calls, tracee, by, || tasks::wait_channel(pid, tid))?;
+    if let Some(nr) = channel.and_then(|channel| restarted_call(&tracee.own.regs, &channel)) {
+        tracee.own.regs.orig_ax = nr;
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! Kill trial: a tool that dies by `SIGKILL` after its n-th call on another task, for every n, harms no target and leaves
+//! no half-made task.
+//!
+//! A program of its own, because it starts itself again as the tool. `-- N` repeats the whole N times.
+
+mod common;
+
+use std::error::Error;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Guest, Outcome};
+use hdcr_engine::batch::{Arg, Batch};
+use hdcr_engine::ids::{Pid, Tid};
+use hdcr_engine::mechanism::{Birth, Deadline, Final, Mechanism, Parent, Resume, Scope};
+use hdcr_engine::regs::Regs;
+use hdcr_ptrace::{Faults, Ptrace};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["--visit", pid, after] => tool(after, |mechanism| visit(mechanism, pid)),
+        ["--make", after] => tool(after, make),
+        [rounds] => rounds.parse().map_or_else(|_| trial(1), trial),
+        _ => trial(1),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("kill trial failed: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn say(line: &str) {
+    // Nobody listens when this fails.
+    writeln!(std::io::stdout(), "{line}").ok();
+}
+
+/// As the tool: does its work and tells how many calls that took, or dies on the way.
+fn tool(after: &str, work: impl FnOnce(&Ptrace) -> Outcome<()>) -> Outcome<()> {
+    let die_after = Some(after.parse()?).filter(|after| *after != 0);
+    let mechanism = Ptrace::new(Faults { die_after });
+    work(&mechanism)?;
+    say(&mechanism.calls_made().to_string());
+    Ok(())
+}
+
+fn soon() -> Deadline {
+    Deadline(Instant::now() + Duration::from_secs(20))
+}
+
+/// A whole visit of a checkpoint: freeze, look at timed calls, two batches, thaw.
+fn visit(mechanism: &Ptrace, pid: &str) -> Outcome<()> {
+    let mut frozen = mechanism.freeze(Scope::Tree(Pid(pid.parse()?)), soon())?;
+    let threads: Vec<Tid> = frozen.processes().iter().flat_map(|p| p.threads.clone()).collect();
+    for tid in &threads {
+        frozen.timed_call(*tid)?;
+    }
+    let mut batch = Batch::new();
+    let pause = batch.bytes(&[0; 8]);
+    batch.pointer(pause, pause);
+    batch.call(libc::SYS_getpid, &[]);
+    batch.call(libc::SYS_gettid, &[]);
+    let work: Vec<(Tid, Batch)> = threads.iter().map(|tid| (*tid, batch.clone())).collect();
+    for _ in 0..2 {
+        for (tid, replies) in threads.iter().zip(frozen.run(&work)?) {
+            if replies.result(1) != Some(i64::from(tid.0)) {
+                return Err("gettid".into());
+            }
+        }
+    }
+    frozen.thaw()?;
+    Ok(())
+}
+
+/// A tree in the making, up to its release.
+fn make(mechanism: &Ptrace) -> Outcome<()> {
+    let birth = |parent| Birth { parent, tid: None, flags: 0, exit_signal: libc::SIGCHLD, tls: 0, clear_tid: 0 };
+    let threads = libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
+    let thread = |parent| Birth { flags: u64::try_from(threads).unwrap_or(0), exit_signal: 0, ..birth(parent) };
+    let mut nursery = mechanism.nursery(&[], soon())?;
+    let root = *nursery.birth(&[birth(Parent::Caller)])?.first().ok_or("no root")?;
+    let parent = Parent::Task(root);
+    let others = nursery.birth(&[birth(parent), birth(parent), thread(parent), thread(parent)])?;
+    let child = Parent::Task(*others.first().ok_or("no child")?);
+    let deepest = nursery.birth(&[birth(child), thread(child)])?;
+    let all: Vec<Tid> = [root].into_iter().chain(others.clone()).chain(deepest.clone()).collect();
+    let mut batch = Batch::new();
+    let text = batch.c_string(b"kill-trial");
+    batch.call(libc::SYS_prctl, &[libc::PR_SET_NAME.into(), Arg::Data(text)]);
+    nursery.run(&all.iter().map(|tid| (*tid, batch.clone())).collect::<Vec<_>>())?;
+    let last = |tid: &Tid| Final {
+        tid: *tid,
+        regs: Regs { cs: 0x33, ss: 0x2b, flags: 0x202, orig_ax: u64::MAX, ..Regs::default() },
+        xstate: Vec::new(),
+        signal_mask: 0,
+        resume: Resume::Plain,
+        stopped: None,
+    };
+    let finals: Vec<Final> = all.iter().rev().map(last).collect();
+    nursery.finish(&finals)?;
+    Ok(())
+}
+
+/// What became of a tool.
+enum End {
+    /// It ended and made so many calls.
+    Done(u64),
+    Killed,
+}
+
+fn run_tool(arguments: &[&str]) -> Outcome<End> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()?;
+    if output.status.signal() == Some(libc::SIGKILL) {
+        return Ok(End::Killed);
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        return Err(text.into());
+    }
+    Ok(End::Done(text.trim().parse()?))
+}
+
+fn trial(rounds: u32) -> Outcome<()> {
+    let begin = Instant::now();
+    let mut kills = 0;
+    for _ in 0..rounds {
+        for kind in ["s", "r", "p", "f", "F", "n", "t", "E"] {
+            kills += visits(kind, 1)?;
+        }
+        kills += visits("srpfFntE", 3)?;
+        kills += makings()?;
+    }
+    say(&format!("kill trial: {kills} kills, no harm, {:?}", begin.elapsed()));
+    Ok(())
+}
+
+fn named(what: &str, after: u64, error: &dyn Error) -> Box<dyn Error> {
+    format!("{what}, killed after {after} calls: {error}").into()
+}
+
+/// Kills the tool after every `step`-th call of a visit to one and the same target.
+fn visits(kinds: &str, step: usize) -> Outcome<u64> {
+    let mut guest = Guest::start(kinds)?;
+    let pid = guest.target.to_string();
+    let mut kills = 0;
+    for after in (1..).step_by(step) {
+        let end = run_tool(&["--visit", &pid, &after.to_string()]).map_err(|e| named(kinds, after, &*e))?;
+        guest.works().map_err(|e| named(kinds, after, &*e))?;
+        if let End::Done(made) = end {
+            say(&format!("visit {kinds}: {made} calls, {kills} kills"));
+            break;
+        }
+        kills += 1;
+    }
+    guest.end()?;
+    Ok(kills)
+}
+
+/// Kills the tool after every call of a making.
+fn makings() -> Outcome<u64> {
+    let mut kills = 0;
+    for after in 1.. {
+        let end = run_tool(&["--make", &after.to_string()]).map_err(|e| named("making", after, &*e))?;
+        none_left().map_err(|e| named("making", after, &*e))?;
+        if let End::Done(made) = end {
+            say(&format!("making: {made} calls, {kills} kills"));
+            break;
+        }
+        kills += 1;
+    }
+    Ok(kills)
+}
+
+/// No task of a making is there any more: all have the name of this program or the one they gave themselves.
+fn none_left() -> Outcome<()> {
+    let own = std::fs::read_to_string("/proc/self/comm")?;
+    let by = Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut left = Vec::new();
+        for entry in std::fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(|n| n.parse::<u32>().ok()).filter(|n| *n != std::process::id())
+            else {
+                continue;
+            };
+            let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            if comm == own || comm == "kill-trial\n" {
+                left.push(pid);
+            }
+        }
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= by {
+            return Err(format!("left: {left:?}").into());
+        }
+        std::thread::yield_now();
+    }
+}
