@@ -22,6 +22,12 @@ fn target(link: &str) -> Named {
     if let Some((kind, number)) = link.split_once(":[").filter(|(k, _)| *k != "anon_inode") {
         return (kind.to_owned(), Some(number.trim_end_matches(']').to_owned()));
     }
+    // A file of O_TMPFILE is called by its inode.
+    let nameless =
+        link.rsplit_once("/#").and_then(|(directory, rest)| Some((directory, rest.strip_suffix(" (deleted)")?)));
+    if let Some((directory, number)) = nameless.filter(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit())) {
+        return (format!("{directory}/# (deleted)"), Some(number.to_owned()));
+    }
     (link.to_owned(), None)
 }
 
@@ -68,6 +74,8 @@ mod tests {
     fn targets_are_split_from_their_number() {
         assert_eq!(target("pipe:[77]"), ("pipe".into(), Some("77".into())));
         assert_eq!(target("/dev/null"), ("/dev/null".into(), None));
+        assert_eq!(target("/a/#12 (deleted)"), ("/a/# (deleted)".into(), Some("12".into())));
+        assert_eq!(target("/a/#1b (deleted)"), ("/a/#1b (deleted)".into(), None));
         assert_eq!(target("anon_inode:[eventfd]"), ("anon_inode:[eventfd]".into(), None));
     }
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, MemfdFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::contents::{self, InodeRecord, Keep, LISTED, Life, ListedRecord, ParentDirectory};
@@ -117,7 +117,11 @@ fn make(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Open
         Life::Unlinked => without_name(cx, id, record),
         Life::Nameless => nameless(cx, id, record),
         Life::Elsewhere => match by_handle(record) {
-            Some(file) => existing(cx, id, record, &record.checked_path()?, file),
+            Some(file) => {
+                let path = record.checked_path()?;
+                let opened = existing(cx, id, record, &path, file)?;
+                Ok(under_old_name(cx, &path, opened))
+            }
             None if record.contents => without_name(cx, id, record),
             None => Err(refuse(
                 record,
@@ -177,6 +181,25 @@ fn by_handle(record: &InodeRecord) -> Option<OwnedFd> {
         && stat.st_nlink > 0
         && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     ours.then_some(file)
+}
+
+/// Opens an inode under the name that it had when the program opened it, so that links of `/proc` show that name: it is
+/// linked there for a moment, if the name is free.
+fn under_old_name(cx: &mut Restore<'_>, path: &Path, opened: Opened) -> Opened {
+    let Ok(stat) = rustix::fs::fstat(&opened.base) else { return opened };
+    if path.symlink_metadata().is_ok() || cx.plan.will_make(path, Some(&stat)).is_err() {
+        return opened;
+    }
+    let place = data::door(&opened.base);
+    let linked = rustix::fs::linkat(rustix::fs::CWD, &place, rustix::fs::CWD, path, AtFlags::SYMLINK_FOLLOW);
+    if linked.is_err() {
+        return opened;
+    }
+    let again = look(path).ok().filter(|file| rustix::fs::fstat(file).is_ok_and(|now| contents::same(&now, &stat)));
+    if rustix::fs::unlink(path).is_err() {
+        return opened;
+    }
+    again.map_or(opened, Opened::new)
 }
 
 fn named(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Opened> {

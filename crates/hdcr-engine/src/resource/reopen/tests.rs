@@ -185,6 +185,7 @@ fn files_without_a_name_and_with_another_name() {
     fs::remove_file(place.path("second")).unwrap();
     let (ids, image) = scene::capture(&[&nameless, &linked], limit(), |_| {});
     let before = rustix::fs::fcntl_getfl(&nameless).unwrap();
+    let link = link_of(&linked);
     drop((nameless, linked));
     place.write("third", "LINKED and more");
     let mut cx = scene::restore(&image, &place.journal(), &[]);
@@ -195,6 +196,7 @@ fn files_without_a_name_and_with_another_name() {
     assert_eq!(rustix::fs::tell(&nameless).unwrap(), 6);
     rustix::fs::linkat(&nameless, "", rustix::fs::CWD, place.path("now"), rustix::fs::AtFlags::EMPTY_PATH).unwrap();
     assert_eq!(place.text("now"), "secret");
+    assert_eq!(link_of(&linked), link);
     assert_eq!((place.text("third").as_str(), all_of(linked).as_str()), ("linked", "linked"));
 }
 
