@@ -31,7 +31,7 @@ use crate::tree::{StoredProcess, ThreadRecord};
 #[derive(Debug)]
 pub(crate) struct Space {
     mm: StoredMm,
-    descriptors: BTreeMap<u64, i32>,
+    descriptors: space::Descriptors,
     exe: i32,
     cwd: i32,
     root: Option<i32>,

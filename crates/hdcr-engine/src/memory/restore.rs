@@ -1,6 +1,7 @@
 //! Making an address space again, from outside: batches that map, pages written by the engine, batches that protect.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 
 use hdcr_image::List;
@@ -102,12 +103,7 @@ fn relocate(batch: &mut TaskBatch, from: &Range<u64>, to: u64) {
 }
 
 /// All calls that map an address space. `descriptors` gives the number of the service descriptor of an object.
-pub(crate) fn map(
-    batch: &mut TaskBatch,
-    mm: &StoredMm,
-    parked: &Parked,
-    descriptors: &BTreeMap<u64, i32>,
-) -> Result<()> {
+pub(crate) fn map(batch: &mut TaskBatch, mm: &StoredMm, parked: &Parked, descriptors: &Descriptors) -> Result<()> {
     place_kernels(batch, mm, parked)?;
     for mapping in &mm.mappings {
         if matches!(mapping.kind, MappingKind::Vdso | MappingKind::Vvar) {
@@ -115,9 +111,9 @@ pub(crate) fn map(
         }
         let fd = match mapping.object {
             0 => -1,
-            object => {
-                *descriptors.get(&object).ok_or_else(|| Error::Unsound(format!("{}: no object {object}", mm.id)))?
-            }
+            object => *descriptors
+                .get(&(object, may_write(mapping)))
+                .ok_or_else(|| Error::Unsound(format!("{}: no object {object}", mm.id)))?,
         };
         let flags = mapping.map_flags.cast_signed() | NO_REPLACE;
         let args = [
@@ -371,18 +367,23 @@ const MADVICE: [([u8; 2], i32); 8] = [
 ];
 
 /// The objects behind the mappings of an address space, opened, with the numbers of their descriptors.
-pub(crate) fn open_backing(cx: &mut Restore<'_>, mm: &StoredMm) -> Result<BTreeMap<u64, i32>> {
-    let mut writable: BTreeMap<u64, bool> = BTreeMap::new();
+pub(crate) fn open_backing(cx: &mut Restore<'_>, mm: &StoredMm) -> Result<Descriptors> {
+    let mut numbers = Descriptors::new();
     for mapping in mm.mappings.iter().filter(|mapping| mapping.object != 0) {
-        let shared = mapping.map_flags & libc::MAP_SHARED.cast_unsigned() != 0;
-        let may_write = shared && mapping.vm_flags & bit(*b"mw") != 0;
-        *writable.entry(mapping.object).or_default() |= may_write;
-    }
-    let mut numbers = BTreeMap::new();
-    for (object, may_write) in writable {
-        numbers.insert(object, backing::restore(cx, ObjectId(object), may_write)?);
+        let key = (mapping.object, may_write(mapping));
+        if let Entry::Vacant(place) = numbers.entry(key) {
+            place.insert(backing::restore(cx, ObjectId(key.0), key.1)?);
+        }
     }
     Ok(numbers)
+}
+
+/// Numbers of service descriptors by object and by whether they may write: a mapping made with one that may shows it.
+pub(crate) type Descriptors = BTreeMap<(u64, bool), i32>;
+
+/// Whether a mapping was made with a descriptor that may write, and what it writes is seen by others.
+fn may_write(mapping: &Mapping) -> bool {
+    mapping.map_flags & libc::MAP_SHARED.cast_unsigned() != 0 && mapping.vm_flags & bit(*b"mw") != 0
 }
 
 /// Calls of the leader that set the places of the program: break, arguments, environment, auxiliary vector, `exe`.

@@ -1,8 +1,8 @@
 //! File locks: `flock(2)`, POSIX record locks, open file description locks. Leases are refused.
 //!
 //! Captured: from the `lock:` lines of `/proc/PID/fdinfo` (fs/locks.c `show_fd_locks`, Linux 4.1), once an open file.
-//! `flock` and description locks belong to the open file and are taken here; POSIX locks belong to the process and are
-//! taken by it, after its last `close(2)` of a descriptor of ours to the same file, which would drop them. A lock that
+//! Description locks belong to the open file and are taken here; so does an `flock`, but it is taken by the process that
+//! the kernel shows with it. POSIX locks belong to the process and are taken by it, after its last `close(2)` of a descriptor of ours to the same file, which would drop them. A lock that
 //! somebody else holds meanwhile is an error that names it.
 
 use std::os::fd::OwnedFd;
@@ -47,7 +47,7 @@ pub(crate) struct Lock {
     /// 0: to the end of the file, wherever that will be.
     #[prost(uint64, tag = "4")]
     length: u64,
-    /// Owner of a POSIX lock and the descriptor that it has.
+    /// Owner of a POSIX lock, or the process that has taken an `flock`, and the descriptor that it has.
     #[prost(int32, tag = "5")]
     pid: i32,
     #[prost(int32, tag = "6")]
@@ -99,13 +99,16 @@ fn parse(line: &str) -> Line {
     }
 }
 
-fn lines(info: &FdInfo) -> impl Iterator<Item = Line> {
-    info.lines.all("lock").map(parse)
+/// Each lock with the process that took it.
+fn lines(info: &FdInfo) -> impl Iterator<Item = (Line, i32)> {
+    let taker =
+        |line: &str| line.split_ascii_whitespace().nth(4).and_then(|word| word.parse().ok()).unwrap_or_default();
+    info.lines.all("lock").map(move |line| (parse(line), taker(line)))
 }
 
 /// Refuses leases and what else is not known.
 pub(crate) fn survey(survey: &mut Survey<'_>, view: &FileView) {
-    for line in lines(&view.info) {
+    for (line, _) in lines(&view.info) {
         if let Line::Other(text) = line {
             let cause = format!("it cannot be taken again as it was ({text})");
             survey.refuse(view.refuse(
@@ -125,13 +128,22 @@ pub(crate) fn capture(cx: &mut Capture<'_>, id: ObjectId, view: &FileView) -> Re
     for (pid, fd) in holders {
         let here = (pid, fd) == (view.pid, view.fd);
         let info = if here { view.info.clone() } else { procfs::fd_info(pid, fd)? };
-        for line in lines(&info) {
+        for (line, taker) in lines(&info) {
             match line {
                 Line::Lock(lock) if lock.family() == Family::Posix => {
                     let lock = Lock { pid: pid.0, fd: fd.0, ..lock };
                     let known = |other: &Lock| Lock { fd: lock.fd, ..other.clone() } == lock;
                     if !locks.iter().any(known) {
                         locks.push(lock);
+                    }
+                }
+                Line::Lock(lock) if lock.family() == Family::Flock => {
+                    // Seen by every holder, shown with the number of the process that took it.
+                    let lock = Lock { pid: pid.0, fd: fd.0, ..lock };
+                    match locks.iter_mut().find(|other| other.family() == Family::Flock) {
+                        None => locks.push(lock),
+                        Some(known) if pid.0 == taker => *known = lock,
+                        Some(_) => {}
                     }
                 }
                 Line::Lock(lock) if here => locks.push(lock),
@@ -157,7 +169,13 @@ pub(crate) fn restore(cx: &mut Restore<'_>, id: ObjectId, file: &OwnedFd) -> Res
         let family =
             Family::try_from(lock.family).map_err(|_| Error::Unsound(format!("{id}: unknown kind of lock")))?;
         match family {
-            Family::Flock => take_flock(file, &lock)?,
+            Family::Flock => {
+                take_flock(file, &lock)?;
+                leave_flock(file)?;
+                let batch = cx.batch(Stage::Thread, Pid(lock.pid).leader());
+                let how = if lock.write { libc::LOCK_EX } else { libc::LOCK_SH } | libc::LOCK_NB;
+                batch.call("taking a file lock", libc::SYS_flock, &[Arg::from(lock.fd), Arg::from(how)]);
+            }
             Family::Description => take_description_lock(file, &lock)?,
             Family::Posix => {
                 refuse_conflict(file, &lock)?;
@@ -187,6 +205,11 @@ fn take_flock(file: &OwnedFd, lock: &Lock) -> Result<()> {
         rustix::io::Errno::WOULDBLOCK => held(file, lock, None),
         other => Error::system("taking a file lock", "flock")(other),
     })
+}
+
+/// Only a look: a process of the tree takes the lock, as the kernel shows whose it is.
+fn leave_flock(file: &OwnedFd) -> Result<()> {
+    rustix::fs::flock(file, FlockOperation::Unlock).map_err(Error::system("leaving a file lock", "flock"))
 }
 
 fn c_lock(lock: &Lock) -> libc::flock {
