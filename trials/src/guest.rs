@@ -2,7 +2,8 @@
 //!
 //! A guest says what it needs in a line `// zoo: key=value ...`:
 //! `rounds=N` how many rounds it can do, `static=yes` built without shared libraries as well, `needs=root`,
-//! `refused=WORD` must be refused by name, `session=outside` stays in the session of its starter,
+//! `refused=WORD` must be refused by name (`late:WORD`: by a checkpoint only, as `check` cannot see it),
+//! `session=outside` stays in the session of its starter,
 //! `volatile=A,B` witness entries that change by themselves, `cc=FLAG,FLAG` further flags of the compiler,
 //! `tail=FLAG,FLAG` flags after the source, `covers=A,B` resources shown beside the one of its name.
 

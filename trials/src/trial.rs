@@ -199,11 +199,12 @@ fn check_and_checkpoint(
     Ok(())
 }
 
-/// `check` and `checkpoint` must both refuse, name the reason, and leave no image.
+/// `check` and `checkpoint` must both refuse, name the reason, and leave no image; `late:` what shows under the freeze alone.
 fn refuse(subject: &Subject<'_>, product: &mut Product, image: &str) -> Result<()> {
     let pid = subject.pid.to_string();
     let word = subject.refused.as_deref().unwrap_or_default();
-    let commands: [&[&str]; 2] = [&["check", &pid], &["checkpoint", &pid, "-o", image, "--kill"]];
+    let both: [&[&str]; 2] = [&["check", &pid], &["checkpoint", &pid, "-o", image, "--kill"]];
+    let (word, commands) = word.strip_prefix("late:").map_or((word, both.as_slice()), |word| (word, &both[1..]));
     for command in commands {
         let answer = product.run(command)?;
         ensure!(!answer.success, "hdcr {} did not refuse", command[0]);

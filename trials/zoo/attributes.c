@@ -149,7 +149,8 @@ static void set_thread(int who)
 	SYS(prctl(PR_SET_TSC, who ? PR_TSC_SIGSEGV : PR_TSC_ENABLE));
 	SYS(prctl(PR_MCE_KILL, PR_MCE_KILL_SET, who ? PR_MCE_KILL_EARLY : PR_MCE_KILL_LATE, 0, 0));
 	SYS(prctl(PR_SET_TIMERSLACK, 77777 + who));
-	SYS(prctl(PR_SET_PDEATHSIG, SIGUSR1 + who));
+	/* Ignored by default: the restoring command may well end before the guest does. */
+	SYS(prctl(PR_SET_PDEATHSIG, who ? SIGURG : SIGWINCH));
 	(void)!prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, PR_SPEC_DISABLE, 0, 0);
 	(void)!syscall(SYS_set_thread_area, &d);
 	(void)!syscall(SYS_set_mempolicy, 2 + who, &node, 65);

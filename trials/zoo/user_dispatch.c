@@ -1,5 +1,5 @@
 // Syscall user dispatch, as Wine uses it: the stub's calls would be handed to the program.
-// zoo: refused=dispatch
+// zoo: refused=late:dispatch
 #include "zoo.h"
 
 static volatile char selector; /* SYSCALL_DISPATCH_FILTER_ALLOW */

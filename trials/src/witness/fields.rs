@@ -78,8 +78,12 @@ pub(super) fn status(path: &Path, is_root: bool) -> Vec<(String, String)> {
     let text = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).into_owned();
     let lines = text.lines().filter_map(|line| line.split_once(':'));
+    let zombie = lines.clone().any(|(name, value)| name == "State" && value.trim_start().starts_with('Z'));
+    // What the dead did about signals is nobody's business any more.
+    let of_the_dead = |name: &str| zombie && (name.starts_with("Sig") || name == "ShdPnd");
     lines
         .filter(|(name, _)| !MEASURES.contains(name) || (*name == "PPid" && !is_root))
+        .filter(|(name, _)| !of_the_dead(name))
         .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
         .collect()
 }
