@@ -2,6 +2,7 @@
 //!
 //! The product is a black box here: one binary, its commands, its exit codes. Nothing of its crates is used.
 
+mod demo;
 mod guest;
 mod product;
 mod program;
@@ -50,6 +51,8 @@ enum What {
     Run(RunArgs),
     /// Runs real programs, killed and rolled back, against an undisturbed run.
     Programs(ProgramArgs),
+    /// The demonstration of the README.
+    Demo,
 }
 
 #[derive(Debug, Args)]
@@ -113,6 +116,7 @@ fn run(command: &Command) -> Result<bool> {
         }
         What::Run(args) => run_zoo(&command.place, args),
         What::Programs(args) => run_programs(&command.place, args),
+        What::Demo => demo::run(&command.place.sources, command.place.hdcr.clone()),
     }
 }
 

@@ -38,6 +38,12 @@ pub(crate) fn run_all(wanted: &Programs, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// Runs all that are wanted and hands back what came of each.
+pub(crate) fn all(wanted: &Programs) -> Result<Vec<Finished>> {
+    let descriptions = description::find(&wanted.sources, &wanted.names)?;
+    descriptions.iter().map(|d| run_one(wanted, d)).collect()
+}
+
 /// Names the programs.
 pub(crate) fn list(sources: &Path) -> Result<Vec<(String, String)>> {
     let all = description::find(sources, &[])?;
@@ -84,6 +90,7 @@ fn compare(program: &Description, hdcr: &Path, folder: &Path, kills: u32, log: &
     let disturbed_status = job.run(log)?;
     ensure!(disturbed_status == status, "ended with {disturbed_status:?}, undisturbed with {status:?}");
     for (name, bytes) in expected {
+        log.push(format!("{name}: {} bytes expected", bytes.len()));
         let found = fs::read(place.join(&name)).with_context(|| format!("read {name}"))?;
         ensure!(
             found == bytes,

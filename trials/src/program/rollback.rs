@@ -56,6 +56,8 @@ impl Job<'_> {
         if result.is_err() {
             self.clean(&mut child)?;
         }
+        let listed = Command::new(&hdcr).args(["list", "--store", &store]).output()?;
+        log.extend(String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned));
         Ok(result?.code())
     }
 
