@@ -70,6 +70,10 @@ global_asm!(
     jmp *\ctl+176(%rip)
     .endm
 
+    /* Code generation may put their users into another object of this crate. */
+    .globl hdcr_once, hdcr_once_here, hdcr_batch, hdcr_batch_here
+    .hidden hdcr_once, hdcr_once_here, hdcr_batch, hdcr_batch_here
+
     .balign 64
 hdcr_once:
     syscall
