@@ -39,6 +39,9 @@ impl Report for Jobs {
                 job.command.clone(),
             ]
         };
+        if self.jobs.is_empty() && self.silent.is_empty() {
+            return "no jobs are running".to_owned();
+        }
         let rows: Vec<Vec<String>> = self.jobs.iter().map(row).collect();
         let mut text = table(&["NAME", "PID", "STATE", "RAN", "CHECKPOINT", "RESTARTS", "COMMAND"], &rows);
         for job in &self.jobs {

@@ -55,6 +55,11 @@ impl Work {
         Self { worker, errand, began: now, deadline: now + limit, listens: true, answer: None }
     }
 
+    /// Whether nobody waits for this worker.
+    pub(super) fn may_be_left(&self) -> bool {
+        matches!(self.errand, Errand::Checkpoint { then: Then::GoOn, client: None, .. })
+    }
+
     /// Whether the end of the program makes it pointless to wait for this worker.
     pub(super) fn useless_after_death(&self) -> bool {
         matches!(self.errand, Errand::Checkpoint { thawed: false, then: Then::GoOn, .. })

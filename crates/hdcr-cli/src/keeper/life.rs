@@ -93,7 +93,9 @@ impl Keeper {
         match &self.work {
             None => self.decide(death),
             Some(work) => {
-                if work.useless_after_death() {
+                // A checkpoint of a program that has ended by its own will is of no use.
+                let ends = work.may_be_left() && self.decision(death).0 == Decision::End;
+                if ends || work.useless_after_death() {
                     process::signal(work.worker.pid(), Signal::SIGKILL as i32);
                 }
                 Ok(())
@@ -103,12 +105,9 @@ impl Keeper {
 
     /// Decides what follows from an end, and does it.
     pub(super) fn decide(&mut self, death: Death) -> Result<()> {
-        let asked_for = self.asked_for(death);
-        let ended = Ended { death, asked_for, at: self.ran_before };
-        let checkpoints: Vec<Duration> = self.made.iter().map(|made| made.at).collect();
-        let decision = decide(&self.plan.rules, ended, self.history, &checkpoints);
+        let (decision, ended) = self.decision(death);
         let target = match decision {
-            Decision::End => return self.end(death, asked_for),
+            Decision::End => return self.end(death, ended.asked_for),
             Decision::GiveUp => return self.give_up(death),
             Decision::Begin => None,
             Decision::Rollback(place) => self.made.get(place).copied(),
@@ -129,6 +128,12 @@ impl Keeper {
             Some(made) => self.restore(made),
             None => self.begin_anew(),
         }
+    }
+
+    fn decision(&self, death: Death) -> (Decision, Ended) {
+        let ended = Ended { death, asked_for: self.asked_for(death), at: self.ran_before };
+        let checkpoints: Vec<Duration> = self.made.iter().map(|made| made.at).collect();
+        (decide(&self.plan.rules, ended, self.history, &checkpoints), ended)
     }
 
     /// Whether a death is what somebody asked for.
