@@ -66,6 +66,12 @@ fn own() -> Pid {
     Pid(rustix::process::getpid().as_raw_nonzero().get())
 }
 
+/// `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` as a process of the tree sees them now, in nanoseconds.
+pub(crate) fn seen_by(pid: Pid) -> (i64, i64) {
+    let clocks = capture(pid);
+    (clocks.monotonic_ns, clocks.boottime_ns)
+}
+
 /// The clocks as a process of the tree sees them now.
 pub(crate) fn capture(root: Pid) -> ClockRecord {
     let (theirs, ours) = (offsets_of(root), offsets_of(own()));

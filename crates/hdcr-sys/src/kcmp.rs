@@ -47,3 +47,26 @@ pub fn kcmp(a: i32, b: i32, kind: Kind) -> io::Result<Ordering> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// A member of an epoll instance: the instance's descriptor, the number under which the member was added, and how many
+/// members with that number come before it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EpollSlot {
+    /// The instance.
+    pub epoll: u32,
+    /// The number.
+    pub number: u32,
+    /// How many come before.
+    pub before: u32,
+}
+
+/// Whether a descriptor of a process leads to a member of an epoll instance of another process.
+pub fn is_epoll_member(pid: i32, fd: i32, owner: i32, slot: EpollSlot) -> io::Result<bool> {
+    const KCMP_EPOLL_TFD: libc::c_long = 7;
+    let wide = |number: i32| libc::c_long::from(number);
+    // SAFETY: the kernel reads one `EpollSlot`, laid out as its `struct kcmp_epoll_slot`, which outlives the call.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_kcmp, wide(pid), wide(owner), KCMP_EPOLL_TFD, wide(fd), &raw const slot) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer == 0) }
+}

@@ -15,3 +15,7 @@ pub mod birth;
 pub mod shared;
 pub mod sock_diag;
 pub mod socket;
+pub mod signalfd;
+pub mod terminal;
+pub mod numbered;
+pub mod pty_queue;

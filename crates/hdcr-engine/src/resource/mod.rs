@@ -156,10 +156,10 @@ pub(crate) mod contents;
 pub(crate) mod data;
 pub(crate) mod keep;
 pub(crate) mod locks;
+pub(crate) mod outside;
 pub(crate) mod reopen;
 #[cfg(test)]
 pub(crate) mod scene;
-pub(crate) mod outside;
 pub(crate) mod shmem;
 
 kinds! {
@@ -170,7 +170,14 @@ kinds! {
     eventfd::EventFd,
     device::Device,
     pipe::Pipe,
+    fifo::Fifo,
     socket::Socket,
+    timerfd::TimerFd,
+    signalfd::SignalFd,
+    inotify::Inotify,
+    epoll::Epoll,
+    pidfd::PidFd,
+    opaque::Opaque,
 }
 
 /// The kind that claims an open file.
@@ -190,6 +197,7 @@ pub(crate) const OBJECTS: &[KnownTag] = &[
     KnownTag::of::<directory::PlaceRecord>(),
     KnownTag::of::<locks::LocksRecord>(),
     KnownTag::of::<pipe::PipeRecord>(),
+    KnownTag::of::<fifo::FifoRecord>(),
 ];
 
 /// The number of the service descriptor that leads to a terminal of the tree, by its device number.

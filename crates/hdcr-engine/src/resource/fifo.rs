@@ -1,0 +1,193 @@
+//! FIFOs: pipes with a name in the file system.
+//!
+//! Captured: where it is, size, the bytes in it when a process of the tree can read them, every opening of it. Made again
+//! when it is missing; a nameless one under a name for a moment. Bytes that only somebody outside of the tree can read are
+//! left to him. Reads: `tee(2)` as for a pipe. No opening waits for a peer: one of both directions is held meanwhile.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use hdcr_image::{Record, Tag};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::process::{Gid, Uid};
+
+use super::outside;
+use super::pipe::{self, PipeRecord};
+use super::{FileKind, FileView};
+use crate::capture::{Capture, OpenFile};
+use crate::error::{Error, Owner, Refusal, Result};
+use crate::model::{self, ObjectId};
+use crate::restore::Restore;
+
+const ACCESS: u64 = 3;
+const WRITE: u64 = 1;
+const DIRECT: u64 = 0o40_000;
+const DELETED: &[u8] = b" (deleted)";
+
+pub(crate) struct Fifo;
+
+/// What is kept of one opening.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct FifoEndRecord {
+    #[prost(uint64, tag = "1")]
+    fifo: u64,
+    #[prost(uint32, tag = "2")]
+    access: u32,
+}
+
+impl Record for FifoEndRecord {
+    const TAG: Tag = Tag(0x0252);
+    const VERSION: u16 = 1;
+    model::prost_record!();
+}
+
+/// What is kept of a FIFO.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct FifoRecord {
+    #[prost(bytes = "vec", tag = "1")]
+    path: Vec<u8>,
+    /// Whether its name was gone already.
+    #[prost(bool, tag = "2")]
+    deleted: bool,
+    #[prost(uint32, tag = "3")]
+    mode: u32,
+    #[prost(uint32, tag = "4")]
+    uid: u32,
+    #[prost(uint32, tag = "5")]
+    gid: u32,
+    #[prost(message, optional, tag = "6")]
+    pipe: Option<PipeRecord>,
+}
+
+impl Record for FifoRecord {
+    const TAG: Tag = Tag(0x0253);
+    const VERSION: u16 = 1;
+    model::prost_record!();
+}
+
+impl FileKind for Fifo {
+    type Record = FifoEndRecord;
+
+    fn claims(view: &FileView) -> bool {
+        view.starts_with("/") && FileType::from_raw_mode(view.stat.st_mode) == FileType::Fifo
+    }
+
+    fn capture(cx: &mut Capture<'_>, view: &FileView, file: &OwnedFd) -> Result<FifoEndRecord> {
+        let access = model::low32(view.info.flags & ACCESS);
+        let same: Vec<OpenFile> =
+            cx.with_inode(view.stat.st_ino).filter(|other| outside::same_object(&other.view, view)).cloned().collect();
+        let fifo = match cx.shared("FIFO", view.stat.st_dev, view.stat.st_ino) {
+            Ok(known) => known,
+            Err(fresh) => {
+                let packets = same.iter().any(|other| other.view.info.flags & DIRECT != 0);
+                let reader = same.iter().find(|other| other.view.info.flags & ACCESS != WRITE);
+                let reader = reader.map(|reader| cx.duplicate(reader)).transpose()?;
+                let pipe = pipe::contents(file, reader.as_ref(), packets);
+                let pipe = pipe.map_err(Error::system("copying a FIFO", model::path_of(&view.link).display()))?;
+                let named = view.link.strip_suffix(DELETED).filter(|_| view.stat.st_nlink == 0);
+                let record = FifoRecord {
+                    path: named.unwrap_or(&view.link).to_vec(),
+                    deleted: named.is_some(),
+                    mode: view.stat.st_mode & 0o7777,
+                    uid: view.stat.st_uid,
+                    gid: view.stat.st_gid,
+                    pipe: Some(pipe),
+                };
+                cx.frame(fresh, &record)?;
+                fresh
+            }
+        };
+        Ok(FifoEndRecord { fifo: fifo.0, access })
+    }
+
+    fn restore(cx: &mut Restore<'_>, id: ObjectId, record: FifoEndRecord) -> Result<OwnedFd> {
+        let fifo = ObjectId(record.fifo);
+        if !cx.parts.contains_key(&fifo) {
+            let object: FifoRecord = cx.record(fifo)?;
+            let path = cx.mapped(&model::path_of(&object.path));
+            let keeper = make(&path, fifo, &object)?;
+            cx.parts.insert(fifo, vec![keeper]);
+        }
+        let keeper = cx.parts.get(&fifo).and_then(|parts| parts.first());
+        let keeper = keeper.ok_or_else(|| Error::Unsound(format!("{fifo} is no FIFO")))?;
+        pipe::open_again(keeper.as_fd(), record.access).map_err(Error::system("opening a FIFO", id))
+    }
+}
+
+/// Opens the FIFO for both directions, makes it first when it is missing, and puts its bytes in.
+fn make(path: &Path, id: ObjectId, record: &FifoRecord) -> Result<OwnedFd> {
+    let subject = path.display().to_string();
+    let failed = |operation| Error::system::<rustix::io::Errno>(operation, &subject);
+    let place = if record.deleted { passing(path, id) } else { path.to_owned() };
+    let found = rustix::fs::lstat(&place);
+    match &found {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo => {}
+        Ok(_) => return Err(Error::refuse(taken(&place))),
+        Err(_) => born(&place, record).map_err(failed("making a FIFO"))?,
+    }
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let keeper = rustix::fs::open(&place, flags, Mode::empty()).map_err(failed("opening a FIFO"))?;
+    if record.deleted {
+        rustix::fs::unlink(&place).map_err(failed("taking the name of a FIFO away"))?;
+    }
+    let pipe = record.pipe.as_ref().ok_or_else(|| Error::Unsound(format!("{id} is a FIFO without a pipe")))?;
+    // What is in it already belongs to somebody outside who holds it open, and so do the bytes of the checkpoint.
+    if rustix::io::ioctl_fionread(&keeper).map_err(failed("looking into a FIFO"))? == 0 {
+        pipe::fill(&keeper, pipe).map_err(failed("filling a FIFO"))?;
+    }
+    Ok(keeper)
+}
+
+fn passing(path: &Path, id: ObjectId) -> PathBuf {
+    let name = format!(".hdcr-fifo-{}-{}", rustix::process::getpid().as_raw_nonzero(), id.0);
+    let beside = path.parent().filter(|parent| parent.is_dir());
+    beside.unwrap_or(Path::new("/tmp")).join(name)
+}
+
+fn born(path: &Path, record: &FifoRecord) -> rustix::io::Result<()> {
+    let mode = Mode::from_raw_mode(record.mode & 0o7777);
+    rustix::fs::mknodat(CWD, path.as_os_str().as_bytes(), FileType::Fifo, mode, 0)?;
+    rustix::fs::chmod(path, mode)?;
+    match rustix::fs::chown(path, Some(Uid::from_raw(record.uid)), Some(Gid::from_raw(record.gid))) {
+        // An ordinary user keeps it as its own.
+        Err(rustix::io::Errno::PERM) => Ok(()),
+        other => other,
+    }
+}
+
+fn taken(path: &Path) -> Refusal {
+    Refusal {
+        code: "fifo-replaced",
+        object: "FIFO".to_owned(),
+        owner: Owner { pid: None, fd: None, path: Some(path.to_owned()) },
+        cause: "another file is in its place".to_owned(),
+        remedy: "move that file away, or give the path another place with --map-path".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fifo_with_bytes_is_made_again_with_and_without_a_name() {
+        let directory = Path::new("/tmp").join(format!("hdcr-fifo-{}", rustix::process::getpid().as_raw_nonzero()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("f");
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        rustix::io::write(&writer, b"hello").unwrap();
+        let pipe = Some(pipe::contents(&writer, Some(&reader), false).unwrap());
+        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        let mut record = FifoRecord { path: Vec::new(), deleted: false, mode: 0o640, uid, gid, pipe };
+        for deleted in [true, false] {
+            record.deleted = deleted;
+            let keeper = make(&path, ObjectId(1), &record).unwrap();
+            let reader = pipe::open_again(keeper.as_fd(), 0).unwrap();
+            let mut room = [0; 9];
+            assert_eq!(rustix::io::read(&reader, &mut room).unwrap(), 5);
+            assert_eq!(path.exists(), !deleted);
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}
