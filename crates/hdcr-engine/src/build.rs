@@ -112,8 +112,16 @@ pub(crate) fn owners(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
         batch.put(owner, &record.owner_kind.to_le_bytes());
         batch.put(owner + 4, &record.owner_pid.to_le_bytes());
         // Whom it named may be gone, here as there: nobody is told then.
-        batch.try_call("setting the owner of a file", libc::SYS_fcntl, &[Arg::from(fd), Arg::from(F_SETOWN_EX), Arg::Data(owner)]);
-        batch.call("setting the signal of a file", libc::SYS_fcntl, &[Arg::from(fd), Arg::from(F_SETSIG), Arg::from(record.signal)]);
+        batch.try_call(
+            "setting the owner of a file",
+            libc::SYS_fcntl,
+            &[Arg::from(fd), Arg::from(F_SETOWN_EX), Arg::Data(owner)],
+        );
+        batch.call(
+            "setting the signal of a file",
+            libc::SYS_fcntl,
+            &[Arg::from(fd), Arg::from(F_SETSIG), Arg::from(record.signal)],
+        );
     }
     Ok(())
 }
@@ -152,6 +160,20 @@ pub(crate) fn facts(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Lets the leader of a session on a terminal of the tree say again who is in its foreground. All signals are blocked, so
+/// that `SIGTTOU` does not stop it in the background.
+fn foreground(cx: &mut Restore<'_>, process: &StoredProcess) {
+    if process.sid != process.pid.0 || process.record.tty_pgrp <= 0 {
+        return;
+    }
+    let Some(terminal) = crate::resource::terminal_of(cx, process.record.tty) else { return };
+    let batch = cx.batch(Stage::Process, process.pid.leader());
+    let group = batch.bytes(&process.record.tty_pgrp.to_ne_bytes());
+    let args = [Arg::from(terminal), Arg::Value(libc::TIOCSPGRP), Arg::Data(group)];
+    // The group may have ended while the terminal still names it.
+    batch.try_call("foreground group of the terminal", libc::SYS_ioctl, &args);
 }
 
 /// The tree in the making.
@@ -267,7 +289,14 @@ impl<'a> Works<'a> {
     /// Makes a process by a stand-in that dies, so that it comes to the nearest subreaper above.
     fn orphan(&mut self, pid: Pid, member: Tid, parent: Option<Pid>) -> Result<()> {
         self.subreaper(parent, 1)?;
-        let birth = |parent, tid| Birth { parent: Parent::Task(parent), tid, flags: 0, exit_signal: libc::SIGCHLD, tls: 0, clear_tid: 0 };
+        let birth = |parent, tid| Birth {
+            parent: Parent::Task(parent),
+            tid,
+            flags: 0,
+            exit_signal: libc::SIGCHLD,
+            tls: 0,
+            clear_tid: 0,
+        };
         let made = self.nursery.birth(&[birth(member, None)])?;
         let stand_in = made.first().copied().ok_or_else(|| Error::Unsound("a stand-in was not made".to_owned()))?;
         self.nursery.birth(&[birth(stand_in, Some(pid.leader()))])?;
@@ -392,6 +421,7 @@ impl<'a> Works<'a> {
             let Some(space) = spaces.get(&process.pid) else { continue };
             let batch = cx.batch(Stage::Process, process.speaker());
             place(batch, space);
+            foreground(cx, process);
         }
         for stage in STAGES {
             let keys: Vec<(Stage, Tid)> = cx.batches.keys().filter(|(at, _)| *at == stage).copied().collect();
@@ -469,7 +499,8 @@ impl<'a> Works<'a> {
         let set = batch.bytes(&(1_u64 << (libc::SIGCHLD - 1)).to_le_bytes());
         let at_once = batch.room(16);
         let options = libc::WSTOPPED | libc::WNOHANG;
-        let wait = [Arg::from(libc::P_PID.cast_signed()), Arg::from(pid.0), Arg::Value(0), Arg::from(options), Arg::Value(0)];
+        let wait =
+            [Arg::from(libc::P_PID.cast_signed()), Arg::from(pid.0), Arg::Value(0), Arg::from(options), Arg::Value(0)];
         batch.try_call("forgetting a stop", libc::SYS_waitid, &wait);
         let signal = [Arg::Data(set), Arg::Value(0), Arg::Data(at_once), Arg::Value(8)];
         batch.try_call("forgetting SIGCHLD", libc::SYS_rt_sigtimedwait, &signal);

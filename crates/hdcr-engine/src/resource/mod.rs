@@ -171,6 +171,7 @@ kinds! {
     device::Device,
     pipe::Pipe,
     fifo::Fifo,
+    pty::Terminal,
     socket::Socket,
     timerfd::TimerFd,
     signalfd::SignalFd,
@@ -198,11 +199,12 @@ pub(crate) const OBJECTS: &[KnownTag] = &[
     KnownTag::of::<locks::LocksRecord>(),
     KnownTag::of::<pipe::PipeRecord>(),
     KnownTag::of::<fifo::FifoRecord>(),
+    KnownTag::of::<pty::PtyRecord>(),
 ];
 
 /// The number of the service descriptor that leads to a terminal of the tree, by its device number.
-pub(crate) fn terminal_of(_cx: &Restore<'_>, _device: u64) -> Option<i32> {
-    None
+pub(crate) fn terminal_of(cx: &Restore<'_>, device: u64) -> Option<i32> {
+    pty::slave_of(cx, device)
 }
 
 #[cfg(test)]

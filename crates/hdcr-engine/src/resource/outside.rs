@@ -23,10 +23,13 @@ use crate::task::Stage;
 /// Set terminal settings at once (`TCSETS2`, asm-generic/ioctls.h).
 const TCSETS2: i32 = 0x402c_542b;
 
+/// [`OutsideRecord::stream`] of a terminal that is no standard stream: whichever of them is a terminal.
+pub(crate) const TERMINAL: u32 = 4;
+
 /// What is kept of an end that leads out of the tree.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct OutsideRecord {
-    /// 0, 1, 2: this standard stream of the restoring command. 3: closed.
+    /// 0, 1, 2: this standard stream of the restoring command. [`TERMINAL`]: its terminal.
     #[prost(uint32, tag = "1")]
     pub(crate) stream: u32,
     /// Settings of the terminal (`struct termios2`), when it was one.
@@ -94,7 +97,10 @@ pub(crate) fn same_object(a: &FileView, b: &FileView) -> bool {
 /// program do not stay with the user's shell.
 pub(crate) fn restore(cx: &mut Restore<'_>, id: ObjectId, record: &OutsideRecord) -> Result<OwnedFd> {
     let holders = cx.holders.get(&id).cloned().unwrap_or_default();
-    let primary = cx.stdio.get(usize::try_from(record.stream).unwrap_or(3));
+    let primary = match record.stream {
+        TERMINAL => cx.stdio.iter().find(|stdio| rustix::termios::isatty(stdio)).or(cx.stdio.first()),
+        stream => usize::try_from(stream).ok().and_then(|stream| cx.stdio.get(stream)),
+    };
     let primary = primary.ok_or_else(|| Error::Unsound(format!("{id} is standard stream {}", record.stream)))?;
     let file =
         own_stream(primary.as_fd(), record.access).map_err(Error::system("taking over a standard stream", id))?;
