@@ -3,6 +3,7 @@
 //! The product is a black box here: one binary, its commands, its exit codes. Nothing of its crates is used.
 
 mod demo;
+mod descriptors;
 mod guest;
 mod product;
 mod program;
@@ -27,6 +28,9 @@ struct Command {
     what: What,
     #[command(flatten)]
     place: Place,
+    /// Set by the runner itself when it has closed what it inherited.
+    #[arg(long, hide = true)]
+    descriptors_closed: bool,
 }
 
 /// Where things lie.
@@ -107,6 +111,9 @@ fn main() -> ExitCode {
 }
 
 fn run(command: &Command) -> Result<bool> {
+    if !command.descriptors_closed && descriptors::any_inherited()? {
+        return Err(descriptors::begin_anew());
+    }
     let zoo = command.place.sources.join("zoo");
     match &command.what {
         What::List => {

@@ -1,6 +1,7 @@
 //! A guest that runs: started, awaited, triggered, asked for its verdict, and removed to the last process.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -65,16 +66,21 @@ impl<'a> Subject<'a> {
 
     pub(crate) fn start(&mut self) -> Result<()> {
         let out = File::create(self.folder.join("guest.out"))?;
-        let child = Command::new(&self.binary)
+        let mut command = Command::new(&self.binary);
+        command
             .arg(self.folder.join("s"))
             .arg(self.rounds.to_string())
             .current_dir(&self.folder)
             .env(MARK, &self.folder)
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
-            .stderr(out)
-            .spawn()
-            .context("start the guest")?;
+            .stderr(out);
+        // Busy: a child that another worker is just starting holds the copy open for writing until it executes.
+        let child = wait::until("the guest's program file", LIMIT, || match command.spawn() {
+            Ok(child) => Ok(Some(child)),
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => Ok(None),
+            Err(error) => Err(error).context("start the guest"),
+        })?;
         self.pid = child.id();
         self.child = Some(child);
         Ok(())
