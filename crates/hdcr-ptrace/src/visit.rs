@@ -13,7 +13,7 @@ use hdcr_engine::batch::{Batch, Replies};
 use hdcr_engine::ids::{Pid, RemotePtr, Tid};
 use hdcr_engine::mechanism::{Deadline, MechanismError, Result};
 use hdcr_engine::regs::Regs;
-use hdcr_sys::dispatch;
+use hdcr_sys::{dispatch, ptrace};
 use nix::errno::Errno;
 
 use crate::calls::{Calls, failure};
@@ -97,10 +97,20 @@ fn status_of(pid: Pid, tid: Tid) -> Result<Status> {
     Ok(status)
 }
 
-/// A thread whose system calls are handed to itself would get those of the stub too.
-fn refuse_dispatch(threads: &[Tid]) -> Result<()> {
-    let on = threads.iter().find(|tid| dispatch::is_on(tid.0).is_ok_and(|on| on == Some(true)));
-    on.map_or(Ok(()), |tid| Err(unsupported(*tid, "a task with syscall user dispatch")))
+/// What only a tracer can see: a thread whose system calls are handed to itself, which would get those of the stub too, and
+/// one that may use I/O ports, which nobody can give back.
+fn refuse_seen(threads: &[Tid]) -> Result<()> {
+    /// `NT_386_IOPERM` of `<elf.h>`.
+    const PORTS: i32 = 0x201;
+    for tid in threads {
+        if dispatch::is_on(tid.0).is_ok_and(|on| on == Some(true)) {
+            return Err(unsupported(*tid, "a task with syscall user dispatch"));
+        }
+        if ptrace::register_set(tid.0, PORTS, size_of::<u64>()).is_ok() {
+            return Err(unsupported(*tid, "a task with I/O ports (ioperm)"));
+        }
+    }
+    Ok(())
 }
 
 /// Signals that are ignored by default.
@@ -152,7 +162,7 @@ impl Visit {
         };
         let tid = runner.tid;
         let status = status_of(runner.pid, tid)?;
-        refuse_dispatch(threads)?;
+        refuse_seen(threads)?;
         let masks = threads.iter().filter_map(|tid| tracees.get(tid));
         let blocked = masks.fold(0, |all, tracee| all | tracee.own.mask);
         let signal = choose_signal(&status, blocked, pending_to(runner.pid, threads, blocked), tid)?;
