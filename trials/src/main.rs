@@ -114,6 +114,8 @@ fn run(command: &Command) -> Result<bool> {
     if !command.descriptors_closed && descriptors::any_inherited()? {
         return Err(descriptors::begin_anew());
     }
+    // The orphans of guests and of HDCR come here, see `wait::gone`.
+    rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
     let zoo = command.place.sources.join("zoo");
     match &command.what {
         What::List => {

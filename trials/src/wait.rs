@@ -5,6 +5,7 @@ use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, WaitOptions, waitpid};
 
 /// Between two looks; short against any trial, long against the cost of a look.
 const PAUSE: Duration = Duration::from_millis(3);
@@ -33,9 +34,14 @@ pub(crate) fn end_of(child: &mut Child, what: &str, limit: Duration) -> Result<E
     ended
 }
 
-/// Waits until no process has this number any more (a zombie still has).
+/// Waits until no process has this number any more. A zombie still has: orphans become ours, and are reaped here,
+/// as the init of some machines takes seconds for it.
 pub(crate) fn gone(pid: u32, limit: Duration) -> Result<()> {
     until(&format!("the end of process {pid}"), limit, || {
+        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+            // Not a child of ours is no error: its parent reaps it.
+            waitpid(Some(pid), WaitOptions::NOHANG).ok();
+        }
         Ok((!Path::new("/proc").join(pid.to_string()).exists()).then_some(()))
     })
 }
