@@ -36,6 +36,8 @@ impl Product {
         let began = Instant::now();
         let mut child = Command::new(&self.binary)
             .args(arguments)
+            // A store of the trial's own: nothing of it is left on the machine, nothing of others is met.
+            .env("HDCR_STORE", self.folder.join("store"))
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
