@@ -55,10 +55,11 @@ fn main() -> ExitCode {
 /// Does what the command line says; the exit status.
 fn run(cli: Cli, output: Output) -> Result<u8> {
     // These two know nothing of settings, so that a bad configuration cannot hinder them.
-    match &cli.command {
-        Command::Worker => return worker::work().map(|()| 0),
-        Command::Program(args) => return Err(commands::program::become_it(&args.command)),
-        _ => {}
+    if let Command::Worker = &cli.command {
+        return worker::work().map(|()| 0);
+    }
+    if let Command::Program(args) = &cli.command {
+        return Err(commands::program::become_it(&args.command));
     }
     let settings = Settings::read(&cli.common)?;
     let at = Surrounding { output, settings: &settings, inside: cli.common.inside };
@@ -66,7 +67,7 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
         namespace::inside()?;
     }
     match cli.command {
-        Command::Run(args) => commands::run::run(&at, args),
+        Command::Run(args) => commands::run::run(&at, &args),
         Command::Checkpoint(args) => commands::checkpoint::run(&at, &args),
         Command::Restore(args) => commands::restore::run(&at, &args),
         Command::Check(args) => commands::check::run(&at, &args),
@@ -76,8 +77,8 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
         Command::Show(args) => commands::show::run(&at, &args),
         Command::Verify(args) => commands::verify::run(&at, &args),
         Command::Rm(args) => commands::rm::run(&at, &args),
-        Command::Doctor => commands::doctor::run(&at),
-        Command::Completions(args) => commands::texts::completions(&at, &args),
+        Command::Doctor => Ok(commands::doctor::run(&at)),
+        Command::Completions(args) => Ok(commands::texts::completions(&args)),
         Command::Manpage(args) => commands::texts::manpage(&args),
         Command::Probe => commands::doctor::probe(&at),
         Command::Worker | Command::Program(_) => Ok(0),

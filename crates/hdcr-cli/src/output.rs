@@ -1,10 +1,11 @@
 //! The only place that prints: results on standard output, remarks, progress and errors on standard error.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the one place that prints")]
+#![expect(clippy::print_stderr, reason = "this is the one place that prints")]
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::fs::SeekFrom;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -45,7 +46,7 @@ impl Output {
     }
 
     /// Prints text as it is.
-    pub(crate) fn raw(self, bytes: &[u8]) {
+    pub(crate) fn raw(bytes: &[u8]) {
         if std::io::stdout().write_all(bytes).is_err() {
             eprintln!("hdcr: standard output cannot be written");
         }
@@ -56,6 +57,13 @@ impl Output {
         if !self.quiet && !self.json {
             eprintln!("hdcr: {text}");
         }
+    }
+
+    /// Says something in a file that the program writes too and that may have been cut back meanwhile.
+    pub(crate) fn note_at_end(self, text: &str) {
+        // It fails on a terminal and on a pipe: there the end is where one writes.
+        rustix::fs::seek(rustix::stdio::stderr(), SeekFrom::End(0)).ok();
+        self.note(text);
     }
 
     /// Says something that only a curious user wants to know.

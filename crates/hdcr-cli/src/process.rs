@@ -137,12 +137,13 @@ pub(crate) fn kill_all_below(signals: &Signals, limit: Duration, reaped: &mut dy
         }
         // Also waits for grandchildren, which do not send SIGCHLD to this process before they are its own.
         signals.wait(&mut [], Some(Duration::from_millis(20)))?;
-        signals.discard_child_reports();
+        Signals::discard_child_reports();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::process::{Command, Stdio};
 
     use super::*;
@@ -165,7 +166,6 @@ mod tests {
         let mut shell =
             Command::new("sh").args(["-c", "cat; true"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let pid = shell.id().cast_signed();
-        use std::io::{Read, Write};
         shell.stdin.as_mut().unwrap().write_all(b"x").unwrap();
         let mut byte = [0];
         shell.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();

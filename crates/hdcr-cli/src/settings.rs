@@ -158,18 +158,17 @@ impl Settings {
     /// Reads the configuration files and puts the environment and flags over them.
     pub(crate) fn read(common: &Common) -> Result<Self> {
         let surroundings = Surroundings::of_this_process();
-        let config = match &common.config {
-            Some(path) => read_file(path)?
-                .ok_or_else(|| Failure::usage(format!("there is no configuration file {}", path.display())))?,
-            None => {
-                let mut config = Config::default();
-                for path in surroundings.config_files() {
-                    if let Some(over) = read_file(&path)? {
-                        config = merge(config, over);
-                    }
+        let config = if let Some(path) = &common.config {
+            let missing = || Failure::usage(format!("there is no configuration file {}", path.display()));
+            read_file(path)?.ok_or_else(missing)?
+        } else {
+            let mut config = Config::default();
+            for path in surroundings.config_files() {
+                if let Some(over) = read_file(&path)? {
+                    config = merge(config, over);
                 }
-                config
             }
+            config
         };
         let store = common.store.clone().or_else(|| config.store.clone()).map_or_else(|| surroundings.store(), Ok)?;
         Ok(Self { surroundings, store: absolute(&store)?, config })

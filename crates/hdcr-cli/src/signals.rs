@@ -66,7 +66,7 @@ impl Signals {
     }
 
     /// Forgets reports of children that stand before all other signals; others stay where they are.
-    pub(crate) fn discard_child_reports(&self) {
+    pub(crate) fn discard_child_reports() {
         let mut only = SigSet::empty();
         only.add(Signal::SIGCHLD);
         let Ok(fd) = SignalFd::with_flags(&only, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) else { return };

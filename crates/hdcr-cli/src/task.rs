@@ -123,7 +123,7 @@ impl Report for Checkpointed {
             time(self.total_us)
         );
         for note in &self.notes {
-            text.push_str(&format!("\n  note: {note}"));
+            text = format!("{text}\n  note: {note}");
         }
         text
     }

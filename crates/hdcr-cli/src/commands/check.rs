@@ -46,22 +46,15 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
             _ => None,
         },
     };
-    let (operation, found) = match who {
-        Some(who) => {
-            let target = Target::File(std::path::PathBuf::new());
-            let files = at.settings.files(&args.files)?;
-            let task = CheckpointTask { who, target, came_from: None, files, timeout, then: Then::GoOn, keep: None };
-            ("checkpoint", parts::check_processes(&task)?)
-        }
-        None => {
-            let task = RestoreTask {
-                place: place(at, &args.target)?,
-                journals: at.settings.journals(),
-                map_path: args.map_path.clone(),
-                timeout,
-            };
-            ("restore", parts::check_image(&task, descriptors(&StdioTarget::Null)?)?)
-        }
+    let (operation, found) = if let Some(who) = who {
+        let target = Target::File(std::path::PathBuf::new());
+        let files = at.settings.files(&args.files)?;
+        let task = CheckpointTask { who, target, came_from: None, files, timeout, then: Then::GoOn, keep: None };
+        ("checkpoint", parts::check_processes(&task)?)
+    } else {
+        let map_path = args.map_path.clone();
+        let task = RestoreTask { place: place(at, &args.target)?, journals: at.settings.journals(), map_path, timeout };
+        ("restore", parts::check_image(&task, descriptors(&StdioTarget::Null)?)?)
     };
     let (refusals, notes, processes) = found;
     let possible = refusals.is_empty();

@@ -45,7 +45,7 @@ fn of_job(at: &Surrounding<'_>, args: &CheckpointArgs, then: Then) -> Result<cra
     let given = !always.is_empty() || !policies.is_empty() || limit.is_some() || ends.is_some();
     let files = given.then(|| at.settings.files(&args.files)).transpose()?;
     let request = Request::Checkpoint { target, files, timeout: args.timeout, then };
-    let limit = at.settings.checkpoint_timeout(args.timeout).saturating_mul(20) + Duration::from_secs(60);
+    let limit = at.settings.checkpoint_timeout(args.timeout).saturating_mul(20) + Duration::from_mins(1);
     match at.registry()?.ask(&args.target, &request, limit)? {
         Some(Answer::Checkpointed(done)) => Ok(done),
         Some(Answer::Failed(failure)) => Err(failure),

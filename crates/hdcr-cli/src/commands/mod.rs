@@ -40,10 +40,6 @@ impl Surrounding<'_> {
 }
 
 /// A command line that is not one: help and version are printed and are no error.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the command line could not be read, so only its words are left to look at"
-)]
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };

@@ -46,11 +46,11 @@ impl Report for Jobs {
         let mut text = table(&["NAME", "PID", "STATE", "RAN", "CHECKPOINT", "RESTARTS", "COMMAND"], &rows);
         for job in &self.jobs {
             if let Some(trouble) = &job.trouble {
-                text.push_str(&format!("\n{}: the last checkpoint failed: {trouble}", job.name));
+                text = format!("{text}\n{}: the last checkpoint failed: {trouble}", job.name);
             }
         }
         for name in &self.silent {
-            text.push_str(&format!("\n{name}: its keeper does not answer"));
+            text = format!("{text}\n{name}: its keeper does not answer");
         }
         text
     }

@@ -17,13 +17,13 @@ use crate::kinds::{Condition, StdioTarget};
 use crate::namespace::{self, Outside};
 use crate::parts;
 
-pub(crate) fn run(at: &Surrounding<'_>, args: RunArgs) -> Result<u8> {
+pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
     let private = args.new_pids || !namespace::may_choose_pids();
     if private && at.inside.is_none() {
         return namespace::outside(std::env::args_os().skip(1), &mut |_| Ok(Outside::Waits));
     }
     let store = at.settings.store.clone();
-    let (name, held) = take(at, &args)?;
+    let (name, held) = take(at, args)?;
     let old = held.read()?;
     if let Some(old) = old.as_ref().filter(|old| old.orphaned()) {
         return Err(Failure::refused(
@@ -53,7 +53,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: RunArgs) -> Result<u8> {
         },
     };
     let listener = at.registry()?.listen(&name)?;
-    let plan = plan(at, &args, name, start)?;
+    let plan = plan(at, args, name, start)?;
     at.output.detail(&format!("job {} runs, a checkpoint every {}", plan.name, crate::duration::show(plan.every)));
     let stdio: [OwnedFd; 3] = descriptors(&StdioTarget::Inherit)?;
     Keeper::run(plan, Given { output: at.output, held, record, listener, stdio })
@@ -103,7 +103,7 @@ fn plan(at: &Surrounding<'_>, args: &RunArgs, name: JobName, start: Start) -> Re
         timeout: at.settings.checkpoint_timeout(args.timeout),
         restore_timeout: at.settings.restore_timeout(None),
         keep: args.keep.or(config.keep).unwrap_or(3).max(1),
-        rules: Rules { on, restarts, slack: every.min(Duration::from_secs(60)) },
+        rules: Rules { on, restarts, slack: every.min(Duration::from_mins(1)) },
         files: at.settings.files(&args.files)?,
         start,
     })

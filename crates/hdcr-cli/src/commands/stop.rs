@@ -28,7 +28,7 @@ impl Report for Stopped {
 }
 
 pub(crate) fn run(at: &Surrounding<'_>, args: &StopArgs) -> Result<u8> {
-    let limit = args.grace + Duration::from_secs(60);
+    let limit = args.grace + Duration::from_mins(1);
     match at.registry()?.ask(&args.name, &Request::Stop { grace: args.grace }, limit)? {
         Some(Answer::Stopped(status)) => {
             at.output.result(&Stopped { name: args.name.clone(), status });

@@ -2,15 +2,15 @@
 
 use clap::CommandFactory as _;
 
-use super::Surrounding;
 use crate::cli::{Cli, CompletionsArgs, ManpageArgs};
 use crate::failure::{Failure, Result};
+use crate::output::Output;
 
-pub(crate) fn completions(at: &Surrounding<'_>, args: &CompletionsArgs) -> Result<u8> {
+pub(crate) fn completions(args: &CompletionsArgs) -> u8 {
     let mut bytes = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "hdcr", &mut bytes);
-    at.output.raw(&bytes);
-    Ok(0)
+    Output::raw(&bytes);
+    0
 }
 
 pub(crate) fn manpage(args: &ManpageArgs) -> Result<u8> {

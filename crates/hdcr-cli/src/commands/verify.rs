@@ -11,7 +11,7 @@ use crate::parts;
 
 /// What was read.
 #[derive(Debug, Serialize)]
-struct Whole {
+struct Read {
     snapshot: String,
     whole: bool,
     frames: usize,
@@ -19,7 +19,7 @@ struct Whole {
     bytes: u64,
 }
 
-impl Report for Whole {
+impl Report for Read {
     fn text(&self) -> String {
         let size = crate::duration::show_size(self.bytes);
         format!("{}: whole ({} records, {} page runs, {size} read)", self.snapshot, self.frames, self.runs)
@@ -33,7 +33,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ImageArgs) -> Result<u8> {
     let verified = image.verify(&mut |progress| bar.at(progress.done, progress.total));
     drop(bar);
     let verified = verified.map_err(|error| Failure::from(error).during(&place))?;
-    at.output.result(&Whole {
+    at.output.result(&Read {
         snapshot: place.to_string(),
         whole: true,
         frames: verified.frames,

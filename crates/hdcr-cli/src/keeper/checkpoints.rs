@@ -81,7 +81,7 @@ impl Keeper {
     }
 
     /// Does what is due.
-    pub(super) fn on_time(&mut self) -> Result<()> {
+    pub(super) fn on_time(&mut self) {
         let now = Instant::now();
         self.stop_by_force(now);
         if let Some(work) = self.work.as_mut().filter(|work| now >= work.deadline) {
@@ -90,17 +90,15 @@ impl Keeper {
         }
         if self.work.is_none() && self.phase == Phase::Running {
             if let Some(wish) = self.wishes.pop_front() {
-                return self.checkpoint(Some(wish));
-            }
-            if now >= self.next_checkpoint && self.stop.is_none() {
-                return self.checkpoint(None);
+                self.checkpoint(Some(wish));
+            } else if now >= self.next_checkpoint && self.stop.is_none() {
+                self.checkpoint(None);
             }
         }
-        Ok(())
     }
 
     /// Starts a worker for a checkpoint.
-    fn checkpoint(&mut self, wish: Option<Wish>) -> Result<()> {
+    fn checkpoint(&mut self, wish: Option<Wish>) {
         let own = Target::Store { root: self.plan.store.clone(), job: self.plan.name.to_string() };
         let mut task = CheckpointTask {
             who: Who::Below(std::process::id().cast_signed()),
@@ -122,18 +120,13 @@ impl Keeper {
             client = Some(wish.client);
         }
         let (then, timeout) = (task.then, task.timeout);
-        let errand = Errand::Checkpoint { at: self.ran(), then, thawed: false, client };
         match Worker::start(&Task::Checkpoint(task), &[], &BTreeSet::new()) {
             Ok(worker) => {
+                let errand = Errand::Checkpoint { at: self.ran(), then, thawed: false, client };
                 // Freezing has its own deadline; writing may take longer than that.
                 self.work = Some(Work::new(worker, errand, timeout.saturating_mul(20) + KILL_LIMIT));
-                Ok(())
             }
-            Err(failure) => {
-                let Errand::Checkpoint { client, .. } = errand else { return Ok(()) };
-                self.not_checkpointed(failure, client);
-                Ok(())
-            }
+            Err(failure) => self.not_checkpointed(failure, client),
         }
     }
 
@@ -197,7 +190,7 @@ impl Keeper {
         let now = Instant::now();
         self.next_checkpoint = now + pause_after(self.plan.every, took);
         if self.trouble.take().is_some() {
-            self.output.note(&format!("checkpoints of job {} work again", self.plan.name));
+            self.note(&format!("checkpoints of job {} work again", self.plan.name));
         }
         self.failures = 0;
         if let (Some(number), None) = (done.number, &done.path) {
@@ -205,7 +198,7 @@ impl Keeper {
             self.came_from = Some(self.place(number));
         }
         self.made.retain(|made| !done.removed.contains(&made.number));
-        self.output.detail(&done.text());
+        self.detail(&done.text());
     }
 
     /// A checkpoint failed; the program goes on. Told once, until one works again.
@@ -224,7 +217,7 @@ impl Keeper {
         self.next_checkpoint = Instant::now() + pause;
         let told = self.trouble.as_ref() == Some(&failure.message);
         if self.phase == Phase::Running && !told && !soon {
-            self.output.note(&format!("job {} runs on without a new checkpoint: {failure}", self.plan.name));
+            self.note(&format!("job {} runs on without a new checkpoint: {failure}", self.plan.name));
             self.trouble = Some(failure.message);
         }
     }

@@ -34,7 +34,7 @@ impl Keeper {
                 let newest = self.made.last().copied();
                 let newest = newest
                     .ok_or_else(|| Failure::refused("no-such-checkpoint", "the job has no checkpoint to go on from"))?;
-                self.output.note(&format!(
+                self.note(&format!(
                     "job {} goes on from its checkpoint {} (--fresh begins anew)",
                     self.plan.name,
                     self.place(newest.number)
@@ -122,7 +122,7 @@ impl Keeper {
             }
             None => format!("there is no checkpoint yet, beginning anew ({count})"),
         };
-        self.output.note(&format!("the program of job {} crashed, {}: {what}", self.plan.name, tell(death)));
+        self.note(&format!("the program of job {} crashed, {}: {what}", self.plan.name, tell(death)));
         kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
         match target {
             Some(made) => self.restore(made),
@@ -155,7 +155,7 @@ impl Keeper {
         let state = if finished { State::Ended } else { State::Paused };
         if let (State::Paused, Some(made)) = (state, self.made.last()) {
             let place = self.place(made.number);
-            self.output.note(&format!(
+            self.note(&format!(
                 "job {} was ended ({}); the same command goes on from {place}",
                 self.plan.name,
                 tell(death)
@@ -226,7 +226,7 @@ impl Keeper {
         let main =
             main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))?;
         let took = duration::show(Duration::from_micros(restored.total_us));
-        self.output.detail(&format!("{} restored: {} process(es) in {took}", self.place(number), restored.processes));
+        self.detail(&format!("{} restored: {} process(es) in {took}", self.place(number), restored.processes));
         self.came_from = Some(self.place(number));
         self.lives_as(main, at)
     }
@@ -238,11 +238,11 @@ impl Keeper {
         let place = self.place(number);
         let at = self.made.iter().position(|made| made.number == number);
         if failure.class == Class::Corrupt {
-            self.output.note(&format!("checkpoint {place} cannot be used: {failure}"));
+            self.note(&format!("checkpoint {place} cannot be used: {failure}"));
             self.made.retain(|made| made.number != number);
             let older = at.and_then(|at| at.checked_sub(1)).and_then(|at| self.made.get(at)).copied();
             if let Some(older) = older.or_else(|| self.made.last().copied()) {
-                self.output.note(&format!("trying {} instead", self.place(older.number)));
+                self.note(&format!("trying {} instead", self.place(older.number)));
                 return self.restore(older);
             }
         }

@@ -171,7 +171,7 @@ impl Keeper {
                 self.clients.extend(Client::accept(&self.listener));
             }
             self.on_clients();
-            self.on_time()?;
+            self.on_time();
         }
     }
 
@@ -225,7 +225,7 @@ impl Keeper {
             self.record.state = State::Paused;
         }
         if let Err(failure) = self.held.write(&self.record) {
-            self.output.note(&failure.to_string());
+            self.note(&failure.to_string());
         }
         let status = *ended.as_ref().unwrap_or(&70);
         for client in self.stop.take().into_iter().flat_map(|stop| stop.clients) {
@@ -245,6 +245,18 @@ impl Keeper {
                 ended
             }
             None => ended,
+        }
+    }
+
+    /// Tells the user something, in what may be a file that is rolled back with the program.
+    pub(super) fn note(&self, text: &str) {
+        self.output.note_at_end(text);
+    }
+
+    /// Tells a curious user something.
+    pub(super) fn detail(&self, text: &str) {
+        if self.output.verbose > 0 {
+            self.note(text);
         }
     }
 
