@@ -32,7 +32,7 @@ impl Product {
     /// Runs one command. Output goes to files: a detached program may keep it open.
     pub(crate) fn run(&mut self, arguments: &[&str]) -> Result<Answer> {
         let out = self.folder.join("hdcr.out");
-        let file = File::create(&out)?;
+        let file = File::create(&out).context("create the file for the output of hdcr")?;
         let began = Instant::now();
         let mut child = Command::new(&self.binary)
             .args(arguments)
@@ -47,7 +47,8 @@ impl Product {
         let what = format!("hdcr {}", arguments.join(" "));
         let ended = wait::end_of(&mut child, &what, LIMIT);
         let took = began.elapsed();
-        let text = String::from_utf8_lossy(&fs::read(&out)?).into_owned();
+        let text = fs::read(&out).context("read the output of hdcr")?;
+        let text = String::from_utf8_lossy(&text).into_owned();
         self.log.push(format!("$ {what}  ({} ms)", took.as_millis()));
         self.log.extend(text.lines().map(str::to_owned));
         let status = ended?;

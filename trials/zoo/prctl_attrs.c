@@ -3,10 +3,6 @@
 #include "zoo.h"
 #include <asm/prctl.h>
 
-#ifndef PR_SET_MDWE
-#define PR_SET_MDWE 65
-#define PR_GET_MDWE 66
-#endif
 #ifndef PR_SET_MEMORY_MERGE
 #define PR_SET_MEMORY_MERGE 67
 #define PR_GET_MEMORY_MERGE 68
@@ -29,8 +25,6 @@ static long set_slack(void) { return prctl(PR_SET_TIMERSLACK, 123456); }
 static long get_slack(void) { return prctl(PR_GET_TIMERSLACK); }
 static long set_thp(void) { return prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0); }
 static long get_thp(void) { return prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0); }
-static long set_mdwe(void) { return prctl(PR_SET_MDWE, 1, 0, 0, 0); }
-static long get_mdwe(void) { return prctl(PR_GET_MDWE, 0, 0, 0, 0); }
 static long set_merge(void) { return prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0); }
 static long get_merge(void) { return prctl(PR_GET_MEMORY_MERGE, 0, 0, 0, 0); }
 static long set_keep(void) { return prctl(PR_SET_KEEPCAPS, 1); }
@@ -57,7 +51,7 @@ static long get_name(void)
 
 static const struct attribute all[] = {
 	{ "subreaper", set_subreaper, get_subreaper }, { "pdeathsig", set_pdeathsig, get_pdeathsig },
-	{ "timerslack", set_slack, get_slack }, { "thp_disable", set_thp, get_thp }, { "mdwe", set_mdwe, get_mdwe },
+	{ "timerslack", set_slack, get_slack }, { "thp_disable", set_thp, get_thp }, 
 	{ "memory_merge", set_merge, get_merge }, { "keepcaps", set_keep, get_keep }, { "tsc", set_tsc, get_tsc },
 	{ "mce_kill", set_mce, get_mce }, { "speculation", set_spec, get_spec }, { "cpuid", set_cpuid, get_cpuid },
 	{ "name", set_name, get_name }, { "io_flusher", set_io, get_io },

@@ -131,7 +131,7 @@ impl<'a> Subject<'a> {
     /// Lets the guest go on; it may want to know how long it was away.
     pub(crate) fn go(&self, round: u32, away: Duration) -> Result<()> {
         let new = self.folder.join("go.new");
-        fs::write(&new, away.as_millis().to_string())?;
+        fs::write(&new, away.as_millis().to_string()).context("write the trigger")?;
         fs::rename(new, self.folder.join(format!("s.go.{round}")))?;
         Ok(())
     }
