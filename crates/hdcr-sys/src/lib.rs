@@ -1,5 +1,6 @@
 //! Safe wrappers over the Linux calls that rustix and nix lack. No state, and nothing that a caller must decide.
 
+pub mod close_range;
 pub mod dispatch;
 pub mod ptrace;
 pub mod anonymous;

@@ -12,6 +12,11 @@ pub(crate) fn become_it(command: &[OsString]) -> Failure {
     if let Err(failure) = namespace::drop_capabilities() {
         return failure;
     }
+    // What the caller of `hdcr run` happened to leave open is not the job's: an end that leads out of the tree could not be
+    // checkpointed. sudo(8) does the same.
+    if let Err(error) = hdcr_sys::close_range::close_on_exec_from(3) {
+        return Failure::system("closing inherited descriptors")(error);
+    }
     let Some((program, arguments)) = command.split_first() else { return Failure::usage("there is no program to run") };
     let error = Command::new(program).args(arguments).exec();
     let class = if error.kind() == std::io::ErrorKind::NotFound { Class::NoProgram } else { Class::NotExecutable };
