@@ -1,5 +1,5 @@
 // POSIX timers: every way to notify, their ids, values, intervals, overruns, one disarmed, one of processor time.
-// zoo: rounds=3 static=yes
+// zoo: rounds=3 static=yes volatile=SigPnd,ShdPnd
 #include "zoo.h"
 
 static timer_t by_signal, by_thread, silent, idle, fast, cpu, absolute;
