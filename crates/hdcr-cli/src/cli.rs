@@ -57,9 +57,9 @@ pub(crate) struct Common {
     /// Read this configuration file instead of the usual ones
     #[arg(long, global = true, value_name = "FILE", env = "HDCR_CONFIG", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
-    /// Part of hdcr itself: this is the first process of a pid namespace, and reports on this descriptor
-    #[arg(long, global = true, hide = true, value_name = "FD")]
-    pub(crate) inside: Option<i32>,
+    /// Part of hdcr itself: this is the first process of a pid namespace, and reports to this file
+    #[arg(long, global = true, hide = true, value_name = "FILE")]
+    pub(crate) inside: Option<PathBuf>,
 }
 
 /// What is to be done.
@@ -301,6 +301,9 @@ pub(crate) struct ManpageArgs {
 /// The hidden `__program`.
 #[derive(Debug, Args)]
 pub(crate) struct ProgramArgs {
+    /// Signals to be unblocked first
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) unblock: Vec<i32>,
     /// The program with its arguments
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<std::ffi::OsString>,

@@ -70,6 +70,7 @@ fn scale(number: &str, factor: u64) -> Option<u64> {
 pub(crate) fn show(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
+        0 if duration.is_zero() => "0 s".to_owned(),
         0 if duration < Duration::from_millis(1) => format!("{} us", duration.as_micros()),
         0..10 => format!(
             "{:.1} {}",
@@ -135,7 +136,7 @@ mod tests {
     #[test]
     fn people_read_two_units_at_most() {
         for (ms, text) in [
-            (0, "0 us"),
+            (0, "0 s"),
             (12, "12.0 ms"),
             (1_500, "1.5 s"),
             (42_000, "42 s"),

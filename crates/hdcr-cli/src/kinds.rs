@@ -150,7 +150,7 @@ pub(crate) enum EndPolicy {
 
 /// What becomes of a program after its checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Then {
     /// It goes on.
     #[default]

@@ -59,13 +59,11 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
         return worker::work().map(|()| 0);
     }
     if let Command::Program(args) = &cli.command {
-        return Err(commands::program::become_it(&args.command));
+        return Err(commands::program::become_it(&args.command, &args.unblock));
     }
     let settings = Settings::read(&cli.common)?;
-    let at = Surrounding { output, settings: &settings, inside: cli.common.inside };
-    if at.inside.is_some() {
-        namespace::inside()?;
-    }
+    let inside = cli.common.inside.as_deref().map(namespace::inside).transpose()?;
+    let at = Surrounding { output, settings: &settings, inside };
     match cli.command {
         Command::Run(args) => commands::run::run(&at, &args),
         Command::Checkpoint(args) => commands::checkpoint::run(&at, &args),

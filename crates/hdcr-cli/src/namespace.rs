@@ -5,10 +5,10 @@
 //! kernel ends everything in the namespace.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::process::Command;
+use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -19,7 +19,7 @@ use rustix::thread::{
 
 use crate::failure::{Failure, Result};
 use crate::process::{self, Change, next_change};
-use crate::signals::Signals;
+use crate::signals::{self, Signals};
 
 /// Whether this process may give a new task the pid it wants, in the pid namespace it is in.
 pub(crate) fn may_choose_pids() -> bool {
@@ -44,12 +44,9 @@ pub(crate) fn outside(arguments: impl Iterator<Item = OsString>, ready: Ready<'_
     let signals = Signals::take()?;
     separate()?;
     let (reader, writer) = std::io::pipe().map_err(Failure::system("making a pipe"))?;
-    rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty())
-        .map_err(Failure::system("passing on a descriptor"))?;
-    let mut command = Command::new("/proc/self/exe");
-    command.arg(format!("--inside={}", writer.as_raw_fd())).args(arguments);
+    let mut command = process::this_program();
+    command.arg(format!("--inside=/proc/{}/fd/{}", std::process::id(), writer.as_raw_fd())).args(arguments);
     let child = command.spawn().map_err(Failure::system("starting the first process of a pid namespace"))?;
-    drop(writer);
     let inner = child.id().cast_signed();
     let mut reader = Some(reader);
     loop {
@@ -82,7 +79,7 @@ pub(crate) fn outside(arguments: impl Iterator<Item = OsString>, ready: Ready<'_
 
 /// Goes into new namespaces; the next child is the first process of the pid namespace.
 fn separate() -> Result<()> {
-    let mut flags = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS;
+    let mut flags = CloneFlags::CLONE_NEWPID;
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let own_users = !capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
     if own_users {
@@ -101,9 +98,11 @@ fn separate() -> Result<()> {
         write("setgroups", "deny".to_owned())?;
         write("gid_map", format!("{0} {0} 1", gid.as_raw()))?;
         keep_capabilities()?;
+        // New capabilities made this process one that its own children may not look at.
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
+            .map_err(Failure::system("opening this process to its children"))?;
     }
-    let private = mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>);
-    private.map_err(Failure::system("making mounts private"))
+    Ok(())
 }
 
 /// Lets the capabilities of the user namespace outlive an exec: an ordinary user loses them else.
@@ -128,20 +127,27 @@ pub(crate) fn drop_capabilities() -> Result<()> {
     set_capabilities(None, CapabilitySets { inheritable: CapabilitySet::empty(), ..sets }).map_err(doing())
 }
 
-/// What the first process of a namespace does first.
-pub(crate) fn inside() -> Result<()> {
+/// What the first process of a namespace does first; it can tell that the program runs by writing to what is returned.
+pub(crate) fn inside(report: &Path) -> Result<File> {
+    process::take_name();
+    // The outer process had these blocked.
+    signals::unblock(&(1..32).collect::<Vec<i32>>())?;
+    let opened = fs::OpenOptions::new().write(true).open(report);
+    let report = opened.map_err(Failure::system("opening the way to the outer process"))?;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(Failure::system("making a mount namespace"))?;
+    let private = mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>);
+    private.map_err(Failure::system("making mounts private"))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).map_err(|errno| {
         Failure::refused("namespaces", format!("/proc cannot be mounted in a private pid namespace: {errno}"))
             .remedy("in a container whose /proc is partly masked this needs more rights; see `hdcr doctor`")
-    })
+    })?;
+    Ok(report)
 }
 
-/// Tells the outer process that the program runs as this pid; `report` is the number of the descriptor for it.
-pub(crate) fn tell_ready(report: i32, pid: i32) -> Result<()> {
-    let doing = || Failure::system::<std::io::Error>("telling that the program runs");
-    let mut pipe = fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{report}")).map_err(doing())?;
-    writeln!(pipe, "{pid}").map_err(doing())
+/// Tells the outer process that the program runs as this pid.
+pub(crate) fn tell_ready(mut report: &File, pid: i32) -> Result<()> {
+    writeln!(report, "{pid}").map_err(Failure::system("telling that the program runs"))
 }
 
 /// Makes the next pid of this namespace follow `last`; needs a namespace of one's own to be of any use.

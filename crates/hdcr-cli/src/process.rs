@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hdcr_engine::ids::Pid;
@@ -42,6 +44,19 @@ pub(crate) fn born(pid: i32) -> Option<i64> {
 /// A process that lives: it is there and is no zombie.
 pub(crate) fn lives(pid: i32) -> bool {
     stat(pid).is_some_and(|stat| !matches!(stat.state, b'Z' | b'X'))
+}
+
+/// This program, to be started once more.
+pub(crate) fn this_program() -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("hdcr");
+    command
+}
+
+/// Shows this process under its own name, which it lost by being started from `/proc/self/exe`.
+pub(crate) fn take_name() {
+    // It cannot fail, and would do no harm.
+    rustix::thread::set_name(c"hdcr").ok();
 }
 
 /// All pids that `/proc` shows.
@@ -144,7 +159,7 @@ pub(crate) fn kill_all_below(signals: &Signals, limit: Duration, reaped: &mut dy
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::process::{Command, Stdio};
+    use std::process::Stdio;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -37,7 +37,11 @@ pub(crate) struct Received {
 
 /// The signals of a process that waits for events.
 #[derive(Debug)]
-pub(crate) struct Signals(SignalFd);
+pub(crate) struct Signals {
+    fd: SignalFd,
+    /// Blocked by us and not by whoever started us.
+    blocked: SigSet,
+}
 
 impl Signals {
     /// Blocks the reports of children and what is passed on, and takes them as events. What the caller of this program
@@ -49,15 +53,21 @@ impl Signals {
         PASSED_ON.into_iter().filter(|signal| ignored & bit(*signal) == 0).for_each(|signal| events.add(signal));
         let mut blocked = events;
         blocked.add(Signal::SIGTTOU);
-        blocked.thread_block().map_err(Failure::system("blocking signals"))?;
+        let before = blocked.thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(Failure::system("blocking signals"))?;
+        before.iter().for_each(|signal| blocked.remove(signal));
         let fd = SignalFd::with_flags(&events, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
-        fd.map(Self).map_err(Failure::system("making a signal descriptor"))
+        fd.map(|fd| Self { fd, blocked }).map_err(Failure::system("making a signal descriptor"))
+    }
+
+    /// The signals that a program we start has to unblock, by number.
+    pub(crate) fn to_unblock(&self) -> Vec<i32> {
+        self.blocked.iter().map(|signal| signal as i32).collect()
     }
 
     /// The next signal that has arrived but for reports of children.
     pub(crate) fn next(&self) -> Option<Received> {
         loop {
-            let info = self.0.read_signal().ok().flatten()?;
+            let info = self.fd.read_signal().ok().flatten()?;
             let number = info.ssi_signo.cast_signed();
             if number != Signal::SIGCHLD as i32 {
                 return Some(Received { number, by_terminal: info.ssi_code == SI_KERNEL });
@@ -76,7 +86,7 @@ impl Signals {
     /// Waits until a signal arrives, one of the descriptors can be read (or is closed), or the time is over. Says which
     /// descriptors are ready.
     pub(crate) fn wait(&self, others: &mut [BorrowedFd<'_>], limit: Option<Duration>) -> Result<Vec<bool>> {
-        let mut fds = vec![PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
+        let mut fds = vec![PollFd::from_borrowed_fd(self.fd.as_fd(), PollFlags::IN)];
         fds.extend(others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
         let limit = limit.map(|limit| Timespec {
             tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
@@ -88,6 +98,12 @@ impl Signals {
         }
         Ok(fds.iter().skip(1).map(|fd| !fd.revents().is_empty()).collect())
     }
+}
+
+/// Unblocks signals by number.
+pub(crate) fn unblock(numbers: &[i32]) -> Result<()> {
+    let set: SigSet = numbers.iter().filter_map(|number| Signal::try_from(*number).ok()).collect();
+    set.thread_unblock().map_err(Failure::system("unblocking signals"))
 }
 
 /// `si_code` of a signal that the kernel made, as for a key pressed on a terminal.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Pid, WaitOptions};
@@ -56,7 +56,7 @@ impl Worker {
 
     fn spawn() -> Result<Self> {
         let (near, far) = Channel::pair()?;
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = process::this_program();
         command.arg("__worker").stdin(Stdio::from(OwnedFd::from(far)));
         let child = command.spawn().map_err(Failure::system("starting a worker process"))?;
         Ok(Self { pid: child.id().cast_signed(), channel: near })
@@ -95,6 +95,7 @@ impl AsFd for Worker {
 
 /// What the worker process itself does.
 pub(crate) fn work() -> Result<()> {
+    process::take_name();
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(Failure::system("tying the worker to its command"))?;
     SigSet::all().thread_block().map_err(Failure::system("blocking signals"))?;

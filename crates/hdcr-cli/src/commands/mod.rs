@@ -14,6 +14,7 @@ pub(crate) mod stop;
 pub(crate) mod texts;
 pub(crate) mod verify;
 
+use std::fs::File;
 use std::process::ExitCode;
 
 use crate::failure::{Class, Failure, Result};
@@ -28,8 +29,8 @@ pub(crate) struct Surrounding<'a> {
     pub(crate) output: Output,
     /// Configuration, environment and flags.
     pub(crate) settings: &'a Settings,
-    /// This is the first process of a private pid namespace, and reports on this descriptor.
-    pub(crate) inside: Option<i32>,
+    /// This is the first process of a private pid namespace, and reports here.
+    pub(crate) inside: Option<File>,
 }
 
 impl Surrounding<'_> {
@@ -46,7 +47,7 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     }
     let json = std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json");
     if json {
-        let failure = Failure::usage(error.to_string().trim().to_owned());
+        let failure = Failure::usage(error.to_string().trim().trim_start_matches("error: ").to_owned());
         Output { json, quiet: true, verbose: 0 }.failure(&failure, false);
     } else if error.print().is_err() {
         tracing::debug!("standard error is closed");

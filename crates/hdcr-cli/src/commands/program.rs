@@ -6,10 +6,11 @@ use std::process::Command;
 
 use crate::failure::{Class, Failure};
 use crate::namespace;
+use crate::signals;
 
 /// Executes the program. Returns only when that fails.
-pub(crate) fn become_it(command: &[OsString]) -> Failure {
-    if let Err(failure) = namespace::drop_capabilities() {
+pub(crate) fn become_it(command: &[OsString], unblock: &[i32]) -> Failure {
+    if let Err(failure) = namespace::drop_capabilities().and_then(|()| signals::unblock(unblock)) {
         return failure;
     }
     // What the caller of `hdcr run` happened to leave open is not the job's: an end that leads out of the tree could not be

@@ -48,7 +48,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     let main = main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))?;
     let took = crate::duration::show(std::time::Duration::from_micros(restored.total_us));
     at.output.detail(&format!("{} runs again as pid {main}: {} process(es), {took}", task.place, restored.processes));
-    match at.inside {
+    match &at.inside {
         Some(report) => namespace::tell_ready(report, main)?,
         None => write_pid(args.pidfile.as_deref(), main)?,
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hdcr_policy::restart::{Death, Decision, Ended, History, decide};
@@ -61,8 +60,9 @@ impl Keeper {
 
     /// Starts the program from its beginning.
     fn begin_anew(&mut self) -> Result<()> {
-        let mut command = Command::new("/proc/self/exe");
-        command.arg("__program").arg("--").args(&self.record.command);
+        let unblock: Vec<String> = self.signals.to_unblock().iter().map(ToString::to_string).collect();
+        let mut command = process::this_program();
+        command.arg("__program").arg(format!("--unblock={}", unblock.join(","))).arg("--").args(&self.record.command);
         let child = command.spawn().map_err(Failure::system("starting the program"))?;
         self.came_from = None;
         self.lives_as(child.id().cast_signed(), Duration::ZERO)
