@@ -18,6 +18,9 @@ pub(crate) struct Description {
     /// Programs that must be there.
     #[serde(default)]
     pub(crate) needs: Vec<String>,
+    /// A module of python3 that must be there.
+    #[serde(default)]
+    pub(crate) python_module: Option<String>,
     /// What runs under HDCR, in a folder of its own.
     pub(crate) command: Vec<String>,
     /// Files that lie in the folder before.
@@ -71,7 +74,7 @@ impl Description {
         let folders = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"];
         let is_there = |name: &str| folders.iter().any(|f| Path::new(f).join(name).exists());
         let missing = self.needs.iter().find(|name| !is_there(name));
-        missing.map(String::as_str)
+        missing.or(self.python_module.as_ref().filter(|module| !has_module(module))).map(String::as_str)
     }
 
     /// Starts the program, behind `before` when it runs under HDCR. Its output is a file in its folder.
@@ -96,6 +99,12 @@ impl Description {
             .spawn()
             .with_context(|| format!("start {program}"))
     }
+}
+
+/// Asks the system's own python3, not one that a user has put before it.
+fn has_module(name: &str) -> bool {
+    let asked = Command::new("/usr/bin/python3").args(["-c", &format!("import {name}")]).stderr(Stdio::null()).status();
+    asked.is_ok_and(|status| status.success())
 }
 
 #[cfg(test)]

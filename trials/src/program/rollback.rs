@@ -102,12 +102,14 @@ impl Job<'_> {
             if let Some(status) = child.try_wait()? {
                 bail!("hdcr run ended: {status}");
             }
-            Ok(self.root(hdcr).filter(|found| Some(found) != old))
+            // A rollback brings back the same number; what has another one is an orphan of the killed root.
+            let is_new = |found: &Incarnation| old.is_none_or(|old| found.pid == old.pid && found != old);
+            Ok(self.roots(hdcr).into_iter().find(is_new))
         })
     }
 
-    /// The topmost process of the program: it carries the mark, is not HDCR, and its parent is not of the program.
-    fn root(&self, hdcr: &Path) -> Option<Incarnation> {
+    /// The topmost processes of the program: they carry the mark, are not HDCR, and have no parent in the program.
+    fn roots(&self, hdcr: &Path) -> Vec<Incarnation> {
         let ours: Vec<(u32, u32, String)> = self
             .marked()
             .into_iter()
@@ -117,8 +119,9 @@ impl Job<'_> {
                 (exe != hdcr && state != "Z" && state != "X").then_some((pid, parent, started))
             })
             .collect();
-        let top = ours.iter().find(|(_, parent, _)| !ours.iter().any(|(pid, _, _)| pid == parent));
-        top.map(|(pid, _, started)| Incarnation { pid: *pid, started: started.clone() })
+        let is_top = |parent: &u32| !ours.iter().any(|(pid, _, _)| pid == parent);
+        let tops = ours.iter().filter(|(_, parent, _)| is_top(parent));
+        tops.map(|(pid, _, started)| Incarnation { pid: *pid, started: started.clone() }).collect()
     }
 
     fn marked(&self) -> Vec<u32> {
