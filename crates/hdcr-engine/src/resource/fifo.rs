@@ -119,7 +119,9 @@ impl FileKind for Fifo {
 fn make(path: &Path, id: ObjectId, record: &FifoRecord) -> Result<OwnedFd> {
     let subject = path.display().to_string();
     let failed = |operation| Error::system::<rustix::io::Errno>(operation, &subject);
-    let place = if record.deleted { passing(path, id) } else { path.to_owned() };
+    // A nameless one shows the name that it had; that can be given for a moment when it is free.
+    let in_use = record.deleted && (path.symlink_metadata().is_ok() || !path.parent().is_some_and(Path::is_dir));
+    let place = if in_use { passing(path, id) } else { path.to_owned() };
     let found = rustix::fs::lstat(&place);
     match &found {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo => {}

@@ -26,6 +26,8 @@ use crate::survey::Survey;
 /// Most ptys that are opened to get at one of a certain number.
 const MOST: usize = 4096;
 const ACCESS: u64 = 3;
+/// Set in the flags of every file that was opened by name (fs/open.c).
+const LARGEFILE: u64 = 0o100_000;
 
 pub(crate) struct Terminal;
 
@@ -41,6 +43,9 @@ pub(crate) struct TerminalRecord {
     access: u32,
     #[prost(message, optional, tag = "4")]
     outside: Option<OutsideRecord>,
+    /// Whether it was opened by its name, and not by `TIOCGPTPEER`.
+    #[prost(bool, tag = "5")]
+    by_name: bool,
 }
 
 impl Record for TerminalRecord {
@@ -154,7 +159,8 @@ impl FileKind for Terminal {
 
     fn capture(cx: &mut Capture<'_>, view: &FileView, file: &OwnedFd) -> Result<TerminalRecord> {
         let access = model::low32(view.info.flags & ACCESS);
-        let mut record = TerminalRecord { access, ..TerminalRecord::default() };
+        let by_name = view.info.flags & LARGEFILE != 0;
+        let mut record = TerminalRecord { access, by_name, ..TerminalRecord::default() };
         let number = match end_of(view) {
             End::Master(number) => {
                 record.master = true;
@@ -188,7 +194,9 @@ impl FileKind for Terminal {
         if record.master {
             return master.try_clone().map_err(Error::system("dup", id));
         }
-        open_slave(master, record.access).map_err(Error::system("opening the slave of a pty", id))
+        let slave = open_slave(master, record.access);
+        let slave = slave.and_then(|slave| if record.by_name { by_name(&slave, record.access) } else { Ok(slave) });
+        slave.map_err(Error::system("opening the slave of a pty", id))
     }
 }
 
@@ -274,8 +282,16 @@ fn hung(master: &OwnedFd) -> bool {
 }
 
 fn open_slave(master: &OwnedFd, access: u32) -> rustix::io::Result<OwnedFd> {
-    let access = OpenptFlags::from_bits_retain(access & 3);
-    ioctl_tiocgptpeer(master, access | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
+    // The kernel would keep O_CLOEXEC among the flags of the file itself, where the program can see it.
+    let slave = ioctl_tiocgptpeer(master, OpenptFlags::from_bits_retain(access & 3) | OpenptFlags::NOCTTY)?;
+    rustix::io::fcntl_setfd(&slave, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(slave)
+}
+
+/// The same terminal, opened as by its name.
+fn by_name(slave: &OwnedFd, access: u32) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::from_bits_retain(access & 3) | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    rustix::fs::open(format!("/proc/self/fd/{}", slave.as_raw_fd()), flags, Mode::empty())
 }
 
 /// Makes a pty with both ends, to be filled when all files are made. The ends wait as parts: master, slave.
