@@ -14,6 +14,7 @@ static void echo(void)
 	char c;
 
 	close(child_end[0]);
+	zoo_mark("echo", 0);
 	for (int round = 1; round <= zoo_rounds; round++) {
 		zoo_wait(round);
 		EQ(read(child_end[1], &c, 1), 1);
@@ -40,6 +41,7 @@ static void open_all(void)
 	if (child == 0)
 		echo();
 	close(child_end[1]);
+	zoo_await("echo", 0);
 }
 
 static void prepare(int round)
