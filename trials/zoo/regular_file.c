@@ -1,5 +1,5 @@
 // Regular files: offsets, append, O_TMPFILE, deleted while open, holes, sharing by dup and fork, directories, devices.
-// zoo: rounds=3 static=yes
+// zoo: rounds=3 static=yes covers=regfile,device,directory,pathfd
 #include "zoo.h"
 #include <dirent.h>
 #include <sys/sysmacros.h>

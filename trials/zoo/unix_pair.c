@@ -1,5 +1,5 @@
 // UNIX socket pairs: stream, datagram, seqpacket, with bytes queued, half shut down, options, one end in a child.
-// zoo: rounds=3 static=yes
+// zoo: rounds=3 static=yes covers=socket
 #include "zoo.h"
 #include <sys/ioctl.h>
 #include <sys/socket.h>

@@ -16,7 +16,7 @@ const fn room(name: &'static str, may_use: &'static [&'static str], alone: bool)
 }
 
 /// The engine names the layout itself: its records of tasks and mappings are the layout's.
-const ROOMS: [Room; 14] = [
+const ROOMS: [Room; 15] = [
     room("hdcr-abi", &[], true),
     room("hdcr-layout", &[], true),
     room("hdcr-image", &["hdcr-layout"], false),
@@ -47,6 +47,7 @@ const ROOMS: [Room; 14] = [
     ),
     room("trials", &[], false),
     room("xtask", &[], false),
+    room("hdcr-fuzz", &["hdcr-image", "hdcr-layout"], false),
 ];
 
 /// Every edge that is not in the table, every crate that is not.

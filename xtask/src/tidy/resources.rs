@@ -6,10 +6,19 @@ use crate::tidy::Source;
 
 const FOLDER: &str = "crates/hdcr-engine/src/resource/";
 
-/// The names of the resources: files, and folders of families with one file a kind.
+/// The files of the resources, and of what stands beside them.
 fn resources(sources: &[Source]) -> Vec<&Source> {
-    let in_folder = sources.iter().filter(|s| s.is("rs") && s.path.starts_with(FOLDER));
-    in_folder.filter(|s| stem(&s.path) != "mod").collect()
+    let in_folder = |s: &&Source| s.is("rs") && s.path.starts_with(FOLDER);
+    sources.iter().filter(in_folder).collect()
+}
+
+/// The name of the kind that a file makes known; a family is known by its folder.
+fn kind(source: &Source) -> Option<&str> {
+    source.text.contains("impl FileKind for ").then_some(())?;
+    match stem(&source.path) {
+        "mod" => source.path.rsplit('/').nth(1),
+        name => Some(name),
+    }
 }
 
 fn stem(path: &str) -> &str {
@@ -30,8 +39,7 @@ pub(super) fn shown(sources: &[Source]) -> Vec<String> {
     let guests: Vec<&Source> = sources.iter().filter(|s| s.path.starts_with("trials/zoo/") && s.is("c")).collect();
     let rows = sources.iter().find(|s| s.path == "docs/resources.md").map_or("", |s| &s.text);
     let mut complaints = Vec::new();
-    for resource in resources(sources) {
-        let name = stem(&resource.path);
+    for name in resources(sources).into_iter().filter_map(kind) {
         if !guests.iter().any(|guest| covers(guest, name)) {
             complaints.push(format!("{name} has no guest in trials/zoo"));
         }
@@ -62,15 +70,15 @@ mod tests {
 
     #[test]
     fn a_resource_without_guest_and_row_is_named() {
-        let sources = [resource("pipe", "")];
+        let sources = [resource("pipe", "impl FileKind for Pipe {"), resource("keep", "fn beside() {}")];
         assert_eq!(shown(&sources), ["pipe has no guest in trials/zoo", "pipe has no row in docs/resources.md"]);
     }
 
     #[test]
     fn a_guest_covers_its_name_and_its_list() {
         let sources = [
-            resource("pipe", ""),
-            resource("regfile", ""),
+            resource("pipe", "impl FileKind for Pipe {"),
+            resource("regfile", "impl FileKind for RegFile {"),
             Source::new("trials/zoo/pipe.c", "// Pipes.\n"),
             Source::new("trials/zoo/regular_file.c", "// Files.\n// zoo: rounds=2 covers=other,regfile\n"),
             Source::new("docs/resources.md", "| `pipe` | yes |\n| `regfile` | yes |\n"),
