@@ -251,12 +251,11 @@ fn die_by(nursery: &mut PtraceNursery, process: Pid, tid: Tid, signal: i32) -> R
 
 /// Waits until a process is dead and hands it on to its parent; a child of the tool stays for the tool to reap.
 fn wait_for_death(nursery: &PtraceNursery, process: Pid, tid: Tid) -> Result<()> {
-    let caller = Pid(nix::unistd::getpid().as_raw());
     let mut patience = Patience::until(nursery.by);
     loop {
         match nursery.calls.look(tid) {
             Ok(Seen::Exited(_) | Seen::Killed(_)) => {
-                bury(&nursery.calls, caller, process, tid);
+                bury(&nursery.calls, tid);
                 return Ok(());
             }
             Err(MechanismError::Gone { .. }) => return Ok(()),

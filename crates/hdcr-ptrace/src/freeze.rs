@@ -206,6 +206,10 @@ impl<'a> Freezing<'a> {
             }
             Attempt::Dead => {
                 self.dead.insert(tid);
+                if self.traced_by_us(pid, tid) {
+                    // Born traced, dead before it was met: nobody else can collect it.
+                    bury(self.calls, tid);
+                }
                 Ok(true)
             }
             Attempt::Gone => Ok(true),
@@ -236,6 +240,10 @@ impl<'a> Freezing<'a> {
             Some(state) if tasks::dead(state) => Attempt::Dead,
             _ => Attempt::Gone,
         }
+    }
+
+    fn traced_by_us(&self, pid: Pid, tid: Tid) -> bool {
+        tasks::status(pid, tid).is_some_and(|status| status.tracer == self.tracer.0)
     }
 
     fn not_permitted(&self, pid: Pid, tid: Tid) -> Result<Attempt> {
@@ -328,10 +336,9 @@ impl<'a> Freezing<'a> {
 
     /// A dead thread: hands its report on, but leaves a child of this very process to whoever waits for it.
     fn forget(&mut self, tid: Tid) {
-        let Some(attached) = self.attached.remove(&tid) else {
-            return;
-        };
-        bury(self.calls, self.caller, attached.pid, tid);
+        if self.attached.remove(&tid).is_some() {
+            bury(self.calls, tid);
+        }
     }
 
     /// A sibling's exec takes over the leader's number, so a thread that had stopped may run again.
@@ -365,9 +372,9 @@ impl<'a> Freezing<'a> {
         strays.extend(self.attached.keys().copied());
         for tid in strays.difference(&inside) {
             self.attached.remove(tid);
-            let mut patience = Patience::until(self.by);
-            while self.calls.look(*tid).is_ok_and(|seen| seen == Seen::Nothing) && patience.wait() {}
-            forgive_dead(self.calls.detach(*tid, 0))?;
+            if !let_go_of(self.calls, *tid, self.by) {
+                return Err(late("stop", Pid(tid.0), *tid));
+            }
         }
         Ok(())
     }
@@ -421,18 +428,23 @@ pub(crate) fn let_go_of(calls: &Calls, tid: Tid, by: Deadline) -> bool {
                 drop(calls.detach(tid, signal));
                 return true;
             }
-            Ok(Seen::Exited(_) | Seen::Killed(_)) | Err(_) => return true,
+            Ok(Seen::Exited(_) | Seen::Killed(_)) => {
+                bury(calls, tid);
+                return true;
+            }
+            Err(_) => return true,
         }
     }
 }
 
 /// Collects a dead tracee: a thread, or a leader whose real parent is another process. A child of this very process is
 /// left for whoever here waits for it.
-pub(crate) fn bury(calls: &Calls, caller: Pid, pid: Pid, tid: Tid) {
-    if tid == pid.leader() && parent_of(pid) == caller {
-        return;
+pub(crate) fn bury(calls: &Calls, tid: Tid) {
+    let own = nix::unistd::getpid().as_raw();
+    let child = tasks::status(Pid(tid.0), tid).is_some_and(|status| status.process == tid.0 && status.parent == own);
+    if !child {
+        calls.collect(tid);
     }
-    calls.collect(tid);
 }
 
 fn parent_of(pid: Pid) -> Pid {

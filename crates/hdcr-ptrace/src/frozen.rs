@@ -78,6 +78,7 @@ impl PtraceFrozen {
                 }
             }
         }
+        stragglers.borrow_mut().retain(|tid| !frozen.tracees.contains_key(tid));
         for tracee in frozen.tracees.values_mut() {
             refused = refused.and(reenter::name_call(calls, tracee, by));
         }
@@ -159,13 +160,12 @@ impl PtraceFrozen {
     }
 
     fn wait_until_dead(&self, by: Deadline) -> Result<()> {
-        let caller = Pid(nix::unistd::getpid().as_raw());
         let mut patience = Patience::until(by);
         let mut left: Vec<&Tracee> = self.tracees.values().collect();
         loop {
             left.retain(|tracee| match self.calls.look(tracee.tid) {
                 Ok(Seen::Exited(_) | Seen::Killed(_)) => {
-                    bury(&self.calls, caller, tracee.pid, tracee.tid);
+                    bury(&self.calls, tracee.tid);
                     false
                 }
                 Ok(_) => true,

@@ -3,6 +3,9 @@
 mod common;
 mod suite;
 
+use std::time::{Duration, Instant};
+
+use hdcr_engine::mechanism::{Deadline, Mechanism, MechanismError, Scope};
 use hdcr_ptrace::{Faults, Ptrace};
 
 macro_rules! conform {
@@ -25,4 +28,22 @@ conform! {
     nursery_makes_a_tree,
     nursery_dies_when_dropped,
     timed_call_begins_again,
+    pending_signals_stay,
+    whole_tree,
+    stopped_job_stays_stopped,
+    vfork_in_progress,
+    the_dead,
+    signals_all_taken,
+    refusals,
+    storms,
+}
+
+#[test]
+fn held_by_another() {
+    let other = |pid| {
+        let by = Deadline(Instant::now() + Duration::from_secs(20));
+        let refused = Ptrace::new(Faults::default()).freeze(Scope::Tree(pid), by);
+        matches!(refused, Err(MechanismError::Traced { .. }))
+    };
+    suite::held_by_another(&Ptrace::new(Faults::default()), &other).unwrap();
 }
