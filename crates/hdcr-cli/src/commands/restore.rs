@@ -4,15 +4,22 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
+use hdcr_image::Manifest;
+use hdcr_policy::restart::Death;
 use rustix::fs::{Mode, OFlags, open};
+use serde::Serialize;
 
 use super::Surrounding;
 use crate::cli::RestoreArgs;
+use crate::duration;
 use crate::failure::{Class, Failure, Result};
 use crate::foreground::{self, Outcome};
+use crate::job::peek;
 use crate::kinds::StdioTarget;
 use crate::namespace::{self, Outside};
+use crate::output::Report;
 use crate::parts;
 use crate::process::{born, lives, shell_status};
 use crate::settings::absolute;
@@ -22,60 +29,94 @@ use crate::task::{Place, RestoreTask};
 pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     let place = place(at, &args.image)?;
     let manifest = parts::manifest(&place)?;
-    refuse_running(at, &place)?;
     if at.inside.is_none() && (args.new_pids || !namespace::may_choose_pids()) {
-        let leaves = if args.detach { Outside::Leaves } else { Outside::Waits };
         return namespace::outside(std::env::args_os().skip(1), &mut |pid| {
             write_pid(args.pidfile.as_deref(), pid)?;
-            Ok(leaves)
+            if args.detach {
+                at.output.result_aside(&Running {
+                    pid,
+                    processes: manifest.facts.processes.len(),
+                    restore_us: None,
+                    calls: None,
+                });
+            }
+            Ok(if args.detach { Outside::Leaves } else { Outside::Waits })
         });
     }
+    if at.inside.is_none() {
+        refuse_running(&place)?;
+    }
+    let signals = Signals::take()?;
+    let restored = match bring_back(at, args, &place, &manifest, &signals)? {
+        Outcome::Interrupted(signal) => return Ok(shell_status(Death::Signal(signal))),
+        Outcome::Runs(restored) => restored,
+    };
+    let root = manifest.facts.root_pid;
+    let main = restored.roots.iter().find(|pid| **pid == root).or(restored.roots.first()).copied();
+    let main = main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))?;
+    let (restore_us, calls) = (Some(restored.total_us), Some(restored.calls));
+    let running = Running { pid: main, processes: restored.processes, restore_us, calls };
+    match &at.inside {
+        Some(report) => {
+            if args.detach {
+                let_go_of_stdio()?;
+            }
+            namespace::tell_ready(report, main)?;
+        }
+        None => write_pid(args.pidfile.as_deref(), main)?,
+    }
+    if args.detach && at.inside.is_none() {
+        at.output.result_aside(&running);
+        return Ok(0);
+    }
+    at.output.detail(&running.text());
+    Ok(shell_status(foreground::accompany(main, &signals, at.output)?))
+}
+
+/// Restores the image as children of this process.
+fn bring_back(
+    at: &Surrounding<'_>,
+    args: &RestoreArgs,
+    place: &Place,
+    manifest: &Manifest,
+    signals: &Signals,
+) -> Result<Outcome> {
     let needed: BTreeSet<i32> = manifest.facts.processes.iter().map(|process| process.pid).collect();
     if at.inside.is_some() {
         namespace::next_pid_after(needed.last().copied().unwrap_or(0).saturating_add(64));
     }
-    let stdio = descriptors(args.stdio.as_ref().unwrap_or(&StdioTarget::Inherit))?;
-    let timeout = at.settings.restore_timeout(args.timeout);
-    let task = RestoreTask { place, journals: at.settings.journals(), map_path: args.map_path.clone(), timeout };
-    let signals = Signals::take()?;
-    let restored = match foreground::restore(&task, &stdio, &needed, &signals)? {
-        Outcome::Interrupted(signal) => return Ok(shell_status(hdcr_policy::restart::Death::Signal(signal))),
-        Outcome::Runs(restored) => restored,
+    let task = RestoreTask {
+        place: place.clone(),
+        journals: at.settings.journals(),
+        map_path: args.map_path.clone(),
+        timeout: at.settings.restore_timeout(args.timeout),
     };
-    drop(stdio);
-    let root = manifest.facts.root_pid;
-    let main = restored.roots.iter().find(|pid| **pid == root).or(restored.roots.first()).copied();
-    let main = main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))?;
-    let took = crate::duration::show(std::time::Duration::from_micros(restored.total_us));
-    at.output.detail(&format!("{} runs again as pid {main}: {} process(es), {took}", task.place, restored.processes));
-    match &at.inside {
-        Some(report) => namespace::tell_ready(report, main)?,
-        None => write_pid(args.pidfile.as_deref(), main)?,
-    }
-    if args.detach && at.inside.is_none() {
-        at.output.result_aside(&Detached {
-            pid: main,
-            processes: restored.processes,
-            restore_us: restored.total_us,
-            calls: restored.calls,
-        });
-        return Ok(0);
-    }
-    Ok(shell_status(foreground::accompany(main, &signals, at.output)?))
+    let stdio = descriptors(args.stdio.as_ref().unwrap_or(&StdioTarget::Inherit))?;
+    foreground::restore(&task, &stdio, &needed, signals)
 }
 
-/// What `--detach` tells with `--json` or `-v`.
-#[derive(Debug, serde::Serialize)]
-struct Detached {
+/// Leaves standard input, output and error to others: this process stays only as the first one of its namespace.
+fn let_go_of_stdio() -> Result<()> {
+    let doing = || Failure::system::<rustix::io::Errno>("letting go of standard input, output and error");
+    let [input, output, error] = descriptors(&StdioTarget::Null)?;
+    rustix::stdio::dup2_stdin(input).map_err(doing())?;
+    rustix::stdio::dup2_stdout(output).map_err(doing())?;
+    rustix::stdio::dup2_stderr(error).map_err(doing())
+}
+
+/// A program that runs again, as `--detach` tells it.
+#[derive(Debug, Serialize)]
+struct Running {
     pid: i32,
     processes: usize,
-    restore_us: u64,
-    calls: u64,
+    restore_us: Option<u64>,
+    calls: Option<u64>,
 }
 
-impl crate::output::Report for Detached {
+impl Report for Running {
     fn text(&self) -> String {
-        format!("runs as pid {}", self.pid)
+        let took = self.restore_us.map(|us| format!(", {}", duration::show(Duration::from_micros(us))));
+        format!("runs as pid {}: {} process(es){}", self.pid, self.processes, took.unwrap_or_default())
     }
 }
 
@@ -87,24 +128,15 @@ pub(crate) fn place(at: &Surrounding<'_>, text: &str) -> Result<Place> {
     }
 }
 
-/// A job whose keeper lives is not restored beside itself.
-fn refuse_running(at: &Surrounding<'_>, place: &Place) -> Result<()> {
+/// A job whose program lives is not restored beside itself.
+fn refuse_running(place: &Place) -> Result<()> {
     let Place::Store { root, job, .. } = place else { return Ok(()) };
-    let record = crate::job::peek(root, &parts::job_name(job)?)?;
-    match record
-        .filter(|record| !record.private_pids && lives(record.main) && born(record.main) == Some(record.main_born))
-    {
-        Some(record) => {
-            Err(Failure::refused("job-runs", format!("the program of job {job} runs, as pid {}", record.main)).remedy(
-                format!(
-                    "end it first: `hdcr stop {job}`{}",
-                    if at.inside.is_some() { "" } else { ", or take --new-pids for a second one" }
-                ),
-            ))
-            .or_else(|failure| if at.inside.is_some() { Ok(()) } else { Err(failure) })
-        }
-        None => Ok(()),
-    }
+    let record = peek(root, &parts::job_name(job)?)?;
+    let runs = record.filter(|r| !r.private_pids && lives(r.main) && born(r.main) == Some(r.main_born));
+    let Some(record) = runs else { return Ok(()) };
+    let message = format!("the program of job {job} runs, as pid {}", record.main);
+    let remedy = format!("end it first (`hdcr stop {job}`), or take --new-pids for a second one");
+    Err(Failure::refused("job-runs", message).remedy(remedy))
 }
 
 /// Standard input, output and error for what led out of the tree.
