@@ -6,3 +6,4 @@
 pub mod interval;
 pub mod restart;
 pub mod retention;
+pub mod touched;

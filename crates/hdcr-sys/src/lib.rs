@@ -13,6 +13,8 @@ pub mod task;
 pub mod task_attribute;
 pub mod wait;
 pub mod birth;
+pub mod births;
+pub mod fanotify;
 pub mod shared;
 pub mod sock_diag;
 pub mod socket;

@@ -1,0 +1,258 @@
+//! Which files a job has created, changed, renamed or removed since each of its checkpoints, and what a rollback has to
+//! undo of it.
+//!
+//! Told in the order in which things happened ([`Table::tell`]), asked by the number of a checkpoint ([`Table::since`]).
+//! Files are known by the names that they had at the checkpoint: a file that was renamed since is an old one at another
+//! place, a file that was made since is a new one wherever it is. What somebody else does to one of these names is told
+//! too, and ends what may be done about it.
+
+mod state;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use state::State;
+
+/// What identifies a file within its file system, in the bytes of the file system's own.
+pub type Identity = Vec<u8>;
+
+/// A file or a directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A file, or anything else that is no directory.
+    File,
+    /// A directory.
+    Directory,
+}
+
+/// Whether a rename has replaced something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Replaced {
+    /// There was something.
+    Yes,
+    /// There was nothing.
+    No,
+    /// Not known.
+    Unknown,
+}
+
+/// What a look at a file shows. Times are counted from the epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Look {
+    /// Its length.
+    pub size: u64,
+    /// When its contents were changed last, as a program may set it.
+    pub modified: Duration,
+    /// When anything of it was changed last, as only the kernel sets it.
+    pub changed: Duration,
+}
+
+/// Something that has happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The job has made it.
+    Created(PathBuf, Kind, Identity),
+    /// The job had it open for writing and closed it; the look is from then, if it was still there.
+    Written(PathBuf, Option<Look>),
+    /// The job has removed the name.
+    Removed(PathBuf, Kind),
+    /// The job has renamed it.
+    Renamed {
+        /// The old name.
+        from: PathBuf,
+        /// The new name.
+        to: PathBuf,
+        /// What it is.
+        kind: Kind,
+        /// Whether there was something under the new name.
+        replaced: Replaced,
+        /// The file that was renamed.
+        identity: Identity,
+    },
+    /// The job has opened it; the look is from right after.
+    Opened(PathBuf, Look),
+    /// Somebody else, or nobody knows who, has made, written, removed or renamed it.
+    Foreign(PathBuf),
+    /// Events were lost.
+    Lost,
+}
+
+/// A file that is at another place than at the checkpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Moved {
+    /// Where it is.
+    pub at: PathBuf,
+    /// Where it was.
+    pub home: PathBuf,
+    /// Which file it is.
+    pub identity: Identity,
+}
+
+/// A file that did not exist at the checkpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct New {
+    /// Where it is.
+    pub at: PathBuf,
+    /// What it is.
+    pub kind: Kind,
+    /// Which file it is.
+    pub identity: Identity,
+}
+
+/// The length of a file at the checkpoint, as it was seen before the first write since.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Length {
+    /// The name at the checkpoint.
+    pub path: PathBuf,
+    /// The length.
+    pub size: u64,
+    /// When it was changed last.
+    pub modified: Duration,
+}
+
+/// Why nothing can be done about a name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Doubt {
+    /// Somebody else has worked on it too.
+    Foreign,
+    /// Renamed to this name; whether it replaced something is not known.
+    Replaced,
+}
+
+/// What is different from a checkpoint because of the job.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Changes {
+    /// Some of what happened is not known.
+    pub incomplete: bool,
+    /// To be moved aside, what lies in a new directory together with that directory; outer ones last.
+    pub new: Vec<New>,
+    /// To be moved back.
+    pub moved: Vec<Moved>,
+    /// Directories that were removed, outer ones first.
+    pub directories: Vec<PathBuf>,
+    /// Files that were removed or replaced: their names at the checkpoint.
+    pub lost: Vec<PathBuf>,
+    /// Files that were written: their names at the checkpoint.
+    pub written: Vec<PathBuf>,
+    /// What is known of the length of the written ones.
+    pub lengths: Vec<Length>,
+    /// What is left alone and has to be named.
+    pub doubtful: Vec<(PathBuf, Doubt)>,
+}
+
+/// What was there when a checkpoint was taken.
+#[derive(Clone, Debug)]
+struct Mark {
+    sequence: u64,
+    state: State,
+    /// The marks before this one, as they were at this one.
+    before: Vec<Mark>,
+    known: Known,
+}
+
+/// Every name that the job has worked on: whether it is there, and when it was worked on last.
+type Known = BTreeMap<PathBuf, (bool, u64)>;
+
+/// What a job has done to files since its checkpoints.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    marks: Vec<Mark>,
+    known: Known,
+    count: u64,
+}
+
+impl Table {
+    /// Begins to count from a checkpoint taken at a time.
+    pub fn mark(&mut self, sequence: u64, at: Duration) {
+        self.marks.retain(|mark| mark.sequence != sequence);
+        let flat = |mark: &Mark| Mark { before: Vec::new(), known: Known::new(), ..mark.clone() };
+        let before = self.marks.iter().map(flat).collect();
+        self.marks.push(Mark { sequence, state: State::new(at), before, known: self.known.clone() });
+    }
+
+    /// Forgets the checkpoints that are not in the list.
+    pub fn keep(&mut self, sequences: &[u64]) {
+        self.marks.retain(|mark| sequences.contains(&mark.sequence));
+    }
+
+    /// Tells what happened.
+    pub fn tell(&mut self, event: &Event) {
+        let event = self.informed(event);
+        for mark in &mut self.marks {
+            mark.state.tell(&event);
+        }
+        self.count += 1;
+        match &event {
+            Event::Created(path, Kind::File, _) => self.note(path, true),
+            Event::Written(path, look) => self.note(path, look.is_some()),
+            Event::Removed(path, Kind::File) => self.note(path, false),
+            Event::Renamed { from, to, kind: Kind::File, .. } => {
+                self.note(from, false);
+                self.note(to, true);
+            }
+            Event::Renamed { from, to, kind: Kind::Directory, .. } => self.move_known(from, to),
+            Event::Removed(path, Kind::Directory) => {
+                for (_, fact) in self.known.range_mut(path.clone()..).take_while(|(name, _)| name.starts_with(path)) {
+                    fact.0 = false;
+                }
+            }
+            Event::Created(_, Kind::Directory, _) | Event::Opened(..) | Event::Foreign(_) | Event::Lost => {}
+        }
+    }
+
+    /// Adds what is known of the target of a rename.
+    fn informed(&self, event: &Event) -> Event {
+        let mut event = event.clone();
+        if let Event::Renamed { to, replaced: replaced @ Replaced::Unknown, .. } = &mut event
+            && let Some((there, _)) = self.known.get(to)
+        {
+            *replaced = if *there { Replaced::Yes } else { Replaced::No };
+        }
+        event
+    }
+
+    fn note(&mut self, path: &Path, there: bool) {
+        self.known.insert(path.to_owned(), (there, self.count));
+    }
+
+    fn move_known(&mut self, from: &Path, to: &Path) {
+        for (name, fact) in state::take_below(&mut self.known, from) {
+            self.known.insert(state::carried(&name, from, to), fact);
+        }
+    }
+
+    /// Every file that the job has worked on and that is there, the latest first.
+    pub fn touched(&self) -> Vec<PathBuf> {
+        let mut there: Vec<_> = self.known.iter().filter(|(_, (there, _))| *there).collect();
+        there.sort_by_key(|(_, (_, count))| std::cmp::Reverse(*count));
+        there.into_iter().map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Whether anything is known about a name, so that what others do to it matters.
+    pub fn knows(&self, path: &Path) -> bool {
+        self.known.contains_key(path) || self.marks.iter().any(|mark| mark.state.knows(path))
+    }
+
+    /// What is different from a checkpoint. One that was never marked: nothing is known.
+    pub fn since(&self, sequence: u64) -> Changes {
+        let mark = self.marks.iter().find(|mark| mark.sequence == sequence);
+        mark.map_or_else(|| Changes { incomplete: true, ..Changes::default() }, |mark| mark.state.changes())
+    }
+
+    /// Goes back to how it was at a checkpoint, as its files have done.
+    pub fn roll_back(&mut self, sequence: u64) {
+        let Some(at) = self.marks.iter().position(|mark| mark.sequence == sequence) else { return };
+        self.marks.truncate(at + 1);
+        let Some(mut mark) = self.marks.pop() else { return };
+        for (old, now) in mark.before.iter().zip(&mut self.marks) {
+            now.state = old.state.clone();
+        }
+        self.known = mark.known.clone();
+        mark.state = State::new(mark.state.at());
+        self.marks.push(mark);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+//! What has happened since one checkpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Changes, Doubt, Event, Identity, Kind, Length, Look, Moved, New, Replaced};
+
+/// File systems take their times from a clock that stands still between two ticks.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What was under a name at the checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Before {
+    Nothing,
+    Something,
+    Unknown,
+}
+
+/// What is under a name now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Now {
+    /// The file that had this name at the checkpoint.
+    Old(PathBuf, Identity),
+    /// One that was made since.
+    New(Kind, Identity),
+    /// Nothing.
+    Nothing,
+    /// Somebody else's.
+    Foreign,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    at: Duration,
+    incomplete: bool,
+    before: BTreeMap<PathBuf, Before>,
+    now: BTreeMap<PathBuf, Now>,
+    written: BTreeSet<PathBuf>,
+    lost: BTreeMap<PathBuf, Kind>,
+    looks: BTreeMap<PathBuf, Look>,
+}
+
+/// Takes everything below a directory out of a map by names.
+pub(super) fn take_below<V>(map: &mut BTreeMap<PathBuf, V>, directory: &Path) -> Vec<(PathBuf, V)> {
+    let names: Vec<PathBuf> = map
+        .range(directory.to_owned()..)
+        .map(|(name, _)| name)
+        .take_while(|name| name.starts_with(directory))
+        .filter(|name| *name != directory)
+        .cloned()
+        .collect();
+    names.into_iter().filter_map(|name| map.remove_entry(&name)).collect()
+}
+
+/// The name of something in a directory after the directory was renamed.
+pub(super) fn carried(name: &Path, from: &Path, to: &Path) -> PathBuf {
+    match name.strip_prefix(from) {
+        Ok(rest) if rest.as_os_str().is_empty() => to.to_owned(),
+        Ok(rest) => to.join(rest),
+        Err(_) => name.to_owned(),
+    }
+}
+
+impl State {
+    pub(super) fn new(at: Duration) -> Self {
+        Self {
+            at,
+            incomplete: false,
+            before: BTreeMap::new(),
+            now: BTreeMap::new(),
+            written: BTreeSet::new(),
+            lost: BTreeMap::new(),
+            looks: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn at(&self) -> Duration {
+        self.at
+    }
+
+    pub(super) fn knows(&self, path: &Path) -> bool {
+        self.now.contains_key(path) || self.written.contains(path) || self.before.contains_key(path)
+    }
+
+    pub(super) fn tell(&mut self, event: &Event) {
+        match event {
+            Event::Created(path, kind, identity) => self.created(path, *kind, identity),
+            Event::Written(path, look) => self.wrote(path, *look),
+            Event::Removed(path, kind) => self.removed(path, *kind),
+            Event::Renamed { from, to, kind, replaced, identity } => {
+                let moved = Moved { at: to.clone(), home: from.clone(), identity: identity.clone() };
+                self.renamed(&moved, *kind, *replaced);
+            }
+            Event::Opened(path, look) => self.opened(path, *look),
+            Event::Foreign(path) => self.foreign(path),
+            Event::Lost => self.incomplete = true,
+        }
+    }
+
+    /// What is under a name: by what happened to it, else to a directory above it, else what always was.
+    fn under(&self, path: &Path) -> Now {
+        if let Some(now) = self.now.get(path) {
+            return now.clone();
+        }
+        for directory in path.ancestors().skip(1) {
+            match self.now.get(directory) {
+                Some(Now::Old(home, _)) => {
+                    return Now::Old(carried(path, directory, home), Identity::new());
+                }
+                Some(Now::New(..) | Now::Foreign) => return Now::Foreign,
+                Some(Now::Nothing) | None => {}
+            }
+        }
+        Now::Old(path.to_owned(), Identity::new())
+    }
+
+    fn note_before(&mut self, path: &Path, unless_known: Before) {
+        if self.before.contains_key(path) {
+            return;
+        }
+        let above = path.ancestors().skip(1).find_map(|directory| self.before.get(directory));
+        let before = if above == Some(&Before::Nothing) { Before::Nothing } else { unless_known };
+        self.before.insert(path.to_owned(), before);
+    }
+
+    fn lose(&mut self, now: &Now, kind: Kind) {
+        if let Now::Old(home, _) = now {
+            self.lost.insert(home.clone(), kind);
+        }
+    }
+
+    fn created(&mut self, path: &Path, kind: Kind, identity: &Identity) {
+        self.note_before(path, Before::Nothing);
+        if let Some(old) = self.now.get(path).cloned() {
+            // Its removal was not seen.
+            self.lose(&old, Kind::File);
+        }
+        self.now.insert(path.to_owned(), Now::New(kind, identity.clone()));
+    }
+
+    fn wrote(&mut self, path: &Path, look: Option<Look>) {
+        // Open for writing is not yet written.
+        if look.is_some_and(|look| look.changed + TICK < self.at) {
+            return;
+        }
+        if let Now::Old(home, _) = self.under(path) {
+            self.written.insert(home);
+        }
+    }
+
+    fn removed(&mut self, path: &Path, kind: Kind) {
+        let now = self.under(path);
+        if matches!(&now, Now::Old(home, _) if home == path) {
+            self.note_before(path, Before::Something);
+        }
+        self.lose(&now, kind);
+        self.empty(path);
+        if kind == Kind::Directory {
+            drop(take_below(&mut self.looks, path));
+        }
+    }
+
+    /// There is nothing under this name any more.
+    fn empty(&mut self, path: &Path) {
+        if self.before.get(path) == Some(&Before::Nothing) {
+            self.before.remove(path);
+            self.now.remove(path);
+        } else {
+            self.now.insert(path.to_owned(), Now::Nothing);
+        }
+    }
+
+    fn renamed(&mut self, moved: &Moved, kind: Kind, replaced: Replaced) {
+        let (from, to) = (moved.home.as_path(), moved.at.as_path());
+        let what = match self.under(from) {
+            Now::Old(home, _) => Now::Old(home, moved.identity.clone()),
+            Now::New(kind, _) => Now::New(kind, moved.identity.clone()),
+            // It came here without our notice.
+            Now::Nothing | Now::Foreign => Now::Foreign,
+        };
+        if matches!(&what, Now::Old(home, _) if home == from) {
+            self.note_before(from, Before::Something);
+        }
+        match (self.now.get(to).cloned(), replaced) {
+            (Some(there), _) => self.lose(&there, kind),
+            (None, Replaced::Yes) => {
+                let there = self.under(to);
+                self.note_before(to, Before::Something);
+                self.lose(&there, kind);
+            }
+            (None, Replaced::No) => self.note_before(to, Before::Nothing),
+            (None, Replaced::Unknown) => self.note_before(to, Before::Unknown),
+        }
+        self.empty(from);
+        // Back at home: as if nothing had happened.
+        if matches!(&what, Now::Old(home, _) if home == to) {
+            self.lost.remove(to);
+            self.now.remove(to);
+            self.before.remove(to);
+        } else {
+            self.now.insert(to.to_owned(), what);
+        }
+        if kind == Kind::Directory {
+            for (name, now) in take_below(&mut self.now, from) {
+                let new_name = carried(&name, from, to);
+                if matches!(now, Now::New(..) | Now::Old(..)) && !self.before.contains_key(&new_name) {
+                    self.note_before(&new_name, Before::Nothing);
+                }
+                self.now.insert(new_name, now);
+            }
+        }
+    }
+
+    fn opened(&mut self, path: &Path, look: Look) {
+        // Unchanged since the checkpoint even now, after it was opened: so this was its length then.
+        if look.changed + TICK < self.at
+            && let Now::Old(home, _) = self.under(path)
+        {
+            self.looks.entry(home).or_insert(look);
+        }
+    }
+
+    fn foreign(&mut self, path: &Path) {
+        if self.now.contains_key(path) || self.before.contains_key(path) || self.written.contains(path) {
+            self.now.insert(path.to_owned(), Now::Foreign);
+        }
+    }
+
+    pub(super) fn changes(&self) -> Changes {
+        let mut changes = Changes { incomplete: self.incomplete, ..Changes::default() };
+        for (at, now) in &self.now {
+            match now {
+                Now::Old(home, identity) if home != at => {
+                    changes.moved.push(Moved { at: at.clone(), home: home.clone(), identity: identity.clone() });
+                    self.doubt(at, &mut changes);
+                }
+                // In doubt it may stand for something that cannot be brought back: it stays.
+                Now::New(..) if self.before.get(at) == Some(&Before::Unknown) => self.doubt(at, &mut changes),
+                Now::New(kind, identity) => {
+                    changes.new.push(New { at: at.clone(), kind: *kind, identity: identity.clone() });
+                }
+                Now::Foreign => changes.doubtful.push((at.clone(), Doubt::Foreign)),
+                Now::Old(..) | Now::Nothing => {}
+            }
+        }
+        // What lies in a new directory goes with it, unless it stands in the way of nothing else.
+        let directories: BTreeSet<PathBuf> =
+            changes.new.iter().filter(|new| new.kind == Kind::Directory).map(|new| new.at.clone()).collect();
+        changes.new.retain(|new| !new.at.ancestors().skip(1).any(|above| directories.contains(above)));
+        changes.new.sort_by_key(|new| new.kind == Kind::Directory);
+        let foreign = |path: &Path| self.now.get(path) == Some(&Now::Foreign);
+        for (home, kind) in &self.lost {
+            match kind {
+                Kind::Directory => changes.directories.push(home.clone()),
+                Kind::File => changes.lost.push(home.clone()),
+            }
+        }
+        changes.written =
+            self.written.iter().filter(|path| !foreign(path) && !self.lost.contains_key(*path)).cloned().collect();
+        changes.lengths = changes
+            .written
+            .iter()
+            .filter_map(|path| {
+                let look = self.looks.get(path)?;
+                Some(Length { path: path.clone(), size: look.size, modified: look.modified })
+            })
+            .collect();
+        changes
+    }
+
+    fn doubt(&self, at: &Path, changes: &mut Changes) {
+        if self.before.get(at) == Some(&Before::Unknown) {
+            changes.doubtful.push((at.to_owned(), Doubt::Replaced));
+        }
+    }
+}

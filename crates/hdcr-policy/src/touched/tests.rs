@@ -1,0 +1,132 @@
+//! What a job did, in one line, and what a rollback has to do about it.
+
+use super::*;
+
+fn id(text: &str) -> Identity {
+    text.as_bytes().to_vec()
+}
+
+fn look(size: u64, changed: u64) -> Look {
+    Look { size, modified: Duration::from_secs(changed), changed: Duration::from_secs(changed) }
+}
+
+/// Words: `+f` created, `+d/` a directory, `-f`, `~f` written, `f>g` renamed (`f>>g` over something, `f>?g` not known),
+/// `o f` opened when unchanged, `!f` somebody else, `*` events lost. The checkpoint is at second 100.
+fn tell(table: &mut Table, story: &str) {
+    for word in story.split_whitespace() {
+        let path = |text: &str| Path::new("/").join(text.trim_end_matches('/'));
+        let kind = |text: &str| if text.ends_with('/') { Kind::Directory } else { Kind::File };
+        let event = if let Some((from, to)) = word.split_once('>') {
+            let (to, replaced) = match to.split_at(1) {
+                (">", to) => (to, Replaced::Yes),
+                ("?", to) => (to, Replaced::Unknown),
+                _ => (to, Replaced::No),
+            };
+            Event::Renamed { from: path(from), to: path(to), kind: kind(from), replaced, identity: id("i") }
+        } else {
+            let (verb, name) = word.split_at(1);
+            match verb {
+                "+" => Event::Created(path(name), kind(name), id("i")),
+                "-" => Event::Removed(path(name), kind(name)),
+                "~" => Event::Written(path(name), Some(look(9, 200))),
+                "=" => Event::Written(path(name), Some(look(5, 50))),
+                "o" => Event::Opened(path(name), look(5, 50)),
+                "!" => Event::Foreign(path(name)),
+                _ => Event::Lost,
+            }
+        };
+        table.tell(&event);
+    }
+}
+
+fn words(changes: &Changes) -> String {
+    let name = |path: &Path| path.strip_prefix("/").unwrap().display().to_string();
+    let mut words = Vec::new();
+    words.extend(changes.new.iter().map(|new| format!("aside {}", name(&new.at))));
+    words.extend(changes.moved.iter().map(|moved| format!("{}>{}", name(&moved.at), name(&moved.home))));
+    words.extend(changes.directories.iter().map(|path| format!("mkdir {}", name(path))));
+    words.extend(changes.lost.iter().map(|path| format!("lost {}", name(path))));
+    words.extend(changes.written.iter().map(|path| format!("written {}", name(path))));
+    words.extend(changes.lengths.iter().map(|length| format!("{}={}", name(&length.path), length.size)));
+    words.extend(changes.doubtful.iter().map(|(path, doubt)| format!("{doubt:?} {}", name(path))));
+    words.extend(changes.incomplete.then(|| "incomplete".to_owned()));
+    words.join(", ")
+}
+
+fn check(story: &str, expected: &str) {
+    let mut table = Table::default();
+    table.mark(1, Duration::from_secs(100));
+    tell(&mut table, story);
+    assert_eq!(words(&table.since(1)), expected, "{story}");
+}
+
+#[test]
+fn what_is_made_goes_and_what_is_written_is_named() {
+    check("", "");
+    check("+a ~a", "aside a");
+    check("+a ~a -a", "");
+    check("~a", "written a");
+    check("=a", "");
+    check("oa ~a", "written a, a=5");
+    check("~a oa", "written a, a=5");
+    check("~a -a", "lost a");
+    check("-a", "lost a");
+    check("-a +a ~a", "aside a, lost a");
+    check("-a +a -a", "lost a");
+    check("+a *", "aside a, incomplete");
+}
+
+#[test]
+fn renamed_files_come_home() {
+    check("a>b", "b>a");
+    check("a>b b>c ~c", "c>a, written a");
+    check("a>b b>a", "");
+    check("+t ~t t>a", "aside a");
+    check("+t ~t t>>a", "aside a, lost a");
+    check("+t ~t t>?a", "Replaced a");
+    check("~a +t t>?a", "aside a, lost a");
+    check("a>b +a ~a", "aside a, b>a");
+    check("b>c a>b +a", "aside a, b>a, c>b");
+    check("a>>b", "b>a, lost b");
+    check("a>b -b", "lost a");
+}
+
+#[test]
+fn directories_carry_what_is_in_them() {
+    check("+d/ +d/x ~d/x", "aside d");
+    check("d/>e ~e/x", "e>d, written d/x");
+    check("~d/x d/>e", "e>d, written d/x");
+    check("+d/x d/>e +e/y", "aside e/x, aside e/y, e>d");
+    check("-d/x -d/", "mkdir d, lost d/x");
+    check("a>d/a +d/b d/>e/", "aside e/b, e>d, e/a>a");
+    check("+d/ a>d/a", "aside d, d/a>a");
+}
+
+#[test]
+fn what_others_touch_is_left_alone() {
+    check("!a", "");
+    check("+a !a", "Foreign a");
+    check("~a !a", "Foreign a");
+    check("!a ~a", "written a");
+    check("-a !a", "lost a, Foreign a");
+}
+
+#[test]
+fn each_checkpoint_counts_by_itself_and_a_rollback_rewinds_the_older_ones() {
+    let mut table = Table::default();
+    table.mark(1, Duration::from_secs(100));
+    tell(&mut table, "+a ~log");
+    table.mark(2, Duration::from_secs(100));
+    tell(&mut table, "+b a>c");
+    assert_eq!(words(&table.since(1)), "aside b, aside c, written log");
+    assert_eq!(words(&table.since(2)), "aside b, c>a");
+    assert_eq!(words(&table.since(3)), "incomplete");
+    assert_eq!(table.touched(), [Path::new("/c"), Path::new("/b"), Path::new("/log")]);
+    table.roll_back(2);
+    assert_eq!(words(&table.since(2)), "");
+    assert_eq!(words(&table.since(1)), "aside a, written log");
+    assert_eq!(table.touched(), [Path::new("/log"), Path::new("/a")]);
+    table.keep(&[2]);
+    assert_eq!(words(&table.since(1)), "incomplete");
+    assert!(table.knows(Path::new("/log")) && !table.knows(Path::new("/x")));
+}
