@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod interval;
+pub mod kin;
 pub mod restart;
 pub mod retention;
 pub mod touched;

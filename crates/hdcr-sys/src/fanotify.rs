@@ -12,8 +12,6 @@ use std::path::Path;
 
 use crate::handle::Handle;
 
-/// A file was opened.
-pub const OPEN: u64 = 0x20;
 /// A file that was open for writing was closed for the last time.
 pub const CLOSE_WRITE: u64 = 0x08;
 /// Owner, mode, times or number of names were changed.
@@ -38,7 +36,7 @@ const INFO_NEW_NAME: u8 = 12;
 /// A name in a directory of a file system.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Place {
-    /// The file system, as `f_fsid` of statfs(2).
+    /// The file system, as `f_fsid` of statvfs(3).
     pub file_system: u64,
     /// The directory.
     pub directory: Handle,
@@ -68,6 +66,15 @@ pub enum Event {
     Happened(Happened),
     /// Events were lost.
     Overflow,
+}
+
+/// Whether a queue was empty after a read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Emptied {
+    /// It was.
+    Yes,
+    /// There may be more.
+    No,
 }
 
 /// A group of marks with its queue. Its descriptor is readable when there are events.
@@ -110,12 +117,19 @@ impl Fanotify {
         if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Reads events without waiting, in order; none: the queue is empty.
-    pub fn read(&self) -> io::Result<Vec<Event>> {
-        let mut buffer = vec![0_u8; 256 << 10];
+    /// Adds the next events, in order, without waiting; whether the queue was empty after that.
+    pub fn read(&self, events: &mut Vec<Event>) -> io::Result<Emptied> {
+        const ROOM: usize = 256 << 10;
+        /// More than any event takes: two names and three handles.
+        const LONGEST: usize = 2 << 10;
+        let mut buffer = vec![0_u8; ROOM];
         match rustix::io::read(&self.0, &mut buffer) {
-            Ok(count) => Ok(parse(buffer.get(..count).unwrap_or_default())),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(Vec::new()),
+            Ok(count) => {
+                events.extend(parse(buffer.get(..count).unwrap_or_default()));
+                Ok(if count + LONGEST < ROOM { Emptied::Yes } else { Emptied::No })
+            }
+            Err(rustix::io::Errno::AGAIN) => Ok(Emptied::Yes),
+            Err(rustix::io::Errno::INTR) => Ok(Emptied::No),
             Err(error) => Err(error.into()),
         }
     }
@@ -179,7 +193,8 @@ fn handle(info: &[u8]) -> Option<(Handle, &[u8])> {
 fn place(info: &[u8]) -> Option<Place> {
     let (directory, name) = handle(info)?;
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-    Some(Place { file_system: u64::from_ne_bytes(number(info, 4)?), directory, name: name.to_vec() })
+    let [low, high] = [4, 8].map(|at| number(info, at).map(u32::from_ne_bytes).map(u64::from));
+    Some(Place { file_system: low? | high? << 32, directory, name: name.to_vec() })
 }
 
 #[cfg(test)]

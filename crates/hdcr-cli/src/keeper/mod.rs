@@ -10,6 +10,7 @@
 mod checkpoints;
 mod life;
 mod requests;
+mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

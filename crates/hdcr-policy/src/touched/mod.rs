@@ -8,7 +8,7 @@
 
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -70,8 +70,8 @@ pub enum Event {
         /// The file that was renamed.
         identity: Identity,
     },
-    /// The job has opened it; the look is from right after.
-    Opened(PathBuf, Look),
+    /// It was looked at; nothing has happened.
+    Seen(PathBuf, Look),
     /// Somebody else, or nobody knows who, has made, written, removed or renamed it.
     Foreign(PathBuf),
     /// Events were lost.
@@ -171,6 +171,16 @@ impl Table {
         self.marks.push(Mark { sequence, state: State::new(at), before, known: self.known.clone() });
     }
 
+    /// Gives a mark another number: a checkpoint gets its own when it is complete.
+    pub fn rename_mark(&mut self, from: u64, to: u64) {
+        if from != to {
+            self.marks.retain(|mark| mark.sequence != to);
+        }
+        for mark in self.marks.iter_mut().filter(|mark| mark.sequence == from) {
+            mark.sequence = to;
+        }
+    }
+
     /// Forgets the checkpoints that are not in the list.
     pub fn keep(&mut self, sequences: &[u64]) {
         self.marks.retain(|mark| sequences.contains(&mark.sequence));
@@ -197,7 +207,7 @@ impl Table {
                     fact.0 = false;
                 }
             }
-            Event::Created(_, Kind::Directory, _) | Event::Opened(..) | Event::Foreign(_) | Event::Lost => {}
+            Event::Created(_, Kind::Directory, _) | Event::Seen(..) | Event::Foreign(_) | Event::Lost => {}
         }
     }
 
@@ -229,6 +239,20 @@ impl Table {
         there.into_iter().map(|(path, _)| path.clone()).collect()
     }
 
+    /// The directories that the job works in: the latest ones, at most so many.
+    pub fn directories(&self, most: usize) -> BTreeSet<PathBuf> {
+        let mut latest: BTreeMap<&Path, u64> = BTreeMap::new();
+        for (path, (_, count)) in &self.known {
+            if let Some(directory) = path.parent() {
+                let last = latest.entry(directory).or_default();
+                *last = (*last).max(*count);
+            }
+        }
+        let mut sorted: Vec<_> = latest.into_iter().collect();
+        sorted.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        sorted.into_iter().take(most).map(|(path, _)| path.to_owned()).collect()
+    }
+
     /// Whether anything is known about a name, so that what others do to it matters.
     pub fn knows(&self, path: &Path) -> bool {
         self.known.contains_key(path) || self.marks.iter().any(|mark| mark.state.knows(path))
@@ -245,8 +269,10 @@ impl Table {
         let Some(at) = self.marks.iter().position(|mark| mark.sequence == sequence) else { return };
         self.marks.truncate(at + 1);
         let Some(mut mark) = self.marks.pop() else { return };
-        for (old, now) in mark.before.iter().zip(&mut self.marks) {
-            now.state = old.state.clone();
+        for now in &mut self.marks {
+            if let Some(old) = mark.before.iter().find(|old| old.sequence == now.sequence) {
+                now.state = old.state.clone();
+            }
         }
         self.known = mark.known.clone();
         mark.state = State::new(mark.state.at());

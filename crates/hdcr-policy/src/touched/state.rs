@@ -92,7 +92,7 @@ impl State {
                 let moved = Moved { at: to.clone(), home: from.clone(), identity: identity.clone() };
                 self.renamed(&moved, *kind, *replaced);
             }
-            Event::Opened(path, look) => self.opened(path, *look),
+            Event::Seen(path, look) => self.seen(path, *look),
             Event::Foreign(path) => self.foreign(path),
             Event::Lost => self.incomplete = true,
         }
@@ -212,8 +212,8 @@ impl State {
         }
     }
 
-    fn opened(&mut self, path: &Path, look: Look) {
-        // Unchanged since the checkpoint even now, after it was opened: so this was its length then.
+    fn seen(&mut self, path: &Path, look: Look) {
+        // Unchanged since the checkpoint: so this was its length then.
         if look.changed + TICK < self.at
             && let Now::Old(home, _) = self.under(path)
         {

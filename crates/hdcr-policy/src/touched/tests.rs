@@ -11,7 +11,7 @@ fn look(size: u64, changed: u64) -> Look {
 }
 
 /// Words: `+f` created, `+d/` a directory, `-f`, `~f` written, `f>g` renamed (`f>>g` over something, `f>?g` not known),
-/// `o f` opened when unchanged, `!f` somebody else, `*` events lost. The checkpoint is at second 100.
+/// `of` seen unchanged, `!f` somebody else, `*` events lost. The checkpoint is at second 100.
 fn tell(table: &mut Table, story: &str) {
     for word in story.split_whitespace() {
         let path = |text: &str| Path::new("/").join(text.trim_end_matches('/'));
@@ -30,7 +30,7 @@ fn tell(table: &mut Table, story: &str) {
                 "-" => Event::Removed(path(name), kind(name)),
                 "~" => Event::Written(path(name), Some(look(9, 200))),
                 "=" => Event::Written(path(name), Some(look(5, 50))),
-                "o" => Event::Opened(path(name), look(5, 50)),
+                "o" => Event::Seen(path(name), look(5, 50)),
                 "!" => Event::Foreign(path(name)),
                 _ => Event::Lost,
             }

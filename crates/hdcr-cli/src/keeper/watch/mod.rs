@@ -1,0 +1,406 @@
+//! What the program of a job does to files, heard by fanotify(7) while it runs: what a checkpoint has to keep, and what a
+//! rollback has to undo.
+//!
+//! Nobody waits for this watch: it is told afterwards, and when it is too slow it loses events, notices that, and says
+//! that it does not know all. What a process of somebody else does is never taken for the job's: whose a process was is
+//! known by who has made whom (the process connector), also when it is gone; where that is not to be had, by `/proc`, and
+//! what a process did that is gone when it is looked at is then nobody's.
+//!
+//! Heard: names made, removed and renamed, and the close of what was open for writing; writes and opens are not asked
+//! for, as that would make every one of them slower. The length of a file that is first written after a checkpoint is
+//! known when a look around right after the checkpoint has met it ([`Watch::thawed`]). Not heard: truncate(2) by path
+//! without an open, and what happens on file systems mounted since the start.
+
+mod places;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hdcr_policy::kin::{self, Kin, Whose};
+use hdcr_policy::touched::{Changes, Event, Identity, Kind, Look, Replaced, Table};
+use hdcr_sys::births::{self, Births};
+use hdcr_sys::fanotify::{self, Emptied, Fanotify, Happened};
+use rustix::event::epoll;
+use rustix::fs::{AtFlags, StatxFlags};
+
+use crate::failure::{Failure, Result};
+use crate::process;
+use places::{Mount, Places};
+
+const WANTED: u64 = fanotify::CREATE
+    | fanotify::DELETE
+    | fanotify::RENAME
+    | fanotify::CLOSE_WRITE
+    | fanotify::ATTRIB
+    | fanotify::DIRECTORY;
+/// So many times the queue is read at once; what is left keeps the descriptor readable.
+const READS: usize = 64;
+/// A rename says within the same call whether it has replaced something; this long is waited for that.
+const SAME_CALL: Duration = Duration::from_secs(1);
+/// So many directories are looked at after a checkpoint, the latest ones, and so many names in each.
+const DIRECTORIES: usize = 32;
+const NAMES: usize = 2000;
+/// The number of a checkpoint that is not complete.
+const UNFINISHED: u64 = u64::MAX;
+
+/// Something that is waiting for its turn in the table.
+#[derive(Debug)]
+struct Heard {
+    pid: i32,
+    at: Instant,
+    /// Which file it is about.
+    file: Identity,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Event(Event),
+    /// A file has got or lost a name.
+    Names,
+}
+
+/// The watch of a keeper.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    fanotify: Fanotify,
+    births: Option<Births>,
+    either: OwnedFd,
+    keeper: i32,
+    kin: Kin,
+    places: Places,
+    table: Table,
+    waiting: VecDeque<Heard>,
+    /// The table as it was before the rollback that is tried.
+    before_rollback: Option<Table>,
+    blind: Vec<String>,
+}
+
+impl Watch {
+    /// Begins to watch what the processes below `keeper` (this process) do. Needs root and Linux 5.17.
+    pub(crate) fn start(keeper: i32) -> Result<Self> {
+        let doing = || Failure::system::<std::io::Error>("watching file systems");
+        let fanotify = Fanotify::new().map_err(doing())?;
+        let births = Births::subscribe().inspect_err(|error| tracing::debug!(%error, "births are not told")).ok();
+        let mut places = Places::default();
+        let mut blind = Vec::new();
+        let mut watched = 0_usize;
+        let mounts = places::writable_mounts();
+        let mut by_device: BTreeMap<&str, Vec<&Mount>> = BTreeMap::new();
+        for mount in &mounts {
+            by_device.entry(&mount.device).or_default().push(mount);
+        }
+        for mounts in by_device.values() {
+            let Some(first) = mounts.first() else { continue };
+            let marked = fanotify.mark_file_system(&first.at, WANTED).map_err(|error| error.to_string());
+            match marked.and_then(|()| places.add(mounts)) {
+                Ok(()) => watched += 1,
+                Err(why) => blind.push(format!("{}: {why}", first.at.display())),
+            }
+        }
+        if watched == 0 {
+            let why = blind.first().map_or("there is none", String::as_str);
+            return Err(Failure::refused("watch-unavailable", format!("no file system can be watched: {why}")));
+        }
+        let either = either_of(&fanotify, births.as_ref()).map_err(doing())?;
+        // Births are heard from before this look, so that no child is missed.
+        let kin = Kin::new(keeper, process::below(keeper));
+        let (table, waiting) = (Table::default(), VecDeque::new());
+        Ok(Self { fanotify, births, either, keeper, kin, places, table, waiting, before_rollback: None, blind })
+    }
+
+    /// Readable when [`Watch::drain`] has something to do.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.either.as_fd()
+    }
+
+    /// Where files are not watched, and why.
+    pub(crate) fn blind(&self) -> &[String] {
+        &self.blind
+    }
+
+    /// A child of the keeper that is not of the job: to be said before the next [`Watch::drain`].
+    pub(crate) fn set_apart(&mut self, pid: i32) {
+        self.kin.set_apart(pid);
+    }
+
+    /// Hears what there is.
+    pub(crate) fn drain(&mut self) {
+        let mut events = Vec::new();
+        let mut emptied = Emptied::No;
+        for _ in 0..READS {
+            match self.fanotify.read(&mut events) {
+                Ok(Emptied::No) => {}
+                Ok(Emptied::Yes) => {
+                    emptied = Emptied::Yes;
+                    break;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "file events cannot be read");
+                    events.push(fanotify::Event::Overflow);
+                    break;
+                }
+            }
+        }
+        // After the events, so that whoever made them has been born by now.
+        self.hear_births();
+        for event in events {
+            match event {
+                fanotify::Event::Happened(happened) => self.hear(&happened),
+                fanotify::Event::Overflow => self.lose(),
+            }
+        }
+        if self.kin.is_lost() {
+            self.lose();
+            self.kin.look(process::below(self.keeper));
+        }
+        if emptied == Emptied::Yes {
+            self.kin.turn(|pid| process::stat(pid).is_some());
+        }
+        self.settle(Instant::now().checked_sub(SAME_CALL));
+    }
+
+    fn hear_births(&mut self) {
+        let Some(births) = &self.births else { return };
+        let events = births.read().unwrap_or_else(|error| {
+            tracing::warn!(%error, "births cannot be read");
+            vec![births::Event::Overflow]
+        });
+        for event in events {
+            self.kin.tell(match event {
+                births::Event::Born { parent, child } => kin::Event::Born { parent, child },
+                births::Event::Ended(pid) => kin::Event::Ended(pid),
+                births::Event::Overflow => kin::Event::Lost,
+            });
+        }
+    }
+
+    fn whose(&mut self, pid: i32) -> Whose {
+        if self.births.is_some() { self.kin.whose(pid) } else { self.whose_by_proc(pid) }
+    }
+
+    /// Without births: the line of parents now. The number of a process that is gone may have come to another one.
+    fn whose_by_proc(&self, pid: i32) -> Whose {
+        let mut at = pid;
+        for _ in 0..1000 {
+            if at == self.keeper {
+                return if at == pid { Whose::Other } else { Whose::Job };
+            }
+            if self.kin.is_apart(at) {
+                return Whose::Other;
+            }
+            match process::stat(at) {
+                Some(stat) if stat.ppid.0 > 0 => at = stat.ppid.0,
+                Some(_) => return Whose::Other,
+                None => return Whose::Unknown,
+            }
+        }
+        Whose::Unknown
+    }
+
+    fn push(&mut self, pid: i32, file: &Identity, event: Event) {
+        self.waiting.push_back(Heard { pid, at: Instant::now(), file: file.clone(), what: What::Event(event) });
+    }
+
+    fn lose(&mut self) {
+        self.push(0, &Identity::new(), Event::Lost);
+    }
+
+    fn hear(&mut self, happened: &Happened) {
+        match self.whose(happened.pid) {
+            Whose::Job => self.hear_job(happened),
+            Whose::Other | Whose::Unknown => self.hear_other(happened),
+        }
+    }
+
+    /// Only what it does to something that the job has worked on matters.
+    fn hear_other(&mut self, happened: &Happened) {
+        const MATTERS: u64 = fanotify::CREATE | fanotify::DELETE | fanotify::RENAME | fanotify::CLOSE_WRITE;
+        if happened.mask & MATTERS == 0 {
+            return;
+        }
+        let paths =
+            [&happened.place, &happened.to].map(|place| place.as_ref().and_then(|place| self.places.known(place)));
+        if let ([Some(from), Some(to)], true) = (&paths, happened.mask & fanotify::DIRECTORY != 0) {
+            self.places.renamed(from, to);
+        }
+        for path in paths.into_iter().flatten() {
+            self.push(happened.pid, &Identity::new(), Event::Foreign(path));
+        }
+    }
+
+    fn hear_job(&mut self, happened: &Happened) {
+        let (pid, mask) = (happened.pid, happened.mask);
+        let file: Identity = happened.file.as_ref().map(places::identity).unwrap_or_default();
+        let Some(place) = &happened.place else {
+            if mask & fanotify::ATTRIB != 0 {
+                self.waiting.push_back(Heard { pid, at: Instant::now(), file, what: What::Names });
+            }
+            return;
+        };
+        let kind = if mask & fanotify::DIRECTORY == 0 { Kind::File } else { Kind::Directory };
+        if mask & !fanotify::DIRECTORY == fanotify::ATTRIB {
+            return;
+        }
+        let Some(path) = self.places.path(place) else {
+            // A directory that is gone already: its own removal is heard, too.
+            return;
+        };
+        if mask & fanotify::RENAME != 0 {
+            self.hear_rename(happened, path, kind, file);
+            return;
+        }
+        self.hear_name(happened, &path, kind, &file);
+    }
+
+    fn hear_rename(&mut self, happened: &Happened, from: PathBuf, kind: Kind, identity: Identity) {
+        let Some(to) = happened.to.as_ref().and_then(|to| self.places.path(to)) else {
+            self.push(happened.pid, &identity, Event::Removed(from, kind));
+            return;
+        };
+        if kind == Kind::Directory {
+            self.places.renamed(&from, &to);
+        }
+        let replaced = Replaced::Unknown;
+        self.push(happened.pid, &Identity::new(), Event::Renamed { from, to, kind, replaced, identity });
+    }
+
+    /// Several things that a process did to one name may have been joined into one event.
+    fn hear_name(&mut self, happened: &Happened, path: &Path, kind: Kind, file: &Identity) {
+        let seen = look(path);
+        let has = |bit: u64| happened.mask & bit != 0;
+        let (created, removed) = (has(fanotify::CREATE), has(fanotify::DELETE));
+        let removed_first = created && removed && seen.is_some();
+        let mut events = Vec::new();
+        if removed_first {
+            events.push(Event::Removed(path.to_owned(), kind));
+        }
+        if created {
+            events.push(Event::Created(path.to_owned(), kind, file.clone()));
+        }
+        match seen.flatten() {
+            _ if kind == Kind::Directory => {}
+            look if has(fanotify::CLOSE_WRITE) => events.push(Event::Written(path.to_owned(), look)),
+            Some(_) | None => {}
+        }
+        if removed && !removed_first {
+            events.push(Event::Removed(path.to_owned(), kind));
+        }
+        for event in events {
+            self.push(happened.pid, file, event);
+        }
+    }
+
+    /// Hands what waits to the table, in order, up to a rename that was not long ago: what follows it from the same
+    /// process tells whether it has replaced something. `None`: the job stands still.
+    fn settle(&mut self, long_ago: Option<Instant>) {
+        while let Some(mut first) = self.waiting.pop_front() {
+            let over = long_ago.is_none_or(|long_ago| first.at <= long_ago);
+            if let What::Event(Event::Renamed { replaced: replaced @ Replaced::Unknown, .. }) = &mut first.what {
+                match self.replaced(first.pid, over) {
+                    Replaced::Unknown => return self.waiting.push_front(first),
+                    known => *replaced = known,
+                }
+            }
+            if let What::Event(event) = &first.what {
+                self.table.tell(event);
+            }
+        }
+    }
+
+    /// Whether a rename of a process that was just taken out has replaced something. The file that was replaced has lost
+    /// a name right after it, without another event about that file: a link or a removal has one.
+    fn replaced(&self, pid: i32, over: bool) -> Replaced {
+        let mut after = self.waiting.iter().filter(|heard| heard.pid == pid);
+        match (after.next(), after.next()) {
+            (Some(Heard { what: What::Event(_), .. }), _) => Replaced::No,
+            (Some(Heard { what: What::Names, file, .. }), Some(next)) => {
+                let name = matches!(&next.what, What::Event(Event::Created(..) | Event::Removed(..)));
+                if name && next.file == *file { Replaced::No } else { Replaced::Yes }
+            }
+            (Some(Heard { what: What::Names, .. }), None) if over => Replaced::Yes,
+            (None, _) if over => Replaced::No,
+            (Some(_) | None, _) => Replaced::Unknown,
+        }
+    }
+
+    /// The job stands still for a checkpoint, at this time by the clock of files: it counts from here. Returns every
+    /// file that the job has worked on, the latest first.
+    pub(crate) fn mark(&mut self, now: Duration) -> Vec<PathBuf> {
+        self.drain();
+        self.settle(None);
+        self.table.mark(UNFINISHED, now);
+        self.table.touched()
+    }
+
+    /// The job goes on: looks around where it works, so that the length is known of what it writes next. What was
+    /// changed since the mark is told from what was not by its time.
+    pub(crate) fn thawed(&mut self) {
+        let mut directories = self.table.directories(DIRECTORIES);
+        let current = self.kin.members().take(DIRECTORIES);
+        directories.extend(current.filter_map(|pid| fs::read_link(format!("/proc/{pid}/cwd")).ok()));
+        for directory in directories {
+            let Ok(entries) = fs::read_dir(&directory) else { continue };
+            for path in entries.flatten().take(NAMES).map(|entry| entry.path()) {
+                if let Some(look) = look(&path).flatten() {
+                    self.table.tell(&Event::Seen(path, look));
+                }
+            }
+        }
+    }
+
+    /// The checkpoint that was marked last is complete and has this number.
+    pub(crate) fn committed(&mut self, number: u64) {
+        self.table.rename_mark(UNFINISHED, number);
+    }
+
+    /// The checkpoints that there still are.
+    pub(crate) fn keep(&mut self, numbers: &[u64]) {
+        self.table.keep(&[numbers, &[UNFINISHED]].concat());
+    }
+
+    /// The job is dead and is about to be rolled back to a checkpoint: what has to be undone.
+    pub(crate) fn roll_back(&mut self, number: u64) -> Changes {
+        self.drain();
+        self.settle(None);
+        let changes = self.table.since(number);
+        self.before_rollback = Some(self.table.clone());
+        self.table.roll_back(number);
+        changes
+    }
+
+    /// The rollback failed, and files are as they were before it.
+    pub(crate) fn not_rolled_back(&mut self) {
+        if let Some(table) = self.before_rollback.take() {
+            self.drain();
+            self.waiting.clear();
+            self.table = table;
+        }
+    }
+}
+
+fn either_of(fanotify: &Fanotify, births: Option<&Births>) -> std::io::Result<OwnedFd> {
+    let either = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let data = epoll::EventData::new_u64(0);
+    epoll::add(&either, fanotify, data, epoll::EventFlags::IN)?;
+    if let Some(births) = births {
+        epoll::add(&either, births, data, epoll::EventFlags::IN)?;
+    }
+    Ok(either)
+}
+
+/// A look at what lies under a name now: something that is no regular file has no facts.
+fn look(path: &Path) -> Option<Option<Look>> {
+    let wanted = StatxFlags::SIZE | StatxFlags::MTIME | StatxFlags::CTIME | StatxFlags::TYPE;
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(rustix::fs::CWD, path, flags, wanted).ok()?;
+    let time = |time: rustix::fs::StatxTimestamp| Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), time.tv_nsec);
+    let regular = rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()) == rustix::fs::FileType::RegularFile;
+    Some(regular.then(|| Look { size: stat.stx_size, modified: time(stat.stx_mtime), changed: time(stat.stx_ctime) }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! Real processes and real file systems. Where this user or this kernel cannot watch, each test says so and is skipped.
+
+use std::process::{Child, Command};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hdcr_policy::touched::Moved;
+use rustix::time::ClockId;
+
+use super::*;
+
+struct Scene {
+    directory: tempfile::TempDir,
+    watch: Watch,
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// Each watch hears what all these tests do.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn now() -> Duration {
+    let now = rustix::time::clock_gettime(ClockId::Realtime);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap())
+}
+
+impl Scene {
+    fn new() -> Option<Self> {
+        Self::at(tempfile::tempdir().unwrap())
+    }
+
+    fn at(directory: tempfile::TempDir) -> Option<Self> {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        match Watch::start(std::process::id().cast_signed()) {
+            Ok(watch) => Some(Self { directory, watch, _alone: alone }),
+            Err(failure) => {
+                println!("skipped: {failure}");
+                None
+            }
+        }
+    }
+
+    fn start(&self, script: &str) -> Child {
+        Command::new("sh").args(["-ec", script]).current_dir(self.directory.path()).spawn().unwrap()
+    }
+
+    fn job(&self, script: &str) {
+        assert!(self.start(script).wait().unwrap().success());
+    }
+
+    fn foreign(&mut self, script: &str) {
+        let mut child = self.start(script);
+        self.watch.set_apart(child.id().cast_signed());
+        assert!(child.wait().unwrap().success());
+    }
+
+    /// Waits until times of files are safely later than now.
+    fn pass_a_tick(&self) {
+        let (before, probe) = (now(), self.directory.path().join(".probe"));
+        for _ in 0..10_000_000 {
+            std::fs::write(&probe, b"x").unwrap();
+            if look(&probe).flatten().unwrap().changed > before + Duration::from_millis(25) {
+                break;
+            }
+        }
+        std::fs::remove_file(&probe).unwrap();
+    }
+
+    fn mark(&mut self, number: u64) -> Vec<String> {
+        self.pass_a_tick();
+        let touched = self.watch.mark(now());
+        self.watch.thawed();
+        self.watch.committed(number);
+        self.pass_a_tick();
+        touched.iter().filter_map(|path| self.name(path)).collect()
+    }
+
+    fn name(&self, path: &Path) -> Option<String> {
+        path.strip_prefix(self.directory.path()).ok().map(|path| path.display().to_string())
+    }
+
+    /// What is different, in words; other tests of this process leave traces elsewhere.
+    fn since(&mut self, number: u64) -> String {
+        let changes = self.watch.roll_back(number);
+        assert!(!changes.incomplete);
+        let mut words = Vec::new();
+        words.extend(changes.new.iter().filter_map(|new| Some(format!("new {}", self.name(&new.at)?))));
+        words.extend(
+            changes
+                .moved
+                .iter()
+                .filter_map(|Moved { at, home, .. }| Some(format!("{}>{}", self.name(at)?, self.name(home)?))),
+        );
+        words.extend(changes.directories.iter().filter_map(|path| Some(format!("gone {}/", self.name(path)?))));
+        words.extend(changes.lost.iter().filter_map(|path| Some(format!("lost {}", self.name(path)?))));
+        words.extend(changes.written.iter().filter_map(|path| Some(format!("written {}", self.name(path)?))));
+        words.extend(
+            changes.lengths.iter().filter_map(|length| Some(format!("{}={}", self.name(&length.path)?, length.size))),
+        );
+        words.extend(
+            changes.doubtful.iter().filter_map(|(path, doubt)| Some(format!("{doubt:?} {}", self.name(path)?))),
+        );
+        words.join(", ")
+    }
+
+    fn check(&mut self, script: &str, expected: &str) {
+        self.mark(1);
+        self.job(script);
+        assert_eq!(self.since(1), expected, "{script}");
+    }
+}
+
+const BEFORE: &str = "echo one > log; echo a > data; mkdir d; echo x > d/x; echo y > d/y; echo old > conf";
+
+#[test]
+fn what_a_child_does_is_in_the_table() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.foreign(BEFORE);
+    scene.job("echo 0 > start");
+    scene.check("echo two >> log", "written log, log=4");
+    scene.check("echo t > t; mv t conf", "new conf, lost conf");
+    scene.check("echo t > t; mv t fresh", "new fresh");
+    scene.check("mv log log.1; echo three > log", "new log, log.1>log");
+    scene.check("/bin/rm data; rm -r d", "gone d/, lost d/x, lost d/y, lost data");
+    scene.check("mkdir n; echo 1 > n/1; rm n/1; echo 2 > n/2; echo t > t; rm t", "new n");
+    scene.check("cat conf > /dev/null; exec 3<> conf; exec 3>&-", "");
+}
+
+#[test]
+fn a_rename_is_told_from_a_rename_and_a_removal() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.foreign("for i in 1 2 3; do echo $i > $i; done");
+    let script = "import os
+os.rename('1', 'a'); os.unlink('2')
+os.rename('3', 'b'); os.link('b', 'c')";
+    if Command::new("python3").arg("-V").status().is_err() {
+        println!("skipped: there is no python3");
+        return;
+    }
+    scene.mark(1);
+    let python = Command::new("python3").args(["-c", script]).current_dir(scene.directory.path()).status().unwrap();
+    assert!(python.success());
+    assert_eq!(scene.since(1), "new c, a>1, b>3, lost 2");
+}
+
+#[test]
+fn files_of_others_are_not_of_the_job() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.foreign(BEFORE);
+    scene.mark(1);
+    scene.foreign("echo z > theirs; (echo z >> log); mv data data.1; rm d/x");
+    std::fs::write(scene.directory.path().join("of-the-keeper"), b"x").unwrap();
+    scene.job("echo mine > mine; echo both > both; cat theirs d/y > /dev/null");
+    scene.watch.drain();
+    scene.foreign("echo theirs > .both; mv .both both");
+    assert_eq!(scene.since(1), "new mine, Foreign both");
+}
+
+#[test]
+fn many_short_lived_processes_are_known_when_they_are_gone() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.mark(1);
+    scene.job("i=0; while [ $i -lt 200 ]; do /bin/touch f$i; i=$((i+1)); done");
+    let changes = scene.watch.roll_back(1);
+    let ours = changes.new.iter().filter(|new| scene.name(&new.at).is_some());
+    assert_eq!((ours.count(), changes.incomplete), (200, false));
+}
+
+#[test]
+fn touched_files_are_handed_over_and_a_rollback_rewinds() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.job("echo a > a; echo b > b; rm b; echo c > c");
+    assert_eq!(scene.mark(1), ["c", "a"]);
+    scene.job("echo d > d; echo 2 >> a");
+    assert_eq!(scene.mark(2), ["a", "d", "c"]);
+    scene.job("echo e > e");
+    assert_eq!(scene.since(2), "new e");
+    scene.watch.not_rolled_back();
+    assert_eq!(scene.since(1), "new d, new e, written a, a=2");
+    assert_eq!(scene.since(1), "");
+    scene.watch.keep(&[2]);
+    assert!(scene.watch.roll_back(1).incomplete);
+}
+
+#[test]
+fn lost_events_are_noticed() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.mark(1);
+    let most: usize = std::fs::read_to_string("/proc/sys/fs/fanotify/max_queued_events")
+        .map_or(16384, |text| text.trim().parse().unwrap());
+    if most > 100_000 {
+        println!("skipped: the queue of events is too long here to be filled");
+        return;
+    }
+    let directory = scene.directory.path().to_owned();
+    for number in 0..=most {
+        std::fs::write(directory.join(format!("{number}")), b"").unwrap();
+    }
+    assert!(scene.watch.roll_back(1).incomplete);
+}
+
+#[test]
+fn tmpfs_is_watched_too() {
+    let Ok(directory) = tempfile::tempdir_in("/dev/shm") else { return };
+    let Some(mut scene) = Scene::at(directory) else { return };
+    if scene.watch.blind().iter().any(|line| line.starts_with("/dev/shm")) {
+        println!("skipped: this tmpfs cannot be watched");
+        return;
+    }
+    scene.foreign("echo one > log");
+    scene.check("echo two >> log; echo n > n", "new n, written log, log=4");
+}
