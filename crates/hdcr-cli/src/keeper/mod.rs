@@ -10,6 +10,7 @@
 mod checkpoints;
 mod life;
 mod requests;
+#[cfg_attr(not(test), expect(dead_code, reason = "the keeper begins to watch when workers can be told of it"))]
 mod watch;
 
 use std::collections::{BTreeMap, VecDeque};

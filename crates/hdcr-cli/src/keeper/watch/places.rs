@@ -73,16 +73,9 @@ fn unescaped(text: &[u8]) -> PathBuf {
     let mut rest = text;
     while let Some((first, after)) = rest.split_first() {
         let octal = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
+        let byte = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = byte.and_then(|_| after.get(3..)).unwrap_or(after);
     }
     PathBuf::from(OsStr::from_bytes(&bytes))
 }
