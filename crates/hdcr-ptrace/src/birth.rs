@@ -166,6 +166,8 @@ fn take_in_child(nursery: &mut PtraceNursery, parent: Tid, birth: &Birth, tid: T
 }
 
 fn add_clone(batch: &mut Batch, birth: &Birth) {
+    /// Offset of `set_tid` in `struct clone_args`.
+    const SET_TID_AT: usize = 64;
     let mut flags = birth.flags | bits(libc::CLONE_PTRACE);
     if birth.tls != 0 {
         flags |= bits(libc::CLONE_SETTLS);
@@ -181,8 +183,6 @@ fn add_clone(batch: &mut Batch, birth: &Birth) {
         set_tid_size: u64::from(birth.tid.is_some()),
         ..CloneArguments::default()
     };
-    /// Offset of `set_tid` in `struct clone_args`.
-    const SET_TID_AT: usize = 64;
     let at = batch.bytes(&arguments.to_bytes());
     if let Some(tid) = birth.tid {
         let number = batch.bytes(&tid.0.to_ne_bytes());

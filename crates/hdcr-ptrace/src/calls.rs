@@ -38,7 +38,7 @@ pub(crate) struct Calls {
 pub(crate) fn failure(operation: &'static str, tid: Tid, errno: Errno) -> MechanismError {
     match errno {
         Errno::ESRCH | Errno::ECHILD => MechanismError::Gone { operation, tid },
-        errno => MechanismError::System { operation, tid, source: errno.into() },
+        _ => MechanismError::System { operation, tid, source: errno.into() },
     }
 }
 
@@ -318,7 +318,7 @@ impl Patience {
         if self.turns <= Self::EAGER {
             std::thread::yield_now();
             // The clock is read now and then only; a turn is a microsecond or a few.
-            return self.turns % 64 != 0 || Instant::now() < self.by.0;
+            return !self.turns.is_multiple_of(64) || Instant::now() < self.by.0;
         }
         let doubled = (self.turns - Self::EAGER).min(5);
         std::thread::sleep(Duration::from_micros(30 << doubled));

@@ -229,13 +229,13 @@ impl<'a> Freezing<'a> {
         }
         match self.calls.seize(tid, OPTIONS) {
             Ok(()) => Ok(Attempt::New),
-            Err(Errno::ESRCH) => Ok(self.dead_or_gone(pid, tid)),
+            Err(Errno::ESRCH) => Ok(Self::dead_or_gone(pid, tid)),
             Err(Errno::EPERM) => self.not_permitted(pid, tid),
             Err(errno) => Err(failure("attaching to it", tid, errno)),
         }
     }
 
-    fn dead_or_gone(&self, pid: Pid, tid: Tid) -> Attempt {
+    fn dead_or_gone(pid: Pid, tid: Tid) -> Attempt {
         match tasks::state(pid, tid) {
             Some(state) if tasks::dead(state) => Attempt::Dead,
             _ => Attempt::Gone,
@@ -251,7 +251,7 @@ impl<'a> Freezing<'a> {
             return Ok(Attempt::Gone);
         };
         if tasks::state(pid, tid).is_none_or(tasks::dead) {
-            return Ok(self.dead_or_gone(pid, tid));
+            return Ok(Self::dead_or_gone(pid, tid));
         }
         if status.tracer == self.tracer.0 {
             return Ok(Attempt::Born);

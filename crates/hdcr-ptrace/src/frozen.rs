@@ -150,7 +150,12 @@ impl PtraceFrozen {
                 let Some(tracee) = self.tracees.get_mut(tid) else {
                     continue;
                 };
-                first = first.and(forgive_dead(detach(&self.calls, tracee)));
+                let detached = detach(&self.calls, tracee);
+                if matches!(detached, Err(MechanismError::Gone { .. })) {
+                    // Killed by somebody; its parent hears of it through us.
+                    bury(&self.calls, *tid);
+                }
+                first = first.and(forgive_dead(detached));
                 if tracee.running {
                     self.stragglers.borrow_mut().push(*tid);
                 }
@@ -197,6 +202,9 @@ fn detach(calls: &Calls, tracee: &mut Tracee) -> Result<()> {
         // Made again as itself, see `Tracee::go_home`.
         tracee.place = Place::Stub;
         tracee.go_home(calls)?;
+    }
+    if let Some(signal) = tracee.missed.take() {
+        calls.kill(tracee.pid, signal)?;
     }
     calls.detach(tracee.tid, 0)
 }

@@ -39,17 +39,18 @@ fn range_of_line(line: &str) -> Option<Range<u64>> {
 mod tests {
     use super::*;
 
-    fn check(taken: &[Range<u64>], expected: Option<u64>) {
-        assert_eq!(lowest_gap(0x1000, taken), expected);
+    fn check(taken: &[(u64, u64)], expected: Option<u64>) {
+        let taken: Vec<Range<u64>> = taken.iter().map(|(start, end)| *start..*end).collect();
+        assert_eq!(lowest_gap(0x1000, &taken), expected);
     }
 
     #[test]
     fn the_lowest_gap_is_taken() {
         check(&[], Some(LOWEST));
-        check(&[0..LOWEST], Some(LOWEST));
-        check(&[LOWEST - 8..LOWEST + 8], Some(LOWEST + ALIGNMENT));
+        check(&[(0, LOWEST)], Some(LOWEST));
+        check(&[(LOWEST - 8, LOWEST + 8)], Some(LOWEST + ALIGNMENT));
         let second = LOWEST + ALIGNMENT;
-        check(&[LOWEST..LOWEST + 1, second..second + 1], Some(second + ALIGNMENT));
-        check(&[0..HIGHEST], None);
+        check(&[(LOWEST, LOWEST + 1), (second, second + 1)], Some(second + ALIGNMENT));
+        check(&[(0, HIGHEST)], None);
     }
 }

@@ -58,6 +58,7 @@ pub(crate) fn settle(calls: &Calls, premises: &Premises, tid: Tid, attached: &At
         place: Place::Home,
         restart_block: RestartBlock::Kept,
         running: false,
+        missed: None,
     };
     if let Some((mask, regs)) = left_by_dead_tracer(calls, premises, tid, &regs) {
         tracee.own = Own { regs, mask };

@@ -6,7 +6,7 @@ use hdcr_engine::regs::Regs;
 
 use crate::calls::Calls;
 use crate::registers::{Interrupted, RestartBlock, before_call, interrupted, restarted_by_hand, waits_for_ever};
-use crate::rendezvous::{self, Meeting, all_but};
+use crate::rendezvous::{self, Meeting, all_but, bit};
 
 /// What the program owns of a thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +35,8 @@ pub(crate) struct Tracee {
     pub(crate) restart_block: RestartBlock,
     /// Let run in a stub, and not yet seen to stop again.
     pub(crate) running: bool,
+    /// A signal that the program blocks came while it was let through in a stub: to be sent again.
+    pub(crate) missed: Option<i32>,
 }
 
 impl Tracee {
@@ -68,11 +70,14 @@ impl Tracee {
 
     /// Waits until the thread has come to the rendezvous at `ip`.
     pub(crate) fn meet(&mut self, calls: &Calls, at: Meeting, by: Deadline) -> Result<Regs> {
-        // The signal was chosen so that the program would not notice one from somebody else.
         let mut strangers = Vec::new();
         let task = (self.pid, self.tid);
         let regs = rendezvous::meet(calls, task, at, by, &mut strangers)?;
         self.running = false;
+        // Where the program does not block the signal it was chosen because nobody would notice it.
+        if !strangers.is_empty() && self.own.mask & bit(at.signal) != 0 {
+            self.missed = Some(at.signal);
+        }
         Ok(regs)
     }
 

@@ -27,9 +27,9 @@ impl Tail {
     /// Finds it. `None` when there is no vdso, or no room in its last page.
     pub(crate) fn find(calls: &Calls, memory: &File, pid: Pid, tid: Tid) -> Option<Self> {
         let from_vector = auxiliary_vector(pid, tid);
-        let candidates = from_vector.into_iter().chain(from_maps(pid, tid));
+        let mut candidates = from_vector.into_iter().chain(from_maps(pid, tid));
         // The vector is the program's to change, so what it names is believed only when a vdso is there.
-        candidates.filter_map(|base| Self::of_image(calls, memory, tid, base)).next()
+        candidates.find_map(|base| Self::of_image(calls, memory, tid, base))
     }
 
     fn of_image(calls: &Calls, memory: &File, tid: Tid, base: u64) -> Option<Self> {

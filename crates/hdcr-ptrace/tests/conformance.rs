@@ -28,6 +28,7 @@ conform! {
     nursery_makes_a_tree,
     nursery_dies_when_dropped,
     timed_call_begins_again,
+    stopped_and_leaderless,
     pending_signals_stay,
     whole_tree,
     stopped_job_stays_stopped,
@@ -35,6 +36,7 @@ conform! {
     the_dead,
     signals_all_taken,
     refusals,
+    rseq_sections_abort,
     storms,
 }
 

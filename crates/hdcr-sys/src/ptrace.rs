@@ -136,12 +136,7 @@ pub fn poke(tid: i32, at: u64, word: u64) -> Result<()> {
 
 /// The rseq registration of the task (Linux 5.13).
 pub fn rseq_configuration(tid: i32) -> Result<RseqConfiguration> {
-    filled(
-        GET_RSEQ_CONFIGURATION,
-        tid,
-        size_of::<RseqConfiguration>(),
-        RseqConfiguration::default(),
-    )
+    filled(GET_RSEQ_CONFIGURATION, tid, size_of::<RseqConfiguration>(), RseqConfiguration::default())
 }
 
 fn note_word(note: i32) -> Result<usize> {
@@ -151,10 +146,7 @@ fn note_word(note: i32) -> Result<usize> {
 /// A register set (`NT_*`) of at most `room` bytes.
 pub fn register_set(tid: i32, note: i32, room: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0u8; room];
-    let vector = iovec {
-        iov_base: bytes.as_mut_ptr().cast::<c_void>(),
-        iov_len: bytes.len(),
-    };
+    let vector = iovec { iov_base: bytes.as_mut_ptr().cast::<c_void>(), iov_len: bytes.len() };
     let vector = filled(libc::PTRACE_GETREGSET, tid, note_word(note)?, vector)?;
     bytes.truncate(vector.iov_len);
     Ok(bytes)
@@ -162,10 +154,7 @@ pub fn register_set(tid: i32, note: i32, room: usize) -> Result<Vec<u8>> {
 
 /// Puts a register set in.
 pub fn set_register_set(tid: i32, note: i32, bytes: &[u8]) -> Result<()> {
-    let vector = iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast::<c_void>(),
-        iov_len: bytes.len(),
-    };
+    let vector = iovec { iov_base: bytes.as_ptr().cast_mut().cast::<c_void>(), iov_len: bytes.len() };
     // The kernel writes the length it took back into the vector, hence `filled`.
     filled(libc::PTRACE_SETREGSET, tid, note_word(note)?, vector).map(drop)
 }
@@ -201,14 +190,7 @@ pub fn pending(tid: i32, queue: SignalQueue, offset: u64) -> Result<Vec<[u8; 128
     let from: *const PeekArguments = &raw const arguments;
     let to = infos.as_mut_ptr();
     // SAFETY: the kernel reads one PeekArguments and writes at most `count` infos of 128 bytes; both outlive the call.
-    let got = unsafe {
-        request(
-            libc::PTRACE_PEEKSIGINFO,
-            tid,
-            from.expose_provenance(),
-            to.expose_provenance(),
-        )
-    }?;
+    let got = unsafe { request(libc::PTRACE_PEEKSIGINFO, tid, from.expose_provenance(), to.expose_provenance()) }?;
     let got = usize::try_from(got).unwrap_or(0).min(AT_ONCE);
     Ok(infos.into_iter().take(got).collect())
 }

@@ -5,6 +5,8 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,14 +132,50 @@ static void blocks_all(void) {
     struct timespec none = {0, 0};
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
-    if (fork() == 0) { char c; if (read(0, &c, 1) != 1) _exit(1); _exit(0); }
+    if (fork() == 0) { prctl(PR_SET_PDEATHSIG, SIGKILL); sleeper(NULL); }
     ready();
-    // The child has the line: it dies while this process is frozen.
+    line();
     struct timespec t = {10, 0};
-    sigemptyset(&left);
-    sigaddset(&left, SIGCHLD);
-    check(sigtimedwait(&left, &info, &t) == SIGCHLD, "SIGCHLD");
+    for (int i = 0, seen[2] = {SIGCHLD, SIGURG}; i < 2; i++) {
+        sigemptyset(&left);
+        sigaddset(&left, seen[i]);
+        check(sigtimedwait(&left, &info, &t) == seen[i], seen[i] == SIGCHLD ? "SIGCHLD" : "SIGURG");
+    }
     check(sigtimedwait(&all, &info, &none) == -1, "one too many");
+}
+
+// Works in an rseq critical section for ever; every stop in it must lead to the abort handler. The line says how many
+// stops there were.
+static volatile int aborts, enough;
+extern char abort_handler[];
+static void *in_section(void *a) {
+    extern const ptrdiff_t __rseq_offset;
+    uint64_t *section = (uint64_t *)((char *)__builtin_thread_pointer() + __rseq_offset + 8);
+    while (!enough) {
+        int aborted;
+        __asm__ volatile(
+            ".pushsection __rseq_cs,\"aw\"\n .balign 32\n 3: .long 0, 0\n .quad 1f, 2f - 1f, abort_handler\n .popsection\n"
+            "lea 3b(%%rip), %%rax\n mov %%rax, %1\n"
+            "1: mov $1000000, %%ecx\n 5: dec %%ecx\n jnz 5b\n 2: xor %%eax, %%eax\n jmp 6f\n"
+            ".byte 0x0f, 0xb9, 0x3d\n .long 0x53053053\n .globl abort_handler\n abort_handler: mov $1, %%eax\n 6: mov %%eax, %0\n"
+            : "=m"(aborted), "=m"(*section) : : "rax", "rcx", "memory", "cc");
+        aborts += aborted;
+    }
+    return a;
+}
+
+static void rseq(void) {
+    pthread_t t;
+    int stops;
+    char text[64];
+    pthread_create(&t, NULL, in_section, NULL);
+    snprintf(text, sizeof text, "ready %d\n", (int)(long)abort_handler);
+    say(text);
+    check(scanf("%d", &stops) == 1, "line");
+    enough = 1;
+    pthread_join(t, NULL);
+    check(stops > 0, "never stopped in it");
+    check(aborts >= stops, "an abort was lost");
 }
 
 static void filtered(void) {
@@ -208,6 +246,7 @@ int main(int argc, char **argv) {
     else if (!strcmp(name, "dead_leader")) dead_leader();
     else if (!strcmp(name, "catches_all")) catches_all();
     else if (!strcmp(name, "blocks_all")) blocks_all();
+    else if (!strcmp(name, "rseq")) rseq();
     else if (!strcmp(name, "filtered")) filtered();
     else if (!strcmp(name, "threads_storm")) threads_storm();
     else if (!strcmp(name, "forks_storm")) forks_storm();

@@ -1,13 +1,16 @@
 //! What every mechanism must do, written against the trait alone.
 
 mod nursery;
+mod scene;
 mod scenes;
 
-pub(crate) use nursery::{nursery_dies_when_dropped, nursery_makes_a_tree, timed_call_begins_again};
+pub(crate) use nursery::{
+    nursery_dies_when_dropped, nursery_makes_a_tree, stopped_and_leaderless, timed_call_begins_again,
+};
 
 pub(crate) use scenes::{
-    held_by_another, pending_signals_stay, refusals, signals_all_taken, stopped_job_stays_stopped, storms, the_dead,
-    vfork_in_progress, whole_tree,
+    held_by_another, pending_signals_stay, refusals, rseq_sections_abort, signals_all_taken, stopped_job_stays_stopped,
+    storms, the_dead, vfork_in_progress, whole_tree,
 };
 
 use std::time::{Duration, Instant};

@@ -91,7 +91,8 @@ pub(crate) fn nursery_makes_a_tree(mechanism: &dyn Mechanism) -> Outcome<()> {
     let [root, child, grandchild, t1, t2, t3, t4, exited, killed] = numbers[..] else {
         return Err("no free numbers".into());
     };
-    let mut nursery = mechanism.nursery(&[0x1000_0000_0000..0x1000_0100_0000], soon())?;
+    let mut nursery =
+        mechanism.nursery(&[0x1000_0000_0000..0x1000_0080_0000, 0x1000_0080_0000..0x1000_0100_0000], soon())?;
     ensure(nursery.service_region().start >= 0x1000_0100_0000, "avoided")?;
     nursery.birth(&[birth(Parent::Caller, Some(root))])?;
     let rest = [
@@ -206,4 +207,55 @@ pub(crate) fn timed_call_begins_again(mechanism: &dyn Mechanism) -> Outcome<()> 
     let raw = Raw::from_raw(root.0);
     ensure(waitpid(raw, None)? == WaitStatus::Exited(raw, 7), "exit code")?;
     ensure(begin.elapsed() >= Duration::from_millis(30), "too short")
+}
+
+/// A process that is released in a group stop with a thread in a timed call, its parent not told of it; and one whose
+/// leader has ended.
+pub(crate) fn stopped_and_leaderless(mechanism: &dyn Mechanism) -> Outcome<()> {
+    let numbers = free_numbers(23_000, 5);
+    let [root, stopped, thread_of_stopped, leaderless, survivor] = numbers[..] else {
+        return Err("no free numbers".into());
+    };
+    let mut nursery = mechanism.nursery(&[], soon())?;
+    nursery.birth(&[
+        birth(Parent::Caller, Some(root)),
+        birth(Parent::Task(root), Some(stopped)),
+        thread(stopped, thread_of_stopped),
+        birth(Parent::Task(root), Some(leaderless)),
+        thread(leaderless, survivor),
+    ])?;
+    nursery.end(leaderless, End::Exit(0))?;
+    put_code(nursery.as_mut(), root, &PAUSE)?;
+    put_code(nursery.as_mut(), stopped, &PAUSE)?;
+    put_code(nursery.as_mut(), survivor, &PAUSE)?;
+    let stop = |mut state: Final| {
+        state.stopped = Some(libc::SIGTSTP);
+        state
+    };
+    let mut timed = last(thread_of_stopped);
+    timed.regs = Regs { ip: CODE, orig_ax: 7, ax: (-516i64).cast_unsigned(), dx: 100_000, ..timed.regs };
+    // Its own instruction is not at ip - 2 here, so it is put there: `syscall` is the sixth byte of the code.
+    timed.regs.ip = CODE + 7;
+    timed.resume = Resume::Timed { nr: 7, args: [0, 0, 100_000, 0, 0, 0], scratch: None };
+    nursery.finish(&[last(survivor), stop(timed), stop(last(stopped))])?;
+    let mut consume = Batch::new();
+    let room = consume.room(128);
+    let options = libc::WSTOPPED | libc::WNOHANG;
+    let pid = 1.into();
+    consume.call(libc::SYS_waitid, &[pid, stopped.0.into(), Arg::Data(room), options.into(), 0.into()]);
+    let replies = nursery.run(&[(root, consume)])?;
+    let seen = replies.first().and_then(|r| r.word(room + 24)).ok_or("waitid")?;
+    ensure(seen & 0xffff_ffff == 20, "stopped by SIGTSTP")?;
+    nursery.finish(&[last(root)])?;
+    nursery.release()?;
+    ensure(field(stopped, "State").is_some_and(|s| s.starts_with('T')), "stopped")?;
+    ensure(field(leaderless, "State").is_some_and(|s| s.starts_with('Z')), "leaderless")?;
+    pauses(survivor)?;
+    kill(Raw::from_raw(stopped.0), Signal::SIGCONT)?;
+    pauses(stopped)?;
+    for process in [stopped, leaderless, root] {
+        kill(Raw::from_raw(process.0), Signal::SIGKILL)?;
+    }
+    waitpid(Raw::from_raw(root.0), None)?;
+    Ok(())
 }

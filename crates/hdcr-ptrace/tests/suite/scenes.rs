@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use hdcr_engine::batch::Batch;
-use hdcr_engine::ids::{Pid, Tid};
+use hdcr_engine::ids::{Pid, RemotePtr, Tid};
 use hdcr_engine::mechanism::{Deadline, Frozen, Mechanism, MechanismError, Queue, Scope, Stand};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid as Raw;
 
+use super::scene::{Scene, state_of};
 use super::{ensure, freeze, soon};
-use crate::common::{Outcome, Scene, state_of};
+use crate::common::Outcome;
 
 fn run_getpid(frozen: &mut dyn Frozen, tids: &[Tid]) -> Outcome<()> {
     let mut batch = Batch::new();
@@ -41,7 +42,7 @@ pub(crate) fn pending_signals_stay(mechanism: &dyn Mechanism) -> Outcome<()> {
     ensure(frozen.pending(tid, Queue::Shared)?.len() == 3, "still pending")?;
     frozen.thaw()?;
     scene.tell()?;
-    scene.is_well()
+    scene.ends_well()
 }
 
 /// A whole tree, parents first; left stopped, it stops; killed, it dies.
@@ -64,7 +65,7 @@ pub(crate) fn whole_tree(mechanism: &dyn Mechanism) -> Outcome<()> {
     below.kill()?;
     ensure(matches!(state_of(processes[1].pid.0), Ok('Z') | Err(_)), "killed below")?;
     scene.tell()?;
-    scene.is_well()
+    scene.ends_well()
 }
 
 /// A stopped job is seen as such, runs batches, and stays stopped until it is continued.
@@ -80,7 +81,7 @@ pub(crate) fn stopped_job_stays_stopped(mechanism: &dyn Mechanism) -> Outcome<()
     }
     send(scene.pid, Signal::SIGCONT)?;
     scene.tell()?;
-    scene.is_well()
+    scene.ends_well()
 }
 
 /// A program that is in `vfork` most of the time is stopped every time; one that stays in it is let be.
@@ -101,7 +102,7 @@ pub(crate) fn vfork_in_progress(mechanism: &dyn Mechanism) -> Outcome<()> {
     scene.tell()?;
     // It stops when its child is gone, for it is still attached; whoever freezes next lets it go, perhaps to its end.
     drop(mechanism.freeze(Scope::Tree(scene.pid), super::soon()));
-    scene.is_well()
+    scene.ends_well()
 }
 
 /// A zombie is a process without threads; a leader that has ended is not among the threads.
@@ -112,7 +113,7 @@ pub(crate) fn the_dead(mechanism: &dyn Mechanism) -> Outcome<()> {
     ensure(zombie.zombie && zombie.threads.is_empty(), "zombie")?;
     frozen.thaw()?;
     scene.tell()?;
-    scene.is_well()?;
+    scene.ends_well()?;
     let mut scene = Scene::start("dead_leader")?;
     let mut frozen = freeze(mechanism, scene.pid)?;
     let process = frozen.processes().first().ok_or("no process")?.clone();
@@ -122,7 +123,7 @@ pub(crate) fn the_dead(mechanism: &dyn Mechanism) -> Outcome<()> {
     frozen.descriptor(scene.pid, hdcr_engine::ids::Fd(1))?;
     frozen.thaw()?;
     scene.tell()?;
-    scene.is_well()
+    scene.ends_well()
 }
 
 /// Programs that leave no signal unused, and one whose only child dies meanwhile.
@@ -134,7 +135,39 @@ pub(crate) fn signals_all_taken(mechanism: &dyn Mechanism) -> Outcome<()> {
         frozen.thaw()?;
     }
     scene.tell()?;
-    scene.is_well()
+    scene.ends_well()?;
+    let mut scene = Scene::start("blocks_all")?;
+    let mut frozen = freeze(mechanism, scene.pid)?;
+    let child = frozen.processes().get(1).ok_or("no child")?.pid;
+    run_getpid(frozen.as_mut(), &[scene.pid.leader()])?;
+    send(scene.pid, Signal::SIGURG)?;
+    send(child, Signal::SIGKILL)?;
+    run_getpid(frozen.as_mut(), &[scene.pid.leader()])?;
+    frozen.thaw()?;
+    scene.tell()?;
+    scene.ends_well()
+}
+
+/// A thread that is stopped in an rseq critical section goes on at its abort handler, every time.
+pub(crate) fn rseq_sections_abort(mechanism: &dyn Mechanism) -> Outcome<()> {
+    let mut scene = Scene::start("rseq")?;
+    let handler = u64::try_from(scene.said)?;
+    let mut stops = 0;
+    for _ in 0..100 {
+        let mut frozen = freeze(mechanism, scene.pid)?;
+        let threads = frozen.processes().first().ok_or("no process")?.threads.clone();
+        let worker = *threads.get(1).ok_or("no thread")?;
+        let inside = frozen.regs(worker)?.ip == handler;
+        let registration = frozen.rseq(worker)?.ok_or("no rseq")?;
+        let mut section = [0; 8];
+        frozen.read(scene.pid, RemotePtr(registration.at.0 + 8), &mut section)?;
+        ensure(!inside || section == [0; 8], "section still named")?;
+        stops += usize::from(inside);
+        run_getpid(frozen.as_mut(), &threads)?;
+        frozen.thaw()?;
+    }
+    scene.tell_number(stops)?;
+    scene.ends_well()
 }
 
 /// Who may not be frozen is told, and nothing happens to it.
@@ -153,7 +186,7 @@ pub(crate) fn refusals(mechanism: &dyn Mechanism) -> Outcome<()> {
     ensure(refused.is_err(), "filtered")?;
     frozen.thaw()?;
     scene.tell()?;
-    scene.is_well()
+    scene.ends_well()
 }
 
 /// Frozen by one, a process is refused to another.
@@ -165,7 +198,7 @@ pub(crate) fn held_by_another(mechanism: &dyn Mechanism, other: &(dyn Fn(Pid) ->
     ensure(matches!(refused, Ok(true)), "traced")?;
     frozen.thaw()?;
     scene.tell()?;
-    scene.is_well()
+    scene.ends_well()
 }
 
 /// Programs that make threads, processes and new images all the time.
@@ -182,7 +215,7 @@ pub(crate) fn storms(mechanism: &dyn Mechanism) -> Outcome<()> {
         }
         if name != "execs_storm" {
             scene.tell()?;
-            scene.is_well().or_else(|error| if name == "forks_storm" { Ok(()) } else { Err(error) })?;
+            scene.ends_well().or_else(|error| if name == "forks_storm" { Ok(()) } else { Err(error) })?;
         }
     }
     Ok(())
