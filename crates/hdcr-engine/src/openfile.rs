@@ -114,6 +114,8 @@ fn find(files: &[OpenFile], bucket: &[usize], view: &FileView) -> Result<std::re
 /// Captures every open file of the tree, and the table of every process.
 pub(crate) fn capture(cx: &mut Capture<'_>, processes: &[(Pid, ObjectId)]) -> Result<()> {
     let mut tables: BTreeMap<Pid, Vec<DescriptorEntry>> = BTreeMap::new();
+    // Before anything is decided on who holds the other end of what.
+    resource::socket::look(cx)?;
     let mut index = 0;
     // Sockets add the files that are only on their way in their queues.
     while let Some(file) = cx.files.get(index).cloned() {

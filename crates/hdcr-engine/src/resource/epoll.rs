@@ -12,7 +12,7 @@ use hdcr_image::{Record, Tag};
 use hdcr_sys::kcmp::{self, EpollSlot};
 use rustix::event::{Timespec, epoll};
 
-use super::{FileKind, FileView, pidfd};
+use super::{FileKind, FileView, outside, pidfd};
 use crate::capture::Capture;
 use crate::error::{Error, Refusal, Result};
 use crate::model::{self, ObjectId};
@@ -97,7 +97,7 @@ impl FileKind for Epoll {
 
     fn survey(survey: &mut Survey<'_>, view: &FileView) -> Result<()> {
         for line in lines(view)? {
-            if survey.with_inode(line.inode).next().is_none() {
+            if survey.with_inode(line.inode).next().is_none() && !survey.files.iter().any(outside::carries_files) {
                 survey.refuse(lost(view, line));
             }
         }

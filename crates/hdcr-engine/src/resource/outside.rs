@@ -77,6 +77,8 @@ pub(crate) fn report(survey: &mut Survey<'_>, view: &FileView, what: &str, cause
             let becomes = format!("becomes standard stream {number} of the restoring command");
             survey.note(view.refuse("outside-stream", what, cause, &becomes));
         }
+        // The other end may be on its way in a socket, which only the capture finds out.
+        (None, EndPolicy::Refuse) if survey.files.iter().any(carries_files) => {}
         (None, EndPolicy::Refuse) => survey.refuse(refusal(view, what, cause)),
         (None, EndPolicy::Close) => {
             survey.note(view.refuse("outside-closed", what, cause, "is closed after a restore"));
@@ -86,6 +88,11 @@ pub(crate) fn report(survey: &mut Survey<'_>, view: &FileView, what: &str, cause
             survey.note(view.refuse("outside-reconnected", what, cause, becomes));
         }
     }
+}
+
+/// Whether descriptors wait to be received from a socket (`scm_fds` in fdinfo, since Linux 5.5).
+pub(crate) fn carries_files(view: &FileView) -> bool {
+    view.info.lines.number("scm_fds").is_some_and(|files| files > 0)
 }
 
 /// Whether two descriptors lead to the same pipe, socket or device.

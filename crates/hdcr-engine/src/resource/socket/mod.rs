@@ -26,7 +26,7 @@ use crate::model::{self, ObjectId};
 use crate::restore::Restore;
 use crate::survey::Survey;
 
-pub(crate) use queue::Queues;
+pub(crate) use queue::{Queues, look};
 
 pub(crate) struct Socket;
 

@@ -54,7 +54,7 @@ impl Queues {
 
 /// Looks at the queues of all UNIX sockets of the tree, once, so that files which are only on their way are known before
 /// anybody asks whether a peer lies in the tree.
-pub(super) fn look(cx: &mut Capture<'_>) -> Result<()> {
+pub(crate) fn look(cx: &mut Capture<'_>) -> Result<()> {
     if cx.queues.is_some() {
         return Ok(());
     }
