@@ -1,5 +1,5 @@
 // Refused: a descriptor of io_uring.
-// zoo: rounds=1 refused=io_uring
+// zoo: rounds=1 refused=io_uring covers=opaque
 #include "zoo.h"
 #include <linux/io_uring.h>
 

@@ -1,5 +1,5 @@
 // Listening TCP sockets, IPv4 and IPv6: address, options, backlog; a port that has connections in TIME_WAIT.
-// zoo: rounds=3 static=yes
+// zoo: rounds=3 static=yes covers=inet,options
 #include "zoo.h"
 #include <netinet/in.h>
 #include <netinet/tcp.h>
