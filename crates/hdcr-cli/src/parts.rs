@@ -54,7 +54,7 @@ fn request(task: &CheckpointTask) -> Request {
             Who::Below(pid) => Scope::Below(Pid(pid)),
         },
         by: Deadline(Instant::now() + task.timeout),
-        files: FileRequest { always: task.files.always.clone(), limit: task.files.limit, policies: rules.collect() },
+        files: FileRequest { always: task.files.always.clone(), limit: task.files.limit, touched: Vec::new(), policies: rules.collect() },
         ends: EndRequest { default: ends },
         compression: Compression::Lz4,
     }
@@ -152,6 +152,7 @@ fn options(task: &RestoreTask, stdio: [OwnedFd; 3], journal: Option<PathBuf>) ->
         map_path: task.map_path.iter().map(|PathMap { old, new }| (old.clone(), new.clone())).collect(),
         by: Deadline(Instant::now() + task.timeout),
         journal,
+        since: None,
     }
 }
 

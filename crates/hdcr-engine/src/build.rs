@@ -56,6 +56,7 @@ pub(crate) fn context<'a>(model: &'a Model, contents: &'a dyn Contents, options:
         batches: BTreeMap::new(),
         stdio,
         map_path: &options.map_path,
+        notes: Vec::new(),
         holders,
         base: highest.saturating_add(1).max(64),
         making: std::collections::BTreeSet::new(),

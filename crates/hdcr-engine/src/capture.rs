@@ -17,7 +17,7 @@ use crate::memory::{self, MmRecord};
 use crate::model::{self, ObjectId};
 use crate::openfile;
 use crate::procfs::{self, MapLine};
-use crate::resource::{FileView, backing, contents};
+use crate::resource::{FileView, backing, contents, touched};
 use crate::resource::socket::Queues;
 use crate::survey;
 use crate::task::{Answer, Site, TASKS, TaskView};
@@ -200,6 +200,7 @@ pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, writer: ImageW
     openfile::capture(&mut cx, &ids)?;
     genealogy(&mut cx, &processes, &subjects)?;
     contents::note_listed(&mut cx)?;
+    touched::note(&mut cx)?;
     contents::finish(&mut cx)?;
     let clocks = clock::capture(pids.first().copied().unwrap_or(Pid(0)));
     cx.frame(ObjectId(0), &clocks)?;

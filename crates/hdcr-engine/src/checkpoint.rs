@@ -32,6 +32,8 @@ pub struct FileRequest {
     pub always: Vec<std::path::PathBuf>,
     /// Largest file that is kept because the tree writes to it, in bytes.
     pub limit: u64,
+    /// Files that the tree has worked on, the latest first; those that it does not hold are kept up to `limit` together.
+    pub touched: Vec<std::path::PathBuf>,
     /// Policy by path prefix, the longest prefix wins; what no prefix matches is `auto`.
     pub policies: Vec<(std::path::PathBuf, FilePolicy)>,
 }
@@ -141,6 +143,13 @@ impl Surveyed {
 }
 
 impl Stopped {
+    /// Hands over the files that the tree has worked on, as they are known now that it stands still.
+    #[must_use]
+    pub fn with_touched(mut self, touched: Vec<std::path::PathBuf>) -> Self {
+        self.request.files.touched = touched;
+        self
+    }
+
     /// Reads everything. What does not fit the buffer goes to the sink at once, the rest is kept until
     /// [`Pending::persist`].
     pub fn capture(mut self, sink: Box<dyn Sink>) -> Result<Captured> {

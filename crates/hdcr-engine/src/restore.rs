@@ -23,6 +23,7 @@ use crate::plan::{self, Step};
 use crate::resource;
 use crate::resource::reopen;
 use crate::rollback::Plan;
+use crate::rollback::since::{self, Since};
 use crate::stored::{self, Model};
 use crate::task::Stage;
 
@@ -40,6 +41,8 @@ pub struct Options {
     /// Where the roll-back of files keeps its journal and what it replaces; `None`: beside the files, safe against an
     /// error but not against the death of this process.
     pub journal: Option<PathBuf>,
+    /// What the job did to files since the checkpoint, when it was watched.
+    pub since: Option<Since>,
 }
 
 /// A tree that runs again.
@@ -49,6 +52,8 @@ pub struct Restored {
     pub roots: Vec<Pid>,
     /// All processes.
     pub processes: usize,
+    /// What became of files in the roll-back that a user should know.
+    pub notes: Vec<Refusal>,
 }
 
 /// A frame of an image in words, for `hdcr show`.
@@ -143,6 +148,8 @@ pub struct Restore<'a> {
     pub(crate) inodes: reopen::OpenedInodes,
     /// What happens to the contents of files at the end.
     pub(crate) plan: Plan,
+    /// What became of files that a user should know.
+    pub(crate) notes: Vec<Refusal>,
     /// What can only be done when all open files are made: run once, in this order, before the first task is born. It
     /// may add to itself.
     pub(crate) late: Vec<(Late, ObjectId)>,
@@ -249,11 +256,15 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     }
     let contents = stored::Pages { image };
     let mut cx = build::context(&model, &contents, options)?;
+    if let Some(since) = &options.since {
+        since::names(&mut cx, since)?;
+    }
     build::open_files(&mut cx, &model)?;
     let mut spaces = build::spaces(&mut cx, &model)?;
     build::facts(&mut cx, &model)?;
     build::owners(&mut cx, &model)?;
     reopen::listed(&mut cx)?;
+    since::contents(&mut cx, options.since.as_ref())?;
     clock::restore(&stored::one(&model.frames, ObjectId(0))?)?;
     let mut works = build::Works::begin(mechanism, &cx, &model, &mut spaces, options)?;
     for step in births_of(&steps) {
@@ -271,13 +282,14 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     cx.plan.apply(&contents)?;
     cx.put_down();
     works.release(&cx)?;
+    let notes = std::mem::take(&mut cx.notes);
     cx.plan.finish()?;
-    Ok(roots(&model))
+    Ok(Restored { notes, ..roots(&model) })
 }
 
 fn roots(model: &Model) -> Restored {
     let roots = model.processes.iter().filter(|process| process.parent.is_none() && !process.zombie());
-    Restored { roots: roots.map(|process| process.pid).collect(), processes: model.processes.len() }
+    Restored { roots: roots.map(|process| process.pid).collect(), processes: model.processes.len(), notes: Vec::new() }
 }
 
 fn births_of(steps: &[Step]) -> impl Iterator<Item = &Step> {

@@ -111,6 +111,7 @@ pub(crate) fn capture(cx: &mut Capture<'_>, pid: Pid, line: &MapLine) -> Result<
         shared_write,
         program: !line.shared(),
         listed: false,
+        touched: false,
     };
     let key = (rustix::fs::makedev(line.device.0, line.device.1), line.inode);
     if let Some(id) = cx.inodes.lines.get(&key).copied()

@@ -14,7 +14,7 @@ use hdcr_image::{Record, Tag};
 use rustix::fs::{Mode, OFlags, Stat};
 
 use super::data;
-use super::keep::{Case, DIGEST_ALL, Decision, PROGRAM_ROOM, decide, of_the_system, volatile};
+use super::keep::{Case, DIGEST_ALL, Decision, Rooms, decide, of_the_system, volatile};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::Pid;
@@ -174,6 +174,8 @@ pub(crate) struct Uses {
     pub(crate) program: bool,
     /// Named by the user.
     pub(crate) listed: bool,
+    /// Worked on earlier.
+    pub(crate) touched: bool,
 }
 
 impl Uses {
@@ -185,6 +187,7 @@ impl Uses {
         self.shared_write |= other.shared_write;
         self.program |= other.program;
         self.listed |= other.listed;
+        self.touched |= other.touched;
     }
 }
 
@@ -284,7 +287,7 @@ pub(crate) fn note_window(cx: &mut Capture<'_>, id: ObjectId, window: Window) {
 }
 
 /// Opens for reading, without an access time when that is permitted.
-fn open_quietly(door: &Path) -> Option<OwnedFd> {
+pub(crate) fn open_quietly(door: &Path) -> Option<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let open = |flags| rustix::fs::open(door, flags, Mode::empty());
     open(flags | OFlags::NOATIME).or_else(|_| open(flags)).ok()
@@ -328,21 +331,21 @@ fn last_name(path: &[u8]) -> &[u8] {
 /// Makes the records of all inodes that were noted, and stores the contents that are kept. Called once, at the end of a
 /// capture.
 pub(crate) fn finish(cx: &mut Capture<'_>) -> Result<()> {
-    let mut program_room = PROGRAM_ROOM;
+    let mut rooms = Rooms::new(cx.request.files.limit);
     for (id, pending) in std::mem::take(&mut cx.inodes.pending) {
-        let record = keep(cx, id, &pending, &mut program_room)?;
+        let record = keep(cx, id, &pending, &mut rooms)?;
         cx.frame(id, &record)?;
     }
     Ok(())
 }
 
-fn keep(cx: &mut Capture<'_>, id: ObjectId, pending: &Pending, program_room: &mut u64) -> Result<InodeRecord> {
+fn keep(cx: &mut Capture<'_>, id: ObjectId, pending: &Pending, rooms: &mut Rooms) -> Result<InodeRecord> {
     let stat = pending.file.as_ref().and_then(|file| rustix::fs::fstat(file).ok()).or(pending.stat);
     let path = model::path_of(&pending.path);
     let tmpfs = pending.file.as_ref().is_some_and(data::on_tmpfs);
     let size = stat.map_or(0, |stat| stat.st_size.cast_unsigned());
     let case = Case { life: pending.life, path: &path, size, uses: pending.uses, tmpfs };
-    let Decision { keep, contents } = decide(&case, &cx.request.files, program_room);
+    let Decision { keep, contents } = decide(&case, &cx.request.files, rooms);
     let mut record = InodeRecord {
         path: pending.path.clone(),
         life: pending.life.into(),

@@ -22,8 +22,22 @@ pub(crate) fn policy_of(files: &FileRequest, path: &Path) -> FilePolicy {
     fits.max_by_key(|(prefix, _)| prefix.components().count()).map_or(FilePolicy::Auto, |(_, policy)| *policy)
 }
 
-/// Programs and libraries from outside the system's directories are kept up to this size, all together.
-pub(crate) const PROGRAM_ROOM: u64 = 64 << 20;
+/// How much is kept of files of one kind, all together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rooms {
+    /// Programs and libraries from outside the system's directories.
+    pub(crate) programs: u64,
+    /// Files that the tree has worked on and does not hold.
+    pub(crate) touched: u64,
+}
+
+impl Rooms {
+    /// For a limit on one file.
+    pub(crate) fn new(limit: u64) -> Self {
+        Self { programs: 64 << 20, touched: limit }
+    }
+}
+
 /// Files that are only read are digested as a whole up to this size, else by a sample.
 pub(crate) const DIGEST_ALL: u64 = 1 << 20;
 
@@ -50,8 +64,8 @@ pub(crate) struct Case<'a> {
     pub(crate) tmpfs: bool,
 }
 
-/// Decides by policy, use, size and place; takes the room for programs.
-pub(crate) fn decide(case: &Case<'_>, files: &FileRequest, program_room: &mut u64) -> Decision {
+/// Decides by policy, use, size and place; takes the room for programs and for what is not held.
+pub(crate) fn decide(case: &Case<'_>, files: &FileRequest, rooms: &mut Rooms) -> Decision {
     let Case { life, path, size, uses, tmpfs } = *case;
     match life {
         Life::Memfd | Life::Anonymous | Life::Unlinked | Life::Nameless => return Decision::new(Keep::Contents, true),
@@ -75,13 +89,18 @@ pub(crate) fn decide(case: &Case<'_>, files: &FileRequest, program_room: &mut u6
         let whole = small && (uses.overwrite || volatile);
         return if whole { Decision::new(Keep::Contents, true) } else { Decision::new(Keep::Length, false) };
     }
+    if uses.touched {
+        let whole = size <= rooms.touched;
+        rooms.touched -= if whole { size } else { 0 };
+        return if whole { Decision::new(Keep::Contents, true) } else { Decision::new(Keep::Length, false) };
+    }
     if uses.shared && !uses.read {
         // Only mapped shared for reading: what somebody else writes there is meant to be seen.
         return Decision::new(Keep::AsItIs, false);
     }
-    let program = uses.program && !of_the_system(path) && size <= *program_room;
+    let program = uses.program && !of_the_system(path) && size <= rooms.programs;
     if program {
-        *program_room -= size;
+        rooms.programs -= size;
     }
     Decision::new(Keep::Unchanged, program || (volatile && small))
 }
@@ -94,10 +113,11 @@ mod tests {
         let files = FileRequest {
             always: vec!["/home/a/always".into()],
             limit: 1000,
+            touched: Vec::new(),
             policies: vec![("/home/b".into(), FilePolicy::Ignore), ("/home/b/c".into(), FilePolicy::Content)],
         };
         let case = Case { life: Life::Named, path: Path::new(path), size, uses, tmpfs: path.starts_with("/dev/shm") };
-        let Decision { keep, contents } = decide(&case, &files, &mut 5000);
+        let Decision { keep, contents } = decide(&case, &files, &mut Rooms { programs: 5000, touched: 3000 });
         (keep, contents)
     }
 
@@ -107,6 +127,9 @@ mod tests {
         let append = Uses { write: true, ..Uses::default() };
         let write = Uses { write: true, overwrite: true, ..Uses::default() };
         let program = Uses { program: true, read: true, ..Uses::default() };
+        let touched = Uses { touched: true, ..Uses::default() };
+        assert_eq!(case("/home/a/x", 3000, touched), (Keep::Contents, true));
+        assert_eq!(case("/home/a/x", 3001, touched), (Keep::Length, false));
         let shared = Uses { shared: true, ..Uses::default() };
         assert_eq!(case("/home/a/x", 10, read), (Keep::Unchanged, false));
         assert_eq!(case("/home/a/x", 10, write), (Keep::Contents, true));

@@ -161,6 +161,7 @@ pub(crate) mod reopen;
 #[cfg(test)]
 pub(crate) mod scene;
 pub(crate) mod shmem;
+pub(crate) mod touched;
 
 kinds! {
     pathfd::PathFd,
@@ -195,6 +196,7 @@ pub(crate) fn kind_with(tag: Tag) -> Option<&'static FileEntry> {
 pub(crate) const OBJECTS: &[KnownTag] = &[
     KnownTag::of::<contents::InodeRecord>(),
     KnownTag::of::<contents::ListedRecord>(),
+    KnownTag::of::<touched::TouchedRecord>(),
     KnownTag::of::<directory::PlaceRecord>(),
     KnownTag::of::<locks::LocksRecord>(),
     KnownTag::of::<pipe::PipeRecord>(),

@@ -104,6 +104,11 @@ pub(crate) fn listed(cx: &mut Restore<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Whether an inode has been opened for the restored tree, whose records say what becomes of it.
+pub(crate) fn is_open(cx: &Restore<'_>, stat: &Stat) -> bool {
+    cx.inodes.values().any(|opened| rustix::fs::fstat(&opened.base).is_ok_and(|open| contents::same(&open, stat)))
+}
+
 /// The enumerations of a record, checked.
 pub(crate) fn kind_of(record: &InodeRecord) -> Result<(Life, Keep)> {
     let known = Life::try_from(record.life).ok().zip(Keep::try_from(record.keep).ok());

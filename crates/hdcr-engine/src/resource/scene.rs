@@ -139,6 +139,7 @@ pub(crate) fn capture(
     }
     more(&mut cx);
     contents::note_listed(&mut cx).unwrap();
+    super::touched::note(&mut cx).unwrap();
     contents::finish(&mut cx).unwrap();
     let frames = cx.frames.into_iter();
     let frames = frames.map(|frame| ((frame.tag, frame.id), StoredFrame { version: frame.version, body: frame.body }));
@@ -163,6 +164,7 @@ pub(crate) fn restore<'a>(image: &'a Image, journal: &Path, map_path: &'a [(Path
         making: BTreeSet::new(),
         inodes: BTreeMap::new(),
         plan: Plan::at(journal).unwrap(),
+        notes: Vec::new(),
     }
 }
 

@@ -6,6 +6,7 @@
 //! the same journal does so first ([`repair`]).
 
 mod journal;
+pub mod since;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -118,6 +119,11 @@ impl Plan {
             .map_err(Error::system("making a directory", path.display()))
     }
 
+    /// Makes durable what was written down so far.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.journal.as_ref().map_or(Ok(()), Journal::sync)
+    }
+
     /// Keeps all that the actions will replace.
     pub(crate) fn prepare(&mut self) -> Result<()> {
         for action in std::mem::take(&mut self.actions) {
@@ -127,7 +133,7 @@ impl Plan {
                 self.will_undo(entry)?;
             }
         }
-        self.journal.as_ref().map_or(Ok(()), Journal::sync)
+        self.sync()
     }
 
     fn keep(&mut self, action: &Action) -> Result<Option<Entry>> {

@@ -270,10 +270,10 @@ impl Watch {
 
     /// Several things that a process did to one name may have been joined into one event.
     fn hear_name(&mut self, happened: &Happened, path: &Path, kind: Kind, file: &Identity) {
-        let seen = look(path);
+        let there = path.symlink_metadata().is_ok();
         let has = |bit: u64| happened.mask & bit != 0;
         let (created, removed) = (has(fanotify::CREATE), has(fanotify::DELETE));
-        let removed_first = created && removed && seen.is_some();
+        let removed_first = created && removed && there;
         let mut events = Vec::new();
         if removed_first {
             events.push(Event::Removed(path.to_owned(), kind));
@@ -281,10 +281,8 @@ impl Watch {
         if created {
             events.push(Event::Created(path.to_owned(), kind, file.clone()));
         }
-        match seen.flatten() {
-            _ if kind == Kind::Directory => {}
-            look if has(fanotify::CLOSE_WRITE) => events.push(Event::Written(path.to_owned(), look)),
-            Some(_) | None => {}
+        if kind == Kind::File && has(fanotify::CLOSE_WRITE) {
+            events.push(Event::Written(path.to_owned(), look(path)));
         }
         if removed && !removed_first {
             events.push(Event::Removed(path.to_owned(), kind));
@@ -302,7 +300,7 @@ impl Watch {
             if let What::Event(Event::Renamed { replaced: replaced @ Replaced::Unknown, .. }) = &mut first.what {
                 match self.replaced(first.pid, over) {
                     Replaced::Unknown => return self.waiting.push_front(first),
-                    known => *replaced = known,
+                    known @ (Replaced::Yes | Replaced::No) => *replaced = known,
                 }
             }
             if let What::Event(event) = &first.what {
@@ -345,7 +343,7 @@ impl Watch {
         for directory in directories {
             let Ok(entries) = fs::read_dir(&directory) else { continue };
             for path in entries.flatten().take(NAMES).map(|entry| entry.path()) {
-                if let Some(look) = look(&path).flatten() {
+                if let Some(look) = look(&path) {
                     self.table.tell(&Event::Seen(path, look));
                 }
             }
@@ -392,14 +390,14 @@ fn either_of(fanotify: &Fanotify, births: Option<&Births>) -> std::io::Result<Ow
     Ok(either)
 }
 
-/// A look at what lies under a name now: something that is no regular file has no facts.
-fn look(path: &Path) -> Option<Option<Look>> {
+/// A look at the regular file that lies under a name now.
+fn look(path: &Path) -> Option<Look> {
     let wanted = StatxFlags::SIZE | StatxFlags::MTIME | StatxFlags::CTIME | StatxFlags::TYPE;
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
     let stat = rustix::fs::statx(rustix::fs::CWD, path, flags, wanted).ok()?;
     let time = |time: rustix::fs::StatxTimestamp| Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), time.tv_nsec);
     let regular = rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()) == rustix::fs::FileType::RegularFile;
-    Some(regular.then(|| Look { size: stat.stx_size, modified: time(stat.stx_mtime), changed: time(stat.stx_ctime) }))
+    regular.then(|| Look { size: stat.stx_size, modified: time(stat.stx_mtime), changed: time(stat.stx_ctime) })
 }
 
 #[cfg(test)]

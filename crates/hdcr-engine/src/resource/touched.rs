@@ -1,0 +1,91 @@
+//! Files that the tree has worked on and does not hold at the moment: whoever watches it knows their names.
+//!
+//! Captured as if the tree held them: contents when small, as far as the room for all of them goes, else the length. A
+//! restore brings back those that were changed since, and only names what cannot come back.
+
+use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use hdcr_image::{Record, Tag};
+use rustix::fs::FileType;
+
+use super::contents::{self, InodeRecord, Met, Uses};
+use super::reopen;
+use crate::capture::Capture;
+use crate::error::{Error, Owner, Result};
+use crate::model::{self, ObjectId};
+use crate::restore::Restore;
+use crate::rollback::since::Since;
+
+/// The list of such files; one in an image.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct TouchedRecord {
+    /// Their objects.
+    #[prost(uint64, repeated, tag = "1")]
+    pub(crate) ids: Vec<u64>,
+}
+
+impl Record for TouchedRecord {
+    const TAG: Tag = Tag(0x021a);
+    const VERSION: u16 = 1;
+    model::prost_record!();
+}
+
+/// The object under which the list is stored.
+const TOUCHED: ObjectId = ObjectId(0);
+
+/// Notes the files that were handed over, the latest first. One that cannot be read is as if it was not handed over: the
+/// tree does not need it now.
+pub(crate) fn note(cx: &mut Capture<'_>) -> Result<()> {
+    let mut list = TouchedRecord::default();
+    let request = cx.request;
+    for path in &request.files.touched {
+        let Ok(stat) = rustix::fs::lstat(path) else { continue };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || contents::open_quietly(path).is_none() {
+            continue;
+        }
+        let owner = Owner { path: Some(path.clone()), ..Owner::default() };
+        let met = Met { link: path.as_os_str().as_bytes(), stat: &stat, door: Some(path.clone()), owner };
+        list.ids.push(contents::note(cx, &met, Uses { touched: true, ..Uses::default() }).0);
+    }
+    if list.ids.is_empty() { Ok(()) } else { cx.frame(TOUCHED, &list) }
+}
+
+/// Brings back those that were changed since; without a watch those that are not as they were. Returns the paths about
+/// which nothing more is to be said.
+pub(crate) fn restore(cx: &mut Restore<'_>, since: Option<&Since>) -> Result<BTreeSet<PathBuf>> {
+    let mut known = BTreeSet::new();
+    for id in cx.inodes.keys().copied().collect::<Vec<_>>() {
+        known.insert(cx.mapped(&model::path_of(&cx.record::<InodeRecord>(id)?.path)));
+    }
+    if !cx.has::<TouchedRecord>(TOUCHED) {
+        return Ok(known);
+    }
+    for id in cx.record::<TouchedRecord>(TOUCHED)?.ids.into_iter().map(ObjectId) {
+        let path = cx.mapped(&cx.record::<InodeRecord>(id)?.checked_path()?);
+        let doubtful = since.is_some_and(|since| since.doubtful.iter().any(|(doubtful, _)| *doubtful == path));
+        if doubtful || since.is_some_and(|since| !since.concerns(&path)) {
+            known.insert(path);
+            continue;
+        }
+        match reopen::open(cx, id) {
+            Ok(_) => {}
+            Err(Error::Refused(refusals)) => cx.notes.extend(refusals.0),
+            Err(error) => return Err(error),
+        }
+        known.insert(path);
+    }
+    Ok(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_record_comes_back() {
+        let record = TouchedRecord { ids: vec![1, 7] };
+        assert_eq!(TouchedRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
+    }
+}

@@ -1,0 +1,278 @@
+//! What a job did to files since the checkpoint that it is rolled back to, undone: names first, before anything of the
+//! restore is opened, then the contents of files that nothing of the restored tree holds.
+//!
+//! It comes as plain data from whoever has watched the job. Everything that is moved is looked at first: another file
+//! than the one that was watched is left alone and named. All is in the journal of the roll-back, and is undone with it.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{Action, Changed, Entry, Plan, Undo, bytes, rename};
+use crate::error::{Error, Owner, Refusal, Result};
+use crate::resource::{data, reopen, touched};
+use crate::restore::Restore;
+
+/// A file by its handle: kind (four bytes of this machine) and bytes of `name_to_handle_at(2)`; empty: not known.
+pub type Identity = Vec<u8>;
+
+/// Something that is newer than the checkpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Newer {
+    /// Where it is.
+    pub at: PathBuf,
+    /// It is a directory, and goes with all that is in it.
+    pub directory: bool,
+    /// Which one.
+    pub identity: Identity,
+}
+
+/// Something that is at another place than at the checkpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Moved {
+    /// Where it is.
+    pub at: PathBuf,
+    /// Where it was.
+    pub home: PathBuf,
+    /// Which one.
+    pub identity: Identity,
+}
+
+/// The length of a file at the checkpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Length {
+    /// The file.
+    pub path: PathBuf,
+    /// Its length.
+    pub size: u64,
+    /// When it was changed last: seconds and nanoseconds.
+    pub modified: (i64, u32),
+}
+
+/// What a job did to files since a checkpoint. Names are those of the checkpoint where nothing else is said.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Since {
+    /// The name of the directories into which newer files are moved, each in the directory of the file.
+    pub aside: OsString,
+    /// To be moved aside.
+    pub newer: Vec<Newer>,
+    /// To be moved back.
+    pub moved: Vec<Moved>,
+    /// Directories that were removed, outer ones first.
+    pub directories: Vec<PathBuf>,
+    /// Files that were removed or replaced.
+    pub lost: Vec<PathBuf>,
+    /// Files that were written.
+    pub written: Vec<PathBuf>,
+    /// What is known of the length of the written ones.
+    pub lengths: Vec<Length>,
+    /// What is left alone, and why.
+    pub doubtful: Vec<(PathBuf, &'static str)>,
+    /// Not all that happened is known.
+    pub incomplete: bool,
+}
+
+impl Since {
+    /// Whether the contents of a file have to come back.
+    pub(crate) fn concerns(&self, path: &Path) -> bool {
+        let is = |list: &[PathBuf]| list.iter().any(|changed| changed == path);
+        self.incomplete
+            || is(&self.written)
+            || is(&self.lost)
+            || self.directories.iter().any(|gone| path.starts_with(gone))
+    }
+}
+
+/// Something that a rollback leaves as it is, for the user to know.
+pub(crate) fn note(code: &'static str, path: &Path, cause: impl Into<String>, remedy: &str) -> Refusal {
+    Refusal {
+        code,
+        object: "file".to_owned(),
+        owner: Owner { path: Some(path.to_owned()), ..Owner::default() },
+        cause: cause.into(),
+        remedy: remedy.to_owned(),
+    }
+}
+
+const LOOK: &str = "look whether it fits the restored program";
+
+/// Puts names back: newer files aside, removed directories made again, renamed files home.
+pub(crate) fn names(cx: &mut Restore<'_>, since: &Since) -> Result<()> {
+    for (path, why) in &since.doubtful {
+        cx.notes.push(note("rollback-doubtful", path, *why, LOOK));
+    }
+    if since.incomplete {
+        let cause = "not everything that the program did to files since the checkpoint is known";
+        cx.notes.push(note("rollback-incomplete", Path::new("/"), cause, LOOK));
+    }
+    let (directories, files): (Vec<_>, Vec<_>) = since.newer.iter().partition(|newer| newer.directory);
+    for newer in files {
+        aside(cx, newer, since)?;
+    }
+    for directory in &since.directories {
+        make_again(cx, directory)?;
+    }
+    move_home(cx, since)?;
+    for newer in directories {
+        aside(cx, newer, since)?;
+    }
+    Ok(())
+}
+
+/// Whether the watched file lies at a path; one that is gone needs nothing.
+fn is_there(cx: &mut Restore<'_>, path: &Path, identity: &Identity) -> bool {
+    let file = match reopen::look(path) {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::NOTDIR) => return false,
+        Err(error) => {
+            cx.notes.push(note("rollback-left", path, format!("it cannot be looked at: {error}"), LOOK));
+            return false;
+        }
+    };
+    let found =
+        hdcr_sys::handle::of(&file).map(|handle| [&handle.kind.to_ne_bytes(), handle.bytes.as_slice()].concat());
+    let same = identity.is_empty() || found.is_ok_and(|found| found == *identity);
+    if !same {
+        cx.notes.push(note("rollback-left", path, "another file than the one of the program lies there now", LOOK));
+    }
+    same
+}
+
+fn aside(cx: &mut Restore<'_>, newer: &Newer, since: &Since) -> Result<()> {
+    let (Some(name), Some(above)) = (newer.at.file_name(), newer.at.parent()) else { return Ok(()) };
+    if since.aside.is_empty() || !is_there(cx, &newer.at, &newer.identity) {
+        return Ok(());
+    }
+    let directory = above.join(&since.aside);
+    if !directory.is_dir() {
+        make_like(cx, &directory, above, 0o700)?;
+    }
+    let mut to = directory.join(name);
+    while to.symlink_metadata().is_ok() {
+        let mut other = name.to_owned();
+        other.push(format!(".{}", cx.plan.number()));
+        to = directory.join(other);
+    }
+    move_now(&mut cx.plan, &newer.at, &to)?;
+    let cause = format!("it was made after the checkpoint; moved to {}", to.display());
+    cx.notes.push(note("rollback-aside", &newer.at, cause, "remove it when it is not needed"));
+    Ok(())
+}
+
+/// Moves at once, to be moved back when the restore fails.
+fn move_now(plan: &mut Plan, from: &Path, to: &Path) -> Result<()> {
+    plan.will_undo(Entry { undo: Undo::MoveBack.into(), path: bytes(from), moved: bytes(to), ..Entry::default() })?;
+    plan.sync()?;
+    rename(from, to).map_err(Error::system("moving a file", from.display()))
+}
+
+/// Makes a directory with the owner of another one.
+fn make_like(cx: &mut Restore<'_>, path: &Path, like: &Path, mode: u32) -> Result<()> {
+    let owner = rustix::fs::stat(like).map_err(Error::system("looking at a directory", like.display()))?;
+    cx.plan.make_directory(path, mode)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(path, flags, Mode::empty());
+    let directory = directory.map_err(Error::system("making a directory", path.display()))?;
+    reopen::own(&directory, owner.st_uid, owner.st_gid, mode, path)
+}
+
+/// A directory that the job has removed. What was in it comes from the image, as far as it is there.
+fn make_again(cx: &mut Restore<'_>, path: &Path) -> Result<()> {
+    let Some(above) = path.parent().filter(|above| above.is_dir()) else { return Ok(()) };
+    if path.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    let mode = rustix::fs::stat(above).map_or(0o755, |stat| stat.st_mode & 0o777);
+    make_like(cx, path, above, mode)?;
+    let cause = "it was removed after the checkpoint; made again with owner and mode of the directory above";
+    cx.notes.push(note("rollback-directory", path, cause, LOOK));
+    Ok(())
+}
+
+/// Renames files back. One may lie where another one belongs, and in a directory that goes elsewhere: the innermost go
+/// first, those that cannot go yet wait, and when nothing can go any more one makes room.
+fn move_home(cx: &mut Restore<'_>, since: &Since) -> Result<()> {
+    let mut left: Vec<(PathBuf, PathBuf)> = Vec::new();
+    for moved in &since.moved {
+        if is_there(cx, &moved.at, &moved.identity) {
+            left.push((moved.at.clone(), moved.home.clone()));
+        }
+    }
+    left.sort_by_key(|(at, _)| std::cmp::Reverse(at.components().count()));
+    let mut displaced = BTreeSet::new();
+    while !left.is_empty() {
+        let before = left.len();
+        let mut waiting = Vec::new();
+        for (at, home) in left {
+            let free = home.symlink_metadata().is_err() && home.parent().is_some_and(Path::is_dir);
+            if free { move_now(&mut cx.plan, &at, &home)? } else { waiting.push((at, home)) }
+        }
+        left = waiting;
+        if left.len() == before {
+            let Some((at, home)) = left.iter().find(|(at, _)| !displaced.contains(at)).cloned() else { break };
+            let room = data::beside(&at, "moved", cx.plan.number());
+            move_now(&mut cx.plan, &at, &room)?;
+            displaced.insert(room.clone());
+            left.retain(|(other, _)| *other != at);
+            left.push((room, home));
+        }
+    }
+    for (at, home) in left {
+        let cause = format!("it was {} at the checkpoint, and something else lies there now", home.display());
+        cx.notes.push(note("rollback-left", &at, cause, LOOK));
+    }
+    Ok(())
+}
+
+/// Puts the contents of files back that nothing of the restored tree holds: from the image where it has them, else cut
+/// back to a length that is known, else named.
+pub(crate) fn contents(cx: &mut Restore<'_>, since: Option<&Since>) -> Result<()> {
+    let known = touched::restore(cx, since)?;
+    let Some(since) = since else { return Ok(()) };
+    for path in since.lost.iter().filter(|path| !known.contains(*path)) {
+        let cause = "it was removed or replaced after the checkpoint, and the image does not hold it";
+        cx.notes.push(note("rollback-lost", path, cause, "keep it with --files"));
+    }
+    for path in since.written.iter().filter(|path| !known.contains(*path)) {
+        let length = since.lengths.iter().find(|length| length.path == *path);
+        if let Some(refusal) = cut(cx, path, length)? {
+            cx.notes.push(refusal);
+        }
+    }
+    Ok(())
+}
+
+fn cut(cx: &mut Restore<'_>, path: &Path, length: Option<&Length>) -> Result<Option<Refusal>> {
+    const CODE: &str = "rollback-written";
+    let say = |cause: &str| Ok(Some(note(CODE, path, cause, "keep it with --files")));
+    let file: OwnedFd = match rustix::fs::open(
+        path,
+        OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) {
+        Ok(file) => file,
+        Err(_) => return say("it was written after the checkpoint, and cannot be opened now"),
+    };
+    let stat = rustix::fs::fstat(&file).map_err(Error::system("looking at a file", path.display()))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || reopen::is_open(cx, &stat) {
+        return Ok(None);
+    }
+    match length {
+        Some(length) if stat.st_size.cast_unsigned() > length.size => {
+            let (seconds, nanoseconds) = length.modified;
+            let changed = Changed { seconds, nanoseconds };
+            cx.plan.add(Action::Cut { path: path.to_owned(), file, size: length.size, changed });
+            say(
+                "it was written after the checkpoint for the first time; cut back to its length, what was before that is not verified",
+            )
+        }
+        Some(_) | None => say("it was written after the checkpoint, and the image does not hold it"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! Directories of files as a job left them, and as they were.
+
+use std::fs;
+
+use super::*;
+use crate::checkpoint::FileRequest;
+use crate::resource::scene::{self, Image};
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    /// Not below `/tmp`, which is volatile.
+    fn new(files: &[(&str, &str)]) -> Self {
+        let place = Self(tempfile::Builder::new().prefix("hdcr-since-").tempdir_in("/var/tmp").unwrap());
+        fs::create_dir(place.path("in")).unwrap();
+        place.write(files);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.path("in").join(name)
+    }
+
+    fn write(&self, files: &[(&str, &str)]) {
+        for (name, text) in files {
+            fs::create_dir_all(self.at(name).parent().unwrap()).unwrap();
+            fs::write(self.at(name), text).unwrap();
+        }
+    }
+
+    fn identity(&self, name: &str) -> Identity {
+        let handle = hdcr_sys::handle::of(reopen::look(&self.at(name)).unwrap());
+        handle.map(|handle| [&handle.kind.to_ne_bytes(), handle.bytes.as_slice()].concat()).unwrap_or_default()
+    }
+
+    fn newer(&self, name: &str) -> Newer {
+        Newer { at: self.at(name), directory: self.at(name).is_dir(), identity: self.identity(name) }
+    }
+
+    fn moved(&self, at: &str, home: &str) -> Moved {
+        Moved { at: self.at(at), home: self.at(home), identity: self.identity(at) }
+    }
+
+    /// Every file with its text, in order.
+    fn files(&self) -> String {
+        let mut found = Vec::new();
+        let mut todo = vec![self.path("in")];
+        while let Some(directory) = todo.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    todo.push(path);
+                } else {
+                    let name = path.strip_prefix(self.path("in")).unwrap().display().to_string();
+                    found.push(format!("{name}={}", fs::read_to_string(&path).unwrap()));
+                }
+            }
+        }
+        found.sort();
+        found.join(" ")
+    }
+
+    fn capture(&self, touched: &[&str]) -> Image {
+        let touched = touched.iter().map(|name| self.at(name)).collect();
+        scene::capture(&[], FileRequest { limit: 1000, touched, ..FileRequest::default() }, |_| {}).1
+    }
+
+    /// Restores; the codes of the notes.
+    fn roll_back(&self, image: &Image, since: Option<&Since>) -> String {
+        let before = self.files();
+        let mut cx = self.restored(image, since);
+        cx.plan.prepare().unwrap();
+        cx.plan.apply(image).unwrap();
+        // It fails at the very end: all is as it was.
+        drop(cx);
+        assert_eq!(self.files(), before);
+        let mut cx = self.restored(image, since);
+        let notes: Vec<&str> = std::mem::take(&mut cx.notes).iter().map(|note| note.code).collect();
+        scene::finish(cx);
+        notes.join(" ")
+    }
+
+    fn restored<'a>(&self, image: &'a Image, since: Option<&Since>) -> Restore<'a> {
+        let mut cx = scene::restore(image, &self.path("journal"), &[]);
+        if let Some(since) = since {
+            names(&mut cx, since).unwrap();
+        }
+        contents(&mut cx, since).unwrap();
+        cx
+    }
+}
+
+fn nothing() -> Since {
+    Since { aside: ".hdcr-aside-job-1".into(), ..Since::default() }
+}
+
+#[test]
+fn a_data_base_loses_its_stale_journal_and_gets_its_pages_back() {
+    let place = Place::new(&[("db", "pages"), ("log", "one\n"), ("theirs", "1")]);
+    let image = place.capture(&["db", "log", "theirs"]);
+    place.write(&[("db", "half written"), ("db-journal", "hot"), ("log", "one\ntwo\n"), ("theirs", "2")]);
+    let since =
+        Since { newer: vec![place.newer("db-journal")], written: vec![place.at("db"), place.at("log")], ..nothing() };
+    assert_eq!(place.roll_back(&image, Some(&since)), "rollback-aside");
+    assert_eq!(place.files(), ".hdcr-aside-job-1/db-journal=hot db=pages log=one\n theirs=2");
+    // Without a watch, whatever the tree has worked on comes back.
+    place.write(&[("db", "x"), ("log", "one\ntwo\n")]);
+    assert_eq!(place.roll_back(&image, None), "");
+    assert_eq!(place.files(), ".hdcr-aside-job-1/db-journal=hot db=pages log=one\n theirs=1");
+}
+
+#[test]
+fn what_the_image_does_not_hold_is_cut_or_named() {
+    let place = Place::new(&[("log", "one\n"), ("gone", "x"), ("over", "aa")]);
+    let image = place.capture(&[]);
+    place.write(&[("log", "one\ntwo\n"), ("over", "bb")]);
+    fs::remove_file(place.at("gone")).unwrap();
+    let length = |name: &str, size| Length { path: place.at(name), size, modified: (1_000_000_000, 0) };
+    let since = Since {
+        lost: vec![place.at("gone")],
+        written: vec![place.at("log"), place.at("over")],
+        lengths: vec![length("log", 4), length("over", 2)],
+        ..nothing()
+    };
+    assert_eq!(place.roll_back(&image, Some(&since)), "rollback-lost rollback-written rollback-written");
+    assert_eq!(place.files(), "log=one\n over=bb");
+}
+
+#[test]
+fn renamed_files_come_home_whatever_lies_there() {
+    let place = Place::new(&[("a", "a"), ("b", "b"), ("log", "old"), ("d/x", "x")]);
+    let image = place.capture(&["log", "d/x"]);
+    let rename = |from: &str, to: &str| fs::rename(place.at(from), place.at(to)).unwrap();
+    rename("a", "c");
+    rename("b", "a");
+    rename("c", "b");
+    rename("log", "log.1");
+    place.write(&[("log", "new"), ("log.1", "old and more"), ("n/1", "1")]);
+    rename("d", "e");
+    rename("e/x", "n/x");
+    let since = Since {
+        newer: vec![place.newer("n"), place.newer("log")],
+        moved: vec![
+            place.moved("a", "b"),
+            place.moved("b", "a"),
+            place.moved("log.1", "log"),
+            place.moved("n/x", "d/x"),
+            place.moved("e", "d"),
+        ],
+        written: vec![place.at("log")],
+        ..nothing()
+    };
+    assert_eq!(place.roll_back(&image, Some(&since)), "rollback-aside rollback-aside");
+    assert_eq!(place.files(), ".hdcr-aside-job-1/log=new .hdcr-aside-job-1/n/1=1 a=a b=b d/x=x log=old");
+}
+
+#[test]
+fn removed_directories_are_made_again() {
+    let place = Place::new(&[("d/e/x", "x"), ("d/y", "y")]);
+    let image = place.capture(&["d/e/x"]);
+    fs::remove_dir_all(place.at("d")).unwrap();
+    let since = Since {
+        directories: vec![place.at("d"), place.at("d/e")],
+        lost: vec![place.at("d/e/x"), place.at("d/y")],
+        ..nothing()
+    };
+    assert_eq!(place.roll_back(&image, Some(&since)), "rollback-directory rollback-directory rollback-lost");
+    assert_eq!(place.files(), "d/e/x=x");
+}
+
+#[test]
+fn a_file_of_somebody_else_is_never_moved() {
+    let place = Place::new(&[("mine", "1"), ("old", "2"), ("shared", "3")]);
+    let image = place.capture(&["shared"]);
+    fs::rename(place.at("old"), place.at("new")).unwrap();
+    let since = Since {
+        newer: vec![place.newer("mine")],
+        moved: vec![place.moved("new", "old")],
+        written: vec![place.at("shared")],
+        doubtful: vec![(place.at("shared"), "somebody else has worked on it too")],
+        ..nothing()
+    };
+    for name in ["mine", "new"] {
+        fs::write(place.at("other"), "theirs").unwrap();
+        fs::rename(place.at("other"), place.at(name)).unwrap();
+    }
+    place.write(&[("shared", "both")]);
+    assert_eq!(place.roll_back(&image, Some(&since)), "rollback-doubtful rollback-left rollback-left");
+    assert_eq!(place.files(), "mine=theirs new=theirs shared=both");
+}
