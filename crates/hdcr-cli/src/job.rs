@@ -71,6 +71,9 @@ pub(crate) fn start(record: Option<&Record>, command: &[OsString], newest: Optio
 pub(crate) fn show(command: &[OsString]) -> String {
     let words = command.iter().map(|word| {
         let word = word.to_string_lossy();
+        if word.chars().any(char::is_control) {
+            return format!("$'{}'", word.escape_debug());
+        }
         let plain = !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,+@%^".contains(c));
         if plain { word.into_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
     });

@@ -108,6 +108,14 @@ pub(crate) struct Checkpointed {
 
 impl Report for Checkpointed {
     fn text(&self) -> String {
+        let notes = self.notes.iter().map(|note| format!("\n  note: {note}"));
+        std::iter::once(self.line()).chain(notes).collect()
+    }
+}
+
+impl Checkpointed {
+    /// Without the notes.
+    pub(crate) fn line(&self) -> String {
         let time = |us| crate::duration::show(Duration::from_micros(us));
         let place = self.path.as_ref().map_or_else(|| self.snapshot.clone(), |path| path.display().to_string());
         let then = match self.then {
@@ -116,16 +124,12 @@ impl Report for Checkpointed {
             Then::Stop => ", left stopped",
         };
         let size = crate::duration::show_size(self.bytes);
-        let mut text = format!(
+        format!(
             "{place}: {} process(es), {size}, stopped for {}, {} in all{then}",
             self.processes,
             time(self.stopped_us),
             time(self.total_us)
-        );
-        for note in &self.notes {
-            text = format!("{text}\n  note: {note}");
-        }
-        text
+        )
     }
 }
 

@@ -49,7 +49,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
             after: newest.unwrap_or(0),
             main: 0,
             main_born: 0,
-            private_pids: private,
+            private_pids: at.inside.is_some(),
         },
     };
     let listener = at.registry()?.listen(&name)?;

@@ -198,7 +198,9 @@ impl Keeper {
             self.came_from = Some(self.place(number));
         }
         self.made.retain(|made| !done.removed.contains(&made.number));
-        self.detail(&done.text());
+        let told = self.notes.iter().map(|note| &note.code).eq(done.notes.iter().map(|note| &note.code));
+        self.detail(&if told { done.line() } else { done.text() });
+        self.notes.clone_from(&done.notes);
     }
 
     /// A checkpoint failed; the program goes on. Told once, until one works again.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use hdcr_policy::restart::{Death, History, Rules};
 
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Obstacle, Result};
 use crate::foreground::KILL_LIMIT;
 use crate::job::{Held, Record, Start, State};
 use crate::output::Output;
@@ -98,6 +98,8 @@ pub(crate) struct Keeper {
     pub(super) next_checkpoint: Instant,
     pub(super) failures: u32,
     pub(super) trouble: Option<String>,
+    /// Notes of the last checkpoint; the same ones are not told again.
+    pub(super) notes: Vec<Obstacle>,
     pub(super) work: Option<Work>,
     pub(super) wishes: VecDeque<Wish>,
     pub(super) stop: Option<Stop>,
@@ -143,6 +145,7 @@ impl Keeper {
             next_checkpoint: now,
             failures: 0,
             trouble: None,
+            notes: Vec::new(),
             work: None,
             wishes: VecDeque::new(),
             stop: None,
