@@ -8,7 +8,7 @@ use std::time::Instant;
 use hdcr_engine::checkpoint::{self, EndPolicy, EndRequest, FilePolicy, FileRequest, Request};
 use hdcr_engine::ids::Pid;
 use hdcr_engine::mechanism::{Deadline, Mechanism, Parent, Scope};
-use hdcr_engine::restore::{self, Options};
+use hdcr_engine::restore::{self, Afterwards, Options};
 use hdcr_engine::rollback::repair;
 use hdcr_image::{Compression, ImageReader, JobName, Manifest, ManifestFacts, Sink, SnapshotId, Source};
 use hdcr_ptrace::{Faults, Ptrace};
@@ -148,6 +148,7 @@ fn lineage_from(place: &Place) -> Result<Vec<SnapshotId>> {
 fn options(task: &RestoreTask, stdio: [OwnedFd; 3], journal: Option<PathBuf>) -> Options {
     Options {
         parent: Parent::CallersParent,
+        afterwards: if task.detach { Afterwards::Leaves } else { Afterwards::Stays },
         stdio,
         map_path: task.map_path.iter().map(|PathMap { old, new }| (old.clone(), new.clone())).collect(),
         by: Deadline(Instant::now() + task.timeout),

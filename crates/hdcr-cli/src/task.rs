@@ -70,6 +70,8 @@ pub(crate) struct RestoreTask {
     pub(crate) journals: PathBuf,
     pub(crate) map_path: Vec<PathMap>,
     pub(crate) timeout: Duration,
+    /// The process that starts the worker ends when the tree runs.
+    pub(crate) detach: bool,
 }
 
 /// The first message to a worker.

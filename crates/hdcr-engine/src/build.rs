@@ -11,7 +11,7 @@ use nix::libc;
 use crate::batch::Arg;
 use crate::error::{Error, Result};
 use crate::ids::{Pid, RemotePtr, Tid};
-use crate::mechanism::{Birth, Final, Mechanism, Nursery, Parent, Resume};
+use crate::mechanism::{Birth, Final, Mechanism, MechanismError, Nursery, Parent, Resume};
 use crate::memory::restore::{self as space, Parked, StoredMm};
 use crate::memory::vdso::{self, VdsoRecord};
 use crate::memory::{self, overlap};
@@ -21,7 +21,7 @@ use crate::plan::{Maker, Step};
 use crate::procfs::{self, MapLine};
 use crate::regs::Regs;
 use crate::resource::backing;
-use crate::restore::{Contents, Options, Restore, THREAD_FLAGS, TaskBatch};
+use crate::restore::{Afterwards, Contents, Options, Restore, THREAD_FLAGS, TaskBatch};
 use crate::rollback::Plan;
 use crate::stored::{self, Model};
 use crate::task::{self, STAGES, Stage};
@@ -125,6 +125,18 @@ pub(crate) fn owners(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// A parent that leaves at once would fire the parent-death signal of the roots (`PR_SET_PDEATHSIG`): it is taken away.
+pub(crate) fn parents(cx: &mut Restore<'_>, model: &Model, afterwards: Afterwards) {
+    if afterwards == Afterwards::Stays {
+        return;
+    }
+    let roots = model.processes.iter().filter(|process| process.parent.is_none());
+    for (tid, _) in roots.flat_map(|process| &process.threads) {
+        let args = [Arg::from(libc::PR_SET_PDEATHSIG), Arg::Value(0)];
+        cx.batch(Stage::Last, *tid).call("taking away the parent-death signal", libc::SYS_prctl, &args);
+    }
 }
 
 /// Opens what lies behind mappings, and programs and directories, of every process.
@@ -321,11 +333,28 @@ impl<'a> Works<'a> {
             Maker::Sibling(tid) => (Parent::Task(tid), libc::CLONE_PARENT, 0),
         };
         let birth = Birth { parent, tid: Some(pid.leader()), flags: bits(flags), exit_signal, tls: 0, clear_tid: 0 };
-        self.nursery.birth(&[birth])?;
+        self.born(birth)?;
         if maker == Maker::Restorer {
             self.empty(pid)?;
         }
         Ok(())
+    }
+
+    /// Makes a process, and waits a moment for its number when somebody short-lived has it.
+    fn born(&mut self, birth: Birth) -> Result<()> {
+        const TRIES: usize = 100;
+        const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+        for _ in 0..TRIES {
+            match self.nursery.birth(&[birth]) {
+                Err(MechanismError::System { source, .. }) if source.raw_os_error() == Some(libc::EEXIST) => {
+                    std::thread::sleep(PAUSE);
+                }
+                other => return other.map(|_| ()).map_err(Error::from),
+            }
+        }
+        let tid = birth.tid.map_or(0, |tid| tid.0);
+        let holder = stored::holder_of(tid).unwrap_or_else(|| "a process group or session has it".to_owned());
+        Err(Error::refuse(stored::taken(tid, holder)))
     }
 
     /// Takes everything of this process out of a root's memory: its children then cost next to nothing.

@@ -32,6 +32,8 @@ use crate::task::Stage;
 pub struct Options {
     /// Whose children the roots become: [`Parent::Caller`] or [`Parent::CallersParent`].
     pub parent: Parent,
+    /// What becomes of that parent when the tree runs.
+    pub afterwards: Afterwards,
     /// Standard input, output and error for what led out of the tree.
     pub stdio: [OwnedFd; 3],
     /// Old path prefixes and what they are now.
@@ -43,6 +45,15 @@ pub struct Options {
     pub journal: Option<PathBuf>,
     /// What the job did to files since the checkpoint, when it was watched.
     pub since: Option<Since>,
+}
+
+/// What the parent of the roots does when the tree runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Afterwards {
+    /// It stays until the roots have ended.
+    Stays,
+    /// It ends at once (`--detach`): roots that asked to be told of their parent's death are not told of this one.
+    Leaves,
 }
 
 /// A tree that runs again.
@@ -263,6 +274,7 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     let mut spaces = build::spaces(&mut cx, &model)?;
     build::facts(&mut cx, &model)?;
     build::owners(&mut cx, &model)?;
+    build::parents(&mut cx, &model, options.afterwards);
     reopen::listed(&mut cx)?;
     since::contents(&mut cx, options.since.as_ref())?;
     clock::restore(&stored::one(&model.frames, ObjectId(0))?)?;

@@ -88,13 +88,7 @@ pub(crate) fn check(model: &Model, _parent: Parent) -> Result<(Refusals, Vec<Ref
     let wanted = numbers(model);
     for tid in wanted {
         if let Some(holder) = holder_of(tid) {
-            refusals.0.push(Refusal {
-                code: "pid-taken",
-                object: format!("process number {tid}"),
-                owner: Owner { pid: Some(Pid(tid)), fd: None, path: None },
-                cause: holder,
-                remedy: "wait until it has ended, or restore with --new-pids".to_owned(),
-            });
+            refusals.0.push(taken(tid, holder));
         }
     }
     for kind in TASKS {
@@ -128,8 +122,19 @@ pub(crate) fn wait_for_the_dead(model: &Model) {
     }
 }
 
+/// The refusal that names who has a number.
+pub(crate) fn taken(tid: i32, holder: String) -> Refusal {
+    Refusal {
+        code: "pid-taken",
+        object: format!("process number {tid}"),
+        owner: Owner { pid: Some(Pid(tid)), fd: None, path: None },
+        cause: holder,
+        remedy: "wait until it has ended, or restore with --new-pids".to_owned(),
+    }
+}
+
 /// Who has a number now: as a process or thread, or as the number of a group or session.
-fn holder_of(tid: i32) -> Option<String> {
+pub(crate) fn holder_of(tid: i32) -> Option<String> {
     // Threads have a directory too, though a listing of /proc does not show it.
     let stat = procfs::stat(Pid(tid)).ok()?;
     let comm = String::from_utf8_lossy(&stat.comm).into_owned();

@@ -53,7 +53,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
         ("checkpoint", parts::check_processes(&task)?)
     } else {
         let map_path = args.map_path.clone();
-        let task = RestoreTask { place: place(at, &args.target)?, journals: at.settings.journals(), map_path, timeout };
+        let task = RestoreTask { place: place(at, &args.target)?, journals: at.settings.journals(), map_path, timeout, detach: false };
         ("restore", parts::check_image(&task, descriptors(&StdioTarget::Null)?)?)
     };
     let (refusals, notes, processes) = found;

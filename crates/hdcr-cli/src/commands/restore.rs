@@ -90,6 +90,7 @@ fn bring_back(
         journals: at.settings.journals(),
         map_path: args.map_path.clone(),
         timeout: at.settings.restore_timeout(args.timeout),
+        detach: args.detach,
     };
     let stdio = descriptors(args.stdio.as_ref().unwrap_or(&StdioTarget::Inherit))?;
     foreground::restore(&task, &stdio, &needed, signals)

@@ -206,6 +206,7 @@ impl Keeper {
             journals: self.plan.store.join(".rollback"),
             map_path: Vec::new(),
             timeout: self.plan.restore_timeout,
+            detach: false,
         });
         let descriptors: Vec<_> = self.stdio.iter().map(AsFd::as_fd).collect();
         match Worker::start(&task, &descriptors, &needed) {
