@@ -127,18 +127,6 @@ pub(crate) fn owners(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
     Ok(())
 }
 
-/// A parent that leaves at once would fire the parent-death signal of the roots (`PR_SET_PDEATHSIG`): it is taken away.
-pub(crate) fn parents(cx: &mut Restore<'_>, model: &Model, afterwards: Afterwards) {
-    if afterwards == Afterwards::Stays {
-        return;
-    }
-    let roots = model.processes.iter().filter(|process| process.parent.is_none());
-    for (tid, _) in roots.flat_map(|process| &process.threads) {
-        let args = [Arg::from(libc::PR_SET_PDEATHSIG), Arg::Value(0)];
-        cx.batch(Stage::Last, *tid).call("taking away the parent-death signal", libc::SYS_prctl, &args);
-    }
-}
-
 /// Opens what lies behind mappings, and programs and directories, of every process.
 pub(crate) fn spaces(cx: &mut Restore<'_>, model: &Model) -> Result<BTreeMap<Pid, Space>> {
     let mut spaces = BTreeMap::new();
@@ -195,6 +183,8 @@ pub(crate) struct Works<'a> {
     nursery: Box<dyn Nursery>,
     model: &'a Model,
     parent: Parent,
+    /// A parent of the roots for the time of their birth.
+    step_parent: Option<Tid>,
     parked: Parked,
     lines: Vec<MapLine>,
 }
@@ -247,7 +237,32 @@ impl<'a> Works<'a> {
         let parked = Parked { pieces };
         meet_kernel(cx, model, &own_vdso, &parked, spaces)?;
         let nursery = mechanism.nursery(&taken, options.by)?;
-        Ok(Self { nursery, model, parent: options.parent, parked, lines })
+        let mut works = Self { nursery, model, parent: options.parent, step_parent: None, parked, lines };
+        if options.afterwards == Afterwards::Leaves {
+            works.adopt()?;
+        }
+        Ok(works)
+    }
+
+    /// Makes a parent for the roots that dies when all are born, so that they come to init or the next subreaper now, and
+    /// not when the restoring command ends: that would fire their parent-death signal (`PR_SET_PDEATHSIG`).
+    fn adopt(&mut self) -> Result<()> {
+        let birth =
+            Birth { parent: Parent::Caller, tid: None, flags: 0, exit_signal: libc::SIGCHLD, tls: 0, clear_tid: 0 };
+        let made = self.nursery.birth(&[birth])?.first().copied();
+        let tid = made.ok_or_else(|| Error::Unsound("a parent for the roots was not made".to_owned()))?;
+        self.empty(Pid(tid.0))?;
+        self.step_parent = Some(tid);
+        self.parent = Parent::Task(tid);
+        Ok(())
+    }
+
+    /// The roots come to their final parent.
+    pub(crate) fn abandon(&mut self) -> Result<()> {
+        match self.step_parent.take() {
+            Some(tid) => Ok(self.nursery.end(tid, crate::mechanism::End::Exit(0))?),
+            None => Ok(()),
+        }
     }
 
     /// Does one step of the plan.
@@ -334,7 +349,7 @@ impl<'a> Works<'a> {
         };
         let birth = Birth { parent, tid: Some(pid.leader()), flags: bits(flags), exit_signal, tls: 0, clear_tid: 0 };
         self.born(birth)?;
-        if maker == Maker::Restorer {
+        if maker == Maker::Restorer && self.step_parent.is_none() {
             self.empty(pid)?;
         }
         Ok(())
@@ -512,7 +527,9 @@ impl<'a> Works<'a> {
             for (tid, id) in process.threads.iter().rev() {
                 finals.push(last_state(cx, *tid, *id, stopped)?);
             }
-            if let (Some(_), Some((parent, _))) = (stopped, process.parent) {
+            // A stop that the parent has not waited for yet is still to be waited for.
+            let known = process.exit_status == 0;
+            if let (Some(_), Some((parent, _)), true) = (stopped, process.parent, known) {
                 self.nursery.finish(&finals)?;
                 finals.clear();
                 self.forget_stop(process.pid, parent)?;

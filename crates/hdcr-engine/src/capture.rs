@@ -376,7 +376,7 @@ fn task(kin: &Kin<'_>, tid: Tid, comm: &[u8], state: TaskState) -> Task {
         pgid: kin.stat.pgid,
         sid: kin.stat.sid,
         exit_signal: number(38),
-        exit_status: if matches!(state, TaskState::Zombie | TaskState::DeadLeader) { number(52) } else { 0 },
+        exit_status: if state == TaskState::Running { 0 } else { number(52) },
         state,
         flags: 0,
         comm: name,

@@ -274,7 +274,6 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     let mut spaces = build::spaces(&mut cx, &model)?;
     build::facts(&mut cx, &model)?;
     build::owners(&mut cx, &model)?;
-    build::parents(&mut cx, &model, options.afterwards);
     reopen::listed(&mut cx)?;
     since::contents(&mut cx, options.since.as_ref())?;
     clock::restore(&stored::one(&model.frames, ObjectId(0))?)?;
@@ -286,6 +285,7 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     for step in ends_of(&steps) {
         works.step(&cx, step)?;
     }
+    works.abandon()?;
     works.stages(&mut cx, &spaces)?;
     for step in last_of(&steps) {
         works.step(&cx, step)?;

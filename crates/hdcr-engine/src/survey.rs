@@ -164,6 +164,9 @@ fn shared_halves(survey: &mut Survey<'_>, look: &Look) {
             match place {
                 Ok(same) => {
                     let other = ordered.get(same).map_or(0, |other| other.0);
+                    if kind == Kind::Vm && in_vfork(look, [pid.0, other]) {
+                        continue;
+                    }
                     survey.refuse(shared(*pid, name, &format!("it is shared with process {other} by clone(2)")));
                 }
                 Err(place) => ordered.insert(place, *pid),
@@ -180,6 +183,12 @@ fn shared_halves(survey: &mut Survey<'_>, look: &Look) {
             }
         }
     }
+}
+
+/// Whether one of two processes waits in `vfork(2)` (state D, kernel/fork.c `wait_for_vfork_done`) while it is looked at. It
+/// is stopped only when the other one has executed its program; under the freeze no thread is in that state.
+fn in_vfork(look: &Look, pids: [i32; 2]) -> bool {
+    look.tasks.iter().any(|task| pids.contains(&task.pid.0) && task.stat.state == b'D')
 }
 
 fn shared(pid: Pid, name: &str, cause: &str) -> Refusal {
