@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 
 use hdcr_image::{Record, Tag};
 use rustix::fs::{FileType, OFlags, SeekFrom};
+use rustix::io::Errno;
 
 use super::contents::{self, Met, Uses};
 use super::{FileKind, FileView, data, reopen};
@@ -79,7 +80,10 @@ impl FileKind for RegFile {
         }
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let must_read = writes(flags_of(view)) || view.stat.st_nlink == 0;
-        if must_read && let Err(error) = rustix::fs::open(&door, flags, rustix::fs::Mode::empty()) {
+        // A descriptor that is closed while we look is not there: what counts is the look under the freeze.
+        if must_read
+            && let Err(error @ (Errno::ACCESS | Errno::PERM)) = rustix::fs::open(&door, flags, rustix::fs::Mode::empty())
+        {
             let cause = format!("its contents cannot be kept: this user may not open it for reading ({error})");
             survey.refuse(view.refuse("file-unreadable", "regular file", &cause, "run hdcr as a user who may read it"));
         }
