@@ -153,7 +153,7 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 fn link(path: &Path) -> String {
-    fs::read_link(path).map_or_else(|e| format!("{:?}", e.kind()), |to| to.to_string_lossy().into_owned())
+    fs::read_link(path).map_or_else(|e| format!("{:?}", e.kind()), |to| descriptors::shown(&to.to_string_lossy()))
 }
 
 #[cfg(test)]

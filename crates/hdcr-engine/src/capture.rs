@@ -17,8 +17,8 @@ use crate::memory::{self, MmRecord};
 use crate::model::{self, ObjectId};
 use crate::openfile;
 use crate::procfs::{self, MapLine};
-use crate::resource::{FileView, backing, contents, touched};
 use crate::resource::socket::Queues;
+use crate::resource::{FileView, backing, contents, late, touched};
 use crate::survey;
 use crate::task::{Answer, Site, TASKS, TaskView};
 use crate::tree::{self, ProcessRecord, ThreadRecord};
@@ -62,6 +62,8 @@ pub struct Capture<'a> {
     pub(crate) shared: BTreeMap<(&'static str, u64, u64), ObjectId>,
     /// Files that open files and mappings share; what is kept of them is decided at the end.
     pub(crate) inodes: contents::Inodes,
+    /// Files that are read when the tree runs again.
+    pub(crate) late: Vec<late::LateFile>,
     pub(crate) next_id: u64,
     /// Duplicates of open files that no process holds any more, because they are on their way in the queue of a socket.
     /// They stand in [`Capture::files`] without holders, and may be added while others are captured.
@@ -79,6 +81,7 @@ pub struct Capture<'a> {
 pub(crate) struct Taken {
     pub(crate) frames: Vec<PendingFrame>,
     pub(crate) contents: Vec<(ObjectId, u64, Vec<u8>)>,
+    pub(crate) late: Vec<late::LateFile>,
     pub(crate) processes: Vec<ProcessName>,
     pub(crate) command: Vec<Vec<u8>>,
     pub(crate) root_pid: i32,
@@ -97,6 +100,7 @@ impl<'a> Capture<'a> {
             contents: Vec::new(),
             shared: BTreeMap::new(),
             inodes: contents::Inodes::default(),
+            late: Vec::new(),
             next_id: 0,
             in_flight: BTreeMap::new(),
             queues: None,
@@ -384,7 +388,7 @@ fn task(kin: &Kin<'_>, tid: Tid, comm: &[u8], state: TaskState) -> Task {
 }
 
 fn taken(cx: Capture<'_>, processes: &[FrozenProcess]) -> Result<(ImageWriter, Taken)> {
-    let Capture { frames, contents, writer, needs, .. } = cx;
+    let Capture { frames, contents, late, writer, needs, .. } = cx;
     let writer = writer.ok_or_else(|| Error::Unsound("a capture without a writer".to_owned()))?;
     let names = processes.iter().map(|process| {
         let comm = procfs::stat(process.pid).map(|stat| stat.comm).unwrap_or_default();
@@ -394,5 +398,5 @@ fn taken(cx: Capture<'_>, processes: &[FrozenProcess]) -> Result<(ImageWriter, T
     let line = procfs::read(root, "cmdline").unwrap_or_default();
     let line = line.strip_suffix(b"\0").unwrap_or(&line);
     let command = line.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
-    Ok((writer, Taken { frames, contents, processes: names.collect(), command, root_pid: root.0, needs }))
+    Ok((writer, Taken { frames, contents, late, processes: names.collect(), command, root_pid: root.0, needs }))
 }

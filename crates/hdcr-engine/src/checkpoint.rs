@@ -3,11 +3,12 @@
 //! [`survey`] → [`Surveyed`] → freeze → [`Stopped`] → capture → [`Captured`] → thaw → [`Pending`] → persist →
 //! [`Durable`] → commit.
 
-use hdcr_image::{Compression, Durable, ImageWriter, ManifestFacts, Options, Sink};
+use hdcr_image::{Compression, Durable, ImageWriter, ManifestFacts, Options, Record, Sink};
 
 use crate::capture::{self, Taken};
 use crate::error::{Error, Refusal, Refusals, Result};
 use crate::mechanism::{Deadline, Frozen, Mechanism, Scope};
+use crate::resource::late::LateRecord;
 use crate::survey;
 
 /// What is to be checkpointed.
@@ -196,6 +197,13 @@ impl Pending {
         let Self { mut writer, taken } = self;
         for (id, at, bytes) in &taken.contents {
             writer.pages(id.0, *at, bytes)?;
+        }
+        for file in &taken.late {
+            let record = file.read(&mut |at, bytes| Ok(writer.pages(file.id.0, at, &bytes)?))?;
+            if let Some(record) = record {
+                let body = record.encode().map_err(|error| Error::Unsound(error.to_string()))?;
+                writer.frame(LateRecord::TAG, LateRecord::VERSION, file.id.0, &body)?;
+            }
         }
         for frame in &taken.frames {
             writer.frame(hdcr_image::Tag(frame.tag), frame.version, frame.id.0, &frame.body)?;

@@ -234,20 +234,26 @@ impl Restore<'_> {
 
     /// A path of the image as it is called now.
     pub(crate) fn mapped(&self, path: &Path) -> PathBuf {
-        for (old, new) in self.map_path {
-            if let Ok(rest) = path.strip_prefix(old) {
-                return if rest.as_os_str().is_empty() { new.clone() } else { new.join(rest) };
-            }
-        }
-        path.to_owned()
+        mapped(self.map_path, path)
     }
+}
+
+/// A path of the image as it is called now.
+pub(crate) fn mapped(map_path: &[(PathBuf, PathBuf)], path: &Path) -> PathBuf {
+    for (old, new) in map_path {
+        if let Ok(rest) = path.strip_prefix(old) {
+            return if rest.as_os_str().is_empty() { new.clone() } else { new.join(rest) };
+        }
+    }
+    path.to_owned()
 }
 
 /// What stands in the way of restoring an image here and now, and what is worth knowing. Touches nothing.
 pub fn check(image: &ImageReader, options: &Options) -> Result<(Vec<Refusal>, Vec<Refusal>)> {
     let model = stored::read(image)?;
     plan::plan(&model.processes)?;
-    let (refusals, notes) = stored::check(&model, options.parent)?;
+    let (mut refusals, notes) = stored::check(&model, options.parent)?;
+    refusals.0.extend(reopen::obstacles(&model.frames, &options.map_path)?);
     Ok((refusals.0, notes))
 }
 
@@ -261,7 +267,8 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     let model = stored::read(image)?;
     let steps = plan::plan(&model.processes)?;
     stored::wait_for_the_dead(&model);
-    let (refusals, _) = stored::check(&model, options.parent)?;
+    let (mut refusals, _) = stored::check(&model, options.parent)?;
+    refusals.0.extend(reopen::obstacles(&model.frames, &options.map_path)?);
     if !refusals.0.is_empty() {
         return Err(Error::Refused(Refusals(refusals.0)));
     }

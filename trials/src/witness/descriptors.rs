@@ -28,7 +28,17 @@ fn target(link: &str) -> Named {
     if let Some((directory, number)) = nameless.filter(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit())) {
         return (format!("{directory}/# (deleted)"), Some(number.to_owned()));
     }
-    (link.to_owned(), None)
+    (shown(link), None)
+}
+
+/// A name without the directory of its own that a restore needs where another file has the place of a removed one.
+pub(super) fn shown(name: &str) -> String {
+    let lasting = |part: &&str| !part.starts_with(".hdcr-copy-");
+    if name.ends_with(" (deleted)") {
+        name.split('/').filter(lasting).collect::<Vec<_>>().join("/")
+    } else {
+        name.to_owned()
+    }
 }
 
 fn facts(info: &str) -> String {
@@ -58,7 +68,7 @@ pub(super) fn mapping(line: &str) -> Option<(String, String, Named)> {
     if !is_header {
         return None;
     }
-    let name = words.collect::<Vec<_>>().join(" ");
+    let name = shown(&words.collect::<Vec<_>>().join(" "));
     let facts = format!("{prot} {offset}");
     // An object without a lasting name is made anew by a restore.
     let passing = name.ends_with("(deleted)");
@@ -75,6 +85,7 @@ mod tests {
         assert_eq!(target("pipe:[77]"), ("pipe".into(), Some("77".into())));
         assert_eq!(target("/dev/null"), ("/dev/null".into(), None));
         assert_eq!(target("/a/#12 (deleted)"), ("/a/# (deleted)".into(), Some("12".into())));
+        assert_eq!(target("/a/.hdcr-copy-3/b (deleted)"), ("/a/b (deleted)".into(), None));
         assert_eq!(target("/a/#1b (deleted)"), ("/a/#1b (deleted)".into(), None));
         assert_eq!(target("anon_inode:[eventfd]"), ("anon_inode:[eventfd]".into(), None));
     }

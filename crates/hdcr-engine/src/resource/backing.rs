@@ -163,7 +163,7 @@ pub(crate) fn restore(cx: &mut Restore<'_>, id: ObjectId, writable: bool) -> Res
 /// A descriptor for what [`capture_path`] noted: a directory to change to, a program for `PR_SET_MM_EXE_FD`.
 pub(crate) fn restore_path(cx: &mut Restore<'_>, id: ObjectId) -> Result<RawFd> {
     if cx.frames.contains_key(&(<InodeRecord as hdcr_image::Record>::TAG.0, id)) {
-        let record = cx.record::<InodeRecord>(id)?;
+        let record = reopen::record_of(cx.frames, id)?;
         let opened = reopen::open(cx, id)?;
         let stat = rustix::fs::fstat(&opened.base).map_err(Error::system("looking at the program", id))?;
         if stat.st_mode & 0o111 == 0 {

@@ -14,7 +14,8 @@ use hdcr_image::{Record, Tag};
 use rustix::fs::{Mode, OFlags, Stat};
 
 use super::data;
-use super::keep::{Case, DIGEST_ALL, Decision, Rooms, decide, of_the_system, volatile};
+use super::keep::{Case, Decision, Rooms, decide, volatile};
+use super::late::LateFile;
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::Pid;
@@ -404,16 +405,18 @@ fn keep_file(
         record.handle_type = kind;
         record.handle = bytes;
     }
+    if record.keep() == Keep::Unchanged {
+        let stat = rustix::fs::fstat(file).map_err(Error::system("looking at a file", subject.display()))?;
+        let file = file.try_clone().map_err(Error::system("duplicating a descriptor", subject.display()))?;
+        cx.late.push(LateFile { id, file, path: subject, stat, contents: record.contents });
+        record.contents = false;
+        return Ok(());
+    }
     if record.contents {
         data::read(file, record.size, &subject, &mut |offset, bytes| cx.content(id, offset, bytes))?;
     }
-    let whole = record.contents || record.size <= DIGEST_ALL && !of_the_system(&subject);
-    match record.keep() {
-        Keep::Unchanged if whole => record.digest = data::digest(file, record.size, &subject)?,
-        Keep::Unchanged | Keep::Length => {
-            (record.sampled, record.digest) = (true, data::sample(file, record.size, &subject)?);
-        }
-        Keep::Contents | Keep::AsItIs => {}
+    if record.keep() == Keep::Length {
+        (record.sampled, record.digest) = (true, data::sample(file, record.size, &subject)?);
     }
     Ok(())
 }

@@ -114,7 +114,7 @@ pub(crate) fn read(
 }
 
 /// Digest of the first `size` bytes.
-pub(crate) fn digest(file: impl AsFd, size: u64, subject: &Path) -> Result<Vec<u8>> {
+pub(crate) fn digest(file: &OwnedFd, size: u64, subject: &Path) -> Result<Vec<u8>> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; length(PIECE)];
     let mut at = 0;
@@ -133,7 +133,7 @@ pub(crate) fn digest(file: impl AsFd, size: u64, subject: &Path) -> Result<Vec<u
 
 /// Digest of the head and of the tail of the first `size` bytes: tells whether a file that has grown still begins as the
 /// same file, and whether a program is the same build (a build id lies in its head).
-pub(crate) fn sample(file: impl AsFd, size: u64, subject: &Path) -> Result<Vec<u8>> {
+pub(crate) fn sample(file: &OwnedFd, size: u64, subject: &Path) -> Result<Vec<u8>> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&size.to_le_bytes());
     for at in [0, size.saturating_sub(SAMPLE)] {

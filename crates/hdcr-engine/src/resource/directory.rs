@@ -195,9 +195,10 @@ fn make_directory(cx: &mut Restore<'_>, record: &PlaceRecord, path: &Path) -> Re
 
 /// Makes a directory and removes it: under its own name where that is free.
 fn make_removed(cx: &mut Restore<'_>, record: &PlaceRecord, path: &Path) -> Result<OwnedFd> {
-    let place = reopen::nearest_directory(path).join(path.file_name().unwrap_or_default());
-    let place =
-        if place.symlink_metadata().is_ok() { data::beside(&place, "removed", cx.plan.number()) } else { place };
+    let name = path.file_name().unwrap_or_default();
+    let free = reopen::nearest_directory(path).join(name);
+    let hidden = if free.symlink_metadata().is_ok() { Some(reopen::hidden_directory(cx, &free)?) } else { None };
+    let place = hidden.as_ref().map_or(free, |hidden| hidden.join(name));
     cx.plan.make_directory(&place, 0o700)?;
     let open = rustix::fs::open(
         &place,
@@ -206,7 +207,9 @@ fn make_removed(cx: &mut Restore<'_>, record: &PlaceRecord, path: &Path) -> Resu
     );
     let file = open.map_err(Error::system("making a directory", place.display()))?;
     reopen::own(&file, record.uid, record.gid, record.mode, &place)?;
-    rustix::fs::rmdir(&place).map_err(Error::system("removing a directory", place.display()))?;
+    for made in [Some(&place), hidden.as_ref()].into_iter().flatten() {
+        rustix::fs::rmdir(made).map_err(Error::system("removing a directory", made.display()))?;
+    }
     Ok(file)
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct Rooms {
 impl Rooms {
     /// For a limit on one file.
     pub(crate) fn new(limit: u64) -> Self {
-        Self { programs: 64 << 20, touched: limit }
+        Self { programs: limit.min(32 << 20), touched: limit }
     }
 }
 

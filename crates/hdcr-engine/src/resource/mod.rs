@@ -155,6 +155,7 @@ pub(crate) mod backing;
 pub(crate) mod contents;
 pub(crate) mod data;
 pub(crate) mod keep;
+pub(crate) mod late;
 pub(crate) mod locks;
 pub(crate) mod outside;
 pub(crate) mod reopen;
@@ -197,6 +198,7 @@ pub(crate) const OBJECTS: &[KnownTag] = &[
     KnownTag::of::<contents::InodeRecord>(),
     KnownTag::of::<contents::ListedRecord>(),
     KnownTag::of::<touched::TouchedRecord>(),
+    KnownTag::of::<late::LateRecord>(),
     KnownTag::of::<directory::PlaceRecord>(),
     KnownTag::of::<locks::LocksRecord>(),
     KnownTag::of::<pipe::PipeRecord>(),

@@ -11,8 +11,9 @@ use rustix::fs::{FileType, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::contents::{self, Met, Uses};
-use super::{FileKind, FileView, data, reopen};
+use super::{FileKind, FileView, data, keep, reopen};
 use crate::capture::Capture;
+use crate::checkpoint::FilePolicy;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
@@ -82,11 +83,13 @@ impl FileKind for RegFile {
         let must_read = writes(flags_of(view)) || view.stat.st_nlink == 0;
         // A descriptor that is closed while we look is not there: what counts is the look under the freeze.
         if must_read
-            && let Err(error @ (Errno::ACCESS | Errno::PERM)) = rustix::fs::open(&door, flags, rustix::fs::Mode::empty())
+            && let Err(error @ (Errno::ACCESS | Errno::PERM)) =
+                rustix::fs::open(&door, flags, rustix::fs::Mode::empty())
         {
             let cause = format!("its contents cannot be kept: this user may not open it for reading ({error})");
             survey.refuse(view.refuse("file-unreadable", "regular file", &cause, "run hdcr as a user who may read it"));
         }
+        note_large(survey, view);
         Ok(())
     }
 
@@ -118,6 +121,24 @@ impl FileKind for RegFile {
                 .map_err(Error::system("setting a file's offset", inode))?;
         }
         Ok(file)
+    }
+}
+
+/// Says when a file that is written in place is too large to be kept.
+fn note_large(survey: &mut Survey<'_>, view: &FileView) {
+    let (files, path) = (&survey.request.files, model::path_of(&view.link));
+    let kept =
+        files.always.iter().any(|top| path.starts_with(top)) || keep::policy_of(files, &path) != FilePolicy::Auto;
+    let large = view.stat.st_size.cast_unsigned() > files.limit && view.stat.st_nlink > 0;
+    if large && !kept && uses(flags_of(view)).overwrite {
+        let cause =
+            "it is larger than the limit: a rollback cuts it back to its length, but what was overwritten stays";
+        survey.note(view.refuse(
+            "file-too-large",
+            "written file",
+            cause,
+            "name it with --files, or raise --file-limit",
+        ));
     }
 }
 

@@ -9,15 +9,18 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, MemfdFlags, Mode, OFlags, Stat};
+use hdcr_image::Record;
+use rustix::fs::{AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::contents::{self, InodeRecord, Keep, LISTED, Life, ListedRecord, ParentDirectory};
+use super::late::LateRecord;
 use super::{data, shmem};
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
-use crate::restore::Restore;
+use crate::restore::{Restore, StoredFrame, mapped};
 use crate::rollback::{Action, Changed};
+use crate::stored;
 
 /// An inode that has been found or made.
 #[derive(Debug)]
@@ -39,10 +42,20 @@ impl Opened {
     }
 }
 
+/// The record of an inode, with what was added to it when the tree ran again.
+pub(crate) fn record_of(frames: &BTreeMap<(u16, ObjectId), StoredFrame>, id: ObjectId) -> Result<InodeRecord> {
+    let mut record = stored::one::<InodeRecord>(frames, id)?;
+    if frames.contains_key(&(LateRecord::TAG.0, id)) {
+        let late = stored::one::<LateRecord>(frames, id)?;
+        (record.digest, record.sampled, record.contents) = (late.digest, late.sampled, late.contents);
+    }
+    Ok(record)
+}
+
 /// Finds or makes the inode with an id, once.
 pub(crate) fn open<'a>(cx: &'a mut Restore<'_>, id: ObjectId) -> Result<&'a Opened> {
     if !cx.inodes.contains_key(&id) {
-        let record = cx.record::<InodeRecord>(id)?;
+        let record = record_of(cx.frames, id)?;
         let opened = make(cx, id, &record)?;
         cx.inodes.insert(id, opened);
     }
@@ -196,7 +209,7 @@ fn under_old_name(cx: &mut Restore<'_>, path: &Path, opened: Opened) -> Opened {
         return opened;
     }
     let place = data::door(&opened.base);
-    let linked = rustix::fs::linkat(rustix::fs::CWD, &place, rustix::fs::CWD, path, AtFlags::SYMLINK_FOLLOW);
+    let linked = rustix::fs::linkat(CWD, &place, CWD, path, AtFlags::SYMLINK_FOLLOW);
     if linked.is_err() {
         return opened;
     }
@@ -224,15 +237,55 @@ enum Verdict {
     Refuse(&'static str, &'static str, &'static str),
 }
 
+/// What stands in the way of finding the files of an image as they are needed. Looks only.
+pub(crate) fn obstacles(
+    frames: &BTreeMap<(u16, ObjectId), StoredFrame>,
+    map_path: &[(PathBuf, PathBuf)],
+) -> Result<Vec<Refusal>> {
+    let mut found = Vec::new();
+    for id in stored::ids(frames, InodeRecord::TAG) {
+        let record = record_of(frames, id)?;
+        if kind_of(&record)?.0 == Life::Named {
+            let path = mapped(map_path, &record.checked_path()?);
+            match obstacle(&record, &path) {
+                Err(Error::Refused(refusals)) => found.extend(refusals.0),
+                other => other?,
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn obstacle(record: &InodeRecord, path: &Path) -> Result<()> {
+    let file = match look(path) {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::NOTDIR) if record.contents => return Ok(()),
+        Err(Errno::NOENT | Errno::NOTDIR) if by_handle(record).is_some() => return Ok(()),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Err(gone(record)),
+        Err(error) => return Err(Error::system("opening a file", path.display())(error)),
+    };
+    let stat = stat_of(&file, path)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(no_regular_file(record));
+    }
+    let Verdict::Refuse(code, cause, remedy) = judge(record, &file, &stat, path)? else { return Ok(()) };
+    let copy = record.contents && (record.stand_in || record.volatile);
+    if copy || by_handle(record).is_some() { Ok(()) } else { Err(refuse(record, code, cause, remedy)) }
+}
+
+fn gone(record: &InodeRecord) -> Error {
+    let cause = "it is gone, and the image does not hold its contents";
+    refuse(record, "file-missing", cause, "put it back, or keep it with --files")
+}
+
+fn no_regular_file(record: &InodeRecord) -> Error {
+    refuse(record, "file-replaced", "something that is no regular file lies at its path", "move it away")
+}
+
 fn existing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path, file: OwnedFd) -> Result<Opened> {
     let stat = stat_of(&file, path)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(refuse(
-            record,
-            "file-replaced",
-            "something that is no regular file lies at its path",
-            "move it away",
-        ));
+        return Err(no_regular_file(record));
     }
     let writer = |file: &OwnedFd| {
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
@@ -315,6 +368,9 @@ fn judge(record: &InodeRecord, file: &OwnedFd, stat: &Stat, path: &Path) -> Resu
 }
 
 fn digest_fits(record: &InodeRecord, file: &OwnedFd, path: &Path) -> Result<bool> {
+    if record.digest.is_empty() {
+        return Ok(false);
+    }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let reader = rustix::fs::open(data::door(file), flags, Mode::empty());
     let reader = reader.map_err(Error::system("reading a file to verify it", path.display()))?;
@@ -331,15 +387,7 @@ fn missing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path
     if record.contents && (keep == Keep::Contents || record.volatile) {
         return create(cx, id, record, path);
     }
-    let found = instead(cx, id, record, path);
-    found.unwrap_or_else(|| {
-        Err(refuse(
-            record,
-            "file-missing",
-            "it is gone, and the image does not hold its contents",
-            "put it back, or keep it with --files",
-        ))
-    })
+    instead(cx, id, record, path).unwrap_or_else(|| Err(gone(record)))
 }
 
 /// Makes a file that is gone: complete under a name of ours, which it keeps until the end of the restore.
@@ -418,22 +466,37 @@ pub(crate) fn nearest_directory(path: &Path) -> PathBuf {
     found.unwrap_or(Path::new("/")).to_owned()
 }
 
-/// Makes a file without a name that had one: in its directory and under its name when that is free, so that links of
-/// `/proc` show what they did.
+/// A new directory of ours beside a path, in which a file can have any name.
+pub(crate) fn hidden_directory(cx: &mut Restore<'_>, path: &Path) -> Result<PathBuf> {
+    loop {
+        let hidden = path.with_file_name(format!(".hdcr-copy-{}", cx.plan.number()));
+        if hidden.symlink_metadata().is_err() {
+            cx.plan.make_directory(&hidden, 0o700)?;
+            return Ok(hidden);
+        }
+    }
+}
+
+/// Makes a file without a name that had one: in its directory when its name is free there, so that links of `/proc` show
+/// what they did; else under the same name in a directory of ours, which is gone at once too.
 fn without_name(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Opened> {
     let path = cx.mapped(&record.checked_path()?);
     let place = nearest_directory(&path).join(path.file_name().unwrap_or_default());
-    let (from, file) = match create_beside(cx, &place, "copy") {
-        Ok(made) => made,
+    let hidden = match hidden_directory(cx, &place) {
+        Ok(hidden) => hidden,
         Err(Error::System { .. }) if record.stand_in => return in_memory(cx, id, record),
         Err(error) => return Err(error),
     };
-    let stat = stat_of(&file, &from)?;
-    cx.plan.will_make(&place, Some(&stat))?;
-    let name =
-        rustix::fs::renameat_with(rustix::fs::CWD, &from, rustix::fs::CWD, &place, rustix::fs::RenameFlags::NOREPLACE)
-            .map_or(&from, |()| &place);
+    let from = hidden.join(path.file_name().unwrap_or_default());
+    cx.plan.will_make(&from, None)?;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(&from, flags, Mode::RUSR | Mode::WUSR);
+    let file = file.map_err(Error::system("making a file", from.display()))?;
+    cx.plan.will_make(&place, Some(&stat_of(&file, &from)?))?;
+    let moved = rustix::fs::renameat_with(CWD, &from, CWD, &place, RenameFlags::NOREPLACE);
+    let name = moved.map_or(&from, |()| &place);
     rustix::fs::unlink(name).map_err(Error::system("removing the name of a file", name.display()))?;
+    rustix::fs::rmdir(&hidden).map_err(Error::system("removing a directory", hidden.display()))?;
     dress(cx, &file, id, record, &path)?;
     Ok(Opened::new(reopenable(file, record, &path)?))
 }

@@ -141,6 +141,11 @@ pub(crate) fn capture(
     contents::note_listed(&mut cx).unwrap();
     super::touched::note(&mut cx).unwrap();
     contents::finish(&mut cx).unwrap();
+    for file in std::mem::take(&mut cx.late) {
+        if let Some(record) = file.read(&mut |at, bytes| cx.content(file.id, at, bytes)).unwrap() {
+            cx.frame(file.id, &record).unwrap();
+        }
+    }
     let frames = cx.frames.into_iter();
     let frames = frames.map(|frame| ((frame.tag, frame.id), StoredFrame { version: frame.version, body: frame.body }));
     (ids, Image { frames: frames.collect(), pieces: cx.contents })

@@ -89,20 +89,12 @@ impl Journal {
         Ok((Self { directory: directory.to_owned(), file }, parse(&bytes)))
     }
 
-    /// Adds an entry. It is safe against the death of this process at once, against a power cut after [`Journal::sync`].
+    /// Adds an entry. It is safe against the death of this process.
     pub(crate) fn add(&mut self, entry: &Entry) -> Result<()> {
         let body = entry.encode_to_vec();
         let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes();
         let frame = [&length[..], &body, blake3::hash(&body).as_bytes()].concat();
         self.file.write_all(&frame).map_err(failed("writing the journal", &self.directory))
-    }
-
-    /// Makes it durable.
-    pub(crate) fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(failed("writing the journal", &self.directory))?;
-        let directory =
-            File::open(&self.directory).map_err(failed("opening the journal's directory", &self.directory))?;
-        directory.sync_all().map_err(failed("writing the journal's directory", &self.directory))
     }
 
     /// Where a copy lies.
@@ -113,7 +105,6 @@ impl Journal {
     /// Forgets all: from here on nothing is undone any more.
     pub(crate) fn clear(&mut self, copies: u64) -> Result<()> {
         self.file.set_len(0).map_err(failed("ending the journal", &self.directory))?;
-        self.sync()?;
         for number in 1..=copies {
             match std::fs::remove_file(self.copy(number)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -4,6 +4,9 @@
 //! [`Plan::apply`] does them, each in place so that descriptors and mappings stay valid, [`Plan::finish`] makes them
 //! final. A plan that is dropped before that undoes all it has done; when its process is killed, the next restore over
 //! the same journal does so first ([`repair`]).
+//!
+//! Nothing waits for a disk here. When the power fails in the middle, files may be left half rolled back; the program is
+//! gone too, and its next restore gives them the contents of the image whatever state they are in.
 
 mod journal;
 pub mod since;
@@ -119,11 +122,6 @@ impl Plan {
             .map_err(Error::system("making a directory", path.display()))
     }
 
-    /// Makes durable what was written down so far.
-    pub(crate) fn sync(&self) -> Result<()> {
-        self.journal.as_ref().map_or(Ok(()), Journal::sync)
-    }
-
     /// Keeps all that the actions will replace.
     pub(crate) fn prepare(&mut self) -> Result<()> {
         for action in std::mem::take(&mut self.actions) {
@@ -133,7 +131,7 @@ impl Plan {
                 self.will_undo(entry)?;
             }
         }
-        self.sync()
+        Ok(())
     }
 
     fn keep(&mut self, action: &Action) -> Result<Option<Entry>> {
@@ -162,7 +160,6 @@ impl Plan {
         let copy = rustix::fs::open(&place, flags, Mode::RUSR | Mode::WUSR)
             .map_err(Error::system("keeping a file", place.display()))?;
         data::copy(file, from..size, &copy, 0, path)?;
-        rustix::fs::fdatasync(&copy).map_err(Error::system("keeping a file", place.display()))?;
         Ok(Entry {
             undo: Undo::WriteBack.into(),
             path: bytes(path),
@@ -233,11 +230,11 @@ fn apply(action: &Action, contents: &dyn Contents) -> Result<()> {
     match action {
         Action::Contents { path, file, id, size, changed } => {
             data::fill(file, contents, *id, *size, path)?;
-            settle(file, *changed, path)
+            set_time(file, *changed, path)
         }
         Action::Cut { path, file, size, changed } => {
             rustix::fs::ftruncate(file, *size).map_err(Error::system("cutting a file back", path.display()))?;
-            settle(file, *changed, path)
+            set_time(file, *changed, path)
         }
         Action::Place { path, from, .. } => match rename(from, path) {
             Err(Errno::NOENT) if path.exists() => Ok(()),
@@ -267,12 +264,6 @@ pub(crate) fn set_time(file: &OwnedFd, changed: Changed, path: &Path) -> Result<
         Ok(()) | Err(Errno::PERM | Errno::ACCESS) => Ok(()),
         Err(error) => Err(Error::system("setting the time of a file", path.display())(error)),
     }
-}
-
-/// Puts the time of the last change back and makes all durable.
-fn settle(file: &OwnedFd, changed: Changed, path: &Path) -> Result<()> {
-    set_time(file, changed, path)?;
-    rustix::fs::fdatasync(file).map_err(Error::system("writing a file", path.display()))
 }
 
 fn undo(entries: &[Entry], journal: Option<&Journal>) -> Result<()> {
@@ -322,7 +313,7 @@ fn write_back(entry: &Entry, target: &Path, journal: Option<&Journal>) -> Result
     let copy = File::open(&place).map_err(Error::system("undoing a roll-back", place.display()))?;
     rustix::fs::ftruncate(&file, entry.size).map_err(Error::system("undoing a roll-back", target.display()))?;
     data::copy(&copy.into(), 0..entry.size.saturating_sub(entry.from), &file, entry.from, target)?;
-    settle(&file, Changed { seconds: entry.mtime, nanoseconds: entry.mtime_ns }, target)
+    set_time(&file, Changed { seconds: entry.mtime, nanoseconds: entry.mtime_ns }, target)
 }
 
 /// Somebody has put another file there since, or taken ours away: theirs is not touched.

@@ -166,7 +166,6 @@ fn aside(cx: &mut Restore<'_>, newer: &Newer, since: &Since) -> Result<()> {
 /// Moves at once, to be moved back when the restore fails.
 fn move_now(plan: &mut Plan, from: &Path, to: &Path) -> Result<()> {
     plan.will_undo(Entry { undo: Undo::MoveBack.into(), path: bytes(from), moved: bytes(to), ..Entry::default() })?;
-    plan.sync()?;
     rename(from, to).map_err(Error::system("moving a file", from.display()))
 }
 
