@@ -194,7 +194,7 @@ fn files_without_a_name_and_with_another_name() {
     scene::finish(cx);
     assert_eq!(rustix::fs::fcntl_getfl(&nameless).unwrap(), before);
     assert_eq!(rustix::fs::tell(&nameless).unwrap(), 6);
-    rustix::fs::linkat(&nameless, "", rustix::fs::CWD, place.path("now"), AtFlags::EMPTY_PATH).unwrap();
+    rustix::fs::linkat(&nameless, "", CWD, place.path("now"), AtFlags::EMPTY_PATH).unwrap();
     assert_eq!(place.text("now"), "secret");
     assert_eq!(link_of(&linked), link);
     assert_eq!((place.text("third").as_str(), all_of(linked).as_str()), ("linked", "linked"));
