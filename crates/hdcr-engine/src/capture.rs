@@ -18,7 +18,7 @@ use crate::model::{self, ObjectId};
 use crate::openfile;
 use crate::procfs::{self, MapLine};
 use crate::resource::socket::Queues;
-use crate::resource::{FileView, backing, contents, late, touched};
+use crate::resource::{FileView, backing, contents, late, listed, touched};
 use crate::survey;
 use crate::task::{Answer, Site, TASKS, TaskView};
 use crate::tree::{self, ProcessRecord, ThreadRecord};
@@ -206,7 +206,7 @@ pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, writer: ImageW
         processes.iter().zip(&subjects).map(|(process, subject)| (process.pid, subject.id)).collect();
     openfile::capture(&mut cx, &ids)?;
     genealogy(&mut cx, &processes, &subjects)?;
-    contents::note_listed(&mut cx)?;
+    listed::note_listed(&mut cx)?;
     touched::note(&mut cx)?;
     contents::finish(&mut cx)?;
     let clocks = clock::capture(pids.first().copied().unwrap_or(Pid(0)));

@@ -21,7 +21,7 @@ use crate::model::{self, ObjectId};
 use crate::openfile::OpenFileRecord;
 use crate::plan::{self, Step};
 use crate::resource;
-use crate::resource::reopen;
+use crate::resource::{listed, reopen};
 use crate::rollback::Plan;
 use crate::rollback::since::{self, Since};
 use crate::stored::{self, Model};
@@ -253,7 +253,9 @@ pub fn check(image: &ImageReader, options: &Options) -> Result<(Vec<Refusal>, Ve
     let model = stored::read(image)?;
     plan::plan(&model.processes)?;
     let (mut refusals, notes) = stored::check(&model, options.parent)?;
-    refusals.0.extend(reopen::obstacles(&model.frames, &options.map_path)?);
+    if options.since.is_none() {
+        refusals.0.extend(reopen::obstacles(&model.frames, &options.map_path)?);
+    }
     Ok((refusals.0, notes))
 }
 
@@ -268,7 +270,9 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     let steps = plan::plan(&model.processes)?;
     stored::wait_for_the_dead(&model);
     let (mut refusals, _) = stored::check(&model, options.parent)?;
-    refusals.0.extend(reopen::obstacles(&model.frames, &options.map_path)?);
+    if options.since.is_none() {
+        refusals.0.extend(reopen::obstacles(&model.frames, &options.map_path)?);
+    }
     if !refusals.0.is_empty() {
         return Err(Error::Refused(Refusals(refusals.0)));
     }
@@ -281,7 +285,7 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     let mut spaces = build::spaces(&mut cx, &model)?;
     build::facts(&mut cx, &model)?;
     build::owners(&mut cx, &model)?;
-    reopen::listed(&mut cx)?;
+    listed::restore(&mut cx)?;
     since::contents(&mut cx, options.since.as_ref())?;
     clock::restore(&stored::one(&model.frames, ObjectId(0))?)?;
     let mut works = build::Works::begin(mechanism, &cx, &model, &mut spaces, options)?;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use hdcr_image::{Record, Tag};
@@ -294,6 +294,13 @@ pub(crate) fn open_quietly(door: &Path) -> Option<OwnedFd> {
     open(flags | OFlags::NOATIME).or_else(|_| open(flags)).ok()
 }
 
+/// Paths of files that the tree writes in place.
+pub(crate) fn written(cx: &Capture<'_>) -> Vec<PathBuf> {
+    let all = cx.inodes.pending.values();
+    let written = all.filter(|pending| pending.life == Life::Named && pending.uses.overwrite);
+    written.map(|pending| model::path_of(&pending.path)).collect()
+}
+
 const DELETED: &[u8] = b" (deleted)";
 
 /// Whether two looks show the same inode.
@@ -456,56 +463,6 @@ fn unreadable(pending: &Pending) -> Refusal {
         cause: "this user may not open it for reading".to_owned(),
         remedy: "run hdcr as a user who may read it, or set the policy of the file to verify or ignore".to_owned(),
     }
-}
-
-/// The list of inodes that belong to no descriptor and no mapping, but to a path that the user named; one in an image.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct ListedRecord {
-    /// Their objects.
-    #[prost(uint64, repeated, tag = "1")]
-    pub(crate) ids: Vec<u64>,
-    /// Directories that were walked, and the names that were in each.
-    #[prost(message, repeated, tag = "2")]
-    pub(crate) directories: Vec<ListedDirectory>,
-}
-
-/// A directory that the user named (or one below it).
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct ListedDirectory {
-    #[prost(bytes = "vec", tag = "1")]
-    pub(crate) path: Vec<u8>,
-    #[prost(bytes = "vec", repeated, tag = "2")]
-    pub(crate) names: Vec<Vec<u8>>,
-}
-
-impl Record for ListedRecord {
-    const TAG: Tag = Tag(0x0218);
-    const VERSION: u16 = 1;
-    model::prost_record!();
-}
-
-/// The object under which [`ListedRecord`] is stored: there is only one.
-pub(crate) const LISTED: ObjectId = ObjectId(0);
-
-/// Notes every regular file at or below the paths that the user named.
-pub(crate) fn note_listed(cx: &mut Capture<'_>) -> Result<()> {
-    let mut list = ListedRecord::default();
-    let mut todo: Vec<PathBuf> = cx.request.files.always.clone();
-    while let Some(path) = todo.pop() {
-        let Ok(stat) = rustix::fs::lstat(&path) else { continue };
-        let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
-        if kind == rustix::fs::FileType::RegularFile {
-            let owner = Owner { path: Some(path.clone()), ..Owner::default() };
-            let link = path.as_os_str().as_bytes();
-            let met = Met { link, stat: &stat, door: Some(path.clone()), owner };
-            list.ids.push(note(cx, &met, Uses { listed: true, ..Uses::default() }).0);
-        } else if kind == rustix::fs::FileType::Directory {
-            let names = data::names(&path)?;
-            todo.extend(names.iter().map(|name| path.join(OsStr::from_bytes(name))));
-            list.directories.push(ListedDirectory { path: path.into_os_string().into_vec(), names });
-        }
-    }
-    if list == ListedRecord::default() { Ok(()) } else { cx.frame(LISTED, &list) }
 }
 
 #[cfg(test)]

@@ -156,6 +156,7 @@ pub(crate) mod contents;
 pub(crate) mod data;
 pub(crate) mod keep;
 pub(crate) mod late;
+pub(crate) mod listed;
 pub(crate) mod locks;
 pub(crate) mod outside;
 pub(crate) mod reopen;
@@ -196,7 +197,7 @@ pub(crate) fn kind_with(tag: Tag) -> Option<&'static FileEntry> {
 /// The records of shared objects, which several open files or mappings refer to.
 pub(crate) const OBJECTS: &[KnownTag] = &[
     KnownTag::of::<contents::InodeRecord>(),
-    KnownTag::of::<contents::ListedRecord>(),
+    KnownTag::of::<listed::ListedRecord>(),
     KnownTag::of::<touched::TouchedRecord>(),
     KnownTag::of::<late::LateRecord>(),
     KnownTag::of::<directory::PlaceRecord>(),

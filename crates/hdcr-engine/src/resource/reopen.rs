@@ -13,9 +13,9 @@ use hdcr_image::Record;
 use rustix::fs::{AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
-use super::contents::{self, InodeRecord, Keep, LISTED, Life, ListedRecord, ParentDirectory};
+use super::contents::{self, InodeRecord, Keep, Life, ParentDirectory};
 use super::late::LateRecord;
-use super::{data, shmem};
+use super::{data, shmem, touched};
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::{Restore, StoredFrame, mapped};
@@ -89,32 +89,6 @@ pub(crate) fn service(cx: &mut Restore<'_>, id: ObjectId, write: bool) -> Result
         }
     }
     Ok(number)
-}
-
-/// Finds or makes the files that the user named, and moves aside what has come into the directories that were named.
-pub(crate) fn listed(cx: &mut Restore<'_>) -> Result<()> {
-    if !cx.has::<ListedRecord>(LISTED) {
-        return Ok(());
-    }
-    let list = cx.record::<ListedRecord>(LISTED)?;
-    for id in &list.ids {
-        open(cx, ObjectId(*id))?;
-    }
-    for directory in &list.directories {
-        let path = cx.mapped(&contents::checked_path(&directory.path)?);
-        if !path.is_dir() {
-            continue;
-        }
-        for name in data::names(&path)? {
-            let newer = path.join(std::ffi::OsStr::from_bytes(&name));
-            let file = newer.symlink_metadata().is_ok_and(|there| there.is_file());
-            if file && !directory.names.contains(&name) && !data::ours(&name) {
-                let to = data::beside(&newer, "newer", cx.plan.number());
-                cx.plan.add(Action::Aside { path: newer, to });
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Whether an inode has been opened for the restored tree, whose records say what becomes of it.
@@ -243,7 +217,8 @@ pub(crate) fn obstacles(
     map_path: &[(PathBuf, PathBuf)],
 ) -> Result<Vec<Refusal>> {
     let mut found = Vec::new();
-    for id in stored::ids(frames, InodeRecord::TAG) {
+    let unheld = touched::listed(frames)?;
+    for id in stored::ids(frames, InodeRecord::TAG).into_iter().filter(|id| !unheld.contains(&id.0)) {
         let record = record_of(frames, id)?;
         if kind_of(&record)?.0 == Life::Named {
             let path = mapped(map_path, &record.checked_path()?);

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use hdcr_image::Compression;
 
-use super::contents;
+use super::{contents, listed};
 use crate::batch::{Batch, Replies};
 use crate::capture::{Capture, OpenFile};
 use crate::checkpoint::{FileRequest, Request};
@@ -138,7 +138,7 @@ pub(crate) fn capture(
         (kind.capture)(&mut cx, open.id, &open.view, &file.try_clone().unwrap()).unwrap();
     }
     more(&mut cx);
-    contents::note_listed(&mut cx).unwrap();
+    listed::note_listed(&mut cx).unwrap();
     super::touched::note(&mut cx).unwrap();
     contents::finish(&mut cx).unwrap();
     for file in std::mem::take(&mut cx.late) {

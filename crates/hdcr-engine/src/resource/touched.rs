@@ -3,7 +3,7 @@
 //! Captured as if the tree held them: contents when small, as far as the room for all of them goes, else the length. A
 //! restore brings back those that were changed since, and only names what cannot come back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -15,8 +15,9 @@ use super::reopen;
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Result};
 use crate::model::{self, ObjectId};
-use crate::restore::Restore;
+use crate::restore::{Restore, StoredFrame};
 use crate::rollback::since::Since;
+use crate::stored;
 
 /// The list of such files; one in an image.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -50,6 +51,14 @@ pub(crate) fn note(cx: &mut Capture<'_>) -> Result<()> {
         list.ids.push(contents::note(cx, &met, Uses { touched: true, ..Uses::default() }).0);
     }
     if list.ids.is_empty() { Ok(()) } else { cx.frame(TOUCHED, &list) }
+}
+
+/// The objects of such files: what stands in their way stands in nobody else's.
+pub(crate) fn listed(frames: &BTreeMap<(u16, ObjectId), StoredFrame>) -> Result<Vec<u64>> {
+    if !frames.contains_key(&(TouchedRecord::TAG.0, TOUCHED)) {
+        return Ok(Vec::new());
+    }
+    Ok(stored::one::<TouchedRecord>(frames, TOUCHED)?.ids)
 }
 
 /// Brings back those that were changed since; without a watch those that are not as they were. Returns the paths about

@@ -9,7 +9,7 @@ use super::*;
 use crate::checkpoint::{FilePolicy, FileRequest};
 use crate::error::Class;
 use crate::resource::scene;
-use crate::resource::{backing, directory};
+use crate::resource::{backing, directory, listed};
 
 struct Place {
     directory: tempfile::TempDir,
@@ -320,12 +320,31 @@ fn named_files_are_saved_and_what_is_newer_is_moved_aside() {
     place.write("db/data-journal", "hot");
     fs::remove_file(place.path("db/gone")).unwrap();
     let mut cx = scene::restore(&image, &place.journal(), &[]);
-    listed(&mut cx).unwrap();
+    listed::restore(&mut cx).unwrap();
     scene::finish(cx);
     assert_eq!((place.text("db/data").as_str(), place.text("db/gone").as_str()), ("old", "old"));
     let names = data::names(&place.path("db")).unwrap();
     assert!(!names.contains(&b"data-journal".to_vec()), "{names:?}");
     assert_eq!(names.len(), 3);
+}
+
+#[test]
+fn a_journal_that_is_younger_than_its_database_is_moved_aside() {
+    let place = Place::new();
+    let path = place.write("db", "old");
+    place.write("other", "old");
+    place.write("other-wal", "old");
+    let files = [&open_with(&path, OFlags::RDWR), &open_with(&place.path("other"), OFlags::RDWR)];
+    let (ids, image) = scene::capture(&files, limit(), |_| {});
+    place.write("db", "new");
+    place.write("db-journal", "hot");
+    place.write("other-wal", "new");
+    let mut cx = scene::restore(&image, &place.journal(), &[]);
+    scene::make(&mut cx, ids[0]).unwrap();
+    listed::restore(&mut cx).unwrap();
+    scene::finish(cx);
+    assert_eq!((place.text("db").as_str(), place.text("other-wal").as_str()), ("old", "old"));
+    assert!(!place.path("db-journal").exists());
 }
 
 #[test]

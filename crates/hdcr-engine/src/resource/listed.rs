@@ -1,0 +1,128 @@
+//! Files that belong to no descriptor and no mapping: those that the user named, and companions of written files.
+//!
+//! Those that were there at the checkpoint are kept; what was not there is moved aside at a rollback, as a program might
+//! take it for its own: a hot journal of sqlite that is younger than its database would spoil it.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use hdcr_image::{Record, Tag};
+use rustix::fs::FileType;
+
+use super::contents::{self, Met, Uses, note};
+use super::{data, reopen};
+use crate::capture::Capture;
+use crate::error::{Owner, Result};
+use crate::model::{self, ObjectId};
+use crate::restore::Restore;
+use crate::rollback::Action;
+
+/// The list of inodes that belong to no descriptor and no mapping, but to a path that the user named; one in an image.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ListedRecord {
+    /// Their objects.
+    #[prost(uint64, repeated, tag = "1")]
+    pub(crate) ids: Vec<u64>,
+    /// Directories that were walked, and the names that were in each.
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) directories: Vec<ListedDirectory>,
+    /// Paths at which there was nothing.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub(crate) absent: Vec<Vec<u8>>,
+}
+
+/// A directory that the user named (or one below it).
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ListedDirectory {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(crate) path: Vec<u8>,
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub(crate) names: Vec<Vec<u8>>,
+}
+
+impl Record for ListedRecord {
+    const TAG: Tag = Tag(0x0218);
+    const VERSION: u16 = 1;
+    model::prost_record!();
+}
+
+/// The object under which [`ListedRecord`] is stored: there is only one.
+pub(crate) const LISTED: ObjectId = ObjectId(0);
+
+/// What a program may put beside a file that it writes in place, and take as a part of it when it finds it there: the
+/// journals of sqlite.
+const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];
+
+/// Notes every regular file at or below the paths that the user named, and the companions of files that are written.
+pub(crate) fn note_listed(cx: &mut Capture<'_>) -> Result<()> {
+    let mut list = ListedRecord::default();
+    let mut todo: Vec<PathBuf> = cx.request.files.always.clone();
+    for file in contents::written(cx) {
+        let name = file.file_name().unwrap_or_default().to_owned();
+        todo.extend(COMPANIONS.iter().map(|suffix| {
+            let mut companion = name.clone();
+            companion.push(suffix);
+            file.with_file_name(companion)
+        }));
+    }
+    while let Some(path) = todo.pop() {
+        let Ok(stat) = rustix::fs::lstat(&path) else {
+            list.absent.push(path.into_os_string().into_vec());
+            continue;
+        };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::RegularFile {
+            let owner = Owner { path: Some(path.clone()), ..Owner::default() };
+            let met = Met { link: path.as_os_str().as_bytes(), stat: &stat, door: Some(path.clone()), owner };
+            list.ids.push(note(cx, &met, Uses { listed: true, ..Uses::default() }).0);
+        } else if kind == FileType::Directory {
+            let names = data::names(&path)?;
+            todo.extend(names.iter().map(|name| path.join(OsStr::from_bytes(name))));
+            list.directories.push(ListedDirectory { path: path.into_os_string().into_vec(), names });
+        }
+    }
+    if list == ListedRecord::default() { Ok(()) } else { cx.frame(LISTED, &list) }
+}
+
+/// Finds or makes the files that the user named, and moves aside what has come since.
+pub(crate) fn restore(cx: &mut Restore<'_>) -> Result<()> {
+    if !cx.has::<ListedRecord>(LISTED) {
+        return Ok(());
+    }
+    let list = cx.record::<ListedRecord>(LISTED)?;
+    for id in &list.ids {
+        reopen::open(cx, ObjectId(*id))?;
+    }
+    let mut newer = Vec::new();
+    for path in &list.absent {
+        newer.push(cx.mapped(&contents::checked_path(path)?));
+    }
+    for directory in &list.directories {
+        let path = cx.mapped(&contents::checked_path(&directory.path)?);
+        let names = if path.is_dir() { data::names(&path)? } else { Vec::new() };
+        let unknown = names.into_iter().filter(|name| !directory.names.contains(name) && !data::ours(name));
+        newer.extend(unknown.map(|name| path.join(OsStr::from_bytes(&name))));
+    }
+    newer.sort();
+    newer.dedup();
+    for path in newer {
+        if path.symlink_metadata().is_ok_and(|there| there.is_file()) {
+            let to = data::beside(&path, "newer", cx.plan.number());
+            cx.plan.add(Action::Aside { path, to });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_record_comes_back_as_it_was() {
+        let directories = vec![ListedDirectory { path: b"/a".to_vec(), names: vec![b"b".to_vec()] }];
+        let record = ListedRecord { ids: vec![1, 2], directories, absent: vec![b"/c".to_vec()] };
+        assert_eq!(ListedRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
+    }
+}
