@@ -23,9 +23,12 @@ use crate::vdso::Tail;
 /// `cs` of 64-bit user code.
 const USER_CS: u64 = 0x33;
 const EINTR: i64 = -4;
-/// Calls that the kernel ends with `EINTR` on any stop: `semop`, `rt_sigtimedwait`, `io_getevents`, `semtimedop`,
-/// `epoll_wait`, `epoll_pwait`, `io_pgetevents`, `epoll_pwait2`.
-const ENDED_BY_STOPS: [u64; 8] = [65, 128, 208, 220, 232, 281, 333, 441];
+/// Calls that the kernel ends with `EINTR` on any stop (signal(7)): `semop`, `rt_sigtimedwait`, `io_getevents`,
+/// `semtimedop`, `epoll_wait`, `epoll_pwait`, `io_pgetevents`, `epoll_pwait2`; and, on sockets with a time limit
+/// (`SO_RCVTIMEO`, `SO_SNDTIMEO`; net/core/sock.c `sock_intr_errno`): `read`, `write`, `readv`, `writev`, `connect`,
+/// `accept`, `sendto`, `recvfrom`, `sendmsg`, `recvmsg`, `accept4`, `recvmmsg`, `sendmmsg`.
+const ENDED_BY_STOPS: [u64; 21] =
+    [65, 128, 208, 220, 232, 281, 333, 441, 0, 1, 19, 20, 42, 43, 44, 45, 46, 47, 288, 299, 307];
 
 /// A process's memory and the place of stubs in it, as far as they have been needed.
 #[derive(Debug)]

@@ -159,12 +159,13 @@ impl TaskKind for Sched {
             super::put_back(batch, priority == 0, "setting the I/O priority", libc::SYS_ioprio_set, &args);
         }
         put_processors(batch, &record.processors);
-        // sched_setattr sets it for ordinary policies only; a real-time thread keeps one beneath.
-        let nice = [Arg::Value(0), Arg::Value(0), Arg::from(record.nice)];
-        batch.call("setting the nice value", libc::SYS_setpriority, &nice);
         let new = batch.bytes(&attributes);
         let args = [Arg::Value(0), Arg::Data(new), Arg::Value(0)];
         batch.call("setting the scheduling policy", libc::SYS_sched_setattr, &args);
+        // After the policy: sched_setattr sets it for ordinary policies only and clears it for SCHED_IDLE; a real-time
+        // thread keeps one beneath.
+        let nice = [Arg::Value(0), Arg::Value(0), Arg::from(record.nice)];
+        batch.call("setting the nice value", libc::SYS_setpriority, &nice);
         Ok(())
     }
 
