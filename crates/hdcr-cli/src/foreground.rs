@@ -68,7 +68,7 @@ fn wait_for(worker: &Worker, signals: &Signals, limit: Duration) -> Result<Outco
             match worker.answer()? {
                 Reply::Restored(restored) => return Ok(Outcome::Runs(restored)),
                 Reply::Failed(failure) => return Err(failure),
-                Reply::Thawed | Reply::Checkpointed(_) => {}
+                Reply::Frozen | Reply::Thawed | Reply::Checkpointed(_) => {}
             }
         }
     }

@@ -23,6 +23,7 @@ mod settings;
 mod signals;
 mod task;
 mod terminal;
+mod told;
 mod worker;
 
 use std::process::ExitCode;

@@ -54,7 +54,12 @@ fn request(task: &CheckpointTask) -> Request {
             Who::Below(pid) => Scope::Below(Pid(pid)),
         },
         by: Deadline(Instant::now() + task.timeout),
-        files: FileRequest { always: task.files.always.clone(), limit: task.files.limit, touched: Vec::new(), policies: rules.collect() },
+        files: FileRequest {
+            always: task.files.always.clone(),
+            limit: task.files.limit,
+            touched: Vec::new(),
+            policies: rules.collect(),
+        },
         ends: EndRequest { default: ends },
         compression: Compression::Lz4,
     }
@@ -69,8 +74,12 @@ fn sink(target: &Target) -> Result<(Box<dyn Sink>, Option<PathBuf>)> {
     }
 }
 
-/// Takes a checkpoint. `tell` hears when the program goes on.
-pub(crate) fn checkpoint(task: &CheckpointTask, tell: &mut dyn FnMut(Reply)) -> Result<Checkpointed> {
+/// Takes a checkpoint. `tell` hears when the program stands still, if it is watched, and answers with the files that it
+/// has worked on; and when it goes on.
+pub(crate) fn checkpoint(
+    task: &CheckpointTask,
+    tell: &mut dyn FnMut(Reply) -> Result<Vec<PathBuf>>,
+) -> Result<Checkpointed> {
     let began = Instant::now();
     let mechanism = mechanism();
     let (sink, path) = sink(&task.target)?;
@@ -78,13 +87,16 @@ pub(crate) fn checkpoint(task: &CheckpointTask, tell: &mut dyn FnMut(Reply)) -> 
     let surveyed = checkpoint::survey(request(task))?;
     let notes = surveyed.notes().iter().map(obstacle).collect();
     let halted = Instant::now();
-    let stopped = surveyed.freeze(&mechanism)?;
+    let mut stopped = surveyed.freeze(&mechanism)?;
+    if task.watched {
+        stopped = stopped.with_touched(tell(Reply::Frozen)?);
+    }
     let facts = ManifestFacts { lineage, ..machine::facts("ptrace", "copy") };
     let captured = stopped.capture(sink)?;
     let (pending, held, stopped_for) = if task.then == Then::GoOn {
         let pending = captured.thaw()?;
         let stopped_for = halted.elapsed();
-        tell(Reply::Thawed);
+        tell(Reply::Thawed)?;
         (pending, None, stopped_for)
     } else {
         let (pending, held) = captured.hold();
@@ -153,7 +165,7 @@ fn options(task: &RestoreTask, stdio: [OwnedFd; 3], journal: Option<PathBuf>) ->
         map_path: task.map_path.iter().map(|PathMap { old, new }| (old.clone(), new.clone())).collect(),
         by: Deadline(Instant::now() + task.timeout),
         journal,
-        since: None,
+        since: task.since.as_ref().map(crate::told::Since::for_engine),
     }
 }
 
@@ -214,6 +226,7 @@ pub(crate) fn restore(task: &RestoreTask, stdio: [OwnedFd; 3]) -> Result<Restore
         processes: restored.processes,
         total_us: micros(began.elapsed()),
         calls: mechanism.calls_made(),
+        notes: restored.notes.iter().map(obstacle).collect(),
     })
 }
 

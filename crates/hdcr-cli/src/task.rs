@@ -9,6 +9,7 @@ use crate::failure::{Failure, Obstacle};
 use crate::kinds::{PathMap, Then};
 use crate::output::Report;
 use crate::settings::Files;
+use crate::told::Since;
 
 /// Which processes are meant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -58,6 +59,9 @@ pub(crate) struct CheckpointTask {
     pub(crate) files: Files,
     pub(crate) timeout: Duration,
     pub(crate) then: Then,
+    /// Whoever started the worker watches the job: it is told when the job stands still, and tells which files the job
+    /// has worked on.
+    pub(crate) watched: bool,
     /// Remove what is older than the newest so many of the job.
     pub(crate) keep: Option<usize>,
 }
@@ -69,6 +73,8 @@ pub(crate) struct RestoreTask {
     /// Below it each job has a directory for what a roll-back of files replaces.
     pub(crate) journals: PathBuf,
     pub(crate) map_path: Vec<PathMap>,
+    /// What the job did to files since then, when it was watched.
+    pub(crate) since: Option<Since>,
     pub(crate) timeout: Duration,
     /// The process that starts the worker ends when the tree runs.
     pub(crate) detach: bool,
@@ -144,11 +150,15 @@ pub(crate) struct Restored {
     pub(crate) total_us: u64,
     /// Calls on its tasks.
     pub(crate) calls: u64,
+    /// What became of files that a user should know.
+    pub(crate) notes: Vec<Obstacle>,
 }
 
 /// An answer of a worker.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
+    /// The program of a watched job stands still; the worker waits to be told of files.
+    Frozen,
     /// The program goes on; what follows is only the writing.
     Thawed,
     Checkpointed(Checkpointed),

@@ -6,16 +6,20 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use nix::sys::signal::{SigSet, Signal};
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, WaitOptions};
+use rustix::time::Timespec;
 
 use crate::channel::Channel;
 use crate::failure::{Class, Failure, Result};
 use crate::parts;
 use crate::process;
 use crate::task::{Reply, Task};
+use crate::told::Touched;
 
 /// How often a worker is started anew because its pid is one that the image needs.
 const TRIES: usize = 8;
@@ -65,6 +69,11 @@ impl Worker {
     /// Its pid.
     pub(crate) fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Tells it which files the program has worked on.
+    pub(crate) fn tell(&self, touched: &Touched) -> Result<()> {
+        self.channel.send(touched, &[])
     }
 
     /// Waits for its next answer; its silent death is a failure.
@@ -122,9 +131,21 @@ pub(crate) fn work() -> Result<()> {
     channel.send(&reply, &[])
 }
 
-/// Tells of progress; when nobody listens any more, this process is about to die with its command.
-fn report(channel: &Channel, reply: &Reply) {
+/// Tells of progress; when nobody listens any more, this process is about to die with its command. When the program
+/// stands still, waits for the names of files, but not for ever: nobody may hold up the program.
+fn report(channel: &Channel, reply: &Reply) -> Result<Vec<PathBuf>> {
     if let Err(failure) = channel.send(reply, &[]) {
         tracing::debug!(%failure, "nobody listens");
+    }
+    if *reply != Reply::Frozen {
+        return Ok(Vec::new());
+    }
+    let cause = "the keeper does not answer while the program stands still";
+    let silent = || Failure::new(Class::Changed, "keeper-silent", cause);
+    let mut polled = [PollFd::new(channel, PollFlags::IN)];
+    let patience = Timespec { tv_sec: 2, tv_nsec: 0 };
+    match rustix::event::poll(&mut polled, Some(&patience)) {
+        Ok(1) => Ok(channel.receive::<Touched>()?.ok_or_else(silent)?.0.paths()),
+        _ => Err(silent()),
     }
 }

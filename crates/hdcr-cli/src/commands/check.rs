@@ -49,11 +49,27 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
     let (operation, found) = if let Some(who) = who {
         let target = Target::File(std::path::PathBuf::new());
         let files = at.settings.files(&args.files)?;
-        let task = CheckpointTask { who, target, came_from: None, files, timeout, then: Then::GoOn, keep: None };
+        let task = CheckpointTask {
+            who,
+            target,
+            came_from: None,
+            files,
+            timeout,
+            then: Then::GoOn,
+            watched: false,
+            keep: None,
+        };
         ("checkpoint", parts::check_processes(&task)?)
     } else {
         let map_path = args.map_path.clone();
-        let task = RestoreTask { place: place(at, &args.target)?, journals: at.settings.journals(), map_path, timeout, detach: false };
+        let task = RestoreTask {
+            place: place(at, &args.target)?,
+            journals: at.settings.journals(),
+            map_path,
+            since: None,
+            timeout,
+            detach: false,
+        };
         ("restore", parts::check_image(&task, descriptors(&StdioTarget::Null)?)?)
     };
     let (refusals, notes, processes) = found;

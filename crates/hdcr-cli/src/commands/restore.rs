@@ -89,6 +89,7 @@ fn bring_back(
         place: place.clone(),
         journals: at.settings.journals(),
         map_path: args.map_path.clone(),
+        since: None,
         timeout: at.settings.restore_timeout(args.timeout),
         detach: args.detach,
     };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use hdcr_policy::interval::{pause_after, pause_after_failure};
 use nix::sys::signal::Signal;
 
+use super::watch::Watch;
 use super::{Keeper, Made, Phase};
 use crate::failure::{Class, Failure, Result};
 use crate::foreground::KILL_LIMIT;
@@ -15,6 +16,7 @@ use crate::process;
 use crate::registry::{Answer, Client};
 use crate::settings::Files;
 use crate::task::{CheckpointTask, Checkpointed, Reply, Target, Task, Who};
+use crate::told::Touched;
 use crate::worker::Worker;
 
 /// What somebody asked for through the registry.
@@ -108,6 +110,7 @@ impl Keeper {
             files: self.plan.files.clone(),
             timeout: self.plan.timeout,
             then: Then::GoOn,
+            watched: self.watch.is_some(),
         };
         let mut client = None;
         if let Some(wish) = wish {
@@ -122,6 +125,7 @@ impl Keeper {
         let (then, timeout) = (task.then, task.timeout);
         match Worker::start(&Task::Checkpoint(task), &[], &BTreeSet::new()) {
             Ok(worker) => {
+                self.set_apart(worker.pid());
                 let errand = Errand::Checkpoint { at: self.ran(), then, thawed: false, client };
                 // Freezing has its own deadline; writing may take longer than that.
                 self.work = Some(Work::new(worker, errand, timeout.saturating_mul(20) + KILL_LIMIT));
@@ -134,7 +138,16 @@ impl Keeper {
     pub(super) fn on_answer(&mut self) -> Result<()> {
         let Some(work) = &mut self.work else { return Ok(()) };
         match work.worker.answer() {
+            Ok(Reply::Frozen) => {
+                let touched = self.watch.as_mut().map(Watch::mark).unwrap_or_default();
+                if let Err(failure) = work.worker.tell(&Touched::from(touched.as_slice())) {
+                    tracing::debug!(%failure, "the worker does not listen");
+                }
+            }
             Ok(Reply::Thawed) => {
+                if let Some(watch) = &mut self.watch {
+                    watch.thawed();
+                }
                 if let Errand::Checkpoint { thawed, .. } = &mut work.errand {
                     *thawed = true;
                 }
@@ -198,6 +211,12 @@ impl Keeper {
             self.came_from = Some(self.place(number));
         }
         self.made.retain(|made| !done.removed.contains(&made.number));
+        if let Some(watch) = &mut self.watch {
+            if let (Some(number), None) = (done.number, &done.path) {
+                watch.committed(number);
+            }
+            watch.keep(&self.made.iter().map(|made| made.number).collect::<Vec<_>>());
+        }
         let told = self.notes.iter().map(|note| &note.code).eq(done.notes.iter().map(|note| &note.code));
         self.detail(&if told { done.line() } else { done.text() });
         self.notes.clone_from(&done.notes);

@@ -205,12 +205,14 @@ impl Keeper {
             place,
             journals: self.plan.store.join(".rollback"),
             map_path: Vec::new(),
+            since: self.undo_since(made.number),
             timeout: self.plan.restore_timeout,
             detach: false,
         });
         let descriptors: Vec<_> = self.stdio.iter().map(AsFd::as_fd).collect();
         match Worker::start(&task, &descriptors, &needed) {
             Ok(worker) => {
+                self.set_apart(worker.pid());
                 self.work = Some(Work::new(worker, Errand::Restore, self.plan.restore_timeout + KILL_LIMIT));
                 Ok(())
             }
@@ -228,6 +230,7 @@ impl Keeper {
             main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))?;
         let took = duration::show(Duration::from_micros(restored.total_us));
         self.detail(&format!("{} restored: {} process(es) in {took}", self.place(number), restored.processes));
+        restored.notes.iter().for_each(|note| self.note(&note.to_string()));
         self.came_from = Some(self.place(number));
         self.lives_as(main, at)
     }
@@ -236,6 +239,9 @@ impl Keeper {
     pub(super) fn not_restored(&mut self, failure: Failure) -> Result<()> {
         let Phase::Restoring(number) = self.phase else { return Ok(()) };
         kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
+        if let Some(watch) = &mut self.watch {
+            watch.not_rolled_back();
+        }
         let place = self.place(number);
         let at = self.made.iter().position(|made| made.number == number);
         if failure.class == Class::Corrupt {

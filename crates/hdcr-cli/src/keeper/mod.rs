@@ -10,7 +10,6 @@
 mod checkpoints;
 mod life;
 mod requests;
-#[cfg_attr(not(test), expect(dead_code, reason = "the keeper begins to watch when workers can be told of it"))]
 mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -32,6 +31,7 @@ use crate::terminal::Terminal;
 
 use checkpoints::{Wish, Work};
 use requests::Stop;
+use watch::Watch;
 
 /// Exit status of a job that was checkpointed and ended on request: run it again.
 pub(crate) const PAUSED: u8 = 75;
@@ -100,6 +100,8 @@ pub(crate) struct Keeper {
     pub(super) trouble: Option<String>,
     /// Notes of the last checkpoint; the same ones are not told again.
     pub(super) notes: Vec<Obstacle>,
+    /// Hears what the program does to files; not without root.
+    pub(super) watch: Option<Watch>,
     pub(super) work: Option<Work>,
     pub(super) wishes: VecDeque<Wish>,
     pub(super) stop: Option<Stop>,
@@ -146,11 +148,13 @@ impl Keeper {
             failures: 0,
             trouble: None,
             notes: Vec::new(),
+            watch: None,
             work: None,
             wishes: VecDeque::new(),
             stop: None,
             verdict: None,
         };
+        keeper.begin_watching();
         keeper.begin()?;
         let ended = keeper.until_done();
         keeper.close(ended)
@@ -163,6 +167,9 @@ impl Keeper {
                 return Ok(status);
             }
             let ready = self.wait()?;
+            if let Some(watch) = &mut self.watch {
+                watch.drain();
+            }
             while let Some(received) = self.signals.next() {
                 self.on_signal(received)?;
             }
@@ -183,6 +190,7 @@ impl Keeper {
     fn wait(&self) -> Result<Ready> {
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.listener.listener.as_fd()];
         fds.extend(self.clients.iter().map(|client| client.stream.as_fd()));
+        fds.extend(self.watch.iter().map(Watch::fd));
         let listening = self.work.as_ref().filter(|work| work.listens);
         fds.extend(listening.map(|work| work.worker.as_fd()));
         let ready = self.signals.wait(&mut fds, self.time_left())?;

@@ -258,10 +258,9 @@ impl Table {
         self.known.contains_key(path) || self.marks.iter().any(|mark| mark.state.knows(path))
     }
 
-    /// What is different from a checkpoint. One that was never marked: nothing is known.
-    pub fn since(&self, sequence: u64) -> Changes {
-        let mark = self.marks.iter().find(|mark| mark.sequence == sequence);
-        mark.map_or_else(|| Changes { incomplete: true, ..Changes::default() }, |mark| mark.state.changes())
+    /// What is different from a checkpoint; `None`: it was never marked, or is forgotten.
+    pub fn since(&self, sequence: u64) -> Option<Changes> {
+        self.marks.iter().find(|mark| mark.sequence == sequence).map(|mark| mark.state.changes())
     }
 
     /// Goes back to how it was at a checkpoint, as its files have done.

@@ -26,8 +26,10 @@ use hdcr_sys::fanotify::{self, Emptied, Fanotify, Happened};
 use rustix::event::epoll;
 use rustix::fs::{AtFlags, StatxFlags};
 
+use super::Keeper;
 use crate::failure::{Failure, Result};
 use crate::process;
+use crate::told::Since;
 use places::{Mount, Places};
 
 const WANTED: u64 = fanotify::CREATE
@@ -325,12 +327,14 @@ impl Watch {
         }
     }
 
-    /// The job stands still for a checkpoint, at this time by the clock of files: it counts from here. Returns every
-    /// file that the job has worked on, the latest first.
-    pub(crate) fn mark(&mut self, now: Duration) -> Vec<PathBuf> {
+    /// The job stands still for a checkpoint: it counts from here. Returns every file that the job has worked on, the
+    /// latest first.
+    pub(crate) fn mark(&mut self) -> Vec<PathBuf> {
         self.drain();
         self.settle(None);
-        self.table.mark(UNFINISHED, now);
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        let nanoseconds = u32::try_from(now.tv_nsec).unwrap_or(0);
+        self.table.mark(UNFINISHED, Duration::new(now.tv_sec.unsigned_abs(), nanoseconds));
         self.table.touched()
     }
 
@@ -361,13 +365,14 @@ impl Watch {
     }
 
     /// The job is dead and is about to be rolled back to a checkpoint: what has to be undone.
-    pub(crate) fn roll_back(&mut self, number: u64) -> Changes {
+    /// `None`: it was taken before this watch began.
+    pub(crate) fn roll_back(&mut self, number: u64) -> Option<Changes> {
         self.drain();
         self.settle(None);
-        let changes = self.table.since(number);
+        let changes = self.table.since(number)?;
         self.before_rollback = Some(self.table.clone());
         self.table.roll_back(number);
-        changes
+        Some(changes)
     }
 
     /// The rollback failed, and files are as they were before it.
@@ -377,6 +382,37 @@ impl Watch {
             self.waiting.clear();
             self.table = table;
         }
+    }
+}
+
+impl Keeper {
+    /// Begins to watch, where that is permitted.
+    pub(super) fn begin_watching(&mut self) {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        match Watch::start(std::process::id().cast_signed()) {
+            Ok(watch) => {
+                for line in watch.blind() {
+                    self.detail(&format!("files are not watched on {line}"));
+                }
+                self.watch = Some(watch);
+            }
+            Err(failure) => self.detail(&failure.to_string()),
+        }
+    }
+
+    /// A worker is not of the job.
+    pub(super) fn set_apart(&mut self, pid: i32) {
+        if let Some(watch) = &mut self.watch {
+            watch.set_apart(pid);
+        }
+    }
+
+    /// What is to be undone of what the job did to files since a checkpoint.
+    pub(super) fn undo_since(&mut self, number: u64) -> Option<Since> {
+        let changes = self.watch.as_mut()?.roll_back(number)?;
+        Some(Since::new(&changes, &self.plan.files, format!(".hdcr-aside-{}-{number}", self.plan.name)))
     }
 }
 

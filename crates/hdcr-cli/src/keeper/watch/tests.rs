@@ -66,7 +66,7 @@ impl Scene {
 
     fn mark(&mut self, number: u64) -> Vec<String> {
         self.pass_a_tick();
-        let touched = self.watch.mark(now());
+        let touched = self.watch.mark();
         self.watch.thawed();
         self.watch.committed(number);
         self.pass_a_tick();
@@ -79,7 +79,7 @@ impl Scene {
 
     /// What is different, in words; other tests of this process leave traces elsewhere.
     fn since(&mut self, number: u64) -> String {
-        let changes = self.watch.roll_back(number);
+        let changes = self.watch.roll_back(number).unwrap();
         assert!(!changes.incomplete);
         let mut words = Vec::new();
         words.extend(changes.new.iter().filter_map(|new| Some(format!("new {}", self.name(&new.at)?))));
@@ -160,7 +160,7 @@ fn many_short_lived_processes_are_known_when_they_are_gone() {
     let Some(mut scene) = Scene::new() else { return };
     scene.mark(1);
     scene.job("i=0; while [ $i -lt 200 ]; do /bin/touch f$i; i=$((i+1)); done");
-    let changes = scene.watch.roll_back(1);
+    let changes = scene.watch.roll_back(1).unwrap();
     let ours = changes.new.iter().filter(|new| scene.name(&new.at).is_some());
     assert_eq!((ours.count(), changes.incomplete), (200, false));
 }
@@ -180,7 +180,7 @@ fn touched_files_are_handed_over_and_a_rollback_rewinds() {
     assert_eq!(scene.since(1), "new d, new e, written a, a=2");
     assert_eq!(scene.since(1), "");
     scene.watch.keep(&[2]);
-    assert!(scene.watch.roll_back(1).incomplete);
+    assert!(scene.watch.roll_back(1).is_none());
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn lost_events_are_noticed() {
     for number in 0..=most {
         fs::write(directory.join(format!("{number}")), b"").unwrap();
     }
-    assert!(scene.watch.roll_back(1).incomplete);
+    assert!(scene.watch.roll_back(1).unwrap().incomplete);
 }
 
 #[test]

@@ -1,0 +1,148 @@
+//! What a keeper that watches its job tells its workers: the files that the job has worked on, and what is to be undone.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hdcr_engine::rollback::since;
+use hdcr_policy::touched::{Changes, Doubt, Kind};
+use serde::{Deserialize, Serialize};
+
+use crate::kinds::FilePolicy;
+use crate::settings::Files;
+
+/// A path whose name need not be text: each byte is a character.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Name(String);
+
+impl From<&Path> for Name {
+    fn from(path: &Path) -> Self {
+        Self(path.as_os_str().as_bytes().iter().copied().map(char::from).collect())
+    }
+}
+
+impl From<&Name> for PathBuf {
+    fn from(name: &Name) -> Self {
+        let bytes = name.0.chars().map(|character| u8::try_from(character).unwrap_or(b'?')).collect();
+        Self::from(OsString::from_vec(bytes))
+    }
+}
+
+/// The files that a job has worked on, the latest first.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Touched(pub(crate) Vec<Name>);
+
+impl Touched {
+    /// As they are handed to the engine.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        self.0.iter().map(PathBuf::from).collect()
+    }
+}
+
+impl From<&[PathBuf]> for Touched {
+    fn from(paths: &[PathBuf]) -> Self {
+        Self(paths.iter().map(|path| Name::from(path.as_path())).collect())
+    }
+}
+
+/// What a job did to files since a checkpoint.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Since {
+    aside: String,
+    newer: Vec<(Name, bool, Vec<u8>)>,
+    moved: Vec<(Name, Name, Vec<u8>)>,
+    directories: Vec<Name>,
+    lost: Vec<Name>,
+    written: Vec<Name>,
+    lengths: Vec<(Name, u64, Duration)>,
+    foreign: Vec<Name>,
+    replaced: Vec<Name>,
+    incomplete: bool,
+}
+
+/// Whether what happens to a path is nobody's business.
+fn ignored(files: &Files, path: &Path) -> bool {
+    let fits = files.policies.iter().filter(|rule| path.starts_with(&rule.path));
+    let longest = fits.max_by_key(|rule| rule.path.components().count());
+    longest.is_some_and(|rule| rule.policy == FilePolicy::Ignore)
+}
+
+impl Since {
+    /// From what the watch knows. `aside` names the directories for newer files.
+    pub(crate) fn new(changes: &Changes, files: &Files, aside: String) -> Self {
+        let counts = |path: &&PathBuf| !ignored(files, path);
+        let names = |paths: &[PathBuf]| paths.iter().filter(counts).map(|path| Name::from(path.as_path())).collect();
+        let doubts = |wanted: Doubt| {
+            let doubtful = changes.doubtful.iter().filter(|(path, doubt)| *doubt == wanted && !ignored(files, path));
+            doubtful.map(|(path, _)| Name::from(path.as_path())).collect()
+        };
+        let newer = changes.new.iter().filter(|new| !ignored(files, &new.at));
+        let moved = changes.moved.iter().filter(|moved| !ignored(files, &moved.at) && !ignored(files, &moved.home));
+        let lengths = changes.lengths.iter();
+        Self {
+            aside,
+            newer: newer
+                .map(|new| (Name::from(new.at.as_path()), new.kind == Kind::Directory, new.identity.clone()))
+                .collect(),
+            moved: moved
+                .map(|moved| (Name::from(moved.at.as_path()), Name::from(moved.home.as_path()), moved.identity.clone()))
+                .collect(),
+            directories: names(&changes.directories),
+            lost: names(&changes.lost),
+            written: names(&changes.written),
+            lengths: lengths.map(|length| (Name::from(length.path.as_path()), length.size, length.modified)).collect(),
+            foreign: doubts(Doubt::Foreign),
+            replaced: doubts(Doubt::Replaced),
+            incomplete: changes.incomplete,
+        }
+    }
+
+    /// As it is handed to the engine.
+    pub(crate) fn for_engine(&self) -> since::Since {
+        let paths = |names: &[Name]| names.iter().map(PathBuf::from).collect();
+        let doubts = |names: &[Name], why: &'static str| -> Vec<(PathBuf, &'static str)> {
+            names.iter().map(|name| (PathBuf::from(name), why)).collect()
+        };
+        let newer = self.newer.iter().map(|(at, directory, identity)| since::Newer {
+            at: at.into(),
+            directory: *directory,
+            identity: identity.clone(),
+        });
+        let moved = self.moved.iter().map(|(at, home, identity)| since::Moved {
+            at: at.into(),
+            home: home.into(),
+            identity: identity.clone(),
+        });
+        let lengths = self.lengths.iter().map(|(path, size, modified)| since::Length {
+            path: path.into(),
+            size: *size,
+            modified: (i64::try_from(modified.as_secs()).unwrap_or(0), modified.subsec_nanos()),
+        });
+        let foreign = "somebody else has worked on it since the checkpoint, too";
+        let replaced = "it came to its name by a rename since the checkpoint, and may have replaced another one";
+        since::Since {
+            aside: OsStr::new(&self.aside).to_owned(),
+            newer: newer.collect(),
+            moved: moved.collect(),
+            directories: paths(&self.directories),
+            lost: paths(&self.lost),
+            written: paths(&self.written),
+            lengths: lengths.collect(),
+            doubtful: [doubts(&self.foreign, foreign), doubts(&self.replaced, replaced)].concat(),
+            incomplete: self.incomplete,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_no_text_arrive() {
+        let paths = [PathBuf::from(OsStr::from_bytes(b"/a\xff\n")), PathBuf::from("/\u{e4}")];
+        let text = serde_json::to_string(&Touched::from(paths.as_slice())).unwrap();
+        assert_eq!(serde_json::from_str::<Touched>(&text).unwrap().paths(), paths);
+    }
+}
