@@ -1,7 +1,6 @@
 //! Real processes and real file systems. Where this user or this kernel cannot watch, each test says so and is skipped.
 
 use std::process::{Child, Command};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hdcr_policy::touched::Moved;
 use rustix::time::ClockId;
@@ -11,11 +10,8 @@ use super::*;
 struct Scene {
     directory: tempfile::TempDir,
     watch: Watch,
-    _alone: MutexGuard<'static, ()>,
+    _alone: fs::File,
 }
-
-/// Each watch hears what all these tests do.
-static ALONE: Mutex<()> = Mutex::new(());
 
 fn now() -> Duration {
     let now = rustix::time::clock_gettime(ClockId::Realtime);
@@ -28,7 +24,9 @@ impl Scene {
     }
 
     fn at(directory: tempfile::TempDir) -> Option<Self> {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        // Each watch hears what all these tests do: one at a time.
+        let alone = fs::File::create(std::env::temp_dir().join("hdcr-watch-tests.lock")).unwrap();
+        alone.lock().unwrap();
         match Watch::start(std::process::id().cast_signed()) {
             Ok(watch) => Some(Self { directory, watch, _alone: alone }),
             Err(failure) => {
@@ -211,4 +209,35 @@ fn tmpfs_is_watched_too() {
     scene.foreign("echo one > log");
     scene.job("echo 0 > start");
     scene.check("echo two >> log; echo n > n", "new n, written log, log=4");
+}
+
+#[test]
+fn without_births_only_living_processes_are_known() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.watch.births = None;
+    scene.job("echo 0 > start");
+    scene.mark(1);
+    let mut living = Command::new("sh")
+        .args(["-ec", "echo 1 > a; /bin/touch gone; read x"])
+        .current_dir(scene.directory.path())
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    for _ in 0..10_000_000 {
+        if scene.directory.path().join("gone").exists() {
+            break;
+        }
+    }
+    // The one that made the second file is a zombie at most, and then still known; here it is gone.
+    let pid = living.id();
+    let children = || fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    for _ in 0..10_000_000 {
+        if children().is_empty() {
+            break;
+        }
+    }
+    scene.watch.drain();
+    drop(living.stdin.take());
+    living.wait().unwrap();
+    assert_eq!(scene.since(1), "new a");
 }
