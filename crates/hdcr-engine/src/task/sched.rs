@@ -45,6 +45,7 @@ const WHO_PROCESS: u64 = 1;
 const CLAMPS: u64 = 0x60;
 /// Field number of the nice value in `/proc/PID/stat`.
 const NICE: usize = 19;
+const PRIORITY: usize = 18;
 /// Place and value of the real-time class in an I/O priority.
 const IO_CLASS: u32 = 13;
 const IO_REAL_TIME: u32 = 1;
@@ -102,6 +103,19 @@ fn settable(attributes: &[u8]) -> Option<[u8; ATTRIBUTES]> {
     Some(new)
 }
 
+/// `sched_getattr` does not tell the nice value that a `SCHED_IDLE` thread was given with its policy, but its priority
+/// (proc(5), field 18) was made from it.
+fn with_idle_nice(attributes: &[u8], priority: Option<i64>) -> Vec<u8> {
+    const SCHED_IDLE: [u8; 4] = 5_u32.to_le_bytes();
+    let mut attributes = attributes.to_vec();
+    let nice = priority.and_then(|priority| i32::try_from(priority - 20).ok());
+    let idle = attributes.get(4..8) == Some(&SCHED_IDLE);
+    if let (Some(nice), Some(place), true) = (nice, attributes.get_mut(16..20), idle) {
+        place.copy_from_slice(&nice.to_le_bytes());
+    }
+    attributes
+}
+
 fn put_processors(batch: &mut TaskBatch, mask: &[u8]) {
     let all = [0xff; MASK];
     let mask = if mask.is_empty() { &all[..] } else { mask };
@@ -130,7 +144,8 @@ impl TaskKind for Sched {
     fn capture(_cx: &mut Capture<'_>, task: &TaskView, asked: Asked, replies: &Replies) -> Result<SchedRecord> {
         let missing = |what| move || model::no_reply(task, what);
         super::reply(task, replies, asked.attributes.0, "sched_getattr")?;
-        let attributes = replies.bytes(asked.attributes.1, ATTRIBUTES).ok_or_else(missing("sched_getattr"))?.to_vec();
+        let attributes = replies.bytes(asked.attributes.1, ATTRIBUTES).ok_or_else(missing("sched_getattr"))?;
+        let attributes = with_idle_nice(attributes, task.stat.field(PRIORITY));
         super::reply(task, replies, asked.mask.0, "sched_getaffinity")?;
         let mask = replies.bytes(asked.mask.1, MASK).ok_or_else(missing("sched_getaffinity"))?;
         let online = std::fs::read_to_string("/sys/devices/system/cpu/online").ok().and_then(|list| mask_of(&list));
