@@ -236,13 +236,16 @@ impl Keeper {
     }
 
     /// A restore failed: the one before is tried when the image is bad; else the job waits for its user.
-    pub(super) fn not_restored(&mut self, failure: Failure) -> Result<()> {
+    pub(super) fn not_restored(&mut self, mut failure: Failure) -> Result<()> {
         let Phase::Restoring(number) = self.phase else { return Ok(()) };
         kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
         if let Some(watch) = &mut self.watch {
             watch.not_rolled_back();
         }
         let place = self.place(number);
+        if let Some(bare) = failure.message.strip_prefix(&format!("{place}: ")) {
+            failure.message = bare.to_owned();
+        }
         let at = self.made.iter().position(|made| made.number == number);
         if failure.class == Class::Corrupt {
             self.note(&format!("checkpoint {place} cannot be used: {failure}"));
@@ -257,6 +260,9 @@ impl Keeper {
         let failure = failure.during(format_args!("job {} cannot go on from {place}", self.plan.name));
         self.verdict = Some(match failure.remedy {
             Some(_) => failure,
+            None if failure.class == Class::Corrupt => {
+                failure.remedy("no other checkpoint is left; --fresh begins anew")
+            }
             None => failure.remedy("its checkpoints are kept; the same command tries again"),
         });
         self.finish(State::Paused, status);
