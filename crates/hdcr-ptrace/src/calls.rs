@@ -36,10 +36,10 @@ pub(crate) struct Calls {
 
 /// What an error number of a call on a task means.
 pub(crate) fn failure(operation: &'static str, tid: Tid, errno: Errno) -> MechanismError {
-    match errno {
-        Errno::ESRCH | Errno::ECHILD => MechanismError::Gone { operation, tid },
-        _ => MechanismError::System { operation, tid, source: errno.into() },
+    if matches!(errno, Errno::ESRCH | Errno::ECHILD) {
+        return MechanismError::Gone { operation, tid };
     }
+    MechanismError::System { operation, tid, source: errno.into() }
 }
 
 /// The kernel's words for a registration as the engine's.

@@ -1,9 +1,35 @@
 //! What `/proc` tells about tasks: threads, children, state, signals.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 
 use hdcr_engine::ids::{Pid, Tid};
+
+/// The whole of a small file of `/proc`, most of them in one read: each read of such a file costs as much as its making.
+pub(crate) fn read_small(path: &str) -> io::Result<Vec<u8>> {
+    const USUAL: usize = 4096;
+    let mut file = File::open(path)?;
+    let mut bytes = vec![0; USUAL];
+    let mut len = 0;
+    loop {
+        let got = file.read(bytes.get_mut(len..).unwrap_or_default())?;
+        len += got;
+        // A short read is not the end of a file of several records, so the end is always asked for.
+        if got == 0 {
+            bytes.truncate(len);
+            return Ok(bytes);
+        }
+        if len == bytes.len() {
+            bytes.resize(2 * len, 0);
+        }
+    }
+}
+
+fn read_text(path: &str) -> io::Result<String> {
+    let bytes = read_small(path)?;
+    // Names of tasks may hold any byte; nothing that is looked for does.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
 
 /// The threads of a process, in the kernel's order; none when it is gone.
 pub(crate) fn threads(pid: Pid) -> io::Result<Vec<Tid>> {
@@ -27,7 +53,7 @@ pub(crate) fn threads(pid: Pid) -> io::Result<Vec<Tid>> {
 
 /// The processes that a thread has cloned, or has been given by the death of their parent.
 pub(crate) fn children(pid: Pid, tid: Tid) -> io::Result<Vec<Pid>> {
-    match fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")) {
+    match read_text(&format!("/proc/{pid}/task/{tid}/children")) {
         Err(error) if gone(&error) => Ok(Vec::new()),
         Err(error) => Err(error),
         Ok(text) => Ok(text.split_ascii_whitespace().filter_map(|word| word.parse().ok().map(Pid)).collect()),
@@ -40,7 +66,7 @@ fn gone(error: &io::Error) -> bool {
 
 /// Where in the kernel a thread sleeps; empty when it runs or this user may not know.
 pub(crate) fn wait_channel(pid: Pid, tid: Tid) -> String {
-    let mut text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/wchan")).unwrap_or_default();
+    let mut text = read_text(&format!("/proc/{pid}/task/{tid}/wchan")).unwrap_or_default();
     if text == "0" {
         text.clear();
     }
@@ -49,7 +75,7 @@ pub(crate) fn wait_channel(pid: Pid, tid: Tid) -> String {
 
 /// The state letter of a thread; `None` when it is gone.
 pub(crate) fn state(pid: Pid, tid: Tid) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+    let stat = read_text(&format!("/proc/{pid}/task/{tid}/stat")).ok()?;
     // The name in brackets may hold anything, brackets too; the last one closes it.
     let (_, rest) = stat.rsplit_once(')')?;
     rest.trim_start().chars().next()
@@ -78,8 +104,7 @@ pub(crate) struct Status {
 
 /// Reads the status of a thread; `None` when it is gone.
 pub(crate) fn status(pid: Pid, tid: Tid) -> Option<Status> {
-    let text = fs::read(format!("/proc/{pid}/task/{tid}/status")).ok()?;
-    Some(parse_status(&String::from_utf8_lossy(&text)))
+    Some(parse_status(&read_text(&format!("/proc/{pid}/task/{tid}/status")).ok()?))
 }
 
 fn parse_status(text: &str) -> Status {

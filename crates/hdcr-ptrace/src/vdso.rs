@@ -3,9 +3,11 @@
 use std::fs::{self, File};
 
 use hdcr_engine::ids::{Pid, Tid};
+use hdcr_engine::mechanism::Result;
 
 use crate::calls::Calls;
 use crate::stub::ONCE_LEN;
+use crate::tasks;
 
 const PAGE: u64 = 4096;
 /// No vdso is larger.
@@ -26,10 +28,9 @@ fn slot_len() -> u64 {
 impl Tail {
     /// Finds it. `None` when there is no vdso, or no room in its last page.
     pub(crate) fn find(calls: &Calls, memory: &File, pid: Pid, tid: Tid) -> Option<Self> {
-        let from_vector = auxiliary_vector(pid, tid);
-        let mut candidates = from_vector.into_iter().chain(from_maps(pid, tid));
+        let image_at = |base| Self::of_image(calls, memory, tid, base);
         // The vector is the program's to change, so what it names is believed only when a vdso is there.
-        candidates.find_map(|base| Self::of_image(calls, memory, tid, base))
+        auxiliary_vector(pid, tid).and_then(image_at).or_else(|| from_maps(pid, tid).and_then(image_at))
     }
 
     fn of_image(calls: &Calls, memory: &File, tid: Tid, base: u64) -> Option<Self> {
@@ -53,15 +54,20 @@ impl Tail {
         Some(self.at + within / slot_len() * slot_len())
     }
 
-    /// A slot that holds nothing, else the last one: what a dead tracer left may still be returned into by a handler.
-    pub(crate) fn free_slot(&self, calls: &Calls, memory: &File, tid: Tid) -> u64 {
-        let slots = (0..self.slots).map(|n| self.at + n * slot_len());
-        let last = self.at + (self.slots - 1) * slot_len();
-        let mut bytes = [0u8; ONCE_LEN];
-        slots
-            .into_iter()
-            .find(|at| calls.peek(memory, tid, *at, &mut bytes).is_ok() && bytes.iter().all(|b| *b == 0))
-            .unwrap_or(last)
+    /// A slot that holds nothing, else the last one: what a dead tracer left may still be returned into by a handler. With
+    /// it comes what it holds, to be put back.
+    pub(crate) fn free_slot(&self, calls: &Calls, memory: &File, tid: Tid) -> Result<(u64, [u8; ONCE_LEN])> {
+        let mut last = (self.at, [0; ONCE_LEN]);
+        for n in 0..self.slots {
+            let at = self.at + n * slot_len();
+            let mut bytes = [0; ONCE_LEN];
+            calls.peek(memory, tid, at, &mut bytes)?;
+            last = (at, bytes);
+            if bytes.iter().all(|byte| *byte == 0) {
+                break;
+            }
+        }
+        Ok(last)
     }
 }
 
@@ -79,7 +85,7 @@ fn image_end(head: &[u8; 64]) -> Option<u64> {
 }
 
 fn auxiliary_vector(pid: Pid, tid: Tid) -> Option<u64> {
-    let bytes = fs::read(format!("/proc/{pid}/task/{tid}/auxv")).ok()?;
+    let bytes = tasks::read_small(&format!("/proc/{pid}/task/{tid}/auxv")).ok()?;
     let mut pairs = bytes.chunks_exact(16).filter_map(|pair| {
         let (key, value) = pair.split_at_checked(8)?;
         Some((u64::from_le_bytes(key.try_into().ok()?), u64::from_le_bytes(value.try_into().ok()?)))

@@ -4,7 +4,7 @@
 //! 1. *once* and its control block go into the tail of the vdso, by the memory file.
 //! 2. The runner makes `mmap` there: one private region. It stays at its rendezvous.
 //! 3. A *batch* block for each thread, and tables, are written into the region as they are needed.
-//! 4. Back: all others home, the runner makes the `munmap` in *once* and goes home, the tail is wiped.
+//! 4. Back: all others home, the runner makes the `munmap` in *once* and goes home, the tail holds what it held before.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -61,6 +61,11 @@ pub(crate) struct Visit {
     runner: Tid,
     /// Where *once* lies.
     slot: u64,
+    /// What was there before: zeros, or what a dead tracer left.
+    slot_before: [u8; stub::ONCE_LEN],
+    /// The runner's numbers as its own pid namespace has them.
+    process: i32,
+    thread: i32,
     signal: Signal,
     region: Range<u64>,
     /// Where the block of each thread lies, once it is written.
@@ -171,9 +176,13 @@ impl Visit {
         };
         let blocks_len = offset(threads.len() * stub::BATCH_STRIDE).next_multiple_of(PAGE);
         let area_len = offset(room).next_multiple_of(PAGE).max(LEAST_AREA);
+        let (slot, slot_before) = tail.free_slot(calls, &premises.memory, tid)?;
         let mut visit = Self {
             runner: tid,
-            slot: tail.free_slot(calls, &premises.memory, tid),
+            slot,
+            slot_before,
+            process: status.inner_process,
+            thread: status.inner_thread,
             signal,
             region: 0..0,
             blocks: BTreeMap::new(),
@@ -197,9 +206,9 @@ impl Visit {
                 Ok(visit)
             }
             Err(error) => {
-                // Nothing is mapped: the thread goes home and the tail is wiped, as at the end of a visit.
+                // Nothing is mapped: the thread goes home and the tail is put back, as at the end of a visit.
                 drop(tracee.go_home(calls));
-                drop(visit.wipe(calls, premises));
+                drop(visit.put_tail_back(calls, premises));
                 Err(error)
             }
         }
@@ -229,8 +238,7 @@ impl Visit {
         tracee: &mut Tracee,
         (nr, [di, si, dx, r10, r8, r9], by): (u64, [u64; 6], Deadline),
     ) -> Result<u64> {
-        let status = status_of(tracee.pid, tracee.tid)?;
-        let control = self.control(tracee, status.inner_process, status.inner_thread);
+        let control = self.control(tracee, self.process, self.thread);
         let control_at = self.slot + offset(stub::ONCE_CODE_LEN);
         calls.force(&premises.memory, tracee.tid, control_at, &control.encode())?;
         let regs = Regs {
@@ -288,9 +296,13 @@ impl Visit {
         if let Some(block) = self.blocks.get(&tracee.tid) {
             return Ok(*block);
         }
-        let status = status_of(tracee.pid, tracee.tid)?;
-        let block =
-            Block { at: self.next_block, process: status.inner_process, thread: status.inner_thread, written: false };
+        let (process, thread) = if tracee.tid == self.runner {
+            (self.process, self.thread)
+        } else {
+            let status = status_of(tracee.pid, tracee.tid)?;
+            (status.inner_process, status.inner_thread)
+        };
+        let block = Block { at: self.next_block, process, thread, written: false };
         self.next_block += offset(stub::BATCH_STRIDE);
         self.blocks.insert(tracee.tid, block);
         Ok(block)
@@ -385,12 +397,11 @@ impl Visit {
         runner.stop(calls, by)?;
         first = first.and(unmapped.map(drop));
         first = first.and(runner.go_home(calls));
-        first.and(self.wipe(calls, premises))
+        first.and(self.put_tail_back(calls, premises))
     }
 
-    fn wipe(&self, calls: &Calls, premises: &Premises) -> Result<()> {
-        let nothing = [0; stub::ONCE_LEN];
-        calls.force(&premises.memory, self.runner, self.slot, &nothing)
+    fn put_tail_back(&self, calls: &Calls, premises: &Premises) -> Result<()> {
+        calls.force(&premises.memory, self.runner, self.slot, &self.slot_before)
     }
 }
 

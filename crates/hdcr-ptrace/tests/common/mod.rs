@@ -21,12 +21,16 @@ pub(crate) fn program(cell: &'static OnceLock<Result<PathBuf, String>>, name: &s
 
 fn build(name: &str) -> Outcome<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common").join(name).with_extension("c");
-    // A name of its own for each test program: they may run at the same time.
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-    let status = Command::new("cc").args(["-O1", "-no-pie", "-pthread", "-o"]).arg(&program).arg(source).status()?;
+    // Test programs run at the same time, so it appears under its name only when it is whole.
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let unfinished = folder.join(format!("{name}-{}", std::process::id()));
+    let flags = ["-O1", "-no-pie", "-pthread", "-o"];
+    let status = Command::new("cc").args(flags).arg(&unfinished).arg(source).status()?;
     if !status.success() {
         return Err("cc failed on the guest".into());
     }
+    let program = folder.join(format!("{name}-{}", env!("CARGO_CRATE_NAME")));
+    std::fs::rename(unfinished, &program)?;
     Ok(program)
 }
 

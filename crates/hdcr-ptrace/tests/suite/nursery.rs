@@ -239,12 +239,12 @@ pub(crate) fn stopped_and_leaderless(mechanism: &dyn Mechanism) -> Outcome<()> {
     timed.resume = Resume::Timed { nr: 7, args: [0, 0, 100_000, 0, 0, 0], scratch: None };
     nursery.finish(&[last(survivor), stop(timed), stop(last(stopped))])?;
     let mut consume = Batch::new();
-    let room = consume.room(128);
+    let told = consume.room(128);
     let options = libc::WSTOPPED | libc::WNOHANG;
     let pid = 1.into();
-    consume.call(libc::SYS_waitid, &[pid, stopped.0.into(), Arg::Data(room), options.into(), 0.into()]);
+    consume.call(libc::SYS_waitid, &[pid, stopped.0.into(), Arg::Data(told), options.into(), 0.into()]);
     let replies = nursery.run(&[(root, consume)])?;
-    let seen = replies.first().and_then(|r| r.word(room + 24)).ok_or("waitid")?;
+    let seen = replies.first().and_then(|r| r.word(told + 24)).ok_or("waitid")?;
     ensure(seen & 0xffff_ffff == 20, "stopped by SIGTSTP")?;
     nursery.finish(&[last(root)])?;
     nursery.release()?;
