@@ -28,8 +28,16 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
             };
             let timeout = at.settings.checkpoint_timeout(args.timeout);
             let files = at.settings.files(&args.files)?;
-            let task =
-                CheckpointTask { who: Who::Tree(pid), target, came_from: None, files, timeout, then, watched: false, keep: None };
+            let task = CheckpointTask {
+                who: Who::Tree(pid),
+                target,
+                came_from: None,
+                files,
+                timeout,
+                then,
+                watched: false,
+                keep: None,
+            };
             retry(|| parts::checkpoint(&task, &mut |_| Ok(Vec::new())))?
         }
         None => of_job(at, args, then)?,

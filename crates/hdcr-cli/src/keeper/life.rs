@@ -194,6 +194,7 @@ impl Keeper {
         let needed =
             parts::manifest(&place).map(|m| m.facts.processes.iter().map(|p| p.pid).collect::<BTreeSet<i32>>());
         self.phase = Phase::Restoring(made.number);
+        self.ended_early.clear();
         let needed = match needed {
             Ok(needed) => needed,
             Err(failure) => return self.not_restored(failure),
@@ -232,7 +233,11 @@ impl Keeper {
         self.detail(&format!("{} restored: {} process(es) in {took}", self.place(number), restored.processes));
         restored.notes.iter().for_each(|note| self.note(&note.to_string()));
         self.came_from = Some(self.place(number));
-        self.lives_as(main, at)
+        self.lives_as(main, at)?;
+        match self.ended_early.remove(&main) {
+            Some(death) => self.on_death(death),
+            None => Ok(()),
+        }
     }
 
     /// A restore failed: the one before is tried when the image is bad; else the job waits for its user.
@@ -243,9 +248,8 @@ impl Keeper {
             watch.not_rolled_back();
         }
         let place = self.place(number);
-        if let Some(bare) = failure.message.strip_prefix(&format!("{place}: ")) {
-            failure.message = bare.to_owned();
-        }
+        let bare = failure.message.strip_prefix(&format!("{place}: ")).map(str::to_owned);
+        failure.message = bare.unwrap_or(failure.message);
         let at = self.made.iter().position(|made| made.number == number);
         if failure.class == Class::Corrupt {
             self.note(&format!("checkpoint {place} cannot be used: {failure}"));

@@ -95,6 +95,8 @@ pub(crate) struct Keeper {
     pub(super) history: History,
     /// Signals that were passed on, and when.
     pub(super) passed_on: BTreeMap<i32, Instant>,
+    /// Children that ended during a restore: the program may end before its restore is heard of.
+    pub(super) ended_early: BTreeMap<i32, Death>,
     pub(super) next_checkpoint: Instant,
     pub(super) failures: u32,
     pub(super) trouble: Option<String>,
@@ -144,6 +146,7 @@ impl Keeper {
             came_from: None,
             history: History::default(),
             passed_on: BTreeMap::new(),
+            ended_early: BTreeMap::new(),
             next_checkpoint: now,
             failures: 0,
             trouble: None,
@@ -222,6 +225,10 @@ impl Keeper {
         match change {
             Change::Ended(_) if worker => self.on_worker_end(),
             Change::Ended(death) if pid == self.record.main && self.phase == Phase::Running => self.on_death(death),
+            Change::Ended(death) if matches!(self.phase, Phase::Restoring(_)) => {
+                self.ended_early.insert(pid, death);
+                Ok(())
+            }
             Change::Stopped(signal) if pid == self.record.main => {
                 self.terminal.program_stopped(signal);
                 Ok(())
