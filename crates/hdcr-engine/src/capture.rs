@@ -186,7 +186,10 @@ pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, writer: ImageW
     let processes = frozen.processes().to_vec();
     let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
     if processes.iter().all(|process| process.threads.is_empty()) {
-        return Err(Error::Changed { subject: "the tree".to_owned(), what: "none of its processes lives any more".to_owned() });
+        return Err(Error::Changed {
+            subject: "the tree".to_owned(),
+            what: "none of its processes lives any more".to_owned(),
+        });
     }
     let mut look = look_again(request, &pids)?;
     let mut cx = Capture::new(frozen, request, Some(writer));

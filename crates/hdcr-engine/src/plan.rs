@@ -168,12 +168,22 @@ impl<'a> Planner<'a> {
     /// A child that came to its parent by the death of its own, from a session led elsewhere in the tree.
     fn orphan(&mut self, parent: Option<&'a StoredProcess>, child: &'a StoredProcess) -> Result<()> {
         let member = self.processes.iter().find(|other| {
-            session(other) == session(child) && self.born.contains(&other.pid) && !other.zombie() && self.below(other, parent)
+            session(other) == session(child)
+                && self.born.contains(&other.pid)
+                && !other.zombie()
+                && self.below(other, parent)
         });
         let member = member.ok_or_else(|| {
-            Error::Unsound(format!("process {} is in session {}, which none can be in where it is", child.pid, child.sid))
+            Error::Unsound(format!(
+                "process {} is in session {}, which none can be in where it is",
+                child.pid, child.sid
+            ))
         })?;
-        self.steps.push(Step::Orphan { pid: child.pid, member: member.speaker(), parent: parent.map(|parent| parent.pid) });
+        self.steps.push(Step::Orphan {
+            pid: child.pid,
+            member: member.speaker(),
+            parent: parent.map(|parent| parent.pid),
+        });
         self.born.insert(child.pid);
         self.family(Some(child), session(child))
     }
@@ -279,7 +289,7 @@ mod tests {
     use crate::tree::ProcessRecord;
 
     /// A process by (pid, ppid, sid, pgid); numbers below 10 lie outside, numbers above 900 are dead.
-    fn process((pid, ppid, sid, pgid): (i32, i32, i32, i32)) -> StoredProcess {
+    fn process((pid, parent, sid, group): (i32, i32, i32, i32)) -> StoredProcess {
         let leader = |number| match number {
             0..10 => Leader::Outside,
             901.. => Leader::Dead,
@@ -288,11 +298,11 @@ mod tests {
         StoredProcess {
             id: ObjectId(0),
             pid: Pid(pid),
-            parent: (ppid >= 10).then_some((Pid(ppid), Tid(ppid))),
+            parent: (parent >= 10).then_some((Pid(parent), Tid(parent))),
             sid,
-            pgid,
+            pgid: group,
             session_leader: leader(sid),
-            group_leader: leader(pgid),
+            group_leader: leader(group),
             exit_signal: 17,
             exit_status: 0,
             state: TaskState::Running,
