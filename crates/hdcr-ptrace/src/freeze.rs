@@ -20,6 +20,7 @@ use nix::errno::Errno;
 use crate::calls::{Calls, Patience, failure};
 use crate::repair::repeat_ended_call;
 use crate::tasks;
+use crate::undertaker::Undertaker;
 
 const OPTIONS: i32 = libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACESYSGOOD;
 
@@ -48,6 +49,8 @@ pub(crate) struct Freezing<'a> {
     born: BTreeSet<Tid>,
     /// The processes that the last scan saw, parents first, with their threads.
     seen: Vec<(Pid, Vec<Tid>)>,
+    /// Needed as soon as a process has more than one thread.
+    undertaker: Option<Undertaker>,
     /// A thread in uninterruptible sleep that was left alone for now.
     asleep: Option<(Pid, Tid)>,
 }
@@ -84,6 +87,7 @@ impl<'a> Freezing<'a> {
             dead: BTreeSet::new(),
             born: BTreeSet::new(),
             seen: Vec::new(),
+            undertaker: None,
             asleep: None,
         }
     }
@@ -156,6 +160,9 @@ impl<'a> Freezing<'a> {
                 }
                 continue;
             }
+            if tids.len() > 1 {
+                self.look_after(pid)?;
+            }
             for &tid in &tids {
                 fresh += usize::from(self.meet(pid, tid)?);
             }
@@ -214,6 +221,16 @@ impl<'a> Freezing<'a> {
             }
             Attempt::Gone => Ok(true),
         }
+    }
+
+    fn look_after(&mut self, pid: Pid) -> Result<()> {
+        let undertaker = match self.undertaker.take() {
+            Some(undertaker) => undertaker,
+            None => Undertaker::start().map_err(|e| proc_failure("starting a thread", pid, e))?,
+        };
+        undertaker.look_after(pid);
+        self.undertaker = Some(undertaker);
+        Ok(())
     }
 
     fn note(&mut self, pid: Pid, tid: Tid, wait_channel: String) {

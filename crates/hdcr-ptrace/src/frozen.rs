@@ -15,7 +15,7 @@ use hdcr_sys::wait::Seen;
 use nix::errno::Errno;
 
 use crate::calls::{Calls, Patience, as_rseq, failure};
-use crate::freeze::{Caught, Freezing, bury, forgive_dead, late};
+use crate::freeze::{Caught, Freezing, bury, forgive_dead, late, let_go_of};
 use crate::reenter;
 use crate::registers::waits_for_ever;
 use crate::repair::{Premises, settle};
@@ -152,8 +152,8 @@ impl PtraceFrozen {
                 };
                 let detached = detach(&self.calls, tracee);
                 if matches!(detached, Err(MechanismError::Gone { .. })) {
-                    // Killed by somebody; its parent hears of it through us.
-                    bury(&self.calls, *tid);
+                    // Killed by somebody and perhaps still dying; its parent hears of it only through us.
+                    let_go_of(&self.calls, *tid, by);
                 }
                 first = first.and(forgive_dead(detached));
                 if tracee.running {

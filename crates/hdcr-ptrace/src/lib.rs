@@ -8,6 +8,14 @@
 //! - **Every wait has a deadline.** Nothing here blocks in the kernel for another task.
 //! - Nothing of ours stays: no mapping, no mask, no descriptor, and the tail of the vdso is zero again.
 //!
+//! Order within a visit: attach and stop (`freeze`), repair what the stop did (`repair`, `reenter`), set up at the first
+//! batch (`visit`), and back: threads home, region unmapped, vdso tail as it was, detached. Within a making: clones
+//! (`birth`), batches (`nursery`), last states (`finish`, which may be called for children before their parent's last
+//! batch, so that this can consume what it must not be told), one loop of detaching.
+//!
+//! While a process with several threads is being attached to, a second thread of ours collects its dead ones
+//! (`undertaker`): without it a tracer and an exec wait for each other for ever.
+//!
 //! ptrace belongs to a thread, so a stopped tree and a nursery are used and dropped by the thread that made them. A
 //! thread that does not stop before the deadline stays attached until it does and a later call of the same [`Ptrace`]
 //! sweeps it, or until the tracer thread ends (the kernel lets go of everything then): visit from a thread that ends.
@@ -30,6 +38,7 @@ mod table;
 mod tasks;
 mod timed;
 mod tracee;
+mod undertaker;
 mod vdso;
 mod visit;
 

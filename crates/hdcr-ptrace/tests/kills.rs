@@ -1,7 +1,8 @@
 //! Kill trial: a tool that dies by `SIGKILL` after its n-th call on another task, for every n, harms no target and leaves
 //! no half-made task.
 //!
-//! A program of its own, because it starts itself again as the tool. `-- N` repeats the whole N times.
+//! A program of its own, because it starts itself again as the tool. `-- N` repeats the whole N times and adds a target with 64
+//! threads.
 
 mod common;
 
@@ -139,6 +140,9 @@ fn trial(rounds: u32) -> Outcome<()> {
         }
         kills += visits("srpfFntE", 3)?;
         kills += makings()?;
+    }
+    if rounds > 1 {
+        kills += visits(&"srpfFntE".repeat(8), 7)?;
     }
     say(&format!("kill trial: {kills} kills, no harm, {:?}", begin.elapsed()));
     Ok(())

@@ -146,11 +146,12 @@ static void blocks_all(void) {
 
 // Works in an rseq critical section for ever; every stop in it must lead to the abort handler. The line says how many
 // stops there were.
-static volatile int aborts, enough;
+static volatile int aborts, enough, started;
 extern char abort_handler[];
 static void *in_section(void *a) {
     extern const ptrdiff_t __rseq_offset;
     uint64_t *section = (uint64_t *)((char *)__builtin_thread_pointer() + __rseq_offset + 8);
+    started = 1; // Registered by glibc before this function.
     while (!enough) {
         int aborted;
         __asm__ volatile(
@@ -169,6 +170,7 @@ static void rseq(void) {
     int stops;
     char text[64];
     pthread_create(&t, NULL, in_section, NULL);
+    while (!started) sched_yield();
     snprintf(text, sizeof text, "ready %d\n", (int)(long)abort_handler);
     say(text);
     check(scanf("%d", &stops) == 1, "line");
