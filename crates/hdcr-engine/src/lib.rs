@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+mod births;
 mod build;
 pub mod capture;
 pub mod checkpoint;
@@ -21,8 +22,10 @@ pub mod procfs;
 pub mod regs;
 mod resource;
 pub mod restore;
+mod resume;
 pub mod rollback;
 mod stored;
 pub mod survey;
 mod task;
 mod tree;
+mod works;

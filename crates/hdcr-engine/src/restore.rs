@@ -26,6 +26,7 @@ use crate::rollback::Plan;
 use crate::rollback::since::{self, Since};
 use crate::stored::{self, Model};
 use crate::task::Stage;
+use crate::works::Works;
 
 /// What the restoring command asks for.
 #[derive(Debug)]
@@ -288,7 +289,7 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     listed::restore(&mut cx)?;
     since::contents(&mut cx, options.since.as_ref())?;
     clock::restore(&stored::one(&model.frames, ObjectId(0))?)?;
-    let mut works = build::Works::begin(mechanism, &cx, &model, &mut spaces, options)?;
+    let mut works = Works::begin(mechanism, &cx, &model, &mut spaces, options)?;
     for step in births_of(&steps) {
         works.step(&cx, step)?;
     }

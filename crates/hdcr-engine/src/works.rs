@@ -1,0 +1,294 @@
+//! The tree in the making: address spaces, descriptor tables, stages, and the release, in the order that `restore.rs` gives.
+//! Births have their own file, `births.rs`.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+
+use hdcr_image::hdcr_layout::{Registers, TaskState};
+use nix::libc;
+
+use crate::batch::Arg;
+use crate::build::{Space, foreground};
+use crate::error::{Error, Result};
+use crate::ids::{Pid, Tid};
+use crate::mechanism::{Birth, Mechanism, Nursery, Parent};
+use crate::memory::restore::{self as space, Parked};
+use crate::memory::vdso::{self, VdsoRecord};
+use crate::memory::{self};
+use crate::model::ObjectId;
+use crate::procfs::{self, MapLine};
+use crate::regs::Regs;
+use crate::restore::{Afterwards, Options, Restore, TaskBatch};
+use crate::resume::last_state;
+use crate::stored::Model;
+use crate::task::{STAGES, Stage};
+use crate::tree::StoredProcess;
+/// The tree in the making.
+#[derive(Debug)]
+pub(crate) struct Works<'a> {
+    pub(crate) nursery: Box<dyn Nursery>,
+    pub(crate) model: &'a Model,
+    pub(crate) parent: Parent,
+    /// A parent of the roots for the time of their birth.
+    pub(crate) step_parent: Option<Tid>,
+    pub(crate) parked: Parked,
+    pub(crate) lines: Vec<MapLine>,
+}
+
+/// A place for `len` bytes that none of the ranges covers.
+fn gap(ranges: &[Range<u64>], len: u64) -> Result<u64> {
+    const START: u64 = 0x10_0000_0000;
+    let mut sorted: Vec<&Range<u64>> = ranges.iter().collect();
+    sorted.sort_by_key(|range| range.start);
+    let mut at = START;
+    for range in sorted {
+        if range.start >= at.saturating_add(len) {
+            break;
+        }
+        at = at.max(range.end);
+    }
+    if at.saturating_add(len) <= memory::END {
+        Ok(at)
+    } else {
+        Err(Error::Unsound("no room in the address spaces".to_owned()))
+    }
+}
+
+impl<'a> Works<'a> {
+    /// Finds room that is free in all address spaces, and opens the nursery.
+    pub(crate) fn begin(
+        mechanism: &dyn Mechanism,
+        cx: &Restore<'_>,
+        model: &'a Model,
+        spaces: &mut BTreeMap<Pid, Space>,
+        options: &Options,
+    ) -> Result<Self> {
+        let own = Pid(rustix::process::getpid().as_raw_nonzero().get());
+        let text = procfs::read(own, "smaps")?;
+        let lines =
+            procfs::parse_smaps(&text).ok_or_else(|| Error::Unsound("unreadable smaps of this process".to_owned()))?;
+        let mut taken: Vec<Range<u64>> = spaces.values().flat_map(|space| space::ranges(&space.mm)).collect();
+        taken.extend(lines.iter().map(|line| line.range.clone()));
+        let kernels: Vec<&MapLine> = lines.iter().filter(|line| space::is_kernels(line)).collect();
+        let own_vdso = vdso::own(&kernels)?;
+        let len = kernels.iter().map(|line| line.range.end - line.range.start).sum();
+        let mut at = gap(&taken, len)?;
+        taken.push(at..at + len);
+        let mut pieces = Vec::new();
+        for line in kernels {
+            let size = line.range.end - line.range.start;
+            pieces.push((memory::kind_of(line), at..at + size));
+            at += size;
+        }
+        let parked = Parked { pieces };
+        meet_kernel(cx, model, &own_vdso, &parked, spaces)?;
+        let nursery = mechanism.nursery(&taken, options.by)?;
+        let mut works = Self { nursery, model, parent: options.parent, step_parent: None, parked, lines };
+        if options.afterwards == Afterwards::Leaves {
+            works.adopt()?;
+        }
+        Ok(works)
+    }
+
+    /// Makes a parent for the roots that dies when all are born, so that they come to init or the next subreaper now, and
+    /// not when the restoring command ends: that would fire their parent-death signal (`PR_SET_PDEATHSIG`).
+    fn adopt(&mut self) -> Result<()> {
+        let birth =
+            Birth { parent: Parent::Caller, tid: None, flags: 0, exit_signal: libc::SIGCHLD, tls: 0, clear_tid: 0 };
+        let made = self.nursery.birth(&[birth])?.first().copied();
+        let tid = made.ok_or_else(|| Error::Unsound("a parent for the roots was not made".to_owned()))?;
+        self.empty(Pid(tid.0))?;
+        self.step_parent = Some(tid);
+        self.parent = Parent::Task(tid);
+        Ok(())
+    }
+
+    /// The roots come to their final parent.
+    pub(crate) fn abandon(&mut self) -> Result<()> {
+        match self.step_parent.take() {
+            Some(tid) => Ok(self.nursery.end(tid, crate::mechanism::End::Exit(0))?),
+            None => Ok(()),
+        }
+    }
+    /// Maps and fills all address spaces.
+    pub(crate) fn memory(&mut self, cx: &Restore<'_>, spaces: &BTreeMap<Pid, Space>) -> Result<()> {
+        let mut work = Vec::new();
+        for process in self.living() {
+            let Some(space) = spaces.get(&process.pid) else { continue };
+            let mut batch = TaskBatch::default();
+            space::map(&mut batch, &space.mm, &self.parked, &space.descriptors)?;
+            work.push((process.pid.leader(), batch));
+        }
+        self.run(work)?;
+        let mut work = Vec::new();
+        for process in self.living() {
+            let Some(space) = spaces.get(&process.pid) else { continue };
+            space::fill(cx, self.nursery.as_mut(), process.pid.leader(), &space.mm)?;
+            let mut batch = TaskBatch::default();
+            space::protect(&mut batch, &space.mm);
+            work.push((process.pid.leader(), batch));
+        }
+        self.run(work)
+    }
+
+    /// Puts descriptors at their numbers, then runs all stages.
+    pub(crate) fn stages(&mut self, cx: &mut Restore<'_>, spaces: &BTreeMap<Pid, Space>) -> Result<()> {
+        self.tables(cx)?;
+        for process in self.living() {
+            let Some(space) = spaces.get(&process.pid) else { continue };
+            let batch = cx.batch(Stage::Process, process.speaker());
+            place(batch, space);
+            foreground(cx, process);
+        }
+        for stage in STAGES {
+            let keys: Vec<(Stage, Tid)> = cx.batches.keys().filter(|(at, _)| *at == stage).copied().collect();
+            let work = keys.into_iter().filter_map(|key| Some((key.1, cx.batches.remove(&key)?))).collect();
+            self.run(work)?;
+            if stage == Stage::Process {
+                self.close_service(cx.base)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Descriptor tables: everything of this process's own is closed, every file goes to its numbers.
+    fn tables(&mut self, cx: &Restore<'_>) -> Result<()> {
+        let mut work = Vec::new();
+        for process in self.living() {
+            let mut batch = TaskBatch::default();
+            let last = u64::try_from(cx.base.saturating_sub(1)).unwrap_or(0);
+            batch.call("closing descriptors", libc::SYS_close_range, &[Arg::Value(0), Arg::Value(last), Arg::Value(0)]);
+            for entry in self.model.tables.get(&process.pid).into_iter().flatten() {
+                let file = cx
+                    .apart
+                    .get(&(process.pid, entry.fd))
+                    .or_else(|| cx.made.get(&ObjectId(entry.object)))
+                    .ok_or_else(|| Error::Unsound(format!("no open file {}", entry.object)))?;
+                let flags = if entry.flags & 1 != 0 { libc::O_CLOEXEC } else { 0 };
+                batch.call(
+                    "placing a descriptor",
+                    libc::SYS_dup3,
+                    &[Arg::from(file.as_raw_fd()), Arg::from(entry.fd), Arg::from(flags)],
+                );
+            }
+            work.push((process.pid.leader(), batch));
+        }
+        self.run(work)
+    }
+
+    fn close_service(&mut self, base: i32) -> Result<()> {
+        let mut work = Vec::new();
+        for process in self.living() {
+            let mut batch = TaskBatch::default();
+            let all = u64::from(u32::MAX);
+            batch.call(
+                "closing service descriptors",
+                libc::SYS_close_range,
+                &[Arg::from(base), Arg::Value(all), Arg::Value(0)],
+            );
+            work.push((process.pid.leader(), batch));
+        }
+        self.run(work)
+    }
+
+    /// Puts the last state in and lets all go: children before parents, the leader of a process last.
+    pub(crate) fn release(mut self, cx: &Restore<'_>) -> Result<()> {
+        let mut finals = Vec::new();
+        for process in self.model.processes.iter().rev().filter(|process| !process.zombie()) {
+            let stopped = (process.state == TaskState::Stopped).then_some(process.record.stopped);
+            for (tid, id) in process.threads.iter().rev() {
+                finals.push(last_state(cx, *tid, *id, stopped)?);
+            }
+            // A stop that the parent has not waited for yet is still to be waited for.
+            let known = process.exit_status == 0;
+            if let (Some(_), Some((parent, _)), true) = (stopped, process.parent, known) {
+                self.nursery.finish(&finals)?;
+                finals.clear();
+                self.forget_stop(process.pid, parent)?;
+            }
+        }
+        self.nursery.finish(&finals)?;
+        Ok(self.nursery.release()?)
+    }
+
+    /// The parent has been told of a stop that it knew of long ago.
+    fn forget_stop(&mut self, pid: Pid, parent: Pid) -> Result<()> {
+        let Some(parent) = self.model.processes.iter().find(|process| process.pid == parent) else { return Ok(()) };
+        let mut batch = TaskBatch::default();
+        let set = batch.bytes(&(1_u64 << (libc::SIGCHLD - 1)).to_le_bytes());
+        let at_once = batch.room(16);
+        let options = libc::WSTOPPED | libc::WNOHANG;
+        let wait =
+            [Arg::from(libc::P_PID.cast_signed()), Arg::from(pid.0), Arg::Value(0), Arg::from(options), Arg::Value(0)];
+        batch.try_call("forgetting a stop", libc::SYS_waitid, &wait);
+        let signal = [Arg::Data(set), Arg::Value(0), Arg::Data(at_once), Arg::Value(8)];
+        batch.try_call("forgetting SIGCHLD", libc::SYS_rt_sigtimedwait, &signal);
+        self.run_one(parent.speaker(), batch)
+    }
+
+    fn living(&self) -> Vec<&'a StoredProcess> {
+        self.model.processes.iter().filter(|process| !process.zombie()).collect()
+    }
+
+    pub(crate) fn run_one(&mut self, tid: Tid, batch: TaskBatch) -> Result<()> {
+        self.run(vec![(tid, batch)])
+    }
+
+    pub(crate) fn run(&mut self, work: Vec<(Tid, TaskBatch)>) -> Result<()> {
+        let (labels, work): (Vec<_>, Vec<_>) =
+            work.into_iter().filter(|(_, b)| !b.batch.is_empty()).map(|(tid, b)| (b.labels, (tid, b.batch))).unzip();
+        if work.is_empty() {
+            return Ok(());
+        }
+        let replies = self.nursery.run(&work)?;
+        for ((labels, (tid, batch)), replies) in labels.iter().zip(&work).zip(&replies) {
+            if let Some((index, errno)) = replies.failure(batch) {
+                let label = labels.get(index).copied().unwrap_or("a call");
+                let call = batch.calls.get(index).copied();
+                tracing::debug!(label, tid = tid.0, errno, ?call, "a call failed in a new task");
+                return Err(Error::Call {
+                    operation: label.to_owned(),
+                    tid: *tid,
+                    source: std::io::Error::from_raw_os_error(errno),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+/// Directories and places of the program.
+fn place(batch: &mut TaskBatch, space: &Space) {
+    if let Some(root) = space.root {
+        let dot = batch.batch.c_string(b".");
+        batch.call("entering the root directory", libc::SYS_fchdir, &[Arg::from(root)]);
+        batch.call("changing the root directory", libc::SYS_chroot, &[Arg::Data(dot)]);
+    }
+    batch.call("entering the current directory", libc::SYS_fchdir, &[Arg::from(space.cwd)]);
+    space::set_places(batch, &space.mm, space.exe);
+    space::lock(batch, &space.mm);
+}
+
+/// Compares the kernel's own code with that of the checkpoint. A thread that stood in it can only go on over the same one.
+fn meet_kernel(
+    cx: &Restore<'_>,
+    model: &Model,
+    own: &[u8],
+    parked: &Parked,
+    spaces: &mut BTreeMap<Pid, Space>,
+) -> Result<()> {
+    for process in &model.processes {
+        let Some(space) = spaces.get_mut(&process.pid) else { continue };
+        let id = ObjectId(space.mm.record.vdso);
+        let old = if id.0 == 0 { None } else { Some(cx.record::<VdsoRecord>(id)?) };
+        space.mm.meet_kernel(process.pid, own, parked, old)?;
+        let Some(range) = space.mm.forwarded_range() else { continue };
+        for (tid, id) in &process.threads {
+            let registers: Registers = cx.record(*id)?;
+            if range.contains(&Regs::from_words(registers.words).ip) {
+                return Err(Error::refuse(vdso::refusal(Pid(tid.0), "this thread was in the middle of it")));
+            }
+        }
+    }
+    Ok(())
+}
