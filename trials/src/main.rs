@@ -4,6 +4,7 @@
 
 mod demo;
 mod descriptors;
+mod faults;
 mod guest;
 mod product;
 mod program;
@@ -55,6 +56,8 @@ enum What {
     Run(RunArgs),
     /// Runs real programs, killed and rolled back, against an undisturbed run.
     Programs(ProgramArgs),
+    /// Kills the tool, tampers with images, lets surroundings fail: nobody may suffer from it.
+    Faults(faults::FaultArgs),
     /// The demonstration of the README.
     Demo,
 }
@@ -125,6 +128,7 @@ fn run(command: &Command) -> Result<bool> {
         }
         What::Run(args) => run_zoo(&command.place, args),
         What::Programs(args) => run_programs(&command.place, args),
+        What::Faults(args) => faults::run(args, command.place.hdcr.as_deref(), &command.place.sources, &command.place.build),
         What::Demo => demo::run(&command.place.sources, command.place.hdcr.clone()),
     }
 }

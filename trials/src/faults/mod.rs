@@ -1,0 +1,198 @@
+//! Trials of faults: the tool is killed, images are tampered with, surroundings fail; nobody may suffer from it.
+
+mod conditions;
+mod dice;
+mod forge;
+mod images;
+mod kills;
+mod subject;
+mod table;
+mod tool;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use crate::faults::conditions::Conditions;
+use crate::faults::dice::Dice;
+use crate::faults::images::Tampered;
+use crate::faults::kills::{Act, series, text};
+use crate::faults::subject::Kind;
+use crate::faults::table::{Row, Table};
+use crate::faults::tool::Tool;
+
+/// How much is done.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FaultArgs {
+    /// How many times the tool is killed in each of checkpoint, checkpoint --kill and restore.
+    #[arg(long, default_value_t = 60)]
+    kills: u32,
+    /// How many bits are flipped, and how many images forged.
+    #[arg(long, default_value_t = 60)]
+    flips: u32,
+    /// Only cases whose name begins with one of these: checkpoint, restore, images, conditions.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only guests whose name begins with one of these.
+    #[arg(long, value_delimiter = ',')]
+    guests: Vec<String>,
+    /// Repeats a run with the same random numbers.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// One JSON object a row instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Keep the folder.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Runs all cases; true when nobody suffered.
+pub(crate) fn run(args: &FaultArgs, hdcr: Option<&Path>, sources: &Path, build: &Path) -> Result<bool> {
+    let began = Instant::now();
+    let hdcr = hdcr.context("no hdcr binary was given")?;
+    let hdcr = fs::canonicalize(hdcr).with_context(|| format!("find {}", hdcr.display()))?;
+    let programs = Programs::build(&sources.join("faults"), &build.join("faults"))?;
+    let folder = tempfile::Builder::new().prefix("hdcr-faults-").tempdir()?;
+    let tool = Tool::new(&hdcr, folder.path())?;
+    let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    let seed = args.seed.unwrap_or(clock.as_secs());
+    let mut dice = Dice::new(seed);
+    let mut table = Table::new(args.json)?;
+    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| name.starts_with(only.as_str()));
+    for act in [Act::Checkpoint, Act::CheckpointKill, Act::Restore] {
+        if wanted(act.name()) {
+            all_guests(act, args, &programs, &tool, &mut dice, &mut table)?;
+        }
+    }
+    if wanted("images") {
+        all_images(args, &programs, &tool, &mut dice, &mut table)?;
+    }
+    if wanted("conditions") {
+        all_conditions(args, &programs, &tool, &mut dice, &mut table)?;
+    }
+    if args.keep {
+        writeln!(io::stdout(), "kept in {}", folder.keep().display())?;
+    }
+    if !args.json {
+        writeln!(io::stdout(), "seed {seed}, {:.0} s", began.elapsed().as_secs_f64())?;
+    }
+    table.close()
+}
+
+fn all_guests(
+    act: Act,
+    args: &FaultArgs,
+    programs: &Programs,
+    tool: &Tool,
+    dice: &mut Dice,
+    table: &mut Table,
+) -> Result<()> {
+    let kinds = programs.kinds()?;
+    let wanted = |kind: &&Kind| args.guests.is_empty() || args.guests.iter().any(|name| kind.name.starts_with(name));
+    let kinds: Vec<&Kind> = kinds.iter().filter(wanted).collect();
+    let each = args.kills.div_ceil(u32::try_from(kinds.len().max(1))?);
+    for kind in kinds {
+        table.add(&series(act, kind, tool, each, dice)?)?;
+    }
+    if programs.java.is_none() && act == Act::Checkpoint {
+        table.add(&Row::skipped("all, java", "no java compiler is installed"))?;
+    }
+    Ok(())
+}
+
+fn all_images(args: &FaultArgs, programs: &Programs, tool: &Tool, dice: &mut Dice, table: &mut Table) -> Result<()> {
+    let tampered = Tampered::new(&programs.guest("8 threads", 8, 0, false)?, tool)?;
+    table.add(&tampered.flipped(args.flips, dice)?)?;
+    table.add(&tampered.cut(args.flips.div_ceil(4), dice)?)?;
+    table.add(&tampered.swapped()?)?;
+    table.add(&tampered.versions()?)?;
+    table.add(&tampered.forged(args.flips, dice)?)
+}
+
+fn all_conditions(
+    args: &FaultArgs,
+    programs: &Programs,
+    tool: &Tool,
+    dice: &mut Dice,
+    table: &mut Table,
+) -> Result<()> {
+    let times = args.kills.div_ceil(4);
+    let kind = programs.guest("tree", 4, 2, false)?;
+    let conditions = Conditions {
+        tool,
+        kind: &kind,
+        tracer: programs.folder.join("tracer"),
+        vforker: programs.folder.join("vforker"),
+    };
+    table.add(&conditions.disk_full()?)?;
+    table.add(&conditions.store_removed(times, dice)?)?;
+    table.add(&conditions.target_dies(times, dice)?)?;
+    table.add(&conditions.traced()?)?;
+    table.add(&conditions.uninterruptible()?)
+}
+
+/// The compiled guests.
+#[derive(Debug)]
+struct Programs {
+    folder: PathBuf,
+    /// The folder of classes.
+    java: Option<PathBuf>,
+}
+
+impl Programs {
+    fn build(sources: &Path, into: &Path) -> Result<Self> {
+        fs::create_dir_all(into)?;
+        let folder = fs::canonicalize(into)?;
+        let wanted: [(&str, &str, &[&str]); 4] = [
+            ("guest.c", "guest", &["-pthread"]),
+            ("guest.c", "guest-static", &["-pthread", "-static"]),
+            ("tracer.c", "tracer", &[]),
+            ("vforker.c", "vforker", &["-Wno-clobbered"]),
+        ];
+        for (source, name, flags) in wanted {
+            let out = Command::new("gcc")
+                .args(["-O1", "-g", "-Wall", "-Wextra"])
+                .args(flags)
+                .arg("-o")
+                .arg(folder.join(name))
+                .arg(sources.join(source))
+                .output()
+                .context("run gcc")?;
+            if !out.status.success() {
+                bail!("gcc {source}: {}", String::from_utf8_lossy(&out.stderr));
+            }
+        }
+        let compiled = Command::new("javac").arg("-d").arg(&folder).arg(sources.join("Busy.java")).output();
+        let java = compiled.is_ok_and(|out| out.status.success()).then(|| folder.clone());
+        Ok(Programs { folder, java })
+    }
+
+    fn guest(&self, name: &'static str, threads: u32, children: usize, fixed: bool) -> Result<Kind> {
+        ensure!(threads > 0, "a guest has a thread");
+        let binary = self.folder.join(if fixed { "guest-static" } else { "guest" });
+        let command = vec![text(&binary)?.to_owned(), threads.to_string(), children.to_string()];
+        Ok(Kind { name, command, processes: 1 + children, by_file: false })
+    }
+
+    fn kinds(&self) -> Result<Vec<Kind>> {
+        let mut kinds = vec![
+            self.guest("1 thread", 1, 0, false)?,
+            self.guest("8 threads", 8, 0, false)?,
+            self.guest("64 threads", 64, 0, false)?,
+            self.guest("static, 8 threads", 8, 0, true)?,
+            self.guest("tree of 4", 4, 3, false)?,
+        ];
+        if let Some(classes) = &self.java {
+            let words = ["java", "-XX:+UseSerialGC", "-Xmx64m", "-cp", text(classes)?, "Busy"];
+            let command = words.iter().map(|&word| word.to_owned()).collect();
+            kinds.push(Kind { name: "java", command, processes: 1, by_file: true });
+        }
+        Ok(kinds)
+    }
+}
