@@ -128,7 +128,9 @@ fn run(command: &Command) -> Result<bool> {
         }
         What::Run(args) => run_zoo(&command.place, args),
         What::Programs(args) => run_programs(&command.place, args),
-        What::Faults(args) => faults::run(args, command.place.hdcr.as_deref(), &command.place.sources, &command.place.build),
+        What::Faults(args) => {
+            faults::run(args, command.place.hdcr.as_deref(), &command.place.sources, &command.place.build)
+        }
         What::Demo => demo::run(&command.place.sources, command.place.hdcr.clone()),
     }
 }

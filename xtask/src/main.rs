@@ -35,15 +35,23 @@ enum Task {
     },
     /// The rules about the sources that no compiler checks.
     Tidy,
-    /// Trials of the zoo, by name; further arguments go to the runner (see `cargo xtask trial --help`).
+    /// Trials of the zoo, by name, or `faults`: the tool killed, images tampered with, surroundings that fail; further arguments go to the runner (see `cargo xtask trial --help`).
     #[command(disable_help_flag = true)]
     Trial {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measures beside CRIU.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What is measured: small.
+        what: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// The same trials many times over.
     Soak {
-        /// A trial, or the beginning of the names of several.
+        /// A trial, or the beginning of the names of several; `faults` kills and flips ten times as often as this.
         name: String,
         /// How many times.
         #[arg(long, default_value_t = 100)]
@@ -78,7 +86,17 @@ fn run(command: &Command) -> Result<bool> {
             Ok(broken.failed == 0)
         }
         Task::Trial { arguments } => {
-            let mut all = vec!["run"];
+            let is_own = arguments.first().is_some_and(|first| first == "faults");
+            let mut all = if is_own { Vec::new() } else { vec!["run"] };
+            all.extend(arguments.iter().map(String::as_str));
+            shell.trials(&all)
+        }
+        Task::Soak { name, times } if name == "faults" => {
+            let count = times.saturating_mul(10).to_string();
+            shell.trials(&["faults", "--kills", &count, "--flips", &count])
+        }
+        Task::Bench { what, arguments } => {
+            let mut all = vec!["bench", what.as_str()];
             all.extend(arguments.iter().map(String::as_str));
             shell.trials(&all)
         }

@@ -40,6 +40,11 @@ impl Channel {
         copy.map(Self).map_err(Failure::system("taking over standard input"))
     }
 
+    /// The process that made the pair, when the kernel can name it.
+    pub(crate) fn made_by(&self) -> Option<i32> {
+        rustix::net::sockopt::socket_peercred(&self.0).ok().map(|made| made.pid.as_raw_nonzero().get())
+    }
+
     /// Sends a message with up to three descriptors.
     pub(crate) fn send<T: Serialize>(&self, message: &T, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
         let body = serde_json::to_vec(message).map_err(Failure::system("encoding a message"))?;

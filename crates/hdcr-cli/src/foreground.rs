@@ -8,6 +8,7 @@ use hdcr_policy::restart::Death;
 
 use crate::failure::{Failure, Result};
 use crate::output::Output;
+use crate::parts;
 use crate::process::{self, Change, kill_all_below, next_change};
 use crate::signals::{REQUESTS_TO_END, Signals};
 use crate::task::{Reply, RestoreTask, Restored, Task};
@@ -43,6 +44,7 @@ pub(crate) fn restore(
         Ok(Outcome::Runs(restored)) => Ok(Outcome::Runs(restored)),
         bad => {
             kill_all_below(signals, KILL_LIMIT, &mut |_, _| {})?;
+            parts::repair_files(&task.place, &task.journals);
             bad
         }
     };

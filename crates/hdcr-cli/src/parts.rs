@@ -157,7 +157,7 @@ fn lineage_from(place: &Place) -> Result<Vec<SnapshotId>> {
     Ok(std::iter::once(manifest.id).chain(manifest.facts.lineage).take(LINEAGE).collect())
 }
 
-fn options(task: &RestoreTask, stdio: [OwnedFd; 3], journal: Option<PathBuf>) -> Options {
+fn options(task: &RestoreTask, stdio: [OwnedFd; 3], journal: Option<PathBuf>, asked_by: Option<i32>) -> Options {
     Options {
         parent: Parent::CallersParent,
         afterwards: if task.detach { Afterwards::Leaves } else { Afterwards::Stays },
@@ -166,6 +166,7 @@ fn options(task: &RestoreTask, stdio: [OwnedFd; 3], journal: Option<PathBuf>) ->
         by: Deadline(Instant::now() + task.timeout),
         journal,
         since: task.since.as_ref().map(crate::told::Since::for_engine),
+        asked_by: asked_by.map(Pid),
     }
 }
 
@@ -178,14 +179,13 @@ struct Journal {
 
 impl Journal {
     /// Takes the journal for an image, and repairs what other restores that died have left.
-    fn take(task: &RestoreTask, manifest: &Manifest) -> Result<Self> {
-        make_private(&task.journals)?;
-        let name = match &task.place {
+    fn take(place: &Place, journals: &Path, manifest: &Manifest) -> Result<Self> {
+        make_private(journals)?;
+        let name = match place {
             Place::Store { job, .. } => job.clone(),
             Place::Path(_) => manifest.id.image.to_string(),
         };
-        for entry in fs::read_dir(&task.journals).map_err(Failure::system("looking for restores that died"))?.flatten()
-        {
+        for entry in fs::read_dir(journals).map_err(Failure::system("looking for restores that died"))?.flatten() {
             let path = entry.path();
             if path.is_dir()
                 && path.file_name() != Some(name.as_ref())
@@ -194,7 +194,7 @@ impl Journal {
                 repair(&path)?;
             }
         }
-        let directory = task.journals.join(&name);
+        let directory = journals.join(&name);
         make_private(&directory)?;
         let held = lock(&directory)?
             .ok_or_else(|| Failure::refused("restore-runs", format!("another restore of {name} is at work")))?;
@@ -213,14 +213,26 @@ fn lock(directory: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Restores an image; the roots become children of this process's parent.
-pub(crate) fn restore(task: &RestoreTask, stdio: [OwnedFd; 3]) -> Result<Restored> {
+/// Puts files back that a restore by another process had begun to roll back when it died.
+pub(crate) fn repair_files(place: &Place, journals: &Path) {
+    let repaired = manifest(place).and_then(|manifest| Journal::take(place, journals, &manifest)).and_then(|journal| {
+        repair(&journal.directory)?;
+        Ok(())
+    });
+    if let Err(failure) = repaired {
+        tracing::warn!(%failure, "files could not be put back; the next restore tries again");
+    }
+}
+
+/// Restores an image for a process, our parent; the roots become its children.
+pub(crate) fn restore(task: &RestoreTask, stdio: [OwnedFd; 3], asked_by: Option<i32>) -> Result<Restored> {
     let began = Instant::now();
     let image = open(&task.place)?;
     machine::fits(&image.manifest().facts)?;
     let mechanism = mechanism();
-    let journal = Journal::take(task, image.manifest())?;
-    let restored = restore::restore(&mechanism, &image, &options(task, stdio, Some(journal.directory.clone())))?;
+    let journal = Journal::take(&task.place, &task.journals, image.manifest())?;
+    let options = options(task, stdio, Some(journal.directory.clone()), asked_by);
+    let restored = restore::restore(&mechanism, &image, &options)?;
     Ok(Restored {
         roots: restored.roots.iter().map(|pid| pid.0).collect(),
         processes: restored.processes,
@@ -244,7 +256,7 @@ pub(crate) fn check_processes(task: &CheckpointTask) -> Result<(Vec<Obstacle>, V
 pub(crate) fn check_image(task: &RestoreTask, stdio: [OwnedFd; 3]) -> Result<(Vec<Obstacle>, Vec<Obstacle>, usize)> {
     let image = open(&task.place)?;
     let mut obstacles: Vec<Obstacle> = machine::missing(&image.manifest().facts);
-    let (refusals, notes) = restore::check(&image, &options(task, stdio, None))?;
+    let (refusals, notes) = restore::check(&image, &options(task, stdio, None, None))?;
     obstacles.extend(refusals.iter().map(obstacle));
     Ok((obstacles, notes.iter().map(obstacle).collect(), image.manifest().facts.processes.len()))
 }

@@ -46,6 +46,9 @@ pub struct Options {
     pub journal: Option<PathBuf>,
     /// What the job did to files since the checkpoint, when it was watched.
     pub since: Option<Since>,
+    /// The process that asked for this, our parent. When it dies before files are touched, nothing is restored; when it
+    /// dies later, the restore comes to its end. `None`: whoever asked does not matter.
+    pub asked_by: Option<Pid>,
 }
 
 /// What the parent of the roots does when the tree runs.
@@ -282,6 +285,7 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     if let Some(since) = &options.since {
         since::names(&mut cx, since)?;
     }
+    still_wanted(options)?;
     build::open_files(&mut cx, &model)?;
     let mut spaces = build::spaces(&mut cx, &model)?;
     build::facts(&mut cx, &model)?;
@@ -293,6 +297,7 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     for step in births_of(&steps) {
         works.step(&cx, step)?;
     }
+    still_wanted(options)?;
     works.memory(&cx, &spaces)?;
     for step in ends_of(&steps) {
         works.step(&cx, step)?;
@@ -302,13 +307,27 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     for step in last_of(&steps) {
         works.step(&cx, step)?;
     }
+    works.finals(&cx)?;
     cx.plan.prepare()?;
+    still_wanted(options)?;
     cx.plan.apply(&contents)?;
     cx.put_down();
-    works.release(&cx)?;
+    works.release()?;
     let notes = std::mem::take(&mut cx.notes);
     cx.plan.finish()?;
     Ok(Restored { notes, ..roots(&model) })
+}
+
+/// Whether the process that asked for this still lives.
+fn still_wanted(options: &Options) -> Result<()> {
+    let parent = Pid(nix::unistd::getppid().as_raw());
+    match options.asked_by {
+        Some(asked_by) if asked_by != parent => Err(Error::Changed {
+            subject: format!("process {asked_by}, which asked for the restore,"),
+            what: "it has ended, nothing was restored".to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn roots(model: &Model) -> Restored {

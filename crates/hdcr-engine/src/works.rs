@@ -192,8 +192,8 @@ impl<'a> Works<'a> {
         self.run(work)
     }
 
-    /// Puts the last state in and lets all go: children before parents, the leader of a process last.
-    pub(crate) fn release(mut self, cx: &Restore<'_>) -> Result<()> {
+    /// Puts the last state in: children before parents, the leader of a process last.
+    pub(crate) fn finals(&mut self, cx: &Restore<'_>) -> Result<()> {
         let mut finals = Vec::new();
         for process in self.model.processes.iter().rev().filter(|process| !process.zombie()) {
             let stopped = (process.state == TaskState::Stopped).then_some(process.record.stopped);
@@ -208,7 +208,12 @@ impl<'a> Works<'a> {
                 self.forget_stop(process.pid, parent)?;
             }
         }
-        self.nursery.finish(&finals)?;
+        Ok(self.nursery.finish(&finals)?)
+    }
+
+    /// Lets all go, in the order in which their last state was put in. Nothing else is left to be done: the shorter this
+    /// takes, the less can come between.
+    pub(crate) fn release(self) -> Result<()> {
         Ok(self.nursery.release()?)
     }
 

@@ -13,6 +13,8 @@ use crate::faults::tool::{Death, Ended, Tool};
 
 /// After so many kills in a restore one is left to its end.
 const THROUGH: u32 = 10;
+/// So many calls at the end are looked at closely.
+const ENDING: u64 = 20;
 
 /// Which command is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,9 +69,7 @@ impl Series<'_> {
         let by_calls = kills.div_ceil(2);
         for round in 0..kills {
             let death = if round < by_calls {
-                let from = calls * u64::from(round) / u64::from(by_calls);
-                let to = calls * u64::from(round + 1) / u64::from(by_calls);
-                Death::AfterCalls(1 + from + self.dice.below((to - from).max(1)))
+                Death::AfterCalls(self.call(calls, round, by_calls))
             } else {
                 let most = u64::try_from(took.as_micros())?;
                 let moment = Duration::from_micros(self.dice.below(most.max(1)));
@@ -86,6 +86,16 @@ impl Series<'_> {
             self.through()?;
         }
         self.no_litter()
+    }
+
+    /// Two of three lie spread over all calls; the third is one of the last, where a tree is let go or killed.
+    fn call(&mut self, calls: u64, round: u32, rounds: u32) -> u64 {
+        if round % 3 == 2 {
+            return calls.saturating_sub(self.dice.below(calls.min(ENDING))).max(1);
+        }
+        let from = calls * u64::from(round) / u64::from(rounds);
+        let to = calls * u64::from(round + 1) / u64::from(rounds);
+        1 + from + self.dice.below((to - from).max(1))
     }
 
     fn pid(&self) -> String {
@@ -145,8 +155,7 @@ impl Series<'_> {
         let pid = self.pid();
         let into_store = self.count.is_multiple_of(2);
         let path = text(&image)?;
-        let arguments: &[&str] =
-            if into_store { &["checkpoint", &pid] } else { &["checkpoint", &pid, "-o", path] };
+        let arguments: &[&str] = if into_store { &["checkpoint", &pid] } else { &["checkpoint", &pid, "-o", path] };
         let ended = self.tool.run(arguments, death)?;
         self.polite(&ended);
         match self.subject.life() {

@@ -123,7 +123,7 @@ fn all_conditions(
     table: &mut Table,
 ) -> Result<()> {
     let times = args.kills.div_ceil(4);
-    let kind = programs.guest("tree", 4, 2, false)?;
+    let kind = programs.guest("4 threads", 4, 0, false)?;
     let conditions = Conditions {
         tool,
         kind: &kind,

@@ -209,18 +209,21 @@ pub(crate) fn family() -> Vec<Member> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let Some((name, rest)) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(") ")) else { continue };
         let state = rest.chars().next().unwrap_or('?');
-        if state == 'Z' || state == 'X' {
-            if parent == own
-                && let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw)
-            {
-                waitpid(Some(pid), WaitOptions::NOHANG).ok();
-            }
+        let is_dead = state == 'Z' || state == 'X';
+        // The leader of threads that are still ending cannot be reaped yet: until then something of it lives.
+        if is_dead && (parent != own || reap(pid)) {
             continue;
         }
         members.push(Member { pid, name: name.to_owned(), state });
         queue.extend(children(pid).into_iter().map(|child| (pid, child)));
     }
     members
+}
+
+/// Reaps a dead child of this process; false when it cannot be done yet.
+fn reap(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_none_or(|pid| !matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None)))
 }
 
 fn children(pid: u32) -> Vec<u32> {

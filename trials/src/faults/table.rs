@@ -40,36 +40,39 @@ impl Row {
         self.harmed + self.lost + self.half_alive + self.wrong + self.rude == 0
     }
 
-    /// Keeps the first thing that went wrong.
+    /// Keeps a remark; of those about harm the first few.
     pub(crate) fn note(&mut self, what: impl Into<String>) {
+        const ENOUGH: usize = 600;
         if self.remark.is_empty() {
             self.remark = what.into();
+        } else if self.remark.len() < ENOUGH && !self.is_clean() {
+            self.remark = format!("{}; {}", self.remark, what.into());
         }
     }
 
     pub(crate) fn harm(&mut self, what: impl Into<String>) {
-        self.note(what);
         self.harmed += 1;
+        self.note(what);
     }
 
     pub(crate) fn loss(&mut self, what: impl Into<String>) {
-        self.note(what);
         self.lost += 1;
+        self.note(what);
     }
 
     pub(crate) fn half(&mut self, what: impl Into<String>) {
-        self.note(what);
         self.half_alive += 1;
+        self.note(what);
     }
 
     pub(crate) fn err(&mut self, what: impl Into<String>) {
-        self.note(what);
         self.wrong += 1;
+        self.note(what);
     }
 
     pub(crate) fn rudeness(&mut self, what: impl Into<String>) {
-        self.note(what);
         self.rude += 1;
+        self.note(what);
     }
 }
 
@@ -124,13 +127,7 @@ impl Table {
     /// The closing line, in the form of the other trials; true when nobody suffered.
     pub(crate) fn close(&self) -> Result<bool> {
         if !self.json {
-            writeln!(
-                io::stdout(),
-                "{} passed, {} failed, {} skipped",
-                self.clean,
-                self.unclean,
-                self.skipped
-            )?;
+            writeln!(io::stdout(), "{} passed, {} failed, {} skipped", self.clean, self.unclean, self.skipped)?;
         }
         Ok(self.unclean == 0)
     }

@@ -244,6 +244,7 @@ impl Keeper {
     pub(super) fn not_restored(&mut self, mut failure: Failure) -> Result<()> {
         let Phase::Restoring(number) = self.phase else { return Ok(()) };
         kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
+        parts::repair_files(&self.place(number), &self.plan.store.join(".rollback"));
         if let Some(watch) = &mut self.watch {
             watch.not_rolled_back();
         }
