@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use crate::faults::dice::Dice;
 use crate::faults::kills::{nothing_lives, text};
-use crate::faults::subject::{Kind, Life, Subject, family, signal};
+use crate::faults::subject::{Kind, Life, Subject, end_all, family, signal};
 use crate::faults::table::Row;
 use crate::faults::tool::{Death, Ended, Tool};
 
@@ -31,7 +31,7 @@ impl Conditions<'_> {
     }
 
     /// It failed with a clear error and in time, and the program works.
-    fn failed_clearly(&self, ended: &Ended, within: Duration, subject: &Subject, row: &mut Row) -> Result<()> {
+    fn failed_clearly(ended: &Ended, within: Duration, subject: &Subject, row: &mut Row) -> Result<()> {
         row.kills += 1;
         if let Some(rude) = ended.misbehaves() {
             row.rudeness(rude);
@@ -76,13 +76,13 @@ impl Conditions<'_> {
             ["checkpoint", &pid, "--store", text(&store)?, "--kill"].as_slice(),
         ] {
             let ended = self.tool.run(arguments, Death::Never)?;
-            self.failed_clearly(&ended, limit, &subject, row)?;
+            Self::failed_clearly(&ended, limit, &subject, row)?;
             let used: u64 = files(place).iter().filter_map(|path| fs::metadata(path).ok()).map(|m| m.len()).sum();
             if image.exists() || used > 4096 {
                 row.err(format!("{used} bytes were left behind: {:?}", files(place)));
             }
         }
-        subject.end()
+        end_all()
     }
 
     /// The store is removed at random moments of a checkpoint.
@@ -114,7 +114,7 @@ impl Conditions<'_> {
             fs::remove_dir_all(&store).ok();
         }
         row.note(format!("{failed} failed, the others were done before"));
-        subject.end()?;
+        end_all()?;
         Ok(row)
     }
 
@@ -145,7 +145,7 @@ impl Conditions<'_> {
             }
             if !nothing_lives() {
                 row.half(format!("{:?}", family()));
-                subject.end()?;
+                end_all()?;
             }
             if image.exists() {
                 let verified = self.tool.run(&["verify", text(&image)?], Death::Never)?;
@@ -174,7 +174,7 @@ impl Conditions<'_> {
         let attached = tracer.stdout.as_mut().context("no output")?.read_exact(&mut word);
         if attached.is_err() {
             tracer.wait()?;
-            subject.end()?;
+            end_all()?;
             return Ok(Row::skipped(row.case, "ptrace is not permitted here"));
         }
         let image = self.tool.folder.join("of-a-traced");
@@ -211,10 +211,10 @@ impl Conditions<'_> {
         for kill in [&[][..], &["--kill"]] {
             let arguments = [&["checkpoint", &pid, "-o", text(&image)?, "--timeout", "1s"], kill].concat();
             let ended = self.tool.run(&arguments, Death::Never)?;
-            self.failed_clearly(&ended, Duration::from_secs(6), &subject, &mut row)?;
+            Self::failed_clearly(&ended, Duration::from_secs(6), &subject, &mut row)?;
             row.note(ended.text.trim().chars().take(120).collect::<String>());
         }
-        subject.end()?;
+        end_all()?;
         Ok(row)
     }
 }
@@ -223,10 +223,10 @@ impl Conditions<'_> {
 fn harmless(subject: &Subject, row: &mut Row) -> Result<()> {
     match subject.life() {
         Life::Works => Ok(()),
-        other => {
-            row.harm(format!("{other:?}"));
-            subject.end()?;
-            anyhow::bail!("{}: the guest is harmed: {other:?}", row.case)
+        life @ (Life::Gone | Life::Broken(_)) => {
+            row.harm(format!("{life:?}"));
+            end_all()?;
+            anyhow::bail!("{}: the guest is harmed: {life:?}", row.case)
         }
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use crate::faults::dice::Dice;
 use crate::faults::forge::Bundle;
 use crate::faults::kills::{nothing_lives, text};
-use crate::faults::subject::{Kind, Life, Subject};
+use crate::faults::subject::{Kind, Life, Subject, end_all};
 use crate::faults::table::Row;
 use crate::faults::tool::{Death, Tool};
 
@@ -57,7 +57,7 @@ impl<'a> Tampered<'a> {
     fn still_good(&self, image: &Path) -> Result<()> {
         self.tool.must(&["restore", text(image)?, "--detach"])?;
         ensure!(self.subject.life() == Life::Works, "the untouched image does not work");
-        self.subject.end()
+        end_all()
     }
 
     /// Restores a tampered image and judges what came of it. True when it was refused.
@@ -76,7 +76,7 @@ impl<'a> Tampered<'a> {
             }
             if !nothing_lives() {
                 row.half(format!("{what}: refused, and something lives"));
-                self.subject.end()?;
+                end_all()?;
             }
             return Ok(true);
         }
@@ -90,7 +90,7 @@ impl<'a> Tampered<'a> {
             }
             Allowed::Anything => {}
         }
-        self.subject.end()?;
+        end_all()?;
         Ok(false)
     }
 

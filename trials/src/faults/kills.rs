@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::faults::dice::Dice;
-use crate::faults::subject::{Kind, Life, Subject, family};
+use crate::faults::subject::{Kind, Life, Subject, end_all, family};
 use crate::faults::table::Row;
 use crate::faults::tool::{Death, Ended, Tool};
 
@@ -54,7 +54,7 @@ pub(crate) fn series(act: Act, kind: &Kind, tool: &Tool, kills: u32, dice: &mut 
     let image = folder.join("image.0");
     let mut series = Series { tool, subject, dice, row, image, count: 0 };
     let result = series.all(act, kills);
-    let ended = series.subject.end();
+    let ended = end_all();
     if let Err(error) = result {
         series.row.loss(format!("{error:#}"));
     }
@@ -160,8 +160,8 @@ impl Series<'_> {
         self.polite(&ended);
         match self.subject.life() {
             Life::Works => {}
-            other => {
-                self.row.harm(format!("{death:?}: {other:?}"));
+            life @ (Life::Gone | Life::Broken(_)) => {
+                self.row.harm(format!("{death:?}: {life:?}"));
                 self.anew()?;
             }
         }
@@ -230,7 +230,7 @@ impl Series<'_> {
     }
 
     fn restore(&mut self, death: Death) -> Result<()> {
-        self.subject.end()?;
+        end_all()?;
         let before = self.disturb_files()?;
         let ended = self.tool.run(&["restore", text(&self.image)?, "--detach"], death)?;
         self.polite(&ended);
@@ -240,7 +240,7 @@ impl Series<'_> {
             Life::Gone => {}
             Life::Broken(how) => {
                 self.row.half(format!("{death:?}: {how}"));
-                self.subject.end()?;
+                end_all()?;
             }
         }
         if ended.success() {
@@ -257,7 +257,7 @@ impl Series<'_> {
 
     /// A restore that nobody kills must work after all that happened.
     fn through(&mut self) -> Result<()> {
-        self.subject.end()?;
+        end_all()?;
         self.disturb_files()?;
         self.must_come_back()
     }
@@ -281,7 +281,7 @@ impl Series<'_> {
 
     /// A new guest with a new image in place of one that suffered.
     fn anew(&mut self) -> Result<()> {
-        self.subject.end()?;
+        end_all()?;
         self.subject = Subject::start(&self.subject.kind, &self.subject.folder)?;
         self.image = self.new_image();
         self.tool.must(&["checkpoint", &self.pid(), "-o", text(&self.image)?])?;

@@ -9,11 +9,11 @@ mod subject;
 mod table;
 mod tool;
 
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -60,21 +60,18 @@ pub(crate) fn run(args: &FaultArgs, hdcr: Option<&Path>, sources: &Path, build: 
     let programs = Programs::build(&sources.join("faults"), &build.join("faults"))?;
     let folder = tempfile::Builder::new().prefix("hdcr-faults-").tempdir()?;
     let tool = Tool::new(&hdcr, folder.path())?;
-    let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-    let seed = args.seed.unwrap_or(clock.as_secs());
-    let mut dice = Dice::new(seed);
-    let mut table = Table::new(args.json)?;
-    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| name.starts_with(only.as_str()));
+    let seed = args.seed.map_or_else(random, Ok)?;
+    let mut run = Run { args, programs, tool, dice: Dice::new(seed), table: Table::new(args.json)? };
     for act in [Act::Checkpoint, Act::CheckpointKill, Act::Restore] {
-        if wanted(act.name()) {
-            all_guests(act, args, &programs, &tool, &mut dice, &mut table)?;
+        if run.wants(act.name()) {
+            run.guests(act)?;
         }
     }
-    if wanted("images") {
-        all_images(args, &programs, &tool, &mut dice, &mut table)?;
+    if run.wants("images") {
+        run.images()?;
     }
-    if wanted("conditions") {
-        all_conditions(args, &programs, &tool, &mut dice, &mut table)?;
+    if run.wants("conditions") {
+        run.conditions()?;
     }
     if args.keep {
         writeln!(io::stdout(), "kept in {}", folder.keep().display())?;
@@ -82,59 +79,71 @@ pub(crate) fn run(args: &FaultArgs, hdcr: Option<&Path>, sources: &Path, build: 
     if !args.json {
         writeln!(io::stdout(), "seed {seed}, {:.0} s", began.elapsed().as_secs_f64())?;
     }
-    table.close()
+    run.table.close()
 }
 
-fn all_guests(
-    act: Act,
-    args: &FaultArgs,
-    programs: &Programs,
-    tool: &Tool,
-    dice: &mut Dice,
-    table: &mut Table,
-) -> Result<()> {
-    let kinds = programs.kinds()?;
-    let wanted = |kind: &&Kind| args.guests.is_empty() || args.guests.iter().any(|name| kind.name.starts_with(name));
-    let kinds: Vec<&Kind> = kinds.iter().filter(wanted).collect();
-    let each = args.kills.div_ceil(u32::try_from(kinds.len().max(1))?);
-    for kind in kinds {
-        table.add(&series(act, kind, tool, each, dice)?)?;
+fn random() -> Result<u64> {
+    let mut bytes = [0; 4];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u32::from_le_bytes(bytes).into())
+}
+
+/// All cases of one run.
+#[derive(Debug)]
+struct Run<'a> {
+    args: &'a FaultArgs,
+    programs: Programs,
+    tool: Tool,
+    dice: Dice,
+    table: Table,
+}
+
+impl Run<'_> {
+    fn wants(&self, name: &str) -> bool {
+        self.args.only.is_empty() || self.args.only.iter().any(|only| name.starts_with(only.as_str()))
     }
-    if programs.java.is_none() && act == Act::Checkpoint {
-        table.add(&Row::skipped("all, java", "no java compiler is installed"))?;
+
+    /// One command with every guest.
+    fn guests(&mut self, act: Act) -> Result<()> {
+        let only = &self.args.guests;
+        let mut kinds = self.programs.kinds()?;
+        kinds.retain(|kind| only.is_empty() || only.iter().any(|name| kind.name.starts_with(name)));
+        let each = self.args.kills.div_ceil(u32::try_from(kinds.len().max(1))?);
+        for kind in kinds {
+            self.table.add(&series(act, &kind, &self.tool, each, &mut self.dice)?)?;
+        }
+        if self.programs.java.is_none() && act == Act::Checkpoint {
+            self.table.add(&Row::skipped("all, java", "no java compiler is installed"))?;
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-fn all_images(args: &FaultArgs, programs: &Programs, tool: &Tool, dice: &mut Dice, table: &mut Table) -> Result<()> {
-    let tampered = Tampered::new(&programs.guest("8 threads", 8, 0, false)?, tool)?;
-    table.add(&tampered.flipped(args.flips, dice)?)?;
-    table.add(&tampered.cut(args.flips.div_ceil(4), dice)?)?;
-    table.add(&tampered.swapped()?)?;
-    table.add(&tampered.versions()?)?;
-    table.add(&tampered.forged(args.flips, dice)?)
-}
+    fn images(&mut self) -> Result<()> {
+        let times = self.args.flips;
+        let kind = self.programs.guest("8 threads", 8, 0, false)?;
+        let tampered = Tampered::new(&kind, &self.tool)?;
+        self.table.add(&tampered.flipped(times, &mut self.dice)?)?;
+        self.table.add(&tampered.cut(times.div_ceil(4), &mut self.dice)?)?;
+        self.table.add(&tampered.swapped()?)?;
+        self.table.add(&tampered.versions()?)?;
+        self.table.add(&tampered.forged(times, &mut self.dice)?)
+    }
 
-fn all_conditions(
-    args: &FaultArgs,
-    programs: &Programs,
-    tool: &Tool,
-    dice: &mut Dice,
-    table: &mut Table,
-) -> Result<()> {
-    let times = args.kills.div_ceil(4);
-    let kind = programs.guest("4 threads", 4, 0, false)?;
-    let conditions = Conditions {
-        tool,
-        kind: &kind,
-        tracer: programs.folder.join("tracer"),
-        vforker: programs.folder.join("vforker"),
-    };
-    table.add(&conditions.disk_full()?)?;
-    table.add(&conditions.store_removed(times, dice)?)?;
-    table.add(&conditions.target_dies(times, dice)?)?;
-    table.add(&conditions.traced()?)?;
-    table.add(&conditions.uninterruptible()?)
+    fn conditions(&mut self) -> Result<()> {
+        let times = self.args.kills.div_ceil(4);
+        let kind = self.programs.guest("4 threads", 4, 0, false)?;
+        let conditions = Conditions {
+            tool: &self.tool,
+            kind: &kind,
+            tracer: self.programs.folder.join("tracer"),
+            vforker: self.programs.folder.join("vforker"),
+        };
+        self.table.add(&conditions.disk_full()?)?;
+        self.table.add(&conditions.store_removed(times, &mut self.dice)?)?;
+        self.table.add(&conditions.target_dies(times, &mut self.dice)?)?;
+        self.table.add(&conditions.traced()?)?;
+        self.table.add(&conditions.uninterruptible()?)
+    }
 }
 
 /// The compiled guests.

@@ -168,17 +168,17 @@ impl Subject {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
 
-    /// Kills all of it and waits for the last one.
-    pub(crate) fn end(&self) -> Result<()> {
-        wait::until("the end of a guest", LIMIT, || {
-            let family = family();
-            for member in &family {
-                signal(member.pid, Signal::KILL);
-            }
-            Ok(family.is_empty().then_some(()))
-        })
-    }
+/// Kills everything below this process and waits for the last one.
+pub(crate) fn end_all() -> Result<()> {
+    wait::until("the end of a guest", LIMIT, || {
+        let family = family();
+        for member in &family {
+            signal(member.pid, Signal::KILL);
+        }
+        Ok(family.is_empty().then_some(()))
+    })
 }
 
 fn has_moved(before: &Board, now: &Board) -> bool {

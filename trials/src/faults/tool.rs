@@ -13,7 +13,7 @@ use crate::faults::subject::signal;
 use crate::wait;
 
 /// No command may take longer, whatever happens to it.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// When the tool dies.
 #[derive(Debug, Clone, Copy)]
