@@ -1,6 +1,6 @@
 //! The conformance suite against the mechanism by ptrace.
 
-mod common;
+mod guests;
 mod suite;
 
 use std::time::{Duration, Instant};

@@ -4,7 +4,7 @@
 //! A program of its own, because it starts itself again as the tool. `-- N` repeats the whole N times and adds a target with 64
 //! threads.
 
-mod common;
+mod guests;
 
 use std::error::Error;
 use std::io::Write;
@@ -12,7 +12,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Guest, Outcome};
+use guests::{Guest, Outcome};
 use hdcr_engine::batch::{Arg, Batch};
 use hdcr_engine::ids::{Pid, Tid};
 use hdcr_engine::mechanism::{Birth, Deadline, Final, Mechanism, Parent, Resume, Scope};

@@ -52,7 +52,11 @@ fn facts(info: &str) -> String {
         };
         format!("{name}:{}", value.split_whitespace().collect::<Vec<_>>().join(" "))
     });
-    kept.collect::<Vec<_>>().join("; ")
+    // The members of an epoll are shown by where their files lie in the kernel's memory: an order of no meaning.
+    let (mut members, mut facts): (Vec<_>, Vec<_>) = kept.partition(|fact| fact.starts_with("tfd:"));
+    members.sort();
+    facts.extend(members);
+    facts.join("; ")
 }
 
 fn before<'a>(text: &'a str, mark: &str) -> &'a str {

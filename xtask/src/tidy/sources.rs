@@ -3,7 +3,7 @@
 use crate::tidy::Source;
 
 /// The wall for Rust; guests are smaller still, as each shows one thing.
-const LINES: [(&str, usize); 3] = [("rs", 600), ("c", 200), ("h", 300)];
+const LINES: [(&str, usize); 3] = [("rs", 600), ("c", 300), ("h", 300)];
 
 /// Words that name nothing, and words of other tools for what has a word here.
 const FORBIDDEN: [&str; 16] = [
@@ -30,8 +30,10 @@ pub(super) fn documented(sources: &[Source]) -> Vec<String> {
     silent.map(|source| format!("{} does not begin with `//!`", source.path)).collect()
 }
 
+/// A test may build its guest once and keep the path.
 pub(super) fn no_mutable_statics(sources: &[Source]) -> Vec<String> {
-    of_lines(sources, |line| {
+    let product: Vec<Source> = sources.iter().filter(|source| !source.path.contains("/tests/")).cloned().collect();
+    of_lines(&product, |line| {
         let item = line.trim_start();
         let item = item.strip_prefix("pub ").or_else(|| item.strip_prefix("pub(crate) ")).unwrap_or(item);
         let kind = item.strip_prefix("static ")?;

@@ -19,7 +19,7 @@ use hdcr_engine::batch::{Arg, Batch};
 use hdcr_engine::ids::{Pid, RemotePtr};
 use hdcr_engine::mechanism::{Deadline, Frozen, Mechanism, Scope};
 
-use crate::common::{Guest, Outcome};
+use crate::guests::{Guest, Outcome};
 
 /// More than any step takes; a trial that needs it has failed.
 pub(crate) fn soon() -> Deadline {

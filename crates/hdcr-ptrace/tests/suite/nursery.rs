@@ -14,7 +14,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid as Raw;
 
 use super::{ensure, soon};
-use crate::common::Outcome;
+use crate::guests::Outcome;
 
 /// Where the code of the made programs lies.
 const CODE: u64 = 0x1234_5000;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hdcr_engine::ids::Pid;
 
-use crate::common::{Outcome, program};
+use crate::guests::{Outcome, program};
 
 /// A program in a certain state (`scenes.c`); our own child.
 #[derive(Debug)]

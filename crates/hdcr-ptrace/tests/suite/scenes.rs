@@ -10,7 +10,7 @@ use nix::unistd::Pid as Raw;
 
 use super::scene::{Scene, state_of};
 use super::{ensure, freeze, soon};
-use crate::common::Outcome;
+use crate::guests::Outcome;
 
 fn run_getpid(frozen: &mut dyn Frozen, tids: &[Tid]) -> Outcome<()> {
     let mut batch = Batch::new();

@@ -20,7 +20,7 @@ pub(crate) fn program(cell: &'static OnceLock<Result<PathBuf, String>>, name: &s
 }
 
 fn build(name: &str) -> Outcome<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common").join(name).with_extension("c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests").join(name).with_extension("c");
     // Test programs run at the same time, so it appears under its name only when it is whole.
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let unfinished = folder.join(format!("{name}-{}", std::process::id()));
