@@ -64,6 +64,14 @@ impl Product {
         Ok(answer)
     }
 
+    /// The processes of an image: others than were seen before the checkpoint when the guest made new ones meanwhile.
+    pub(crate) fn pids(&mut self, image: &str) -> Result<Vec<u32>> {
+        let answer = self.must(&["show", image, "--json"])?;
+        let shown: serde_json::Value = serde_json::from_str(answer.text.trim()).context("the answer of hdcr show")?;
+        let named = shown["processes_named"].as_array().context("hdcr show names no processes")?;
+        Ok(named.iter().filter_map(|process| process["pid"].as_u64()?.try_into().ok()).collect())
+    }
+
     /// Restores an image in the background; the pid of its root.
     pub(crate) fn restore(&mut self, image: &str) -> Result<(u32, Duration)> {
         let pidfile = self.folder.join("pidfile");

@@ -164,7 +164,7 @@ fn rounds(subject: &mut Subject<'_>, product: &mut Product, mode: Mode, finished
             }
             Mode::Restored => {
                 check_and_checkpoint(subject, product, &["-o", image, "--kill"], finished)?;
-                subject.await_death(&before.pids)?;
+                subject.await_death(&product.pids(image)?)?;
                 let (pid, took) = product.restore(image)?;
                 finished.restore_milliseconds.push(took.as_millis());
                 ensure!(pid == subject.pid, "restored as {pid}, was {}", subject.pid);

@@ -24,7 +24,7 @@ struct Shown {
     host: String,
     boot_id: String,
     mechanism: String,
-    snapshot: String,
+    memory_read_by: String,
     realtime_ns: i64,
     needs: Vec<String>,
     lineage: Vec<String>,
@@ -62,7 +62,7 @@ impl Report for Shown {
             format!("command     {}", self.row.command.as_deref().unwrap_or_default()),
             format!(
                 "made by     hdcr {} ({}, {}) on {}, Linux {}, {}",
-                self.made_by, self.mechanism, self.snapshot, self.host, self.kernel, self.architecture
+                self.made_by, self.mechanism, self.memory_read_by, self.host, self.kernel, self.architecture
             ),
             format!("memory      {} pages stored, {} zero pages not stored", self.stored_pages, self.zero_pages),
             format!("records     {} (--records prints them)", self.frames),
@@ -97,7 +97,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ShowArgs) -> Result<u8> {
         host: facts.host_name.clone(),
         boot_id: facts.boot_id.clone(),
         mechanism: facts.mechanism.clone(),
-        snapshot: facts.snapshot.clone(),
+        memory_read_by: facts.snapshot.clone(),
         realtime_ns: facts.clocks.realtime_ns,
         needs: facts.needs.clone(),
         lineage: facts.lineage.iter().map(ToString::to_string).collect(),
