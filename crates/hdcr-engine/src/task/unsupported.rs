@@ -119,7 +119,8 @@ fn labels(survey: &mut Survey<'_>, task: &TaskView) {
 fn undo(survey: &mut Survey<'_>, task: &TaskView) {
     let sets = fs::read_to_string("/proc/sysvipc/sem").map_or(0, |text| text.lines().skip(1).count());
     let own = i32::try_from(std::process::id()).unwrap_or(0);
-    if sets == 0 || kcmp::kcmp(own, task.pid.0, Kind::SysvSem).is_ok_and(std::cmp::Ordering::is_eq) {
+    // A task that cannot be compared has ended meanwhile.
+    if sets == 0 || !kcmp::kcmp(own, task.pid.0, Kind::SysvSem).is_ok_and(std::cmp::Ordering::is_ne) {
         return;
     }
     let single = |status: &KeyValues| status.number("Threads") == Some(1);
