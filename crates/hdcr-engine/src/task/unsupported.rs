@@ -10,7 +10,7 @@ use hdcr_sys::kcmp::{self, Kind};
 use super::TaskView;
 use crate::error::{Owner, Refusal};
 use crate::ids::Pid;
-use crate::procfs::{self, KeyValues};
+use crate::procfs;
 use crate::survey::Survey;
 
 /// The links of `/proc/PID/ns`.
@@ -115,17 +115,17 @@ fn labels(survey: &mut Survey<'_>, task: &TaskView) {
 }
 
 /// Adjustments of System V semaphores that its end would make (`SEM_UNDO`). Only whether there is a list of them shows, by
-/// comparison with this process; where no semaphore exists it does not matter.
+/// comparison with this thread, which has none; where no semaphore exists it does not matter.
 fn undo(survey: &mut Survey<'_>, task: &TaskView) {
     let sets = fs::read_to_string("/proc/sysvipc/sem").map_or(0, |text| text.lines().skip(1).count());
-    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let own = nix::unistd::gettid().as_raw();
+    // Each thread that is started gives its starter a list; ours is given up.
+    let without = nix::sched::unshare(nix::sched::CloneFlags::CLONE_SYSVSEM).is_ok();
     // A task that cannot be compared has ended meanwhile.
     if sets == 0 || !kcmp::kcmp(own, task.pid.0, Kind::SysvSem).is_ok_and(std::cmp::Ordering::is_ne) {
         return;
     }
-    let single = |status: &KeyValues| status.number("Threads") == Some(1);
-    let own_status = fs::read("/proc/self/status").map(|text| KeyValues::parse(&text)).unwrap_or_default();
-    if single(&task.status) && single(&own_status) {
+    if without && task.status.number("Threads") == Some(1) {
         let cause = "System V semaphores are adjusted at its end (SEM_UNDO), and that cannot be put back";
         survey.refuse(task.refuse("sem-undo", "semaphore adjustments", cause, "use semaphores without SEM_UNDO"));
     } else {
@@ -155,6 +155,7 @@ fn cgroup(survey: &mut Survey<'_>, task: &TaskView) {
 mod tests {
     use super::*;
     use crate::ids::Tid;
+    use crate::procfs::KeyValues;
 
     fn view(status: &str) -> TaskView {
         let stat = procfs::parse_stat(b"17 (a) S 1 17 17 0 -1 0").unwrap();
