@@ -1,3 +1,0 @@
-//! Skeleton.
-#![no_std]
-#![forbid(unsafe_code)]
