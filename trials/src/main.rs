@@ -2,6 +2,7 @@
 //!
 //! The product is a black box here: one binary, its commands, its exit codes. Nothing of its crates is used.
 
+mod bench;
 mod demo;
 mod descriptors;
 mod faults;
@@ -58,6 +59,8 @@ enum What {
     Programs(ProgramArgs),
     /// Kills the tool, tampers with images, lets surroundings fail: nobody may suffer from it.
     Faults(faults::FaultArgs),
+    /// Measures beside CRIU.
+    Bench(bench::BenchArgs),
     /// The demonstration of the README.
     Demo,
 }
@@ -130,6 +133,9 @@ fn run(command: &Command) -> Result<bool> {
         What::Programs(args) => run_programs(&command.place, args),
         What::Faults(args) => {
             faults::run(args, command.place.hdcr.as_deref(), &command.place.sources, &command.place.build)
+        }
+        What::Bench(args) => {
+            bench::run(args, command.place.hdcr.as_deref(), &command.place.sources, &command.place.build)
         }
         What::Demo => demo::run(&command.place.sources, command.place.hdcr.clone()),
     }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -22,6 +23,8 @@ use crate::task::{CheckpointTask, Checkpointed, Place, Reply, RestoreTask, Resto
 
 /// How many ancestors a manifest names.
 const LINEAGE: usize = 64;
+/// How often a journal is looked for whose directory goes away.
+const LOOKS: usize = 16;
 
 /// The mechanism of this machine.
 #[expect(clippy::disallowed_methods, reason = "trials name the call after which the mechanism is to die")]
@@ -189,17 +192,37 @@ impl Journal {
             let path = entry.path();
             if path.is_dir()
                 && path.file_name() != Some(name.as_ref())
-                && let Ok(Some(_lock)) = lock(&path)
+                && let Ok(Some(held)) = lock(&path)
             {
-                repair(&path)?;
+                let left = Self { directory: path, _lock: held };
+                repair(&left.directory)?;
             }
         }
         let directory = journals.join(&name);
-        make_private(&directory)?;
-        let held = lock(&directory)?
-            .ok_or_else(|| Failure::refused("restore-runs", format!("another restore of {name} is at work")))?;
-        Ok(Self { directory, _lock: held })
+        for _ in 0..LOOKS {
+            make_private(&directory)?;
+            let held = lock(&directory)?
+                .ok_or_else(|| Failure::refused("restore-runs", format!("another restore of {name} is at work")))?;
+            if is_at(&held, &directory) {
+                return Ok(Self { directory, _lock: held });
+            }
+        }
+        Err(Failure::refused("restore-runs", format!("other restores of {name} come and go")))
     }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // Not when something was moved aside into it.
+        fs::remove_dir(&self.directory).ok();
+    }
+}
+
+/// Whether a directory still has this name, so that its lock means something.
+fn is_at(directory: &File, path: &Path) -> bool {
+    let identity = |found: fs::Metadata| (found.dev(), found.ino());
+    let here = directory.metadata().map(identity).ok();
+    here.is_some() && here == fs::symlink_metadata(path).map(identity).ok()
 }
 
 /// Locks a directory; `None` when somebody else has it locked.

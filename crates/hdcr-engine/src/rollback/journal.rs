@@ -74,6 +74,11 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -
 }
 
 impl Journal {
+    /// Whether a directory has a journal.
+    pub(crate) fn is_in(directory: &Path) -> bool {
+        directory.join(NAME).symlink_metadata().is_ok()
+    }
+
     /// Opens and locks the journal of a directory; also the entries of a roll-back that died there.
     pub(crate) fn open(directory: &Path) -> Result<(Self, Vec<Entry>)> {
         std::fs::create_dir_all(directory).map_err(failed("making the journal's directory", directory))?;

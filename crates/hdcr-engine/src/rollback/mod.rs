@@ -59,7 +59,7 @@ pub(crate) struct Plan {
 
 /// Undoes a roll-back that died, if there is one; `true` when there was.
 pub fn repair(directory: &Path) -> Result<bool> {
-    if !directory.is_dir() {
+    if !Journal::is_in(directory) {
         return Ok(false);
     }
     let (mut journal, entries) = Journal::open(directory)?;

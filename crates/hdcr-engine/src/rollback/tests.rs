@@ -95,6 +95,7 @@ fn files_are_rolled_back_in_place() {
     assert_eq!((stat.st_ino, stat.st_mtime, stat.st_mtime_nsec), (inode, 1_000_000_000, 5));
     assert_eq!(std::fs::read_dir(scene.path("journal")).unwrap().count(), 0);
     assert!(!repair(&scene.path("journal")).unwrap());
+    assert_eq!(std::fs::read_dir(scene.path("journal")).unwrap().count(), 0, "nothing was there to repair");
     scene.expect(AFTER);
 }
 
