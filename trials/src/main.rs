@@ -10,6 +10,7 @@ mod guest;
 mod product;
 mod program;
 mod report;
+mod scenario;
 mod trial;
 mod wait;
 mod witness;
@@ -61,6 +62,8 @@ enum What {
     Faults(faults::FaultArgs),
     /// Measures beside CRIU.
     Bench(bench::BenchArgs),
+    /// Tells stories of what users of such tools have met.
+    Scenarios(ScenarioArgs),
     /// The demonstration of the README.
     Demo,
 }
@@ -76,6 +79,18 @@ struct ProgramArgs {
     #[arg(long)]
     json: bool,
     /// Keep the folders of programs that passed, too.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Debug, Args)]
+struct ScenarioArgs {
+    /// Scenarios, by name or by the beginning of one; all when none is named.
+    names: Vec<String>,
+    /// One JSON object a line instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Keep the folders of scenarios that passed, too.
     #[arg(long)]
     keep: bool,
 }
@@ -126,7 +141,8 @@ fn run(command: &Command) -> Result<bool> {
     match &command.what {
         What::List => {
             report::list(&guest::find(&zoo, &[])?)?;
-            report::list_programs(&program::list(&command.place.sources)?)?;
+            report::list_more("program", &program::list(&command.place.sources)?)?;
+            report::list_more("scenario", &scenario::list(&command.place.sources)?)?;
             Ok(true)
         }
         What::Run(args) => run_zoo(&command.place, args),
@@ -137,6 +153,7 @@ fn run(command: &Command) -> Result<bool> {
         What::Bench(args) => {
             bench::run(args, command.place.hdcr.as_deref(), &command.place.sources, &command.place.build)
         }
+        What::Scenarios(args) => run_scenarios(&command.place, args),
         What::Demo => demo::run(&command.place.sources, command.place.hdcr.clone()),
     }
 }
@@ -167,5 +184,17 @@ fn run_programs(place: &Place, args: &ProgramArgs) -> Result<bool> {
         keep: args.keep,
     };
     program::run_all(&wanted, &mut report)?;
+    report.close()
+}
+
+fn run_scenarios(place: &Place, args: &ScenarioArgs) -> Result<bool> {
+    let mut report = Report::new(args.json);
+    let wanted = scenario::Scenarios {
+        sources: place.sources.clone(),
+        hdcr: place.hdcr.clone(),
+        names: args.names.clone(),
+        keep: args.keep,
+    };
+    scenario::run_all(&wanted, &mut report)?;
     report.close()
 }

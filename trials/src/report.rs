@@ -103,11 +103,11 @@ pub(crate) fn list(guests: &[Guest]) -> Result<()> {
     Ok(())
 }
 
-/// Prints the programs, one a line.
-pub(crate) fn list_programs(programs: &[(String, String)]) -> Result<()> {
+/// Prints programs or scenarios, one a line.
+pub(crate) fn list_more(kind: &str, all: &[(String, String)]) -> Result<()> {
     let mut out = io::stdout().lock();
-    for (name, about) in programs {
-        writeln!(out, "{name:<20} program: {about}")?;
+    for (name, about) in all {
+        writeln!(out, "{name:<20} {kind}: {about}")?;
     }
     Ok(())
 }

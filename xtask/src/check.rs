@@ -36,12 +36,13 @@ impl Counts {
 type Part = (&'static str, fn(&Shell) -> Result<Counts>);
 
 /// In the order of how soon they tell.
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     ("fmt", fmt),
     ("tidy", |shell| tidy::report(&shell.root)),
     ("clippy", clippy),
     ("unit", unit),
     ("zoo", zoo),
+    ("scenarios", |shell| trials(shell, &["scenarios"])),
     ("programs", programs),
 ];
 

@@ -1,0 +1,54 @@
+"""The number of a process or of a thread is taken: the error names the holder, and --new-pids brings the program back."""
+from scenario import *
+
+program = compile_c("threaded", r"""
+static void *second(void *p) { (void)p; until("go"); return p; }
+int main(void) {
+    pthread_t t;
+    MUST(!pthread_create(&t, 0, second, 0));
+    say("ready", "");
+    MUST(!pthread_join(t, 0));
+    say("result", "right");
+    return 0;
+}
+""")
+if os.geteuid() != 0 or not os.access("/proc/sys/kernel/ns_last_pid", os.W_OK):
+    lacks("the right to choose a process number")
+
+
+def take(number):
+    """Starts a process with this number."""
+    for _ in range(200):
+        write_number(number - 1)
+        holder = start("sleep", "1000")
+        if holder.pid == number:
+            return holder
+        holder.kill()
+        holder.wait()
+    fail(f"could not take the number {number}")
+
+
+def write_number(number):
+    with open("/proc/sys/kernel/ns_last_pid", "w") as file:
+        file.write(str(number))
+
+
+child = start(program)
+ready()
+threads = sorted(map(int, os.listdir(f"/proc/{child.pid}/task")))
+hdcr("checkpoint", child.pid, "-o", "image", "--kill")
+gone(child.pid)
+for number in threads:
+    holder = take(number)
+    for command in [["check", "image"], ["restore", "image"]]:
+        text = hdcr(*command, ok=False)
+        must(str(number) in text and "sleep" in text, f"{command[0]} does not name the holder of {number}: {text}")
+        must("--new-pids" in text, f"{command[0]} does not name the remedy")
+    must(holder.poll() is None, "the holder was harmed")
+    front = subprocess.Popen([HDCR, "restore", "image", "--new-pids"], stdin=subprocess.DEVNULL)
+    must(result() == "right", read("result"))
+    until("the end of the restore", lambda: front.poll() is not None)
+    must(front.returncode == 0, f"restore --new-pids ended with {front.returncode}")
+    os.remove("go")
+    os.remove("result")
+    kill(holder.pid)
