@@ -61,9 +61,20 @@ impl Output {
 
     /// Says something in a file that the program writes too and that may have been cut back meanwhile.
     pub(crate) fn note_at_end(self, text: &str) {
-        // It fails on a terminal and on a pipe: there the end is where one writes.
-        rustix::fs::seek(rustix::stdio::stderr(), SeekFrom::End(0)).ok();
+        let stderr = rustix::stdio::stderr();
+        // It fails on a terminal and on a pipe: there the end is where one writes. The offset is the program's too.
+        let at = rustix::fs::tell(stderr).ok();
+        let size = rustix::fs::fstat(stderr).map(|stat| stat.st_size.cast_unsigned());
+        if at.zip(size.ok()).is_some_and(|(at, size)| at > size) {
+            rustix::fs::seek(stderr, SeekFrom::End(0)).ok();
+        }
         self.note(text);
+    }
+
+    /// Whether what is said goes to a file, which may be one that is rolled back with the program.
+    pub(crate) fn goes_to_file() -> bool {
+        let stat = rustix::fs::fstat(rustix::stdio::stderr());
+        stat.is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile)
     }
 
     /// Says something that only a curious user wants to know.

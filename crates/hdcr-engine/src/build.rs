@@ -47,6 +47,7 @@ pub(crate) fn context<'a>(model: &'a Model, contents: &'a dyn Contents, options:
         parts: BTreeMap::new(),
         batches: BTreeMap::new(),
         stdio,
+        shared_output: Vec::new(),
         map_path: &options.map_path,
         notes: Vec::new(),
         holders,

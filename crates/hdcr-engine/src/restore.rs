@@ -151,6 +151,8 @@ pub struct Restore<'a> {
     pub(crate) batches: BTreeMap<(Stage, Tid), TaskBatch>,
     /// Standard input, output and error of the restoring command: what stdio that led out of the tree becomes.
     pub(crate) stdio: [OwnedFd; 3],
+    /// Those of them that are the output file of the tree, too, and are used in its place: by number.
+    pub(crate) shared_output: Vec<usize>,
     /// Old path prefixes and what they are now (`--map-path`).
     pub(crate) map_path: &'a [(PathBuf, PathBuf)],
     /// Descriptors of every open file: who holds it, and where.

@@ -14,6 +14,7 @@ use crate::failure::{Class, Failure, Result};
 use crate::foreground::{KILL_LIMIT, tell};
 use crate::job::{Start, State};
 use crate::namespace;
+use crate::output::Output;
 use crate::parts;
 use crate::process::{self, kill_all_below, shell_status};
 use crate::signals::REQUESTS_TO_END;
@@ -122,7 +123,9 @@ impl Keeper {
             }
             None => format!("there is no checkpoint yet, beginning anew ({count})"),
         };
-        self.note(&format!("the program of job {} crashed, {}: {what}", self.plan.name, tell(death)));
+        let crash = format!("the program of job {} crashed, {}", self.plan.name, tell(death));
+        self.note(&format!("{crash}: {what}"));
+        self.rolled_back = target.map(|made| format!("{crash}; rolled back to {} ({count})", self.place(made.number)));
         kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
         match target {
             Some(made) => self.restore(made),
@@ -231,6 +234,10 @@ impl Keeper {
             main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))?;
         let took = duration::show(Duration::from_micros(restored.total_us));
         self.detail(&format!("{} restored: {} process(es) in {took}", self.place(number), restored.processes));
+        // What was said of the crash may have been cut off with what the program had written by then.
+        if let Some(told) = self.rolled_back.take().filter(|_| Output::goes_to_file()) {
+            self.note(&told);
+        }
         restored.notes.iter().for_each(|note| self.note(&note.to_string()));
         self.came_from = Some(self.place(number));
         self.lives_as(main, at)?;

@@ -93,6 +93,8 @@ pub(crate) struct Keeper {
     /// The checkpoint that the present life came from or made last.
     pub(super) came_from: Option<Place>,
     pub(super) history: History,
+    /// What is said of a rollback when it is done.
+    pub(super) rolled_back: Option<String>,
     /// Signals that were passed on, and when.
     pub(super) passed_on: BTreeMap<i32, Instant>,
     /// Children that ended during a restore: the program may end before its restore is heard of.
@@ -145,6 +147,7 @@ impl Keeper {
             made: Vec::new(),
             came_from: None,
             history: History::default(),
+            rolled_back: None,
             passed_on: BTreeMap::new(),
             ended_early: BTreeMap::new(),
             next_checkpoint: now,

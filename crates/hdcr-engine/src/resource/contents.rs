@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
 use hdcr_image::{Record, Tag};
@@ -129,6 +129,9 @@ pub(crate) struct InodeRecord {
     pub(crate) handle_type: i32,
     #[prost(bytes = "vec", tag = "24")]
     pub(crate) handle: Vec<u8>,
+    /// Where a file lies that was renamed while it was in use, as far as it was found: in the same directory.
+    #[prost(bytes = "vec", tag = "25")]
+    pub(crate) later_path: Vec<u8>,
 }
 
 impl Record for InodeRecord {
@@ -365,7 +368,10 @@ fn keep(cx: &mut Capture<'_>, id: ObjectId, pending: &Pending, rooms: &mut Rooms
         mapped: pending.uses.shared_write,
         ..stat.as_ref().map(facts).unwrap_or_default()
     };
-    if pending.life == Life::Named && record.volatile {
+    if let (Life::Elsewhere, Some(stat)) = (pending.life, &stat) {
+        record.later_path = data::name_of(&path, stat).map(|found| found.into_os_string().into_vec()).unwrap_or_default();
+    }
+    if matches!(pending.life, Life::Named | Life::Elsewhere) && record.volatile {
         record.parents = parents(&path);
     }
     if let Some(file) = pending.file.as_ref() {

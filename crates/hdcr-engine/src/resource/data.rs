@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -264,6 +264,26 @@ pub(crate) fn beside(path: &Path, word: &str, number: u64) -> PathBuf {
     let short = name.get(..name.len().min(200)).unwrap_or_default();
     let ours = [b".", short, format!(".hdcr-{word}-{number}").as_bytes()].concat();
     path.with_file_name(std::ffi::OsStr::from_bytes(&ours))
+}
+
+/// Such a name that is not taken. Those of earlier restores of the same image stay where they are.
+pub(crate) fn free_beside(path: &Path, word: &str, mut number: impl FnMut() -> u64) -> PathBuf {
+    loop {
+        let place = beside(path, word, number());
+        if place.symlink_metadata().is_err() {
+            return place;
+        }
+    }
+}
+
+/// The name under which an inode lies in the directory of a path: where `sem_open(3)` and writers of whole files have
+/// renamed it to. Gives up in large directories.
+pub(crate) fn name_of(path: &Path, stat: &Stat) -> Option<PathBuf> {
+    use std::os::unix::fs::DirEntryExt;
+    const MANY: usize = 10_000;
+    let entries = std::fs::read_dir(path.parent()?).ok()?.take(MANY).flatten();
+    let mut same = entries.filter(|entry| entry.ino() == stat.st_ino).map(|entry| entry.path());
+    same.find(|place| rustix::fs::lstat(place).is_ok_and(|found| super::contents::same(&found, stat)))
 }
 
 #[cfg(test)]

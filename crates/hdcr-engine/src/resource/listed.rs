@@ -108,7 +108,7 @@ pub(crate) fn restore(cx: &mut Restore<'_>) -> Result<()> {
     newer.dedup();
     for path in newer {
         if path.symlink_metadata().is_ok_and(|there| there.is_file()) {
-            let to = data::beside(&path, "newer", cx.plan.number());
+            let to = data::free_beside(&path, "newer", || cx.plan.number());
             cx.plan.add(Action::Aside { path, to });
         }
     }

@@ -4,10 +4,11 @@
 //! error sequence counters. Needs: nothing; for files that this user may not open for reading, root.
 //! Refused: files of file systems that are windows into the kernel (see [`refused_fs`]), secret and huge memory files.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use hdcr_image::{Record, Tag};
-use rustix::fs::{FileType, OFlags, SeekFrom};
+use hdcr_sys::kcmp::{self, Kind};
+use rustix::fs::{FileType, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use super::contents::{self, Met, Uses};
@@ -103,25 +104,54 @@ impl FileKind for RegFile {
         Ok(RegFileRecord { inode: inode.0, offset: view.info.pos, flags })
     }
 
-    fn restore(cx: &mut Restore<'_>, _id: ObjectId, record: RegFileRecord) -> Result<OwnedFd> {
+    fn restore(cx: &mut Restore<'_>, id: ObjectId, record: RegFileRecord) -> Result<OwnedFd> {
         let inode = ObjectId(record.inode);
         let flags = OFlags::from_bits_retain(record.flags & AT_OPEN);
         let opened = reopen::open(cx, inode)?;
         let takes_it = opened.nameless
             && record.flags & OFlags::TMPFILE.bits() == OFlags::TMPFILE.bits()
             && record.flags & 0o3 == 2;
+        let base = rustix::fs::fstat(&opened.base).map_err(Error::system("looking at a file", inode))?;
         let file = if takes_it {
             rustix::io::fcntl_dupfd_cloexec(&opened.base, 0)
                 .map_err(Error::system("opening a file without a name", inode))?
+        } else if let Some(output) = shared_output(cx, id, &base, flags) {
+            output
         } else {
             reopen::open_anew(cx, inode, flags)?
         };
-        if record.offset != 0 && !flags.contains(OFlags::PATH) {
+        if !flags.contains(OFlags::PATH) {
             rustix::fs::seek(&file, SeekFrom::Start(record.offset))
                 .map_err(Error::system("setting a file's offset", inode))?;
         }
         Ok(file)
     }
+}
+
+/// Standard output or error of the restoring command, when it leads to the same file (`hdcr run ... > log 2>&1`): both
+/// then write at one offset, and neither overwrites what the other has said. Each is used for one open file only.
+fn shared_output(cx: &mut Restore<'_>, id: ObjectId, base: &Stat, flags: OFlags) -> Option<OwnedFd> {
+    let holders = cx.holders.get(&id)?;
+    let numbers = [1, 2].into_iter().filter(|number| holders.iter().any(|(_, fd)| usize::try_from(*fd) == Ok(*number)));
+    let own = std::process::id().cast_signed();
+    let used = |cx: &Restore<'_>, output: &OwnedFd| {
+        cx.shared_output.iter().filter_map(|number| cx.stdio.get(*number)).any(|other| {
+            let pair = Kind::File { a: other.as_raw_fd(), b: output.as_raw_fd() };
+            kcmp::kcmp(own, own, pair).is_ok_and(std::cmp::Ordering::is_eq)
+        })
+    };
+    for number in numbers.collect::<Vec<_>>() {
+        let output = cx.stdio.get(number)?;
+        let fits = rustix::fs::fstat(output).is_ok_and(|stat| contents::same(&stat, base))
+            && rustix::fs::fcntl_getfl(output).is_ok_and(|now| (now ^ flags).bits() & 3 == 0)
+            && writes(flags.bits());
+        if fits && !used(cx, output) {
+            let file = rustix::io::fcntl_dupfd_cloexec(output, 3).ok()?;
+            cx.shared_output.push(number);
+            return Some(file);
+        }
+    }
+    None
 }
 
 /// Says when a file that is written in place is too large to be kept.

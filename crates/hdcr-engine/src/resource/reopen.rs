@@ -108,23 +108,27 @@ fn make(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Open
         Life::Anonymous => shmem::make_anonymous(cx, id, record),
         Life::Unlinked => without_name(cx, id, record),
         Life::Nameless => nameless(cx, id, record),
-        Life::Elsewhere => match by_handle(record) {
-            Some(file) => {
-                let path = record.checked_path()?;
-                let opened = existing(cx, id, record, &path, file)?;
-                Ok(under_old_name(cx, &path, opened))
-            }
-            None if record.contents => without_name(cx, id, record),
-            None => Err(refuse(
-                record,
-                "file-missing",
-                "it had another name that is not known, and is gone",
-                "keep it with --files",
-            )),
-        },
+        Life::Elsewhere => elsewhere(cx, id, record),
         Life::Named => named(cx, id, record),
         Life::Device => device(cx, record),
     }
+}
+
+/// A file that was renamed while it was in use: the inode itself, else under its later name if that was found.
+fn elsewhere(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Opened> {
+    if let Some(file) = by_handle(record) {
+        let path = record.checked_path()?;
+        let opened = existing(cx, id, record, &path, file)?;
+        return Ok(under_old_name(cx, &path, opened));
+    }
+    if !record.later_path.is_empty() {
+        return named(cx, id, &InodeRecord { path: record.later_path.clone(), ..record.clone() });
+    }
+    if record.contents {
+        return without_name(cx, id, record);
+    }
+    let cause = "it had another name that is not known, and is gone";
+    Err(refuse(record, "file-missing", cause, "keep it with --files"))
 }
 
 fn refuse(record: &InodeRecord, code: &'static str, cause: &str, remedy: &str) -> Error {
@@ -371,6 +375,7 @@ fn create(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path)
     let (from, file) = create_beside(cx, path, "new")?;
     dress(cx, &file, id, record, &from)?;
     let stat = stat_of(&file, &from)?;
+    let file = reopenable(file, record, &from)?;
     cx.plan.add(Action::Place { path: path.to_owned(), from, device: stat.st_dev, inode: stat.st_ino });
     Ok(Opened::new(file))
 }

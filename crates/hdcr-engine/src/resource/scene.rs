@@ -161,6 +161,7 @@ pub(crate) fn restore<'a>(image: &'a Image, journal: &Path, map_path: &'a [(Path
         parts: BTreeMap::new(),
         batches: BTreeMap::new(),
         stdio: [null(), null(), null()],
+        shared_output: Vec::new(),
         map_path,
         holders: BTreeMap::new(),
         base: 64,

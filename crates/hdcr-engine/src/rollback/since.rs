@@ -213,7 +213,7 @@ fn move_home(cx: &mut Restore<'_>, since: &Since) -> Result<()> {
         left = waiting;
         if left.len() == before {
             let Some((at, home)) = left.iter().find(|(at, _)| !displaced.contains(at)).cloned() else { break };
-            let room = data::beside(&at, "moved", cx.plan.number());
+            let room = data::free_beside(&at, "moved", || cx.plan.number());
             move_now(&mut cx.plan, &at, &room)?;
             displaced.insert(room.clone());
             left.retain(|(other, _)| *other != at);
