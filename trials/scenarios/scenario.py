@@ -200,7 +200,7 @@ def result():
 
 def status(pid, field):
     """A field of /proc/PID/status."""
-    found = re.search(rf"^{field}:\s*(.*)$", read(f"/proc/{pid}/status"), re.M)
+    found = re.search(rf"^{field}:[ \t]*(.*)$", read(f"/proc/{pid}/status"), re.M)
     return found.group(1) if found else ""
 
 

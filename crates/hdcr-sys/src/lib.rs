@@ -16,6 +16,7 @@ pub mod ptrace;
 pub mod pty_queue;
 pub mod shared;
 pub mod signalfd;
+pub mod sigpipe;
 pub mod sock_diag;
 pub mod socket;
 pub mod task;

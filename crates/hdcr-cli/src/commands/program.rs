@@ -1,8 +1,9 @@
 //! `hdcr __program`: the last step before the user's program, in the process that becomes it.
 
-use std::ffi::OsString;
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+
+use nix::errno::Errno;
 
 use crate::failure::{Class, Failure};
 use crate::namespace;
@@ -18,8 +19,18 @@ pub(crate) fn become_it(command: &[OsString], unblock: &[i32]) -> Failure {
     if let Err(error) = hdcr_sys::close_range::close_on_exec_from(3) {
         return Failure::system("closing inherited descriptors")(error);
     }
-    let Some((program, arguments)) = command.split_first() else { return Failure::usage("there is no program to run") };
-    let error = Command::new(program).args(arguments).exec();
-    let class = if error.kind() == std::io::ErrorKind::NotFound { Class::NoProgram } else { Class::NotExecutable };
-    Failure::new(class, "exec", format!("{} cannot be run: {error}", program.display()))
+    let Some(program) = command.first() else { return Failure::usage("there is no program to run") };
+    let words = command.iter().map(|word| CString::new(word.as_bytes())).collect::<Result<Vec<_>, _>>();
+    let (Ok(words), Ok(path)) = (words, CString::new(program.as_bytes())) else {
+        return Failure::usage("a word of the command has a NUL in it");
+    };
+    // Not by the standard library, which sets SIGPIPE to its default.
+    hdcr_sys::sigpipe::give_back();
+    let error = match nix::unistd::execvp(&path, &words) {
+        Err(error) => error,
+        Ok(never) => match never {},
+    };
+    let class = if error == Errno::ENOENT { Class::NoProgram } else { Class::NotExecutable };
+    let cause = std::io::Error::from(error);
+    Failure::new(class, "exec", format!("{} cannot be run: {cause}", program.display()))
 }

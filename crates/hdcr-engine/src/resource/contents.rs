@@ -369,7 +369,8 @@ fn keep(cx: &mut Capture<'_>, id: ObjectId, pending: &Pending, rooms: &mut Rooms
         ..stat.as_ref().map(facts).unwrap_or_default()
     };
     if let (Life::Elsewhere, Some(stat)) = (pending.life, &stat) {
-        record.later_path = data::name_of(&path, stat).map(|found| found.into_os_string().into_vec()).unwrap_or_default();
+        record.later_path =
+            data::name_of(&path, stat).map(|found| found.into_os_string().into_vec()).unwrap_or_default();
     }
     if matches!(pending.life, Life::Named | Life::Elsewhere) && record.volatile {
         record.parents = parents(&path);

@@ -143,7 +143,7 @@ fn shared_output(cx: &mut Restore<'_>, id: ObjectId, base: &Stat, flags: OFlags)
     for number in numbers.collect::<Vec<_>>() {
         let output = cx.stdio.get(number)?;
         let fits = rustix::fs::fstat(output).is_ok_and(|stat| contents::same(&stat, base))
-            && rustix::fs::fcntl_getfl(output).is_ok_and(|now| (now ^ flags).bits() & 3 == 0)
+            && rustix::fs::fcntl_getfl(output).is_ok_and(|now| now & OFlags::RWMODE == flags & OFlags::RWMODE)
             && writes(flags.bits());
         if fits && !used(cx, output) {
             let file = rustix::io::fcntl_dupfd_cloexec(output, 3).ok()?;
