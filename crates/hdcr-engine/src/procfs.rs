@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::ops::Range;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -10,14 +10,22 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 use crate::ids::{Fd, Pid, Tid};
 
+/// Reads a file whose size is not told beforehand. `fs::read` begins with a few bytes, and asks six times for most files.
+fn at_once(path: &str) -> io::Result<Vec<u8>> {
+    const USUAL: usize = 4096;
+    let mut file = fs::File::open(path)?;
+    let mut bytes = Vec::with_capacity(USUAL);
+    file.read_to_end(&mut bytes).map(|_| bytes)
+}
+
 /// Reads a file of `/proc/PID`.
 pub fn read(pid: Pid, name: &str) -> Result<Vec<u8>> {
-    fs::read(format!("/proc/{pid}/{name}")).map_err(Error::system("reading /proc", format!("process {pid}, {name}")))
+    at_once(&format!("/proc/{pid}/{name}")).map_err(Error::system("reading /proc", format!("process {pid}, {name}")))
 }
 
 /// Reads a file of `/proc/PID/task/TID`.
 pub fn read_thread(pid: Pid, tid: Tid, name: &str) -> Result<Vec<u8>> {
-    fs::read(format!("/proc/{pid}/task/{tid}/{name}"))
+    at_once(&format!("/proc/{pid}/task/{tid}/{name}"))
         .map_err(Error::system("reading /proc", format!("task {tid}, {name}")))
 }
 

@@ -31,6 +31,8 @@ pub struct Survey<'a> {
     pub(crate) by_inode: BTreeMap<u64, Vec<usize>>,
     /// Files of mappings that have been looked at.
     pub(crate) seen: BTreeSet<((u32, u32), u64)>,
+    /// The namespaces of this process by name, as far as they were asked for.
+    pub(crate) own_namespaces: BTreeMap<&'static str, Option<Vec<u8>>>,
 }
 
 impl Survey<'_> {
@@ -117,6 +119,7 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<(Refusals, Vec<Ref
         notes: Vec::new(),
         by_inode,
         seen: BTreeSet::new(),
+        own_namespaces: BTreeMap::new(),
     };
     for task in &look.tasks {
         for kind in TASKS.iter().filter(|kind| kind.site == Site::Thread || task.leads()) {

@@ -74,8 +74,10 @@ fn namespace(task: &TaskView, name: &str) -> Option<Vec<u8>> {
 
 fn namespaces(survey: &mut Survey<'_>, task: &TaskView) {
     for name in NAMESPACES {
-        let own = fs::read_link(format!("/proc/self/ns/{name}")).ok();
-        let own = own.map(|path| std::os::unix::ffi::OsStringExt::into_vec(path.into_os_string()));
+        let own = survey.own_namespaces.entry(name).or_insert_with(|| {
+            let own = fs::read_link(format!("/proc/self/ns/{name}")).ok()?;
+            Some(std::os::unix::ffi::OsStringExt::into_vec(own.into_os_string()))
+        });
         let Some(theirs) = namespace(task, name).filter(|theirs| Some(theirs) != own.as_ref()) else { continue };
         let parents = procfs::link(task.stat.ppid, &format!("ns/{name}")).ok();
         let inherited = survey.pids.contains(&task.stat.ppid) && task.leads() && parents == Some(theirs);
