@@ -35,7 +35,7 @@ enum Task {
     },
     /// The rules about the sources that no compiler checks.
     Tidy,
-    /// Trials of the zoo, by name, or `faults`: the tool killed, images tampered with, surroundings that fail; further arguments go to the runner (see `cargo xtask trial --help`).
+    /// Trials of the zoo, by name, or `faults` (the tool killed, images tampered with, surroundings that fail), or `scenarios` (stories of what users have met); further arguments go to the runner (see `cargo xtask trial --help`).
     #[command(disable_help_flag = true)]
     Trial {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -86,7 +86,7 @@ fn run(command: &Command) -> Result<bool> {
             Ok(broken.failed == 0)
         }
         Task::Trial { arguments } => {
-            let is_own = arguments.first().is_some_and(|first| first == "faults");
+            let is_own = arguments.first().is_some_and(|first| first == "faults" || first == "scenarios");
             let mut all = if is_own { Vec::new() } else { vec!["run"] };
             all.extend(arguments.iter().map(String::as_str));
             shell.trials(&all)
