@@ -1,5 +1,5 @@
 // A pseudo-terminal with both ends inside: attributes, size, bytes in both directions, job control of a session on it.
-// zoo: rounds=3 static=yes
+// zoo: rounds=3 static=yes volatile=/
 #include "zoo.h"
 #include <sys/ioctl.h>
 #include <termios.h>

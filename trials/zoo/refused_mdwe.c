@@ -1,5 +1,5 @@
 // Refused: a task that may not map writable code (PR_SET_MDWE), where nothing can be injected.
-// zoo: rounds=1 refused=writable
+// zoo: rounds=1 refused=late:writable
 #include "zoo.h"
 
 #ifndef PR_SET_MDWE

@@ -1,5 +1,5 @@
 // Calls with a time limit, begun before the checkpoint: each ends as it would have, when it would have.
-// zoo: rounds=2 static=yes
+// zoo: rounds=2 static=yes volatile=/
 #include "zoo.h"
 #include <linux/futex.h>
 #include <poll.h>

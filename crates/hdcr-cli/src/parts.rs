@@ -106,10 +106,14 @@ pub(crate) fn checkpoint(
         (pending, Some(held), halted.elapsed())
     };
     let (manifest, snapshot) = pending.persist(facts)?.commit()?;
-    match (held, task.then) {
-        (Some(held), Then::Kill) => held.kill()?,
-        (Some(held), Then::Stop) => held.leave_stopped()?,
-        (Some(_), Then::GoOn) | (None, _) => {}
+    // The snapshot is committed: nothing that comes after may turn it into a failure.
+    let ended = match (held, task.then) {
+        (Some(held), Then::Kill) => held.kill(),
+        (Some(held), Then::Stop) => held.leave_stopped(),
+        (Some(_), Then::GoOn) | (None, _) => Ok(()),
+    };
+    if let Err(error) = ended {
+        tracing::warn!(%error, "the checkpoint is made, but the program was not ended or stopped cleanly");
     }
     let removed = match (&task.target, task.keep) {
         (Target::Store { root, job }, Some(keep)) => give_up(root, &job_name(job)?, keep),
@@ -190,12 +194,11 @@ impl Journal {
         };
         for entry in fs::read_dir(journals).map_err(Failure::system("looking for restores that died"))?.flatten() {
             let path = entry.path();
-            if path.is_dir()
-                && path.file_name() != Some(name.as_ref())
-                && let Ok(Some(held)) = lock(&path)
-            {
-                let left = Self { directory: path, _lock: held };
-                repair(&left.directory)?;
+            let other = path.is_dir() && path.file_name() != Some(name.as_ref());
+            let left = other && fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some());
+            if left && let Ok(Some(_lock)) = lock(&path) {
+                // Only its own job's next restore undoes it: its program may have gone on by hand since.
+                tracing::warn!(path = %path.display(), "a restore of another job died and left files half rolled back");
             }
         }
         let directory = journals.join(&name);

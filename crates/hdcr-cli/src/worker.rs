@@ -109,6 +109,7 @@ pub(crate) fn work() -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(Failure::system("tying the worker to its command"))?;
     SigSet::all().thread_block().map_err(Failure::system("blocking signals"))?;
+    raise_open_files();
     let channel = Channel::on_stdin()?;
     let null = rustix::fs::open(
         "/dev/null",
@@ -132,6 +133,16 @@ pub(crate) fn work() -> Result<()> {
         }
     };
     channel.send(&reply, &[])
+}
+
+/// All files of a whole tree are open in the worker at once; the limit of the caller's shell is not for that. Every
+/// process of the tree gets its own limits back.
+fn raise_open_files() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files was not raised");
+    }
 }
 
 /// Tells of progress; when nobody listens any more, this process is about to die with its command. When the program

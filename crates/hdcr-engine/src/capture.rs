@@ -21,7 +21,7 @@ use crate::resource::socket::Queues;
 use crate::resource::{FileView, backing, contents, late, listed, touched};
 use crate::survey;
 use crate::task::{Answer, Site, TASKS, TaskView};
-use crate::tree::{self, ProcessRecord, ThreadRecord};
+use crate::tree::{self, Band, ProcessRecord, ThreadRecord};
 
 /// Contents that are kept in memory until the tree goes on; what is more goes to the sink under the freeze.
 const BUFFER: usize = 160 << 20;
@@ -348,8 +348,8 @@ fn genealogy(cx: &mut Capture<'_>, processes: &[FrozenProcess], subjects: &[Subj
         let record = ProcessRecord {
             pid: process.pid.0,
             parent_tid: parent.map_or(0, |(_, tid)| tid.0),
-            session_leader: tree::leader(stat.sid, &set).to_wire(),
-            group_leader: tree::leader(stat.pgid, &set).to_wire(),
+            session_leader: tree::leader(stat.sid, Band::Session, &set).to_wire(),
+            group_leader: tree::leader(stat.pgid, Band::Group, &set).to_wire(),
             stopped,
             mm: subject.mm.0,
             exe: if living { backing::capture_path(cx, process.pid, "exe")?.0 } else { 0 },

@@ -58,6 +58,12 @@ pub fn numbers(pid: Pid, directory: &str) -> Result<Vec<i32>> {
     Ok(found)
 }
 
+/// Every process that `/proc` shows.
+pub fn processes() -> Vec<Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid).collect()
+}
+
 /// The fields of `/proc/PID/stat` that we use.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stat {

@@ -316,7 +316,10 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     cx.put_down();
     works.release()?;
     let notes = std::mem::take(&mut cx.notes);
-    cx.plan.finish()?;
+    if let Err(error) = cx.plan.finish() {
+        // The tree runs: what is left over is only the journal.
+        tracing::warn!(%error, "the journal of the roll-back was not removed");
+    }
     Ok(Restored { notes, ..roots(&model) })
 }
 

@@ -63,7 +63,8 @@ pub(crate) fn read(image: &ImageReader) -> Result<Model> {
     for id in ids(&frames, <ProcessRecord as hdcr_image::Record>::TAG) {
         records.push((id, one::<ProcessRecord>(&frames, id)?));
     }
-    let processes = tree::assemble(&tasks, &records)?;
+    let mut processes = tree::assemble(&tasks, &records)?;
+    tree::join_own(&mut processes, &procfs::stat(own_pid())?);
     let mut tables = BTreeMap::new();
     for process in &processes {
         let List(table) = one::<List<DescriptorEntry>>(&frames, process.id)?;
@@ -101,6 +102,10 @@ pub(crate) fn check(model: &Model, _parent: Parent) -> Result<(Refusals, Vec<Ref
     Ok((refusals, Vec::new()))
 }
 
+fn own_pid() -> Pid {
+    Pid(rustix::process::getpid().as_raw_nonzero().get())
+}
+
 /// All numbers that the tree needs.
 fn numbers(model: &Model) -> BTreeSet<i32> {
     let threads = model.processes.iter().flat_map(|process| &process.threads).map(|(tid, _)| tid.0);
@@ -112,13 +117,13 @@ fn numbers(model: &Model) -> BTreeSet<i32> {
 pub(crate) fn wait_for_the_dead(model: &Model) {
     const STEP: Duration = Duration::from_millis(4);
     const STEPS: usize = 2500;
-    for tid in numbers(model) {
-        for _ in 0..STEPS {
-            if !procfs::stat(Pid(tid)).is_ok_and(|stat| stat.state == b'Z') {
-                break;
-            }
-            std::thread::sleep(STEP);
+    let mut left = numbers(model);
+    for _ in 0..STEPS {
+        left.retain(|tid| procfs::stat(Pid(*tid)).is_ok_and(|stat| stat.state == b'Z'));
+        if left.is_empty() {
+            return;
         }
+        std::thread::sleep(STEP);
     }
 }
 

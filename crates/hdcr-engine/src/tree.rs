@@ -135,14 +135,46 @@ pub(crate) fn parents(pids: &[Pid]) -> BTreeMap<Pid, (Pid, Tid)> {
     pids.iter().flat_map(of).collect()
 }
 
-/// Where the leader with this number is.
-pub(crate) fn leader(number: i32, tree: &BTreeSet<Pid>) -> Leader {
+/// Which number of a process a leader gives: that of its session or that of its group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Band {
+    Session,
+    Group,
+}
+
+impl Band {
+    fn of(self, stat: &procfs::Stat) -> i32 {
+        match self {
+            Self::Session => stat.sid,
+            Self::Group => stat.pgid,
+        }
+    }
+}
+
+/// Where the leader with this number is. A dead leader whose session or group has members outside of the tree (the shell
+/// of a batch system has gone, hdcr itself has not) counts as outside: the number is in use and cannot be taken again.
+pub(crate) fn leader(number: i32, band: Band, tree: &BTreeSet<Pid>) -> Leader {
     if tree.contains(&Pid(number)) {
         return Leader::InTree;
     }
-    // A number that is still used by a session or group keeps its struct pid, but only a living process (or a zombie)
-    // has a directory in /proc.
-    if number != 0 && procfs::stat(Pid(number)).is_err() { Leader::Dead } else { Leader::Outside }
+    // Only a living process (or a zombie) has a directory in /proc.
+    if number == 0 || procfs::stat(Pid(number)).is_ok() {
+        return Leader::Outside;
+    }
+    let member = |pid: &Pid| !tree.contains(pid) && procfs::stat(*pid).is_ok_and(|stat| band.of(&stat) == number);
+    if procfs::processes().iter().any(member) { Leader::Outside } else { Leader::Dead }
+}
+
+/// Dead leaders whose session or group is that of the restoring process: its members join that one.
+pub(crate) fn join_own(processes: &mut [StoredProcess], own: &procfs::Stat) {
+    for process in processes {
+        if process.session_leader == Leader::Dead && process.sid == own.sid {
+            process.session_leader = Leader::Outside;
+        }
+        if process.group_leader == Leader::Dead && process.pgid == own.pgid {
+            process.group_leader = Leader::Outside;
+        }
+    }
 }
 
 impl Leader {
@@ -236,11 +268,18 @@ pub(crate) fn assemble(tasks: &Tasks, records: &[(ObjectId, ProcessRecord)]) -> 
     in_order(processes).ok_or_else(|| unsound("a circle of parents"))
 }
 
+/// The deepest tree that an image may hold.
+const DEPTH: usize = 4096;
+
 /// Parents before children.
 fn in_order(mut left: Vec<StoredProcess>) -> Option<Vec<StoredProcess>> {
     let mut done: Vec<StoredProcess> = Vec::new();
     let mut placed: BTreeSet<Pid> = BTreeSet::new();
-    while !left.is_empty() {
+    // The plan of births follows the depth of the tree by recursion: no real tree is as deep as this.
+    for _ in 0..DEPTH {
+        if left.is_empty() {
+            return Some(done);
+        }
         let (ready, rest): (Vec<_>, Vec<_>) =
             left.into_iter().partition(|p| p.parent.is_none_or(|(pid, _)| placed.contains(&pid)));
         if ready.is_empty() {
@@ -250,5 +289,5 @@ fn in_order(mut left: Vec<StoredProcess>) -> Option<Vec<StoredProcess>> {
         done.extend(ready);
         left = rest;
     }
-    Some(done)
+    left.is_empty().then_some(done)
 }

@@ -347,7 +347,9 @@ impl Frozen for PtraceFrozen {
             let killed = self.calls.kill(process.pid, libc::SIGKILL);
             first = first.and(forgive_dead(killed));
         }
-        first.and(self.wait_until_dead(grace()))
+        // Giving back the memory of a large program takes its time.
+        const DEATH: std::time::Duration = std::time::Duration::from_secs(120);
+        first.and(self.wait_until_dead(Deadline(std::time::Instant::now() + DEATH)))
     }
 }
 

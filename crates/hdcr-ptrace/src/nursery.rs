@@ -21,6 +21,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use crate::birth;
 use crate::calls::{Calls, as_rseq, failure};
 use crate::finish;
+use crate::freeze::forgive_dead;
 use crate::hole;
 use crate::registers::NO_CALL;
 use crate::rendezvous::{self, Meeting, all_but};
@@ -317,11 +318,13 @@ impl Nursery for PtraceNursery {
             return Err(MechanismError::Unsupported { tid: *tid, kind: "not finished" });
         }
         self.released = true;
-        let mut first = Ok(());
+        // From the first one on the tree runs, and may end: there is no way back, and nothing to report but an oddity.
         for tid in &self.finished {
-            first = first.and(self.calls.detach(*tid, 0));
+            if let Err(error) = forgive_dead(self.calls.detach(*tid, 0)) {
+                tracing::warn!(%error, "a restored task was not let go cleanly");
+            }
         }
-        first
+        Ok(())
     }
 }
 

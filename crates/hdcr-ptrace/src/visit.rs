@@ -206,9 +206,12 @@ impl Visit {
                 Ok(visit)
             }
             Err(error) => {
-                // Nothing is mapped: the thread goes home and the tail is put back, as at the end of a visit.
-                drop(tracee.go_home(calls));
-                drop(visit.put_tail_back(calls, premises));
+                // The thread goes home and the tail is put back, as at the end of a visit. One that does not even stop
+                // stands in the stub, which heals it: nothing is taken away from under it.
+                let home = tracee.stop(calls, crate::grace()).and_then(|()| tracee.go_home(calls));
+                if home.is_ok() {
+                    drop(visit.put_tail_back(calls, premises));
+                }
                 Err(error)
             }
         }
@@ -391,6 +394,11 @@ impl Visit {
         let Some(runner) = tracees.get_mut(&self.runner) else {
             return first;
         };
+        if !matches!(&first, Ok(()) | Err(MechanismError::Gone { .. })) {
+            // A thread that did not come home stands in the region and heals there: the region stays for it.
+            let home = runner.stop(calls, by).and_then(|()| runner.go_home(calls));
+            return first.and(home);
+        }
         first = first.and(runner.stop(calls, by));
         let (at, len) = (self.region.start, self.region.end - self.region.start);
         let unmapped = self.once(calls, premises, runner, (MUNMAP, [at, len, 0, 0, 0, 0], by));

@@ -81,8 +81,16 @@ fn prot_of(line: &MapLine) -> u32 {
     bits.iter().filter(|(letter, _)| line.perms.contains(letter)).fold(0, |all, (_, bit)| all | bit.cast_unsigned())
 }
 
+/// Memory that the kernel may drop at any time (`linux/mman.h`, Linux 6.11): its pages are not kept, as a program must do
+/// without them anyway. The state of `getrandom` in the vdso lies in it, and must not come back twice.
+const MAP_DROPPABLE: i32 = 0x08;
+
 fn flags_of(line: &MapLine) -> u32 {
-    let sharing = if line.shared() { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+    let sharing = match line.shared() {
+        true => libc::MAP_SHARED,
+        false if line.has(b"dp") => MAP_DROPPABLE,
+        false => libc::MAP_PRIVATE,
+    };
     let grows = if line.has(b"gd") { libc::MAP_GROWSDOWN } else { 0 };
     let reserve = if line.has(b"nr") { libc::MAP_NORESERVE } else { 0 };
     let anonymous = if line.inode == 0 { libc::MAP_ANONYMOUS } else { 0 };
@@ -106,6 +114,7 @@ pub(crate) fn pages(cx: &mut Capture<'_>, pid: Pid, id: ObjectId, lines: &[MapLi
         File::open(procfs::path(pid, "pagemap")).map_err(Error::system("opening pagemap", format!("process {pid}")))?;
     for line in lines {
         let wanted = match kind_of(line) {
+            MappingKind::Anonymous if line.has(b"dp") => continue,
             MappingKind::Anonymous => Wanted::Filled,
             MappingKind::PrivateFile => Wanted::Anonymous,
             MappingKind::SharedFile | MappingKind::SharedMemory | MappingKind::Vdso | MappingKind::Vvar => continue,

@@ -91,8 +91,8 @@ pub(crate) const fn bit(code: [u8; 2]) -> u64 {
 }
 
 /// Codes that say nothing that has to be put back by itself: permissions, what the kernel sets for a kind of mapping.
-const IMPLIED: [[u8; 2]; 13] =
-    [*b"rd", *b"wr", *b"ex", *b"sh", *b"mr", *b"me", *b"ms", *b"sd", *b"mm", *b"de", *b"pf", *b"io", *b"??"];
+const IMPLIED: [[u8; 2]; 12] =
+    [*b"rd", *b"wr", *b"ex", *b"sh", *b"mr", *b"me", *b"ms", *b"sd", *b"mm", *b"de", *b"pf", *b"io"];
 
 /// What a line of `smaps` is.
 pub(crate) fn kind_of(line: &MapLine) -> MappingKind {

@@ -112,7 +112,8 @@ pub(crate) struct InodeRecord {
     /// Lies where a reboot removes it; made again at its path when missing.
     #[prost(bool, tag = "18")]
     pub(crate) volatile: bool,
-    /// Something of the tree maps it shared and writable, so that times do not tell whether it has changed.
+    /// Times do not tell whether it has changed: something of the tree maps it shared and writable, or its last change
+    /// was too short a time ago.
     #[prost(bool, tag = "19")]
     pub(crate) mapped: bool,
     /// `F_GET_SEALS`.
@@ -350,6 +351,16 @@ pub(crate) fn finish(cx: &mut Capture<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Whether a file changed so short a time ago that a next change could leave the same times behind: before Linux 6.13 the
+/// kernel's clock for files moves in ticks of up to 10 ms (`current_time` in fs/inode.c).
+fn just_changed(stat: &Stat) -> bool {
+    const TICKS_NS: i64 = 30_000_000;
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let changed = i64::try_from(stat.st_ctime_nsec).unwrap_or(0);
+    let age = (now.tv_sec - stat.st_ctime).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec - changed);
+    age < TICKS_NS
+}
+
 fn keep(cx: &mut Capture<'_>, id: ObjectId, pending: &Pending, rooms: &mut Rooms) -> Result<InodeRecord> {
     let stat = pending.file.as_ref().and_then(|file| rustix::fs::fstat(file).ok()).or(pending.stat);
     let path = model::path_of(&pending.path);
@@ -365,7 +376,7 @@ fn keep(cx: &mut Capture<'_>, id: ObjectId, pending: &Pending, rooms: &mut Rooms
         contents,
         stand_in: pending.uses.program && !pending.uses.write,
         volatile: volatile(&path, tmpfs),
-        mapped: pending.uses.shared_write,
+        mapped: pending.uses.shared_write || stat.as_ref().is_some_and(just_changed),
         ..stat.as_ref().map(facts).unwrap_or_default()
     };
     if let (Life::Elsewhere, Some(stat)) = (pending.life, &stat) {

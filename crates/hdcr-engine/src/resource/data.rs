@@ -91,7 +91,9 @@ pub(crate) fn read(
             Err(Errno::NXIO) => return Ok(()),
             Err(_) => at,
         };
-        let end = rustix::fs::seek(file, SeekFrom::Hole(start.max(at))).unwrap_or(size).min(size);
+        // A hole may begin inside of a page where blocks are smaller than pages: the rest of that page is read too.
+        let end = rustix::fs::seek(file, SeekFrom::Hole(start.max(at))).unwrap_or(size);
+        let end = end.next_multiple_of(PAGE).min(size);
         let start = start.max(at);
         at = start;
         while at < end {
@@ -226,7 +228,7 @@ pub(crate) fn copy(from: &OwnedFd, range: Range<u64>, to: &OwnedFd, to_start: u6
     while read_from < end {
         let want = length((64 * PIECE).min(end - read_from));
         match rustix::fs::copy_file_range(from, Some(&mut read_from), to, Some(&mut write_to), want) {
-            Ok(0) => return Ok(()),
+            Ok(0) => return copy_by_hand(from, read_from..end, to, write_to, subject),
             Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                 return copy_by_hand(from, read_from..end, to, write_to, subject);
@@ -245,7 +247,8 @@ fn copy_by_hand(from: &OwnedFd, range: Range<u64>, to: &OwnedFd, to_start: u64, 
         let room = buffer.get_mut(..length(PIECE.min(end - at))).unwrap_or_default();
         let count = read_at(from, at, room, subject)?;
         if count == 0 {
-            break;
+            let short = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+            return Err(Error::system("copying a file", subject.display())(short));
         }
         write_at(to, to_start.saturating_add(at - start), room.get(..count).unwrap_or_default(), subject)?;
         at = at.saturating_add(u64::try_from(count).unwrap_or_default());

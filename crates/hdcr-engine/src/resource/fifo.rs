@@ -105,7 +105,7 @@ impl FileKind for Fifo {
         let fifo = ObjectId(record.fifo);
         if !cx.parts.contains_key(&fifo) {
             let object: FifoRecord = cx.record(fifo)?;
-            let path = cx.mapped(&model::path_of(&object.path));
+            let path = cx.mapped(&super::contents::checked_path(&object.path)?);
             let keeper = make(&path, fifo, &object)?;
             cx.parts.insert(fifo, vec![keeper]);
         }
@@ -150,8 +150,14 @@ fn passing(path: &Path, id: ObjectId) -> PathBuf {
 fn born(path: &Path, record: &FifoRecord) -> rustix::io::Result<()> {
     let mode = Mode::from_raw_mode(record.mode & 0o7777);
     rustix::fs::mknodat(CWD, path.as_os_str().as_bytes(), FileType::Fifo, mode, 0)?;
-    rustix::fs::chmod(path, mode)?;
-    match rustix::fs::chown(path, Some(Uid::from_raw(record.uid)), Some(Gid::from_raw(record.gid))) {
+    // By descriptor: the owner of the directory could put a link in its place meanwhile.
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = rustix::fs::open(path, flags, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&made)?.st_mode) != FileType::Fifo {
+        return Err(rustix::io::Errno::EXIST);
+    }
+    rustix::fs::fchmod(&made, mode)?;
+    match rustix::fs::fchown(&made, Some(Uid::from_raw(record.uid)), Some(Gid::from_raw(record.gid))) {
         // An ordinary user keeps it as its own.
         Err(rustix::io::Errno::PERM) => Ok(()),
         other => other,

@@ -191,7 +191,7 @@ fn watch_all(cx: &mut Restore<'_>, id: ObjectId) -> Result<()> {
     let mut record: InotifyRecord = cx.record(id)?;
     let file = cx.open_file(id)?.try_clone().map_err(Error::system("dup", id))?;
     for watch in &mut record.watches {
-        let path = cx.mapped(&model::path_of(&watch.path));
+        let path = cx.mapped(&super::contents::checked_path(&watch.path)?);
         watch.path = path.into_os_string().into_vec();
     }
     record.watches.sort_by_key(|watch| watch.number);

@@ -9,11 +9,12 @@ use std::path::PathBuf;
 
 use hdcr_image::{Record, Tag};
 use rustix::fs::FileType;
+use rustix::io::Errno;
 
 use super::contents::{self, Met, Uses, note};
 use super::{data, reopen};
 use crate::capture::Capture;
-use crate::error::{Owner, Result};
+use crate::error::{Error, Owner, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
 use crate::rollback::Action;
@@ -67,9 +68,12 @@ pub(crate) fn note_listed(cx: &mut Capture<'_>) -> Result<()> {
         }));
     }
     while let Some(path) = todo.pop() {
-        let Ok(stat) = rustix::fs::lstat(&path) else {
-            list.absent.push(path.into_os_string().into_vec());
-            continue;
+        let stat = match rustix::fs::lstat(&path) {
+            Err(Errno::NOENT | Errno::NOTDIR) => {
+                list.absent.push(path.into_os_string().into_vec());
+                continue;
+            }
+            other => other.map_err(Error::system("looking at a listed file", path.display()))?,
         };
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind == FileType::RegularFile {

@@ -115,6 +115,9 @@ impl FileKind for ProcFile {
 
     fn restore(cx: &mut Restore<'_>, id: ObjectId, record: ProcFileRecord) -> Result<OwnedFd> {
         let path = contents::checked_path(&record.path)?;
+        if !["/proc", "/sys"].iter().any(|root| path.starts_with(root)) {
+            return Err(Error::Unsound(format!("{} is no file of the kernel", path.display())));
+        }
         if record.holder != 0 {
             return in_the_task(cx, id, &record);
         }

@@ -293,6 +293,7 @@ fn undo_one(entry: &Entry, journal: Option<&Journal>) -> Result<()> {
         },
         Undo::MoveBack => match rename(&path(&entry.moved), &target) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::EXIST) => warn_of_stranger(&target),
             Err(error) => Err(Error::system("moving a file back", target.display())(error)),
         },
         Undo::WriteBack => write_back(entry, &target, journal),

@@ -3,14 +3,14 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use hdcr_sys::socket as sys;
 use nix::libc;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 /// `struct sockaddr_un`: the family, then at most so many bytes of path.
 const PATH_AT: usize = 2;
@@ -87,7 +87,15 @@ pub(super) fn bind_at(file: &OwnedFd, kind: i32, name: &[u8], node: &Node, place
     } else {
         sys::bind(file, &address(place)?)?;
     }
-    fs::set_permissions(place, fs::Permissions::from_mode(node.mode & 0o7777))?;
+    // By descriptor: the owner of the directory could put a link in its place meanwhile.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = rustix::fs::open(place, flags, Mode::empty()).map_err(io::Error::from)?;
+    let stat = rustix::fs::fstat(&made).map_err(io::Error::from)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+        return Err(io::Error::from(rustix::io::Errno::EXIST).into());
+    }
+    let door = format!("/proc/self/fd/{}", made.as_raw_fd());
+    fs::set_permissions(door, fs::Permissions::from_mode(node.mode & 0o7777))?;
     match std::os::unix::fs::lchown(place, Some(node.uid), Some(node.gid)) {
         Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error.into()),
         _ => Ok(()),

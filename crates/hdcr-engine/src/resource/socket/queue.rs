@@ -203,11 +203,13 @@ fn send_all(sender: impl AsFd, message: &Outgoing<'_>, stream: bool) -> io::Resu
 /// Claims the sender's credentials where that is allowed: it takes privileges, and a process of that number.
 fn send_once(sender: impl AsFd, message: &Outgoing<'_>) -> io::Result<usize> {
     let denied = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EPERM | libc::ESRCH));
-    match sys::send(&sender, message, 0) {
+    // A queue that does not take back what it held is an error, not a reason to wait for ever.
+    let at_once = libc::MSG_DONTWAIT;
+    match sys::send(&sender, message, at_once) {
         Err(error) if message.credentials.is_some() && denied(&error) => {
             let own =
                 Outgoing { bytes: message.bytes, to: message.to, descriptors: message.descriptors, credentials: None };
-            sys::send(&sender, &own, 0)
+            sys::send(&sender, &own, at_once)
         }
         other => other,
     }
