@@ -47,13 +47,23 @@ impl Record for OpenFileRecord {
 pub(crate) fn views(pid: Pid) -> Result<Vec<FileView>> {
     let mut views = Vec::new();
     for number in procfs::numbers(pid, "fd")? {
-        match view(pid, Fd(number)) {
-            Ok(view) => views.push(view),
-            Err(_) if procfs::link(pid, &format!("fd/{number}")).is_err() => {}
-            Err(error) => return Err(error),
-        }
+        views.extend(while_open(pid, Fd(number), || view(pid, Fd(number)))?);
     }
     Ok(views)
+}
+
+/// Asks something about a descriptor of a process that may run; `None` when it is closed. A shell closes and opens the same
+/// number again and again, so a failure counts only when it comes each time.
+pub(crate) fn while_open<T>(pid: Pid, fd: Fd, mut ask: impl FnMut() -> Result<T>) -> Result<Option<T>> {
+    const TIMES: u32 = 20;
+    for _ in 1..TIMES {
+        match ask() {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(_) if procfs::link(pid, &format!("fd/{fd}")).is_err() => return Ok(None),
+            Err(error) => tracing::trace!(%pid, %fd, %error, "asked again"),
+        }
+    }
+    ask().map(Some)
 }
 
 pub(crate) fn view(pid: Pid, fd: Fd) -> Result<FileView> {

@@ -133,10 +133,9 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<(Refusals, Vec<Ref
     for view in &look.files {
         match resource::kind_of(view) {
             // What is gone meanwhile needs no look: the one under the freeze counts.
-            Some(kind) => match (kind.survey)(&mut survey, view) {
-                Err(_) if procfs::link(view.pid, &format!("fd/{}", view.fd)).is_err() => {}
-                other => other?,
-            },
+            Some(kind) => {
+                openfile::while_open(view.pid, view.fd, || (kind.survey)(&mut survey, view))?;
+            }
             None => survey.refuse(unknown(view)),
         }
     }
