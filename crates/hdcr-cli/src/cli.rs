@@ -60,6 +60,9 @@ pub(crate) struct Common {
     /// Part of hdcr itself: this is the first process of a pid namespace, and reports to this file
     #[arg(long, global = true, hide = true, value_name = "FILE")]
     pub(crate) inside: Option<PathBuf>,
+    /// Part of hdcr itself: the process meant has this pid here, in the namespaces that were entered for it
+    #[arg(long, global = true, hide = true, value_name = "PID")]
+    pub(crate) entered: Option<i32>,
 }
 
 /// What is to be done.

@@ -1,18 +1,20 @@
 //! A restore as a parent sees it: starts the worker, becomes the parent of what it made, and behaves like the program.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use hdcr_policy::restart::Death;
 
 use crate::failure::{Failure, Result};
+use crate::namespace;
 use crate::output::Output;
 use crate::parts;
 use crate::process::{self, Change, kill_all_below, next_change};
 use crate::signals::{REQUESTS_TO_END, Signals};
 use crate::task::{Reply, RestoreTask, Restored, Task};
-use crate::terminal::Terminal;
+use crate::terminal::{Stop, Terminal};
 use crate::worker::Worker;
 
 /// How long the killing of what is left may take.
@@ -76,12 +78,13 @@ fn wait_for(worker: &Worker, signals: &Signals, limit: Duration) -> Result<Outco
     }
 }
 
-/// Waits for the end of the program, passing on signals; behaves like it on a terminal.
-pub(crate) fn accompany(main: i32, signals: &Signals, output: Output) -> Result<Death> {
+/// Waits for the end of the program, passing on signals; behaves like it on a terminal. `outside`: leads to the process
+/// outside of our pid namespace.
+pub(crate) fn accompany(main: i32, signals: &Signals, output: Output, outside: Option<&File>) -> Result<Death> {
     let mut terminal = Terminal::open();
     terminal.program_is(main);
     let death = loop {
-        match ended(main, &terminal) {
+        match ended(main, &terminal, outside) {
             Some(death) => break death,
             None => signals.wait(&mut [], None)?,
         };
@@ -97,11 +100,15 @@ pub(crate) fn accompany(main: i32, signals: &Signals, output: Output) -> Result<
 }
 
 /// Looks at all children that changed; the end of the program, if it is among them.
-fn ended(main: i32, terminal: &Terminal) -> Option<Death> {
+fn ended(main: i32, terminal: &Terminal, outside: Option<&File>) -> Option<Death> {
     while let Some((pid, change)) = next_change() {
         match change {
             Change::Ended(death) if pid == main => return Some(death),
-            Change::Stopped(signal) if pid == main => terminal.program_stopped(signal),
+            Change::Stopped(signal) if pid == main => {
+                if let (Stop::Outside, Some(outside)) = (terminal.program_stopped(signal), outside) {
+                    namespace::tell_stopped(outside);
+                }
+            }
             Change::Ended(_) | Change::Stopped(_) | Change::Continued => {}
         }
     }

@@ -39,6 +39,9 @@ pub(crate) struct Record {
     pub(crate) main: i32,
     /// Its birth in clock ticks since the boot, to know it again.
     pub(crate) main_born: i64,
+    /// The boot of the machine (`/proc/sys/kernel/random/boot_id`) in which it was born.
+    #[serde(default)]
+    pub(crate) boot: String,
     /// It has a pid namespace of its own.
     pub(crate) private_pids: bool,
 }
@@ -172,10 +175,15 @@ pub(crate) fn make_private(path: &Path) -> Result<()> {
 impl Record {
     /// The program of an earlier keeper still runs although that keeper is gone.
     pub(crate) fn orphaned(&self) -> bool {
-        self.state == State::Running
-            && !self.private_pids
-            && process::lives(self.main)
-            && process::born(self.main) == Some(self.main_born)
+        self.state == State::Running && self.program_lives()
+    }
+
+    /// Its program lives, as far as it can be known from here: it is the very process, not one with its number after it,
+    /// or after a reboot.
+    pub(crate) fn program_lives(&self) -> bool {
+        let same_boot = self.boot.is_empty() || self.boot == process::boot();
+        let same = same_boot && process::born(self.main) == Some(self.main_born);
+        !self.private_pids && same && process::lives(self.main)
     }
 }
 
@@ -196,6 +204,7 @@ mod tests {
             after: 4,
             main: 0,
             main_born: 0,
+            boot: String::new(),
             private_pids: false,
         }
     }
@@ -217,6 +226,18 @@ mod tests {
         let other = start(Some(&record(State::Running)), &words("sim -n 4"), Some(5), false).unwrap_err();
         assert!(other.to_string().contains("sim -n 3"));
         assert_eq!(start(Some(&record(State::Ended)), &words("x"), Some(5), false), Ok(Start::Anew));
+    }
+
+    #[test]
+    fn a_program_of_an_earlier_boot_is_another_one() {
+        let main = std::process::id().cast_signed();
+        let main_born = process::born(main).unwrap();
+        let mut own = Record { main, main_born, boot: process::boot(), ..record(State::Running) };
+        assert!(own.orphaned());
+        own.boot = "10f7e6a2-0000-0000-0000-000000000000".to_owned();
+        assert!(!own.orphaned());
+        own = Record { boot: process::boot(), main_born: main_born - 1, ..own };
+        assert!(!own.orphaned());
     }
 
     #[test]

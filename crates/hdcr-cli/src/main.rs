@@ -64,8 +64,8 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
     }
     let settings = Settings::read(&cli.common)?;
     let inside = cli.common.inside.as_deref().map(namespace::inside).transpose()?;
-    let at = Surrounding { output, settings: &settings, inside };
-    match cli.command {
+    let at = Surrounding { output, settings: &settings, inside, entered: cli.common.entered };
+    let status = match cli.command {
         Command::Run(args) => commands::run::run(&at, &args),
         Command::Checkpoint(args) => commands::checkpoint::run(&at, &args),
         Command::Restore(args) => commands::restore::run(&at, &args),
@@ -81,5 +81,9 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
         Command::Manpage(args) => commands::texts::manpage(&args),
         Command::Probe => commands::doctor::probe(&at),
         Command::Worker | Command::Program(_) => Ok(0),
+    };
+    if at.inside.is_some() {
+        namespace::wait_for_entered();
     }
+    status
 }

@@ -6,20 +6,24 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{PipeReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use hdcr_policy::restart::Death;
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
+use rustix::process::{PidfdFlags, pidfd_open};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, configure_capability_in_ambient_set,
     set_capabilities,
 };
 
-use crate::failure::{Failure, Result};
+use crate::failure::{Class, Failure, Result};
 use crate::process::{self, Change, next_change};
 use crate::signals::{self, Signals};
+use crate::terminal::Terminal;
 
 /// Whether this process may give a new task the pid it wants, in the pid namespace it is in.
 pub(crate) fn may_choose_pids() -> bool {
@@ -48,8 +52,9 @@ pub(crate) fn outside(arguments: impl Iterator<Item = OsString>, ready: Ready<'_
     command.arg(format!("--inside=/proc/{}/fd/{}", std::process::id(), writer.as_raw_fd())).args(arguments);
     let child = command.spawn().map_err(Failure::system("starting the first process of a pid namespace"))?;
     let inner = child.id().cast_signed();
+    let mut terminal = Terminal::open();
     let mut reader = Some(reader);
-    loop {
+    let death = loop {
         let mut fds: Vec<_> = reader.iter().map(AsFd::as_fd).collect();
         let said = signals.wait(&mut fds, None)?.first() == Some(&true);
         while let Some(received) = signals.next() {
@@ -57,24 +62,54 @@ pub(crate) fn outside(arguments: impl Iterator<Item = OsString>, ready: Ready<'_
                 process::signal(inner, received.number);
             }
         }
-        if said && let Some(mut reader) = reader.take() {
-            let mut text = String::new();
-            let mut byte = [0];
-            while reader.read(&mut byte).is_ok_and(|count| count == 1) && byte != *b"\n" {
-                text.extend(byte.map(char::from));
-            }
-            if let Ok(pid) = text.parse()
-                && ready(outer_pid(inner, pid).unwrap_or(inner))? == Outside::Leaves
-            {
-                return Ok(0);
+        if said {
+            match reader.as_mut().and_then(hear) {
+                Some(Said::Runs(pid)) => {
+                    if ready(outer_pid(inner, pid).unwrap_or(inner))? == Outside::Leaves {
+                        return Ok(0);
+                    }
+                }
+                Some(Said::Stopped) => terminal.stop_for(),
+                None => reader = None,
             }
         }
-        while let Some((pid, change)) = next_change() {
-            if let (true, Change::Ended(death)) = (pid == inner, change) {
-                return Ok(process::shell_status(death));
-            }
+        if let Some(death) = end_of(inner) {
+            break death;
+        }
+    };
+    terminal.take_from_the_dead();
+    Ok(process::shell_status(death))
+}
+
+/// The end of the first process of the namespace, when it has come.
+fn end_of(inner: i32) -> Option<Death> {
+    while let Some((pid, change)) = next_change() {
+        if let (true, Change::Ended(death)) = (pid == inner, change) {
+            return Some(death);
         }
     }
+    None
+}
+
+/// What the inner process says to the outer one, a line each.
+enum Said {
+    /// The program runs as this pid.
+    Runs(i32),
+    /// The program was stopped from the terminal.
+    Stopped,
+}
+
+/// The word for [`Said::Stopped`].
+const STOPPED: &str = "stopped";
+
+/// Hears the next thing; `None` when there is nobody any more who could say something.
+fn hear(reader: &mut PipeReader) -> Option<Said> {
+    let mut text = String::new();
+    let mut byte = [0];
+    while reader.read(&mut byte).is_ok_and(|count| count == 1) && byte != *b"\n" {
+        text.extend(byte.map(char::from));
+    }
+    if text == STOPPED { Some(Said::Stopped) } else { text.parse().ok().map(Said::Runs) }
 }
 
 /// Goes into new namespaces; the next child is the first process of the pid namespace.
@@ -150,6 +185,13 @@ pub(crate) fn tell_ready(mut report: &File, pid: i32) -> Result<()> {
     writeln!(report, "{pid}").map_err(Failure::system("telling that the program runs"))
 }
 
+/// Asks the outer process to stop, as the program did.
+pub(crate) fn tell_stopped(mut report: &File) {
+    if let Err(error) = writeln!(report, "{STOPPED}") {
+        tracing::debug!(%error, "nobody is outside of the pid namespace");
+    }
+}
+
 /// Makes the next pid of this namespace follow `last`; needs a namespace of one's own to be of any use.
 pub(crate) fn next_pid_after(last: i32) {
     if let Err(error) = fs::write("/proc/sys/kernel/ns_last_pid", last.to_string()) {
@@ -157,11 +199,78 @@ pub(crate) fn next_pid_after(last: i32) {
     }
 }
 
+/// Runs this command once more, with the same arguments, in the namespaces of a process, when hdcr has made these for it
+/// (`--new-pids`, an ordinary user); says there which pid it has. `None`: it is in no such namespace.
+pub(crate) fn enter(pid: i32) -> Result<Option<u8>> {
+    let Some(first) = first_of(pid) else { return Ok(None) };
+    let inner = numbers(pid).last().copied().ok_or_else(|| Failure::refused("no-such-process", "it has ended"))?;
+    let directory = std::env::current_dir().map_err(Failure::system("finding the current directory"))?;
+    let process = rustix::process::Pid::from_raw(first);
+    let process = process.map(|first| pidfd_open(first, PidfdFlags::empty())).transpose();
+    let process = process.map_err(Failure::system("finding the namespaces of the program"))?;
+    let process = process.ok_or_else(|| Failure::refused("no-such-process", "it has ended"))?;
+    let mut flags = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS;
+    let own_users = namespace_of("self", "user") != namespace_of(&first.to_string(), "user");
+    if own_users {
+        flags |= CloneFlags::CLONE_NEWUSER;
+    }
+    setns(&process, flags).map_err(|errno| {
+        Failure::refused("not-permitted", format!("the namespaces of process {pid} cannot be entered: {errno}"))
+            .remedy("run as the user who runs the program, or as root")
+    })?;
+    if own_users {
+        keep_capabilities()?;
+    }
+    std::env::set_current_dir(&directory).map_err(Failure::system("going back to the current directory"))?;
+    let mut command = process::this_program();
+    command.arg(format!("--entered={inner}")).args(std::env::args_os().skip(1));
+    let mut child = command.spawn().map_err(Failure::system("starting hdcr in the namespaces of the program"))?;
+    let status = child.wait().map_err(Failure::system("waiting for hdcr in the namespaces of the program"))?;
+    Ok(Some(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(Class::Internal.status())))
+}
+
+/// Waits, as the first process of a namespace, for commands that have entered it ([`enter`]): they die with this process,
+/// and the one that has just ended the program has still to say so.
+pub(crate) fn wait_for_entered() {
+    const STEP: Duration = Duration::from_millis(5);
+    const STEPS: usize = 6000;
+    // Their parents live outside.
+    let entered = |pid: &i32| process::stat(*pid).is_some_and(|stat| stat.ppid.0 == 0 && stat.comm == b"hdcr");
+    for _ in 0..STEPS {
+        if !process::all().iter().any(|pid| *pid != 1 && process::lives(*pid) && entered(pid)) {
+            return;
+        }
+        std::thread::sleep(STEP);
+    }
+}
+
+/// The first process of the pid namespace that a process is in, when that is another one than ours and made by us.
+fn first_of(pid: i32) -> Option<i32> {
+    let theirs = namespace_of(&pid.to_string(), "pid")?;
+    if Some(&theirs) == namespace_of("self", "pid").as_ref() {
+        return None;
+    }
+    let mut first = pid;
+    while numbers(first).last() != Some(&1) {
+        first = process::stat(first)?.ppid.0;
+    }
+    let command = fs::read(format!("/proc/{first}/cmdline")).ok()?;
+    let ours = command.split(|byte| *byte == 0).nth(1)?.starts_with(b"--inside=");
+    (ours && namespace_of(&first.to_string(), "pid") == Some(theirs)).then_some(first)
+}
+
+fn namespace_of(process: &str, kind: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{process}/ns/{kind}")).ok()
+}
+
+/// The pids of a process, from our namespace to its own.
+fn numbers(pid: i32) -> Vec<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    line.split_whitespace().map_while(|number| number.parse().ok()).collect()
+}
+
 /// The pid here of a process that is `inner` in the namespace of process `first`.
-fn outer_pid(first: i32, inner: i32) -> Option<i32> {
-    process::below(first).into_iter().find(|pid| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-        numbers.and_then(|numbers| numbers.split_whitespace().last()?.parse().ok()) == Some(inner)
-    })
+pub(crate) fn outer_pid(first: i32, inner: i32) -> Option<i32> {
+    process::below(first).into_iter().find(|pid| numbers(*pid).last() == Some(&inner))
 }

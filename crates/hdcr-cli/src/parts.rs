@@ -356,6 +356,13 @@ pub(crate) fn capabilities() -> hdcr_engine::mechanism::Capabilities {
     *mechanism().capabilities()
 }
 
+/// Whether this user may hear of what programs do to files.
+pub(crate) fn can_watch() -> bool {
+    // Anybody may make a group; to hear of a whole file system takes more.
+    let group = hdcr_sys::fanotify::Fanotify::new();
+    group.and_then(|group| group.mark_file_system(Path::new("/"), hdcr_sys::fanotify::CREATE)).is_ok()
+}
+
 /// Checks the name of a job.
 pub(crate) fn job_name(name: &str) -> Result<JobName> {
     JobName::new(name).map_err(|error| Failure::usage(error.to_string()))

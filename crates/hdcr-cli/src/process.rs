@@ -41,6 +41,11 @@ pub(crate) fn born(pid: i32) -> Option<i64> {
     stat(pid)?.field(22)
 }
 
+/// The number of this boot of the machine; births are counted from it.
+pub(crate) fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
 /// A process that lives: it is there and is no zombie.
 pub(crate) fn lives(pid: i32) -> bool {
     stat(pid).is_some_and(|stat| !matches!(stat.state, b'Z' | b'X'))
@@ -60,7 +65,7 @@ pub(crate) fn take_name() {
 }
 
 /// All pids that `/proc` shows.
-fn all() -> Vec<i32> {
+pub(crate) fn all() -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
@@ -96,6 +101,11 @@ pub(crate) fn signal(pid: i32, number: i32) -> bool {
 /// Sends a signal to a process group.
 pub(crate) fn signal_group(group: i32, signal: Signal) -> bool {
     group > 1 && kill(nix::unistd::Pid::from_raw(-group), signal).is_ok()
+}
+
+/// Whether a process group has a member that this user may signal.
+pub(crate) fn group_lives(group: i32) -> bool {
+    group > 1 && kill(nix::unistd::Pid::from_raw(-group), None).is_ok()
 }
 
 /// The next child that changed, without waiting.

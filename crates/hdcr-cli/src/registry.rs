@@ -142,7 +142,18 @@ impl Registry {
 
     /// Asks the keeper of a job; `None` when there is none.
     pub(crate) fn ask(&self, name: &str, request: &Request, limit: Duration) -> Result<Option<Answer>> {
+        Ok(self.ask_known(name, request, limit)?.map(|(_, answer)| answer))
+    }
+
+    /// Asks the keeper of a job and tells which pid it has here, whatever namespace it lives in.
+    pub(crate) fn ask_known(
+        &self,
+        name: &str,
+        request: &Request,
+        limit: Duration,
+    ) -> Result<Option<(Option<i32>, Answer)>> {
         let Some(stream) = self.connect(name)? else { return Ok(None) };
+        let keeper = rustix::net::sockopt::socket_peercred(&stream).ok().map(|who| who.pid.as_raw_nonzero().get());
         let doing = || Failure::system::<std::io::Error>(format!("asking the keeper of job {name}"));
         stream.set_read_timeout(Some(limit)).map_err(doing())?;
         (&stream).write_all(&line(request)?).map_err(doing())?;
@@ -152,7 +163,7 @@ impl Registry {
             return Ok(None);
         }
         serde_json::from_str(&text)
-            .map(Some)
+            .map(|answer| Some((keeper, answer)))
             .map_err(Failure::system(format_args!("reading the answer of the keeper of job {name}")))
     }
 }

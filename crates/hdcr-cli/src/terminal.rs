@@ -2,12 +2,14 @@
 //!
 //! A program that we start stays in our group, as with strace or nohup: keys reach both, a pipeline stays whole. A program
 //! that was restored comes back in the group it had; then the terminal has to be handed over, and a stop goes both ways.
+//!
+//! In a private pid namespace the group that the terminal comes from has no number: it is 0 there, and nobody inside can
+//! name it. So what belongs to that group (to take the terminal back, to stop) is done by the process outside.
 
 use nix::sys::signal::{Signal, raise};
+use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
-use rustix::process::Pid;
-use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
 use crate::process;
 
@@ -16,23 +18,32 @@ use crate::process;
 pub(crate) struct Terminal {
     /// The terminal, when there is one.
     tty: Option<OwnedFd>,
-    /// Our group.
+    /// Our group; 0 when its leader has no number in our pid namespace.
     own: Pid,
     /// The group of the program when it is not ours.
     group: Option<Pid>,
+}
+
+/// What a stop of the program asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stop {
+    /// Nothing more.
+    Done,
+    /// The process outside of our pid namespace has to stop, and to wake the program afterwards.
+    Outside,
 }
 
 impl Terminal {
     /// Looks for a controlling terminal.
     pub(crate) fn open() -> Self {
         let tty = rustix::fs::open("/dev/tty", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()).ok();
-        Self { tty, own: rustix::process::getpgrp(), group: None }
+        Self { tty, own: getpgrp(), group: None }
     }
 
     /// The program runs (again) as this process; hands over the terminal when it is ours to give.
     pub(crate) fn program_is(&mut self, pid: i32) {
-        let group = process::stat(pid).and_then(|stat| Pid::from_raw(stat.pgid));
-        self.group = group.filter(|group| *group != self.own);
+        let group = process::stat(pid).map(|stat| Pid::from_raw(stat.pgid));
+        self.group = group.filter(|group| group.as_raw() > 0 && *group != self.own);
         self.give(self.own);
     }
 
@@ -62,23 +73,54 @@ impl Terminal {
     }
 
     /// The program was stopped by a signal. With job control this process stops as well, and both go on together.
-    pub(crate) fn program_stopped(&self, signal: i32) {
-        let Some(group) = self.group else { return };
+    pub(crate) fn program_stopped(&self, signal: i32) -> Stop {
+        let Some(group) = self.group else { return Stop::Done };
         let by_terminal = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU].iter().any(|s| *s as i32 == signal);
         if self.tty.is_none() || !by_terminal {
-            return;
+            return Stop::Done;
         }
         let ours = self.tty.as_ref().is_some_and(|tty| tcgetpgrp(tty).is_ok_and(|now| now == self.own));
         if ours && signal != Signal::SIGTSTP as i32 {
             // It asked for the terminal before it had been handed over.
             self.give(self.own);
+        } else if self.own.as_raw() == 0 {
+            return Stop::Outside;
         } else {
             self.take_back();
-            if raise(Signal::SIGSTOP).is_err() {
-                tracing::debug!("this process cannot stop itself");
-            }
+            stop_here();
             self.give(self.own);
         }
-        process::signal_group(group.as_raw_nonzero().get(), Signal::SIGCONT);
+        process::signal_group(group.as_raw(), Signal::SIGCONT);
+        Stop::Done
+    }
+
+    /// Outside of the pid namespace of the program, which was stopped: this process stops too, and when it goes on, whoever
+    /// had the terminal gets it back and is woken.
+    pub(crate) fn stop_for(&mut self) {
+        let holder = self.tty.as_ref().and_then(|tty| tcgetpgrp(tty).ok());
+        self.group = holder.filter(|holder| holder.as_raw() > 0 && *holder != self.own);
+        let Some(group) = self.group else { return };
+        self.take_back();
+        stop_here();
+        self.give(self.own);
+        process::signal_group(group.as_raw(), Signal::SIGCONT);
+    }
+
+    /// Outside of the pid namespace of the program, which has ended: the terminal that nobody inside could give back.
+    pub(crate) fn take_from_the_dead(&self) {
+        if let Some(tty) = &self.tty
+            && let Ok(holder) = tcgetpgrp(tty)
+            && holder != self.own
+            && !process::group_lives(holder.as_raw())
+            && tcsetpgrp(tty, self.own).is_err()
+        {
+            tracing::debug!("the terminal cannot be taken back");
+        }
+    }
+}
+
+fn stop_here() {
+    if raise(Signal::SIGSTOP).is_err() {
+        tracing::debug!("this process cannot stop itself");
     }
 }

@@ -138,6 +138,8 @@ impl Error {
         match self {
             Self::Refused(_) => Class::Refused,
             Self::Changed { .. } => Class::Changed,
+            // Nothing but a process that has ended answers so.
+            Self::System { source, .. } if source.raw_os_error() == Some(nix::libc::ESRCH) => Class::Changed,
             Self::System { .. } | Self::Call { .. } => Class::Failed,
             Self::Mechanism(error) => match error {
                 MechanismError::Gone { .. } => Class::Changed,

@@ -7,8 +7,26 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use nix::libc;
+
 use crate::error::{Error, Result};
 use crate::ids::{Fd, Pid, Tid};
+use crate::mechanism::MechanismError;
+
+/// Why a look at a task failed: it has ended, it is not ours to look at, or the system failed.
+fn failed(operation: &'static str, task: i32, name: &str) -> impl FnOnce(io::Error) -> Error {
+    move |source| {
+        let gone = source.raw_os_error() == Some(libc::ESRCH)
+            || source.kind() == io::ErrorKind::NotFound && !PathBuf::from(format!("/proc/{task}")).exists();
+        if gone {
+            return MechanismError::Gone { tid: Tid(task), operation }.into();
+        }
+        if source.kind() == io::ErrorKind::PermissionDenied {
+            return MechanismError::NotPermitted { tid: Tid(task) }.into();
+        }
+        Error::System { operation, subject: format!("task {task}, {name}"), source }
+    }
+}
 
 /// Reads a file whose size is not told beforehand. `fs::read` begins with a few bytes, and asks six times for most files.
 fn at_once(path: &str) -> io::Result<Vec<u8>> {
@@ -20,20 +38,21 @@ fn at_once(path: &str) -> io::Result<Vec<u8>> {
 
 /// Reads a file of `/proc/PID`.
 pub fn read(pid: Pid, name: &str) -> Result<Vec<u8>> {
-    at_once(&format!("/proc/{pid}/{name}")).map_err(Error::system("reading /proc", format!("process {pid}, {name}")))
+    at_once(&format!("/proc/{pid}/{name}")).map_err(failed("reading /proc", pid.0, name))
 }
 
 /// Reads a file of `/proc/PID/task/TID`.
 pub fn read_thread(pid: Pid, tid: Tid, name: &str) -> Result<Vec<u8>> {
-    at_once(&format!("/proc/{pid}/task/{tid}/{name}"))
-        .map_err(Error::system("reading /proc", format!("task {tid}, {name}")))
+    at_once(&format!("/proc/{pid}/task/{tid}/{name}")).map_err(failed("reading /proc", tid.0, name))
 }
 
 /// Reads a link of `/proc/PID`; its bytes need not be UTF-8.
 pub fn link(pid: Pid, name: &str) -> Result<Vec<u8>> {
-    fs::read_link(format!("/proc/{pid}/{name}"))
-        .map(|path| path.into_os_string().into_vec())
-        .map_err(Error::system("reading a link of /proc", format!("process {pid}, {name}")))
+    fs::read_link(format!("/proc/{pid}/{name}")).map(|path| path.into_os_string().into_vec()).map_err(failed(
+        "reading a link of /proc",
+        pid.0,
+        name,
+    ))
 }
 
 /// The path under which `/proc` gives a process's own file of that name.
@@ -43,14 +62,10 @@ pub fn path(pid: Pid, name: &str) -> PathBuf {
 
 /// Numbers of the entries of a directory such as `/proc/PID/fd` or `/proc/PID/task`, in order.
 pub fn numbers(pid: Pid, directory: &str) -> Result<Vec<i32>> {
-    let wrong = |e: io::Error| Error::System {
-        operation: "listing /proc",
-        subject: format!("process {pid}, {directory}"),
-        source: e,
-    };
+    let wrong = || failed("listing /proc", pid.0, directory);
     let mut found = Vec::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/{directory}")).map_err(wrong)? {
-        if let Some(number) = entry.map_err(wrong)?.file_name().to_str().and_then(|name| name.parse().ok()) {
+    for entry in fs::read_dir(format!("/proc/{pid}/{directory}")).map_err(wrong())? {
+        if let Some(number) = entry.map_err(wrong())?.file_name().to_str().and_then(|name| name.parse().ok()) {
             found.push(number);
         }
     }

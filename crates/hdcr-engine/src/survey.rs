@@ -21,6 +21,8 @@ pub struct Survey<'a> {
     pub(crate) request: &'a Request,
     /// The processes of the tree.
     pub(crate) pids: &'a BTreeSet<Pid>,
+    /// The first process of it that lives.
+    pub(crate) first: Option<Pid>,
     /// Every descriptor of every process of the tree.
     pub(crate) files: &'a [FileView],
     /// What stands in the way so far.
@@ -114,6 +116,7 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<(Refusals, Vec<Ref
     let mut survey = Survey {
         request,
         pids: &pids,
+        first: look.tasks.iter().find(|task| task.stat.state != b'Z').map(|task| task.pid),
         files: &look.files,
         refusals: Refusals::default(),
         notes: Vec::new(),

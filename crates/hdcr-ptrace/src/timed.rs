@@ -25,10 +25,20 @@ const CLOCK_NANOSLEEP: u64 = 230;
 /// The list rounds, and what is read while frozen is a little late: a deadline may lie that much too far off.
 const SLACK_NS: u64 = 2_000_000;
 
-/// The monotonic clock, in nanoseconds.
+/// The monotonic clock of the machine, which the list of timers tells of, in nanoseconds: that of this process, without
+/// the offset of a time namespace that it may be in.
 pub(crate) fn now() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    nanoseconds(now.tv_sec, now.tv_nsec).unwrap_or(0)
+    let text = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+    nanoseconds(now.tv_sec, now.tv_nsec).unwrap_or(0).saturating_add_signed(offset(&text).saturating_neg())
+}
+
+/// The offset of the monotonic clock; none where the kernel knows no time namespaces.
+fn offset(text: &str) -> i64 {
+    let line = text.lines().find_map(|line| line.strip_prefix("monotonic")).unwrap_or_default();
+    let mut words = line.split_ascii_whitespace().map_while(|word| word.parse::<i64>().ok());
+    let (seconds, rest) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
+    seconds.checked_mul(1_000_000_000).and_then(|ns| ns.checked_add(rest)).unwrap_or(0)
 }
 
 fn nanoseconds(seconds: i64, rest: i64) -> Option<u64> {
@@ -165,6 +175,13 @@ fn parse_list(text: &str) -> BTreeSet<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_offset_of_a_time_namespace_is_read() {
+        assert_eq!(offset("monotonic         100         5\nboottime          7         0\n"), 100_000_000_005);
+        assert_eq!(offset("monotonic          -1  500000000\n"), -500_000_000);
+        assert_eq!(offset("odd"), 0);
+    }
 
     #[test]
     fn sleepers_are_found_on_the_monotonic_clock() {

@@ -1,13 +1,16 @@
 //! `hdcr check`: what stands in the way of a checkpoint or a restore. Touches nothing.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::Surrounding;
-use super::checkpoint::pid;
+use super::checkpoint::{must_exist, pid};
 use super::restore::{descriptors, place};
 use crate::cli::CheckArgs;
 use crate::failure::{Class, Obstacle, Result};
 use crate::kinds::{StdioTarget, Then};
+use crate::namespace::{self, Outside};
 use crate::output::Report;
 use crate::parts;
 use crate::registry::{Answer, Request};
@@ -37,15 +40,55 @@ impl Report for Checked {
     }
 }
 
+/// What follows when nobody hears what a program does to files.
+fn unwatched() -> Obstacle {
+    Obstacle {
+        code: "files-unwatched".to_owned(),
+        object: "files".to_owned(),
+        pid: None,
+        fd: None,
+        path: None,
+        cause: "this user may not watch what the program does to files (fanotify takes CAP_SYS_ADMIN): only files that are \
+                open at a checkpoint, and those of --files, are rolled back"
+            .to_owned(),
+        remedy: "name with --files what the program opens and closes as it goes, or run it as root".to_owned(),
+    }
+}
+
+/// The process that is meant, as it is numbered here: by its number, or by the name of a job that runs.
+fn living(at: &Surrounding<'_>, target: &str, timeout: Duration) -> Result<Option<i32>> {
+    if at.entered.is_some() {
+        return Ok(None);
+    }
+    if let Some(pid) = pid(target) {
+        must_exist(pid)?;
+        return Ok(Some(pid));
+    }
+    // A name with another character than those of a job is none.
+    let Ok(Some((keeper, Answer::Status(status)))) = at.registry()?.ask_known(target, &Request::Status, timeout) else {
+        return Ok(None);
+    };
+    if !status.private_pids {
+        return Ok(Some(status.pid));
+    }
+    Ok(keeper.and_then(|keeper| namespace::outer_pid(keeper, status.pid)))
+}
+
 pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
     let timeout = at.settings.checkpoint_timeout(None);
-    let who = match pid(&args.target) {
-        Some(pid) => Some(Who::Tree(pid)),
-        None => match at.registry()?.ask(&args.target, &Request::Status, timeout) {
-            Ok(Some(Answer::Status(status))) if !status.private_pids => Some(Who::Tree(status.pid)),
-            _ => None,
+    let who = match (at.entered, living(at, &args.target, timeout)?) {
+        (Some(entered), _) => Some(Who::Tree(entered)),
+        (None, Some(outer)) => match namespace::enter(outer)? {
+            Some(status) => return Ok(status),
+            None => Some(Who::Tree(outer)),
         },
+        (None, None) => None,
     };
+    // It is restored into a pid namespace of its own: there it has to be looked at, too.
+    if who.is_none() && at.inside.is_none() && !namespace::may_choose_pids() {
+        place(at, &args.target)?;
+        return namespace::outside(std::env::args_os().skip(1), &mut |_| Ok(Outside::Waits));
+    }
     let (operation, found) = if let Some(who) = who {
         let target = Target::File(std::path::PathBuf::new());
         let files = at.settings.files(&args.files)?;
@@ -72,7 +115,10 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
         };
         ("restore", parts::check_image(&task, descriptors(&StdioTarget::Null)?)?)
     };
-    let (refusals, notes, processes) = found;
+    let (refusals, mut notes, processes) = found;
+    if operation == "checkpoint" && !parts::can_watch() {
+        notes.push(unwatched());
+    }
     let possible = refusals.is_empty();
     at.output.result(&Checked { target: args.target.clone(), operation, possible, processes, refusals, notes });
     Ok(if possible { 0 } else { Class::Refused.status() })

@@ -8,6 +8,7 @@ use crate::cli::{CheckpointArgs, FileArgs};
 use crate::failure::{Class, Failure, Result};
 use crate::job;
 use crate::kinds::Then;
+use crate::namespace;
 use crate::parts;
 use crate::process;
 use crate::registry::{Answer, Request};
@@ -22,14 +23,22 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
     };
     let done = match pid(&args.target) {
         Some(pid) => {
+            if at.entered.is_some() {
+                process::take_name();
+            } else {
+                must_exist(pid)?;
+                if let Some(status) = namespace::enter(pid)? {
+                    return Ok(status);
+                }
+            }
             let target = match &args.output {
                 Some(path) => file_target(path)?,
-                None => Target::Store { root: at.settings.store.clone(), job: name_of(pid) },
+                None => Target::Store { root: at.settings.store.clone(), job: name_of(at, pid) },
             };
             let timeout = at.settings.checkpoint_timeout(args.timeout);
             let files = at.settings.files(&args.files)?;
             let task = CheckpointTask {
-                who: Who::Tree(pid),
+                who: Who::Tree(at.entered.unwrap_or(pid)),
                 target,
                 came_from: None,
                 files,
@@ -62,17 +71,32 @@ fn of_job(at: &Surrounding<'_>, args: &CheckpointArgs, then: Then) -> Result<cra
     }
 }
 
-/// Once more when the program changed under our eyes.
+/// Once more, and again, when the program changed under our eyes.
 fn retry<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-    match attempt() {
-        Err(failure) if failure.class == Class::Changed => attempt(),
-        other => other,
+    const AGAIN: usize = 2;
+    for _ in 0..AGAIN {
+        match attempt() {
+            Err(failure) if failure.class == Class::Changed => {}
+            other => return other,
+        }
     }
+    attempt()
 }
 
 /// A pid, when the text is one.
 pub(crate) fn pid(text: &str) -> Option<i32> {
     text.parse().ok().filter(|pid| *pid > 0)
+}
+
+/// Refuses a process that is not there.
+pub(crate) fn must_exist(pid: i32) -> Result<()> {
+    match process::stat(pid) {
+        Some(stat) if matches!(stat.state, b'Z' | b'X') => {
+            Err(Failure::refused("no-such-process", format!("process {pid} has ended")))
+        }
+        Some(_) => Ok(()),
+        None => Err(Failure::refused("no-such-process", format!("there is no process {pid}"))),
+    }
 }
 
 /// What to say when nobody runs under this name.
@@ -82,8 +106,8 @@ pub(crate) fn no_such_job(name: &str) -> Failure {
 }
 
 /// A job name for a process that runs under no keeper.
-fn name_of(pid: i32) -> String {
-    format!("{}-{pid}", job::name_of(&[process::name(pid).into()]))
+fn name_of(at: &Surrounding<'_>, pid: i32) -> String {
+    format!("{}-{pid}", job::name_of(&[process::name(at.entered.unwrap_or(pid)).into()]))
 }
 
 /// The target for `-o`: an empty directory, or a path with a slash at its end, becomes an image directory; else a file.

@@ -103,8 +103,8 @@ fn kernel() -> Finding {
 fn user(at: &Surrounding<'_>) -> Finding {
     let root = at.settings.surroundings.root;
     let found = if root { "root".to_owned() } else { format!("uid {}", at.settings.surroundings.uid) };
-    let follows = "an ordinary user handles own programs only, and runs and restores them in a private user and pid namespace; \
-                   files that are not open at the checkpoint and not named by --files are not rolled back";
+    let follows =
+        "an ordinary user handles own programs only, and runs and restores them in a private user and pid namespace";
     finding("user", either(root, State::Limited), found, follows)
 }
 
@@ -119,7 +119,7 @@ fn tracing_rights() -> Vec<Finding> {
         .lines()
         .any(|line| line.starts_with("Seccomp:") && !line.ends_with('0'));
     let resource = has(CapabilitySet::SYS_RESOURCE);
-    let admin = has(CapabilitySet::SYS_ADMIN);
+    let watch = parts::can_watch();
     vec![
         finding(
             "tracing",
@@ -141,9 +141,9 @@ fn tracing_rights() -> Vec<Finding> {
         ),
         finding(
             "watch changed files",
-            either(admin, State::Limited),
-            yes(admin),
-            "without CAP_SYS_ADMIN only open files and those of --files are rolled back",
+            either(watch, State::Limited),
+            yes(watch),
+            "fanotify takes CAP_SYS_ADMIN; without it only open files and those of --files are rolled back",
         ),
     ]
 }

@@ -31,6 +31,8 @@ pub(crate) struct Surrounding<'a> {
     pub(crate) settings: &'a Settings,
     /// This is the first process of a private pid namespace, and reports here.
     pub(crate) inside: Option<File>,
+    /// The pid here of the process that is meant, when this command runs in namespaces that were entered for it.
+    pub(crate) entered: Option<i32>,
 }
 
 impl Surrounding<'_> {

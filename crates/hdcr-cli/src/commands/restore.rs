@@ -16,12 +16,12 @@ use crate::cli::RestoreArgs;
 use crate::duration;
 use crate::failure::{Class, Failure, Result};
 use crate::foreground::{self, Outcome};
-use crate::job::peek;
+use crate::job::{Record, peek};
 use crate::kinds::StdioTarget;
 use crate::namespace::{self, Outside};
 use crate::output::Report;
 use crate::parts;
-use crate::process::{born, lives, shell_status};
+use crate::process::shell_status;
 use crate::settings::absolute;
 use crate::signals::Signals;
 use crate::task::{Place, RestoreTask};
@@ -70,7 +70,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         return Ok(0);
     }
     at.output.detail(&running.text());
-    Ok(shell_status(foreground::accompany(main, &signals, at.output)?))
+    Ok(shell_status(foreground::accompany(main, &signals, at.output, at.inside.as_ref())?))
 }
 
 /// Restores the image as children of this process.
@@ -134,7 +134,7 @@ pub(crate) fn place(at: &Surrounding<'_>, text: &str) -> Result<Place> {
 fn refuse_running(place: &Place) -> Result<()> {
     let Place::Store { root, job, .. } = place else { return Ok(()) };
     let record = peek(root, &parts::job_name(job)?)?;
-    let runs = record.filter(|r| !r.private_pids && lives(r.main) && born(r.main) == Some(r.main_born));
+    let runs = record.filter(Record::program_lives);
     let Some(record) = runs else { return Ok(()) };
     let message = format!("the program of job {job} runs, as pid {}", record.main);
     let remedy = format!("end it first (`hdcr stop {job}`), or take --new-pids for a second one");

@@ -49,6 +49,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
             after: newest.unwrap_or(0),
             main: 0,
             main_born: 0,
+            boot: String::new(),
             private_pids: at.inside.is_some(),
         },
     };
@@ -56,7 +57,9 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
     let plan = plan(at, args, name, start)?;
     at.output.detail(&format!("job {} runs, a checkpoint every {}", plan.name, crate::duration::show(plan.every)));
     let stdio: [OwnedFd; 3] = descriptors(&StdioTarget::Inherit)?;
-    Keeper::run(plan, Given { output: at.output, held, record, listener, stdio })
+    let outside = at.inside.as_ref().map(std::fs::File::try_clone).transpose();
+    let outside = outside.map_err(Failure::system("duplicating the way to the outer process"))?;
+    Keeper::run(plan, Given { output: at.output, held, record, listener, stdio, outside })
 }
 
 /// The name of the job, held: the one given, or the first free one made from the command.

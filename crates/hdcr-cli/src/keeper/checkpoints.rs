@@ -75,6 +75,7 @@ impl Keeper {
             (Some(work), _) => Some(work.deadline),
             (None, Phase::Running) if !self.wishes.is_empty() => Some(Instant::now()),
             (None, Phase::Running) => Some(self.next_checkpoint),
+            (None, Phase::Waiting(_)) => self.patience.map(|patience| patience.next),
             (None, _) => None,
         };
         let stop = self.stop.as_ref().filter(|_| self.phase == Phase::Running).and_then(|stop| stop.deadline);
@@ -83,7 +84,7 @@ impl Keeper {
     }
 
     /// Does what is due.
-    pub(super) fn on_time(&mut self) {
+    pub(super) fn on_time(&mut self) -> Result<()> {
         let now = Instant::now();
         self.stop_by_force(now);
         if let Some(work) = self.work.as_mut().filter(|work| now >= work.deadline) {
@@ -97,6 +98,7 @@ impl Keeper {
                 self.checkpoint(None);
             }
         }
+        self.try_again()
     }
 
     /// Starts a worker for a checkpoint.
@@ -195,7 +197,7 @@ impl Keeper {
         }
         match self.phase {
             Phase::Dying(death) => self.decide(death),
-            Phase::Running | Phase::Restoring(_) | Phase::Done(_) => Ok(()),
+            Phase::Running | Phase::Restoring(_) | Phase::Waiting(_) | Phase::Done(_) => Ok(()),
         }
     }
 

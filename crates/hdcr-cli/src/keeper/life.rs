@@ -73,6 +73,7 @@ impl Keeper {
     fn lives_as(&mut self, main: i32, ran_before: Duration) -> Result<()> {
         self.record.main = main;
         self.record.main_born = process::born(main).unwrap_or(0);
+        self.record.boot = process::boot();
         self.record.state = State::Running;
         self.terminal.program_is(main);
         self.phase = Phase::Running;
@@ -119,7 +120,7 @@ impl Keeper {
         let what = match target {
             Some(made) => {
                 let lost = duration::show(ended.at.saturating_sub(made.at));
-                format!("rolling back to {} ({lost} of work lost; {count})", self.place(made.number))
+                format!("rolling back to {} ({lost} of work repeated; {count})", self.place(made.number))
             }
             None => format!("there is no checkpoint yet, beginning anew ({count})"),
         };
@@ -192,7 +193,7 @@ impl Keeper {
     }
 
     /// Starts the worker that brings a checkpoint back.
-    fn restore(&mut self, made: Made) -> Result<()> {
+    pub(super) fn restore(&mut self, made: Made) -> Result<()> {
         let place = self.place(made.number);
         let needed =
             parts::manifest(&place).map(|m| m.facts.processes.iter().map(|p| p.pid).collect::<BTreeSet<i32>>());
@@ -232,6 +233,7 @@ impl Keeper {
         let main = main.or_else(|| restored.roots.first().copied());
         let main =
             main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))?;
+        self.patience = None;
         let took = duration::show(Duration::from_micros(restored.total_us));
         self.detail(&format!("{} restored: {} process(es) in {took}", self.place(number), restored.processes));
         // What was said of the crash may have been cut off with what the program had written by then.
@@ -254,6 +256,9 @@ impl Keeper {
         parts::repair_files(&self.place(number), &self.plan.store.join(".rollback"));
         if let Some(watch) = &mut self.watch {
             watch.not_rolled_back();
+        }
+        if self.has_patience(number, &failure) {
+            return Ok(());
         }
         let place = self.place(number);
         let bare = failure.message.strip_prefix(&format!("{place}: ")).map(str::to_owned);

@@ -5,14 +5,17 @@
 //!
 //! - `life.rs`: the program begins, ends, is rolled back
 //! - `checkpoints.rs`: when a worker is started and what becomes of its answer
+//! - `patience.rs`: a restore waits for process numbers that others have
 //! - `requests.rs`: what others ask for through the registry
 
 mod checkpoints;
 mod life;
+mod patience;
 mod requests;
 mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -21,15 +24,17 @@ use hdcr_policy::restart::{Death, History, Rules};
 use crate::failure::{Failure, Obstacle, Result};
 use crate::foreground::KILL_LIMIT;
 use crate::job::{Held, Record, Start, State};
+use crate::namespace;
 use crate::output::Output;
 use crate::process::{Change, kill_all_below, next_change, signal};
 use crate::registry::{Answer, Client, Listener};
 use crate::settings::Files;
 use crate::signals::{REQUESTS_TO_END, Received, Signals};
 use crate::task::Place;
-use crate::terminal::Terminal;
+use crate::terminal::{Stop as Stopped, Terminal};
 
 use checkpoints::{Wish, Work};
+use patience::Patience;
 use requests::Stop;
 use watch::Watch;
 
@@ -69,6 +74,8 @@ pub(super) enum Phase {
     Dying(Death),
     /// It is being restored from this checkpoint.
     Restoring(u64),
+    /// It will be restored from this checkpoint when somebody else has let go of its process numbers.
+    Waiting(u64),
     /// The job is over with this status.
     Done(u8),
 }
@@ -85,6 +92,8 @@ pub(crate) struct Keeper {
     pub(super) listener: Listener,
     pub(super) clients: Vec<Client>,
     pub(super) stdio: [OwnedFd; 3],
+    /// Leads to the process outside of our pid namespace.
+    pub(super) outside: Option<File>,
     pub(super) phase: Phase,
     /// Run time of the program at `since`.
     pub(super) ran_before: Duration,
@@ -100,6 +109,8 @@ pub(crate) struct Keeper {
     /// Children that ended during a restore: the program may end before its restore is heard of.
     pub(super) ended_early: BTreeMap<i32, Death>,
     pub(super) next_checkpoint: Instant,
+    /// Waits for process numbers that others have.
+    pub(super) patience: Option<Patience>,
     pub(super) failures: u32,
     pub(super) trouble: Option<String>,
     /// Notes of the last checkpoint; the same ones are not told again.
@@ -121,6 +132,7 @@ pub(crate) struct Given {
     pub(crate) record: Record,
     pub(crate) listener: Listener,
     pub(crate) stdio: [OwnedFd; 3],
+    pub(crate) outside: Option<File>,
 }
 
 impl Keeper {
@@ -141,6 +153,7 @@ impl Keeper {
             listener: given.listener,
             clients: Vec::new(),
             stdio: given.stdio,
+            outside: given.outside,
             phase: Phase::Running,
             ran_before: Duration::ZERO,
             since: now,
@@ -151,6 +164,7 @@ impl Keeper {
             passed_on: BTreeMap::new(),
             ended_early: BTreeMap::new(),
             next_checkpoint: now,
+            patience: None,
             failures: 0,
             trouble: None,
             notes: Vec::new(),
@@ -189,7 +203,7 @@ impl Keeper {
                 self.clients.extend(Client::accept(&self.listener));
             }
             self.on_clients();
-            self.on_time();
+            self.on_time()?;
         }
     }
 
@@ -213,13 +227,13 @@ impl Keeper {
                 }
                 Ok(())
             }
-            Phase::Restoring(_) if request => {
+            Phase::Restoring(_) | Phase::Waiting(_) if request => {
                 self.drop_work();
                 kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
                 self.finish(State::Paused, crate::process::shell_status(Death::Signal(received.number)));
                 Ok(())
             }
-            Phase::Restoring(_) | Phase::Dying(_) | Phase::Done(_) => Ok(()),
+            Phase::Restoring(_) | Phase::Waiting(_) | Phase::Dying(_) | Phase::Done(_) => Ok(()),
         }
     }
 
@@ -233,7 +247,9 @@ impl Keeper {
                 Ok(())
             }
             Change::Stopped(signal) if pid == self.record.main => {
-                self.terminal.program_stopped(signal);
+                if let (Stopped::Outside, Some(outside)) = (self.terminal.program_stopped(signal), &self.outside) {
+                    namespace::tell_stopped(outside);
+                }
                 Ok(())
             }
             Change::Ended(_) | Change::Stopped(_) | Change::Continued => Ok(()),
@@ -294,7 +310,7 @@ impl Keeper {
     pub(super) fn ran(&self) -> Duration {
         match self.phase {
             Phase::Running | Phase::Dying(_) => self.ran_before + self.since.elapsed(),
-            Phase::Restoring(_) | Phase::Done(_) => self.ran_before,
+            Phase::Restoring(_) | Phase::Waiting(_) | Phase::Done(_) => self.ran_before,
         }
     }
 

@@ -72,7 +72,7 @@ impl Keeper {
         let phase = match self.phase {
             Phase::Running if self.stop.is_some() => "ending",
             Phase::Running => "running",
-            Phase::Restoring(_) => "restoring",
+            Phase::Restoring(_) | Phase::Waiting(_) => "restoring",
             Phase::Dying(_) | Phase::Done(_) => "ending",
         };
         let newest = self.made.last();

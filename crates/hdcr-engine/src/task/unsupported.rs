@@ -13,9 +13,8 @@ use crate::ids::Pid;
 use crate::procfs;
 use crate::survey::Survey;
 
-/// The links of `/proc/PID/ns`.
-const NAMESPACES: [&str; 10] =
-    ["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"];
+/// The links of `/proc/PID/ns`, without those of time.
+const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "user", "uts"];
 /// Attributes of a security module that a thread set for what it makes later.
 const MODULE_ATTRIBUTES: [&str; 4] = ["exec", "fscreate", "keycreate", "sockcreate"];
 
@@ -27,6 +26,7 @@ pub(super) fn of_thread(survey: &mut Survey<'_>, task: &TaskView) {
     // An ended leader has no namespaces any more.
     if task.stat.state != b'Z' {
         namespaces(survey, task);
+        clocks(survey, task);
     }
 }
 
@@ -88,6 +88,20 @@ fn namespaces(survey: &mut Survey<'_>, task: &TaskView) {
         let cause = format!("it is in another {name} namespace than hdcr");
         let remedy = "run hdcr in the same namespaces (nsenter), or the program without its own";
         survey.refuse(task.refuse("namespace", "namespace", &cause, remedy));
+    }
+}
+
+/// The tree may have clocks of its own (a restore after a reboot gives it such), but all of it the same ones, and so its
+/// children to come.
+fn clocks(survey: &mut Survey<'_>, task: &TaskView) {
+    let Some(theirs) = namespace(task, "time") else { return };
+    let for_children = namespace(task, "time_for_children");
+    let of_root = survey.first.and_then(|root| procfs::link(root, "ns/time").ok());
+    let differs = for_children.is_some_and(|other| other != theirs) || of_root.is_some_and(|other| other != theirs);
+    if differs {
+        let cause = "it, or what it starts next, is in another time namespace than the rest of the program";
+        let remedy = "run the whole program in one time namespace";
+        survey.refuse(task.refuse("namespace", "namespace", cause, remedy));
     }
 }
 

@@ -1,0 +1,110 @@
+//! A restore that cannot have its process numbers yet is tried again for a while: who has one now is often about to end.
+
+use std::time::{Duration, Instant};
+
+use super::{Keeper, Phase};
+use crate::failure::{Failure, Result};
+
+/// How long all tries together may take.
+const LIMIT: Duration = Duration::from_secs(30);
+/// The first pause; each is twice as long as the one before it.
+const FIRST: Duration = Duration::from_millis(50);
+/// The longest pause.
+const LONGEST: Duration = Duration::from_secs(4);
+
+/// Tries that failed because a process number is taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    until: Instant,
+    pause: Duration,
+    /// When it is tried again.
+    pub(super) next: Instant,
+}
+
+impl Patience {
+    fn new(now: Instant) -> Self {
+        Self { until: now + LIMIT, pause: FIRST, next: now + FIRST }
+    }
+
+    /// After one more failure; `None` when it has lasted too long.
+    fn again(self, now: Instant) -> Option<Self> {
+        let pause = (self.pause * 2).min(LONGEST);
+        (now < self.until).then_some(Self { pause, next: now + pause, ..self })
+    }
+}
+
+/// Whether all that stands in the way is who has a process number.
+fn only_numbers(failure: &Failure) -> bool {
+    let listed = !failure.refusals.is_empty() && failure.refusals.iter().all(|refusal| refusal.code == "pid-taken");
+    listed || failure.code == "pid-in-use"
+}
+
+impl Keeper {
+    /// Waits for another try when that may help; says so at the first time.
+    pub(super) fn has_patience(&mut self, number: u64, failure: &Failure) -> bool {
+        if !only_numbers(failure) {
+            return false;
+        }
+        let now = Instant::now();
+        let first = self.patience.is_none();
+        self.patience = self.patience.map_or_else(|| Some(Patience::new(now)), |patience| patience.again(now));
+        if self.patience.is_none() {
+            return false;
+        }
+        if first {
+            let limit = LIMIT.as_secs();
+            self.note(&format!("job {} waits up to {limit} s for its process numbers: {failure}", self.plan.name));
+        }
+        self.phase = Phase::Waiting(number);
+        true
+    }
+
+    /// Tries again when it is time.
+    pub(super) fn try_again(&mut self) -> Result<()> {
+        let (Phase::Waiting(number), Some(patience)) = (self.phase, self.patience) else { return Ok(()) };
+        let made = self.made.iter().find(|made| made.number == number).copied();
+        match made.filter(|_| Instant::now() >= patience.next) {
+            Some(made) => self.restore(made),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::{Class, Obstacle};
+
+    #[test]
+    fn pauses_grow_and_end() {
+        let now = Instant::now();
+        let mut patience = Patience::new(now);
+        let mut pauses = Vec::new();
+        while let Some(next) = patience.again(patience.next) {
+            pauses.push(next.pause.as_millis());
+            patience = next;
+        }
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 4000, 4000, 4000, 4000, 4000, 4000]);
+    }
+
+    #[test]
+    fn only_taken_numbers_are_waited_for() {
+        let obstacle = |code: &str| Obstacle {
+            code: code.to_owned(),
+            object: String::new(),
+            pid: None,
+            fd: None,
+            path: None,
+            cause: String::new(),
+            remedy: String::new(),
+        };
+        let failure = |codes: &[&str]| {
+            let refusals = codes.iter().map(|code| obstacle(code)).collect();
+            Failure { refusals, ..Failure::new(Class::Refused, "refused", "") }
+        };
+        assert!(only_numbers(&failure(&["pid-taken", "pid-taken"])));
+        assert!(!only_numbers(&failure(&["pid-taken", "file-missing"])));
+        assert!(!only_numbers(&failure(&[])));
+        assert!(only_numbers(&Failure::refused("pid-in-use", "")));
+    }
+}
