@@ -7,6 +7,7 @@ mod demo;
 mod descriptors;
 mod faults;
 mod guest;
+mod modes;
 mod product;
 mod program;
 mod report;
@@ -64,6 +65,8 @@ enum What {
     Bench(bench::BenchArgs),
     /// Tells stories of what users of such tools have met.
     Scenarios(ScenarioArgs),
+    /// The ways in which HDCR is used: without root, private pids, after a reboot, in the foreground, from scripts.
+    Modes(modes::ModeArgs),
     /// The demonstration of the README.
     Demo,
 }
@@ -154,6 +157,7 @@ fn run(command: &Command) -> Result<bool> {
             bench::run(args, command.place.hdcr.as_deref(), &command.place.sources, &command.place.build)
         }
         What::Scenarios(args) => run_scenarios(&command.place, args),
+        What::Modes(args) => modes::run(args, &command.place),
         What::Demo => demo::run(&command.place.sources, command.place.hdcr.clone()),
     }
 }

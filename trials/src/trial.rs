@@ -1,6 +1,6 @@
 //! One trial: a guest prepares, HDCR does its work, the guest and the witness judge.
 
-mod subject;
+pub(crate) mod subject;
 
 use std::path::PathBuf;
 use std::sync::Mutex;

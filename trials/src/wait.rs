@@ -38,12 +38,16 @@ pub(crate) fn end_of(child: &mut Child, what: &str, limit: Duration) -> Result<E
 /// as the init of some machines takes seconds for it.
 pub(crate) fn gone(pid: u32, limit: Duration) -> Result<()> {
     until(&format!("the end of process {pid}"), limit, || {
-        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-            // Not a child of ours is no error: its parent reaps it.
-            waitpid(Some(pid), WaitOptions::NOHANG).ok();
-        }
+        reap(pid);
         Ok((!Path::new("/proc").join(pid.to_string()).exists()).then_some(()))
     })
+}
+
+/// Reaps a child that has ended. Not a child of ours is no error: its parent reaps it.
+pub(crate) fn reap(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        waitpid(Some(pid), WaitOptions::NOHANG).ok();
+    }
 }
 
 #[cfg(test)]

@@ -36,13 +36,14 @@ impl Counts {
 type Part = (&'static str, fn(&Shell) -> Result<Counts>);
 
 /// In the order of how soon they tell.
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     ("fmt", fmt),
     ("tidy", |shell| tidy::report(&shell.root)),
     ("clippy", clippy),
     ("unit", unit),
     ("zoo", zoo),
     ("scenarios", |shell| trials(shell, &["scenarios"])),
+    ("modes", |shell| trials(shell, &["modes"])),
     ("programs", programs),
 ];
 

@@ -29,7 +29,7 @@ enum Task {
     Demo,
     /// Everything that the CI checks: formatting, lints, unit tests, tidy, trials.
     Test {
-        /// Leave out parts: fmt, clippy, unit, tidy, zoo, scenarios, programs.
+        /// Leave out parts: fmt, clippy, unit, tidy, zoo, scenarios, modes, programs.
         #[arg(long, value_delimiter = ',')]
         without: Vec<String>,
     },

@@ -71,12 +71,6 @@ impl Output {
         self.note(text);
     }
 
-    /// Whether what is said goes to a file, which may be one that is rolled back with the program.
-    pub(crate) fn goes_to_file() -> bool {
-        let stat = rustix::fs::fstat(rustix::stdio::stderr());
-        stat.is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile)
-    }
-
     /// Says something that only a curious user wants to know.
     pub(crate) fn detail(self, text: &str) {
         if self.verbose > 0 {

@@ -69,17 +69,39 @@ impl Bundle {
 
     /// A copy with some bytes of one record changed, and every checksum right.
     pub(crate) fn forged(&self, dice: &mut Dice) -> Result<(Vec<u8>, String)> {
+        let all = frames(&self.part()?)?;
+        let bodies: Vec<&Frame> = all.iter().filter(|frame| !frame.body.is_empty()).collect();
+        let place = usize::try_from(dice.below(bodies.len() as u64))?;
+        let frame = bodies.get(place).context("no frame")?;
+        let mut what = String::new();
+        let bytes = self.with(frame, |body| {
+            what = change(body, dice)?;
+            Ok(())
+        })?;
+        Ok((bytes, format!("record of kind {}: {what}", frame.tag)))
+    }
+
+    /// A copy in which the first record of a kind is changed, and every checksum right.
+    pub(crate) fn altered(&self, tag: u16, change: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Vec<u8>> {
+        let all = frames(&self.part()?)?;
+        self.with(all.iter().find(|frame| frame.tag == tag).context("no such record")?, change)
+    }
+
+    /// The part with the records, in one piece.
+    fn part(&self) -> Result<Vec<u8>> {
         let mut part: Vec<u8> = Vec::new();
         for piece in &self.frames {
             part.extend(self.bytes.get(piece.clone()).context("a piece outside of the file")?);
         }
+        Ok(part)
+    }
+
+    fn with(&self, frame: &Frame, change: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Vec<u8>> {
+        let mut part = self.part()?;
         let old = blake3::hash(&part);
         let frames = frames(&part)?;
         let old_index = index_digest(&part, &frames)?;
-        let bodies: Vec<&Frame> = frames.iter().filter(|frame| !frame.body.is_empty()).collect();
-        let place = usize::try_from(dice.below(bodies.len() as u64))?;
-        let frame = bodies.get(place).context("no frame")?;
-        let what = change(part.get_mut(frame.body.clone()).context("a body outside of the part")?, dice)?;
+        change(part.get_mut(frame.body.clone()).context("a body outside of the part")?)?;
         let head = frame.body.start - FRAME_HEAD;
         let mut sealed = part.get(head..head + 16).context("no head")?.to_vec();
         sealed.extend(part.get(frame.body.clone()).context("no body")?);
@@ -97,7 +119,7 @@ impl Bundle {
         let mut sealed = bytes.get(self.manifest.start..self.manifest.start + 72).context("no head")?.to_vec();
         sealed.extend(bytes.get(body).context("no manifest")?);
         put(&mut bytes, self.manifest.start + 72, blake3::hash(&sealed).as_bytes())?;
-        Ok((bytes, format!("record of kind {}: {what}", frame.tag)))
+        Ok(bytes)
     }
 
     /// A copy whose manifest says another version of the format, with a right digest.

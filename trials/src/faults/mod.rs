@@ -2,7 +2,7 @@
 
 mod conditions;
 mod dice;
-mod forge;
+pub(crate) mod forge;
 mod images;
 mod kills;
 mod subject;

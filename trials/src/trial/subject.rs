@@ -1,7 +1,9 @@
 //! A guest that runs: started, awaited, triggered, asked for its verdict, and removed to the last process.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -14,7 +16,7 @@ use crate::trial::Plan;
 use crate::wait;
 
 /// Every process of a trial carries this variable with the trial's folder: so the last of them is found.
-const MARK: &str = "HDCR_TRIAL";
+pub(crate) const MARK: &str = "HDCR_TRIAL";
 
 /// No step of a guest may take longer.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -41,6 +43,10 @@ pub(crate) struct Subject<'a> {
     pub(crate) is_child: bool,
     pub(crate) refused: Option<String>,
     pub(crate) log: Vec<String>,
+    /// Whom it runs as, when not as the runner.
+    pub(crate) user: Option<u32>,
+    /// Stands before its command, and becomes it.
+    pub(crate) prefix: Vec<String>,
     guest: &'a Guest,
     binary: PathBuf,
     child: Option<Child>,
@@ -48,16 +54,23 @@ pub(crate) struct Subject<'a> {
 
 impl<'a> Subject<'a> {
     pub(crate) fn new(guest: &'a Guest, binary: &Path, folder: &Path, plan: &Plan) -> Result<Self> {
+        Self::alone(guest, binary, folder, plan.rounds)
+    }
+
+    /// Without a plan: at most so many rounds.
+    pub(crate) fn alone(guest: &'a Guest, binary: &Path, folder: &Path, rounds: u32) -> Result<Self> {
         // Guests may change, delete or be refused their program file: each has its own.
         let own = folder.join("guest");
         fs::copy(binary, &own).context("copy the guest")?;
         Ok(Subject {
             folder: folder.to_owned(),
-            rounds: guest.rounds.min(plan.rounds).max(1),
+            rounds: guest.rounds.min(rounds).max(1),
             pid: 0,
             is_child: true,
             refused: guest.refused.clone(),
             log: Vec::new(),
+            user: None,
+            prefix: Vec::new(),
             guest,
             binary: own,
             child: None,
@@ -66,8 +79,16 @@ impl<'a> Subject<'a> {
 
     pub(crate) fn start(&mut self) -> Result<()> {
         let out = File::create(self.folder.join("guest.out"))?;
-        let mut command = Command::new(&self.binary);
+        if self.user.is_some() {
+            std::os::unix::fs::fchown(&out, self.user, self.user)?;
+        }
+        let mut words = self.prefix.iter().map(OsStr::new).chain([self.binary.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         command
+            .args(words)
             .arg(self.folder.join("s"))
             .arg(self.rounds.to_string())
             .current_dir(&self.folder)
@@ -204,7 +225,7 @@ impl<'a> Subject<'a> {
 }
 
 /// The processes of a trial, found by their environment. A zombie has none and is nobody's to kill.
-fn marked(mark: &str) -> Vec<u32> {
+pub(crate) fn marked(mark: &str) -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|e| e.file_name().to_string_lossy().parse::<u32>().ok());
     pids.filter(|pid| {

@@ -14,7 +14,6 @@ use crate::failure::{Class, Failure, Result};
 use crate::foreground::{KILL_LIMIT, tell};
 use crate::job::{Start, State};
 use crate::namespace;
-use crate::output::Output;
 use crate::parts;
 use crate::process::{self, kill_all_below, shell_status};
 use crate::signals::REQUESTS_TO_END;
@@ -120,17 +119,25 @@ impl Keeper {
         let what = match target {
             Some(made) => {
                 let lost = duration::show(ended.at.saturating_sub(made.at));
-                format!("rolling back to {} ({lost} of work repeated; {count})", self.place(made.number))
+                format!("rolled back to {} ({lost} of work repeated; {count})", self.place(made.number))
             }
             None => format!("there is no checkpoint yet, beginning anew ({count})"),
         };
-        let crash = format!("the program of job {} crashed, {}", self.plan.name, tell(death));
-        self.note(&format!("{crash}: {what}"));
-        self.rolled_back = target.map(|made| format!("{crash}; rolled back to {} ({count})", self.place(made.number)));
+        self.crash = Some(format!("job {}: {}; {what}", self.plan.name, tell(death)));
         kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
         match target {
             Some(made) => self.restore(made),
-            None => self.begin_anew(),
+            None => {
+                self.tell_crash();
+                self.begin_anew()
+            }
+        }
+    }
+
+    /// Tells of the crash that was rolled back.
+    fn tell_crash(&mut self) {
+        if let Some(crash) = self.crash.take() {
+            self.note(&crash);
         }
     }
 
@@ -234,12 +241,9 @@ impl Keeper {
         let main =
             main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))?;
         self.patience = None;
+        self.tell_crash();
         let took = duration::show(Duration::from_micros(restored.total_us));
         self.detail(&format!("{} restored: {} process(es) in {took}", self.place(number), restored.processes));
-        // What was said of the crash may have been cut off with what the program had written by then.
-        if let Some(told) = self.rolled_back.take().filter(|_| Output::goes_to_file()) {
-            self.note(&told);
-        }
         restored.notes.iter().for_each(|note| self.note(&note.to_string()));
         self.came_from = Some(self.place(number));
         self.lives_as(main, at)?;
@@ -259,6 +263,9 @@ impl Keeper {
         }
         if self.has_patience(number, &failure) {
             return Ok(());
+        }
+        if let Some(crash) = self.crash.take() {
+            self.note(&crash.replace("rolled back to", "it could not be rolled back to"));
         }
         let place = self.place(number);
         let bare = failure.message.strip_prefix(&format!("{place}: ")).map(str::to_owned);

@@ -102,8 +102,6 @@ pub(crate) struct Keeper {
     /// The checkpoint that the present life came from or made last.
     pub(super) came_from: Option<Place>,
     pub(super) history: History,
-    /// What is said of a rollback when it is done.
-    pub(super) rolled_back: Option<String>,
     /// Signals that were passed on, and when.
     pub(super) passed_on: BTreeMap<i32, Instant>,
     /// Children that ended during a restore: the program may end before its restore is heard of.
@@ -113,6 +111,9 @@ pub(crate) struct Keeper {
     pub(super) patience: Option<Patience>,
     pub(super) failures: u32,
     pub(super) trouble: Option<String>,
+    /// What is to be told of a crash when it is rolled back: told before, it would be cut off a file that the program has
+    /// written to as well.
+    pub(super) crash: Option<String>,
     /// Notes of the last checkpoint; the same ones are not told again.
     pub(super) notes: Vec<Obstacle>,
     /// Hears what the program does to files; not without root.
@@ -160,13 +161,13 @@ impl Keeper {
             made: Vec::new(),
             came_from: None,
             history: History::default(),
-            rolled_back: None,
             passed_on: BTreeMap::new(),
             ended_early: BTreeMap::new(),
             next_checkpoint: now,
             patience: None,
             failures: 0,
             trouble: None,
+            crash: None,
             notes: Vec::new(),
             watch: None,
             work: None,

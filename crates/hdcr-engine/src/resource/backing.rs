@@ -34,11 +34,23 @@ fn anonymous(line: &MapLine) -> bool {
 
 /// What stands in the way of a mapping's file. Looks only.
 pub(crate) fn survey(survey: &mut Survey<'_>, pid: Pid, line: &MapLine) {
-    if survey.seen.insert((line.device, line.inode))
-        && let Some(refusal) = obstacle(pid, line)
-    {
-        survey.refuse(refusal);
+    if !survey.seen.insert((line.device, line.inode)) {
+        return;
     }
+    let found = obstacle(pid, line);
+    let held = || survey.with_inode(line.inode).next().is_some();
+    let reachable = anonymous(line) || rustix::fs::stat(link(pid, line)).is_ok() || by_path(line).is_some() || held();
+    match found {
+        Some(refusal) => survey.refuse(refusal),
+        // A process that has ended meanwhile has nothing to be reached.
+        None if !reachable && procfs::stat(pid).is_ok() => survey.refuse(unreachable(pid, line)),
+        None => {}
+    }
+}
+
+fn unreachable(pid: Pid, line: &MapLine) -> Refusal {
+    let cause = "its name is gone, and this user may not open it through the mapping";
+    regfile::refuse_path("mapping-unreachable", "mapped file", owner(pid, line), cause, "run hdcr as root")
 }
 
 fn obstacle(pid: Pid, line: &MapLine) -> Option<Refusal> {
@@ -132,14 +144,7 @@ pub(crate) fn capture(cx: &mut Capture<'_>, pid: Pid, line: &MapLine) -> Result<
         contents::note_window(cx, id, Window { pid, at: line.range.start, len, offset: line.offset });
         return Ok(id);
     }
-    let cause = "its name is gone, and this user may not open it through the mapping";
-    Err(Error::refuse(regfile::refuse_path(
-        "mapping-unreachable",
-        "mapped file",
-        owner(pid, line),
-        cause,
-        "run hdcr as root",
-    )))
+    Err(Error::refuse(unreachable(pid, line)))
 }
 
 /// Notes what a link of `/proc/PID` leads to: `exe`, `cwd` or `root`.

@@ -125,6 +125,7 @@ fn elsewhere(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result
         return named(cx, id, &InodeRecord { path: record.later_path.clone(), ..record.clone() });
     }
     if record.contents {
+        cx.notes.push(renamed(record));
         return without_name(cx, id, record);
     }
     let cause = "it had another name that is not known, and is gone";
@@ -139,6 +140,17 @@ fn refuse(record: &InodeRecord, code: &'static str, cause: &str, remedy: &str) -
         cause: cause.to_owned(),
         remedy: remedy.to_owned(),
     })
+}
+
+fn renamed(record: &InodeRecord) -> Refusal {
+    Refusal {
+        code: "file-renamed",
+        object: "file".to_owned(),
+        owner: Owner { path: Some(model::path_of(&record.path)), ..Owner::default() },
+        cause: "it has another name that this user cannot find out; the program has a copy of it without a name"
+            .to_owned(),
+        remedy: "restore as root".to_owned(),
+    }
 }
 
 /// Opens a path without following a link at its end and without a permission on the file itself.

@@ -1,0 +1,108 @@
+//! The ways in which HDCR is used: without root, with private pids, after a reboot, in the foreground, by a keeper, from
+//! scripts. Each trial has a folder, a store and a place for running jobs of its own.
+
+mod commands;
+mod foreground;
+mod guests;
+mod jobs;
+mod pids;
+mod reboot;
+mod stage;
+mod terminal;
+mod user;
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+
+use crate::Place;
+use crate::report::{Finished, Outcome, Report};
+use stage::{Lacking, Stage};
+
+/// What to run.
+#[derive(Debug, Args)]
+pub(crate) struct ModeArgs {
+    /// Trials, by name or by the beginning of one; all when none is named.
+    names: Vec<String>,
+    /// One JSON object a line instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Keep the folders of trials that passed, too.
+    #[arg(long)]
+    keep: bool,
+}
+
+type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
+
+const TRIALS: [Trial; 18] = [
+    ("user_guests", user::guests),
+    ("user_job", user::job),
+    ("user_told", user::told),
+    ("new_pids_guests", pids::guests),
+    ("new_pids_taken", pids::taken),
+    ("new_pids_job", pids::job),
+    ("reboot_clocks", reboot::clocks),
+    ("reboot_job", reboot::job),
+    ("reboot_vdso", reboot::vdso),
+    ("foreground_status", foreground::status),
+    ("foreground_signals", foreground::signals),
+    ("foreground_stdio", foreground::stdio),
+    ("foreground_terminal", terminal::own_pids),
+    ("foreground_terminal_new_pids", terminal::new_pids),
+    ("keeper_told", jobs::told),
+    ("keeper_waits", jobs::waits),
+    ("commands_json", commands::json),
+    ("commands_settings", commands::settings),
+];
+
+/// Runs the trials that are wanted, one after the other: some of them need a pid, or a terminal, for themselves.
+pub(crate) fn run(args: &ModeArgs, place: &Place) -> Result<bool> {
+    let wanted =
+        |name: &str| args.names.is_empty() || args.names.iter().any(|wanted| name.starts_with(wanted.as_str()));
+    let trials: Vec<&Trial> = TRIALS.iter().filter(|(name, _)| wanted(name)).collect();
+    ensure!(!trials.is_empty(), "no such trial");
+    let mut report = Report::new(args.json);
+    for trial in trials {
+        report.add(&run_one(trial, args, place)?)?;
+    }
+    report.close()
+}
+
+fn run_one((name, trial): &Trial, args: &ModeArgs, place: &Place) -> Result<Finished> {
+    let began = Instant::now();
+    let folder = tempfile::Builder::new().prefix(&format!("hdcr-mode-{name}-")).tempdir()?;
+    let (outcome, log) = match &place.hdcr {
+        None => (Outcome::Skipped("no hdcr binary was given".to_owned()), Vec::new()),
+        Some(hdcr) => tried(*trial, hdcr, folder.path(), place)?,
+    };
+    let is_kept = args.keep || matches!(outcome, Outcome::Failed(_));
+    Ok(Finished {
+        name: (*name).to_owned(),
+        mode: "mode".to_owned(),
+        outcome,
+        milliseconds: began.elapsed().as_millis(),
+        checkpoint_milliseconds: Vec::new(),
+        restore_milliseconds: Vec::new(),
+        folder: is_kept.then(|| folder.keep()),
+        log,
+    })
+}
+
+fn tried(
+    trial: fn(&mut Stage<'_>) -> Result<()>,
+    hdcr: &Path,
+    folder: &Path,
+    place: &Place,
+) -> Result<(Outcome, Vec<String>)> {
+    let mut stage = Stage::new(hdcr, folder, place)?;
+    let result = trial(&mut stage);
+    let cleaned = stage.clean();
+    let outcome = match result.and(cleaned) {
+        Ok(()) => Outcome::Passed,
+        Err(error) if error.is::<Lacking>() => Outcome::Skipped(error.to_string()),
+        Err(error) => Outcome::Failed(format!("{error:#}")),
+    };
+    Ok((outcome, stage.log))
+}

@@ -1,0 +1,119 @@
+//! A restored program on a terminal, under a shell with job control: Ctrl-Z, `fg`, Ctrl-C.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::Signal;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use super::stage::{LIMIT, Stage, counting, reap_orphans, signal, with_command};
+use crate::product::utf8;
+use crate::wait;
+
+pub(crate) fn own_pids(stage: &mut Stage<'_>) -> Result<()> {
+    on_terminal(stage, "")
+}
+
+pub(crate) fn new_pids(stage: &mut Stage<'_>) -> Result<()> {
+    stage.needs_root()?;
+    on_terminal(stage, "--new-pids")
+}
+
+/// A shell on a terminal of its own.
+struct Shell {
+    keys: File,
+    shell: Child,
+    screen: PathBuf,
+}
+
+impl Shell {
+    fn start(stage: &mut Stage<'_>) -> Result<Self> {
+        let pty = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        grantpt(&pty)?;
+        unlockpt(&pty)?;
+        let name = ptsname(&pty, Vec::new())?;
+        let end = || rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());
+        let mut command = stage.command("setsid");
+        command.args(["--ctty", "bash", "--norc", "--noprofile", "-i"]).env("PS1", "");
+        let shell =
+            command.stdin(Stdio::from(end()?)).stdout(Stdio::from(end()?)).stderr(Stdio::from(end()?)).spawn()?;
+        let keys = File::from(pty);
+        let screen = stage.path("screen");
+        let (mut from, mut to) = (keys.try_clone()?, File::create(&screen)?);
+        // Ends with the last program that has the terminal open.
+        std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+        Ok(Shell { keys, shell, screen })
+    }
+
+    fn press(&mut self, keys: &str) -> Result<()> {
+        self.keys.write_all(keys.as_bytes()).context("press keys")
+    }
+
+    fn until_shown(&self, words: &str) -> Result<()> {
+        let shown = || std::fs::read(&self.screen).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let found = wait::until(words, LIMIT, || Ok(shown()?.contains(words).then_some(())));
+        found.with_context(|| format!("on the screen: {}", shown().unwrap_or_default()))
+    }
+}
+
+/// The letter of `/proc/PID/stat`.
+fn state(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.trim().chars().next()
+}
+
+fn on_terminal(stage: &mut Stage<'_>, option: &str) -> Result<()> {
+    let program = stage.program(&counting("count", 100_000))?;
+    stage.until_counted("count", 3)?;
+    stage.expect(0, &["checkpoint", &program.id().to_string(), "--kill", "-o", "image"])?;
+    wait::gone(program.id(), LIMIT)?;
+    let mut shell = Shell::start(stage)?;
+    let result = keys(stage, &mut shell, option);
+    signal(shell.shell.id(), Signal::KILL);
+    wait::end_of(&mut shell.shell, "the shell", LIMIT)?;
+    result
+}
+
+fn keys(stage: &mut Stage<'_>, shell: &mut Shell, option: &str) -> Result<()> {
+    // A program of this very terminal: started by the shell in a group of its own, checkpointed there.
+    let script = counting("count", 100_000);
+    std::fs::remove_file(stage.path("count"))?;
+    shell.press(&format!("sh -c '{script}'\n"))?;
+    stage.until_counted("count", 5)?;
+    let first = with_command(&stage.folder, |command| command.starts_with("sh -c exec"));
+    ensure!(first.len() == 1, "{} programs run", first.len());
+    stage.expect(0, &["checkpoint", &first[0].to_string(), "--kill", "-o", "image.tty"])?;
+    shell.press("echo first=$?\n")?;
+    shell.until_shown("first=137")?;
+    reap_orphans()?;
+    let hdcr = utf8(stage.hdcr())?.to_owned();
+    for (round, image) in [(1, "image.tty"), (2, "image")] {
+        shell.press(&format!("{hdcr} restore ./{image} {option}\n"))?;
+        let program = wait::until("the restored program", LIMIT, || {
+            Ok(with_command(&stage.folder, |command| command.starts_with("sh -c exec")).first().copied())
+        })?;
+        let lines = stage.text("count").lines().count();
+        stage.until_counted("count", lines + 3)?;
+        if round == 1 {
+            shell.press("\x1a")?;
+            shell.until_shown("Stopped")?;
+            wait::until("the stop of the program", LIMIT, || Ok((state(program) == Some('T')).then_some(())))?;
+            shell.press("echo back at $((40+2))\n")?;
+            shell.until_shown("back at 42")?;
+            shell.press("fg\n")?;
+            wait::until("the program goes on", LIMIT, || Ok((state(program) != Some('T')).then_some(())))?;
+            let lines = stage.text("count").lines().count();
+            stage.until_counted("count", lines + 3)?;
+        }
+        shell.press("\x03")?;
+        wait::gone(program, LIMIT)?;
+        reap_orphans()?;
+        shell.press(&format!("echo round{round}=$?\n"))?;
+        shell.until_shown(&format!("round{round}=130"))?;
+    }
+    Ok(())
+}

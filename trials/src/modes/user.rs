@@ -1,0 +1,77 @@
+//! An ordinary user: own programs by pid, jobs that are killed and rolled back, and what needs more said with its reason.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use anyhow::{Result, ensure};
+use rustix::process::Signal;
+
+use super::guests::{self, Way};
+use super::stage::{LIMIT, Stage, counting, shell, signal, with_command};
+use crate::wait;
+
+const GUESTS: [&str; 7] = ["anon_memory", "pipe", "signalfd", "restart_calls", "shared_anon", "threads", "tree"];
+
+pub(crate) fn guests(stage: &mut Stage<'_>) -> Result<()> {
+    stage.become_user()?;
+    guests::all(stage, &GUESTS, &Way::default())
+}
+
+/// `run`, kill -9, rolled back, three times; asked about meanwhile; ended with the program's own status.
+pub(crate) fn job(stage: &mut Stage<'_>) -> Result<()> {
+    stage.become_user()?;
+    let script = counting("count", 150);
+    let mut job = stage.start(&["run", "--name", "j", "--every", "100ms", "--", "sh", "-c", &script], "says")?;
+    for kill in 1..=3 {
+        wait::until("a checkpoint to go back to", LIMIT, || {
+            Ok(checkpoints(&stage.run(&["list", "--json"])?).then_some(()))
+        })?;
+        stage.until_counted("count", 10 * kill)?;
+        stage.expect(0, &["checkpoint", "j"])?;
+        if kill == 1 {
+            stage.expect(0, &["ps"])?.names(&["j", "inside", "running"])?;
+            stage.expect(0, &["check", "j"])?.names(&["is possible", "[files-unwatched]"])?;
+        }
+        let program = with_command(&stage.folder, |command| command.starts_with("sh -c"));
+        ensure!(program.len() == 1, "{} programs run", program.len());
+        signal(program[0], Signal::KILL);
+        stage.until_said("says", &format!("restart {kill} of 5"))?;
+    }
+    let status = shell(wait::end_of(&mut job, "the job", LIMIT)?);
+    let says = stage.text("says");
+    ensure!(status == 7, "the job ended with {status}: {says}");
+    ensure!(says.contains("job j: killed by SIGKILL; rolled back to j@"), "{says}");
+    stage.counted("count", 150)
+}
+
+fn checkpoints(said: &super::stage::Said) -> bool {
+    said.out.contains("\"job\"") || said.out.contains("j@") || said.out.contains("\"sequence\"")
+}
+
+/// What this user can and cannot do is said, by `doctor`, `check` and the errors; nothing is setuid.
+pub(crate) fn told(stage: &mut Stage<'_>) -> Result<()> {
+    stage.needs_root()?;
+    let stranger = stage.program("exec sleep 1000")?;
+    let strange = stranger.id().to_string();
+    stage.become_user()?;
+    stage.expect(0, &["doctor"])?.names(&[
+        "watch changed files: fanotify takes CAP_SYS_ADMIN",
+        "choose pids: run and restore use a private pid namespace",
+        "user: an ordinary user handles own programs only",
+    ])?;
+    for command in ["check", "checkpoint"] {
+        stage.expect(69, &[command, &strange])?.names(&["not permitted", "as the same user or as root"])?;
+        stage.expect(69, &[command, "999999999"])?.names(&["no process 999999999"])?;
+    }
+    let own = stage.program("exec sleep 1000")?.id();
+    wait::until("the program", LIMIT, || {
+        Ok((!with_command(&stage.folder, |c| c == "sleep 1000").is_empty()).then_some(()))
+    })?;
+    let own = own.to_string();
+    stage.expect(0, &["check", &own])?.names(&["files-unwatched", "CAP_SYS_ADMIN", "--files"])?;
+    stage.expect(0, &["checkpoint", &own, "-o", "image"])?;
+    stage.expect(0, &["check", "./image"])?.names(&["restore of 1 process(es) is possible"])?;
+    let mode = fs::metadata(stage.hdcr())?.permissions().mode();
+    ensure!(mode & 0o6000 == 0, "hdcr is setuid: {mode:o}");
+    Ok(())
+}
