@@ -114,7 +114,7 @@ pub(crate) fn settings(stage: &mut Stage<'_>) -> Result<()> {
         let mut command = stage.command(stage.hdcr());
         command.args(["run", "-v", "--name", "s"]).args(flags).args(["--", "true"]).env_remove("HDCR_STORE");
         command.envs(environment.iter().copied());
-        let said = stage.to_its_end(command, &format!("{environment:?} hdcr run -v {flags:?}"))?;
+        let said = stage.end_of(command, &format!("{environment:?} hdcr run -v {flags:?}"))?;
         ensure!(said.status == 0, "{}", said.both());
         let line = said.err.lines().find_map(|line| line.split_once("a checkpoint every ")).context("no interval")?;
         Ok(line.1.trim_end_matches(".0 s").trim_end_matches(" s").to_owned())

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
-use super::stage::{LIMIT, Stage, counting, reap_orphans, shell, signal, with_command};
+use super::stage::{LIMIT, Stage, counting, needs_root, reap_orphans, shell, signal, with_command};
 use crate::wait;
 
 /// Takes an image of a program that has written at least so many lines to `count`.
@@ -92,14 +92,14 @@ pub(crate) fn stdio(stage: &mut Stage<'_>) -> Result<()> {
     fs::write(stage.path("input"), "a word\n")?;
     let mut command = stage.command(stage.hdcr());
     command.args(["restore", "./image"]).stdin(fs::File::open(stage.path("input"))?);
-    let said = stage.to_its_end(command, "hdcr restore ./image < input")?;
+    let said = stage.end_of(command, "hdcr restore ./image < input")?;
     ensure!(said.status == 4 && said.out == "got a word\n" && said.err == "an error\n", "inherited: {said:?}");
     let said = stage.expect(4, &["restore", "./image", "--stdio", "null"])?;
     ensure!(said.both().is_empty(), "null: {said:?}");
     stage.expect(4, &["restore", "./image", "--stdio", "all.log"])?;
     ensure!(stage.text("all.log") == "got\nan error\n", "file: {}", stage.text("all.log"));
     for new_pids in [false, true] {
-        stage.needs_root()?;
+        needs_root()?;
         fs::remove_file(stage.path("detached.log")).ok();
         let mut arguments = vec!["restore", "./image", "--detach", "--stdio", "detached.log", "--json"];
         arguments.extend(new_pids.then_some("--new-pids"));

@@ -64,7 +64,7 @@ fn rounds(stage: &mut Stage<'_>, subject: &mut Subject<'_>, way: &Way) -> Result
         words.extend(["checkpoint", &pid, "--kill", "-o", utf8(&image)?].map(str::to_owned));
         let mut command = stage.command(&words[0]);
         command.args(&words[1..]);
-        let said = stage.to_its_end(command, &words.join(" "))?;
+        let said = stage.end_of(command, &words.join(" "))?;
         ensure!(said.status == 0, "{}", said.both().trim());
         subject.await_death(&pids)?;
         subject.pid = restored(stage, &image, &way.restore)?;

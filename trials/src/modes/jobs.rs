@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
-use super::stage::{LIMIT, Stage, counting, shell, signal, with_command};
+use super::stage::{LIMIT, Stage, counting, needs_root, shell, signal, with_command};
 use crate::wait;
 
 /// A crash is told once, with what it costs; `--quiet` says nothing.
@@ -37,7 +37,7 @@ pub(crate) fn told(stage: &mut Stage<'_>) -> Result<()> {
 
 /// Somebody has the number of the program when the job is to go on: the keeper waits, and goes on when it is free.
 pub(crate) fn waits(stage: &mut Stage<'_>) -> Result<()> {
-    stage.needs_root()?;
+    needs_root()?;
     let script = counting("count", 100);
     let run = ["run", "--name", "w", "--every", "1h", "--", "sh", "-c", &script];
     let mut job = stage.start(&run, "says")?;

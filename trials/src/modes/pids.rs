@@ -6,18 +6,18 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
 use super::guests::{self, Way};
-use super::stage::{LIMIT, Stage, counting, shell, signal, with_command};
+use super::stage::{LIMIT, Stage, counting, needs_root, shell, signal, with_command};
 use crate::wait;
 
 pub(crate) fn guests(stage: &mut Stage<'_>) -> Result<()> {
-    stage.needs_root()?;
+    needs_root()?;
     let names = ["anon_memory", "pipe", "restart_calls", "signalfd", "threads", "tree"];
     guests::all(stage, &names, &Way { restore: vec!["--new-pids"], ..Way::default() })
 }
 
 /// Restored beside the program itself, and checkpointed again in there, three generations.
 pub(crate) fn taken(stage: &mut Stage<'_>) -> Result<()> {
-    stage.needs_root()?;
+    needs_root()?;
     let mut program = stage.program(&counting("count", 200))?;
     stage.until_counted("count", 5)?;
     let pid = program.id().to_string();
@@ -47,7 +47,7 @@ pub(crate) fn taken(stage: &mut Stage<'_>) -> Result<()> {
 }
 
 pub(crate) fn job(stage: &mut Stage<'_>) -> Result<()> {
-    stage.needs_root()?;
+    needs_root()?;
     let script = format!("trap 'echo caught >> caught' USR1; {}", counting("count", 100_000));
     let run = ["run", "--new-pids", "--name", "p", "--every", "1h", "--", "sh", "-c", &script];
     let mut job = stage.start(&run, "says")?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
 use super::guests::{self, Way};
-use super::stage::{LIMIT, Lacking, Stage, counting, signal, with_command};
+use super::stage::{LIMIT, Lacking, Stage, counting, needs_root, signal, with_command};
 use crate::faults::forge::Bundle;
 use crate::wait;
 
@@ -20,7 +20,7 @@ const VDSO: u16 = 0x0111;
 /// Guests that measure time begin far ahead, are checkpointed by an hdcr that is there too, and go on here; the second
 /// checkpoint is taken from here.
 pub(crate) fn clocks(stage: &mut Stage<'_>) -> Result<()> {
-    stage.needs_root()?;
+    needs_root()?;
     let ahead = ["unshare", "--time", "--monotonic", AHEAD, "--boottime", AHEAD].map(str::to_owned).to_vec();
     let mut probe = Command::new("unshare");
     probe.args(&ahead[1..]).args(["sh", "-c", "test $(cut -d. -f1 /proc/uptime) -gt 5000000"]);
@@ -50,7 +50,7 @@ fn is_ahead(pid: u32) -> Result<()> {
 /// The machine goes down: keeper and program die at once, tmpfs is emptied, the socket of the keeper stays where it is
 /// and the record of the job is one of another boot, whose program has the number of one that lives now.
 pub(crate) fn job(stage: &mut Stage<'_>) -> Result<()> {
-    stage.needs_root()?;
+    needs_root()?;
     let shm = stage.path("shm");
     fs::create_dir(&shm)?;
     mount(&["-t", "tmpfs", "tmpfs"], &shm)?;

@@ -90,12 +90,6 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// The trials of root's ways.
-    pub(crate) fn needs_root(&self) -> Result<()> {
-        ensure!(rustix::process::geteuid().is_root(), Lacking("needs root"));
-        Ok(())
-    }
-
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
@@ -130,11 +124,11 @@ impl<'a> Stage<'a> {
     pub(crate) fn run(&mut self, arguments: &[&str]) -> Result<Said> {
         let mut command = self.command(&self.hdcr);
         command.args(arguments);
-        self.to_its_end(command, &format!("hdcr {}", arguments.join(" ")))
+        self.end_of(command, &format!("hdcr {}", arguments.join(" ")))
     }
 
     /// Runs a command to its end; its output goes to files, as what it leaves behind may keep it open.
-    pub(crate) fn to_its_end(&mut self, mut command: Command, what: &str) -> Result<Said> {
+    pub(crate) fn end_of(&mut self, mut command: Command, what: &str) -> Result<Said> {
         self.commands += 1;
         let (out, err) = (self.path(&format!("{}.out", self.commands)), self.path(&format!("{}.err", self.commands)));
         let mut child = command.stdout(self.file(&out)?).stderr(self.file(&err)?).spawn().context(what.to_owned())?;
@@ -211,8 +205,8 @@ impl<'a> Stage<'a> {
     /// The numbers 1 to `end`, each once and in order.
     pub(crate) fn counted(&self, name: &str, end: usize) -> Result<()> {
         let text = self.text(name);
-        let expected = (1..=end).map(|number| format!("{number}\n")).collect::<String>();
-        ensure!(text == expected, "{name} holds {} lines, ending in {:?}", text.lines().count(), text.lines().last());
+        let right = text.lines().map(str::parse).eq((1..=end).map(Ok));
+        ensure!(right, "{name} holds {} lines, ending in {:?}", text.lines().count(), text.lines().last());
         Ok(())
     }
 
@@ -237,6 +231,12 @@ impl<'a> Stage<'a> {
             Ok(left.is_empty().then_some(()))
         })
     }
+}
+
+/// For the trials of root's ways.
+pub(crate) fn needs_root() -> Result<()> {
+    ensure!(rustix::process::geteuid().is_root(), Lacking("needs root"));
+    Ok(())
 }
 
 /// A program that counts to `end` in an open file, and ends with 7.

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use super::stage::{LIMIT, Stage, counting, reap_orphans, signal, with_command};
+use super::stage::{LIMIT, Stage, counting, needs_root, reap_orphans, signal, with_command};
 use crate::product::utf8;
 use crate::wait;
 
@@ -19,14 +19,14 @@ pub(crate) fn own_pids(stage: &mut Stage<'_>) -> Result<()> {
 }
 
 pub(crate) fn new_pids(stage: &mut Stage<'_>) -> Result<()> {
-    stage.needs_root()?;
+    needs_root()?;
     on_terminal(stage, "--new-pids")
 }
 
 /// A shell on a terminal of its own.
 struct Shell {
     keys: File,
-    shell: Child,
+    process: Child,
     screen: PathBuf,
 }
 
@@ -46,7 +46,7 @@ impl Shell {
         let (mut from, mut to) = (keys.try_clone()?, File::create(&screen)?);
         // Ends with the last program that has the terminal open.
         std::thread::spawn(move || std::io::copy(&mut from, &mut to));
-        Ok(Shell { keys, shell, screen })
+        Ok(Shell { keys, process, screen })
     }
 
     fn press(&mut self, keys: &str) -> Result<()> {
@@ -73,8 +73,8 @@ fn on_terminal(stage: &mut Stage<'_>, option: &str) -> Result<()> {
     wait::gone(program.id(), LIMIT)?;
     let mut shell = Shell::start(stage)?;
     let result = keys(stage, &mut shell, option);
-    signal(shell.shell.id(), Signal::KILL);
-    wait::end_of(&mut shell.shell, "the shell", LIMIT)?;
+    signal(shell.process.id(), Signal::KILL);
+    wait::end_of(&mut shell.process, "the shell", LIMIT)?;
     result
 }
 

@@ -62,6 +62,7 @@ impl Keeper {
     fn begin_anew(&mut self) -> Result<()> {
         let unblock: Vec<String> = self.signals.to_unblock().iter().map(ToString::to_string).collect();
         let mut command = process::this_program();
+        command.args(self.output.json.then_some("--json"));
         command.arg("__program").arg(format!("--unblock={}", unblock.join(","))).arg("--").args(&self.record.command);
         let child = command.spawn().map_err(Failure::system("starting the program"))?;
         self.came_from = None;
@@ -125,13 +126,11 @@ impl Keeper {
         };
         self.crash = Some(format!("job {}: {}; {what}", self.plan.name, tell(death)));
         kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
-        match target {
-            Some(made) => self.restore(made),
-            None => {
-                self.tell_crash();
-                self.begin_anew()
-            }
+        if let Some(made) = target {
+            return self.restore(made);
         }
+        self.tell_crash();
+        self.begin_anew()
     }
 
     /// Tells of the crash that was rolled back.
