@@ -39,7 +39,7 @@ impl Shell {
         let end = || rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());
         let mut command = stage.command("setsid");
         command.args(["--ctty", "bash", "--norc", "--noprofile", "-i"]).env("PS1", "");
-        let shell =
+        let process =
             command.stdin(Stdio::from(end()?)).stdout(Stdio::from(end()?)).stderr(Stdio::from(end()?)).spawn()?;
         let keys = File::from(pty);
         let screen = stage.path("screen");

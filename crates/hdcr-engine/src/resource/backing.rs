@@ -27,9 +27,10 @@ fn owner(pid: Pid, line: &MapLine) -> Owner {
     Owner { pid: Some(pid), fd: None, path: Some(model::path_of(&line.name)) }
 }
 
-/// Whether a line is of shared anonymous memory.
+/// Whether a line is of shared anonymous memory, as the kernel names it or as a restore without root has made it.
 fn anonymous(line: &MapLine) -> bool {
-    line.shared() && line.name == b"/dev/zero (deleted)" && line.device.0 == 0
+    const NAMES: [&[u8]; 2] = [b"/dev/zero (deleted)", b"/memfd:dev/zero (deleted)"];
+    line.shared() && NAMES.contains(&line.name.as_slice()) && line.device.0 == 0
 }
 
 /// What stands in the way of a mapping's file. Looks only.
