@@ -341,14 +341,14 @@ impl Frozen for PtraceFrozen {
     }
 
     fn kill(mut self: Box<Self>) -> Result<()> {
+        /// Giving back the memory of a large program takes its time.
+        const DEATH: std::time::Duration = std::time::Duration::from_mins(2);
         self.over = true;
         let mut first = Ok(());
         for process in self.processes.iter().filter(|process| !process.zombie) {
             let killed = self.calls.kill(process.pid, libc::SIGKILL);
             first = first.and(forgive_dead(killed));
         }
-        // Giving back the memory of a large program takes its time.
-        const DEATH: std::time::Duration = std::time::Duration::from_secs(120);
         first.and(self.wait_until_dead(Deadline(std::time::Instant::now() + DEATH)))
     }
 }

@@ -152,12 +152,12 @@ fn born(path: &Path, record: &FifoRecord) -> rustix::io::Result<()> {
     rustix::fs::mknodat(CWD, path.as_os_str().as_bytes(), FileType::Fifo, mode, 0)?;
     // By descriptor: the owner of the directory could put a link in its place meanwhile.
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made = rustix::fs::open(path, flags, Mode::empty())?;
-    if FileType::from_raw_mode(rustix::fs::fstat(&made)?.st_mode) != FileType::Fifo {
+    let opened = rustix::fs::open(path, flags, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&opened)?.st_mode) != FileType::Fifo {
         return Err(rustix::io::Errno::EXIST);
     }
-    rustix::fs::fchmod(&made, mode)?;
-    match rustix::fs::fchown(&made, Some(Uid::from_raw(record.uid)), Some(Gid::from_raw(record.gid))) {
+    rustix::fs::fchmod(&opened, mode)?;
+    match rustix::fs::fchown(&opened, Some(Uid::from_raw(record.uid)), Some(Gid::from_raw(record.gid))) {
         // An ordinary user keeps it as its own.
         Err(rustix::io::Errno::PERM) => Ok(()),
         other => other,
