@@ -56,6 +56,9 @@ impl JobName {
         if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-+".contains(&byte)) {
             return Some("only letters, digits, '.', '_', '-' and '+' are allowed");
         }
+        if name.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Some("a number alone means a process");
+        }
         (!first.is_ascii_alphanumeric() && first != b'_').then_some("it must begin with a letter, a digit or '_'")
     }
 

@@ -29,6 +29,7 @@ use crate::task::{Place, RestoreTask};
 pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     let place = place(at, &args.image)?;
     let manifest = parts::manifest(&place)?;
+    can_write_pid(args.pidfile.as_deref())?;
     if at.inside.is_none() && (args.new_pids || !namespace::may_choose_pids()) {
         return namespace::outside(std::env::args_os().skip(1), &mut |pid| {
             write_pid(args.pidfile.as_deref(), pid)?;
@@ -168,6 +169,17 @@ pub(crate) fn descriptors(target: &StdioTarget) -> Result<[OwnedFd; 3]> {
 }
 
 /// Writes the pid file, whole or not at all.
+/// Finds out before anything runs that there would be no place to say its pid.
+fn can_write_pid(path: Option<&Path>) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let doing = || Failure::system::<std::io::Error>(format!("writing {}", path.display()));
+    let whole = absolute(path)?;
+    if whole.is_dir() {
+        return Err(doing()(std::io::Error::from(std::io::ErrorKind::IsADirectory)));
+    }
+    tempfile::NamedTempFile::new_in(whole.parent().unwrap_or(Path::new("/"))).map(drop).map_err(doing())
+}
+
 fn write_pid(path: Option<&Path>, pid: i32) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     let doing = || Failure::system::<std::io::Error>(format!("writing {}", path.display()));

@@ -270,7 +270,9 @@ impl Keeper {
         let bare = failure.message.strip_prefix(&format!("{place}: ")).map(str::to_owned);
         failure.message = bare.unwrap_or(failure.message);
         let at = self.made.iter().position(|made| made.number == number);
-        if failure.class == Class::Corrupt {
+        // Damaged, or no longer there (somebody removed it): an older one is better than none.
+        let useless = failure.class == Class::Corrupt || ["store-gone", "no-such-checkpoint"].contains(&&*failure.code);
+        if useless {
             self.note(&format!("checkpoint {place} cannot be used: {failure}"));
             self.made.retain(|made| made.number != number);
             let older = at.and_then(|at| at.checked_sub(1)).and_then(|at| self.made.get(at)).copied();

@@ -136,19 +136,16 @@ fn undo(survey: &mut Survey<'_>, task: &TaskView) {
     let sets = fs::read_to_string("/proc/sysvipc/sem").map_or(0, |text| text.lines().skip(1).count());
     let own = nix::unistd::gettid().as_raw();
     // Each thread that is started gives its starter a list; ours is given up.
-    let without = nix::sched::unshare(nix::sched::CloneFlags::CLONE_SYSVSEM).is_ok();
+    if nix::sched::unshare(nix::sched::CloneFlags::CLONE_SYSVSEM).is_err() {
+        return;
+    }
     // A task that cannot be compared has ended meanwhile.
     if sets == 0 || !kcmp::kcmp(own, task.pid.0, Kind::SysvSem).is_ok_and(std::cmp::Ordering::is_ne) {
         return;
     }
-    if without && task.status.number("Threads") == Some(1) {
-        let cause = "System V semaphores are adjusted at its end (SEM_UNDO), and that cannot be put back";
-        survey.refuse(task.refuse("sem-undo", "semaphore adjustments", cause, "use semaphores without SEM_UNDO"));
-    } else {
-        // Every process with threads has the list, mostly an empty one.
-        let cause = "whether it has System V semaphores adjusted at its end (SEM_UNDO) is not to be seen";
-        survey.note(task.refuse("sem-undo-unknown", "semaphore adjustments", cause, "know that they would be lost"));
-    }
+    // Every process that ever had a thread has the list, and keeps it over an exec: mostly an empty one.
+    let cause = "whether it has System V semaphores adjusted at its end (SEM_UNDO) is not to be seen";
+    survey.note(task.refuse("sem-undo-unknown", "semaphore adjustments", cause, "know that they would be lost"));
 }
 
 /// The control groups of a root of the tree, when they are not those of hdcr.
