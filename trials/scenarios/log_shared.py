@@ -25,5 +25,5 @@ for flags in ["a", "w"]:
     must(all(re.fullmatch(r"line \d+|end", line) for line in found), "mixed lines: " + repr(
         [line for line in found if not re.fullmatch(r"line \d+|end", line)][:3]))
     must(found == [f"line {i + 1}" for i in range(len(found) - 1)] + ["end"], "lines lost or twice")
-    told = [line for line in lines if line.startswith("hdcr: ") and "crashed" in line]
+    told = [line for line in lines if line.startswith("hdcr: ") and "rolled back to" in line]
     must(told, "the log does not tell of the rollback")
