@@ -27,7 +27,8 @@ pub struct NameError {
     reason: &'static str,
 }
 
-/// The name of a job: 1 to 64 ASCII letters, digits, `.`, `_`, `-` and `+`, beginning with a letter, digit or `_`.
+/// The name of a job: 1 to 64 ASCII letters, digits, `.`, `_`, `-` and `+`, beginning with a letter, digit or `_`, and
+/// not a number alone, which means a process on the command line.
 ///
 /// It can stand as a directory name, in a shell and before an `@` without quoting.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -130,10 +131,12 @@ mod tests {
 
     #[test]
     fn names_that_could_leave_the_store_are_refused() {
-        for name in ["", ".", "..", ".a", "-a", "a/b", "/", "a\0", "a b", "a@1", "\u{e4}", "a\n", &"x".repeat(65)] {
+        for name in
+            ["", ".", "..", ".a", "-a", "a/b", "/", "a\0", "a b", "a@1", "\u{e4}", "a\n", "4711", &"x".repeat(65)]
+        {
             assert!(JobName::new(name).is_err(), "{name:?}");
         }
-        for name in ["a", "_x", "7", "sim-2.1+b", &"x".repeat(64)] {
+        for name in ["a", "_x", "7a", "sim-2.1+b", &"x".repeat(64)] {
             assert_eq!(JobName::new(name).unwrap().as_str(), name);
         }
     }
