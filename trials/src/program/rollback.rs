@@ -1,5 +1,6 @@
 //! A program under `hdcr run`, killed at random moments and rolled back by itself.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -113,6 +114,9 @@ impl Job<'_> {
         let ours: Vec<(u32, u32, String)> = self
             .marked()
             .into_iter()
+            .chain(self.of_the_job(hdcr))
+            .collect::<BTreeSet<u32>>()
+            .into_iter()
             .filter_map(|pid| {
                 let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
                 let (state, parent, started) = stat(pid)?;
@@ -122,6 +126,15 @@ impl Job<'_> {
         let is_top = |parent: &u32| !ours.iter().any(|(pid, _, _)| pid == parent);
         let tops = ours.iter().filter(|(_, parent, _)| is_top(parent));
         tops.map(|(pid, _, started)| Incarnation { pid: *pid, started: started.clone() }).collect()
+    }
+
+    /// The program's pid as its keeper knows it: a program that writes its title over its environment (redis) has lost
+    /// the mark.
+    fn of_the_job(&self, hdcr: &Path) -> Option<u32> {
+        let answer = Command::new(hdcr).args(["ps", "--json"]).stdin(Stdio::null()).output().ok()?;
+        let shown: serde_json::Value = serde_json::from_slice(&answer.stdout).ok()?;
+        let job = shown["jobs"].as_array()?.iter().find(|job| job["name"] == self.name())?;
+        job["pid"].as_u64()?.try_into().ok()
     }
 
     fn marked(&self) -> Vec<u32> {
