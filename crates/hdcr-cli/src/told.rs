@@ -50,6 +50,7 @@ impl From<&[PathBuf]> for Touched {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Since {
     aside: String,
+    shelter: PathBuf,
     newer: Vec<(Name, bool, Vec<u8>)>,
     moved: Vec<(Name, Name, Vec<u8>)>,
     directories: Vec<Name>,
@@ -69,8 +70,8 @@ fn ignored(files: &Files, path: &Path) -> bool {
 }
 
 impl Since {
-    /// From what the watch knows. `aside` names the directories for newer files.
-    pub(crate) fn new(changes: &Changes, files: &Files, aside: String) -> Self {
+    /// From what the watch knows. `aside` names the directory for newer files in `shelter`.
+    pub(crate) fn new(changes: &Changes, files: &Files, aside: String, shelter: PathBuf) -> Self {
         let counts = |path: &&PathBuf| !ignored(files, path);
         let names = |paths: &[PathBuf]| paths.iter().filter(counts).map(|path| Name::from(path.as_path())).collect();
         let doubts = |wanted: Doubt| {
@@ -82,6 +83,7 @@ impl Since {
         let lengths = changes.lengths.iter();
         Self {
             aside,
+            shelter,
             newer: newer
                 .map(|new| (Name::from(new.at.as_path()), new.kind == Kind::Directory, new.identity.clone()))
                 .collect(),
@@ -123,6 +125,7 @@ impl Since {
         let replaced = "it came to its name by a rename since the checkpoint, and may have replaced another one";
         since::Since {
             aside: OsStr::new(&self.aside).to_owned(),
+            shelter: self.shelter.clone(),
             newer: newer.collect(),
             moved: moved.collect(),
             directories: paths(&self.directories),

@@ -4,13 +4,15 @@
 //! question about it its number may have come to another one. So a number keeps its meaning for a while after its
 //! process has ended ([`Kin::turn`]), and a number that had two owners in that while is nobody's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Whose process it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Whose {
     /// One of the job.
     Job,
+    /// One that the keeper needs.
+    Own,
     /// Surely none of the job.
     Other,
     /// Not known.
@@ -41,8 +43,8 @@ pub struct Kin {
     members: BTreeMap<i32, Option<u64>>,
     /// Numbers that somebody else has got or given back, and in which turn.
     others: BTreeMap<i32, u64>,
-    /// The keeper's own.
-    own: BTreeSet<i32>,
+    /// The keeper's own; the turn in which one has ended.
+    own: BTreeMap<i32, Option<u64>>,
     turn: u64,
     /// The turn in which events were lost.
     lost: Option<u64>,
@@ -55,7 +57,7 @@ impl Kin {
             keeper,
             members: below.into_iter().map(|pid| (pid, None)).collect(),
             others: BTreeMap::new(),
-            own: BTreeSet::new(),
+            own: BTreeMap::new(),
             turn: 0,
             lost: None,
         }
@@ -63,7 +65,7 @@ impl Kin {
 
     /// A child of the keeper that is not of the job.
     pub fn set_apart(&mut self, pid: i32) {
-        self.own.insert(pid);
+        self.own.insert(pid, None);
         self.members.remove(&pid);
     }
 
@@ -74,7 +76,7 @@ impl Kin {
 
     /// Whether a process was set apart.
     pub fn is_apart(&self, pid: i32) -> bool {
-        self.own.contains(&pid)
+        self.own.contains_key(&pid)
     }
 
     /// Tells what happened.
@@ -83,7 +85,9 @@ impl Kin {
             Event::Born { parent, child } if parent == child => {}
             Event::Born { parent, child } => {
                 let of_job = parent == self.keeper || self.members.contains_key(&parent);
-                if of_job && !self.own.contains(&child) {
+                if self.own.get(&child) == Some(&None) {
+                    // It was set apart before its birth was told.
+                } else if of_job {
                     self.members.insert(child, None);
                 } else {
                     self.others.insert(child, self.turn);
@@ -93,7 +97,6 @@ impl Kin {
             Event::Ended(pid) => {
                 if !self.end(pid) {
                     self.others.insert(pid, self.turn);
-                    self.own.remove(&pid);
                 }
             }
             Event::Lost => self.lost = Some(self.turn),
@@ -101,19 +104,22 @@ impl Kin {
     }
 
     fn end(&mut self, pid: i32) -> bool {
-        self.members.get_mut(&pid).map(|ended| *ended = ended.or(Some(self.turn))).is_some()
+        let known = self.members.get_mut(&pid).into_iter().chain(self.own.get_mut(&pid));
+        known.map(|ended| *ended = ended.or(Some(self.turn))).count() > 0
     }
 
     /// Whose process it was that did something since the last turn.
     pub fn whose(&self, pid: i32) -> Whose {
-        if pid == self.keeper || self.own.contains(&pid) {
-            return Whose::Other;
+        if pid == self.keeper {
+            return Whose::Own;
         }
-        match (self.members.contains_key(&pid), self.others.contains_key(&pid)) {
+        let (of_job, own) = (self.members.contains_key(&pid), self.own.contains_key(&pid));
+        match (of_job, own, self.others.contains_key(&pid)) {
+            (false, true, false) => Whose::Own,
             _ if self.lost.is_some() || pid == 0 => Whose::Unknown,
-            (true, false) => Whose::Job,
-            (true, true) => Whose::Unknown,
-            (false, _) => Whose::Other,
+            (true, false, false) => Whose::Job,
+            (true, true, _) | (true, _, true) | (_, true, true) => Whose::Unknown,
+            (false, false, _) => Whose::Other,
         }
     }
 
@@ -123,6 +129,7 @@ impl Kin {
         let last = self.turn;
         self.turn += 1;
         self.others.retain(|_, turn| *turn >= last);
+        self.own.retain(|_, ended| ended.is_none_or(|turn| turn >= last));
         let others = &self.others;
         self.members.retain(|pid, ended| match ended {
             Some(turn) => *turn >= last || (!others.contains_key(pid) && lives(*pid)),
@@ -137,7 +144,7 @@ impl Kin {
 
     /// After events were lost: what is below the keeper now. For what was done before this turn nothing is known.
     pub fn look(&mut self, below: impl IntoIterator<Item = i32>) {
-        self.members = below.into_iter().filter(|pid| !self.own.contains(pid)).map(|pid| (pid, None)).collect();
+        self.members = below.into_iter().filter(|pid| !self.own.contains_key(pid)).map(|pid| (pid, None)).collect();
         self.others.clear();
         self.lost = None;
     }
@@ -173,7 +180,7 @@ mod tests {
     #[test]
     fn descendants_are_of_the_job_also_when_they_are_gone() {
         check("", 11, Whose::Job);
-        check("", KEEPER, Whose::Other);
+        check("", KEEPER, Whose::Own);
         check("", 5, Whose::Other);
         check("11+20 20+21", 21, Whose::Job);
         check("11+20 20+21 -20 -21", 21, Whose::Job);
@@ -185,8 +192,14 @@ mod tests {
 
     #[test]
     fn what_the_keeper_needs_is_not_of_the_job() {
-        check("10+19", 19, Whose::Other);
+        check("10+19", 19, Whose::Own);
         check("10+19 19+22", 22, Whose::Other);
+        // What it did is asked about when it is gone.
+        check("10+19 -19", 19, Whose::Own);
+        check("10+19 -19 | |", 19, Whose::Other);
+        check("10+19 -19 1+19", 19, Whose::Unknown);
+        check("10+19 -19 11+19", 19, Whose::Unknown);
+        check("10+19 -19 11+19 | |", 19, Whose::Job);
         // A worker makes the restored program as a child of the keeper.
         check("10+19 10+22 22+23", 23, Whose::Job);
     }
@@ -206,11 +219,12 @@ mod tests {
     fn after_a_loss_nothing_is_known_until_it_was_looked() {
         check("*", 11, Whose::Unknown);
         check("*", 5, Whose::Unknown);
-        check("*", KEEPER, Whose::Other);
+        check("*", KEEPER, Whose::Own);
+        check("*", 19, Whose::Own);
         let mut kin = kin("11+20 *");
         assert!(kin.is_lost());
         kin.look([11, 19, 21]);
-        assert_eq!([11, 19, 20, 21].map(|pid| kin.whose(pid)), [Whose::Job, Whose::Other, Whose::Other, Whose::Job]);
+        assert_eq!([11, 19, 20, 21].map(|pid| kin.whose(pid)), [Whose::Job, Whose::Own, Whose::Other, Whose::Job]);
     }
 
     #[test]

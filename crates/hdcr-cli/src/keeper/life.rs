@@ -223,7 +223,7 @@ impl Keeper {
         let descriptors: Vec<_> = self.stdio.iter().map(AsFd::as_fd).collect();
         match Worker::start(&task, &descriptors, &needed) {
             Ok(worker) => {
-                self.set_apart(worker.pid());
+                self.set_apart_restorer(worker.pid());
                 self.work = Some(Work::new(worker, Errand::Restore, self.plan.restore_timeout + KILL_LIMIT));
                 Ok(())
             }

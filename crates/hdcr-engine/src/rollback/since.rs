@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::{Action, Changed, Entry, Plan, Undo, bytes, rename};
@@ -56,8 +56,11 @@ pub struct Length {
 /// What a job did to files since a checkpoint. Names are those of the checkpoint where nothing else is said.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Since {
-    /// The name of the directories into which newer files are moved, each in the directory of the file.
+    /// The name of the directory into which newer files are moved.
     pub aside: OsString,
+    /// Where that directory lies, for files of the same mount. The program must not meet it where it works: what lists its
+    /// directory (an archiver, `git add`) would take it for its own.
+    pub shelter: PathBuf,
     /// To be moved aside.
     pub newer: Vec<Newer>,
     /// To be moved back.
@@ -147,9 +150,10 @@ fn aside(cx: &mut Restore<'_>, newer: &Newer, since: &Since) -> Result<()> {
     if since.aside.is_empty() || !is_there(cx, &newer.at, &newer.identity) {
         return Ok(());
     }
-    let directory = above.join(&since.aside);
+    let shelter = shelter(above, &since.shelter);
+    let directory = shelter.join(&since.aside);
     if !directory.is_dir() {
-        make_like(cx, &directory, above, 0o700)?;
+        make_like(cx, &directory, shelter, 0o700)?;
     }
     let mut to = directory.join(name);
     while to.symlink_metadata().is_ok() {
@@ -161,6 +165,19 @@ fn aside(cx: &mut Restore<'_>, newer: &Newer, since: &Since) -> Result<()> {
     let cause = format!("it was made after the checkpoint; moved to {}", to.display());
     cx.notes.push(note("rollback-aside", &newer.at, cause, "remove it when it is not needed"));
     Ok(())
+}
+
+/// Where the files of a directory can be moved to at once: the shelter, or, on another mount, the top of theirs.
+fn shelter<'a>(of: &'a Path, shelter: &'a Path) -> &'a Path {
+    let mount = |path: &Path| {
+        let stat = rustix::fs::statx(rustix::fs::CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID);
+        stat.ok().map(|stat| (stat.stx_mnt_id, stat.stx_dev_major, stat.stx_dev_minor))
+    };
+    let own = mount(of);
+    if own.is_some() && mount(shelter) == own {
+        return shelter;
+    }
+    of.ancestors().take_while(|above| mount(above) == own).last().unwrap_or(of)
 }
 
 /// Moves at once, to be moved back when the restore fails.

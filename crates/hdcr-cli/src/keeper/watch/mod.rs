@@ -73,6 +73,8 @@ pub(crate) struct Watch {
     either: OwnedFd,
     keeper: i32,
     kin: Kin,
+    /// The worker that brought the job back last.
+    restorer: Option<i32>,
     places: Places,
     table: Table,
     waiting: VecDeque<Heard>,
@@ -111,7 +113,8 @@ impl Watch {
         // Births are heard from before this look, so that no child is missed.
         let kin = Kin::new(keeper, process::below(keeper));
         let (table, waiting) = (Table::default(), VecDeque::new());
-        Ok(Self { fanotify, births, either, keeper, kin, places, table, waiting, before_rollback: None, blind })
+        let (restorer, before_rollback) = (None, None);
+        Ok(Self { fanotify, births, either, keeper, kin, restorer, places, table, waiting, before_rollback, blind })
     }
 
     /// Readable when [`Watch::drain`] has something to do.
@@ -126,6 +129,12 @@ impl Watch {
 
     /// A child of the keeper that is not of the job: to be said before the next [`Watch::drain`].
     pub(crate) fn set_apart(&mut self, pid: i32) {
+        self.kin.set_apart(pid);
+    }
+
+    /// A child of the keeper that is not of the job, and puts its files back: likewise.
+    pub(crate) fn set_apart_restorer(&mut self, pid: i32) {
+        self.restorer = Some(pid);
         self.kin.set_apart(pid);
     }
 
@@ -189,10 +198,10 @@ impl Watch {
         let mut at = pid;
         for _ in 0..1000 {
             if at == self.keeper {
-                return if at == pid { Whose::Other } else { Whose::Job };
+                return if at == pid { Whose::Own } else { Whose::Job };
             }
             if self.kin.is_apart(at) {
-                return Whose::Other;
+                return if at == pid { Whose::Own } else { Whose::Other };
             }
             match process::stat(at) {
                 Some(stat) if stat.ppid.0 > 0 => at = stat.ppid.0,
@@ -214,7 +223,21 @@ impl Watch {
     fn hear(&mut self, happened: &Happened) {
         match self.whose(happened.pid) {
             Whose::Job => self.hear_job(happened),
+            Whose::Own => self.hear_own(happened),
             Whose::Other | Whose::Unknown => self.hear_other(happened),
+        }
+    }
+
+    /// A worker that takes a checkpoint holds duplicates of the job's open files, and may be the last to close one that the
+    /// job has written. Whatever else a worker does to the job's files brings back what was.
+    fn hear_own(&mut self, happened: &Happened) {
+        if happened.mask & fanotify::CLOSE_WRITE == 0 || Some(happened.pid) == self.restorer {
+            return;
+        }
+        let path = happened.place.as_ref().and_then(|place| self.places.known(place));
+        if let Some(path) = path.filter(|path| self.table.knows(path)) {
+            let look = look(&path);
+            self.push(happened.pid, &Identity::new(), Event::Written(path, look));
         }
     }
 
@@ -409,10 +432,18 @@ impl Keeper {
         }
     }
 
+    /// Nor is the one that brings it back.
+    pub(super) fn set_apart_restorer(&mut self, pid: i32) {
+        if let Some(watch) = &mut self.watch {
+            watch.set_apart_restorer(pid);
+        }
+    }
+
     /// What is to be undone of what the job did to files since a checkpoint.
     pub(super) fn undo_since(&mut self, number: u64) -> Option<Since> {
         let changes = self.watch.as_mut()?.roll_back(number)?;
-        Some(Since::new(&changes, &self.plan.files, format!(".hdcr-aside-{}-{number}", self.plan.name)))
+        let aside = format!(".hdcr-aside-{}-{number}", self.plan.name);
+        Some(Since::new(&changes, &self.plan.files, aside, self.plan.store.clone()))
     }
 }
 

@@ -44,8 +44,11 @@ impl Scene {
         assert!(self.start(script).wait().unwrap().success());
     }
 
+    /// By a child of a process that is set apart.
     fn foreign(&mut self, script: &str) {
-        let mut child = self.start(script);
+        let mut command = Command::new("sh");
+        command.args(["-c", "sh -ec \"$0\"; exit $?", script]).current_dir(self.directory.path());
+        let mut child = command.spawn().unwrap();
         self.watch.set_apart(child.id().cast_signed());
         assert!(child.wait().unwrap().success());
     }
@@ -151,6 +154,21 @@ fn files_of_others_are_not_of_the_job() {
     scene.watch.drain();
     scene.foreign("echo theirs > .both; mv .both both");
     assert_eq!(scene.since(1), "new mine, Foreign both");
+}
+
+#[test]
+fn what_workers_do_is_not_foreign() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.job("echo one > log; echo two > data; echo 3 > other");
+    scene.mark(1);
+    // The last to close what the job has written.
+    let mut worker = scene.start("echo more >> log; echo x > image");
+    scene.watch.set_apart(worker.id().cast_signed());
+    assert!(worker.wait().unwrap().success());
+    let mut restorer = scene.start("echo again > data; echo y > unknown; mv other other.1");
+    scene.watch.set_apart_restorer(restorer.id().cast_signed());
+    assert!(restorer.wait().unwrap().success());
+    assert_eq!(scene.since(1), "written log, log=4");
 }
 
 #[test]

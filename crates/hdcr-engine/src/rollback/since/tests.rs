@@ -87,7 +87,7 @@ impl Place {
     fn restored<'a>(&self, image: &'a Image, since: Option<&Since>) -> Restore<'a> {
         let mut cx = scene::restore(image, &self.path("journal"), &[]);
         if let Some(since) = since {
-            names(&mut cx, since).unwrap();
+            names(&mut cx, &Since { shelter: self.at("."), ..since.clone() }).unwrap();
         }
         contents(&mut cx, since).unwrap();
         cx
