@@ -109,12 +109,28 @@ pub struct Pending {
 #[derive(Debug)]
 pub struct Held(Box<dyn Frozen>);
 
-/// Looks at a tree while it runs.
+/// So many times an obstacle must be seen before the tree is not even stopped for a closer look.
+const LOOKS: usize = 3;
+
+/// Looks at a tree while it runs. It changes under our eyes, and two files of `/proc` need not fit each other: what only
+/// one look shows is left to the look under the freeze.
 pub fn survey(request: Request) -> Result<Surveyed> {
-    let pids = survey::processes(&request)?;
-    let look = survey::look(&pids)?;
-    let (refusals, notes) = survey::judge(&request, &look)?;
-    Ok(Surveyed { request, refusals, notes, processes: pids.len() })
+    let (mut refusals, mut notes, mut processes) = survey_once(&request)?;
+    for _ in 1..LOOKS {
+        if refusals.0.is_empty() {
+            break;
+        }
+        let again = survey_once(&request)?;
+        refusals.0.retain(|refusal| again.0.0.contains(refusal));
+        (notes, processes) = (again.1, again.2);
+    }
+    Ok(Surveyed { request, refusals, notes, processes })
+}
+
+fn survey_once(request: &Request) -> Result<(Refusals, Vec<Refusal>, usize)> {
+    let pids = survey::processes(request)?;
+    let (refusals, notes) = survey::judge(request, &survey::look(&pids)?)?;
+    Ok((refusals, notes, pids.len()))
 }
 
 impl Surveyed {

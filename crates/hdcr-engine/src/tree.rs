@@ -291,3 +291,32 @@ fn in_order(mut left: Vec<StoredProcess>) -> Option<Vec<StoredProcess>> {
     }
     left.is_empty().then_some(done)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_session_without_its_leader_is_the_trees_own_only_when_all_members_are() {
+        let script = "for i in 1 2; do sleep 60 > /dev/null & echo $!; done";
+        let mut command = Command::new("setsid");
+        let mut shell = command.args(["sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(shell.stdout.take().unwrap()).lines();
+        let members: Vec<Pid> = lines.map(|line| Pid(line.unwrap().parse().unwrap())).collect();
+        shell.wait().unwrap();
+        let [first, second] = members[..] else { panic!("{members:?}") };
+        let stat = procfs::stat(first).unwrap();
+        assert_eq!(stat.sid, shell.id().cast_signed());
+        let places = [vec![first], vec![first, second]].map(|tree| {
+            let tree: BTreeSet<Pid> = tree.into_iter().collect();
+            [leader(stat.sid, Band::Session, &tree), leader(stat.pgid, Band::Group, &tree)]
+        });
+        for pid in members {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.0), nix::sys::signal::Signal::SIGKILL).unwrap();
+        }
+        assert_eq!(places, [[Leader::Outside; 2], [Leader::Dead; 2]]);
+    }
+}
