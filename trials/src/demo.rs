@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::program::{self, Programs};
+use crate::program::{self, Folder, Programs};
 use crate::report::Outcome;
 
 /// How many times the computation is killed.
@@ -21,7 +21,8 @@ pub(crate) fn run(sources: &Path, hdcr: Option<PathBuf>) -> Result<bool> {
     )?;
     writeln!(out)?;
     out.flush()?;
-    let wanted = Programs { sources: sources.join("demo"), hdcr, names: Vec::new(), kills: KILLS, keep: false };
+    let (sources, folder, names) = (sources.join("demo"), Folder::Chosen, Vec::new());
+    let wanted = Programs { sources, hdcr, folder, names, kills: KILLS, keep: false };
     for finished in program::all(&wanted)? {
         for line in &finished.log {
             writeln!(out, "  {line}")?;

@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::program::Folder;
 use crate::report::Report;
 use crate::trial::{Mode, Plan};
 
@@ -67,6 +68,11 @@ enum What {
     Scenarios(ScenarioArgs),
     /// The ways in which HDCR is used: without root, private pids, after a reboot, in the foreground, from scripts.
     Modes(modes::ModeArgs),
+    /// Names the Debian packages of the programs that were picked by lot: those named, or all.
+    LotPackages {
+        /// Programs, by name.
+        names: Vec<String>,
+    },
     /// The demonstration of the README.
     Demo,
 }
@@ -75,6 +81,9 @@ enum What {
 struct ProgramArgs {
     /// Programs, by name; all when none is named.
     names: Vec<String>,
+    /// Those that were picked by lot instead of those that run with every test.
+    #[arg(long)]
+    lot: bool,
     /// How many times each is killed.
     #[arg(long, default_value_t = 5)]
     kills: u32,
@@ -158,6 +167,10 @@ fn run(command: &Command) -> Result<bool> {
         }
         What::Scenarios(args) => run_scenarios(&command.place, args),
         What::Modes(args) => modes::run(args, &command.place),
+        What::LotPackages { names } => {
+            report::print_words(&program::packages(&command.place.sources, names)?)?;
+            Ok(true)
+        }
         What::Demo => demo::run(&command.place.sources, command.place.hdcr.clone()),
     }
 }
@@ -182,6 +195,7 @@ fn run_programs(place: &Place, args: &ProgramArgs) -> Result<bool> {
     let mut report = Report::new(args.json);
     let wanted = program::Programs {
         sources: place.sources.clone(),
+        folder: if args.lot { Folder::Lot } else { Folder::Chosen },
         hdcr: place.hdcr.clone(),
         names: args.names.clone(),
         kills: args.kills,

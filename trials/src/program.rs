@@ -1,9 +1,10 @@
-//! Real programs: one file of `trials/programs` each. Run once undisturbed, then under `hdcr run`, killed again and
+//! Real programs: one file of `trials/programs` or `trials/lot` each. Run once undisturbed, then under `hdcr run`, killed again and
 //! again and rolled back; in the end both runs must have left the same bytes.
 
 mod description;
 mod rollback;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::program::description::Description;
+pub(crate) use crate::program::description::Folder;
 use crate::program::rollback::Job;
 use crate::report::{Finished, Outcome, Report};
 use crate::wait;
@@ -24,6 +26,7 @@ const LIMIT: Duration = Duration::from_mins(4);
 pub(crate) struct Programs {
     pub(crate) sources: PathBuf,
     pub(crate) hdcr: Option<PathBuf>,
+    pub(crate) folder: Folder,
     pub(crate) names: Vec<String>,
     pub(crate) kills: u32,
     pub(crate) keep: bool,
@@ -31,7 +34,7 @@ pub(crate) struct Programs {
 
 /// Runs all that are wanted, one after the other: each may use both processors.
 pub(crate) fn run_all(wanted: &Programs, report: &mut Report) -> Result<()> {
-    let descriptions = description::find(&wanted.sources, &wanted.names)?;
+    let descriptions = description::find(&wanted.sources, wanted.folder, &wanted.names)?;
     for description in &descriptions {
         report.add(&run_one(wanted, description)?)?;
     }
@@ -40,13 +43,19 @@ pub(crate) fn run_all(wanted: &Programs, report: &mut Report) -> Result<()> {
 
 /// Runs all that are wanted and hands back what came of each.
 pub(crate) fn all(wanted: &Programs) -> Result<Vec<Finished>> {
-    let descriptions = description::find(&wanted.sources, &wanted.names)?;
+    let descriptions = description::find(&wanted.sources, wanted.folder, &wanted.names)?;
     descriptions.iter().map(|d| run_one(wanted, d)).collect()
+}
+
+/// The Debian packages of programs that were picked by lot.
+pub(crate) fn packages(sources: &Path, names: &[String]) -> Result<BTreeSet<String>> {
+    let descriptions = description::find(sources, Folder::Lot, names)?;
+    Ok(descriptions.into_iter().flat_map(|d| d.packages).collect())
 }
 
 /// Names the programs.
 pub(crate) fn list(sources: &Path) -> Result<Vec<(String, String)>> {
-    let all = description::find(sources, &[])?;
+    let all = description::find(sources, Folder::Chosen, &[])?;
     Ok(all.into_iter().map(|d| (d.name, d.about)).collect())
 }
 
@@ -118,11 +127,11 @@ fn undisturbed_run(program: &Description, place: &Path, log: &mut Vec<String>) -
     let began = Instant::now();
     let mut child = program.start(place, &[])?;
     let ran = step(&program.begin, place, "begin").and_then(|()| step(&program.finish, place, "finish"));
-    if ran.is_err() {
-        child.kill()?;
+    let ended = ran.and_then(|()| wait::end_of(&mut child, "the undisturbed program", LIMIT));
+    if ended.is_err() {
+        rollback::clean(&mut child)?;
     }
-    let status = wait::end_of(&mut child, "the undisturbed program", LIMIT)?;
-    ran?;
+    let status = ended?;
     log.push(format!("undisturbed: {status}, {} ms", began.elapsed().as_millis()));
     let mut results = Vec::new();
     for name in &program.results {

@@ -1,5 +1,6 @@
 //! What the runner says: one line a trial, the tail of the log of what failed, and the closing line.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -108,6 +109,15 @@ pub(crate) fn list_more(kind: &str, all: &[(String, String)]) -> Result<()> {
     let mut out = io::stdout().lock();
     for (name, about) in all {
         writeln!(out, "{name:<20} {kind}: {about}")?;
+    }
+    Ok(())
+}
+
+/// Prints words, one a line.
+pub(crate) fn print_words(words: &BTreeSet<String>) -> Result<()> {
+    let mut out = io::stdout().lock();
+    for word in words {
+        writeln!(out, "{word}")?;
     }
     Ok(())
 }

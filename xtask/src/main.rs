@@ -8,7 +8,7 @@ mod tidy;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 
 use crate::shell::Shell;
@@ -35,7 +35,7 @@ enum Task {
     },
     /// The rules about the sources that no compiler checks.
     Tidy,
-    /// Trials of the zoo, by name, or `faults` (the tool killed, images tampered with, surroundings that fail), or `scenarios` (stories of what users have met); further arguments go to the runner (see `cargo xtask trial --help`).
+    /// Trials of the zoo, by name, `lot` (the programs picked by lot, installed where missing), `faults` (the tool killed, images tampered with, surroundings that fail), or `scenarios` (stories of what users have met); further arguments go to the runner (see `cargo xtask trial --help`).
     #[command(disable_help_flag = true)]
     Trial {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -85,6 +85,9 @@ fn run(command: &Command) -> Result<bool> {
             let broken = tidy::report(root)?;
             Ok(broken.failed == 0)
         }
+        Task::Trial { arguments } if arguments.first().is_some_and(|first| first == "lot") => {
+            lot(&shell, arguments.get(1..).unwrap_or_default())
+        }
         Task::Trial { arguments } => {
             let is_own = arguments.first().is_some_and(|first| first == "faults" || first == "scenarios");
             let mut all = if is_own { Vec::new() } else { vec!["run"] };
@@ -102,4 +105,14 @@ fn run(command: &Command) -> Result<bool> {
         }
         Task::Soak { name, times } => shell.trials(&["run", name, "--repeat", &times.to_string()]),
     }
+}
+
+/// The programs picked by lot: all, or those named.
+fn lot(shell: &Shell, arguments: &[String]) -> Result<bool> {
+    let mut all = vec!["programs", "--lot"];
+    all.extend(arguments.iter().map(String::as_str));
+    ensure!(shell.build()?, "the build failed");
+    let names: Vec<&str> = arguments.iter().map(String::as_str).filter(|word| !word.starts_with('-')).collect();
+    packages::install_named(shell, &shell.lot_packages(&names)?)?;
+    shell.trials(&all)
 }

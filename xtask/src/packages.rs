@@ -17,11 +17,16 @@ struct List {
 pub(crate) fn install(shell: &Shell) -> Result<()> {
     let path = shell.root.join("xtask/packages.toml");
     let list: List = toml::from_str(&fs::read_to_string(&path)?).context("read packages.toml")?;
+    install_named(shell, &list.packages.into_keys().collect::<Vec<_>>())
+}
+
+/// Installs those of these that are missing, likewise.
+pub(crate) fn install_named(shell: &Shell, names: &[String]) -> Result<()> {
     let known = ["-W", "-f", "${Package} ${db:Status-Status}\n"];
     let Ok(installed) = shell.output("dpkg-query", &known) else {
-        return say("no dpkg here: the list of needed programs is in xtask/packages.toml");
+        return say(&format!("no dpkg here to tell whether there is {}", names.join(" ")));
     };
-    let missing = missing(&list, &installed);
+    let missing = missing(names, &installed);
     if missing.is_empty() {
         return Ok(());
     }
@@ -40,10 +45,9 @@ pub(crate) fn install(shell: &Shell) -> Result<()> {
     Ok(())
 }
 
-fn missing<'a>(list: &'a List, installed: &str) -> Vec<&'a str> {
+fn missing<'a>(names: &'a [String], installed: &str) -> Vec<&'a str> {
     let has = |name: &str| installed.lines().any(|line| line.split_once(' ') == Some((name, "installed")));
-    let names = list.packages.keys().map(String::as_str);
-    names.filter(|name| !has(name)).collect()
+    names.iter().map(String::as_str).filter(|name| !has(name)).collect()
 }
 
 #[cfg(test)]
@@ -52,7 +56,7 @@ mod tests {
 
     #[test]
     fn what_is_not_installed_is_missing() {
-        let list = toml::from_str("[packages]\nperl = ''\nvim = ''\nxz-utils = ''\n").unwrap();
+        let list = ["perl", "vim", "xz-utils"].map(str::to_owned);
         let installed = "perl installed\nperl-base installed\nvim config-files\n";
         assert_eq!(missing(&list, installed), ["vim", "xz-utils"]);
     }

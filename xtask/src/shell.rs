@@ -71,6 +71,15 @@ impl Shell {
         (text(self.target.join("debug/trials")), options.collect())
     }
 
+    /// The Debian packages that programs picked by lot need.
+    pub(crate) fn lot_packages(&self, names: &[&str]) -> Result<Vec<String>> {
+        let (runner, options) = self.runner();
+        let mut all: Vec<&str> = options.iter().map(String::as_str).collect();
+        all.push("lot-packages");
+        all.extend(names);
+        Ok(self.output(&runner, &all)?.lines().map(str::to_owned).collect())
+    }
+
     /// Builds, then runs the trials with these arguments.
     pub(crate) fn trials(&self, arguments: &[&str]) -> Result<bool> {
         ensure!(self.build()?, "the build failed");

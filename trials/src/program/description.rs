@@ -15,6 +15,9 @@ pub(crate) struct Description {
     #[serde(skip)]
     pub(crate) name: String,
     pub(crate) about: String,
+    /// The Debian packages that it needs, for what is not in the list of the tests.
+    #[serde(default)]
+    pub(crate) packages: Vec<String>,
     /// Programs that must be there.
     #[serde(default)]
     pub(crate) needs: Vec<String>,
@@ -45,14 +48,32 @@ pub(crate) struct Description {
     pub(crate) options: Vec<String>,
 }
 
+/// Which programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Folder {
+    /// Those that run with every test.
+    Chosen,
+    /// Those that were picked by lot.
+    Lot,
+}
+
+impl Folder {
+    fn name(self) -> &'static str {
+        match self {
+            Folder::Chosen => "programs",
+            Folder::Lot => "lot",
+        }
+    }
+}
+
 fn half_a_second() -> String {
     "500ms".to_owned()
 }
 
-/// The descriptions with these names; all when none is wanted.
-pub(crate) fn find(sources: &Path, names: &[String]) -> Result<Vec<Description>> {
+/// The descriptions with these names in a folder of the sources; all when none is wanted.
+pub(crate) fn find(sources: &Path, folder: Folder, names: &[String]) -> Result<Vec<Description>> {
     let mut all = Vec::new();
-    let folder = sources.join("programs");
+    let folder = sources.join(folder.name());
     for entry in fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))? {
         let path = entry?.path();
         if path.extension().is_some_and(|e| e == "toml") {
@@ -71,7 +92,7 @@ pub(crate) fn find(sources: &Path, names: &[String]) -> Result<Vec<Description>>
 impl Description {
     /// The first needed program that is not there.
     pub(crate) fn missing(&self) -> Option<&str> {
-        let folders = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"];
+        let folders = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/games"];
         let is_there = |name: &str| folders.iter().any(|f| Path::new(f).join(name).exists());
         let missing = self.needs.iter().find(|name| !is_there(name));
         missing.or(self.python_module.as_ref().filter(|module| !has_module(module))).map(String::as_str)
@@ -92,7 +113,6 @@ impl Description {
             .env("HOME", place)
             .env("LC_ALL", "C.UTF-8")
             .env("TERM", "xterm")
-            .env(super::rollback::MARK, place)
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)
@@ -114,7 +134,9 @@ mod tests {
     #[test]
     fn all_descriptions_are_sound() {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let all = find(sources, &[]).unwrap();
-        assert!(all.iter().all(|d| !d.command.is_empty() && !d.results.is_empty()));
+        for folder in [Folder::Chosen, Folder::Lot] {
+            let all = find(sources, folder, &[]).unwrap();
+            assert!(all.iter().all(|d| !d.command.is_empty() && !d.results.is_empty()));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! A program under `hdcr run`, killed at random moments and rolled back by itself.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -8,14 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use crate::program::description::Description;
 use crate::program::{LIMIT, step};
 use crate::wait;
-
-/// Every process of a program carries this variable with the trial's folder.
-pub(crate) const MARK: &str = "HDCR_TRIAL";
 
 /// No step may take longer.
 const STEP: Duration = Duration::from_mins(1);
@@ -55,7 +52,7 @@ impl Job<'_> {
         let text = fs::read(self.place.join("../stderr")).unwrap_or_default();
         log.extend(String::from_utf8_lossy(&text).lines().map(str::to_owned));
         if result.is_err() {
-            self.clean(&mut child)?;
+            clean(&mut child)?;
         }
         let listed = Command::new(&hdcr).args(["list", "--store", &store]).output()?;
         log.extend(String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned));
@@ -68,7 +65,7 @@ impl Job<'_> {
     }
 
     fn disturb(&self, child: &mut Child, hdcr: &Path, log: &mut Vec<String>) -> Result<()> {
-        let mut last = self.await_other_than(None, child, hdcr)?;
+        let mut last = Self::await_other_than(None, child, hdcr)?;
         step(&self.program.begin, self.place, "begin")?;
         self.checkpoint(hdcr, log)?;
         for kill in 1..=self.kills {
@@ -77,7 +74,7 @@ impl Job<'_> {
             let pid = i32::try_from(last.pid).ok().and_then(Pid::from_raw).context("pid")?;
             let began = Instant::now();
             kill_process(pid, Signal::KILL).with_context(|| format!("kill {kill}"))?;
-            last = self.await_other_than(Some(&last), child, hdcr)?;
+            last = Self::await_other_than(Some(&last), child, hdcr)?;
             log.push(format!("kill {kill}: runs again after {} ms", began.elapsed().as_millis()));
         }
         step(&self.program.finish, self.place, "finish")
@@ -98,76 +95,86 @@ impl Job<'_> {
     }
 
     /// Waits until the root of the program runs in another incarnation.
-    fn await_other_than(&self, old: Option<&Incarnation>, child: &mut Child, hdcr: &Path) -> Result<Incarnation> {
+    fn await_other_than(old: Option<&Incarnation>, child: &mut Child, hdcr: &Path) -> Result<Incarnation> {
         wait::until("the program to run (again)", STEP, || {
             if let Some(status) = child.try_wait()? {
                 bail!("hdcr run ended: {status}");
             }
             // A rollback brings back the same number; what has another one is an orphan of the killed root.
             let is_new = |found: &Incarnation| old.is_none_or(|old| found.pid == old.pid && found != old);
-            Ok(self.roots(hdcr).into_iter().find(is_new))
-        })
-    }
-
-    /// The topmost processes of the program: they carry the mark, are not HDCR, and have no parent in the program.
-    fn roots(&self, hdcr: &Path) -> Vec<Incarnation> {
-        let ours: Vec<(u32, u32, String)> = self
-            .marked()
-            .into_iter()
-            .chain(self.of_the_job(hdcr))
-            .collect::<BTreeSet<u32>>()
-            .into_iter()
-            .filter_map(|pid| {
-                let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-                let (state, parent, started) = stat(pid)?;
-                (exe != hdcr && state != "Z" && state != "X").then_some((pid, parent, started))
-            })
-            .collect();
-        let is_top = |parent: &u32| !ours.iter().any(|(pid, _, _)| pid == parent);
-        let tops = ours.iter().filter(|(_, parent, _)| is_top(parent));
-        tops.map(|(pid, _, started)| Incarnation { pid: *pid, started: started.clone() }).collect()
-    }
-
-    /// The program's pid as its keeper knows it: a program that writes its title over its environment (redis) has lost
-    /// the mark.
-    fn of_the_job(&self, hdcr: &Path) -> Option<u32> {
-        let answer = Command::new(hdcr).args(["ps", "--json"]).stdin(Stdio::null()).output().ok()?;
-        let shown: serde_json::Value = serde_json::from_slice(&answer.stdout).ok()?;
-        let job = shown["jobs"].as_array()?.iter().find(|job| job["name"] == self.name())?;
-        job["pid"].as_u64()?.try_into().ok()
-    }
-
-    fn marked(&self) -> Vec<u32> {
-        let mark = format!("{MARK}={}", self.place.display());
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = entries.filter_map(|e| e.file_name().to_string_lossy().parse::<u32>().ok());
-        pids.filter(|pid| {
-            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environ.split(|&b| b == 0).any(|entry| entry == mark.as_bytes())
-        })
-        .collect()
-    }
-
-    /// After a failure: everything that carries the mark ends, HDCR first, so that it does not roll back.
-    fn clean(&self, child: &mut Child) -> Result<()> {
-        child.kill().ok();
-        wait::until("the last process of the program", STEP, || {
-            let left = self.marked();
-            for pid in left.iter().filter_map(|&pid| i32::try_from(pid).ok().and_then(Pid::from_raw)) {
-                kill_process(pid, Signal::KILL).ok();
-            }
-            child.try_wait()?;
-            Ok(left.is_empty().then_some(()))
+            Ok(roots(child.id(), hdcr).into_iter().find(is_new))
         })
     }
 }
 
+/// After a failure: everything ends, HDCR first, so that it does not roll back. Programs may hide their environment and
+/// leave their session, but what is below this runner or comes to it as an orphan is theirs.
+pub(crate) fn clean(child: &mut Child) -> Result<()> {
+    child.kill().ok();
+    wait::until("the last process of the program", STEP, || {
+        child.try_wait()?;
+        let left = below(&processes(), std::process::id());
+        for pid in left.iter().filter_map(|(pid, _)| i32::try_from(*pid).ok().and_then(Pid::from_raw)) {
+            kill_process(pid, Signal::KILL).ok();
+            // Not a child of ours is no error: its parent reaps it, or leaves it to us. The first one is reaped above.
+            if pid.as_raw_nonzero().get() != child.id().cast_signed() {
+                waitpid(Some(pid), WaitOptions::NOHANG).ok();
+            }
+        }
+        Ok(left.is_empty().then_some(()))
+    })
+}
+
+/// The topmost processes of the program: below the keeper, and not HDCR themselves.
+fn roots(keeper: u32, hdcr: &Path) -> Vec<Incarnation> {
+    let all = processes();
+    let is_program = |pid: u32, stat: &Stat| {
+        let runs = !matches!(stat.state.as_str(), "Z" | "X");
+        runs && fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe != hdcr)
+    };
+    let ours: Vec<_> = below(&all, keeper).into_iter().filter(|(pid, stat)| is_program(*pid, stat)).collect();
+    let is_top = |stat: &Stat| !ours.iter().any(|(pid, _)| *pid == stat.parent);
+    let tops = ours.iter().filter(|(_, stat)| is_top(stat));
+    tops.map(|(pid, stat)| Incarnation { pid: *pid, started: stat.started.clone() }).collect()
+}
+
+/// What is said of a process.
+#[derive(Debug, Clone)]
+struct Stat {
+    state: String,
+    parent: u32,
+    started: String,
+}
+
+/// All processes of the machine.
+fn processes() -> BTreeMap<u32, Stat> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|e| e.file_name().to_string_lossy().parse::<u32>().ok());
+    pids.filter_map(|pid| Some((pid, stat(pid)?))).collect()
+}
+
+/// Those of them that come from one.
+fn below(all: &BTreeMap<u32, Stat>, top: u32) -> Vec<(u32, Stat)> {
+    let is_below = |start: &Stat| {
+        let mut at = start.parent;
+        for _ in 0..all.len() {
+            match all.get(&at) {
+                _ if at == top => return true,
+                Some(stat) => at = stat.parent,
+                None => return false,
+            }
+        }
+        false
+    };
+    all.iter().filter(|(_, stat)| is_below(stat)).map(|(pid, stat)| (*pid, stat.clone())).collect()
+}
+
 /// State, parent and start time.
-fn stat(pid: u32) -> Option<(String, u32, String)> {
+fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let words: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     let word = |number: usize| words.get(number.checked_sub(3)?).copied();
-    Some((word(3)?.to_owned(), word(4)?.parse().ok()?, word(22)?.to_owned()))
+    Some(Stat { state: word(3)?.to_owned(), parent: word(4)?.parse().ok()?, started: word(22)?.to_owned() })
 }
 
 /// A random time between two.
