@@ -92,10 +92,13 @@ fn compare(program: &Description, hdcr: &Path, folder: &Path, kills: u32, log: &
     let place = folder.join("place");
     let undisturbed = folder.join("undisturbed");
     prepare(program, &place)?;
+    let began = Instant::now();
     let (status, expected) = undisturbed_run(program, &place, log)?;
+    // A program that is told to end waits for that; another one must not end before its last kill.
+    let ends_after = program.finish.is_empty().then(|| began.elapsed());
     fs::rename(&place, &undisturbed)?;
     prepare(program, &place)?;
-    let job = Job { program, hdcr, place: &place, store: folder.join("store"), kills };
+    let job = Job { program, hdcr, place: &place, store: folder.join("store"), kills, ends_after };
     let disturbed_status = job.run(log)?;
     ensure!(disturbed_status == status, "ended with {disturbed_status:?}, undisturbed with {status:?}");
     for (name, bytes) in expected {

@@ -25,6 +25,8 @@ pub(crate) struct Job<'a> {
     pub(crate) place: &'a Path,
     pub(crate) store: PathBuf,
     pub(crate) kills: u32,
+    /// How long the program takes undisturbed, if it ends by itself.
+    pub(crate) ends_after: Option<Duration>,
 }
 
 /// A process, told from a later one of the same number by the time of its start.
@@ -69,7 +71,8 @@ impl Job<'_> {
         step(&self.program.begin, self.place, "begin")?;
         self.checkpoint(hdcr, log)?;
         for kill in 1..=self.kills {
-            std::thread::sleep(random(Duration::from_millis(300), Duration::from_millis(1200)));
+            let most = self.longest_pause();
+            std::thread::sleep(random(most / 4, most));
             ensure!(child.try_wait()?.is_none(), "the program ended before kill {kill}");
             let pid = i32::try_from(last.pid).ok().and_then(Pid::from_raw).context("pid")?;
             let began = Instant::now();
@@ -78,6 +81,12 @@ impl Job<'_> {
             log.push(format!("kill {kill}: runs again after {} ms", began.elapsed().as_millis()));
         }
         step(&self.program.finish, self.place, "finish")
+    }
+
+    /// The longest time between two kills: all of them fit into the program's life, on a fast machine too.
+    fn longest_pause(&self) -> Duration {
+        const LONGEST: Duration = Duration::from_millis(1200);
+        self.ends_after.map_or(LONGEST, |life| LONGEST.min(life / (self.kills + 1)))
     }
 
     /// One checkpoint for sure, so that the first kill has something to go back to.
