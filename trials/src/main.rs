@@ -6,6 +6,7 @@ mod bench;
 mod demo;
 mod descriptors;
 mod faults;
+mod golden;
 mod guest;
 mod modes;
 mod product;
@@ -62,6 +63,8 @@ enum What {
     Programs(ProgramArgs),
     /// Kills the tool, tampers with images, lets surroundings fail: nobody may suffer from it.
     Faults(faults::FaultArgs),
+    /// Restores the images that versions of the past have left, or adds those of this version.
+    Golden(golden::GoldenArgs),
     /// Measures beside CRIU.
     Bench(bench::BenchArgs),
     /// Tells stories of what users of such tools have met.
@@ -162,6 +165,7 @@ fn run(command: &Command) -> Result<bool> {
         What::Faults(args) => {
             faults::run(args, command.place.hdcr.as_deref(), &command.place.sources, &command.place.build)
         }
+        What::Golden(args) => golden::run(args, &command.place),
         What::Bench(args) => {
             bench::run(args, command.place.hdcr.as_deref(), &command.place.sources, &command.place.build)
         }

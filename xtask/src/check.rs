@@ -36,7 +36,7 @@ impl Counts {
 type Part = (&'static str, fn(&Shell) -> Result<Counts>);
 
 /// In the order of how soon they tell.
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 10] = [
     ("fmt", fmt),
     ("tidy", |shell| tidy::report(&shell.root)),
     ("clippy", clippy),
@@ -45,7 +45,13 @@ const PARTS: [Part; 8] = [
     ("scenarios", |shell| trials(shell, &["scenarios"])),
     ("modes", |shell| trials(shell, &["modes"])),
     ("programs", programs),
+    ("golden", |shell| trials(shell, &["golden"])),
+    ("faults", faults),
 ];
+
+/// Small counts: `cargo xtask trial faults` and `soak faults` have the large ones.
+const KILLS: &str = "30";
+const FLIPS: &str = "60";
 
 /// Runs every part that is not left out; true when nothing failed.
 pub(crate) fn everything(shell: &Shell, without: &[String]) -> Result<bool> {
@@ -108,6 +114,10 @@ fn zoo(shell: &Shell) -> Result<Counts> {
 
 fn programs(shell: &Shell) -> Result<Counts> {
     trials(shell, &["programs"])
+}
+
+fn faults(shell: &Shell) -> Result<Counts> {
+    trials(shell, &["faults", "--kills", KILLS, "--flips", FLIPS])
 }
 
 fn trials(shell: &Shell, arguments: &[&str]) -> Result<Counts> {

@@ -29,17 +29,22 @@ enum Task {
     Demo,
     /// Everything that the CI checks: formatting, lints, unit tests, tidy, trials.
     Test {
-        /// Leave out parts: fmt, clippy, unit, tidy, zoo, scenarios, modes, programs.
+        /// Leave out parts: fmt, clippy, unit, tidy, zoo, scenarios, modes, programs, golden, faults.
         #[arg(long, value_delimiter = ',')]
         without: Vec<String>,
     },
     /// The rules about the sources that no compiler checks.
     Tidy,
-    /// Trials of the zoo, by name, `lot` (the programs picked by lot, installed where missing), `faults` (the tool killed, images tampered with, surroundings that fail), or `scenarios` (stories of what users have met); further arguments go to the runner (see `cargo xtask trial --help`).
+    /// Trials of the zoo, by name, `lot` (the programs picked by lot, installed where missing), `faults` (the tool killed, images tampered with, surroundings that fail), `golden` (images of the past), or `scenarios` (stories of what users have met); further arguments go to the runner (see `cargo xtask trial --help`).
     #[command(disable_help_flag = true)]
     Trial {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
+    },
+    /// Adds golden images of this version, of the programs named or of all that have none yet (see docs/format.md).
+    Golden {
+        /// Programs of `trials/golden`.
+        names: Vec<String>,
     },
     /// Measures beside CRIU.
     #[command(disable_help_flag = true)]
@@ -89,11 +94,13 @@ fn run(command: &Command) -> Result<bool> {
             lot(&shell, arguments.get(1..).unwrap_or_default())
         }
         Task::Trial { arguments } => {
-            let is_own = arguments.first().is_some_and(|first| first == "faults" || first == "scenarios");
+            let own = ["faults", "golden", "scenarios"];
+            let is_own = arguments.first().is_some_and(|first| own.contains(&first.as_str()));
             let mut all = if is_own { Vec::new() } else { vec!["run"] };
             all.extend(arguments.iter().map(String::as_str));
             shell.trials(&all)
         }
+        Task::Golden { names } => golden(&shell, names),
         Task::Soak { name, times } if name == "faults" => {
             let count = times.saturating_mul(10).to_string();
             shell.trials(&["faults", "--kills", &count, "--flips", &count])
@@ -115,4 +122,16 @@ fn lot(shell: &Shell, arguments: &[String]) -> Result<bool> {
     let names: Vec<&str> = arguments.iter().map(String::as_str).filter(|word| !word.starts_with('-')).collect();
     packages::install_named(shell, &shell.lot_packages(&names)?)?;
     shell.trials(&all)
+}
+
+/// In a name space of its own the host has a neutral name, which the images keep.
+fn golden(shell: &Shell, names: &[String]) -> Result<bool> {
+    ensure!(shell.build()?, "the build failed");
+    let (runner, options) = shell.runner();
+    let script = "echo golden > /proc/sys/kernel/hostname && exec \"$@\"";
+    let mut all = vec!["--uts", "sh", "-c", script, "sh", &runner];
+    all.extend(options.iter().map(String::as_str));
+    all.extend(["golden", "--make"]);
+    all.extend(names.iter().map(String::as_str));
+    shell.run("unshare", &all)
 }

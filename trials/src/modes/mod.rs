@@ -7,7 +7,7 @@ mod guests;
 mod jobs;
 mod pids;
 mod reboot;
-mod stage;
+pub(crate) mod stage;
 mod terminal;
 mod user;
 

@@ -1,0 +1,64 @@
+//! Images of the past, `trials/golden`: their manifests, records and pages are read by this version, without any right.
+//! That they can be restored is shown by `trials golden`.
+#![expect(clippy::unwrap_used, reason = "tests may fail by panic")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Programs of the first images, with the names of their processes and a record of each that only they have.
+const FIRST: [(&str, &[&str], &str); 3] = [
+    ("alone-0.1.0", &["golden one"], "eventfd"),
+    ("threads-0.1.0", &["golden"], "rseq: Some"),
+    ("tree-0.1.0", &["golden", "golden", "golden child", "golden orphan"], "socket"),
+];
+
+fn images() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../trials/golden");
+    let all = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut images: Vec<PathBuf> = all.filter(|path| path.extension().is_some_and(|found| found == "hdcr")).collect();
+    images.sort();
+    images
+}
+
+/// What a command says about an image, as JSON.
+fn said(words: &[&str], image: &Path) -> Value {
+    let out = Command::new(env!("CARGO_BIN_EXE_hdcr"))
+        .args(words)
+        .arg(image)
+        .arg("--json")
+        .env_clear()
+        .env("HOME", env!("CARGO_TARGET_TMPDIR"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success(), "{words:?} {}: {text}", image.display());
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn images_of_the_past_are_read_and_whole() {
+    let images = images();
+    for (name, processes, kind) in FIRST {
+        let image = images.iter().find(|image| image.file_stem().is_some_and(|stem| stem == name)).unwrap();
+        let shown = said(&["show", "--records"], image);
+        let named = shown["processes_named"].as_array().unwrap();
+        let mut found: Vec<&str> = named.iter().map(|process| process["name"].as_str().unwrap()).collect();
+        found.sort_unstable();
+        assert_eq!(found, processes, "{name}");
+        assert!(shown["records"].to_string().contains(kind), "{name} has no {kind}");
+    }
+    for image in images {
+        said(&["verify"], &image);
+        let shown = said(&["show", "--records"], &image);
+        let (frames, records) = (shown["frames"].as_u64().unwrap(), shown["records"].as_array().unwrap());
+        // The frames of the page index are no records.
+        assert!(!records.is_empty() && records.len() as u64 <= frames, "{}", image.display());
+        for record in records {
+            let text = record["text"].as_str().unwrap();
+            let odd = ["unknown", "cannot be", "is not known", "corrupt"];
+            assert!(!odd.iter().any(|words| text.contains(words)), "{}: {record}", image.display());
+        }
+    }
+}
