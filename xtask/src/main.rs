@@ -46,11 +46,9 @@ enum Task {
         /// Programs of `trials/golden`.
         names: Vec<String>,
     },
-    /// Measures beside CRIU.
+    /// Measures beside CRIU: `all` (the default) or `small`; see `cargo xtask bench --help`.
     #[command(disable_help_flag = true)]
     Bench {
-        /// What is measured: small.
-        what: String,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -105,8 +103,8 @@ fn run(command: &Command) -> Result<bool> {
             let count = times.saturating_mul(10).to_string();
             shell.trials(&["faults", "--kills", &count, "--flips", &count])
         }
-        Task::Bench { what, arguments } => {
-            let mut all = vec!["bench", what.as_str()];
+        Task::Bench { arguments } => {
+            let mut all = vec!["bench"];
             all.extend(arguments.iter().map(String::as_str));
             shell.trials(&all)
         }

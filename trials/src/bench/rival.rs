@@ -25,6 +25,16 @@ pub(crate) struct Cost {
     pub(crate) image_bytes: u64,
 }
 
+/// What is to be checkpointed, and where to.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    pub(crate) pid: u32,
+    /// A file for HDCR, a directory for CRIU; what is there is removed.
+    pub(crate) image: &'a Path,
+    /// Whether the program ends with it.
+    pub(crate) ends: bool,
+}
+
 impl Rival {
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -33,41 +43,44 @@ impl Rival {
         }
     }
 
-    pub(crate) fn checkpoint(&self, pid: u32, folder: &Path, measure: &Path) -> Result<Cost> {
-        let pid = pid.to_string();
-        let image = folder.join("image");
-        remove(&image)?;
+    /// Writes an image; `folder` is for what is kept beside it.
+    pub(crate) fn checkpoint(&self, request: &Request<'_>, folder: &Path, measure: &Path) -> Result<Cost> {
+        let pid = request.pid.to_string();
+        let image = request.image;
+        remove(image)?;
         match self {
             Rival::Hdcr(binary) => {
-                let command = [text(binary)?, "checkpoint", &pid, "-o", text(&image)?, "--kill", "--json"];
+                let mut command = vec![text(binary)?, "checkpoint", &pid, "-o", text(image)?, "--json"];
+                command.extend(request.ends.then_some("--kill"));
                 let (mut cost, out) = run(&command, folder, measure)?;
-                cost.image_bytes = fs::metadata(&image)?.len();
+                cost.image_bytes = fs::metadata(image)?.len();
                 cost.stopped_us = serde_json::from_str::<serde_json::Value>(out.trim())?["stopped_us"].as_u64();
                 Ok(cost)
             }
             Rival::Criu(criu) => {
-                fs::create_dir(&image)?;
+                fs::create_dir(image)?;
                 let mut command = criu.command();
-                command.extend(["dump", "-t", &pid, "-D", text(&image)?, "-o", "log"].map(str::to_owned));
+                command.extend(["dump", "-t", &pid, "-D", text(image)?, "-o", "log"].map(str::to_owned));
+                command.extend((!request.ends).then(|| "--leave-running".to_owned()));
                 let (mut cost, _) = run(&command, folder, measure)?;
-                let files = fs::read_dir(&image)?.flatten().filter(|entry| entry.file_name() != "log");
+                let files = fs::read_dir(image)?.flatten().filter(|entry| entry.file_name() != "log");
                 cost.image_bytes = files.filter_map(|entry| entry.metadata().ok()).map(|m| m.len()).sum();
-                cost.stopped_us = frozen_time(&image);
+                cost.stopped_us = frozen_time(image);
                 Ok(cost)
             }
         }
     }
 
-    pub(crate) fn restore(&self, folder: &Path, measure: &Path) -> Result<Cost> {
-        let image = folder.join("image");
+    /// Brings the program of an image back.
+    pub(crate) fn restore(&self, image: &Path, folder: &Path, measure: &Path) -> Result<Cost> {
         let command: Vec<String> = match self {
             Rival::Hdcr(binary) => {
-                let words = [text(binary)?, "restore", text(&image)?, "--detach", "--stdio", "null"];
+                let words = [text(binary)?, "restore", text(image)?, "--detach", "--stdio", "null"];
                 words.map(str::to_owned).to_vec()
             }
             Rival::Criu(criu) => {
                 let mut command = criu.command();
-                command.extend(["restore", "-D", text(&image)?, "-d", "-o", "restore-log"].map(str::to_owned));
+                command.extend(["restore", "-D", text(image)?, "-d", "-o", "restore-log"].map(str::to_owned));
                 command
             }
         };
@@ -124,7 +137,8 @@ fn run<S: AsRef<str>>(command: &[S], folder: &Path, measure: &Path) -> Result<(C
     Ok((Cost { wall_us: nanoseconds / 1000, peak_kib, ..Cost::default() }, out))
 }
 
-fn remove(path: &Path) -> Result<()> {
+/// Removes a file or a directory, if there is one.
+pub(crate) fn remove(path: &Path) -> Result<()> {
     if path.is_dir() {
         fs::remove_dir_all(path)?;
     } else if path.exists() {
