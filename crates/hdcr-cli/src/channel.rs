@@ -7,11 +7,13 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
+use rustix::time::Timespec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -43,6 +45,13 @@ impl Channel {
     /// The process that made the pair, when the kernel can name it.
     pub(crate) fn made_by(&self) -> Option<i32> {
         rustix::net::sockopt::socket_peercred(&self.0).ok().map(|made| made.pid.as_raw_nonzero().get())
+    }
+
+    /// Whether the other end is gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        let mut polled = [PollFd::new(&self.0, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::HUP)
     }
 
     /// Sends a message with up to three descriptors.

@@ -41,10 +41,15 @@ pub(crate) fn restore(
     let descriptors: Vec<_> = stdio.iter().map(AsFd::as_fd).collect();
     let worker = Worker::start(&Task::Restore(task.clone()), &descriptors, needed)?;
     let outcome = wait_for(&worker, signals, task.timeout + KILL_LIMIT);
-    worker.end();
     let outcome = match outcome {
-        Ok(Outcome::Runs(restored)) => Ok(Outcome::Runs(restored)),
+        Ok(Outcome::Runs(restored)) => {
+            if !worker.comes_to_its_end(KILL_LIMIT) {
+                parts::settle_files(&task.place, &task.journals);
+            }
+            Ok(Outcome::Runs(restored))
+        }
         bad => {
+            worker.end();
             kill_all_below(signals, KILL_LIMIT, &mut |_, _| {})?;
             parts::repair_files(&task.place, &task.journals);
             bad

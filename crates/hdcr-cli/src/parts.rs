@@ -10,7 +10,7 @@ use hdcr_engine::checkpoint::{self, EndPolicy, EndRequest, FilePolicy, FileReque
 use hdcr_engine::ids::Pid;
 use hdcr_engine::mechanism::{Deadline, Mechanism, Parent, Scope};
 use hdcr_engine::restore::{self, Afterwards, Options};
-use hdcr_engine::rollback::repair;
+use hdcr_engine::rollback::{self, repair};
 use hdcr_image::{Compression, ImageReader, JobName, Manifest, ManifestFacts, Sink, SnapshotId, Source};
 use hdcr_ptrace::{Faults, Ptrace};
 use hdcr_store::{DirectorySink, DirectoryStore, Durability, Entry, FileSink, Selector, open_path};
@@ -250,22 +250,42 @@ pub(crate) fn repair_files(place: &Place, journals: &Path) {
     }
 }
 
+/// Makes the roll-back of files final whose restoring process said that the program runs, and then died.
+pub(crate) fn settle_files(place: &Place, journals: &Path) {
+    let settled = manifest(place).and_then(|manifest| {
+        let journal = Journal::take(place, journals, &manifest)?;
+        Ok(rollback::settle(&journal.directory)?)
+    });
+    if let Err(failure) = settled {
+        tracing::warn!(%failure, "the journal of the roll-back is still there");
+    }
+}
+
 /// Restores an image for a process, our parent; the roots become its children.
-pub(crate) fn restore(task: &RestoreTask, stdio: [OwnedFd; 3], asked_by: Option<i32>) -> Result<Restored> {
+///
+/// `told` is called when the program runs, before the roll-back of its files is final.
+pub(crate) fn restore(
+    task: &RestoreTask,
+    stdio: [OwnedFd; 3],
+    asked_by: Option<i32>,
+    told: &mut dyn FnMut(Restored),
+) -> Result<()> {
     let began = Instant::now();
     let image = open(&task.place)?;
     machine::fits(&image.manifest().facts)?;
     let mechanism = mechanism();
     let journal = Journal::take(&task.place, &task.journals, image.manifest())?;
     let options = options(task, stdio, Some(journal.directory.clone()), asked_by);
-    let restored = restore::restore(&mechanism, &image, &options)?;
-    Ok(Restored {
-        roots: restored.roots.iter().map(|pid| pid.0).collect(),
-        processes: restored.processes,
-        total_us: micros(began.elapsed()),
-        calls: mechanism.calls_made(),
-        notes: restored.notes.iter().map(obstacle).collect(),
-    })
+    restore::restore(&mechanism, &image, &options, &mut |restored| {
+        told(Restored {
+            roots: restored.roots.iter().map(|pid| pid.0).collect(),
+            processes: restored.processes,
+            total_us: micros(began.elapsed()),
+            calls: mechanism.calls_made(),
+            notes: restored.notes.iter().map(obstacle).collect(),
+        });
+    })?;
+    Ok(())
 }
 
 /// What stands in the way of a checkpoint, what is worth knowing, and how many processes there are.

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use rustix::event::{PollFd, PollFlags};
@@ -53,6 +54,7 @@ impl Worker {
         match worker.channel.send(task, stdio) {
             Ok(()) => Ok(worker),
             Err(failure) => {
+                let failure = if worker.channel.is_closed() { worker.died() } else { failure };
                 worker.end();
                 Err(failure)
             }
@@ -81,9 +83,30 @@ impl Worker {
     pub(crate) fn answer(&self) -> Result<Reply> {
         match self.channel.receive()? {
             Some((reply, _)) => Ok(reply),
-            None => Err(Failure::new(Class::Internal, "worker-died", format!("worker process {} died", self.pid))
-                .remedy("the program is as it was before; run again with -v, and report it")),
+            None => Err(self.died()),
         }
+    }
+
+    fn died(&self) -> Failure {
+        Failure::new(Class::Internal, "worker-died", format!("worker process {} died", self.pid))
+            .remedy("the program is as it was before; run again with -v, and report it")
+    }
+
+    /// Waits until it has nothing more to say, for so long at most; `true` when it came to its own end, with success.
+    pub(crate) fn comes_to_its_end(self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        loop {
+            let left = Timespec::try_from(end.saturating_duration_since(Instant::now())).unwrap_or_default();
+            match rustix::event::poll(&mut [PollFd::new(&self.channel, PollFlags::IN)], Some(&left)) {
+                Ok(0) => break,
+                Ok(_) if self.answer().is_err() => break,
+                Ok(_) | Err(_) => {}
+            }
+        }
+        process::signal(self.pid, Signal::SIGKILL as i32);
+        let pid = Pid::from_raw(self.pid);
+        let status = pid.and_then(|pid| rustix::process::waitpid(Some(pid), WaitOptions::empty()).ok().flatten());
+        status.is_some_and(|(_, status)| status.exit_status() == Some(0))
     }
 
     /// Kills it when it still lives, and reaps it.
@@ -129,7 +152,15 @@ pub(crate) fn work() -> Result<()> {
                 .map_err(|_| Failure::new(Class::Internal, "channel", "three descriptors were expected"))?;
             rustix::process::set_parent_process_death_signal(None)
                 .map_err(Failure::system("untying the worker from its command"))?;
-            parts::restore(&task, stdio, channel.made_by()).map_or_else(Reply::Failed, Reply::Restored)
+            let mut told = |restored| {
+                if let Err(failure) = channel.send(&Reply::Restored(restored), &[]) {
+                    tracing::debug!(%failure, "nobody listens");
+                }
+            };
+            match parts::restore(&task, stdio, channel.made_by(), &mut told) {
+                Ok(()) => return Ok(()),
+                Err(failure) => Reply::Failed(failure),
+            }
         }
     };
     channel.send(&reply, &[])

@@ -271,7 +271,16 @@ pub fn show(image: &ImageReader) -> Result<Vec<ShownFrame>> {
 }
 
 /// Restores a tree. On an error nothing of it lives, and files are as they were.
-pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options) -> Result<Restored> {
+///
+/// `told` is called when the tree has been let go and before the roll-back of files is made final. Whoever has heard of it
+/// must make it final when this process dies in between (`rollback::settle`); whoever has not must end the tree and put
+/// the files back (`rollback::repair`).
+pub fn restore(
+    mechanism: &dyn Mechanism,
+    image: &ImageReader,
+    options: &Options,
+    told: &mut dyn FnMut(Restored),
+) -> Result<()> {
     let model = stored::read(image)?;
     let steps = plan::plan(&model.processes)?;
     stored::wait_for_the_dead(&model);
@@ -315,12 +324,12 @@ pub fn restore(mechanism: &dyn Mechanism, image: &ImageReader, options: &Options
     cx.plan.apply(&contents)?;
     cx.put_down();
     works.release()?;
-    let notes = std::mem::take(&mut cx.notes);
+    told(Restored { notes: std::mem::take(&mut cx.notes), ..roots(&model) });
     if let Err(error) = cx.plan.finish() {
         // The tree runs: what is left over is only the journal.
         tracing::warn!(%error, "the journal of the roll-back was not removed");
     }
-    Ok(Restored { notes, ..roots(&model) })
+    Ok(())
 }
 
 /// Whether the process that asked for this still lives.

@@ -70,6 +70,16 @@ pub(crate) struct Tool {
     pub(crate) folder: PathBuf,
 }
 
+/// The worker process of a command. Its other children are the program that it restores.
+fn worker_of(command: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{command}/task/{command}/children")).ok()?;
+    let works = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(b"__worker")
+    };
+    children.split_whitespace().filter_map(|word| word.parse().ok()).find(works)
+}
+
 impl Tool {
     pub(crate) fn new(binary: &Path, folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder)?;
@@ -109,10 +119,7 @@ impl Tool {
             }
             Death::Worker(moment) => {
                 std::thread::sleep(moment);
-                let pid = child.id();
-                let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-                let worker = children.split_whitespace().next().and_then(|word| word.parse().ok());
-                signal(worker.unwrap_or(pid), Signal::KILL);
+                signal(worker_of(child.id()).unwrap_or(child.id()), Signal::KILL);
             }
         }
         self.end_of(&mut child, arguments, began)

@@ -178,7 +178,7 @@ impl Keeper {
         let Some(work) = self.work.take() else { return Ok(()) };
         let silent = || Failure::new(Class::Internal, "worker-died", "a worker process died");
         match (work.errand, work.answer) {
-            (Errand::Restore, Some(Reply::Restored(_))) => {}
+            (Errand::Restore, Some(Reply::Restored(_))) => self.settle(),
             (Errand::Restore, Some(Reply::Failed(failure))) => return self.not_restored(failure),
             (Errand::Restore, _) => return self.not_restored(silent()),
             (Errand::Checkpoint { at, client, .. }, Some(Reply::Checkpointed(done))) => {

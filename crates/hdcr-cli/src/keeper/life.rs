@@ -252,6 +252,13 @@ impl Keeper {
         }
     }
 
+    /// The worker that restored has ended, perhaps by a kill, when it had said that the program runs.
+    pub(super) fn settle(&self) {
+        if let Some(place) = &self.came_from {
+            parts::settle_files(place, &self.plan.store.join(".rollback"));
+        }
+    }
+
     /// A restore failed: the one before is tried when the image is bad; else the job waits for its user.
     pub(super) fn not_restored(&mut self, mut failure: Failure) -> Result<()> {
         let Phase::Restoring(number) = self.phase else { return Ok(()) };

@@ -68,6 +68,15 @@ pub fn repair(directory: &Path) -> Result<bool> {
     Ok(!entries.is_empty())
 }
 
+/// Makes a roll-back final whose process died after its tree had been let go and before it could do so itself.
+pub fn settle(directory: &Path) -> Result<()> {
+    if !Journal::is_in(directory) {
+        return Ok(());
+    }
+    let (mut journal, entries) = Journal::open(directory)?;
+    journal.clear(entries.iter().map(|entry| entry.copy).max().unwrap_or_default())
+}
+
 impl Plan {
     /// A plan with its journal and its kept copies in a directory, after the repair of what died there.
     pub(crate) fn at(directory: &Path) -> Result<Self> {
