@@ -12,6 +12,7 @@ use crate::namespace;
 use crate::output::Output;
 use crate::parts;
 use crate::process::{self, Change, kill_all_below, next_change};
+use crate::progress::Bar;
 use crate::signals::{REQUESTS_TO_END, Signals};
 use crate::task::{Reply, RestoreTask, Restored, Task};
 use crate::terminal::{Stop, Terminal};
@@ -35,12 +36,16 @@ pub(crate) fn restore(
     stdio: &[OwnedFd; 3],
     needed: &BTreeSet<i32>,
     signals: &Signals,
+    output: Output,
 ) -> Result<Outcome> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(Failure::system("becoming the reaper of the tree"))?;
     let descriptors: Vec<_> = stdio.iter().map(AsFd::as_fd).collect();
+    let bar = output.bar();
+    let task = RestoreTask { progress: bar.is_seen(), ..task.clone() };
     let worker = Worker::start(&Task::Restore(task.clone()), &descriptors, needed)?;
-    let outcome = wait_for(&worker, signals, task.timeout + KILL_LIMIT);
+    let outcome = wait_for(&worker, signals, &bar, task.timeout + KILL_LIMIT);
+    drop(bar);
     let outcome = match outcome {
         Ok(Outcome::Runs(restored)) => {
             if !worker.comes_to_its_end(KILL_LIMIT) {
@@ -59,7 +64,7 @@ pub(crate) fn restore(
     outcome
 }
 
-fn wait_for(worker: &Worker, signals: &Signals, limit: Duration) -> Result<Outcome> {
+fn wait_for(worker: &Worker, signals: &Signals, bar: &Bar, limit: Duration) -> Result<Outcome> {
     let end = std::time::Instant::now() + limit;
     loop {
         let left = end.saturating_duration_since(std::time::Instant::now());
@@ -77,6 +82,7 @@ fn wait_for(worker: &Worker, signals: &Signals, limit: Duration) -> Result<Outco
             match worker.answer()? {
                 Reply::Restored(restored) => return Ok(Outcome::Runs(restored)),
                 Reply::Failed(failure) => return Err(failure),
+                Reply::Progress(step) => bar.teller().at(step),
                 Reply::Frozen | Reply::Thawed | Reply::Checkpointed(_) => {}
             }
         }

@@ -18,6 +18,7 @@ mod namespace;
 mod output;
 mod parts;
 mod process;
+mod progress;
 mod registry;
 mod settings;
 mod signals;

@@ -2,13 +2,12 @@
 #![expect(clippy::print_stderr, reason = "this is the one place that prints")]
 
 use std::io::{IsTerminal, Write};
-use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::fs::SeekFrom;
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::progress::Bar;
 
 /// A result that can be shown to people and to programs.
 pub(crate) trait Report: Serialize {
@@ -94,18 +93,9 @@ impl Output {
     }
 
     /// A progress bar in bytes, seen only on a terminal and only when the work takes a while.
-    pub(crate) fn progress(self, doing: &'static str) -> Progress {
-        if self.quiet || self.json || !std::io::stderr().is_terminal() {
-            return Progress(ProgressBar::hidden());
-        }
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
-        let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
-        let bar = match style {
-            Ok(style) => bar.with_style(style),
-            Err(_) => bar,
-        };
-        bar.set_message(doing);
-        Progress(bar)
+    pub(crate) fn bar(self) -> Bar {
+        let silent = self.quiet || self.json || !std::io::stderr().is_terminal();
+        if silent { Bar::default() } else { Bar::drawn() }
     }
 }
 
@@ -121,26 +111,6 @@ pub(crate) fn trace(verbose: u8) {
         tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).without_time().with_target(false);
     if format.try_init().is_err() {
         eprintln!("hdcr: traces cannot be shown");
-    }
-}
-
-/// A progress bar; gone when dropped.
-#[derive(Debug)]
-pub(crate) struct Progress(ProgressBar);
-
-impl Progress {
-    /// How far it is.
-    pub(crate) fn at(&self, done: u64, total: u64) {
-        if self.0.elapsed() > Duration::from_millis(200) {
-            self.0.set_length(total);
-            self.0.set_position(done);
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.0.finish_and_clear();
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 use hdcr_engine::checkpoint::{self, EndPolicy, EndRequest, FilePolicy, FileRequest, Request};
 use hdcr_engine::ids::Pid;
 use hdcr_engine::mechanism::{Deadline, Mechanism, Parent, Scope};
+use hdcr_engine::progress::{Phase, Progress};
 use hdcr_engine::restore::{self, Afterwards, Options};
 use hdcr_engine::rollback::{self, repair};
 use hdcr_image::{Compression, ImageReader, JobName, Manifest, ManifestFacts, Sink, SnapshotId, Source};
@@ -19,6 +20,7 @@ use crate::failure::{Failure, Obstacle, Result};
 use crate::job::make_private;
 use crate::kinds::{self, PathMap, Then};
 use crate::machine;
+use crate::progress::{Doing, Step};
 use crate::task::{CheckpointTask, Checkpointed, Place, Reply, RestoreTask, Restored, Target, Who};
 
 /// How many ancestors a manifest names.
@@ -37,7 +39,20 @@ fn store(root: &Path) -> DirectoryStore {
     DirectoryStore::open(root, Durability::Fsync)
 }
 
-fn request(task: &CheckpointTask) -> Request {
+/// Tells the steps of the engine to a function that never waits.
+pub(crate) fn steps_to(tell: impl Fn(Step) + Send + Sync + 'static) -> Progress {
+    Progress::to(move |report| {
+        let doing = match report.phase {
+            Phase::Reading => Doing::Reading,
+            Phase::Writing => Doing::Writing,
+            Phase::Settling => Doing::Settling,
+            Phase::Filling => Doing::Filling,
+        };
+        tell(Step { doing, done: report.done, total: report.total });
+    })
+}
+
+fn request(task: &CheckpointTask, progress: Progress) -> Request {
     let policy = |policy| match policy {
         kinds::FilePolicy::Auto => FilePolicy::Auto,
         kinds::FilePolicy::Content => FilePolicy::Content,
@@ -65,6 +80,7 @@ fn request(task: &CheckpointTask) -> Request {
         },
         ends: EndRequest { default: ends },
         compression: Compression::Lz4,
+        progress,
     }
 }
 
@@ -81,13 +97,14 @@ fn sink(target: &Target) -> Result<(Box<dyn Sink>, Option<PathBuf>)> {
 /// has worked on; and when it goes on.
 pub(crate) fn checkpoint(
     task: &CheckpointTask,
+    progress: Progress,
     tell: &mut dyn FnMut(Reply) -> Result<Vec<PathBuf>>,
 ) -> Result<Checkpointed> {
     let began = Instant::now();
     let mechanism = mechanism();
     let (sink, path) = sink(&task.target)?;
     let lineage = task.came_from.as_ref().map_or_else(|| Ok(Vec::new()), lineage_from)?;
-    let surveyed = checkpoint::survey(request(task))?;
+    let surveyed = checkpoint::survey(request(task, progress))?;
     let notes = surveyed.notes().iter().map(obstacle).collect();
     let halted = Instant::now();
     let mut stopped = surveyed.freeze(&mechanism)?;
@@ -174,6 +191,7 @@ fn options(task: &RestoreTask, stdio: [OwnedFd; 3], journal: Option<PathBuf>, as
         journal,
         since: task.since.as_ref().map(crate::told::Since::for_engine),
         asked_by: asked_by.map(Pid),
+        progress: Progress::default(),
     }
 }
 
@@ -266,6 +284,7 @@ pub(crate) fn settle_files(place: &Place, journals: &Path) {
 /// `told` is called when the program runs, before the roll-back of its files is final.
 pub(crate) fn restore(
     task: &RestoreTask,
+    progress: Progress,
     stdio: [OwnedFd; 3],
     asked_by: Option<i32>,
     told: &mut dyn FnMut(Restored),
@@ -276,6 +295,7 @@ pub(crate) fn restore(
     let mechanism = mechanism();
     let journal = Journal::take(&task.place, &task.journals, image.manifest())?;
     let options = options(task, stdio, Some(journal.directory.clone()), asked_by);
+    let options = Options { progress, ..options };
     restore::restore(&mechanism, &image, &options, &mut |restored| {
         told(Restored {
             roots: restored.roots.iter().map(|pid| pid.0).collect(),
@@ -290,7 +310,7 @@ pub(crate) fn restore(
 
 /// What stands in the way of a checkpoint, what is worth knowing, and how many processes there are.
 pub(crate) fn check_processes(task: &CheckpointTask) -> Result<(Vec<Obstacle>, Vec<Obstacle>, usize)> {
-    let surveyed = checkpoint::survey(request(task))?;
+    let surveyed = checkpoint::survey(request(task, Progress::default()))?;
     Ok((
         surveyed.refusals().iter().map(obstacle).collect(),
         surveyed.notes().iter().map(obstacle).collect(),

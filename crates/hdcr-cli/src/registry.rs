@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Failure, Result};
 use crate::job::make_private;
 use crate::kinds::Then;
+use crate::progress::Step;
 use crate::settings::Files;
 use crate::task::{Checkpointed, Target};
 
@@ -30,7 +31,14 @@ pub(crate) enum Request {
     /// How it stands.
     Status,
     /// A checkpoint now.
-    Checkpoint { target: Option<Target>, files: Option<Files>, timeout: Option<Duration>, then: Then },
+    Checkpoint {
+        target: Option<Target>,
+        files: Option<Files>,
+        timeout: Option<Duration>,
+        then: Then,
+        #[serde(default)]
+        progress: bool,
+    },
     /// The end, for good.
     Stop { grace: Duration },
 }
@@ -40,6 +48,8 @@ pub(crate) enum Request {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Answer {
     Status(Status),
+    /// How far it is; more follows.
+    Progress(Step),
     Checkpointed(Checkpointed),
     /// The job has ended with this status.
     Stopped(u8),
@@ -142,29 +152,38 @@ impl Registry {
 
     /// Asks the keeper of a job; `None` when there is none.
     pub(crate) fn ask(&self, name: &str, request: &Request, limit: Duration) -> Result<Option<Answer>> {
-        Ok(self.ask_known(name, request, limit)?.map(|(_, answer)| answer))
+        Ok(self.ask_known(name, request, limit, &mut |_| {})?.map(|(_, answer)| answer))
     }
 
-    /// Asks the keeper of a job and tells which pid it has here, whatever namespace it lives in.
+    /// Asks the keeper of a job and tells which pid it has here, whatever namespace it lives in. What it tells of its
+    /// progress goes to `on_the_way`.
     pub(crate) fn ask_known(
         &self,
         name: &str,
         request: &Request,
         limit: Duration,
+        on_the_way: &mut dyn FnMut(Step),
     ) -> Result<Option<(Option<i32>, Answer)>> {
         let Some(stream) = self.connect(name)? else { return Ok(None) };
         let keeper = rustix::net::sockopt::socket_peercred(&stream).ok().map(|who| who.pid.as_raw_nonzero().get());
         let doing = || Failure::system::<std::io::Error>(format!("asking the keeper of job {name}"));
         stream.set_read_timeout(Some(limit)).map_err(doing())?;
         (&stream).write_all(&line(request)?).map_err(doing())?;
-        let mut text = String::new();
-        BufReader::new((&stream).take(LIMIT)).read_line(&mut text).map_err(doing())?;
-        if text.is_empty() {
-            return Ok(None);
+        let mut reader = BufReader::new(&stream);
+        loop {
+            let mut text = String::new();
+            reader.by_ref().take(LIMIT).read_line(&mut text).map_err(doing())?;
+            if text.is_empty() {
+                return Ok(None);
+            }
+            let answer = serde_json::from_str(&text);
+            match answer.map_err(Failure::system(format_args!("reading the answer of the keeper of job {name}")))? {
+                Answer::Progress(step) => on_the_way(step),
+                answer @ (Answer::Status(_) | Answer::Checkpointed(_) | Answer::Stopped(_) | Answer::Failed(_)) => {
+                    return Ok(Some((keeper, answer)));
+                }
+            }
         }
-        serde_json::from_str(&text)
-            .map(|answer| Some((keeper, answer)))
-            .map_err(Failure::system(format_args!("reading the answer of the keeper of job {name}")))
     }
 }
 
@@ -195,6 +214,8 @@ impl Drop for Listener {
 pub(crate) struct Client {
     pub(crate) stream: UnixStream,
     bytes: Vec<u8>,
+    /// It did not take what it was told.
+    deaf: bool,
 }
 
 /// What a client has said so far.
@@ -213,7 +234,7 @@ impl Client {
     pub(crate) fn accept(listener: &Listener) -> Option<Self> {
         let (stream, _) = listener.listener.accept().ok()?;
         stream.set_nonblocking(true).ok()?;
-        Some(Self { stream, bytes: Vec::new() })
+        Some(Self { stream, bytes: Vec::new(), deaf: false })
     }
 
     /// Reads what is there.
@@ -234,6 +255,16 @@ impl Client {
             if self.bytes.len() > 1 << 20 {
                 return Heard::Gone;
             }
+        }
+    }
+
+    /// Tells how far its wish is, if it listens.
+    pub(crate) fn tell(&mut self, step: Step) {
+        // Half a line would spoil the answer; so short a one goes into a socket that takes anything at all.
+        if let Ok(bytes) = line(&Answer::Progress(step))
+            && !self.deaf
+        {
+            self.deaf = !matches!(self.stream.write(&bytes), Ok(count) if count == bytes.len());
         }
     }
 
@@ -292,7 +323,7 @@ mod tests {
     fn nonsense_is_no_request() {
         let (near, mut far) = UnixStream::pair().unwrap();
         near.set_nonblocking(true).unwrap();
-        let mut client = Client { stream: near, bytes: Vec::new() };
+        let mut client = Client { stream: near, bytes: Vec::new(), deaf: false };
         far.write_all(b"{\"sta").unwrap();
         assert!(matches!(client.hear(), Heard::Part));
         far.write_all(b"tus\"}\n").unwrap();

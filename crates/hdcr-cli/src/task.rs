@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Failure, Obstacle};
 use crate::kinds::{PathMap, Then};
 use crate::output::Report;
+use crate::progress::Step;
 use crate::settings::Files;
 use crate::told::Since;
 
@@ -64,6 +65,8 @@ pub(crate) struct CheckpointTask {
     pub(crate) watched: bool,
     /// Remove what is older than the newest so many of the job.
     pub(crate) keep: Option<usize>,
+    /// Somebody wants to hear how far it is.
+    pub(crate) progress: bool,
 }
 
 /// A restore to be made.
@@ -78,6 +81,8 @@ pub(crate) struct RestoreTask {
     pub(crate) timeout: Duration,
     /// The process that starts the worker ends when the tree runs.
     pub(crate) detach: bool,
+    /// Somebody wants to hear how far it is.
+    pub(crate) progress: bool,
 }
 
 /// The first message to a worker.
@@ -157,6 +162,8 @@ pub(crate) struct Restored {
 /// An answer of a worker.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
+    /// How far it is.
+    Progress(Step),
     /// The program of a watched job stands still; the worker waits to be told of files.
     Frozen,
     /// The program goes on; what follows is only the writing.

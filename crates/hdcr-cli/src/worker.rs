@@ -9,8 +9,10 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use hdcr_engine::progress::Progress;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, WaitOptions};
@@ -20,6 +22,7 @@ use crate::channel::Channel;
 use crate::failure::{Class, Failure, Result};
 use crate::parts;
 use crate::process;
+use crate::progress::Doing;
 use crate::task::{Reply, Task};
 use crate::told::Touched;
 
@@ -133,7 +136,7 @@ pub(crate) fn work() -> Result<()> {
         .map_err(Failure::system("tying the worker to its command"))?;
     SigSet::all().thread_block().map_err(Failure::system("blocking signals"))?;
     raise_open_files();
-    let channel = Channel::on_stdin()?;
+    let channel = Arc::new(Channel::on_stdin()?);
     let null = rustix::fs::open(
         "/dev/null",
         rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
@@ -144,7 +147,8 @@ pub(crate) fn work() -> Result<()> {
     let Some((task, stdio)) = channel.receive::<Task>()? else { return Ok(()) };
     let reply = match task {
         Task::Checkpoint(task) => {
-            let done = parts::checkpoint(&task, &mut |reply| report(&channel, &reply));
+            let progress = progress(&channel, task.progress);
+            let done = parts::checkpoint(&task, progress, &mut |reply| report(&channel, &reply));
             done.map_or_else(Reply::Failed, Reply::Checkpointed)
         }
         Task::Restore(task) => {
@@ -152,18 +156,40 @@ pub(crate) fn work() -> Result<()> {
                 .map_err(|_| Failure::new(Class::Internal, "channel", "three descriptors were expected"))?;
             rustix::process::set_parent_process_death_signal(None)
                 .map_err(Failure::system("untying the worker from its command"))?;
+            let progress = progress(&channel, task.progress);
             let mut told = |restored| {
                 if let Err(failure) = channel.send(&Reply::Restored(restored), &[]) {
                     tracing::debug!(%failure, "nobody listens");
                 }
             };
-            match parts::restore(&task, stdio, channel.made_by(), &mut told) {
+            match parts::restore(&task, progress, stdio, channel.made_by(), &mut told) {
                 Ok(()) => return Ok(()),
                 Err(failure) => Reply::Failed(failure),
             }
         }
     };
     channel.send(&reply, &[])
+}
+
+/// Tells the starter how far the work is, a few times a second, when it wants to know.
+fn progress(channel: &Arc<Channel>, wanted: bool) -> Progress {
+    const BEAT: Duration = Duration::from_millis(100);
+    if !wanted {
+        return Progress::default();
+    }
+    let (channel, last) = (Arc::clone(channel), Mutex::new(Instant::now()));
+    parts::steps_to(move |step| {
+        let due = last.lock().is_ok_and(|mut last| {
+            let due = last.elapsed() >= BEAT;
+            if due {
+                *last = Instant::now();
+            }
+            due
+        });
+        if due || step.doing == Doing::Settling {
+            channel.offer(&Reply::Progress(step));
+        }
+    })
 }
 
 /// All files of a whole tree are open in the worker at once; the limit of the caller's shell is not for that. Every

@@ -17,6 +17,7 @@ use crate::memory::{self, MmRecord};
 use crate::model::{self, ObjectId};
 use crate::openfile;
 use crate::procfs::{self, MapLine};
+use crate::progress::{self, Meter, Phase};
 use crate::resource::socket::Queues;
 use crate::resource::{FileView, backing, contents, late, listed, touched};
 use crate::survey;
@@ -73,6 +74,7 @@ pub struct Capture<'a> {
     /// What a restore must be able to do, by name.
     pub(crate) needs: Vec<String>,
     pub(crate) buffered: usize,
+    pub(crate) meter: Meter,
     pub(crate) writer: Option<ImageWriter>,
 }
 
@@ -91,6 +93,7 @@ pub(crate) struct Taken {
 impl<'a> Capture<'a> {
     /// A capture that has nothing yet.
     pub(crate) fn new(frozen: &'a mut dyn Frozen, request: &'a Request, writer: Option<ImageWriter>) -> Self {
+        let meter = Meter::begin(&request.progress, Phase::Reading, || progress::own_memory(frozen.processes()));
         Self {
             frozen,
             request,
@@ -106,6 +109,7 @@ impl<'a> Capture<'a> {
             queues: None,
             needs: Vec::new(),
             buffered: 0,
+            meter,
             writer,
         }
     }
@@ -162,6 +166,7 @@ impl Capture<'_> {
     /// Stores a piece of an object's contents (a file, a memfd). Offset and length are multiples of 4096: the last page
     /// of a file is filled up with zeros, and the record keeps the true length. Pieces of zeros take no room.
     pub(crate) fn content(&mut self, id: ObjectId, offset: u64, bytes: Vec<u8>) -> Result<()> {
+        self.meter.add(bytes.len());
         if let (Some(writer), true) = (&mut self.writer, self.buffered + bytes.len() > BUFFER) {
             return Ok(writer.pages(id.0, offset, &bytes)?);
         }

@@ -8,6 +8,7 @@ use hdcr_image::{Compression, Durable, ImageWriter, ManifestFacts, Options, Reco
 use crate::capture::{self, Taken};
 use crate::error::{Error, Refusal, Refusals, Result};
 use crate::mechanism::{Deadline, Frozen, Mechanism, Scope};
+use crate::progress::{Meter, Phase, Progress};
 use crate::resource::late::LateRecord;
 use crate::survey;
 
@@ -24,6 +25,8 @@ pub struct Request {
     pub ends: EndRequest,
     /// How pages are compressed.
     pub compression: Compression,
+    /// Who is told how far it is.
+    pub progress: Progress,
 }
 
 /// Which file contents a checkpoint keeps (`--files`, `file-policy`).
@@ -103,6 +106,7 @@ pub struct Captured {
 pub struct Pending {
     writer: ImageWriter,
     taken: Taken,
+    progress: Progress,
 }
 
 /// A tree that stays stopped until its snapshot is durable.
@@ -172,7 +176,8 @@ impl Stopped {
     pub fn capture(mut self, sink: Box<dyn Sink>) -> Result<Captured> {
         let writer = ImageWriter::new(sink, Options { compression: self.request.compression })?;
         let (writer, taken) = capture::capture(self.frozen.as_mut(), &self.request, writer)?;
-        Ok(Captured { frozen: self.frozen, pending: Pending { writer, taken } })
+        let progress = self.request.progress;
+        Ok(Captured { frozen: self.frozen, pending: Pending { writer, taken, progress } })
     }
 }
 
@@ -210,9 +215,12 @@ impl Pending {
     /// Writes what is left and makes all of it durable. `facts` holds what only the edge knows (versions, clocks, host);
     /// processes and command are filled in here. It is not visible before [`Durable::commit`].
     pub fn persist(self, facts: ManifestFacts) -> Result<Durable> {
-        let Self { mut writer, taken } = self;
+        let Self { mut writer, taken, progress } = self;
+        let total = || taken.contents.iter().map(|(_, _, bytes)| bytes.len() as u64).sum();
+        let meter = Meter::begin(&progress, Phase::Writing, total);
         for (id, at, bytes) in &taken.contents {
             writer.pages(id.0, *at, bytes)?;
+            meter.add(bytes.len());
         }
         for file in &taken.late {
             let record = file.read(&mut |at, bytes| Ok(writer.pages(file.id.0, at, &bytes)?))?;
@@ -231,6 +239,7 @@ impl Pending {
             needs: taken.needs,
             ..facts
         };
+        Meter::begin(&progress, Phase::Settling, || 0);
         Ok(writer.persist(facts)?)
     }
 }

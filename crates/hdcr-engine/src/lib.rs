@@ -19,6 +19,7 @@ pub mod model;
 mod openfile;
 mod plan;
 pub mod procfs;
+pub mod progress;
 pub mod regs;
 mod resource;
 pub mod restore;

@@ -20,6 +20,7 @@ use crate::mechanism::{Deadline, Mechanism, Parent};
 use crate::model::{self, ObjectId};
 use crate::openfile::OpenFileRecord;
 use crate::plan::{self, Step};
+use crate::progress::{Meter, Phase, Progress};
 use crate::resource;
 use crate::resource::{listed, reopen};
 use crate::rollback::Plan;
@@ -49,6 +50,8 @@ pub struct Options {
     /// The process that asked for this, our parent. When it dies before files are touched, nothing is restored; when it
     /// dies later, the restore comes to its end. `None`: whoever asked does not matter.
     pub asked_by: Option<Pid>,
+    /// Who is told how far it is.
+    pub progress: Progress,
 }
 
 /// What the parent of the roots does when the tree runs.
@@ -291,7 +294,8 @@ pub fn restore(
     if !refusals.0.is_empty() {
         return Err(Error::Refused(Refusals(refusals.0)));
     }
-    let contents = stored::Pages { image };
+    let meter = Meter::begin(&options.progress, Phase::Filling, || stored::size(image));
+    let contents = stored::Pages { image, meter };
     let mut cx = build::context(&model, &contents, options)?;
     if let Some(since) = &options.since {
         since::names(&mut cx, since)?;

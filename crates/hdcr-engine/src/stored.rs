@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hdcr_image::hdcr_layout::{DescriptorEntry, Mapping, Registers};
-use hdcr_image::{ImageReader, KnownTag, List, Tag};
+use hdcr_image::{ImageReader, KnownTag, List, PageRun, Tag};
 
 use crate::clock::ClockRecord;
 use crate::error::{Error, Owner, Refusal, Refusals, Result};
@@ -15,6 +15,7 @@ use crate::memory::vdso::VdsoRecord;
 use crate::model::{self, ObjectId};
 use crate::openfile::OpenFileRecord;
 use crate::procfs;
+use crate::progress::Meter;
 use crate::resource;
 use crate::restore::{Contents, ShownFrame, StoredFrame};
 use crate::task::{self, TASKS};
@@ -195,6 +196,12 @@ fn own(tag: Tag, version: u16, body: &[u8]) -> (&'static str, String) {
 #[derive(Debug)]
 pub(crate) struct Pages<'a> {
     pub(crate) image: &'a ImageReader,
+    pub(crate) meter: Meter,
+}
+
+/// Bytes of all contents of an image.
+pub(crate) fn size(image: &ImageReader) -> u64 {
+    image.spaces().flat_map(|space| image.runs(space)).filter(|run| !run.is_zero()).map(PageRun::size).sum()
 }
 
 impl Contents for Pages<'_> {
@@ -211,6 +218,7 @@ impl Contents for Pages<'_> {
         for run in self.image.runs(id.0).iter().filter(|run| !run.is_zero()) {
             self.image.read_run(run, &mut bytes)?;
             each(run.address(), &bytes)?;
+            self.meter.add(bytes.len());
         }
         Ok(())
     }

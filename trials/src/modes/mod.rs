@@ -36,7 +36,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 18] = [
+const TRIALS: [Trial; 19] = [
     ("user_guests", user::guests),
     ("user_job", user::job),
     ("user_told", user::told),
@@ -51,6 +51,7 @@ const TRIALS: [Trial; 18] = [
     ("foreground_stdio", foreground::stdio),
     ("foreground_terminal", terminal::own_pids),
     ("foreground_terminal_new_pids", terminal::new_pids),
+    ("commands_progress", terminal::progress),
     ("keeper_told", jobs::told),
     ("keeper_waits", jobs::waits),
     ("commands_json", commands::json),

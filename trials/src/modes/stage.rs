@@ -210,6 +210,15 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// The one process of the trial whose command line begins like this; a shell is two for the moment before the exec of
+    /// its command.
+    pub(crate) fn only(&self, command: &str) -> Result<u32> {
+        wait::until(&format!("one process {command}"), LIMIT, || {
+            let found = with_command(&self.folder, |line| line.starts_with(command));
+            Ok(if let [only] = found[..] { Some(only) } else { None })
+        })
+    }
+
     /// Kills every process of the trial and waits for the end of each.
     pub(crate) fn end_all(&self) -> Result<()> {
         for left in with_command(&self.folder, |_| true) {

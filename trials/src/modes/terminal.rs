@@ -60,6 +60,40 @@ impl Shell {
     }
 }
 
+/// A bar on a terminal, for what takes a while; nothing of it with `--quiet`, with `--json`, or in a file.
+pub(crate) fn progress(stage: &mut Stage<'_>) -> Result<()> {
+    needs_root()?;
+    let big = "exec perl -e '$x = \"0123456789abcdef\" x (48 << 20); open F, \">ready\"; sleep 1000'";
+    let program = stage.program(big)?;
+    wait::until("the memory of the program", LIMIT, || Ok(stage.path("ready").exists().then_some(())))?;
+    let mut shell = Shell::start(stage)?;
+    let result = bars(stage, &mut shell, &program.id().to_string());
+    signal(shell.process.id(), Signal::KILL);
+    wait::end_of(&mut shell.process, "the shell", LIMIT)?;
+    result
+}
+
+fn bars(stage: &mut Stage<'_>, shell: &mut Shell, pid: &str) -> Result<()> {
+    let hdcr = utf8(stage.hdcr())?.to_owned();
+    let drawn = |shell: &Shell, word: &str| -> Result<bool> {
+        Ok(String::from_utf8_lossy(&std::fs::read(&shell.screen)?).contains(word))
+    };
+    for option in ["--quiet", "--json"] {
+        shell.press(&format!("{hdcr} {option} checkpoint {pid} -o image{option}; echo end{option}=$?\n"))?;
+        shell.until_shown(&format!("end{option}=0"))?;
+    }
+    let said = stage.expect(0, &["checkpoint", pid, "-o", "image.file"])?;
+    ensure!(!drawn(shell, "the program ")? && said.err.is_empty(), "progress where nobody wants it: {}", said.err);
+    shell.press(&format!("{hdcr} checkpoint {pid} --kill -o image; echo checkpoint=$?\n"))?;
+    shell.until_shown("checkpoint=0")?;
+    ensure!(drawn(shell, "reading the program ")?, "no bar for the checkpoint");
+    wait::gone(pid.parse()?, LIMIT)?;
+    shell.press(&format!("{hdcr} restore ./image --detach --stdio null; echo restore=$?\n"))?;
+    shell.until_shown("restore=0")?;
+    ensure!(drawn(shell, "filling memory ")?, "no bar for the restore");
+    Ok(())
+}
+
 /// The letter of `/proc/PID/stat`.
 fn state(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -84,9 +118,8 @@ fn keys(stage: &mut Stage<'_>, shell: &mut Shell, option: &str) -> Result<()> {
     std::fs::remove_file(stage.path("count"))?;
     shell.press(&format!("sh -c '{script}'\n"))?;
     stage.until_counted("count", 5)?;
-    let first = with_command(&stage.folder, |command| command.starts_with("sh -c exec"));
-    ensure!(first.len() == 1, "{} programs run", first.len());
-    stage.expect(0, &["checkpoint", &first[0].to_string(), "--kill", "-o", "image.tty"])?;
+    let first = stage.only("sh -c exec")?;
+    stage.expect(0, &["checkpoint", &first.to_string(), "--kill", "-o", "image.tty"])?;
     shell.press("echo first=$?\n")?;
     shell.until_shown("first=137")?;
     reap_orphans()?;

@@ -33,9 +33,7 @@ pub(crate) fn job(stage: &mut Stage<'_>) -> Result<()> {
             stage.expect(0, &["ps"])?.names(&["j", "inside", "running"])?;
             stage.expect(0, &["check", "j"])?.names(&["is possible", "[files-unwatched]"])?;
         }
-        let program = with_command(&stage.folder, |command| command.starts_with("sh -c"));
-        ensure!(program.len() == 1, "{} programs run", program.len());
-        signal(program[0], Signal::KILL);
+        signal(stage.only("sh -c")?, Signal::KILL);
         stage.until_said("says", &format!("restart {kill} of 5"))?;
     }
     let status = shell(wait::end_of(&mut job, "the job", LIMIT)?);

@@ -65,7 +65,9 @@ fn living(at: &Surrounding<'_>, target: &str, timeout: Duration) -> Result<Optio
         return Ok(Some(pid));
     }
     // A name with another character than those of a job is none.
-    let Ok(Some((keeper, Answer::Status(status)))) = at.registry()?.ask_known(target, &Request::Status, timeout) else {
+    let Ok(Some((keeper, Answer::Status(status)))) =
+        at.registry()?.ask_known(target, &Request::Status, timeout, &mut |_| {})
+    else {
         return Ok(None);
     };
     if !status.private_pids {
@@ -101,6 +103,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
             then: Then::GoOn,
             watched: false,
             keep: None,
+            progress: false,
         };
         ("checkpoint", parts::check_processes(&task)?)
     } else {
@@ -112,6 +115,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
             since: None,
             timeout,
             detach: false,
+            progress: false,
         };
         ("restore", parts::check_image(&task, descriptors(&StdioTarget::Null)?)?)
     };

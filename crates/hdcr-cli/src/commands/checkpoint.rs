@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use hdcr_engine::progress::Progress;
+
 use super::Surrounding;
 use crate::cli::{CheckpointArgs, FileArgs};
 use crate::failure::{Class, Failure, Result};
@@ -46,8 +48,12 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
                 then,
                 watched: false,
                 keep: None,
+                progress: false,
             };
-            retry(|| parts::checkpoint(&task, &mut |_| Ok(Vec::new())))?
+            let bar = at.output.bar();
+            let teller = bar.is_seen().then(|| bar.teller());
+            let progress = teller.map_or_else(Progress::default, |teller| parts::steps_to(move |step| teller.at(step)));
+            retry(|| parts::checkpoint(&task, progress.clone(), &mut |_| Ok(Vec::new())))?
         }
         None => of_job(at, args, then)?,
     };
@@ -61,9 +67,12 @@ fn of_job(at: &Surrounding<'_>, args: &CheckpointArgs, then: Then) -> Result<cra
     let FileArgs { always, policies, limit, ends } = &args.files;
     let given = !always.is_empty() || !policies.is_empty() || limit.is_some() || ends.is_some();
     let files = given.then(|| at.settings.files(&args.files)).transpose()?;
-    let request = Request::Checkpoint { target, files, timeout: args.timeout, then };
+    let bar = at.output.bar();
+    let request = Request::Checkpoint { target, files, timeout: args.timeout, then, progress: bar.is_seen() };
     let limit = at.settings.checkpoint_timeout(args.timeout).saturating_mul(20) + Duration::from_mins(1);
-    match at.registry()?.ask(&args.target, &request, limit)? {
+    let answer = at.registry()?.ask_known(&args.target, &request, limit, &mut |step| bar.teller().at(step))?;
+    drop(bar);
+    match answer.map(|(_, answer)| answer) {
         Some(Answer::Checkpointed(done)) => Ok(done),
         Some(Answer::Failed(failure)) => Err(failure),
         Some(_) => Err(Failure::new(Class::Internal, "answer", "the keeper gave an answer to another question")),

@@ -93,9 +93,10 @@ fn bring_back(
         since: None,
         timeout: at.settings.restore_timeout(args.timeout),
         detach: args.detach,
+        progress: false,
     };
     let stdio = descriptors(args.stdio.as_ref().unwrap_or(&StdioTarget::Inherit))?;
-    foreground::restore(&task, &stdio, &needed, signals)
+    foreground::restore(&task, &stdio, &needed, signals, at.output)
 }
 
 /// Leaves standard input, output and error to others: this process stays only as the first one of its namespace.

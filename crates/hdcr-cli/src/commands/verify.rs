@@ -8,6 +8,7 @@ use crate::cli::ImageArgs;
 use crate::failure::{Failure, Result};
 use crate::output::Report;
 use crate::parts;
+use crate::progress::{Doing, Step};
 
 /// What was read.
 #[derive(Debug, Serialize)]
@@ -29,8 +30,10 @@ impl Report for Read {
 pub(crate) fn run(at: &Surrounding<'_>, args: &ImageArgs) -> Result<u8> {
     let place = place(at, &args.image)?;
     let image = parts::open(&place)?;
-    let bar = at.output.progress("verifying");
-    let verified = image.verify(&mut |progress| bar.at(progress.done, progress.total));
+    let bar = at.output.bar();
+    let teller = bar.teller();
+    let step = |done, total| Step { doing: Doing::Verifying, done, total };
+    let verified = image.verify(&mut |progress| teller.at(step(progress.done, progress.total)));
     drop(bar);
     let verified = verified.map_err(|error| Failure::from(error).during(&place))?;
     at.output.result(&Read {

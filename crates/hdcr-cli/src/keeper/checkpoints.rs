@@ -13,6 +13,7 @@ use crate::foreground::KILL_LIMIT;
 use crate::kinds::Then;
 use crate::output::Report as _;
 use crate::process;
+use crate::progress::Bar;
 use crate::registry::{Answer, Client};
 use crate::settings::Files;
 use crate::task::{CheckpointTask, Checkpointed, Reply, Target, Task, Who};
@@ -27,6 +28,8 @@ pub(crate) struct Wish {
     pub(super) files: Option<Files>,
     pub(super) timeout: Duration,
     pub(super) then: Then,
+    /// The client wants to hear how far it is.
+    pub(super) progress: bool,
 }
 
 /// What a worker is doing.
@@ -34,8 +37,8 @@ pub(crate) struct Wish {
 pub(super) enum Errand {
     /// A checkpoint: the run time at its beginning, and who asked for it.
     Checkpoint { at: Duration, then: Then, thawed: bool, client: Option<Client> },
-    /// A restore.
-    Restore,
+    /// A restore, with its progress.
+    Restore { bar: Bar },
 }
 
 /// A worker at work.
@@ -113,11 +116,13 @@ impl Keeper {
             timeout: self.plan.timeout,
             then: Then::GoOn,
             watched: self.watch.is_some(),
+            progress: false,
         };
         let mut client = None;
         if let Some(wish) = wish {
             task.then = wish.then;
             task.timeout = wish.timeout;
+            task.progress = wish.progress;
             task.files = wish.files.unwrap_or(task.files);
             if let Some(target) = wish.target {
                 (task.target, task.keep) = (target, None);
@@ -140,6 +145,10 @@ impl Keeper {
     pub(super) fn on_answer(&mut self) -> Result<()> {
         let Some(work) = &mut self.work else { return Ok(()) };
         match work.worker.answer() {
+            Ok(Reply::Progress(step)) => match &mut work.errand {
+                Errand::Restore { bar } => bar.teller().at(step),
+                Errand::Checkpoint { client, .. } => client.iter_mut().for_each(|client| client.tell(step)),
+            },
             Ok(Reply::Frozen) => {
                 let touched = self.watch.as_mut().map(Watch::mark).unwrap_or_default();
                 if let Err(failure) = work.worker.tell(&Touched::from(touched.as_slice())) {
@@ -165,6 +174,7 @@ impl Keeper {
             && let Phase::Restoring(_) = self.phase
         {
             let restored = restored.clone();
+            work.errand = Errand::Restore { bar: Bar::default() };
             self.on_restored(&restored)?;
         }
         Ok(())
@@ -178,9 +188,9 @@ impl Keeper {
         let Some(work) = self.work.take() else { return Ok(()) };
         let silent = || Failure::new(Class::Internal, "worker-died", "a worker process died");
         match (work.errand, work.answer) {
-            (Errand::Restore, Some(Reply::Restored(_))) => self.settle(),
-            (Errand::Restore, Some(Reply::Failed(failure))) => return self.not_restored(failure),
-            (Errand::Restore, _) => return self.not_restored(silent()),
+            (Errand::Restore { .. }, Some(Reply::Restored(_))) => self.settle(),
+            (Errand::Restore { .. }, Some(Reply::Failed(failure))) => return self.not_restored(failure),
+            (Errand::Restore { .. }, _) => return self.not_restored(silent()),
             (Errand::Checkpoint { at, client, .. }, Some(Reply::Checkpointed(done))) => {
                 self.checkpointed(&done, at, work.began.elapsed());
                 let then = done.then;

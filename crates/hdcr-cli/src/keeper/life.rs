@@ -212,6 +212,7 @@ impl Keeper {
         if self.record.private_pids {
             namespace::next_pid_after(needed.last().copied().unwrap_or(0).saturating_add(64));
         }
+        let bar = self.output.bar();
         let task = Task::Restore(RestoreTask {
             place,
             journals: self.plan.store.join(".rollback"),
@@ -219,12 +220,13 @@ impl Keeper {
             since: self.undo_since(made.number),
             timeout: self.plan.restore_timeout,
             detach: false,
+            progress: bar.is_seen(),
         });
         let descriptors: Vec<_> = self.stdio.iter().map(AsFd::as_fd).collect();
         match Worker::start(&task, &descriptors, &needed) {
             Ok(worker) => {
                 self.set_apart_restorer(worker.pid());
-                self.work = Some(Work::new(worker, Errand::Restore, self.plan.restore_timeout + KILL_LIMIT));
+                self.work = Some(Work::new(worker, Errand::Restore { bar }, self.plan.restore_timeout + KILL_LIMIT));
                 Ok(())
             }
             Err(failure) => self.not_restored(failure),

@@ -33,9 +33,9 @@ impl Keeper {
     fn on_request(&mut self, client: Client, request: Request) {
         match request {
             Request::Status => client.answer(&Answer::Status(self.status())),
-            Request::Checkpoint { target, files, timeout, then } => {
+            Request::Checkpoint { target, files, timeout, then, progress } => {
                 let timeout = timeout.unwrap_or(self.plan.timeout);
-                self.wishes.push_back(Wish { client, target, files, timeout, then });
+                self.wishes.push_back(Wish { client, target, files, timeout, then, progress });
             }
             Request::Stop { grace } => self.on_stop(client, grace),
         }

@@ -121,6 +121,7 @@ pub(crate) fn capture(
         by: Deadline(Instant::now()),
         files: request,
         ends: crate::checkpoint::EndRequest::default(),
+        progress: crate::progress::Progress::default(),
         compression: Compression::None,
     };
     let mut tree = NoTree;

@@ -1,0 +1,147 @@
+//! Progress of a long work: counted in numbers that anybody may write, drawn by a thread of its own, so that a terminal
+//! that is held up (Ctrl-S) holds up nothing else: the program may stand still meanwhile.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::{Deserialize, Serialize};
+
+/// Nothing is drawn of what takes less, and then so often.
+const BEAT: Duration = Duration::from_millis(200);
+
+/// What is being done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Doing {
+    Reading,
+    Writing,
+    Settling,
+    Filling,
+    Verifying,
+}
+
+impl Doing {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Reading => "reading the program",
+            Self::Writing => "writing the checkpoint",
+            Self::Settling => "making it durable",
+            Self::Filling => "filling memory",
+            Self::Verifying => "verifying",
+        }
+    }
+}
+
+/// How far it is, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Step {
+    pub(crate) doing: Doing,
+    pub(crate) done: u64,
+    pub(crate) total: u64,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    step: Mutex<Option<Step>>,
+    over: AtomicBool,
+}
+
+/// A bar; gone when dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Bar {
+    shared: Arc<Shared>,
+    drawer: Option<JoinHandle<()>>,
+}
+
+/// Where steps are told; many may have it.
+#[derive(Clone, Debug)]
+pub(crate) struct Teller(Arc<Shared>);
+
+impl Teller {
+    /// How far it is now. Never waits for a terminal.
+    pub(crate) fn at(&self, step: Step) {
+        if let Ok(mut place) = self.0.step.lock() {
+            *place = Some(step);
+        }
+    }
+}
+
+impl Bar {
+    /// A bar that is drawn on standard error.
+    pub(crate) fn drawn() -> Self {
+        let shared = Arc::new(Shared::default());
+        let seen = Arc::clone(&shared);
+        let drawer = std::thread::Builder::new().name("progress".to_owned()).spawn(move || draw(&seen)).ok();
+        Self { shared, drawer }
+    }
+
+    /// Whether somebody may see it.
+    pub(crate) fn is_seen(&self) -> bool {
+        self.drawer.is_some()
+    }
+
+    /// Where steps are told.
+    pub(crate) fn teller(&self) -> Teller {
+        Teller(Arc::clone(&self.shared))
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::Release);
+        if let Some(drawer) = self.drawer.take() {
+            drawer.thread().unpark();
+            if drawer.join().is_err() {
+                tracing::debug!("the progress could not be drawn");
+            }
+        }
+    }
+}
+
+/// Draws until it is over.
+fn draw(shared: &Shared) {
+    let mut bar: Option<ProgressBar> = None;
+    loop {
+        std::thread::park_timeout(BEAT);
+        if shared.over.load(Ordering::Acquire) {
+            break;
+        }
+        let step = shared.step.lock().ok().and_then(|step| *step);
+        if let Some(step) = step {
+            let bar = bar.get_or_insert_with(new_bar);
+            bar.set_message(step.doing.text());
+            bar.set_length(step.total);
+            bar.set_position(step.done);
+        }
+    }
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+}
+
+fn new_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+    match ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_ends_with_its_owner_and_takes_steps_from_anybody() {
+        let bar = Bar::drawn();
+        let teller = bar.teller();
+        teller.at(Step { doing: Doing::Reading, done: 1, total: 2 });
+        drop(bar);
+        teller.at(Step { doing: Doing::Reading, done: 2, total: 2 });
+        assert!(!Bar::default().is_seen());
+    }
+}
