@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 
 use crate::duration;
-use crate::kinds::{Condition, EndPolicy, FilePolicyRule, PathMap, StdioTarget};
+use crate::kinds::{Condition, EndPolicy, Every, FilePolicyRule, PathMap, StdioTarget};
 
 /// Printed after the help of the whole program.
 const AFTER_HELP: &str = "\
@@ -123,9 +123,10 @@ pub(crate) struct RunArgs {
     /// Name of the job [default: made from the command and a number]
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Time from one checkpoint to the next, such as 500ms, 30s, 5m, 1h [default: 30s]
-    #[arg(long, value_name = "TIME", value_parser = duration::parse, env = "HDCR_EVERY")]
-    pub(crate) every: Option<Duration>,
+    /// Time from one checkpoint to the next, such as 500ms, 30s, 5m, 1h; auto: chosen by what checkpoints cost and how
+    /// often the program crashes, between 1s and 1h [default: 30s]
+    #[arg(long, value_name = "TIME|auto", env = "HDCR_EVERY")]
+    pub(crate) every: Option<Every>,
     /// How many checkpoints to keep [default: 3]
     #[arg(long, value_name = "N", env = "HDCR_KEEP")]
     pub(crate) keep: Option<usize>,
@@ -327,6 +328,7 @@ mod tests {
     fn the_examples_of_the_issue_parse() {
         for line in [
             "hdcr run --name n --every 30s --store d --keep 3 --restarts 5 --files a --files b -- sh -c true",
+            "hdcr run --every auto -- true",
             "hdcr run --on exit:75 --on signal:TERM,signal:any -- true",
             "hdcr checkpoint 4711 -o f --kill --timeout 30s",
             "hdcr checkpoint n --stop",

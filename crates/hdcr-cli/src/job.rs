@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use hdcr_image::JobName;
@@ -96,27 +97,38 @@ pub(crate) fn name_of(command: &[OsString]) -> String {
 #[derive(Debug)]
 pub(crate) struct Held {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
+
+/// Times that a lock is tried for: somebody may look whether a job is held, or remove the file of a job that he forgets.
+const TRIES: usize = 20;
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
 impl Held {
     /// Takes hold of a job; refused when its keeper lives.
     pub(crate) fn take(store: &Path, name: &JobName) -> Result<Self> {
         let directory = store.join(".jobs");
         make_private(&directory)?;
-        let lock_path = directory.join(format!("{name}.lock"));
-        let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
-        let lock = lock.map_err(Failure::system(format_args!("opening {}", lock_path.display())))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: directory.join(format!("{name}.json")), _lock: lock }),
-            Err(fs::TryLockError::WouldBlock) => {
-                Err(Failure::refused("job-runs", format!("job {name} is running already"))
-                    .remedy(format!("see `hdcr ps`; end it with `hdcr stop {name}`, or take another --name")))
-            }
-            Err(fs::TryLockError::Error(error)) => {
-                Err(Failure::system(format_args!("locking {}", lock_path.display()))(error))
+        let path = directory.join(format!("{name}.json"));
+        let lock_path = path.with_extension("lock");
+        for _ in 0..TRIES {
+            let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
+            let lock = lock.map_err(Failure::system(format_args!("opening {}", lock_path.display())))?;
+            match lock.try_lock() {
+                Ok(()) if is_at(&lock, &lock_path) => return Ok(Self { path, lock }),
+                Ok(()) | Err(fs::TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+                Err(fs::TryLockError::Error(error)) => {
+                    return Err(Failure::system(format_args!("locking {}", lock_path.display()))(error));
+                }
             }
         }
+        Err(Failure::refused("job-runs", format!("job {name} is running already"))
+            .remedy(format!("see `hdcr ps`; end it with `hdcr stop {name}`, or take another --name")))
+    }
+
+    /// Whether what is held is still found under its name: else somebody has removed the store.
+    pub(crate) fn is_there(&self) -> bool {
+        is_at(&self.lock, &self.path.with_extension("lock")) && self.path.exists()
     }
 
     /// Reads the record, if there is one.
@@ -135,6 +147,19 @@ impl Held {
         file.persist(&self.path).map_err(|error| doing()(error.error))?;
         Ok(())
     }
+}
+
+/// Whether an open file still has this name, so that its lock means something.
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |found: fs::Metadata| (found.dev(), found.ino());
+    let here = file.metadata().map(identity).ok();
+    here.is_some() && here == fs::symlink_metadata(path).map(identity).ok()
+}
+
+/// Whether somebody holds a job now.
+pub(crate) fn is_held(store: &Path, name: &JobName) -> bool {
+    let lock = File::open(store.join(".jobs").join(format!("{name}.lock")));
+    lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
 }
 
 /// Reads the record of a job that may be held by its keeper.
@@ -265,7 +290,9 @@ mod tests {
         let name = JobName::new("a").unwrap();
         let held = Held::take(store.path(), &name).unwrap();
         assert_eq!(held.read().unwrap(), None);
+        assert!(is_held(store.path(), &name) && !held.is_there());
         held.write(&record(State::Running)).unwrap();
+        assert!(held.is_there());
         assert_eq!(Held::take(store.path(), &name).unwrap_err().code, "job-runs");
         assert_eq!(peek(store.path(), &name).unwrap(), Some(record(State::Running)));
         drop(held);

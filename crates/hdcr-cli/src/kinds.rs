@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,41 @@ impl FromStr for Condition {
             _ => return Err(wrong()),
         };
         Ok(Self(rule))
+    }
+}
+
+/// `--every`: the time from one checkpoint to the next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Every {
+    /// By what checkpoints cost and how often the program fails.
+    Auto,
+    /// Just this.
+    Fixed(Duration),
+}
+
+impl FromStr for Every {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "auto" => Ok(Self::Auto),
+            text => crate::duration::parse(text).map(Self::Fixed).map_err(|why| format!("{why}; or auto")),
+        }
+    }
+}
+
+impl std::fmt::Display for Every {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => write!(f, "auto (chosen by what one costs, and by crashes)"),
+            Self::Fixed(time) => write!(f, "{}", crate::duration::show(*time)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Every {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Commands are read (`cli.rs`), settings found (`settings.rs`), and one file of `commands/` does the work; the concrete
 //! mechanism and store are chosen in `parts.rs` alone.
 
+mod asking;
 mod channel;
 mod classes;
 mod cli;
@@ -15,6 +16,7 @@ mod keeper;
 mod kinds;
 mod machine;
 mod namespace;
+mod orphan;
 mod output;
 mod parts;
 mod process;

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -17,7 +16,7 @@ use hdcr_ptrace::{Faults, Ptrace};
 use hdcr_store::{DirectorySink, DirectoryStore, Durability, Entry, FileSink, Selector, open_path};
 
 use crate::failure::{Failure, Obstacle, Result};
-use crate::job::make_private;
+use crate::job::{is_at, make_private};
 use crate::kinds::{self, PathMap, Then};
 use crate::machine;
 use crate::progress::{Doing, Step};
@@ -103,7 +102,11 @@ pub(crate) fn checkpoint(
     let began = Instant::now();
     let mechanism = mechanism();
     let (sink, path) = sink(&task.target)?;
-    let lineage = task.came_from.as_ref().map_or_else(|| Ok(Vec::new()), lineage_from)?;
+    let lineage = task.came_from.as_ref().map(lineage_from).transpose().unwrap_or_else(|failure| {
+        // Somebody has removed it; what is made now does not build on it.
+        tracing::debug!(%failure, "where the program came from is not known any more");
+        None
+    });
     let surveyed = checkpoint::survey(request(task, progress))?;
     let notes = surveyed.notes().iter().map(obstacle).collect();
     let halted = Instant::now();
@@ -111,7 +114,7 @@ pub(crate) fn checkpoint(
     if task.watched {
         stopped = stopped.with_touched(tell(Reply::Frozen)?);
     }
-    let facts = ManifestFacts { lineage, ..machine::facts("ptrace", "copy") };
+    let facts = ManifestFacts { lineage: lineage.unwrap_or_default(), ..machine::facts("ptrace", "copy") };
     let captured = stopped.capture(sink)?;
     let (pending, held, stopped_for) = if task.then == Then::GoOn {
         let pending = captured.thaw()?;
@@ -237,13 +240,6 @@ impl Drop for Journal {
         // Not when something was moved aside into it.
         fs::remove_dir(&self.directory).ok();
     }
-}
-
-/// Whether a directory still has this name, so that its lock means something.
-fn is_at(directory: &File, path: &Path) -> bool {
-    let identity = |found: fs::Metadata| (found.dev(), found.ino());
-    let here = directory.metadata().map(identity).ok();
-    here.is_some() && here == fs::symlink_metadata(path).map(identity).ok()
 }
 
 /// Locks a directory; `None` when somebody else has it locked.

@@ -3,15 +3,19 @@
 //! Only the same user and root can connect: the directory is private. A socket whose keeper is gone is swept by whoever
 //! finds it.
 
+use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hdcr_image::JobName;
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Result};
@@ -20,9 +24,6 @@ use crate::kinds::Then;
 use crate::progress::Step;
 use crate::settings::Files;
 use crate::task::{Checkpointed, Target};
-
-/// The longest request or answer.
-const LIMIT: u64 = 16 << 20;
 
 /// What a keeper can be asked for.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -48,6 +49,8 @@ pub(crate) enum Request {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Answer {
     Status(Status),
+    /// The keeper has heard the request and will answer it.
+    Accepted,
     /// How far it is; more follows.
     Progress(Step),
     Checkpointed(Checkpointed),
@@ -60,10 +63,13 @@ pub(crate) enum Answer {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct Status {
     pub(crate) name: String,
-    /// The keeper, as it numbers itself.
+    /// The keeper, as it is numbered where this is read.
     pub(crate) keeper: i32,
-    /// The first process of the program, as the keeper numbers it.
-    pub(crate) pid: i32,
+    /// The first process of the program, as it is numbered where this is read; `None` while there is none.
+    pub(crate) pid: Option<i32>,
+    /// Its number in the pid namespace of the job, when that has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pid_inside: Option<i32>,
     pub(crate) private_pids: bool,
     /// `running`, `restoring` or `ending`.
     pub(crate) phase: String,
@@ -71,7 +77,11 @@ pub(crate) struct Status {
     pub(crate) store: PathBuf,
     /// Seconds that the program has run, counted along its checkpoints.
     pub(crate) ran_s: u64,
+    /// From one checkpoint to the next, now.
     pub(crate) every_s: f64,
+    /// It was chosen by what checkpoints cost and how often the program crashes.
+    #[serde(default)]
+    pub(crate) every_auto: bool,
     pub(crate) restarts: u32,
     pub(crate) restarts_allowed: u32,
     /// Its newest checkpoint.
@@ -89,6 +99,10 @@ pub(crate) struct Registry {
     open: fs::File,
 }
 
+/// Times that a lock is tried for, and the pause between two: nobody holds it for longer than some calls.
+const TRIES: usize = 400;
+const PAUSE: Duration = Duration::from_millis(5);
+
 impl Registry {
     /// Opens the directory, making it when it is missing.
     pub(crate) fn open(directory: &Path) -> Result<Self> {
@@ -97,93 +111,140 @@ impl Registry {
         let open = fs::File::open(directory).map_err(doing())?;
         let owner = open.metadata().map_err(doing())?;
         if owner.uid() != rustix::process::geteuid().as_raw() || owner.mode() & 0o022 != 0 {
-            return Err(Failure::refused(
-                "registry-owner",
-                format!("{} belongs to, or can be written by, somebody else", directory.display()),
-            ));
+            return Err(strange(&format!("{} belongs to, or can be written by, somebody else", directory.display())));
         }
         Ok(Self { directory: directory.to_owned(), open })
     }
 
     /// A path to an entry that is short enough for a socket address, however long the directory's is.
-    fn address(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}/{name}.sock", self.open.as_raw_fd()))
+    fn address(&self, file: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{file}", self.open.as_raw_fd()))
     }
 
-    /// Begins to listen as a job.
-    pub(crate) fn listen(&self, name: &JobName) -> Result<Listener> {
-        if self.connect(name.as_str())?.is_some() {
-            return Err(Failure::refused("job-runs", format!("a job {name} with another store is running already"))
-                .remedy("take another --name"));
+    /// Alone with the directory: nobody sweeps while somebody begins to listen. `None`: somebody has it for too long.
+    fn alone(&self) -> Option<fs::File> {
+        let own = fs::File::open(self.address(".")).ok()?;
+        for _ in 0..TRIES {
+            if own.try_lock().is_ok() {
+                return Some(own);
+            }
+            std::thread::sleep(PAUSE);
         }
-        let listener = UnixListener::bind(self.address(name.as_str()));
-        let listener = listener.and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
-        let listener = listener.map_err(Failure::system(format_args!("listening in {}", self.directory.display())))?;
-        Ok(Listener { listener, path: self.directory.join(format!("{name}.sock")) })
+        None
     }
 
-    /// Connects to the keeper of a job; `None` when there is none. Sweeps what a dead keeper left.
-    pub(crate) fn connect(&self, name: &str) -> Result<Option<UnixStream>> {
-        let address = self.address(name);
-        match UnixStream::connect(&address) {
-            Ok(stream) => Ok(Some(stream)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => match fs::remove_file(&address) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    Err(Failure::system("removing the socket of a dead keeper")(error))
-                }
-                _ => Ok(None),
-            },
+    /// Begins to listen as a job of a store.
+    pub(crate) fn listen(&self, name: &JobName, store: &Path) -> Result<Listener> {
+        let doing = || Failure::system::<std::io::Error>(format!("listening in {}", self.directory.display()));
+        let _alone = self.alone();
+        if matches!(self.connect_to(name.as_str())?, Connected::To(_)) {
+            return Err(Failure::refused(
+                "job-runs",
+                format!("a job {name} is running already, perhaps with another store"),
+            )
+            .remedy("see `hdcr ps`, or take another --name"));
+        }
+        // It appears under its name when it listens already: until then a connection would be refused, as by a dead one.
+        let first = format!(".{name}.{}", std::process::id());
+        remove(&self.address(&first))?;
+        let listener = UnixListener::bind(self.address(&first)).map_err(doing())?;
+        listener.set_nonblocking(true).map_err(doing())?;
+        let place = self.address(&format!("{name}.store"));
+        let mut file = tempfile::NamedTempFile::new_in(self.address(".")).map_err(doing())?;
+        file.write_all(store.as_os_str().as_bytes()).map_err(doing())?;
+        file.persist(&place).map_err(|error| doing()(error.error))?;
+        fs::rename(self.address(&first), self.address(&format!("{name}.sock"))).map_err(doing())?;
+        let path = self.directory.join(format!("{name}.sock"));
+        let identity = fs::symlink_metadata(&path).map(|found| (found.dev(), found.ino())).map_err(doing())?;
+        Ok(Listener { socket: listener, path, identity })
+    }
+
+    fn connect_to(&self, name: &str) -> Result<Connected> {
+        match UnixStream::connect(self.address(&format!("{name}.sock"))) {
+            Ok(stream) => Ok(Connected::To(stream)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Connected::Nobody),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(Connected::Dead),
             Err(error) => Err(Failure::system(format_args!("asking the keeper of job {name}"))(error)),
         }
     }
 
-    /// Names of all jobs that may be running, in order.
-    pub(crate) fn names(&self) -> Result<Vec<String>> {
+    /// Connects to the keeper of a job; `None` when there is none. Sweeps what a dead keeper left.
+    pub(crate) fn connect(&self, name: &str) -> Result<Option<UnixStream>> {
+        match self.connect_to(name)? {
+            Connected::To(stream) => return Ok(Some(stream)),
+            Connected::Nobody => return Ok(None),
+            Connected::Dead => {}
+        }
+        let Some(_alone) = self.alone() else { return Ok(None) };
+        match self.connect_to(name)? {
+            Connected::To(stream) => Ok(Some(stream)),
+            Connected::Nobody => Ok(None),
+            Connected::Dead => remove(&self.address(&format!("{name}.sock"))).map(|()| None),
+        }
+    }
+
+    /// Names with this ending, in order.
+    fn with_ending(&self, ending: &str) -> Result<Vec<String>> {
         let doing = || Failure::system::<std::io::Error>(format!("listing {}", self.directory.display()));
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.directory).map_err(doing())? {
             let file = entry.map_err(doing())?.file_name();
-            names.extend(file.to_str().and_then(|file| file.strip_suffix(".sock")).map(str::to_owned));
+            let name = file.to_str().and_then(|file| file.strip_suffix(ending)).filter(|name| !name.starts_with('.'));
+            names.extend(name.map(str::to_owned));
         }
         names.sort();
         Ok(names)
     }
 
-    /// Asks the keeper of a job; `None` when there is none.
-    pub(crate) fn ask(&self, name: &str, request: &Request, limit: Duration) -> Result<Option<Answer>> {
-        Ok(self.ask_known(name, request, limit, &mut |_| {})?.map(|(_, answer)| answer))
+    /// Names of all jobs that may be running.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        self.with_ending(".sock")
     }
 
-    /// Asks the keeper of a job and tells which pid it has here, whatever namespace it lives in. What it tells of its
-    /// progress goes to `on_the_way`.
-    pub(crate) fn ask_known(
-        &self,
-        name: &str,
-        request: &Request,
-        limit: Duration,
-        on_the_way: &mut dyn FnMut(Step),
-    ) -> Result<Option<(Option<i32>, Answer)>> {
-        let Some(stream) = self.connect(name)? else { return Ok(None) };
-        let keeper = rustix::net::sockopt::socket_peercred(&stream).ok().map(|who| who.pid.as_raw_nonzero().get());
-        let doing = || Failure::system::<std::io::Error>(format!("asking the keeper of job {name}"));
-        stream.set_read_timeout(Some(limit)).map_err(doing())?;
-        (&stream).write_all(&line(request)?).map_err(doing())?;
-        let mut reader = BufReader::new(&stream);
-        loop {
-            let mut text = String::new();
-            reader.by_ref().take(LIMIT).read_line(&mut text).map_err(doing())?;
-            if text.is_empty() {
-                return Ok(None);
-            }
-            let answer = serde_json::from_str(&text);
-            match answer.map_err(Failure::system(format_args!("reading the answer of the keeper of job {name}")))? {
-                Answer::Progress(step) => on_the_way(step),
-                answer @ (Answer::Status(_) | Answer::Checkpointed(_) | Answer::Stopped(_) | Answer::Failed(_)) => {
-                    return Ok(Some((keeper, answer)));
+    /// Names of all jobs that ran, and whose keeper may have died without a word.
+    pub(crate) fn remembered(&self) -> Result<Vec<String>> {
+        self.with_ending(".store")
+    }
+
+    /// The store of a job that runs, or that ran when its keeper died.
+    pub(crate) fn store_of(&self, name: &str) -> Option<PathBuf> {
+        let bytes = fs::read(self.address(&format!("{name}.store"))).ok()?;
+        Some(PathBuf::from(OsString::from_vec(bytes)))
+    }
+
+    /// Nothing of a job is left that has to be remembered.
+    pub(crate) fn forget(&self, name: &str) {
+        let Some(_alone) = self.alone() else { return };
+        if matches!(self.connect_to(name), Ok(Connected::Nobody | Connected::Dead)) {
+            for ending in ["store", "sock"] {
+                if let Err(failure) = remove(&self.address(&format!("{name}.{ending}"))) {
+                    tracing::debug!(%failure, "a dead job is still remembered");
                 }
             }
         }
+    }
+}
+
+/// Who is at a socket.
+#[derive(Debug)]
+enum Connected {
+    To(UnixStream),
+    /// There is no socket.
+    Nobody,
+    /// There is one that nobody listens to.
+    Dead,
+}
+
+fn strange(what: &str) -> Failure {
+    Failure::refused("registry-owner", what).remedy("remove it, or make it your own with mode 0700")
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Failure::system("removing what a dead keeper has left")(error))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -197,14 +258,27 @@ pub(crate) fn line<T: Serialize>(message: &T) -> Result<Vec<u8>> {
 /// The socket of a keeper; gone when dropped.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    pub(crate) listener: UnixListener,
+    pub(crate) socket: UnixListener,
     path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Listener {
+    /// Whether it can still be found under its name.
+    pub(crate) fn is_there(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
+    }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::debug!(%error, path = %self.path.display(), "the socket could not be removed");
+        if !self.is_there() {
+            return;
+        }
+        for path in [self.path.with_extension("store"), self.path.clone()] {
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::debug!(%error, path = %path.display(), "the socket could not be removed");
+            }
         }
     }
 }
@@ -232,7 +306,7 @@ pub(crate) enum Heard {
 impl Client {
     /// Takes a new connection.
     pub(crate) fn accept(listener: &Listener) -> Option<Self> {
-        let (stream, _) = listener.listener.accept().ok()?;
+        let (stream, _) = listener.socket.accept().ok()?;
         stream.set_nonblocking(true).ok()?;
         Some(Self { stream, bytes: Vec::new(), deaf: false })
     }
@@ -258,14 +332,20 @@ impl Client {
         }
     }
 
-    /// Tells how far its wish is, if it listens.
-    pub(crate) fn tell(&mut self, step: Step) {
+    /// Tells something before the answer, if it listens.
+    pub(crate) fn tell(&mut self, answer: &Answer) {
         // Half a line would spoil the answer; so short a one goes into a socket that takes anything at all.
-        if let Ok(bytes) = line(&Answer::Progress(step))
+        if let Ok(bytes) = line(answer)
             && !self.deaf
         {
             self.deaf = !matches!(self.stream.write(&bytes), Ok(count) if count == bytes.len());
         }
+    }
+
+    /// Whether it still waits for its answer: what nobody waits for any more is not done.
+    pub(crate) fn is_there(&self) -> bool {
+        let peeked = rustix::net::recv(&self.stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        !matches!(peeked, Ok((_, 0)) | Err(Errno::CONNRESET | Errno::PIPE))
     }
 
     /// Answers and hangs up. A client that does not read within a second gets no answer.
@@ -288,24 +368,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_and_its_answer_pass() {
+    fn a_job_is_known_while_it_listens() {
         let directory = tempfile::tempdir().unwrap();
         let registry = Registry::open(&directory.path().join("x".repeat(120))).unwrap();
         let name = JobName::new("sim").unwrap();
-        let listener = registry.listen(&name).unwrap();
+        let listener = registry.listen(&name, Path::new("/a/store")).unwrap();
         assert_eq!(registry.names().unwrap(), ["sim"]);
-        std::thread::scope(|scope| {
-            let asked = scope.spawn(|| {
-                registry.ask("sim", &Request::Stop { grace: Duration::from_secs(1) }, Duration::from_secs(30))
-            });
-            listener.listener.set_nonblocking(false).unwrap();
-            let mut client = Client::accept(&listener).unwrap();
-            client.stream.set_nonblocking(false).unwrap();
-            assert!(matches!(client.hear(), Heard::Request(Request::Stop { .. })));
-            client.answer(&Answer::Stopped(143));
-            assert_eq!(asked.join().unwrap().unwrap(), Some(Answer::Stopped(143)));
-        });
-        assert_eq!(registry.listen(&name).unwrap_err().code, "job-runs");
+        assert_eq!(registry.store_of("sim"), Some(PathBuf::from("/a/store")));
+        assert_eq!(registry.listen(&name, Path::new("/b")).unwrap_err().code, "job-runs");
+        registry.forget("sim");
+        assert!(listener.is_there());
+        drop(listener);
+        assert!(registry.names().unwrap().is_empty() && registry.remembered().unwrap().is_empty());
+        assert_eq!(fs::read_dir(&registry.directory).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_socket_that_came_after_ours_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let registry = Registry::open(directory.path()).unwrap();
+        let name = JobName::new("sim").unwrap();
+        let first = registry.listen(&name, Path::new("/a")).unwrap();
+        fs::remove_file(directory.path().join("sim.sock")).unwrap();
+        assert!(!first.is_there());
+        let second = registry.listen(&name, Path::new("/b")).unwrap();
+        drop(first);
+        assert!(second.is_there() && registry.connect("sim").unwrap().is_some());
     }
 
     #[test]
@@ -316,7 +404,7 @@ mod tests {
         assert_eq!(registry.names().unwrap(), ["old"]);
         assert!(registry.connect("old").unwrap().is_none());
         assert!(registry.names().unwrap().is_empty());
-        assert!(registry.ask("none", &Request::Status, Duration::from_secs(1)).unwrap().is_none());
+        assert!(registry.connect("none").unwrap().is_none());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::cli::{Common, FileArgs};
 use crate::duration;
 use crate::failure::{Failure, Result};
-use crate::kinds::{EndPolicy, FilePolicy, FilePolicyRule};
+use crate::kinds::{EndPolicy, Every, FilePolicy, FilePolicyRule};
 
 /// What of the environment and the user matters for places of files.
 #[derive(Clone, Debug, Default)]
@@ -91,8 +91,7 @@ pub(crate) struct Config {
 #[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RunConfig {
-    #[serde(default, deserialize_with = "time")]
-    pub(crate) every: Option<Duration>,
+    pub(crate) every: Option<Every>,
     pub(crate) keep: Option<usize>,
     pub(crate) restarts: Option<u32>,
     #[serde(default)]
@@ -262,7 +261,7 @@ mod tests {
                 .unwrap();
         let both = merge(under, over);
         assert_eq!(both.store, Some(PathBuf::from("/a")));
-        assert_eq!((both.run.every, both.run.keep), (Some(Duration::from_millis(500)), Some(7)));
+        assert_eq!((both.run.every, both.run.keep), (Some(Every::Fixed(Duration::from_millis(500))), Some(7)));
         assert_eq!(both.files.limit, Some(1 << 30));
         assert_eq!(both.files.policy.len(), 2);
     }

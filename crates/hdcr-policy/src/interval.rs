@@ -32,6 +32,60 @@ pub fn daly(cost: Duration, between_failures: Duration) -> Duration {
     seconds((2.0 * cost * mean).sqrt() * (1.0 + ratio.sqrt() / 3.0 + ratio / 9.0) - cost)
 }
 
+/// What a job has shown of itself so far: from it the interval of `--every auto` is chosen.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Rhythm {
+    /// What a checkpoint costs the program; the last ones count most.
+    cost: Option<Duration>,
+    failures: u32,
+}
+
+/// A chosen interval, and from what.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Chosen {
+    /// From the beginning of a checkpoint to that of the next one.
+    pub interval: Duration,
+    /// What one costs; `None`: there was none yet.
+    pub cost: Option<Duration>,
+    /// The mean time between failures, as far as it is known.
+    pub between_failures: Duration,
+}
+
+/// Never more often, however cheap it is.
+const LEAST: Duration = Duration::from_secs(1);
+/// Never more seldom: what is lost should be bearable, also when nothing has ever failed.
+const MOST: Duration = Duration::from_hours(1);
+/// Until the first checkpoint has shown what one costs.
+const FIRST: Duration = Duration::from_secs(10);
+/// Checkpoints take at most this part of the time of the program: one in so many.
+const SHARE: u32 = 20;
+/// What is believed of a program that nothing is known of: half a failure in so much time, one in twelve hours.
+const BELIEVED: Duration = Duration::from_hours(6);
+
+impl Rhythm {
+    /// A checkpoint was made: it stopped the program for a while, and wrote while it ran. Beside a writer that has a core
+    /// of its own the program loses less than all of that time; a quarter is what is counted.
+    pub fn checkpointed(&mut self, stopped: Duration, in_all: Duration) {
+        let now = stopped.saturating_add(in_all.saturating_sub(stopped) / 4);
+        self.cost = Some(self.cost.map_or(now, |before| before.mul_f64(0.7).saturating_add(now.mul_f64(0.3))));
+    }
+
+    /// The program has crashed.
+    pub fn failed(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// The best interval by what was seen in `observed` of time.
+    pub fn choose(&self, observed: Duration) -> Chosen {
+        let failures = f64::from(self.failures) + 0.5;
+        let between_failures = seconds(BELIEVED.saturating_add(observed).as_secs_f64() / failures);
+        let interval = self
+            .cost
+            .map_or(FIRST, |cost| daly(cost, between_failures).max(cost.saturating_mul(SHARE)).clamp(LEAST, MOST));
+        Chosen { interval, cost: self.cost, between_failures }
+    }
+}
+
 /// A duration from seconds; what a duration cannot hold is the longest one.
 fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
@@ -63,6 +117,44 @@ mod tests {
         for (failures, expected) in [(0, s(2)), (1, s(2)), (2, s(4)), (3, s(8)), (6, s(64)), (60, s(64))] {
             assert_eq!(pause_after_failure(s(2), failures), expected, "{failures}");
         }
+    }
+
+    #[test]
+    fn the_interval_follows_cost_and_failures_within_bounds() {
+        let chosen = |costs: &[u64], failures: u32, observed: Duration| {
+            let mut rhythm = Rhythm::default();
+            for ms in costs {
+                rhythm.checkpointed(Duration::from_millis(*ms), Duration::from_millis(*ms));
+            }
+            for _ in 0..failures {
+                rhythm.failed();
+            }
+            rhythm.choose(observed).interval.as_secs()
+        };
+        let hour = s(3_600);
+        for (costs, failures, observed, expected) in [
+            (&[][..], 0, s(0), 10),
+            (&[20][..], 0, s(0), 41),
+            (&[20], 0, hour, 44),
+            (&[20], 3, hour, 16),
+            (&[1_000], 3, hour, 119),
+            (&[20], 100_000, hour, 1),
+            // A costly one: twenty times its cost, however often it fails.
+            (&[60_000], 1_000, hour, 1_200),
+            // And never so seldom that a day is lost.
+            (&[600_000], 0, s(0), 3_600),
+        ] {
+            assert_eq!(chosen(costs, failures, observed), expected, "{costs:?} {failures} {observed:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_costs_count_most() {
+        let mut rhythm = Rhythm::default();
+        rhythm.checkpointed(s(1), s(5));
+        assert_eq!(rhythm.choose(s(0)).cost, Some(s(2)));
+        rhythm.checkpointed(s(12), s(12));
+        assert_eq!(rhythm.choose(s(0)).cost, Some(s(5)));
     }
 
     #[test]

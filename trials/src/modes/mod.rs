@@ -5,6 +5,7 @@ mod commands;
 mod foreground;
 mod guests;
 mod jobs;
+mod keeper;
 mod pids;
 mod reboot;
 pub(crate) mod stage;
@@ -36,7 +37,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 19] = [
+const TRIALS: [Trial; 25] = [
     ("user_guests", user::guests),
     ("user_job", user::job),
     ("user_told", user::told),
@@ -54,6 +55,12 @@ const TRIALS: [Trial; 19] = [
     ("commands_progress", terminal::progress),
     ("keeper_told", jobs::told),
     ("keeper_waits", jobs::waits),
+    ("keeper_pids", keeper::pids),
+    ("keeper_store_gone", keeper::store_gone),
+    ("keeper_stopped", keeper::stopped),
+    ("keeper_killed", keeper::killed),
+    ("keeper_left", keeper::left),
+    ("keeper_auto", keeper::auto),
     ("commands_json", commands::json),
     ("commands_settings", commands::settings),
 ];

@@ -55,7 +55,7 @@ pub(crate) fn job(stage: &mut Stage<'_>) -> Result<()> {
     for generation in 1..=3 {
         stage.until_counted("count", counted)?;
         stage.expect(0, &["checkpoint", "p"])?.names(&[&format!("p@{generation}:")])?;
-        stage.expect(0, &["ps"])?.names(&["p", "inside", &format!("@{generation}")])?;
+        stage.expect(0, &["ps"])?.names(&["p", "running", &format!("@{generation}")])?;
         stage.expect(0, &["check", "p"])?.names(&["checkpoint of"])?;
         let program = with_command(&stage.folder, |command| command.starts_with("sh -c"));
         let program = program.first().copied().context("no program")?;

@@ -102,7 +102,7 @@ fn other_boot(stage: &mut Stage<'_>) -> Result<u32> {
     record["main_born"] = born.into();
     // Of this boot it would be taken for the program of the job.
     fs::write(&path, record.to_string())?;
-    stage.expect(69, &["run", "--name", "b", "--", "sh"])?.names(&["still runs without its keeper"])?;
+    stage.expect(69, &["run", "--name", "b", "--", "sh"])?.names(&["has lost its keeper"])?;
     record["boot"] = "00000000-0000-4000-8000-000000000000".into();
     fs::write(&path, record.to_string())?;
     Ok(bystander)

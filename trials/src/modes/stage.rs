@@ -221,10 +221,15 @@ impl<'a> Stage<'a> {
 
     /// Kills every process of the trial and waits for the end of each.
     pub(crate) fn end_all(&self) -> Result<()> {
-        for left in with_command(&self.folder, |_| true) {
-            signal(left, Signal::KILL);
-            wait::gone(left, LIMIT)?;
-        }
+        // A shell may be about to start one more.
+        wait::until("the end of all processes of the trial", LIMIT, || {
+            let left = with_command(&self.folder, |_| true);
+            for pid in &left {
+                signal(*pid, Signal::KILL);
+                wait::gone(*pid, LIMIT)?;
+            }
+            Ok(left.is_empty().then_some(()))
+        })?;
         reap_orphans()
     }
 

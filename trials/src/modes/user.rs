@@ -30,7 +30,7 @@ pub(crate) fn job(stage: &mut Stage<'_>) -> Result<()> {
         stage.until_counted("count", 10 * kill)?;
         stage.expect(0, &["checkpoint", "j"])?;
         if kill == 1 {
-            stage.expect(0, &["ps"])?.names(&["j", "inside", "running"])?;
+            stage.expect(0, &["ps"])?.names(&["j", "running"])?;
             stage.expect(0, &["check", "j"])?.names(&["is possible", "[files-unwatched]"])?;
         }
         signal(stage.only("sh -c")?, Signal::KILL);

@@ -7,13 +7,13 @@ use serde::Serialize;
 use super::Surrounding;
 use super::checkpoint::{must_exist, pid};
 use super::restore::{descriptors, place};
+use crate::asking;
 use crate::cli::CheckArgs;
 use crate::failure::{Class, Obstacle, Result};
 use crate::kinds::{StdioTarget, Then};
 use crate::namespace::{self, Outside};
 use crate::output::Report;
 use crate::parts;
-use crate::registry::{Answer, Request};
 use crate::task::{CheckpointTask, RestoreTask, Target, Who};
 
 /// What was found.
@@ -65,15 +65,11 @@ fn living(at: &Surrounding<'_>, target: &str, timeout: Duration) -> Result<Optio
         return Ok(Some(pid));
     }
     // A name with another character than those of a job is none.
-    let Ok(Some((keeper, Answer::Status(status)))) =
-        at.registry()?.ask_known(target, &Request::Status, timeout, &mut |_| {})
-    else {
-        return Ok(None);
-    };
-    if !status.private_pids {
-        return Ok(Some(status.pid));
+    match asking::status(&at.registry()?, target, timeout) {
+        Ok(status) => Ok(status.and_then(|status| status.pid)),
+        Err(failure) if failure.code == "keeper-stuck" => Err(failure),
+        Err(_) => Ok(None),
     }
-    Ok(keeper.and_then(|keeper| namespace::outer_pid(keeper, status.pid)))
 }
 
 pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {

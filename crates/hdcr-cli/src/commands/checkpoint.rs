@@ -6,11 +6,13 @@ use std::time::Duration;
 use hdcr_engine::progress::Progress;
 
 use super::Surrounding;
+use crate::asking::{self, Question};
 use crate::cli::{CheckpointArgs, FileArgs};
 use crate::failure::{Class, Failure, Result};
 use crate::job;
 use crate::kinds::Then;
 use crate::namespace;
+use crate::orphan;
 use crate::parts;
 use crate::process;
 use crate::registry::{Answer, Request};
@@ -70,13 +72,16 @@ fn of_job(at: &Surrounding<'_>, args: &CheckpointArgs, then: Then) -> Result<cra
     let bar = at.output.bar();
     let request = Request::Checkpoint { target, files, timeout: args.timeout, then, progress: bar.is_seen() };
     let limit = at.settings.checkpoint_timeout(args.timeout).saturating_mul(20) + Duration::from_mins(1);
-    let answer = at.registry()?.ask_known(&args.target, &request, limit, &mut |step| bar.teller().at(step))?;
+    let registry = at.registry()?;
+    let question = Question { name: &args.target, request: &request, limit };
+    let answered = asking::ask(&registry, &question, &mut |step| bar.teller().at(step))?;
     drop(bar);
-    match answer.map(|(_, answer)| answer) {
+    match answered.map(|answered| answered.answer) {
         Some(Answer::Checkpointed(done)) => Ok(done),
         Some(Answer::Failed(failure)) => Err(failure),
         Some(_) => Err(Failure::new(Class::Internal, "answer", "the keeper gave an answer to another question")),
-        None => Err(no_such_job(&args.target)),
+        None => Err(orphan::find(&registry, &args.target, &at.settings.store)?
+            .map_or_else(|| no_such_job(&args.target), |orphan| orphan.refusal())),
     }
 }
 

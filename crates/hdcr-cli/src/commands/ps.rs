@@ -5,67 +5,89 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Surrounding;
+use crate::asking;
 use crate::duration;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
+use crate::orphan::{self, Orphan};
 use crate::output::{Report, table};
-use crate::registry::{Answer, Request, Status};
+use crate::registry::Status;
 
 /// All that answered.
 #[derive(Debug, Serialize)]
-struct Jobs {
+struct Found {
     jobs: Vec<Status>,
     /// Jobs whose keeper lives and does not answer.
-    silent: Vec<String>,
+    silent: Vec<Silent>,
+    /// Programs whose keeper is dead.
+    orphans: Vec<Orphan>,
 }
 
-impl Report for Jobs {
-    fn text(&self) -> String {
-        let row = |job: &Status| {
-            let newest = match (job.newest, job.newest_age_s) {
-                (Some(number), Some(age)) => format!("@{number}, {} ago", duration::show(Duration::from_secs(age))),
-                (Some(number), None) => format!("@{number}"),
-                (None, _) => "none".to_owned(),
-            };
-            let state = if job.trouble.is_some() { format!("{}!", job.phase) } else { job.phase.clone() };
-            let pid = if job.private_pids { format!("{} inside", job.pid) } else { job.pid.to_string() };
-            let restarts = format!("{}/{}", job.restarts, job.restarts_allowed);
-            vec![
-                job.name.clone(),
-                pid,
-                state,
-                duration::show(Duration::from_secs(job.ran_s)),
-                newest,
-                restarts,
-                job.command.clone(),
-            ]
+/// A keeper that does not answer, and why.
+#[derive(Debug, Serialize)]
+struct Silent {
+    name: String,
+    error: Failure,
+}
+
+impl Found {
+    fn row(job: &Status) -> Vec<String> {
+        let newest = match (job.newest, job.newest_age_s) {
+            (Some(number), Some(age)) => format!("@{number}, {} ago", duration::show(Duration::from_secs(age))),
+            (Some(number), None) => format!("@{number}"),
+            (None, _) => "none".to_owned(),
         };
-        if self.jobs.is_empty() && self.silent.is_empty() {
-            return "no jobs are running".to_owned();
+        let state = if job.trouble.is_some() { format!("{}!", job.phase) } else { job.phase.clone() };
+        let every = duration::show(Duration::try_from_secs_f64(job.every_s).unwrap_or_default());
+        vec![
+            job.name.clone(),
+            job.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+            state,
+            duration::show(Duration::from_secs(job.ran_s)),
+            newest,
+            if job.every_auto { format!("{every} (auto)") } else { every },
+            format!("{}/{}", job.restarts, job.restarts_allowed),
+            job.command.clone(),
+        ]
+    }
+
+    fn orphan_row(orphan: &Orphan) -> Vec<String> {
+        let none = "-".to_owned();
+        let (name, pid, command) = (orphan.name.clone(), orphan.pid.to_string(), orphan.command.clone());
+        vec![name, pid, "orphan!".to_owned(), none.clone(), none.clone(), none.clone(), none, command]
+    }
+}
+
+impl Report for Found {
+    fn text(&self) -> String {
+        let rows: Vec<Vec<String>> =
+            self.jobs.iter().map(Self::row).chain(self.orphans.iter().map(Self::orphan_row)).collect();
+        let mut lines = Vec::new();
+        if rows.is_empty() && self.silent.is_empty() {
+            lines.push("no jobs are running".to_owned());
+        } else if !rows.is_empty() {
+            let head = ["NAME", "PID", "STATE", "RAN", "CHECKPOINT", "EVERY", "RESTARTS", "COMMAND"];
+            lines.push(table(&head, &rows));
         }
-        let rows: Vec<Vec<String>> = self.jobs.iter().map(row).collect();
-        let mut text = table(&["NAME", "PID", "STATE", "RAN", "CHECKPOINT", "RESTARTS", "COMMAND"], &rows);
         for job in &self.jobs {
-            if let Some(trouble) = &job.trouble {
-                text = format!("{text}\n{}: the last checkpoint failed: {trouble}", job.name);
-            }
+            let trouble = job.trouble.as_ref();
+            lines.extend(trouble.map(|trouble| format!("{}: the last checkpoint failed: {trouble}", job.name)));
         }
-        for name in &self.silent {
-            text = format!("{text}\n{name}: its keeper does not answer");
-        }
-        text
+        lines.extend(self.silent.iter().map(|silent| silent.error.to_string()));
+        lines.extend(self.orphans.iter().map(|orphan| orphan.refusal().to_string()));
+        lines.join("\n")
     }
 }
 
 pub(crate) fn run(at: &Surrounding<'_>) -> Result<u8> {
     let registry = at.registry()?;
-    let mut found = Jobs { jobs: Vec::new(), silent: Vec::new() };
+    let mut found = Found { jobs: Vec::new(), silent: Vec::new(), orphans: Vec::new() };
     for name in registry.names()? {
-        match registry.ask(&name, &Request::Status, Duration::from_secs(5)) {
-            Ok(Some(Answer::Status(status))) => found.jobs.push(status),
-            Ok(None) => {}
-            Ok(Some(_)) | Err(_) => found.silent.push(name),
+        match asking::status(&registry, &name, Duration::from_secs(5)) {
+            Ok(status) => found.jobs.extend(status),
+            Err(error) => found.silent.push(Silent { name, error }),
         }
     }
+    found.orphans = orphan::all(&registry)?;
     at.output.result(&found);
     Ok(0)
 }

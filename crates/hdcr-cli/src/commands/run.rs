@@ -10,11 +10,12 @@ use hdcr_policy::restart::{Condition as Rule, Rules};
 use super::Surrounding;
 use super::restore::descriptors;
 use crate::cli::RunArgs;
-use crate::failure::{Failure, Result};
+use crate::failure::{Class, Failure, Result};
 use crate::job::{self, Held, Record, Start, State};
 use crate::keeper::{Given, Keeper, Plan};
-use crate::kinds::{Condition, StdioTarget};
+use crate::kinds::{Condition, Every, StdioTarget};
 use crate::namespace::{self, Outside};
+use crate::orphan;
 use crate::parts;
 
 pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
@@ -25,12 +26,11 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
     let store = at.settings.store.clone();
     let (name, held) = take(at, args)?;
     let old = held.read()?;
-    if let Some(old) = old.as_ref().filter(|old| old.orphaned()) {
-        return Err(Failure::refused(
-            "orphan-runs",
-            format!("the program of job {name} still runs without its keeper, as pid {}", old.main),
-        )
-        .remedy(format!("`hdcr checkpoint {0}` saves it; `kill {0}` ends it, then this command goes on", old.main)));
+    if old.as_ref().is_some_and(Record::orphaned) {
+        drop(held);
+        let orphan = orphan::find(&at.registry()?, name.as_str(), &store)?;
+        let ended = || Failure::new(Class::Changed, "job-ended", format!("the program of job {name} has just ended"));
+        return Err(orphan.map_or_else(ended, |orphan| orphan.refusal()));
     }
     let newest = parts::numbers(&store, &name)?.last().copied();
     let start = job::start(old.as_ref(), &args.command, newest, args.fresh)?;
@@ -53,13 +53,16 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
             private_pids: at.inside.is_some(),
         },
     };
-    let listener = at.registry()?.listen(&name)?;
+    let listener = at.registry()?.listen(&name, &store)?;
     let plan = plan(at, args, name, start)?;
-    at.output.detail(&format!("job {} runs, a checkpoint every {}", plan.name, crate::duration::show(plan.every)));
+    at.output.detail(&format!("job {} runs, a checkpoint every {}", plan.name, plan.every));
     let stdio: [OwnedFd; 3] = descriptors(&StdioTarget::Inherit)?;
     let outside = at.inside.as_ref().map(std::fs::File::try_clone).transpose();
     let outside = outside.map_err(Failure::system("duplicating the way to the outer process"))?;
-    Keeper::run(plan, Given { output: at.output, held, record, listener, stdio, outside })
+    Keeper::run(
+        plan,
+        Given { output: at.output, held, record, listener, jobs: at.settings.surroundings.jobs(), stdio, outside },
+    )
 }
 
 /// The name of the job, held: the one given, or the first free one made from the command.
@@ -87,10 +90,14 @@ fn take(at: &Surrounding<'_>, args: &RunArgs) -> Result<(JobName, Held)> {
 
 fn plan(at: &Surrounding<'_>, args: &RunArgs, name: JobName, start: Start) -> Result<Plan> {
     let config = &at.settings.config.run;
-    let every = args.every.or(config.every).unwrap_or(Duration::from_secs(30));
-    if every < Duration::from_millis(10) {
+    let every = args.every.or(config.every).unwrap_or(Every::Fixed(Duration::from_secs(30)));
+    if matches!(every, Every::Fixed(time) if time < Duration::from_millis(10)) {
         return Err(Failure::usage("--every is at least 10ms"));
     }
+    let slack = match every {
+        Every::Fixed(time) => time.min(Duration::from_mins(1)),
+        Every::Auto => Duration::from_secs(10),
+    };
     let configured: Result<BTreeSet<Rule>> = config
         .on
         .iter()
@@ -106,7 +113,7 @@ fn plan(at: &Surrounding<'_>, args: &RunArgs, name: JobName, start: Start) -> Re
         timeout: at.settings.checkpoint_timeout(args.timeout),
         restore_timeout: at.settings.restore_timeout(None),
         keep: args.keep.or(config.keep).unwrap_or(3).max(1),
-        rules: Rules { on, restarts, slack: every.min(Duration::from_mins(1)) },
+        rules: Rules { on, restarts, slack },
         files: at.settings.files(&args.files)?,
         start,
     })

@@ -8,9 +8,10 @@ use nix::sys::signal::Signal;
 
 use super::watch::Watch;
 use super::{Keeper, Made, Phase};
+use crate::duration;
 use crate::failure::{Class, Failure, Result};
 use crate::foreground::KILL_LIMIT;
-use crate::kinds::Then;
+use crate::kinds::{Every, Then};
 use crate::output::Report as _;
 use crate::process;
 use crate::progress::Bar;
@@ -82,7 +83,7 @@ impl Keeper {
             (None, _) => None,
         };
         let stop = self.stop.as_ref().filter(|_| self.phase == Phase::Running).and_then(|stop| stop.deadline);
-        let next = next.into_iter().chain(stop).min();
+        let next = next.into_iter().chain(stop).chain([self.footing.next]).min();
         next.map(|next| next.saturating_duration_since(Instant::now()))
     }
 
@@ -90,11 +91,13 @@ impl Keeper {
     pub(super) fn on_time(&mut self) -> Result<()> {
         let now = Instant::now();
         self.stop_by_force(now);
+        self.look_after_footing(now);
         if let Some(work) = self.work.as_mut().filter(|work| now >= work.deadline) {
             process::signal(work.worker.pid(), Signal::SIGKILL as i32);
             work.deadline = now + KILL_LIMIT;
         }
         if self.work.is_none() && self.phase == Phase::Running {
+            self.wishes.retain(|wish| wish.client.is_there());
             if let Some(wish) = self.wishes.pop_front() {
                 self.checkpoint(Some(wish));
             } else if now >= self.next_checkpoint && self.stop.is_none() {
@@ -147,7 +150,11 @@ impl Keeper {
         match work.worker.answer() {
             Ok(Reply::Progress(step)) => match &mut work.errand {
                 Errand::Restore { bar } => bar.teller().at(step),
-                Errand::Checkpoint { client, .. } => client.iter_mut().for_each(|client| client.tell(step)),
+                Errand::Checkpoint { client, .. } => {
+                    if let Some(client) = client {
+                        client.tell(&Answer::Progress(step));
+                    }
+                }
             },
             Ok(Reply::Frozen) => {
                 let touched = self.watch.as_mut().map(Watch::mark).unwrap_or_default();
@@ -213,12 +220,16 @@ impl Keeper {
 
     fn checkpointed(&mut self, done: &Checkpointed, at: Duration, took: Duration) {
         let now = Instant::now();
-        self.next_checkpoint = now + pause_after(self.plan.every, took);
+        self.rhythm.checkpointed(Duration::from_micros(done.stopped_us), Duration::from_micros(done.total_us));
+        self.tell_every();
+        self.next_checkpoint = now + pause_after(self.every(), took);
         if self.trouble.take().is_some() {
             self.note(&format!("checkpoints of job {} work again", self.plan.name));
         }
         self.failures = 0;
         if let (Some(number), None) = (done.number, &done.path) {
+            // When the store was removed meanwhile, numbers begin anew.
+            self.made.retain(|made| made.number < number);
             self.made.push(Made { number, at, when: Some(now) });
             self.came_from = Some(self.place(number));
         }
@@ -234,6 +245,33 @@ impl Keeper {
         self.notes.clone_from(&done.notes);
     }
 
+    /// The time from one checkpoint to the next, now.
+    pub(super) fn every(&self) -> Duration {
+        match self.plan.every {
+            Every::Fixed(time) => time,
+            Every::Auto => self.rhythm.choose(self.began.elapsed()).interval,
+        }
+    }
+
+    /// Tells a curious user which interval was chosen, when it is clearly another one than before.
+    fn tell_every(&mut self) {
+        if self.plan.every != Every::Auto {
+            return;
+        }
+        let chosen = self.rhythm.choose(self.began.elapsed());
+        let known = |told: Duration| told.abs_diff(chosen.interval) < told / 5;
+        if !self.told_every.is_some_and(known) {
+            self.told_every = Some(chosen.interval);
+            let cost = chosen.cost.map_or_else(|| "?".to_owned(), duration::show);
+            self.detail(&format!(
+                "job {}: a checkpoint every {} (auto: one costs {cost}, a failure is expected every {})",
+                self.plan.name,
+                duration::show(chosen.interval),
+                duration::show(chosen.between_failures)
+            ));
+        }
+    }
+
     /// A checkpoint failed; the program goes on. Told once, until one works again.
     fn not_checkpointed(&mut self, failure: Failure, client: Option<Client>) {
         if let Some(client) = client {
@@ -243,9 +281,9 @@ impl Keeper {
         self.failures = self.failures.saturating_add(1);
         let soon = failure.class == Class::Changed && self.failures == 1;
         let pause = if soon {
-            self.plan.every.min(Duration::from_millis(200))
+            self.every().min(Duration::from_millis(200))
         } else {
-            pause_after_failure(self.plan.every, self.failures)
+            pause_after_failure(self.every(), self.failures)
         };
         self.next_checkpoint = Instant::now() + pause;
         let told = self.trouble.as_ref() == Some(&failure.message);

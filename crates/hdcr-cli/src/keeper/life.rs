@@ -66,11 +66,12 @@ impl Keeper {
         command.arg("__program").arg(format!("--unblock={}", unblock.join(","))).arg("--").args(&self.record.command);
         let child = command.spawn().map_err(Failure::system("starting the program"))?;
         self.came_from = None;
-        self.lives_as(child.id().cast_signed(), Duration::ZERO)
+        self.lives_as(child.id().cast_signed(), Duration::ZERO);
+        Ok(())
     }
 
     /// The program lives (again) as this process.
-    fn lives_as(&mut self, main: i32, ran_before: Duration) -> Result<()> {
+    fn lives_as(&mut self, main: i32, ran_before: Duration) {
         self.record.main = main;
         self.record.main_born = process::born(main).unwrap_or(0);
         self.record.boot = process::boot();
@@ -79,12 +80,12 @@ impl Keeper {
         self.phase = Phase::Running;
         self.ran_before = ran_before;
         self.since = Instant::now();
-        self.next_checkpoint = self.since + self.plan.every;
+        self.next_checkpoint = self.since + self.every();
         self.passed_on.clear();
         if self.stop.is_some() {
             process::signal(main, Signal::SIGTERM as i32);
         }
-        self.held.write(&self.record)
+        self.remember();
     }
 
     /// The program has ended. A checkpoint that already has all it needs may finish first.
@@ -114,6 +115,7 @@ impl Keeper {
             Decision::Begin => None,
             Decision::Rollback(place) => self.made.get(place).copied(),
         };
+        self.rhythm.failed();
         let restarts = self.history.restarts + 1;
         self.history = History { restarts, last_crash: Some(ended.at), last_target: target.map(|made| made.at) };
         let count = format!("restart {restarts} of {}", self.plan.rules.restarts);
@@ -161,6 +163,7 @@ impl Keeper {
         if stopped {
             kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
         }
+        self.tell_who_is_left();
         let finished = stopped || death == Death::Exit(0) || (matches!(death, Death::Exit(_)) && !asked_for);
         let state = if finished { State::Ended } else { State::Paused };
         if let (State::Paused, Some(made)) = (state, self.made.last()) {
@@ -247,7 +250,7 @@ impl Keeper {
         self.detail(&format!("{} restored: {} process(es) in {took}", self.place(number), restored.processes));
         restored.notes.iter().for_each(|note| self.note(&note.to_string()));
         self.came_from = Some(self.place(number));
-        self.lives_as(main, at)?;
+        self.lives_as(main, at);
         match self.ended_early.remove(&main) {
             Some(death) => self.on_death(death),
             None => Ok(()),
@@ -297,6 +300,7 @@ impl Keeper {
             None if failure.class == Class::Corrupt => {
                 failure.remedy("no other checkpoint is left; --fresh begins anew")
             }
+            None if useless => failure.remedy("its checkpoints were removed; --fresh begins anew"),
             None => failure.remedy("its checkpoints are kept; the same command tries again"),
         });
         self.finish(State::Paused, status);

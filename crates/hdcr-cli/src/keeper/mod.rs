@@ -4,11 +4,13 @@
 //! program nor the keeper. What follows from an end is decided by `hdcr-policy`.
 //!
 //! - `life.rs`: the program begins, ends, is rolled back
+//! - `footing.rs`: what it needs in the store and among the running jobs, made again when it is removed
 //! - `checkpoints.rs`: when a worker is started and what becomes of its answer
 //! - `patience.rs`: a restore waits for process numbers that others have
 //! - `requests.rs`: what others ask for through the registry
 
 mod checkpoints;
+mod footing;
 mod life;
 mod patience;
 mod requests;
@@ -17,13 +19,16 @@ mod watch;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use hdcr_policy::interval::Rhythm;
 use hdcr_policy::restart::{Death, History, Rules};
 
 use crate::failure::{Failure, Obstacle, Result};
 use crate::foreground::KILL_LIMIT;
 use crate::job::{Held, Record, Start, State};
+use crate::kinds::Every;
 use crate::namespace;
 use crate::output::Output;
 use crate::process::{Change, kill_all_below, next_change, signal};
@@ -34,6 +39,7 @@ use crate::task::Place;
 use crate::terminal::{Stop as Stopped, Terminal};
 
 use checkpoints::{Wish, Work};
+use footing::Footing;
 use patience::Patience;
 use requests::Stop;
 use watch::Watch;
@@ -45,8 +51,8 @@ pub(crate) const PAUSED: u8 = 75;
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) name: hdcr_image::JobName,
-    pub(crate) store: std::path::PathBuf,
-    pub(crate) every: Duration,
+    pub(crate) store: PathBuf,
+    pub(crate) every: Every,
     pub(crate) timeout: Duration,
     pub(crate) restore_timeout: Duration,
     pub(crate) keep: usize,
@@ -90,6 +96,9 @@ pub(crate) struct Keeper {
     pub(super) signals: Signals,
     pub(super) terminal: Terminal,
     pub(super) listener: Listener,
+    /// Where that socket lies.
+    pub(super) jobs: PathBuf,
+    pub(super) footing: Footing,
     pub(super) clients: Vec<Client>,
     pub(super) stdio: [OwnedFd; 3],
     /// Leads to the process outside of our pid namespace.
@@ -107,6 +116,11 @@ pub(crate) struct Keeper {
     /// Children that ended during a restore: the program may end before its restore is heard of.
     pub(super) ended_early: BTreeMap<i32, Death>,
     pub(super) next_checkpoint: Instant,
+    /// What the job has shown of itself since `began`: for `--every auto`.
+    pub(super) rhythm: Rhythm,
+    pub(super) began: Instant,
+    /// The interval that was told last.
+    pub(super) told_every: Option<Duration>,
     /// Waits for process numbers that others have.
     pub(super) patience: Option<Patience>,
     pub(super) failures: u32,
@@ -132,6 +146,8 @@ pub(crate) struct Given {
     pub(crate) held: Held,
     pub(crate) record: Record,
     pub(crate) listener: Listener,
+    /// Where its socket lies.
+    pub(crate) jobs: PathBuf,
     pub(crate) stdio: [OwnedFd; 3],
     pub(crate) outside: Option<File>,
 }
@@ -152,6 +168,8 @@ impl Keeper {
             signals: Signals::take()?,
             terminal: Terminal::open(),
             listener: given.listener,
+            jobs: given.jobs,
+            footing: Footing::new(now),
             clients: Vec::new(),
             stdio: given.stdio,
             outside: given.outside,
@@ -164,6 +182,9 @@ impl Keeper {
             passed_on: BTreeMap::new(),
             ended_early: BTreeMap::new(),
             next_checkpoint: now,
+            rhythm: Rhythm::default(),
+            began: now,
+            told_every: None,
             patience: None,
             failures: 0,
             trouble: None,
@@ -177,7 +198,7 @@ impl Keeper {
         };
         keeper.begin_watching();
         keeper.begin()?;
-        let ended = keeper.until_done();
+        let ended = keeper.go_on();
         keeper.close(ended)
     }
 
@@ -209,7 +230,7 @@ impl Keeper {
     }
 
     fn wait(&self) -> Result<Ready> {
-        let mut fds: Vec<BorrowedFd<'_>> = vec![self.listener.listener.as_fd()];
+        let mut fds: Vec<BorrowedFd<'_>> = vec![self.listener.socket.as_fd()];
         fds.extend(self.clients.iter().map(|client| client.stream.as_fd()));
         fds.extend(self.watch.iter().map(Watch::fd));
         let listening = self.work.as_ref().filter(|work| work.listens);

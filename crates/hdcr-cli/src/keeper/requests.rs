@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use super::checkpoints::Wish;
 use super::{Keeper, Phase};
 use crate::job::show;
+use crate::kinds::Every;
 use crate::process;
 use crate::registry::{Answer, Client, Heard, Request, Status};
 
@@ -25,12 +26,17 @@ impl Keeper {
             match client.hear() {
                 Heard::Part => self.clients.push(client),
                 Heard::Gone => {}
+                // Who has given up waiting does not want it any more.
+                Heard::Request(_) if !client.is_there() => {}
                 Heard::Request(request) => self.on_request(client, request),
             }
         }
     }
 
-    fn on_request(&mut self, client: Client, request: Request) {
+    fn on_request(&mut self, mut client: Client, request: Request) {
+        if request != Request::Status {
+            client.tell(&Answer::Accepted);
+        }
         match request {
             Request::Status => client.answer(&Answer::Status(self.status())),
             Request::Checkpoint { target, files, timeout, then, progress } => {
@@ -79,13 +85,15 @@ impl Keeper {
         Status {
             name: self.plan.name.to_string(),
             keeper: std::process::id().cast_signed(),
-            pid: self.record.main,
+            pid: (self.phase == Phase::Running).then_some(self.record.main),
+            pid_inside: None,
             private_pids: self.record.private_pids,
             phase: phase.to_owned(),
             command: show(&self.record.command),
             store: self.plan.store.clone(),
             ran_s: self.ran().as_secs(),
-            every_s: self.plan.every.as_secs_f64(),
+            every_s: self.every().as_secs_f64(),
+            every_auto: self.plan.every == Every::Auto,
             restarts: self.history.restarts,
             restarts_allowed: self.plan.rules.restarts,
             newest: newest.map(|made| made.number),
