@@ -12,6 +12,8 @@ static volatile int *job_pid;
 static void be_shell(const char *name)
 {
 	SYS(setsid());
+	/* Whoever started all this may have ignored it. */
+	signal(SIGINT, SIG_DFL);
 	int slave = SYS(open(name, O_RDWR));
 	SYS(ioctl(slave, TIOCSCTTY, 0));
 	signal(SIGTTOU, SIG_IGN);

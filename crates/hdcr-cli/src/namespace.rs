@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hdcr_policy::restart::Death;
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::process::{PidfdFlags, pidfd_open};
@@ -170,8 +171,13 @@ pub(crate) fn inside(report: &Path) -> Result<File> {
     let opened = fs::OpenOptions::new().write(true).open(report);
     let report = opened.map_err(Failure::system("opening the way to the outer process"))?;
     unshare(CloneFlags::CLONE_NEWNS).map_err(Failure::system("making a mount namespace"))?;
-    let private = mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>);
-    private.map_err(Failure::system("making mounts private"))?;
+    let private = |at| mount(None::<&str>, at, None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>);
+    match private("/") {
+        // In a chroot whose root is no mount point: what is mounted below is for nobody else all the same.
+        Err(Errno::EINVAL) => private("/proc"),
+        other => other,
+    }
+    .map_err(Failure::system("making mounts private"))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).map_err(|errno| {
         Failure::refused("namespaces", format!("/proc cannot be mounted in a private pid namespace: {errno}"))

@@ -17,6 +17,9 @@ use crate::wait;
 /// No step may take longer.
 const STEP: Duration = Duration::from_mins(1);
 
+/// Not in the environment of the job either: jobs are found where it says.
+const RUNTIME: &str = "XDG_RUNTIME_DIR";
+
 /// One program under HDCR.
 #[derive(Debug)]
 pub(crate) struct Job<'a> {
@@ -33,6 +36,8 @@ pub(crate) struct Job<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Incarnation {
     pid: u32,
+    /// As the program itself sees it: another one than ours when it runs in a private pid namespace.
+    number: String,
     started: String,
 }
 
@@ -94,7 +99,7 @@ impl Job<'_> {
         let out = self.place.join("../checkpoint.out");
         let file = File::create(&out)?;
         let mut command = Command::new(hdcr);
-        command.arg("checkpoint").arg("--store").arg(&self.store).arg(self.name());
+        command.arg("checkpoint").arg("--store").arg(&self.store).arg(self.name()).env_remove(RUNTIME);
         let mut child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
         let status = wait::end_of(&mut child, "hdcr checkpoint", STEP)?;
         let text = fs::read_to_string(out)?;
@@ -110,7 +115,7 @@ impl Job<'_> {
                 bail!("hdcr run ended: {status}");
             }
             // A rollback brings back the same number; what has another one is an orphan of the killed root.
-            let is_new = |found: &Incarnation| old.is_none_or(|old| found.pid == old.pid && found != old);
+            let is_new = |found: &Incarnation| old.is_none_or(|old| found.number == old.number && found != old);
             Ok(roots(child.id(), hdcr).into_iter().find(is_new))
         })
     }
@@ -144,7 +149,14 @@ fn roots(keeper: u32, hdcr: &Path) -> Vec<Incarnation> {
     let ours: Vec<_> = below(&all, keeper).into_iter().filter(|(pid, stat)| is_program(*pid, stat)).collect();
     let is_top = |stat: &Stat| !ours.iter().any(|(pid, _)| *pid == stat.parent);
     let tops = ours.iter().filter(|(_, stat)| is_top(stat));
-    tops.map(|(pid, stat)| Incarnation { pid: *pid, started: stat.started.clone() }).collect()
+    tops.map(|(pid, stat)| Incarnation { pid: *pid, number: number_of(*pid), started: stat.started.clone() }).collect()
+}
+
+/// The number of a process in its own pid namespace.
+fn number_of(pid: u32) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    line.and_then(|line| line.split_whitespace().last()).unwrap_or_default().to_owned()
 }
 
 /// What is said of a process.

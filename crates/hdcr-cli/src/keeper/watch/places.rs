@@ -50,7 +50,23 @@ pub(super) struct Mount {
 /// The mounts that may be written to, with real files behind them.
 pub(super) fn writable_mounts() -> Vec<Mount> {
     let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    text.split(|byte| *byte == b'\n').filter_map(parse).collect()
+    let mut mounts: Vec<Mount> = text.split(|byte| *byte == b'\n').filter_map(parse).collect();
+    if let Some(unlisted) = unlisted_root(&text) {
+        mounts.push(unlisted);
+    }
+    mounts
+}
+
+/// In a chroot whose root is no mount point the list does not name the file system that the root is on.
+fn unlisted_root(mountinfo: &[u8]) -> Option<Mount> {
+    let names_root = |line: &[u8]| line.split(|byte| *byte == b' ').nth(4) == Some(b"/");
+    if mountinfo.split(|byte| *byte == b'\n').any(names_root) {
+        return None;
+    }
+    let stat = rustix::fs::stat("/").ok()?;
+    let device = format!("{}:{}", rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+    // Which directory of its file system it is cannot be told: not the root.
+    Some(Mount { device, root: PathBuf::from("/unknown"), at: PathBuf::from("/") })
 }
 
 /// `36 35 98:0 /root /at rw,noatime master:1 - ext4 /dev/root rw,errors=continue`
@@ -183,5 +199,12 @@ mod tests {
         check("36 35 0:5 / /dev/shm rw - tmpfs tmpfs rw,size=1k", Some(("0:5", "/dev/shm")));
         check("36 35", None);
         check("", None);
+    }
+
+    #[test]
+    fn a_root_that_is_no_mount_point_is_a_place_too() {
+        let proc = b"36 35 0:5 / /proc rw - proc proc rw\n";
+        assert_eq!(unlisted_root(proc).unwrap().at, Path::new("/"));
+        assert_eq!(unlisted_root(&[proc.as_slice(), b"35 1 98:0 / / rw - ext4 /dev/root rw\n"].concat()), None);
     }
 }
