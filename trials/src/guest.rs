@@ -2,6 +2,7 @@
 //!
 //! A guest says what it needs in a line `// zoo: key=value ...`:
 //! `rounds=N` how many rounds it can do, `static=yes` built without shared libraries as well, `needs=root`,
+//! `musl=yes` built with another libc as well (with and without shared libraries),
 //! `refused=WORD` must be refused by name (`late:WORD`: by a checkpoint only, as `check` cannot see it),
 //! `session=outside` stays in the session of its starter,
 //! `volatile=A,B` witness entries that change by themselves, `cc=FLAG,FLAG` further flags of the compiler,
@@ -22,7 +23,7 @@ pub(crate) struct Guest {
     pub(crate) source: PathBuf,
     pub(crate) about: String,
     pub(crate) rounds: u32,
-    pub(crate) also_static: bool,
+    pub(crate) builds: Vec<Build>,
     pub(crate) needs_root: bool,
     pub(crate) refused: Option<String>,
     pub(crate) session_outside: bool,
@@ -35,10 +36,41 @@ pub(crate) struct Guest {
 #[derive(Debug, Clone)]
 pub(crate) struct Built {
     pub(crate) guest: Guest,
-    /// The trial's name: the guest's, with `-static` for that build.
+    /// The trial's name: the guest's, with `-static`, `-musl` or `-musl-static` for such a build.
     pub(crate) name: String,
-    pub(crate) binary: Result<PathBuf, String>,
+    pub(crate) binary: Result<PathBuf, Unbuilt>,
 }
+
+/// Why there is no program of a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unbuilt {
+    /// The compiler for this kind of build is not installed.
+    Lacking(String),
+    /// It does not compile.
+    Broken(String),
+}
+
+impl std::fmt::Display for Unbuilt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Unbuilt::Lacking(why) | Unbuilt::Broken(why)) = self;
+        f.write_str(why)
+    }
+}
+
+/// How a guest is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Build {
+    compiler: &'static str,
+    suffix: &'static str,
+    flags: &'static [&'static str],
+}
+
+/// Headers of the kernel, which musl's own compiler does not look for.
+const KERNEL_HEADERS: [&str; 4] = ["-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu"];
+const SHARED: Build = Build { compiler: "gcc", suffix: "", flags: &[] };
+const STATIC: Build = Build { compiler: "gcc", suffix: "-static", flags: &["-static"] };
+const MUSL: Build = Build { compiler: "musl-gcc", suffix: "-musl", flags: &[] };
+const MUSL_STATIC: Build = Build { compiler: "musl-gcc", suffix: "-musl-static", flags: &["-static"] };
 
 /// The guests whose name begins with one of `wanted`; all when nothing is wanted.
 pub(crate) fn find(zoo: &Path, wanted: &[String]) -> Result<Vec<Guest>> {
@@ -69,6 +101,7 @@ fn describe(path: &Path, text: &str) -> Result<Guest> {
         source: path.to_owned(),
         about: about.trim_start_matches('/').trim().to_owned(),
         rounds: 1,
+        builds: vec![SHARED],
         ..Guest::default()
     };
     for line in text.lines().take(6) {
@@ -84,7 +117,8 @@ fn set(guest: &mut Guest, key: &str, value: &str) -> Result<()> {
     let list = || value.split(',').map(str::to_owned).collect::<Vec<_>>();
     match key {
         "rounds" => guest.rounds = value.parse().context("rounds")?,
-        "static" => guest.also_static = value == "yes",
+        "static" => guest.builds.push(STATIC),
+        "musl" => guest.builds.extend([MUSL, MUSL_STATIC]),
         "needs" => guest.needs_root = value == "root",
         "refused" => guest.refused = Some(value.to_owned()),
         "session" => guest.session_outside = value == "outside",
@@ -102,20 +136,15 @@ fn set(guest: &mut Guest, key: &str, value: &str) -> Result<()> {
 pub(crate) fn build_all(guests: &[Guest], into: &Path) -> Result<Vec<Built>> {
     fs::create_dir_all(into)?;
     let into = fs::canonicalize(into)?;
-    let wanted: Vec<(&Guest, bool)> = guests
-        .iter()
-        .flat_map(|g| {
-            let builds: &[bool] = if g.also_static { &[false, true] } else { &[false] };
-            builds.iter().map(move |&fixed| (g, fixed))
-        })
-        .collect();
+    let wanted: Vec<(&Guest, Build)> =
+        guests.iter().flat_map(|g| g.builds.iter().map(move |build| (g, *build))).collect();
     let next = AtomicUsize::new(0);
     let built = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                while let Some((guest, fixed)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let one = build(guest, *fixed, &into);
+                while let Some((guest, how)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let one = build(guest, *how, &into);
                     if let Ok(mut list) = built.lock() {
                         list.push(one);
                     }
@@ -128,14 +157,19 @@ pub(crate) fn build_all(guests: &[Guest], into: &Path) -> Result<Vec<Built>> {
     Ok(built)
 }
 
-fn build(guest: &Guest, fixed: bool, into: &Path) -> Built {
-    let name = if fixed { format!("{}-static", guest.name) } else { guest.name.clone() };
+fn build(guest: &Guest, how: Build, into: &Path) -> Built {
+    let name = format!("{}{}", guest.name, how.suffix);
     let binary = into.join(&name);
-    let result = compile(guest, fixed, &binary).map_err(|error| format!("{error:#}"));
-    Built { guest: guest.clone(), name, binary: result.map(|()| binary) }
+    let built = compile(guest, how, &binary).map_err(|error| match error.downcast_ref::<std::io::Error>() {
+        Some(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+            Unbuilt::Lacking(format!("there is no {}", how.compiler))
+        }
+        _ => Unbuilt::Broken(format!("{error:#}")),
+    });
+    Built { guest: guest.clone(), name, binary: built.map(|()| binary) }
 }
 
-fn compile(guest: &Guest, fixed: bool, binary: &Path) -> Result<()> {
+fn compile(guest: &Guest, how: Build, binary: &Path) -> Result<()> {
     let header = guest.source.with_file_name("zoo.h");
     let built_at = fs::metadata(binary).and_then(|m| m.modified()).ok();
     let is_older = |path: &Path| {
@@ -145,17 +179,19 @@ fn compile(guest: &Guest, fixed: bool, binary: &Path) -> Result<()> {
     if is_older(&guest.source) && is_older(&header) {
         return Ok(());
     }
-    let out = Command::new("gcc")
+    let headers = if how.compiler == MUSL.compiler { &KERNEL_HEADERS[..] } else { &[] };
+    let out = Command::new(how.compiler)
         .args(["-O1", "-g", "-Wall", "-Wextra", "-pthread"])
-        .args(fixed.then_some("-static"))
+        .args(headers)
+        .args(how.flags)
         .args(&guest.flags)
         .arg("-o")
         .arg(binary)
         .arg(&guest.source)
         .args(&guest.tail)
         .output()
-        .context("run gcc")?;
-    ensure!(out.status.success(), "gcc {}: {}", guest.name, String::from_utf8_lossy(&out.stderr));
+        .with_context(|| format!("run {}", how.compiler))?;
+    ensure!(out.status.success(), "{} {}: {}", how.compiler, guest.name, String::from_utf8_lossy(&out.stderr));
     Ok(())
 }
 
@@ -165,13 +201,16 @@ mod tests {
 
     #[test]
     fn a_guest_describes_itself() {
-        let text = "// A thing: all of it.\n// zoo: rounds=3 static=yes needs=root\n// zoo: volatile=ShdPnd,timers\n";
+        let text =
+            "// A thing: all of it.\n// zoo: rounds=3 static=yes musl=yes needs=root\n// zoo: volatile=ShdPnd,timers\n";
         let guest = describe(Path::new("zoo/thing.c"), text).unwrap();
         assert_eq!(guest.name, "thing");
         assert_eq!(guest.about, "A thing: all of it.");
         assert_eq!(guest.rounds, 3);
-        assert!(guest.also_static && guest.needs_root && !guest.session_outside);
+        assert!(guest.needs_root && !guest.session_outside);
         assert_eq!(guest.volatile, ["ShdPnd", "timers"]);
+        let suffixes: Vec<&str> = guest.builds.iter().map(|build| build.suffix).collect();
+        assert_eq!(suffixes, ["", "-static", "-musl", "-musl-static"]);
     }
 
     #[test]

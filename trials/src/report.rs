@@ -98,7 +98,10 @@ impl Report {
 pub(crate) fn list(guests: &[Guest]) -> Result<()> {
     let mut out = io::stdout().lock();
     for guest in guests {
-        let builds = if guest.also_static { " [also static]" } else { "" };
+        let builds = match guest.builds.len() {
+            1 => String::new(),
+            more => format!(" [{more} builds]"),
+        };
         writeln!(out, "{:<20} {}{builds}", guest.name, guest.about)?;
     }
     Ok(())

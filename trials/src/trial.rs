@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
 
-use crate::guest::Built;
+use crate::guest::{Built, Unbuilt};
 use crate::product::{self, Product};
 use crate::report::{Finished, Outcome, Report};
 use crate::trial::subject::{Lacking, Subject};
@@ -107,7 +107,8 @@ fn run_one(plan: &Plan, built: &Built, mode: Mode) -> Result<Finished> {
         log: Vec::new(),
     };
     finished.outcome = match &built.binary {
-        Err(why) => Outcome::Failed(why.clone()),
+        Err(Unbuilt::Broken(why)) => Outcome::Failed(why.clone()),
+        Err(Unbuilt::Lacking(why)) => Outcome::Skipped(why.clone()),
         Ok(_) if built.guest.needs_root && !rustix::process::geteuid().is_root() => {
             Outcome::Skipped("needs root".to_owned())
         }

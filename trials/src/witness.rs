@@ -46,7 +46,16 @@ impl Witness {
     }
 
     fn process(&mut self, pid: u32, is_root: bool) {
-        let home = PathBuf::from(format!("/proc/{pid}"));
+        let own = PathBuf::from(format!("/proc/{pid}"));
+        for (name, value) in fields::stat(&own.join("stat"), is_root) {
+            self.put(pid, &format!("stat/{name}"), value);
+        }
+        // A leader that has ended before its threads has nothing to show; a living thread has.
+        let dead = |tid: &String| self.entries.get(&format!("{tid}/stat/state")).is_some_and(|state| state == "Z");
+        let home = match names(&own.join("task")).into_iter().find(|tid| *tid != pid.to_string()) {
+            Some(thread) if dead(&pid.to_string()) => PathBuf::from(format!("/proc/{thread}")),
+            _ => own,
+        };
         for name in WHOLE {
             let text = fs::read(home.join(name));
             let text = text.map(|t| String::from_utf8_lossy(&t).replace('\0', "\\0"));
@@ -57,9 +66,6 @@ impl Witness {
         }
         for name in names(&home.join("ns")) {
             self.put(pid, &format!("ns/{name}"), link(&home.join("ns").join(&name)));
-        }
-        for (name, value) in fields::stat(&home.join("stat"), is_root) {
-            self.put(pid, &format!("stat/{name}"), value);
         }
         for tid in names(&home.join("task")) {
             let task = home.join("task").join(&tid);

@@ -1,5 +1,5 @@
 // A handler that is running on an alternate stack, with its own mask, and a call that it interrupted.
-// zoo: rounds=3 static=yes
+// zoo: rounds=3 static=yes musl=yes
 #include "zoo.h"
 
 static char stack[65536] __attribute__((aligned(16)));

@@ -1,5 +1,5 @@
 // Anonymous memory: contents, holes, protections, sparse and huge reservations, code made at run time.
-// zoo: rounds=3 static=yes
+// zoo: rounds=3 static=yes musl=yes
 #include "zoo.h"
 
 #define BIG (8UL << 20)

@@ -1,5 +1,5 @@
 // Calls without a time limit, begun before the checkpoint: they go on waiting and get what comes later.
-// zoo: rounds=3 static=yes volatile=/
+// zoo: rounds=3 static=yes volatile=/ musl=yes
 #include "zoo.h"
 #include <linux/futex.h>
 #include <poll.h>

@@ -1,5 +1,5 @@
 // Calls that wait under a mask of their own (sigsuspend, ppoll, pselect, epoll_pwait): the thread's mask comes back.
-// zoo: rounds=2 static=yes
+// zoo: rounds=2 static=yes musl=yes
 // zoo: volatile=SigBlk
 #include "zoo.h"
 #include <poll.h>

@@ -1,5 +1,5 @@
 // epoll: data values, level, edge and one-shot members, nesting, a member whose number is closed.
-// zoo: rounds=3 static=yes
+// zoo: rounds=3 static=yes musl=yes
 #include "zoo.h"
 #include <sys/epoll.h>
 #include <sys/eventfd.h>

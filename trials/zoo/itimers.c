@@ -1,5 +1,5 @@
 // Interval timers REAL, VIRTUAL and PROF: value, interval, and that they go on.
-// zoo: rounds=3 static=yes
+// zoo: rounds=3 static=yes musl=yes
 #include "zoo.h"
 #include <sys/time.h>
 

@@ -1,5 +1,5 @@
 // Fifteen hundred threads.
-// zoo: rounds=2
+// zoo: rounds=2 musl=yes
 #include "zoo.h"
 
 #define N 1500

@@ -1,5 +1,5 @@
 // Pending signals: of the process and of a thread, with their siginfo, in order.
-// zoo: rounds=3 static=yes
+// zoo: rounds=3 static=yes musl=yes
 #include "zoo.h"
 
 static sigset_t blocked;

@@ -1,5 +1,5 @@
 // Pipes: bytes in them, size, packets, O_NONBLOCK, closed ends, an end shared with a child.
-// zoo: rounds=3 static=yes
+// zoo: rounds=3 static=yes musl=yes
 #include "zoo.h"
 #include <sys/ioctl.h>
 

@@ -1,6 +1,10 @@
 // POSIX timers: every way to notify, their ids, values, intervals, overruns, one disarmed, one of processor time.
-// zoo: rounds=3 static=yes volatile=SigPnd,ShdPnd
+// zoo: rounds=3 static=yes volatile=SigPnd,ShdPnd musl=yes
 #include "zoo.h"
+
+#ifndef sigev_notify_thread_id
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
 
 static timer_t by_signal, by_thread, silent, idle, fast, cpu, absolute;
 static sigset_t blocked;
@@ -10,7 +14,7 @@ static timer_t make(clockid_t clock, int notify, int sig, int value)
 	struct sigevent e = { .sigev_notify = notify, .sigev_signo = sig, .sigev_value.sival_int = value };
 	int id;
 
-	e._sigev_un._tid = gettid();
+	e.sigev_notify_thread_id = gettid();
 	/* The kernel's own call: libc's ids are its own business. */
 	SYS(syscall(SYS_timer_create, clock, &e, &id));
 	return (timer_t)(long)id;

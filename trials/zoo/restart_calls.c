@@ -1,5 +1,5 @@
 // Calls with a time limit, begun before the checkpoint: each ends as it would have, when it would have.
-// zoo: rounds=2 static=yes volatile=/
+// zoo: rounds=2 static=yes volatile=/ musl=yes
 #include "zoo.h"
 #include <linux/futex.h>
 #include <poll.h>

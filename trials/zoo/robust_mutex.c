@@ -1,5 +1,5 @@
 // Robust and PI mutexes held at the checkpoint, in memory of the process and in a shared file.
-// zoo: rounds=3 static=yes
+// zoo: rounds=3 static=yes musl=yes
 // A kill at the checkpoint must not mark them as left by a dead owner where others, or the restored one, see it.
 #include "zoo.h"
 

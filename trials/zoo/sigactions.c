@@ -1,5 +1,5 @@
 // Actions of all 64 signals: default, ignored, handlers, masks, flags.
-// zoo: rounds=3 static=yes
+// zoo: rounds=3 static=yes musl=yes
 #include "zoo.h"
 
 /* The kernel's own struct: libc hides the restorer and refuses signals 32 and 33. */

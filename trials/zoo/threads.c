@@ -1,5 +1,5 @@
 // Eight threads: TLS, names, affinity, nice, policy, signal masks, alternate stacks, robust lists, join.
-// zoo: rounds=3 static=yes
+// zoo: rounds=3 static=yes musl=yes
 #include "zoo.h"
 #include <sys/resource.h>
 

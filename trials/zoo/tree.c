@@ -1,5 +1,5 @@
 // A tree: children and grandchildren, an adopted orphan, zombies, groups and sessions whose leader is gone.
-// zoo: rounds=3 static=yes
+// zoo: rounds=3 static=yes musl=yes
 #include "zoo.h"
 
 /* Three who live through all rounds: a grandchild whose parent died, one in a group whose leader died, one in a

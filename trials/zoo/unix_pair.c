@@ -5,7 +5,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-static int stream[2], dgram[2], seq[2], half[2], child_end[2], gone[2];
+static int stream[2], dgram[2], seq[2], half[2], child_end[2], gone[2], last[2];
 static char block[30000], back[30000];
 static pid_t child;
 
@@ -57,11 +57,18 @@ static void prepare(int round)
 	EQ(write(dgram[0], "", 0), 0);
 	EQ(write(dgram[0], block, 5000), 5000);
 	EQ(write(seq[0], "packet 1", 8), 8);
+	EQ(write(seq[0], "", 0), 0);
 	EQ(write(seq[0], "2", 1), 1);
+	EQ(write(seq[0], "", 0), 0);
+	EQ(write(seq[0], "", 0), 0);
 	EQ(write(seq[1], "other way", 9), 9);
 	EQ(write(child_end[0], &c, 1), 1);
 	SYS(socketpair(AF_UNIX, SOCK_STREAM, 0, gone));
 	EQ(write(gone[1], "bye", 3), 3);
+	SYS(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, last));
+	EQ(write(last[1], "", 0), 0);
+	EQ(write(last[1], "last", 4), 4);
+	SYS(close(last[1]));
 	SYS(close(gone[1]));
 }
 
@@ -84,8 +91,17 @@ static void check(int round)
 	EQ(read(dgram[1], back, 1), -1);
 	EQ(errno, EAGAIN);
 	EQ(read(seq[1], back, 100), 8);
+	EQ(read(seq[1], back, 100), 0);
 	EQ(read(seq[1], back, 100), 1);
 	EQ(back[0], '2');
+	EQ(recv(seq[1], back, 100, MSG_DONTWAIT), 0);
+	EQ(recv(seq[1], back, 100, MSG_DONTWAIT), 0);
+	EQ(recv(seq[1], back, 100, MSG_DONTWAIT), -1);
+	EQ(errno, EAGAIN);
+	EQ(read(last[0], back, 100), 0);
+	EQ(read(last[0], back, 100), 4);
+	EQ(read(last[0], back, 100), 0);
+	SYS(close(last[0]));
 	EQ(read(seq[0], back, 100), 9);
 	if (round == 1) {
 		EQ(read(half[1], back, 100), 14);

@@ -31,7 +31,7 @@ const LOOKS: usize = 16;
 #[expect(clippy::disallowed_methods, reason = "trials name the call after which the mechanism is to die")]
 fn mechanism() -> Ptrace {
     let die_after = std::env::var("HDCR_TRIAL_DIE_AFTER").ok().and_then(|text| text.parse().ok());
-    Ptrace::new(Faults { die_after })
+    Ptrace::new(Faults { die_after, ..Faults::default() })
 }
 
 fn store(root: &Path) -> DirectoryStore {

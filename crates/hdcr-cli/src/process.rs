@@ -48,7 +48,13 @@ pub(crate) fn boot() -> String {
 
 /// A process that lives: it is there and is no zombie.
 pub(crate) fn lives(pid: i32) -> bool {
-    stat(pid).is_some_and(|stat| !matches!(stat.state, b'Z' | b'X'))
+    stat(pid).is_some_and(|stat| !ended(&stat))
+}
+
+/// Whether this is what is left of a process. One whose first thread alone has ended lives.
+pub(crate) fn ended(stat: &Stat) -> bool {
+    const NUM_THREADS: usize = 20;
+    matches!(stat.state, b'Z' | b'X') && stat.field(NUM_THREADS).is_none_or(|threads| threads <= 1)
 }
 
 /// This program, to be started once more.

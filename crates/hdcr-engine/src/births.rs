@@ -35,6 +35,7 @@ impl Works<'_> {
                 parent.map_or(Ok(()), |(pid, _)| self.forget_child_signal(pid.leader()))
             }
             Step::EndLeader(pid) => {
+                self.name(*pid)?;
                 Ok(self.nursery.end(pid.leader(), crate::mechanism::End::Exit(self.status(*pid)))?)
             }
         }

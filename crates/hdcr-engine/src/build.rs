@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
+use hdcr_image::Record as _;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 
@@ -17,6 +18,7 @@ use crate::resource::backing;
 use crate::restore::{Contents, Options, Restore};
 use crate::rollback::Plan;
 use crate::stored::{self, Model};
+use crate::task::creds::CredsRecord;
 use crate::task::{self, Stage};
 use crate::tree::StoredProcess;
 /// An address space that is to be made, with the descriptors of what lies behind its mappings.
@@ -150,6 +152,14 @@ pub(crate) fn facts(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
         for (tid, id) in model.processes.iter().flat_map(|process| &process.threads) {
             if let Some(frame) = model.frames.get(&(kind.tag.0, *id)) {
                 (kind.restore)(cx, *tid, frame.version, &frame.body)?;
+            }
+        }
+        // Who may send it signals, and whose its files of `/proc` are, is asked of a leader even when it has ended.
+        for process in model.processes.iter().filter(|_| kind.tag == CredsRecord::TAG) {
+            let first = process.threads.first().filter(|(tid, _)| *tid != process.pid.leader() && !process.zombie());
+            let frame = first.and_then(|(_, id)| model.frames.get(&(kind.tag.0, *id)));
+            if let Some(frame) = frame {
+                (kind.restore)(cx, process.pid.leader(), frame.version, &frame.body)?;
             }
         }
     }

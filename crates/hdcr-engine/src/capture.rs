@@ -297,7 +297,7 @@ fn answer(cx: &mut Capture<'_>, subject: &mut Subject, all: &mut BTreeMap<Tid, A
         if index == 0 {
             let brk =
                 memory::capture::brk_of(&asked.replies, subject.brk).ok_or_else(|| model::no_reply(view, "brk"))?;
-            let stat = procfs::stat(view.pid)?;
+            let stat = survey::view(view.pid, view.tid)?.stat;
             let places = memory::capture::places(&stat, brk).ok_or_else(|| model::no_reply(view, "stat"))?;
             let record = MmRecord {
                 places,
@@ -330,7 +330,7 @@ fn thread(cx: &mut Capture<'_>, tid: Tid, id: ObjectId) -> Result<()> {
 fn genealogy(cx: &mut Capture<'_>, processes: &[FrozenProcess], subjects: &[Subject]) -> Result<()> {
     let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
     let set = pids.iter().copied().collect();
-    let parents = tree::parents(&pids);
+    let parents = tree::parents(&pids)?;
     let mut tasks = Vec::new();
     for (process, subject) in processes.iter().zip(subjects) {
         let stat = procfs::stat(process.pid)?;

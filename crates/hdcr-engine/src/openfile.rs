@@ -110,8 +110,7 @@ fn find(files: &[OpenFile], bucket: &[usize], view: &FileView) -> Result<std::re
         let Some((index, other)) = bucket.get(middle).and_then(|index| Some((*index, files.get(*index)?))) else {
             break;
         };
-        let kind = Kind::File { a: view.fd.0, b: other.view.fd.0 };
-        let order = kcmp::kcmp(view.pid.0, other.view.pid.0, kind);
+        let order = compare((view.pid, view.fd), (other.view.pid, other.view.fd));
         match order.map_err(Error::system("comparing descriptors", format!("pid {}, fd {}", view.pid, view.fd)))? {
             Ordering::Equal => return Ok(Ok(index)),
             Ordering::Less => high = middle,
@@ -119,6 +118,17 @@ fn find(files: &[OpenFile], bucket: &[usize], view: &FileView) -> Result<std::re
         }
     }
     Ok(Err(low))
+}
+
+/// The order of two open files; by a living thread where a leader has ended, as that has no descriptors any more.
+pub(crate) fn compare(one: (Pid, Fd), other: (Pid, Fd)) -> std::io::Result<Ordering> {
+    let kind = Kind::File { a: one.1.0, b: other.1.0 };
+    match kcmp::kcmp(one.0.0, other.0.0, kind) {
+        Err(error) if error.raw_os_error() == Some(libc::EBADF) => {
+            kcmp::kcmp(procfs::door(one.0), procfs::door(other.0), kind)
+        }
+        answer => answer,
+    }
 }
 
 /// Captures every open file of the tree, and the table of every process.

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use nix::libc;
+use rustix::process::PidfdFlags;
 
 use crate::error::{Error, Result};
 use crate::ids::{Fd, Pid, Tid};
@@ -36,9 +37,56 @@ fn at_once(path: &str) -> io::Result<Vec<u8>> {
     file.read_to_end(&mut bytes).map(|_| bytes)
 }
 
+/// The number by which `/proc` shows what a process holds (memory, descriptors, directories): its own, or that of its
+/// first living thread when its leader has ended before the others. Such a leader has nothing any more.
+pub fn door(pid: Pid) -> i32 {
+    match fs::read_link(format!("/proc/{pid}/exe")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => survivor(pid).map_or(pid.0, |tid| tid.0),
+        _ => pid.0,
+    }
+}
+
+/// The first living thread of a process whose leader has ended before it.
+pub fn survivor(pid: Pid) -> Option<Tid> {
+    if !stat(pid).is_ok_and(|stat| dead(stat.state)) {
+        return None;
+    }
+    let living = |tid: &Tid| {
+        let stat = read_thread(pid, *tid, "stat").ok().and_then(|text| parse_stat(&text));
+        stat.is_some_and(|stat| !dead(stat.state))
+    };
+    numbers(pid, "task").ok()?.into_iter().map(Tid).find(living)
+}
+
+/// `PIDFD_THREAD` (Linux 6.9): a pidfd of a thread that is no leader.
+pub(crate) fn pidfd_thread() -> PidfdFlags {
+    PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned())
+}
+
+/// Whether this is the state of what is left of a task.
+pub fn dead(state: u8) -> bool {
+    matches!(state, b'Z' | b'X')
+}
+
+/// Asks by the process's own number, and once more by its first living thread when the leader turns out to have ended.
+fn by_door<T>(pid: Pid, ask: impl Fn(i32) -> io::Result<T>, empty: impl Fn(&T) -> bool) -> io::Result<T> {
+    let answer = ask(pid.0);
+    if answer.as_ref().is_ok_and(|answer| !empty(answer)) {
+        return answer;
+    }
+    match door(pid) {
+        same if same == pid.0 => answer,
+        other => ask(other),
+    }
+}
+
 /// Reads a file of `/proc/PID`.
 pub fn read(pid: Pid, name: &str) -> Result<Vec<u8>> {
-    at_once(&format!("/proc/{pid}/{name}")).map_err(failed("reading /proc", pid.0, name))
+    by_door(pid, |door| at_once(&format!("/proc/{door}/{name}")), Vec::is_empty).map_err(failed(
+        "reading /proc",
+        pid.0,
+        name,
+    ))
 }
 
 /// Reads a file of `/proc/PID/task/TID`.
@@ -48,29 +96,61 @@ pub fn read_thread(pid: Pid, tid: Tid, name: &str) -> Result<Vec<u8>> {
 
 /// Reads a link of `/proc/PID`; its bytes need not be UTF-8.
 pub fn link(pid: Pid, name: &str) -> Result<Vec<u8>> {
-    fs::read_link(format!("/proc/{pid}/{name}")).map(|path| path.into_os_string().into_vec()).map_err(failed(
-        "reading a link of /proc",
-        pid.0,
-        name,
-    ))
+    by_door(pid, |door| fs::read_link(format!("/proc/{door}/{name}")), |_| false)
+        .map(|path| path.into_os_string().into_vec())
+        .map_err(failed("reading a link of /proc", pid.0, name))
 }
 
 /// The path under which `/proc` gives a process's own file of that name.
 pub fn path(pid: Pid, name: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/{pid}/{name}"))
+    PathBuf::from(format!("/proc/{}/{name}", door(pid)))
 }
 
 /// Numbers of the entries of a directory such as `/proc/PID/fd` or `/proc/PID/task`, in order.
 pub fn numbers(pid: Pid, directory: &str) -> Result<Vec<i32>> {
-    let wrong = || failed("listing /proc", pid.0, directory);
+    by_door(pid, |door| numbers_in(&format!("/proc/{door}/{directory}")), Vec::is_empty).map_err(failed(
+        "listing /proc",
+        pid.0,
+        directory,
+    ))
+}
+
+fn numbers_in(directory: &str) -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/{directory}")).map_err(wrong())? {
-        if let Some(number) = entry.map_err(wrong())?.file_name().to_str().and_then(|name| name.parse().ok()) {
-            found.push(number);
-        }
+    for entry in fs::read_dir(directory)? {
+        found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// The processes that a thread has cloned, or has been given by the death of their parent. Where the kernel has no list of
+/// them (`CONFIG_PROC_CHILDREN`), the first living thread of a process is taken for the parent of all its children.
+pub fn children(pid: Pid, tid: Tid) -> io::Result<Vec<Pid>> {
+    match at_once(&format!("/proc/{pid}/task/{tid}/children")) {
+        Ok(text) => {
+            let text = String::from_utf8_lossy(&text);
+            Ok(text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).map(Pid).collect())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => {
+            let first = survivor(pid).unwrap_or(pid.leader());
+            let lists = fs::exists("/proc/thread-self/children")?;
+            Ok(if lists || tid != first { Vec::new() } else { children_by_parent(pid) })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn children_by_parent(pid: Pid) -> Vec<Pid> {
+    let mut children = processes();
+    children.retain(|child| stat(*child).is_ok_and(|stat| stat.ppid == pid));
+    children
+}
+
+/// Whether there is a process that `/proc` does not show to this user (its mount option `hidepid`).
+pub fn hidden(pid: Pid) -> bool {
+    let there = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.0), None) != Err(nix::errno::Errno::ESRCH);
+    there && !fs::exists(format!("/proc/{pid}")).unwrap_or(false)
 }
 
 /// Every process that `/proc` shows.
@@ -136,7 +216,8 @@ fn parse_number(word: &str) -> Option<i64> {
 
 /// Reads and parses the `stat` of a process.
 pub fn stat(pid: Pid) -> Result<Stat> {
-    parse_stat(&read(pid, "stat")?)
+    let text = at_once(&format!("/proc/{pid}/stat")).map_err(failed("reading /proc", pid.0, "stat"))?;
+    parse_stat(&text)
         .ok_or_else(|| Error::Changed { subject: format!("process {pid}"), what: "unreadable stat".into() })
 }
 
@@ -367,6 +448,21 @@ mod tests {
         assert_eq!(parse_smaps(b"zz"), Some(vec![]));
         assert_eq!(parse_smaps(b"12-"), None);
         assert_eq!(parse_smaps(b"VmFlags: rd"), None);
+    }
+
+    #[test]
+    fn children_are_found_without_the_kernels_list() {
+        let own = Pid(std::process::id().cast_signed());
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid(child.id().cast_signed());
+        let tid = Tid(nix::unistd::gettid().as_raw());
+        assert!(children(own, tid).unwrap().contains(&pid));
+        assert!(children_by_parent(own).contains(&pid));
+        assert!(!hidden(pid) && !hidden(own));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!children_by_parent(own).contains(&pid));
+        assert!(!hidden(pid));
     }
 
     #[test]

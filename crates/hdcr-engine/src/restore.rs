@@ -27,6 +27,7 @@ use crate::rollback::Plan;
 use crate::rollback::since::{self, Since};
 use crate::stored::{self, Model};
 use crate::task::Stage;
+use crate::tree::Tasks;
 use crate::works::Works;
 
 /// What the restoring command asks for.
@@ -222,6 +223,14 @@ impl Restore<'_> {
         build::common(id, &file, &common)?;
         self.making.remove(&id);
         Ok(file)
+    }
+
+    /// The leader of the process that a thread of the image belongs to.
+    pub(crate) fn leader_of(&self, tid: Tid) -> Result<Tid> {
+        let tasks: Tasks = self.record(ObjectId(0))?;
+        let task = tasks.0.iter().find(|task| task.tid == tid.0);
+        let task = task.ok_or_else(|| Error::Unsound(format!("task {tid} is in no process")))?;
+        Ok(Tid(task.tgid))
     }
 
     /// Lets go of every descriptor that was made for the tree: none of them may keep the other end of a pipe open when

@@ -1,5 +1,6 @@
 //! The look before the leap: what a tree holds and what stands in the way, found while it runs.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use hdcr_sys::kcmp::{self, Kind};
@@ -84,9 +85,12 @@ fn look_at(pid: Pid, look: &mut Look) -> Result<()> {
     if procfs::stat(pid)?.state == b'Z' && procfs::numbers(pid, "task")?.len() <= 1 {
         return Ok(());
     }
+    let before = look.tasks.len();
     for tid in procfs::numbers(pid, "task")? {
         match view(pid, Tid(tid)) {
-            Ok(view) => look.tasks.push(view),
+            // A dead thread holds nothing; the first living one speaks for the process.
+            Ok(view) if procfs::dead(view.stat.state) => {}
+            Ok(view) => look.tasks.push(TaskView { speaks: look.tasks.len() == before, ..view }),
             Err(_) if procfs::read_thread(pid, Tid(tid), "stat").is_err() => {}
             Err(error) => return Err(error),
         }
@@ -103,7 +107,7 @@ fn look_at(pid: Pid, look: &mut Look) -> Result<()> {
 pub(crate) fn view(pid: Pid, tid: Tid) -> Result<TaskView> {
     let stat = procfs::parse_stat(&procfs::read_thread(pid, tid, "stat")?);
     let stat = stat.ok_or_else(|| Error::Changed { subject: format!("task {tid}"), what: "unreadable stat".into() })?;
-    Ok(TaskView { pid, tid, stat, status: procfs::status(pid, tid)? })
+    Ok(TaskView { pid, tid, speaks: pid.leader() == tid, stat, status: procfs::status(pid, tid)? })
 }
 
 /// What stands in the way, and what is worth knowing.
@@ -116,7 +120,7 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<(Refusals, Vec<Ref
     let mut survey = Survey {
         request,
         pids: &pids,
-        first: look.tasks.iter().find(|task| task.stat.state != b'Z').map(|task| task.pid),
+        first: look.tasks.first().map(|task| task.pid),
         files: &look.files,
         refusals: Refusals::default(),
         notes: Vec::new(),
@@ -132,7 +136,7 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<(Refusals, Vec<Ref
             }
         }
     }
-    shared_halves(&mut survey, look);
+    shared_halves(&mut survey, look)?;
     for view in &look.files {
         match resource::kind_of(view) {
             // What is gone meanwhile needs no look: the one under the freeze counts.
@@ -165,35 +169,86 @@ fn unknown(view: &FileView) -> Refusal {
 
 /// Processes that share an address space, a descriptor table or directories without being threads of one process, and
 /// threads that do not share them with their process.
-fn shared_halves(survey: &mut Survey<'_>, look: &Look) {
+fn shared_halves(survey: &mut Survey<'_>, look: &Look) -> Result<()> {
     const HALVES: [(Kind, &str); 3] =
         [(Kind::Vm, "address space"), (Kind::Files, "descriptor table"), (Kind::Fs, "directories")];
+    let speakers: Vec<&TaskView> =
+        look.tasks.iter().filter(|task| task.leads() && look.lines.contains_key(&task.pid)).collect();
     for (kind, name) in HALVES {
-        let mut ordered: Vec<Pid> = Vec::new();
-        for pid in look.lines.keys() {
-            let place =
-                ordered.binary_search_by(|other| kcmp::kcmp(other.0, pid.0, kind).unwrap_or(std::cmp::Ordering::Less));
+        let mut ordered: Vec<&TaskView> = Vec::new();
+        for task in &speakers {
+            let Some(place) = place_among(&ordered, task, kind)? else { continue };
             match place {
                 Ok(same) => {
-                    let other = ordered.get(same).map_or(0, |other| other.0);
-                    if kind == Kind::Vm && in_vfork(look, [pid.0, other]) {
+                    let other = ordered.get(same).map_or(0, |other| other.pid.0);
+                    if kind == Kind::Vm && in_vfork(look, [task.pid.0, other]) {
                         continue;
                     }
-                    survey.refuse(shared(*pid, name, &format!("it is shared with process {other} by clone(2)")));
+                    survey.refuse(shared(task.pid, name, &format!("it is shared with process {other} by clone(2)")));
                 }
-                Err(place) => ordered.insert(place, *pid),
+                Err(place) => ordered.insert(place, task),
             }
         }
     }
     for task in look.tasks.iter().filter(|task| !task.leads()) {
+        let Some(speaker) = speakers.iter().find(|speaker| speaker.pid == task.pid) else { continue };
         for (kind, name) in HALVES.iter().skip(1) {
-            let same = kcmp::kcmp(task.pid.0, task.tid.0, *kind).map(std::cmp::Ordering::is_eq);
-            let leader_lives =
-                look.tasks.iter().any(|other| other.pid == task.pid && other.leads() && other.stat.state != b'Z');
-            if leader_lives && same.is_ok_and(|same| !same) {
+            if compared(speaker, task, *kind)?.is_some_and(Ordering::is_ne) {
                 survey.refuse(shared(Pid(task.tid.0), name, "this thread has its own by unshare(2)"));
             }
         }
+    }
+    Ok(())
+}
+
+/// Where a task is among others by the order that the kernel gives their objects: at one that is the same, or between
+/// two. `None`: it has ended.
+fn place_among(
+    ordered: &[&TaskView],
+    task: &TaskView,
+    kind: Kind,
+) -> Result<Option<std::result::Result<usize, usize>>> {
+    let (mut low, mut high) = (0_usize, ordered.len());
+    while let Some(other) = ordered.get(low.midpoint(high)).filter(|_| low < high) {
+        let middle = low.midpoint(high);
+        match compared(other, task, kind)? {
+            None if gone(task) => return Ok(None),
+            // The other one has ended: what it was is no matter, but an order there must be.
+            None | Some(Ordering::Less) => low = middle + 1,
+            Some(Ordering::Equal) => return Ok(Some(Ok(middle))),
+            Some(Ordering::Greater) => high = middle,
+        }
+    }
+    Ok(Some(Err(low)))
+}
+
+fn gone(task: &TaskView) -> bool {
+    procfs::read_thread(task.pid, task.tid, "stat")
+        .ok()
+        .and_then(|text| procfs::parse_stat(&text))
+        .is_none_or(|stat| procfs::dead(stat.state))
+}
+
+/// Whether two tasks have the same object; `None` when one of them has ended. What the kernel does not tell is an error:
+/// two halves of one object restored as two would go apart in silence.
+fn compared(a: &TaskView, b: &TaskView, kind: Kind) -> Result<Option<Ordering>> {
+    let tids = (a.tid, b.tid);
+    told(kcmp::kcmp(a.tid.0, b.tid.0, kind), || gone(a) || gone(b), tids)
+}
+
+fn told(
+    answer: std::io::Result<Ordering>,
+    ended: impl FnOnce() -> bool,
+    (a, b): (Tid, Tid),
+) -> Result<Option<Ordering>> {
+    match answer {
+        Ok(order) => Ok(Some(order)),
+        Err(_) if ended() => Ok(None),
+        Err(source) => Err(Error::System {
+            operation: "comparing two tasks (kcmp)",
+            subject: format!("tasks {a} and {b}"),
+            source,
+        }),
     }
 }
 
@@ -216,4 +271,18 @@ fn shared(pid: Pid, name: &str, cause: &str) -> Refusal {
 /// The processes of a request's scope.
 pub(crate) fn processes(request: &Request) -> Result<Vec<Pid>> {
     tree::list(request.scope)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_the_kernel_does_not_give_is_no_answer() {
+        let denied = || Err(std::io::Error::from_raw_os_error(nix::libc::EPERM));
+        let pair = (Tid(1), Tid(2));
+        assert_eq!(told(Ok(Ordering::Less), || true, pair).unwrap(), Some(Ordering::Less));
+        assert_eq!(told(denied(), || true, pair).unwrap(), None);
+        assert!(told(denied(), || false, pair).is_err());
+    }
 }

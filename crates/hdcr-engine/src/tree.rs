@@ -7,7 +7,7 @@ use hdcr_image::{List, Record, Tag};
 
 use crate::error::{Error, Result};
 use crate::ids::{Pid, Tid};
-use crate::mechanism::Scope;
+use crate::mechanism::{MechanismError, Scope};
 use crate::model::{self, ObjectId};
 use crate::procfs;
 
@@ -97,7 +97,7 @@ pub(crate) fn list(scope: Scope) -> Result<Vec<Pid>> {
     let mut found: Vec<Pid> = match scope {
         Scope::Tree(root) => vec![root],
         Scope::Below(keeper) => {
-            children(keeper).into_iter().map(|(_, child)| child).filter(|child| *child != own).collect()
+            children(keeper)?.into_iter().map(|(_, child)| child).filter(|child| *child != own).collect()
         }
     };
     if let Some(root) = found.first() {
@@ -107,7 +107,7 @@ pub(crate) fn list(scope: Scope) -> Result<Vec<Pid>> {
     let mut at = 0;
     while let Some(pid) = found.get(at).copied() {
         at += 1;
-        for (_, child) in children(pid) {
+        for (_, child) in children(pid)? {
             if seen.insert(child) {
                 found.push(child);
             }
@@ -117,22 +117,25 @@ pub(crate) fn list(scope: Scope) -> Result<Vec<Pid>> {
 }
 
 /// The children of a process with the thread that has each. A process that is gone has none.
-pub(crate) fn children(pid: Pid) -> Vec<(Tid, Pid)> {
+pub(crate) fn children(pid: Pid) -> Result<Vec<(Tid, Pid)>> {
     let mut found = Vec::new();
     for tid in procfs::numbers(pid, "task").unwrap_or_default() {
-        let text = procfs::read_thread(pid, Tid(tid), "children").unwrap_or_default();
-        let words = String::from_utf8_lossy(&text);
-        found.extend(
-            words.split_ascii_whitespace().filter_map(|word| word.parse().ok()).map(|child| (Tid(tid), Pid(child))),
-        );
+        let of_thread = procfs::children(pid, Tid(tid)).map_err(Error::system("listing children", tid))?;
+        found.extend(of_thread.into_iter().map(|child| (Tid(tid), child)));
     }
-    found
+    match found.iter().find(|(_, child)| procfs::hidden(*child)) {
+        Some((_, child)) => Err(MechanismError::NotPermitted { tid: child.leader() }.into()),
+        None => Ok(found),
+    }
 }
 
 /// Which thread is parent of each process of a tree.
-pub(crate) fn parents(pids: &[Pid]) -> BTreeMap<Pid, (Pid, Tid)> {
-    let of = |pid: &Pid| children(*pid).into_iter().map(|(tid, child)| (child, (*pid, tid))).collect::<Vec<_>>();
-    pids.iter().flat_map(of).collect()
+pub(crate) fn parents(pids: &[Pid]) -> Result<BTreeMap<Pid, (Pid, Tid)>> {
+    let mut parents = BTreeMap::new();
+    for pid in pids {
+        parents.extend(children(*pid)?.into_iter().map(|(tid, child)| (child, (*pid, tid))));
+    }
+    Ok(parents)
 }
 
 /// Which number of a process a leader gives: that of its session or that of its group.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
-use hdcr_image::hdcr_layout::{Registers, TaskState};
+use hdcr_image::hdcr_layout::Registers;
 use nix::libc;
 
 use crate::batch::Arg;
@@ -196,7 +196,7 @@ impl<'a> Works<'a> {
     pub(crate) fn finals(&mut self, cx: &Restore<'_>) -> Result<()> {
         let mut finals = Vec::new();
         for process in self.model.processes.iter().rev().filter(|process| !process.zombie()) {
-            let stopped = (process.state == TaskState::Stopped).then_some(process.record.stopped);
+            let stopped = (process.record.stopped != 0).then_some(process.record.stopped);
             for (tid, id) in process.threads.iter().rev() {
                 finals.push(last_state(cx, *tid, *id, stopped)?);
             }

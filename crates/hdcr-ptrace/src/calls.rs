@@ -50,6 +50,9 @@ pub(crate) fn as_rseq(kernel: RseqConfiguration) -> Rseq {
 impl Calls {
     fn counted<T>(&self, operation: &'static str, tid: Tid, result: nix::Result<T>) -> Result<T> {
         self.steps.made_one();
+        if self.steps.spoiled() {
+            return Err(failure(operation, tid, Errno::EIO));
+        }
         result.map_err(|errno| failure(operation, tid, errno))
     }
 
@@ -143,9 +146,9 @@ impl Calls {
         let result = wait::look(tid.0, Take::Leave);
         // How often nothing is seen is chance, so such looks are no fault points.
         if result != Ok(Seen::Nothing) {
-            self.steps.made_one();
+            return self.counted("waiting for it", tid, result);
         }
-        result.map_err(|errno| failure("waiting for it", tid, errno))
+        Ok(Seen::Nothing)
     }
 
     /// Collects a dead task. Whether there was anything to collect is told.

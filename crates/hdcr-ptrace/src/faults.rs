@@ -1,4 +1,5 @@
-//! Fault points: the mechanism can be told to die by `SIGKILL` at any one of its calls, as trials demand.
+//! Fault points: the mechanism can be told to die by `SIGKILL` at any one of its calls, or to take one for failed, as trials
+//! demand.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -10,6 +11,8 @@ use nix::sys::signal::{Signal, raise};
 pub struct Faults {
     /// The process kills itself with `SIGKILL` right after this many calls on other tasks (ptrace, memory, birth).
     pub die_after: Option<u64>,
+    /// This call on another task is made and then reported as failed.
+    pub fail_at: Option<u64>,
 }
 
 /// Counts calls on other tasks, and dies when told so.
@@ -32,6 +35,11 @@ impl Steps {
             // It cannot fail, and nothing could be done about it.
             raise(Signal::SIGKILL).ok();
         }
+    }
+
+    /// Whether the call that was counted last is to be reported as failed.
+    pub(crate) fn spoiled(&self) -> bool {
+        self.faults.fail_at == Some(self.made.get())
     }
 
     pub(crate) fn made(&self) -> u64 {

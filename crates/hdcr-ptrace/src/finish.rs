@@ -218,10 +218,14 @@ pub(crate) fn end(nursery: &mut PtraceNursery, tid: Tid, end: End) -> Result<()>
     let alone = nursery.threads_of(process).len() == 1;
     match end {
         End::Exit(code) => {
-            let nr = if alone { libc::SYS_exit_group } else { libc::SYS_exit };
             let mut batch = Batch::new();
-            batch.call(nr, &[code.into()]);
-            nursery.run_to_death(tid, &batch)?;
+            if alone {
+                batch.call(libc::SYS_exit_group, &[code.into()]);
+                nursery.run_to_death(tid, &batch)?;
+            } else {
+                batch.call(libc::SYS_exit, &[code.into()]);
+                nursery.let_go_to_death(tid, &batch)?;
+            }
         }
         End::Signal(signal) => die_by(nursery, process, tid, signal)?,
     }

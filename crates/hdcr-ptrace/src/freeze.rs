@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use hdcr_engine::ids::{Pid, Tid};
 use hdcr_engine::mechanism::{Deadline, FrozenProcess, MechanismError, Result, Scope, Stand};
+use hdcr_engine::procfs;
 use hdcr_sys::ptrace::EVENT_STOP;
 use hdcr_sys::wait::Seen;
 use nix::errno::Errno;
@@ -157,6 +158,9 @@ impl<'a> Freezing<'a> {
             if tids.is_empty() {
                 if self.scope == Scope::Tree(pid) {
                     return Err(gone("freezing it", pid.leader()));
+                }
+                if procfs::hidden(pid) {
+                    return Err(MechanismError::NotPermitted { tid: pid.leader() });
                 }
                 continue;
             }
@@ -481,7 +485,7 @@ fn waits_for_vfork(wait_channel: &str) -> bool {
 }
 
 fn children(pid: Pid, tid: Tid) -> Result<Vec<Pid>> {
-    tasks::children(pid, tid).map_err(|e| proc_failure("listing children", pid, e))
+    procfs::children(pid, tid).map_err(|e| proc_failure("listing children", pid, e))
 }
 
 fn gone(operation: &'static str, tid: Tid) -> MechanismError {

@@ -109,13 +109,13 @@ impl PtraceFrozen {
 
     /// Sets the process up for tables of this size.
     fn visit(&mut self, pid: Pid, room: usize) -> Result<()> {
-        if let Some(visit) = self.visits.get_mut(&pid) {
-            return visit.widen(&self.calls, &mut self.tracees, (room, self.by));
-        }
         let threads = self.threads_of(pid);
         let Some(premises) = self.premises.get(&pid) else {
             return Err(not_in_scope(pid.leader()));
         };
+        if let Some(visit) = self.visits.get_mut(&pid) {
+            return visit.widen(&self.calls, premises, &mut self.tracees, (room, self.by));
+        }
         let visit = Visit::set_up(&self.calls, premises, &mut self.tracees, &threads, (room, self.by))?;
         self.visits.insert(pid, visit);
         Ok(())
@@ -280,8 +280,9 @@ impl Frozen for PtraceFrozen {
         let mut first = Ok(());
         for (pid, jobs) in by_process {
             let (indices, mut jobs): (Vec<usize>, Vec<Job<'_>>) = jobs.into_iter().unzip();
-            if let (Ok(()), Some(visit)) = (&first, self.visits.get_mut(&pid)) {
-                first = visit.start(&self.calls, &mut self.tracees, &mut jobs);
+            let there = self.visits.get_mut(&pid).zip(self.premises.get(&pid));
+            if let (Ok(()), Some((visit, premises))) = (&first, there) {
+                first = visit.start(&self.calls, premises, &mut self.tracees, &mut jobs);
                 started.push((pid, indices, jobs));
             }
         }

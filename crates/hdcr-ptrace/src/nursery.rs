@@ -161,8 +161,14 @@ impl PtraceNursery {
         Ok(())
     }
 
-    /// Writes a table and lets its task run. Where the table lies is returned.
+    /// Writes a table and lets its task run.
     fn start(&self, tid: Tid, batch: &Batch, at: u64) -> Result<()> {
+        self.prepare(tid, batch, at)?;
+        self.calls.cont(tid, 0)
+    }
+
+    /// Writes a table and sets its task's registers so that it runs it.
+    fn prepare(&self, tid: Tid, batch: &Batch, at: u64) -> Result<()> {
         let task = self.task(tid)?;
         let kind = |kind| MechanismError::Unsupported { tid, kind };
         if task.finished || task.ended {
@@ -179,8 +185,7 @@ impl PtraceNursery {
             r12: at + u64::try_from(entries).unwrap_or(0),
             ..task.born
         };
-        self.calls.set_registers(tid, &regs)?;
-        self.calls.cont(tid, 0)
+        self.calls.set_registers(tid, &regs)
     }
 
     fn await_end(&mut self, tid: Tid, batch: &Batch, at: u64) -> Result<Replies> {
@@ -246,6 +251,13 @@ impl PtraceNursery {
     /// Starts a batch that its task does not survive.
     pub(crate) fn run_to_death(&self, tid: Tid, batch: &Batch) -> Result<()> {
         self.start(tid, batch, self.tables().start)
+    }
+
+    /// Lets a task go that ends by a batch of its own accord. A dead leader whose threads live cannot be let go any more,
+    /// and would keep this tracer, and its parent waiting for it, as long as we live.
+    pub(crate) fn let_go_to_death(&self, tid: Tid, batch: &Batch) -> Result<()> {
+        self.prepare(tid, batch, self.tables().start)?;
+        self.calls.detach(tid, 0)
     }
 
     /// The place of a `syscall` instruction in every task.

@@ -28,8 +28,33 @@ pub(crate) fn observe<T>(
     by: Deadline,
     observation: impl FnOnce() -> T,
 ) -> Result<Option<T>> {
-    let (pid, tid) = (tracee.pid, tracee.tid);
     tracee.go_home(calls)?;
+    let observed = go_in(calls, tracee, by, observation);
+    if observed.is_err() {
+        leave(calls, tracee);
+    }
+    observed
+}
+
+/// After an error: the thread stops, has its own mask (it blocks a signal that came meanwhile), and what its call came to
+/// is its own.
+fn leave(calls: &Calls, tracee: &mut Tracee) {
+    let (pid, tid) = (tracee.pid, tracee.tid);
+    let mask = tracee.own.mask;
+    if calls.set_signal_mask(tid, mask).is_err() {
+        // It runs, or the fault was in this very call.
+        let stopped = calls.interrupt(tid).and_then(|()| any_stop(calls, pid, tid, crate::grace()));
+        if let Err(error) = stopped.and_then(|_| calls.set_signal_mask(tid, mask)) {
+            tracing::warn!(%error, "a signal mask was not put back");
+        }
+    }
+    if let Ok(seen) = calls.registers(tid) {
+        tracee.own.regs = Regs { orig_ax: tracee.own.regs.orig_ax, ..seen };
+    }
+}
+
+fn go_in<T>(calls: &Calls, tracee: &mut Tracee, by: Deadline, observation: impl FnOnce() -> T) -> Result<Option<T>> {
+    let (pid, tid) = (tracee.pid, tracee.tid);
     // To the border of restart_syscall, then into it.
     calls.cont_to_syscall(tid, 0)?;
     let mut status = any_stop(calls, pid, tid, by)?;
@@ -98,4 +123,77 @@ pub(crate) fn name_call(calls: &Calls, tracee: &mut Tracee, by: Deadline) -> Res
         tracee.own.regs.orig_ax = nr;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+    use std::time::{Duration, Instant};
+
+    use hdcr_engine::ids::Pid;
+    use hdcr_engine::mechanism::Stand;
+    use nix::sys::signal::{Signal, kill};
+
+    use super::*;
+    use crate::faults::{Faults, Steps};
+    use crate::registers::RestartBlock;
+    use crate::tracee::{Own, Place};
+
+    fn calls(fail_at: Option<u64>) -> Calls {
+        Calls { steps: Steps::new(Faults { fail_at, ..Faults::default() }) }
+    }
+
+    fn soon() -> Deadline {
+        Deadline(Instant::now() + Duration::from_secs(20))
+    }
+
+    /// A stopped thread that sleeps for a minute, and its process.
+    fn sleeper(calls: &Calls) -> (Child, Tracee) {
+        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid(child.id().cast_signed());
+        let tid = pid.leader();
+        let mut patience = Patience::until(soon());
+        while !tasks::wait_channel(pid, tid).contains("nanosleep") {
+            assert!(patience.wait(), "it does not sleep");
+        }
+        calls.seize(tid, libc::PTRACE_O_TRACESYSGOOD).unwrap();
+        calls.interrupt(tid).unwrap();
+        any_stop(calls, pid, tid, soon()).unwrap();
+        let own = Own { regs: calls.registers(tid).unwrap(), mask: calls.signal_mask(tid).unwrap() };
+        let tracee = Tracee {
+            tid,
+            pid,
+            stand: Stand::Running,
+            own,
+            place: Place::Home,
+            restart_block: RestartBlock::Kept,
+            running: false,
+            missed: None,
+        };
+        (child, tracee)
+    }
+
+    #[test]
+    fn whatever_fails_the_mask_is_the_threads_own() {
+        let clean = calls(None);
+        let (mut child, mut tracee) = sleeper(&clean);
+        let (tid, mask) = (tracee.tid, tracee.own.mask);
+        let raw = nix::unistd::Pid::from_raw(tid.0);
+        let mut failed = 0;
+        for fail_at in 1..200 {
+            // A signal that comes in the middle is blocked for a moment.
+            kill(raw, Signal::SIGWINCH).unwrap();
+            let calls = calls(Some(fail_at));
+            let observed = observe(&calls, &mut tracee, soon(), || ());
+            assert_eq!(clean.signal_mask(tid).unwrap(), mask, "call {fail_at} failed");
+            if calls.steps.made() < fail_at {
+                assert_eq!(observed.unwrap(), Some(()));
+                break;
+            }
+            failed += u32::from(observed.is_err());
+        }
+        assert!(failed > 8, "{failed}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

@@ -5,6 +5,8 @@
 //! nothing to the program: a traced thread stops at it, an untraced one (the tracer died) does not notice it and goes on
 //! into the heal, which loads every register and the signal mask of the program from the control block.
 //!
+//! Nothing is written but the table: code and control blocks lie in memory that the program itself cannot write.
+//!
 //! Never an `int3`, never a single step: both kill the thread when the tracer is dead. Plain loads instead of
 //! `rt_sigreturn`: floating point and vector registers are never touched, and the kernel's restart block lives.
 #![expect(unsafe_code, reason = "machine code of ours is copied from where the assembler put it")]
@@ -28,7 +30,7 @@ global_asm!(
     r#"
     .pushsection .rodata.hdcr_stub,"a",@progbits
 
-    /* Offsets in a control block: 0 done, 8 process, 16 thread, 24 signal, 32 mask, 40 flags, 48.. registers,
+    /* Offsets in a control block: 0 unused, 8 process, 16 thread, 24 signal, 32 mask, 40 flags, 48.. registers,
        168 sp, 176 ip, 184 all ones. */
     .macro hdcr_rendezvous ctl, here
     mov \ctl+8(%rip), %rdi
@@ -117,8 +119,7 @@ hdcr_batch:
     jae 9f
 4:  add $80, %rbx
     jmp 1b
-9:  mov %rbx, hdcr_batch_ctl(%rip)
-    hdcr_rendezvous hdcr_batch_ctl, hdcr_batch_here
+9:  hdcr_rendezvous hdcr_batch_ctl, hdcr_batch_here
     .org hdcr_batch + 0x200
 hdcr_batch_ctl:
     .org hdcr_batch + 0x2c0
@@ -178,7 +179,7 @@ pub(crate) struct Control {
 const TRAP_FLAG: u64 = 0x100;
 
 impl Control {
-    /// The bytes of the block, with nothing done yet.
+    /// The bytes of the block.
     pub(crate) fn encode(&self) -> [u8; CONTROL_LEN] {
         let r = &self.regs;
         let number = |n: i32| i64::from(n).cast_unsigned();

@@ -51,15 +51,6 @@ pub(crate) fn threads(pid: Pid) -> io::Result<Vec<Tid>> {
     Ok(tids)
 }
 
-/// The processes that a thread has cloned, or has been given by the death of their parent.
-pub(crate) fn children(pid: Pid, tid: Tid) -> io::Result<Vec<Pid>> {
-    match read_text(&format!("/proc/{pid}/task/{tid}/children")) {
-        Err(error) if gone(&error) => Ok(Vec::new()),
-        Err(error) => Err(error),
-        Ok(text) => Ok(text.split_ascii_whitespace().filter_map(|word| word.parse().ok().map(Pid)).collect()),
-    }
-}
-
 fn gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }

@@ -2,8 +2,9 @@
 //!
 //! Order (the invariant: a thread's mask differs only while it stands in a stub, and a heal is in place before):
 //! 1. *once* and its control block go into the tail of the vdso, by the memory file.
-//! 2. The runner makes `mmap` there: one private region. It stays at its rendezvous.
-//! 3. A *batch* block for each thread, and tables, are written into the region as they are needed.
+//! 2. The runner makes `mmap` there: one private region, and makes its second half writable and not executable. It stays
+//!    at its rendezvous. So a process that may not have memory that is both (`PR_SET_MDWE`) can be visited as well.
+//! 3. A *batch* block for each thread goes into the first half, by the memory file; tables go into the second one.
 //! 4. Back: all others home, the runner makes the `munmap` in *once* and goes home, the tail holds what it held before.
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use crate::tasks::{self, Status};
 use crate::tracee::Tracee;
 
 const MMAP: u64 = 9;
+const MPROTECT: u64 = 10;
 const MUNMAP: u64 = 11;
 /// poll, nanosleep, futex, `clock_nanosleep`: they overwrite the thread's restart block.
 const TAKES_RESTART_BLOCK: [u64; 4] = [7, 35, 202, 230];
@@ -191,20 +193,11 @@ impl Visit {
             extra: None,
         };
         calls.force(&premises.memory, tid, visit.slot, stub::once_code())?;
-        let len = blocks_len + area_len;
-        let args = [0, len, 7, 0x22, u64::MAX, 0];
         let Some(tracee) = tracees.get_mut(&tid) else {
             return Ok(visit);
         };
-        let at = visit.once(calls, premises, tracee, (MMAP, args, by));
-        let at = at.and_then(|result| mapped_at(tid, result));
-        match at {
-            Ok(at) => {
-                visit.region = at..at + len;
-                visit.next_block = at;
-                visit.area = at + blocks_len..at + len;
-                Ok(visit)
-            }
+        match visit.map(calls, premises, tracee, (blocks_len, area_len, by)) {
+            Ok(()) => Ok(visit),
             Err(error) => {
                 // The thread goes home and the tail is put back, as at the end of a visit. One that does not even stop
                 // stands in the stub, which heals it: nothing is taken away from under it.
@@ -215,6 +208,32 @@ impl Visit {
                 Err(error)
             }
         }
+    }
+
+    /// Maps the region in the runner. On an error nothing is mapped.
+    fn map(
+        &mut self,
+        calls: &Calls,
+        premises: &Premises,
+        tracee: &mut Tracee,
+        (blocks_len, area_len, by): (u64, u64, Deadline),
+    ) -> Result<()> {
+        const READ_EXECUTE: u64 = 5;
+        const READ_WRITE: u64 = 3;
+        let (tid, len) = (tracee.tid, blocks_len + area_len);
+        let args = [0, len, READ_EXECUTE, 0x22, u64::MAX, 0];
+        let at = mapped_at(tid, self.once(calls, premises, tracee, (MMAP, args, by))?)?;
+        let area = at + blocks_len;
+        let args = [area, area_len, READ_WRITE, 0, 0, 0];
+        let writable = mapped_at(tid, self.once(calls, premises, tracee, (MPROTECT, args, by))?);
+        if let Err(error) = writable {
+            self.once(calls, premises, tracee, (MUNMAP, [at, len, 0, 0, 0, 0], by))?;
+            return Err(error);
+        }
+        self.region = at..at + len;
+        self.next_block = at;
+        self.area = area..at + len;
+        Ok(())
     }
 
     /// Memory of ours in the process.
@@ -264,7 +283,13 @@ impl Visit {
     }
 
     /// Makes room for tables: `need` bytes.
-    pub(crate) fn widen(&mut self, calls: &Calls, tracees: &mut Threads, (need, by): (usize, Deadline)) -> Result<()> {
+    pub(crate) fn widen(
+        &mut self,
+        calls: &Calls,
+        premises: &Premises,
+        tracees: &mut Threads,
+        (need, by): (usize, Deadline),
+    ) -> Result<()> {
         let need = offset(need);
         if need <= self.area.end - self.area.start {
             return Ok(());
@@ -276,22 +301,28 @@ impl Visit {
             self.area = old.start..old.start + PAGE;
             self.extra = Some(old);
         }
-        let map = batch.call(9, &[0.into(), len.into(), 7.into(), 0x22.into(), (-1).into(), 0.into()]);
-        let replies = self.run_one(calls, tracees, &batch, by)?;
+        let map = batch.call(9, &[0.into(), len.into(), 3.into(), 0x22.into(), (-1).into(), 0.into()]);
+        let replies = self.run_one(calls, premises, tracees, (&batch, by))?;
         let at = replies.result(map).map_or(0, i64::cast_unsigned);
         let at = mapped_at(self.runner, at)?;
         self.area = at..at + len;
         if let Some(old) = self.extra.replace(at..at + len) {
             let mut batch = Batch::new();
             batch.call(11, &[old.start.into(), (old.end - old.start).into()]);
-            self.run_one(calls, tracees, &batch, by)?;
+            self.run_one(calls, premises, tracees, (&batch, by))?;
         }
         Ok(())
     }
 
-    fn run_one(&mut self, calls: &Calls, tracees: &mut Threads, batch: &Batch, by: Deadline) -> Result<Replies> {
+    fn run_one(
+        &mut self,
+        calls: &Calls,
+        premises: &Premises,
+        tracees: &mut Threads,
+        (batch, by): (&Batch, Deadline),
+    ) -> Result<Replies> {
         let mut job = Job { tid: self.runner, batch, at: 0 };
-        self.start(calls, tracees, std::slice::from_mut(&mut job))?;
+        self.start(calls, premises, tracees, std::slice::from_mut(&mut job))?;
         self.finish(calls, tracees, &job, by)
     }
 
@@ -311,8 +342,14 @@ impl Visit {
         Ok(block)
     }
 
-    /// Writes the tables of all jobs and lets their threads run. The room must have been made.
-    pub(crate) fn start(&mut self, calls: &Calls, tracees: &mut Threads, jobs: &mut [Job<'_>]) -> Result<()> {
+    /// Writes blocks and tables of all jobs and lets their threads run. The room must have been made.
+    pub(crate) fn start(
+        &mut self,
+        calls: &Calls,
+        premises: &Premises,
+        tracees: &mut Threads,
+        jobs: &mut [Job<'_>],
+    ) -> Result<()> {
         let mut pieces: Vec<(RemotePtr, Vec<u8>)> = Vec::new();
         let mut at = self.area.start;
         for job in jobs.iter_mut() {
@@ -324,11 +361,12 @@ impl Visit {
             }
             let block = self.block(tracee)?;
             let control = self.control(tracee, block.process, block.thread).encode();
-            if !block.written {
-                pieces.push((RemotePtr(block.at), stub::batch_code().to_vec()));
-            }
-            let control_at = block.at + offset(stub::BATCH_CODE_LEN);
-            pieces.push((RemotePtr(control_at), control.to_vec()));
+            let (block_at, bytes) = if block.written {
+                (block.at + offset(stub::BATCH_CODE_LEN), control.to_vec())
+            } else {
+                (block.at, [&stub::batch_code()[..], &control].concat())
+            };
+            calls.force(&premises.memory, job.tid, block_at, &bytes)?;
             let bytes = table::encode(job.batch, at).map_err(|kind| unsupported(job.tid, kind))?;
             job.at = at;
             at += offset(bytes.len());
@@ -382,7 +420,7 @@ impl Visit {
             let mut batch = Batch::new();
             batch.call(11, &[extra.start.into(), (extra.end - extra.start).into()]);
             self.area = self.region.end - LEAST_AREA..self.region.end;
-            first = self.run_one(calls, tracees, &batch, by).map(drop);
+            first = self.run_one(calls, premises, tracees, (&batch, by)).map(drop);
         }
         let others: Vec<Tid> = self.blocks.keys().copied().collect();
         for tid in others.into_iter().filter(|tid| *tid != self.runner) {

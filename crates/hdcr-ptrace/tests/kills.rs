@@ -45,7 +45,7 @@ fn say(line: &str) {
 /// As the tool: does its work and tells how many calls that took, or dies on the way.
 fn tool(after: &str, work: impl FnOnce(&Ptrace) -> Outcome<()>) -> Outcome<()> {
     let die_after = Some(after.parse()?).filter(|after| *after != 0);
-    let mechanism = Ptrace::new(Faults { die_after });
+    let mechanism = Ptrace::new(Faults { die_after, ..Faults::default() });
     work(&mechanism)?;
     say(&mechanism.calls_made().to_string());
     Ok(())

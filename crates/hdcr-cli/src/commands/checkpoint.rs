@@ -105,7 +105,7 @@ pub(crate) fn pid(text: &str) -> Option<i32> {
 /// Refuses a process that is not there.
 pub(crate) fn must_exist(pid: i32) -> Result<()> {
     match process::stat(pid) {
-        Some(stat) if matches!(stat.state, b'Z' | b'X') => {
+        Some(stat) if process::ended(&stat) => {
             Err(Failure::refused("no-such-process", format!("process {pid} has ended")))
         }
         Some(_) => Ok(()),

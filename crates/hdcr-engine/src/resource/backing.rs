@@ -20,7 +20,7 @@ use crate::restore::Restore;
 use crate::survey::Survey;
 
 fn link(pid: Pid, line: &MapLine) -> PathBuf {
-    PathBuf::from(format!("/proc/{pid}/map_files/{:x}-{:x}", line.range.start, line.range.end))
+    procfs::path(pid, &format!("map_files/{:x}-{:x}", line.range.start, line.range.end))
 }
 
 fn owner(pid: Pid, line: &MapLine) -> Owner {

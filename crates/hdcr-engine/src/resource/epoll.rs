@@ -15,6 +15,7 @@ use rustix::event::{Timespec, epoll};
 use super::{FileKind, FileView, outside, pidfd};
 use crate::capture::Capture;
 use crate::error::{Error, Refusal, Result};
+use crate::procfs;
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
 use crate::survey::Survey;
@@ -113,11 +114,17 @@ impl FileKind for Epoll {
                 number: line.number.unsigned_abs(),
                 before: u32::try_from(before).unwrap_or(u32::MAX),
             };
-            let is = |file: &&crate::capture::OpenFile| {
-                kcmp::is_epoll_member(file.view.pid.0, file.view.fd.0, view.pid.0, slot).unwrap_or(false)
-            };
-            let file = cx.with_inode(line.inode).find(is).ok_or_else(|| Error::refuse(lost(view, line)))?;
-            members.push(Member { file: file.id.0, number: line.number, events: line.events, data: line.data });
+            let owner = procfs::door(view.pid);
+            let mut member = None;
+            for file in cx.with_inode(line.inode) {
+                let holder = procfs::door(file.view.pid);
+                if told(kcmp::is_epoll_member(holder, file.view.fd.0, owner, slot), view)? {
+                    member = Some(file.id);
+                    break;
+                }
+            }
+            let file = member.ok_or_else(|| Error::refuse(lost(view, line)))?;
+            members.push(Member { file: file.0, number: line.number, events: line.events, data: line.data });
         }
         Ok(EpollRecord { members })
     }
@@ -125,6 +132,14 @@ impl FileKind for Epoll {
     fn restore(cx: &mut Restore<'_>, id: ObjectId, _record: EpollRecord) -> Result<OwnedFd> {
         cx.late.push((add_members, id));
         epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::system("epoll_create", id))
+    }
+}
+
+/// `ENOENT`: the instance has no such member (any more). What else the kernel does not tell is an error, not a no.
+fn told(answer: std::io::Result<bool>, view: &FileView) -> Result<bool> {
+    match answer {
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(false),
+        answer => answer.map_err(Error::system("looking for a member of epoll", format!("pid {}, fd {}", view.pid, view.fd))),
     }
 }
 

@@ -47,8 +47,10 @@ impl FileView {
         use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
         let subject = format!("pid {}, fd {}", self.pid, self.fd);
         let gone = || Error::Changed { subject: subject.clone(), what: "the process is gone".to_owned() };
-        let pid = rustix::process::Pid::from_raw(self.pid.0).ok_or_else(gone)?;
-        let process = pidfd_open(pid, PidfdFlags::empty()).map_err(Error::system("pidfd_open", &subject))?;
+        let door = crate::procfs::door(self.pid);
+        let pid = rustix::process::Pid::from_raw(door).ok_or_else(gone)?;
+        let flags = if door == self.pid.0 { PidfdFlags::empty() } else { crate::procfs::pidfd_thread() };
+        let process = pidfd_open(pid, flags).map_err(Error::system("pidfd_open", &subject))?;
         pidfd_getfd(process, self.fd.0, PidfdGetfdFlags::empty()).map_err(Error::system("pidfd_getfd", &subject))
     }
 

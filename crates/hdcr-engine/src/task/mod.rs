@@ -61,6 +61,8 @@ pub(crate) struct TaskView {
     pub(crate) pid: Pid,
     /// Itself.
     pub(crate) tid: Tid,
+    /// Whether it speaks for its process: the leader, or the first thread that lives when the leader has ended.
+    pub(crate) speaks: bool,
     /// `/proc/PID/task/TID/stat`.
     pub(crate) stat: Stat,
     /// `/proc/PID/task/TID/status`.
@@ -68,9 +70,9 @@ pub(crate) struct TaskView {
 }
 
 impl TaskView {
-    /// Whether it leads its process.
+    /// Whether it speaks for its process.
     pub(crate) fn leads(&self) -> bool {
-        self.pid.leader() == self.tid
+        self.speaks
     }
 
     /// A refusal that names this task.

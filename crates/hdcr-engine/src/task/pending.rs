@@ -101,40 +101,50 @@ impl TaskKind for Pending {
 
     fn capture(cx: &mut Capture<'_>, task: &TaskView, (): (), _replies: &Replies) -> Result<PendingRecord> {
         let queue = cx.frozen.pending(task.tid, Queue::Thread)?;
-        let mut thread = keep(cx, task, queue)?;
+        let thread = keep(cx, task, queue)?;
         let process = cx.frozen.processes().iter().find(|process| process.pid == task.pid);
         if process.and_then(|process| process.threads.first()) != Some(&task.tid) {
             return Ok(PendingRecord { thread, shared: Vec::new() });
         }
         let queue = cx.frozen.pending(task.tid, Queue::Shared)?;
-        let mut shared = keep(cx, task, queue)?;
-        if !task.leads() {
-            // Only a leader may queue just anything to the process; the leader has ended, and the first thread takes it.
-            thread.append(&mut shared);
-        }
+        let shared = keep(cx, task, queue)?;
         Ok(PendingRecord { thread, shared })
     }
 
     fn restore(cx: &mut Restore<'_>, task: Tid, record: PendingRecord) -> Result<()> {
-        if record.thread.is_empty() && record.shared.is_empty() {
-            return Ok(());
+        if !record.shared.is_empty() {
+            // Only a leader may queue just anything to the process. One that ended before its threads still lives now.
+            let leader = cx.leader_of(task)?;
+            queue(cx, leader, &record.shared, Queue::Shared)?;
         }
-        let batch = cx.batch(Stage::Pending, task);
-        // Its numbers as its own pid namespace has them, which need not be those of the image.
-        let pid = Arg::Result(batch.call("getting the process number", libc::SYS_getpid, &[]));
-        let tid = Arg::Result(batch.call("getting the thread number", libc::SYS_gettid, &[]));
-        for info in &record.shared {
-            let (signal, info) = sound(task, info)?;
-            let args = [pid, Arg::from(signal), Arg::Data(batch.bytes(&info))];
-            batch.call("queueing a pending signal of the process", libc::SYS_rt_sigqueueinfo, &args);
-        }
-        for info in &record.thread {
-            let (signal, info) = sound(task, info)?;
-            let args = [pid, tid, Arg::from(signal), Arg::Data(batch.bytes(&info))];
-            batch.call("queueing a pending signal of the thread", libc::SYS_rt_tgsigqueueinfo, &args);
+        if !record.thread.is_empty() {
+            queue(cx, task, &record.thread, Queue::Thread)?;
         }
         Ok(())
     }
+}
+
+/// Has a thread queue signals to itself or to its process.
+fn queue(cx: &mut Restore<'_>, task: Tid, infos: &[Vec<u8>], to: Queue) -> Result<()> {
+    let batch = cx.batch(Stage::Pending, task);
+    // Its numbers as its own pid namespace has them, which need not be those of the image.
+    let pid = Arg::Result(batch.call("getting the process number", libc::SYS_getpid, &[]));
+    let tid = Arg::Result(batch.call("getting the thread number", libc::SYS_gettid, &[]));
+    for info in infos {
+        let (signal, info) = sound(task, info)?;
+        let (signal, info) = (Arg::from(signal), Arg::Data(batch.bytes(&info)));
+        match to {
+            Queue::Shared => {
+                let label = "queueing a pending signal of the process";
+                batch.call(label, libc::SYS_rt_sigqueueinfo, &[pid, signal, info]);
+            }
+            Queue::Thread => {
+                let label = "queueing a pending signal of the thread";
+                batch.call(label, libc::SYS_rt_tgsigqueueinfo, &[pid, tid, signal, info]);
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -23,11 +23,8 @@ pub(super) fn of_thread(survey: &mut Survey<'_>, task: &TaskView) {
     for refusal in from_status(task) {
         survey.refuse(refusal);
     }
-    // An ended leader has no namespaces any more.
-    if task.stat.state != b'Z' {
-        namespaces(survey, task);
-        clocks(survey, task);
-    }
+    namespaces(survey, task);
+    clocks(survey, task);
 }
 
 /// What a process may have.
@@ -36,6 +33,8 @@ pub(super) fn of_process(survey: &mut Survey<'_>, task: &TaskView) {
         let cause = "its program is not a 64-bit one";
         survey.refuse(task.refuse("task-32-bit", "process", cause, "run a 64-bit build of the program"));
     }
+    leader(survey, task);
+    directories(survey, task);
     labels(survey, task);
     undo(survey, task);
     cgroup(survey, task);
@@ -113,17 +112,41 @@ fn is_32_bit(pid: Pid) -> bool {
     read.is_ok() && head.starts_with(b"\x7fELF") && head.last() != Some(&2)
 }
 
+/// A current or root directory that belongs to a process: it is not there yet when the restored one needs it.
+fn directories(survey: &mut Survey<'_>, task: &TaskView) {
+    for name in ["cwd", "root"] {
+        let link = procfs::link(task.pid, name).unwrap_or_default();
+        let of_process = link.strip_prefix(b"/proc/").is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_digit));
+        if of_process {
+            let cause = format!("its {name} is {}", String::from_utf8_lossy(&link));
+            let remedy = "let it change to another directory before the checkpoint";
+            survey.refuse(task.refuse("proc-directory", "directory of /proc", &cause, remedy));
+        }
+    }
+}
+
+/// Descriptors of a process whose leader has ended are reached by a thread, which takes `PIDFD_THREAD` (Linux 6.9).
+fn leader(survey: &mut Survey<'_>, task: &TaskView) {
+    let ended = task.tid != task.pid.leader();
+    let Some(tid) = rustix::process::Pid::from_raw(task.tid.0).filter(|_| ended) else { return };
+    if rustix::process::pidfd_open(tid, procfs::pidfd_thread()).is_err_and(|errno| errno == rustix::io::Errno::INVAL) {
+        let cause = "its first thread has ended before the others, and this kernel (before 6.9) leads to none of them";
+        let remedy = "let the first thread wait for the others (pthread_join) instead of ending";
+        survey.refuse(task.refuse("dead-leader", "process", cause, remedy));
+    }
+}
+
 /// Labels of a security module: `SELinux`, `AppArmor`, Smack.
 fn labels(survey: &mut Survey<'_>, task: &TaskView) {
     let label = |file: &str| fs::read(file).ok().filter(|label| !label.is_empty());
-    let Some(theirs) = label(&format!("/proc/{}/attr/current", task.pid)) else { return };
+    let Some(theirs) = label(&format!("/proc/{}/attr/current", task.tid)) else { return };
     if label("/proc/self/attr/current").is_some_and(|own| own != theirs) {
         let text = String::from_utf8_lossy(&theirs).trim_end_matches(['\0', '\n']).to_owned();
         let cause = format!("its label is {text}; the restored program has that of the restoring command");
         survey.note(task.refuse("security-label", "security module", &cause, "restore under the same label"));
     }
     for name in MODULE_ATTRIBUTES {
-        if label(&format!("/proc/{}/attr/{name}", task.pid)).is_some() {
+        if label(&format!("/proc/{}/attr/{name}", task.tid)).is_some() {
             let cause = format!("it has set a label for what it makes later (attr/{name})");
             survey.refuse(task.refuse("security-attribute", "security module", &cause, "let it clear the label first"));
         }
@@ -140,7 +163,7 @@ fn undo(survey: &mut Survey<'_>, task: &TaskView) {
         return;
     }
     // A task that cannot be compared has ended meanwhile.
-    if sets == 0 || !kcmp::kcmp(own, task.pid.0, Kind::SysvSem).is_ok_and(std::cmp::Ordering::is_ne) {
+    if sets == 0 || !kcmp::kcmp(own, task.tid.0, Kind::SysvSem).is_ok_and(std::cmp::Ordering::is_ne) {
         return;
     }
     // Every process that ever had a thread has the list, and keeps it over an exec: mostly an empty one.
@@ -152,7 +175,7 @@ fn undo(survey: &mut Survey<'_>, task: &TaskView) {
 fn cgroup(survey: &mut Survey<'_>, task: &TaskView) {
     let groups = |who: &str| fs::read_to_string(format!("/proc/{who}/cgroup")).ok();
     let is_root = !survey.pids.contains(&task.stat.ppid);
-    let (theirs, own) = (groups(&task.pid.to_string()), groups("self"));
+    let (theirs, own) = (groups(&task.tid.to_string()), groups("self"));
     if is_root && theirs.is_some() && theirs != own {
         survey.note(Refusal {
             code: "cgroup-restorers",
@@ -172,7 +195,7 @@ mod tests {
 
     fn view(status: &str) -> TaskView {
         let stat = procfs::parse_stat(b"17 (a) S 1 17 17 0 -1 0").unwrap();
-        TaskView { pid: Pid(17), tid: Tid(17), stat, status: KeyValues::parse(status.as_bytes()) }
+        TaskView { pid: Pid(17), tid: Tid(17), speaks: true, stat, status: KeyValues::parse(status.as_bytes()) }
     }
 
     #[test]

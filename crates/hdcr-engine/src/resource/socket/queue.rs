@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use hdcr_sys::kcmp::{Kind, kcmp};
 use hdcr_sys::socket::{self as sys, Credentials, Message, Outgoing};
 use nix::libc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,7 +17,7 @@ use crate::capture::{Capture, OpenFile};
 use crate::error::{Error, Result};
 use crate::ids::{Fd, Pid};
 use crate::model::ObjectId;
-use crate::procfs;
+use crate::{openfile, procfs};
 use crate::resource::FileView;
 
 /// Messages in a socket that we are ready to look at.
@@ -101,8 +100,8 @@ fn open_file(cx: &mut Capture<'_>, fd: OwnedFd) -> Result<ObjectId> {
     let own = Fd(fd.as_raw_fd());
     let stat = rustix::fs::fstat(&fd).map_err(Error::system("fstat", "a descriptor on its way"))?;
     for file in cx.with_inode(stat.st_ino) {
-        let kind = Kind::File { a: file.view.fd.0, b: own.0 };
-        if kcmp(file.view.pid.0, me.0, kind).is_ok_and(std::cmp::Ordering::is_eq) {
+        let order = openfile::compare((file.view.pid, file.view.fd), (me, own));
+        if order.map_err(Error::system("comparing descriptors", "a descriptor on its way"))?.is_eq() {
             return Ok(file.id);
         }
     }
@@ -122,34 +121,63 @@ fn peek(view: &FileView, file: &OwnedFd) -> Result<Vec<Message>> {
     if sys::option_int(file, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).map_err(failed)? != 0 {
         return Ok(Vec::new());
     }
-    let mut polled = [PollFd::new(file, PollFlags::IN)];
+    let mut polled = [PollFd::new(file, PollFlags::IN | PollFlags::RDHUP)];
     poll(&mut polled, Some(&Timespec::default())).map_err(Error::system("poll", subject(view)))?;
     let events = polled.first().map_or(PollFlags::empty(), PollFd::revents);
-    let datagrams = kind == libc::SOCK_DGRAM;
+    let stream = kind == libc::SOCK_STREAM;
     // An unconnected stream has no queue, and says so by an error.
     let waiting = rustix::io::ioctl_fionread(file).ok().and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
-    if !events.contains(PollFlags::IN) || (!datagrams && waiting == 0) {
+    let failing = events.contains(PollFlags::ERR);
+    // Empty messages count, but to a stream and where an error would be taken away by looking for them.
+    let counted = kind == libc::SOCK_DGRAM || (kind == libc::SOCK_SEQPACKET && !failing);
+    if !events.contains(PollFlags::IN) || (!counted && waiting == 0) {
         return Ok(Vec::new());
     }
-    if datagrams && events.contains(PollFlags::ERR) {
+    if !stream && failing {
         let remedy = "let the program read the error first";
         let cause = "an error is still to be reported, and looking at the messages behind it would take it away";
-        return Err(Error::refuse(view.refuse("socket-error", "UNIX datagram socket", cause, remedy)));
+        return Err(Error::refuse(view.refuse("socket-error", "UNIX socket with messages", cause, remedy)));
     }
-    if !datagrams {
+    if stream {
         let first = sys::receive(file, waiting, libc::MSG_PEEK | libc::MSG_DONTWAIT).map_err(failed)?;
         if first.bytes.len() == waiting {
             return Ok(vec![first]);
         }
     }
+    let ended = kind == libc::SOCK_SEQPACKET && events.intersects(PollFlags::RDHUP | PollFlags::HUP);
     let before = sys::option_int(file, libc::SOL_SOCKET, libc::SO_PEEK_OFF).map_err(failed)?;
-    let all = peek_on(file, datagrams, waiting);
+    let all = if ended { peek_ended(file, waiting) } else { peek_on(file, stream, waiting, End::WouldBlock) };
     sys::set_option_int(file, libc::SOL_SOCKET, libc::SO_PEEK_OFF, before).map_err(failed)?;
     all.map_err(failed)
 }
 
+/// How a queue shows that nothing more is in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// By an error.
+    WouldBlock,
+    /// By what looks like an empty message, but has no sender.
+    Nobody,
+}
+
+/// Peeks messages of a socket whose peer sends no more. Its end looks like an empty message, but for the credentials that
+/// every true message has when they are asked for.
+fn peek_ended(file: &OwnedFd, waiting: usize) -> io::Result<Vec<Message>> {
+    let asked = sys::option_int(file, libc::SOL_SOCKET, libc::SO_PASSCRED)?;
+    sys::set_option_int(file, libc::SOL_SOCKET, libc::SO_PASSCRED, 1)?;
+    let all = peek_on(file, false, waiting, End::Nobody);
+    sys::set_option_int(file, libc::SOL_SOCKET, libc::SO_PASSCRED, asked)?;
+    let mut all = all?;
+    if asked == 0 {
+        for message in &mut all {
+            message.credentials = None;
+        }
+    }
+    Ok(all)
+}
+
 /// Peeks message by message. `waiting` is the sum of all bytes, but with datagrams that of the first.
-fn peek_on(file: &OwnedFd, datagrams: bool, waiting: usize) -> io::Result<Vec<Message>> {
+fn peek_on(file: &OwnedFd, stream: bool, waiting: usize, end: End) -> io::Result<Vec<Message>> {
     let peek_at = |at: usize| {
         let at = i32::try_from(at).map_err(io::Error::other)?;
         sys::set_option_int(file, libc::SOL_SOCKET, libc::SO_PEEK_OFF, at)
@@ -157,8 +185,9 @@ fn peek_on(file: &OwnedFd, datagrams: bool, waiting: usize) -> io::Result<Vec<Me
     peek_at(0)?;
     let (mut all, mut total) = (Vec::new(), 0);
     let mut room = waiting.max(1 << 16);
-    while all.len() < MOST && (datagrams || total < waiting) {
+    while all.len() < MOST && (!stream || total < waiting) {
         let message = match sys::receive(file, room, libc::MSG_PEEK | libc::MSG_DONTWAIT) {
+            Ok(message) if end == End::Nobody && message.len == 0 && message.credentials.is_none() => break,
             Ok(message) => message,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => return Err(error),
@@ -250,11 +279,22 @@ mod tests {
     #[test]
     fn an_empty_datagram_counts_and_a_large_stream_is_whole() {
         let view = testing::view("socket:[1]", 2);
-        let [a, b] = sys::pair(libc::AF_UNIX, libc::SOCK_DGRAM, 0).unwrap();
-        for bytes in [&b""[..], b"x", b"", b""] {
-            send(&a, &[], &Queued { bytes: bytes.to_vec(), ..Queued::default() }, &[], false).unwrap();
+        let expected = [(&b""[..], 0), (b"x", 0), (b"", 0), (b"", 0)];
+        for kind in [libc::SOCK_DGRAM, libc::SOCK_SEQPACKET] {
+            for closed in [false, true] {
+                let [a, b] = sys::pair(libc::AF_UNIX, kind, 0).unwrap();
+                assert_eq!(texts(&peek(&view, &b).unwrap()), []);
+                for bytes in expected.map(|(bytes, _)| bytes) {
+                    send(&a, &[], &Queued { bytes: bytes.to_vec(), ..Queued::default() }, &[], false).unwrap();
+                }
+                let kept = (!closed).then_some(a);
+                let seen = peek(&view, &b).unwrap();
+                assert_eq!(texts(&seen), expected, "{kind} {closed}");
+                assert!(seen.iter().all(|message| message.credentials.is_none()));
+                assert_eq!(sys::option_int(&b, libc::SOL_SOCKET, libc::SO_PASSCRED).unwrap(), 0);
+                drop(kept);
+            }
         }
-        assert_eq!(texts(&peek(&view, &b).unwrap()), [(&b""[..], 0), (b"x", 0), (b"", 0), (b"", 0)]);
         let [a, b] = sys::pair(libc::AF_UNIX, libc::SOCK_STREAM, 0).unwrap();
         let bytes: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[1]).collect();
         send(&a, &[], &Queued { bytes: bytes.clone(), ..Queued::default() }, &[], true).unwrap();
