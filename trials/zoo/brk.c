@@ -1,5 +1,5 @@
 // The heap by brk: its contents, its end, and that it grows from there.
-// zoo: rounds=3 static=yes musl=yes
+// zoo: rounds=3 static=yes
 #include "zoo.h"
 
 static char *heap, *end;

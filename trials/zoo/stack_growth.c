@@ -1,5 +1,5 @@
 // Stacks: deep recursion held at the checkpoint, growth after it, a MAP_GROWSDOWN mapping that still grows.
-// zoo: rounds=2 static=yes musl=yes
+// zoo: rounds=2 static=yes
 #include "zoo.h"
 
 static char *low;

@@ -6,6 +6,8 @@
 #define N 8
 
 static __thread long tls_zero, tls_set = 77;
+/* musl counts those of the calling thread alone. */
+static long processors;
 static pthread_t thread[N];
 static pthread_barrier_t met;
 static char stacks[N][32768];
@@ -36,10 +38,10 @@ static void set_up(int i)
 	sigaddset(&mask, SIGRTMIN + i);
 	SYS(-pthread_sigmask(SIG_SETMASK, &mask, NULL));
 	CPU_ZERO(&cpus);
-	CPU_SET(i % sysconf(_SC_NPROCESSORS_ONLN), &cpus);
+	CPU_SET(i % processors, &cpus);
 	SYS(sched_setaffinity(0, sizeof cpus, &cpus));
 	SYS(setpriority(PRIO_PROCESS, gettid(), i));
-	SYS(sched_setscheduler(0, i == 1 ? SCHED_BATCH : i == 2 ? SCHED_IDLE : SCHED_OTHER, &none));
+	SYS(syscall(SYS_sched_setscheduler, 0, i == 1 ? SCHED_BATCH : i == 2 ? SCHED_IDLE : SCHED_OTHER, &none));
 	SYS(sigaltstack(&alt, NULL));
 	tls_zero = i;
 	tls_set = 1000 + i;
@@ -63,9 +65,9 @@ static void look(int i, int round)
 			EQ(sigismember(&mask, s), s == SIGUSR1 + 2 * (i % 2) || s == SIGRTMIN + i);
 	SYS(sched_getaffinity(0, sizeof cpus, &cpus));
 	EQ(CPU_COUNT(&cpus), 1);
-	CHECK(CPU_ISSET(i % sysconf(_SC_NPROCESSORS_ONLN), &cpus), "affinity");
+	CHECK(CPU_ISSET(i % processors, &cpus), "affinity");
 	EQ(getpriority(PRIO_PROCESS, gettid()), i);
-	EQ(sched_getscheduler(0), i == 1 ? SCHED_BATCH : i == 2 ? SCHED_IDLE : SCHED_OTHER);
+	EQ(syscall(SYS_sched_getscheduler, 0), i == 1 ? SCHED_BATCH : i == 2 ? SCHED_IDLE : SCHED_OTHER);
 	SYS(sigaltstack(NULL, &alt));
 	CHECK(alt.ss_sp == stacks[i] && alt.ss_size == sizeof stacks[i] && alt.ss_flags == 0, "alternate stack");
 	EQ(tls_zero, i + (round - 1) * 10);
@@ -93,6 +95,7 @@ static void prepare(int round)
 {
 	if (round > 1)
 		return;
+	processors = sysconf(_SC_NPROCESSORS_ONLN);
 	SYS(-pthread_barrier_init(&met, NULL, N + 1));
 	for (long i = 0; i < N; i++)
 		SYS(-pthread_create(&thread[i], NULL, run, (void *)i));
