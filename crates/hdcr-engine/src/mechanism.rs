@@ -273,6 +273,12 @@ pub struct Final {
     pub stopped: Option<i32>,
 }
 
+/// An address space into which pages are put, by several threads at once.
+pub trait PageTarget: fmt::Debug + Send + Sync {
+    /// Puts whole pages in, all pieces; no two callers put in the same page.
+    fn put(&self, pieces: &[(RemotePtr, &[u8])]) -> Result<()>;
+}
+
 /// A tree in the making. All of it dies when the nursery is dropped before [`Nursery::release`], or when the engine dies.
 ///
 /// Its tasks share one service region, mapped at the same place in all of them; they must not unmap it.
@@ -289,6 +295,9 @@ pub trait Nursery: fmt::Debug {
     fn read(&self, tid: Tid, at: RemotePtr, into: &mut [u8]) -> Result<()>;
     /// Writes memory of a task, all pieces; the mappings must be writable.
     fn write(&mut self, tid: Tid, pieces: &[(RemotePtr, &[u8])]) -> Result<()>;
+    /// The way to put many pages into the address space of a task. `fresh`: private anonymous mappings, or parts of
+    /// such, that have no page yet; nothing but this puts pages into them until it is dropped.
+    fn pages(&mut self, tid: Tid, fresh: &[Range<u64>]) -> Result<Box<dyn PageTarget>>;
     /// Ends a process and waits until it is a zombie that its parent can reap. With other threads alive in it, only the
     /// leader ends.
     fn end(&mut self, tid: Tid, end: End) -> Result<()>;

@@ -322,7 +322,7 @@ pub fn restore(
         works.step(&cx, step)?;
     }
     still_wanted(options)?;
-    works.memory(&cx, &spaces)?;
+    works.memory(&cx, &contents, &spaces)?;
     for step in ends_of(&steps) {
         works.step(&cx, step)?;
     }

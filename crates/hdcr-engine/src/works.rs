@@ -13,6 +13,7 @@ use crate::build::{Space, foreground};
 use crate::error::{Error, Result};
 use crate::ids::{Pid, Tid};
 use crate::mechanism::{Birth, Mechanism, Nursery, Parent};
+use crate::memory::fill::{self, Pass, Target};
 use crate::memory::restore::{self as space, Parked};
 use crate::memory::vdso::{self, VdsoRecord};
 use crate::memory::{self};
@@ -21,7 +22,7 @@ use crate::procfs::{self, MapLine};
 use crate::regs::Regs;
 use crate::restore::{Afterwards, Options, Restore, TaskBatch};
 use crate::resume::last_state;
-use crate::stored::Model;
+use crate::stored::{Model, Pages};
 use crate::task::{STAGES, Stage};
 use crate::tree::StoredProcess;
 /// The tree in the making.
@@ -112,7 +113,7 @@ impl<'a> Works<'a> {
         }
     }
     /// Maps and fills all address spaces.
-    pub(crate) fn memory(&mut self, cx: &Restore<'_>, spaces: &BTreeMap<Pid, Space>) -> Result<()> {
+    pub(crate) fn memory(&mut self, cx: &Restore<'_>, pages: &Pages<'_>, spaces: &BTreeMap<Pid, Space>) -> Result<()> {
         let mut work = Vec::new();
         for process in self.living() {
             let Some(space) = spaces.get(&process.pid) else { continue };
@@ -121,15 +122,41 @@ impl<'a> Works<'a> {
             work.push((process.pid.leader(), batch));
         }
         self.run(work)?;
+        self.fill(pages, spaces)?;
         let mut work = Vec::new();
         for process in self.living() {
             let Some(space) = spaces.get(&process.pid) else { continue };
-            space::fill(cx, self.nursery.as_mut(), process.pid.leader(), &space.mm)?;
+            space::fill_rest(cx, self.nursery.as_mut(), process.pid.leader(), &space.mm)?;
             let mut batch = TaskBatch::default();
             space::protect(&mut batch, &space.mm);
             work.push((process.pid.leader(), batch));
         }
         self.run(work)
+    }
+
+    /// Puts all pages of the image in.
+    fn fill(&mut self, pages: &Pages<'_>, spaces: &BTreeMap<Pid, Space>) -> Result<()> {
+        let mut layouts = Vec::new();
+        for process in self.living() {
+            let Some(space) = spaces.get(&process.pid) else { continue };
+            layouts.push((process.pid.leader(), fill::layout(pages.image, &space.mm)?));
+        }
+        let mut targets = Vec::new();
+        for (tid, layout) in &layouts {
+            targets.push(Target { layout, pages: self.nursery.pages(*tid, &layout.fresh)? });
+        }
+        fill::fill(pages, &targets, Pass::Sparse)?;
+        drop(targets);
+        let mut work = Vec::new();
+        let mut targets = Vec::new();
+        for (tid, layout) in layouts.iter().filter(|(_, layout)| layout.has_dense()) {
+            let mut batch = TaskBatch::default();
+            layout.advise(&mut batch);
+            work.push((*tid, batch));
+            targets.push(Target { layout, pages: self.nursery.pages(*tid, &[])? });
+        }
+        self.run(work)?;
+        fill::fill(pages, &targets, Pass::Dense)
     }
 
     /// Puts descriptors at their numbers, then runs all stages.

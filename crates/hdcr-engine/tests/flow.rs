@@ -128,7 +128,7 @@ fn a_tree_comes_back_as_it_was_captured() {
     assert_eq!(shell.queued, [41]);
     assert_eq!(shell.descriptors.iter().copied().collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
     assert_eq!(sleep.descriptors.iter().copied().collect::<Vec<_>>(), [0, 1, 2, 4, 5]);
-    assert!(shell.written.len() > 10 && sleep.written.len() > 10);
+    assert!(shell.written.lock().unwrap().len() > 10 && sleep.written.lock().unwrap().len() > 10);
     assert_eq!(fs::read_to_string(witness.log()).unwrap(), "one\n");
 }
 

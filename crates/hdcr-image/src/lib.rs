@@ -9,6 +9,7 @@
 pub mod bundle;
 mod error;
 mod frames;
+mod group;
 mod index;
 mod manifest;
 mod memory;
@@ -25,6 +26,7 @@ mod writer;
 
 pub use error::{ErrorClass, ImageError, StoreError};
 pub use frames::{FRAME_LIMIT, Frame};
+pub use group::GroupBuffers;
 pub use hdcr_layout::PAGE_SIZE;
 pub use index::PageRun;
 pub use manifest::{Clocks, Digest, FramesFacts, Manifest, ManifestFacts, PageFacts, ProcessName, SegmentFacts};

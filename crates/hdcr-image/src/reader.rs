@@ -119,34 +119,58 @@ impl ImageReader {
 
     /// Reads all pages that were stored together with a run.
     pub(crate) fn read_stored(&self, entry: &PageRunEntry, into: &mut Vec<u8>) -> Result<(), ImageError> {
-        let name = PartName::Pages(entry.segment);
-        let corrupt = |reason: &str| ImageError::corrupt(name, format!("{reason} (page {:#x})", entry.address));
-        let segment = self.segments.iter().find(|segment| segment.number == entry.segment);
-        let segment = segment.ok_or_else(|| corrupt("a page run names a segment that is not there"))?;
         let mut stored = vec![0; len(u64::from(entry.length))];
-        segment.part.read_at(entry.offset, &mut stored)?;
-        if xxh3_64(&stored) != entry.xxh3 {
-            return Err(corrupt("the check sum of a page run does not match"));
+        self.read_segment(entry, &mut stored)?;
+        check_sum(entry, &stored)?;
+        if entry.codec == Codec::Plain {
+            *into = stored;
+            return Ok(());
         }
-        let plain = usize::from(entry.stored).saturating_mul(PAGE);
-        let found = match entry.codec {
-            Codec::Zero | Codec::Plain => {
-                *into = stored;
-                into.len()
-            }
-            Codec::Lz4 => {
-                into.resize(plain, 0);
-                lz4_flex::block::decompress_into(&stored, into).map_err(|error| corrupt(&error.to_string()))?
-            }
-            Codec::Zstd => {
-                into.resize(plain, 0);
-                zstd::bulk::decompress_to_buffer(&stored, into).map_err(|error| corrupt(&error.to_string()))?
-            }
-        };
-        if found != plain {
-            return Err(corrupt("a page run has another length than its pages"));
-        }
+        into.resize(plain_size(entry), 0);
+        unpack(entry, &stored, into)
+    }
+
+    /// Reads stored bytes from the place of a run on, as many as there is room for.
+    pub(crate) fn read_segment(&self, entry: &PageRunEntry, into: &mut [u8]) -> Result<(), ImageError> {
+        let segment = self.segments.iter().find(|segment| segment.number == entry.segment);
+        let segment = segment.ok_or_else(|| corrupt(entry, "a page run names a segment that is not there"))?;
+        Ok(segment.part.read_at(entry.offset, into)?)
+    }
+}
+
+fn corrupt(entry: &PageRunEntry, reason: &str) -> ImageError {
+    ImageError::corrupt(PartName::Pages(entry.segment), format!("{reason} (page {:#x})", entry.address))
+}
+
+/// How many bytes the pages are that were stored together with a run.
+pub(crate) fn plain_size(entry: &PageRunEntry) -> usize {
+    usize::from(entry.stored).saturating_mul(PAGE)
+}
+
+/// Refuses stored bytes that are not what was written.
+pub(crate) fn check_sum(entry: &PageRunEntry, stored: &[u8]) -> Result<(), ImageError> {
+    if xxh3_64(stored) == entry.xxh3 {
         Ok(())
+    } else {
+        Err(corrupt(entry, "the check sum of a page run does not match"))
+    }
+}
+
+/// Decompresses the stored bytes of a run into room of [`plain_size`].
+pub(crate) fn unpack(entry: &PageRunEntry, stored: &[u8], into: &mut [u8]) -> Result<(), ImageError> {
+    let found = match entry.codec {
+        Codec::Zero | Codec::Plain => stored.len(),
+        Codec::Lz4 => {
+            lz4_flex::block::decompress_into(stored, into).map_err(|error| corrupt(entry, &error.to_string()))?
+        }
+        Codec::Zstd => {
+            zstd::bulk::decompress_to_buffer(stored, into).map_err(|error| corrupt(entry, &error.to_string()))?
+        }
+    };
+    if found == plain_size(entry) {
+        Ok(())
+    } else {
+        Err(corrupt(entry, "a page run has another length than its pages"))
     }
 }
 

@@ -114,3 +114,36 @@ proptest! {
         prop_assert_eq!(found, memory);
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// Groups hold every stored page once, and give what single runs give.
+    #[test]
+    fn groups_are_the_runs(steps in prop::collection::vec((0_u64..900, 1_usize..300, 0_u8..4), 1..20), plain in any::<bool>()) {
+        let compression = if plain { Compression::None } else { Compression::Lz4 };
+        let reader = write(compression, |writer| {
+            for (number, (first, pages, kind)) in (1_u8..).zip(&steps) {
+                let mut bytes = vec![if *kind == 0 { 0 } else { number }; pages * PAGE];
+                for (word, place) in (0_u32..).zip(bytes.chunks_exact_mut(64).take(64)) {
+                    if *kind == 3 {
+                        place.get_mut(..4).unwrap().copy_from_slice(&word.wrapping_mul(2_654_435_761).to_le_bytes());
+                    }
+                }
+                writer.pages(1, first * PAGE_SIZE, &bytes).unwrap();
+            }
+        });
+        let mut buffers = hdcr_image::GroupBuffers::default();
+        let mut found = Vec::new();
+        for group in reader.groups(1) {
+            let pages = reader.read_group(1, group, &mut buffers).unwrap();
+            found.extend(pages.into_iter().map(|(at, bytes)| (at, bytes.to_vec())));
+        }
+        let mut expected = Vec::new();
+        for run in reader.runs(1).iter().filter(|run| !run.is_zero()) {
+            let mut bytes = Vec::new();
+            reader.read_run(run, &mut bytes).unwrap();
+            expected.push((run.address(), bytes));
+        }
+        prop_assert_eq!(found, expected);
+    }
+}

@@ -261,19 +261,24 @@ impl Calls {
 
     /// Writes all pieces to writable memory.
     pub(crate) fn write(&self, tid: Tid, pieces: &[(RemotePtr, &[u8])]) -> nix::Result<()> {
-        let pid = nix::unistd::Pid::from_raw(tid.0);
-        for some in pieces.chunks(PIECES) {
-            let wanted: usize = some.iter().map(|(_, bytes)| bytes.len()).sum();
-            let local: Vec<_> = some.iter().map(|(_, bytes)| IoSlice::new(bytes)).collect();
-            let remote = some.iter().map(|(at, bytes)| piece(*at, bytes.len())).collect::<nix::Result<Vec<_>>>()?;
-            let result = process_vm_writev(pid, &local, &remote);
-            self.steps.made_one();
-            if result? != wanted {
-                return Err(Errno::EFAULT);
-            }
-        }
-        Ok(())
+        let result = write_pieces(tid, pieces);
+        self.steps.made_one();
+        result
     }
+}
+
+/// Writes all pieces to writable memory, from whichever thread.
+pub(crate) fn write_pieces(tid: Tid, pieces: &[(RemotePtr, &[u8])]) -> nix::Result<()> {
+    let pid = nix::unistd::Pid::from_raw(tid.0);
+    for some in pieces.chunks(PIECES) {
+        let wanted: usize = some.iter().map(|(_, bytes)| bytes.len()).sum();
+        let local: Vec<_> = some.iter().map(|(_, bytes)| IoSlice::new(bytes)).collect();
+        let remote = some.iter().map(|(at, bytes)| piece(*at, bytes.len())).collect::<nix::Result<Vec<_>>>()?;
+        if process_vm_writev(pid, &local, &remote)? != wanted {
+            return Err(Errno::EFAULT);
+        }
+    }
+    Ok(())
 }
 
 /// The aligned word that holds an address, how far in it lies, and how many of the wanted bytes are in that word.

@@ -28,6 +28,7 @@ mod freeze;
 mod frozen;
 mod hole;
 mod nursery;
+mod pages;
 mod probe;
 mod reenter;
 mod registers;

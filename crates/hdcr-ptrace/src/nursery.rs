@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use hdcr_engine::batch::{Batch, Replies};
 use hdcr_engine::ids::{Pid, RemotePtr, Tid};
-use hdcr_engine::mechanism::{Birth, Deadline, End, Final, MechanismError, Nursery, Result, Rseq, SigInfo};
+use hdcr_engine::mechanism::{Birth, Deadline, End, Final, MechanismError, Nursery, PageTarget, Result, Rseq, SigInfo};
 use hdcr_engine::regs::Regs;
 use hdcr_sys::shared::SharedRegion;
 use nix::errno::Errno;
@@ -23,6 +23,7 @@ use crate::calls::{Calls, as_rseq, failure};
 use crate::finish;
 use crate::freeze::forgive_dead;
 use crate::hole;
+use crate::pages;
 use crate::registers::NO_CALL;
 use crate::rendezvous::{self, Meeting, all_but};
 use crate::stub::{self, Control};
@@ -309,6 +310,10 @@ impl Nursery for PtraceNursery {
             Err(Errno::EPERM) => pieces.iter().try_for_each(|(at, bytes)| self.calls.poke_words(tid, at.0, bytes)),
             Err(errno) => Err(failure("writing its memory", tid, errno)),
         }
+    }
+
+    fn pages(&mut self, tid: Tid, fresh: &[Range<u64>]) -> Result<Box<dyn PageTarget>> {
+        pages::open(self, tid, fresh)
     }
 
     fn rseq(&self, tid: Tid) -> Result<Option<Rseq>> {

@@ -8,6 +8,7 @@ pub mod dispatch;
 pub mod fanotify;
 pub mod handle;
 pub mod kcmp;
+pub mod missing;
 pub mod namespace;
 pub mod numbered;
 pub mod owner;

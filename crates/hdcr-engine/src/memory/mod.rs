@@ -1,9 +1,10 @@
 //! Address spaces: what the image keeps of one, and which mappings can be kept at all.
 //!
-//! Contents are the bulk path and have their own files: `capture.rs` reads them, `restore.rs` puts them back. Files and
+//! Contents are the bulk path and have their own files: `capture.rs` reads them, `restore.rs` and `fill.rs` put them back. Files and
 //! shared memory behind mappings are objects of their own (`resource/backing.rs`).
 
 pub(crate) mod capture;
+pub(crate) mod fill;
 pub(crate) mod restore;
 pub(crate) mod vdso;
 

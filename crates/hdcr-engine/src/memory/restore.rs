@@ -21,8 +21,6 @@ use crate::restore::{Restore, TaskBatch};
 
 /// `MAP_FIXED_NOREPLACE` of Linux 4.17.
 const NO_REPLACE: i32 = 0x10_0000;
-/// Pages are written in pieces of this many at most, by several in one call.
-const WRITE_LIMIT: usize = 4 << 20;
 
 /// An address space as the image describes it.
 #[derive(Clone, Debug)]
@@ -200,7 +198,7 @@ fn first_prot(mm: &StoredMm, mapping: &Mapping) -> u32 {
     }
 }
 
-fn private(mapping: &Mapping) -> bool {
+pub(crate) fn private(mapping: &Mapping) -> bool {
     matches!(mapping.kind, MappingKind::Anonymous | MappingKind::PrivateFile)
         && mapping.map_flags & libc::MAP_SHARED.cast_unsigned() == 0
 }
@@ -213,24 +211,8 @@ impl StoredMm {
     }
 }
 
-/// Writes the pages of an address space, several pieces a call.
-pub(crate) fn fill(cx: &Restore<'_>, nursery: &mut dyn Nursery, tid: Tid, mm: &StoredMm) -> Result<()> {
-    let mut waiting: Vec<(u64, Vec<u8>)> = Vec::new();
-    let mut bytes_waiting = 0;
-    cx.contents.read(mm.id, &mut |at, bytes| {
-        let end = at.checked_add(bytes.len() as u64);
-        if !end.is_some_and(|end| covered(mm, at..end)) {
-            return Err(Error::Unsound(format!("{}: pages at {at:#x} lie in no mapping of their own", mm.id)));
-        }
-        waiting.push((at, bytes.to_vec()));
-        bytes_waiting += bytes.len();
-        if bytes_waiting >= WRITE_LIMIT {
-            write_all(nursery, tid, &mut waiting)?;
-            bytes_waiting = 0;
-        }
-        Ok(())
-    })?;
-    write_all(nursery, tid, &mut waiting)?;
+/// Writes what is not pages of the image: the old vdso, and zeros.
+pub(crate) fn fill_rest(cx: &Restore<'_>, nursery: &mut dyn Nursery, tid: Tid, mm: &StoredMm) -> Result<()> {
     if let (Some(range), Some(bytes)) = (mm.forwarded_range(), &mm.forwarded) {
         nursery.write(tid, &[(RemotePtr(range.start), bytes)])?;
     }
@@ -242,9 +224,6 @@ fn clear(cx: &Restore<'_>, nursery: &mut dyn Nursery, tid: Tid, mm: &StoredMm) -
     let zeros = vec![0; 1 << 16];
     for (start, len) in cx.contents.zeros(mm.id) {
         let end = start.saturating_add(len);
-        if !covered(mm, start..end) {
-            return Err(Error::Unsound(format!("{}: zeros at {start:#x} lie in no mapping of their own", mm.id)));
-        }
         for mapping in
             mm.mappings.iter().filter(|m| m.kind == MappingKind::PrivateFile && m.start < end && start < m.end)
         {
@@ -260,7 +239,7 @@ fn clear(cx: &Restore<'_>, nursery: &mut dyn Nursery, tid: Tid, mm: &StoredMm) -
 }
 
 /// Whether every page of a range lies in a mapping whose pages the image may hold.
-fn covered(mm: &StoredMm, range: Range<u64>) -> bool {
+pub(crate) fn covered(mm: &StoredMm, range: Range<u64>) -> bool {
     let mut at = range.start;
     let first = mm.mappings.partition_point(|mapping| mapping.end <= at);
     for mapping in mm.mappings.iter().skip(first) {
@@ -273,16 +252,6 @@ fn covered(mm: &StoredMm, range: Range<u64>) -> bool {
         }
     }
     false
-}
-
-fn write_all(nursery: &mut dyn Nursery, tid: Tid, waiting: &mut Vec<(u64, Vec<u8>)>) -> Result<()> {
-    let pieces: Vec<(RemotePtr, &[u8])> =
-        waiting.iter().map(|(at, bytes)| (RemotePtr(*at), bytes.as_slice())).collect();
-    if !pieces.is_empty() {
-        nursery.write(tid, &pieces)?;
-    }
-    waiting.clear();
-    Ok(())
 }
 
 /// All calls that give mappings their true protection, advice, locks and names, once their pages are there.

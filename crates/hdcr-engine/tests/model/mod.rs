@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 
 use hdcr_engine::ids::Tid;
 use hdcr_engine::mechanism::{
@@ -26,7 +27,8 @@ pub(crate) use self::witness::Witness;
 pub(crate) struct ModelTask {
     pub(crate) parent: Option<i32>,
     pub(crate) mapped: Vec<(Range<u64>, u64)>,
-    pub(crate) written: BTreeMap<u64, Vec<u8>>,
+    /// Pages, which several threads may put in at once.
+    pub(crate) written: Arc<Mutex<BTreeMap<u64, Vec<u8>>>>,
     pub(crate) descriptors: BTreeSet<u64>,
     pub(crate) session: bool,
     pub(crate) group: Option<u64>,

@@ -1,12 +1,14 @@
 //! A nursery in which nobody is born: the model notes what each task would be.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 
 use hdcr_engine::batch::{Batch, Replies};
 use hdcr_engine::ids::{RemotePtr, Tid};
-use hdcr_engine::mechanism::{Birth, End, Final, Nursery, Parent, Result, Rseq};
+use hdcr_engine::mechanism::{Birth, End, Final, Nursery, PageTarget, Parent, Result, Rseq};
 use nix::libc;
 
 use super::{ModelTask, State, kernel};
@@ -33,6 +35,31 @@ impl Cradle {
 impl Drop for Cradle {
     fn drop(&mut self) {
         self.state.borrow_mut().alive -= 1;
+    }
+}
+
+/// The memory of a task.
+#[derive(Debug)]
+struct Pages {
+    mapped: Vec<(Range<u64>, u64)>,
+    written: Arc<Mutex<BTreeMap<u64, Vec<u8>>>>,
+}
+
+fn pages_of(task: &ModelTask) -> Pages {
+    Pages { mapped: task.mapped.clone(), written: Arc::clone(&task.written) }
+}
+
+impl PageTarget for Pages {
+    fn put(&self, pieces: &[(RemotePtr, &[u8])]) -> Result<()> {
+        for (at, bytes) in pieces {
+            for (page, address) in bytes.chunks(4096).zip((at.0..).step_by(4096)) {
+                let mapping = self.mapped.iter().find(|(range, _)| range.contains(&address));
+                let prot = mapping.map_or(0, |(_, prot)| *prot);
+                assert!(prot & u64::from(libc::PROT_WRITE.cast_unsigned()) != 0, "{address:#x} cannot be written");
+                self.written.lock().unwrap().insert(address, page.to_vec());
+            }
+        }
+        Ok(())
     }
 }
 
@@ -73,7 +100,7 @@ impl Nursery for Cradle {
     fn read(&self, tid: Tid, at: RemotePtr, into: &mut [u8]) -> Result<()> {
         let mut state = self.state.borrow_mut();
         state.call("read", tid)?;
-        let page = state.tasks[&tid.0].written.get(&(at.0 & !(PAGE - 1))).cloned().unwrap_or_default();
+        let page = state.tasks[&tid.0].written.lock().unwrap().get(&(at.0 & !(PAGE - 1))).cloned().unwrap_or_default();
         let from = usize::try_from(at.0 % PAGE).unwrap();
         into.fill(0);
         into.iter_mut().zip(page.iter().skip(from)).for_each(|(to, byte)| *to = *byte);
@@ -83,16 +110,13 @@ impl Nursery for Cradle {
     fn write(&mut self, tid: Tid, pieces: &[(RemotePtr, &[u8])]) -> Result<()> {
         let mut state = self.state.borrow_mut();
         state.call("write", tid)?;
-        let task = state.tasks.get_mut(&tid.0).unwrap();
-        for (at, bytes) in pieces {
-            for (page, address) in bytes.chunks(4096).zip((at.0..).step_by(4096)) {
-                let mapping = task.mapped.iter().find(|(range, _)| range.contains(&address));
-                let prot = mapping.map_or(0, |(_, prot)| *prot);
-                assert!(prot & u64::from(libc::PROT_WRITE.cast_unsigned()) != 0, "{address:#x} cannot be written");
-                task.written.insert(address, page.to_vec());
-            }
-        }
-        Ok(())
+        pages_of(&state.tasks[&tid.0]).put(pieces)
+    }
+
+    fn pages(&mut self, tid: Tid, _fresh: &[Range<u64>]) -> Result<Box<dyn PageTarget>> {
+        let mut state = self.state.borrow_mut();
+        state.call("pages", tid)?;
+        Ok(Box::new(pages_of(&state.tasks[&tid.0])))
     }
 
     fn end(&mut self, tid: Tid, _end: End) -> Result<()> {
