@@ -106,6 +106,11 @@ fn lines(info: &FdInfo) -> impl Iterator<Item = (Line, i32)> {
     info.lines.all("lock").map(move |line| (parse(line), taker(line)))
 }
 
+/// Whether a lease may be held: whoever opens the file then, breaks it, and its holder is told by a signal that ends it.
+pub(crate) fn leased(info: &FdInfo) -> bool {
+    lines(info).any(|(line, _)| matches!(line, Line::Other(_)))
+}
+
 /// Refuses leases and what else is not known.
 pub(crate) fn survey(survey: &mut Survey<'_>, view: &FileView) {
     for (line, _) in lines(&view.info) {

@@ -81,7 +81,7 @@ impl FileKind for RegFile {
             return Ok(());
         }
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let must_read = writes(flags_of(view)) || view.stat.st_nlink == 0;
+        let must_read = (writes(flags_of(view)) || view.stat.st_nlink == 0) && !super::locks::leased(&view.info);
         // A descriptor that is closed while we look is not there: what counts is the look under the freeze.
         if must_read
             && let Err(error @ (Errno::ACCESS | Errno::PERM)) =

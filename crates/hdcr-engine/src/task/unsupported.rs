@@ -25,6 +25,7 @@ pub(super) fn of_thread(survey: &mut Survey<'_>, task: &TaskView) {
     }
     namespaces(survey, task);
     clocks(survey, task);
+    children_to_come(survey, task);
 }
 
 /// What a process may have.
@@ -100,6 +101,18 @@ fn clocks(survey: &mut Survey<'_>, task: &TaskView) {
     if differs {
         let cause = "it, or what it starts next, is in another time namespace than the rest of the program";
         let remedy = "run the whole program in one time namespace";
+        survey.refuse(task.refuse("namespace", "namespace", cause, remedy));
+    }
+}
+
+/// After `unshare(CLONE_NEWPID)` a task stays where it is, and its next child begins a pid namespace: until then its link
+/// cannot be read at all.
+fn children_to_come(survey: &mut Survey<'_>, task: &TaskView) {
+    let Some(theirs) = namespace(task, "pid") else { return };
+    let next = namespace(task, "pid_for_children");
+    if next.as_ref() != Some(&theirs) && namespace(task, "pid").is_some() {
+        let cause = "what it starts next is in another pid namespace";
+        let remedy = "run the program without namespaces of its own";
         survey.refuse(task.refuse("namespace", "namespace", cause, remedy));
     }
 }

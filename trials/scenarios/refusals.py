@@ -1,0 +1,100 @@
+"""What cannot be kept is refused by name before anything is touched, and the program goes on: a list of such things."""
+import shutil
+from scenario import *
+
+# What a program has, the word that the refusal must say, and how it gets it (77: this machine does not have it).
+HAVING = [
+    ("system-v", "sysv", r"""
+        int id = shmget(IPC_PRIVATE, 4096, 0600 | IPC_CREAT);
+        if (id < 0) _exit(77);
+        char *at = shmat(id, 0, 0);
+        MUST(at != (void *)-1 && !shmctl(id, IPC_RMID, 0));
+    """),
+    ("packet socket", "socket", "int s = socket(AF_PACKET, SOCK_RAW, 0); if (s < 0) _exit(77);"),
+    ("algorithm socket", "socket", "int s = socket(AF_ALG, SOCK_SEQPACKET, 0); if (s < 0) _exit(77);"),
+    ("virtual machine socket", "socket", "int s = socket(AF_VSOCK, SOCK_STREAM, 0); if (s < 0) _exit(77);"),
+    ("userfaultfd", "userfault", "if (syscall(SYS_userfaultfd, 1) < 0) _exit(77);"),
+    ("fanotify", "fanotify", "if (syscall(SYS_fanotify_init, 0, 0) < 0) _exit(77);"),
+    ("secret memory", "secret", "if (syscall(447, 0) < 0) _exit(77);"),
+    ("huge pages", "huge", r"""
+        void *at = mmap(0, 2 << 20, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+        if (at == MAP_FAILED) _exit(77);
+        *(char *)at = 1;
+    """),
+    ("huge memfd", "huge", "if (syscall(SYS_memfd_create, \"x\", 4) < 0) _exit(77);"),
+    ("lease", "lease", r"""
+        int f = open("leased", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        if (fcntl(f, 1024, F_WRLCK)) _exit(77);
+    """),
+    ("message queue", "queue", r"""
+        int q = syscall(SYS_mq_open, "hdcr-refusals", O_RDWR | O_CREAT, 0600, 0);
+        if (q < 0) _exit(77);
+        syscall(SYS_mq_unlink, "hdcr-refusals");
+    """),
+    ("protection key", "protection key", r"""
+        int key = syscall(SYS_pkey_alloc, 0, 0);
+        if (key < 0) _exit(77);
+        void *at = mmap(0, 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (syscall(SYS_pkey_mprotect, at, 4096L, 3L, (long)key)) _exit(77);
+    """),
+    ("bpf map", "bpf", r"""
+        struct { unsigned type, key, value, entries, rest[28]; } attr = { 2, 4, 4, 1, { 0 } };
+        if (syscall(SYS_bpf, 0, &attr, sizeof attr) < 0) _exit(77);
+    """),
+    ("file system of its own", "namespace", "if (unshare(CLONE_NEWNS)) _exit(77);"),
+    ("name of the host", "namespace", "if (unshare(CLONE_NEWUTS)) _exit(77);"),
+    ("network", "namespace", "if (unshare(CLONE_NEWNET)) _exit(77);"),
+    ("pid namespace for children", "namespace", "if (unshare(CLONE_NEWPID)) _exit(77);"),
+]
+HEADERS = "#include <sched.h>\n#include <sys/ipc.h>\n#include <sys/shm.h>\n#include <sys/socket.h>\n"
+
+
+def refused(child, word, what):
+    """Both commands refuse, say why, and leave no image; the program is what it was."""
+    for command in [["check", child.pid], ["checkpoint", child.pid, "-o", "image", "--kill"]]:
+        text = hdcr(*command, ok=None)
+        must("[" in text and word in text.lower(), f"{what}: {command[0]} does not name {word}: {text.strip()[-400:]}")
+    must(not os.path.exists("image"), f"{what}: an image")
+    must(child.poll() is None and status(child.pid, "TracerPid") == "0", f"{what}: the program was touched")
+
+
+def kept_from_others(words):
+    """A program of C that has something."""
+    compile_c("having", f"{HEADERS}int main(void) {{ {words} say(\"ready\", \"\"); until(\"go\"); say(\"result\", \"right\"); }}")
+    return start(os.path.abspath("having"))
+
+
+lacking = []
+for what, word, words in HAVING:
+    child = kept_from_others(words)
+    until(f"{what}", lambda: os.path.exists("ready") or child.poll() is not None)
+    if child.poll() == 77:
+        lacking.append(what)
+        continue
+    must(child.poll() is None, f"{what}: ended: {read('result')}")
+    refused(child, word, what)
+    must(result() == "right", f"{what}: {read('result')}")
+    child.wait()
+    for name in ["ready", "go", "result"]:
+        os.remove(name)
+
+# A 32-bit program, without any library.
+write("small.c", "void _start(void) { for (;;) __asm__ volatile (\"int $0x80\" : : \"a\" (29)); }")
+words = ["gcc", "-m32", "-O1", "-nostdlib", "-static", "-fno-pie", "-no-pie", "-o", "small", "small.c"]
+if subprocess.run(words, capture_output=True).returncode == 0:
+    child = start(os.path.abspath("small"))
+    until("the small program", lambda: os.path.basename(os.path.realpath(f"/proc/{child.pid}/exe")) == "small")
+    until("its pause", lambda: read(f"/proc/{child.pid}/stat").rpartition(")")[2].split()[:1] == ["S"])
+    refused(child, "32-bit", "a 32-bit program")
+    kill(child.pid)
+else:
+    lacking.append("a 32-bit program")
+
+# The tree that holds the command itself.
+write("own.sh", f"{HDCR} checkpoint $$ -o image; echo $? > status; : \n")
+child = start("sh", "own.sh", stdout=open("own.out", "w"), stderr=subprocess.STDOUT)
+child.wait()
+must(read("status").strip() not in ["", "0"] and not os.path.exists("image"), f"the caller's own tree: {read('own.out')}")
+must("calling process" in read("own.out") or "hdcr itself" in read("own.out"), f"the caller's own tree: {read('own.out')}")
+print("this machine does not have: " + (", ".join(lacking) or "nothing"))
+must(len(lacking) < len(HAVING), "nothing could be tried")
