@@ -21,6 +21,7 @@ fn large(moment: &Moment) -> Cost {
 }
 
 /// It changes much for seven of eight minutes, and little in the eighth.
+#[expect(clippy::unnecessary_wraps, reason = "the world asks for an option")]
 fn in_phases(progress: Duration) -> Option<u64> {
     Some(if (progress.as_secs() / 60).is_multiple_of(8) { 1 << 20 } else { 200 << 20 })
 }
