@@ -1,5 +1,6 @@
 //! The rules about the sources that no compiler checks; each a pure function from text to complaints.
 
+mod codes;
 mod edges;
 mod resources;
 mod sources;
@@ -32,7 +33,7 @@ impl Source {
 
 type Rule = (&'static str, fn(&[Source]) -> Vec<String>);
 
-const RULES: [Rule; 10] = [
+const RULES: [Rule; 11] = [
     ("crates use only what the table of edges allows", edges::edges),
     ("files are short", sources::short),
     ("each file says what it is", sources::documented),
@@ -42,6 +43,7 @@ const RULES: [Rule; 10] = [
     ("no test is ignored", sources::no_ignored_tests),
     ("no test sleeps", sources::no_sleeping_tests),
     ("resources do not know the mechanism", resources::mechanism_blind),
+    ("each code has a row, and each row a code", codes::described),
     ("each resource has a guest and a row", resources::shown),
 ];
 

@@ -28,11 +28,24 @@ impl From<EngineError> for Failure {
             EngineError::Mechanism(error) => mechanism(&error, class),
             EngineError::Image(error) => error.into(),
             EngineError::Changed { .. } => Self::new(class, "changed", chain(&error)),
+            EngineError::System { ref source, .. } | EngineError::Call { ref source, .. } if no_memory(source) => {
+                full(class, &error)
+            }
             EngineError::System { .. } => Self::new(class, "system", chain(&error)),
             EngineError::Call { .. } => Self::new(class, "call", chain(&error)),
             EngineError::Unsound(_) => Self::new(class, "unsound", chain(&error)),
         }
     }
+}
+
+/// Whether the system, or a limit, gives no more memory.
+fn no_memory(source: &std::io::Error) -> bool {
+    source.raw_os_error() == Some(nix::libc::ENOMEM)
+}
+
+fn full(class: Class, error: &dyn std::error::Error) -> Failure {
+    Failure::new(class, "no-memory", chain(error))
+        .remedy("free memory, or raise the limits of this shell (`ulimit -v`, `ulimit -a` shows all)")
 }
 
 fn mechanism(error: &MechanismError, class: Class) -> Failure {
@@ -47,6 +60,7 @@ fn mechanism(error: &MechanismError, class: Class) -> Failure {
             ("holds-caller", Some("run hdcr from outside of the tree that is checkpointed"))
         }
         MechanismError::Unsupported { .. } => ("unsupported", None),
+        MechanismError::System { source, .. } if no_memory(source) => return full(class, error),
         MechanismError::System { .. } => ("system", None),
     };
     let failure = Failure::new(class, code, chain(error));

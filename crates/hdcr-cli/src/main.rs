@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         Err(error) => return commands::usage(&error),
     };
     let output = Output { json: cli.common.json, quiet: cli.common.quiet, verbose: cli.common.verbose };
-    output::trace(cli.common.verbose);
+    output::trace(output);
     let aside = matches!(cli.command, Command::Run(_) | Command::Restore(_) | Command::Worker | Command::Program(_));
     match run(cli, output) {
         Ok(status) => ExitCode::from(status),

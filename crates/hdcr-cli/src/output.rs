@@ -1,10 +1,14 @@
 //! The only place that prints: results on standard output, remarks, progress and errors on standard error.
 #![expect(clippy::print_stderr, reason = "this is the one place that prints")]
 
+use std::fmt;
 use std::io::{IsTerminal, Write};
 
 use rustix::fs::SeekFrom;
 use serde::Serialize;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::failure::Failure;
 use crate::progress::Bar;
@@ -100,17 +104,40 @@ impl Output {
 }
 
 /// Sends traces of the libraries to standard error: warnings always, more with each `-v`.
-pub(crate) fn trace(verbose: u8) {
-    let level = match verbose {
+pub(crate) fn trace(output: Output) {
+    let level = match output.verbose {
+        // Whoever reads objects, or wants to read nothing, gets the errors of commands.
+        0 if output.json || output.quiet => tracing::Level::ERROR,
         0 => tracing::Level::WARN,
         1 => tracing::Level::INFO,
         2 => tracing::Level::DEBUG,
         _ => tracing::Level::TRACE,
     };
-    let format =
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).without_time().with_target(false);
-    if format.try_init().is_err() {
+    let format = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).with_ansi(false);
+    if format.event_format(Plain).try_init().is_err() {
         eprintln!("hdcr: traces cannot be shown");
+    }
+}
+
+/// A trace as all else that is said: `hdcr: warning: text key=value`.
+struct Plain;
+
+impl<S, N> FormatEvent<S, N> for Plain
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, cx: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &tracing::Event<'_>) -> fmt::Result {
+        let level = match *event.metadata().level() {
+            tracing::Level::ERROR => "error",
+            tracing::Level::WARN => "warning",
+            tracing::Level::INFO => "info",
+            tracing::Level::DEBUG => "debug",
+            tracing::Level::TRACE => "trace",
+        };
+        write!(to, "hdcr: {level}: ")?;
+        cx.field_format().format_fields(to.by_ref(), event)?;
+        writeln!(to)
     }
 }
 

@@ -326,7 +326,16 @@ pub(crate) fn check_image(task: &RestoreTask, stdio: [OwnedFd; 3]) -> Result<(Ve
 fn source(place: &Place) -> Result<Box<dyn Source>> {
     match place {
         Place::Store { root, job, number } => Ok(store(root).source(&Selector::Snapshot(job_name(job)?, *number))?),
-        Place::Path(path) => Ok(open_path(path)?),
+        Place::Path(path) if !path.exists() => {
+            let message = format!("there is no file or directory {}", path.display());
+            Err(Failure::refused("no-such-checkpoint", message)
+                .remedy("a job or checkpoint is named without a slash (`hdcr list`), a process by its pid"))
+        }
+        Place::Path(path) => Ok(open_path(path).map_err(|error| {
+            let failure = Failure::from(error);
+            let named = failure.message.contains(&*path.to_string_lossy());
+            if named { failure } else { failure.during(place) }
+        })?),
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::cli::{Common, FileArgs};
 use crate::duration;
-use crate::failure::{Failure, Result};
+use crate::failure::{Class, Failure, Result};
 use crate::kinds::{EndPolicy, Every, FilePolicy, FilePolicyRule};
 
 /// What of the environment and the user matters for places of files.
@@ -163,8 +163,16 @@ impl Settings {
         } else {
             let mut config = Config::default();
             for path in surroundings.config_files() {
-                if let Some(over) = read_file(&path)? {
-                    config = merge(config, over);
+                match read_file(&path) {
+                    Ok(over) => config = merge(config, over.unwrap_or_default()),
+                    // One that nobody asked for, such as that of root's home after a change of the user.
+                    Err(failure) if failure.class == Class::Failed => {
+                        // The process outside has said so already.
+                        if common.inside.is_none() && common.entered.is_none() {
+                            tracing::warn!("{}; it is left out", failure.message);
+                        }
+                    }
+                    Err(failure) => return Err(failure),
                 }
             }
             config

@@ -135,7 +135,7 @@ pub(crate) fn work() -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(Failure::system("tying the worker to its command"))?;
     SigSet::all().thread_block().map_err(Failure::system("blocking signals"))?;
-    raise_open_files();
+    raise_limits();
     let channel = Arc::new(Channel::on_stdin()?);
     let null = rustix::fs::open(
         "/dev/null",
@@ -192,13 +192,17 @@ fn progress(channel: &Arc<Channel>, wanted: bool) -> Progress {
     })
 }
 
-/// All files of a whole tree are open in the worker at once; the limit of the caller's shell is not for that. Every
-/// process of the tree gets its own limits back.
-fn raise_open_files() {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
-    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
-        tracing::debug!(%error, "the limit of open files was not raised");
+/// The soft limits of the caller's shell are not for this: all files of a whole tree are open in the worker at once, and
+/// the tree is made with what is inherited from here. Every process of the tree gets its own limits back.
+fn raise_limits() {
+    use rustix::process::Resource;
+    let all = [Resource::Nofile, Resource::As, Resource::Data, Resource::Stack, Resource::Memlock, Resource::Fsize];
+    for resource in all {
+        let limit = rustix::process::getrlimit(resource);
+        let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+        if let Err(error) = rustix::process::setrlimit(resource, raised) {
+            tracing::debug!(%error, ?resource, "a limit was not raised");
+        }
     }
 }
 

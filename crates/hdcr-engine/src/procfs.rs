@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use nix::libc;
 use rustix::process::PidfdFlags;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::{Fd, Pid, Tid};
 use crate::mechanism::MechanismError;
 
@@ -94,11 +94,28 @@ pub fn read_thread(pid: Pid, tid: Tid, name: &str) -> Result<Vec<u8>> {
     at_once(&format!("/proc/{pid}/task/{tid}/{name}")).map_err(failed("reading /proc", tid.0, name))
 }
 
-/// Reads a link of `/proc/PID`; its bytes need not be UTF-8.
+/// Reads a link of `/proc/PID`; its bytes need not be UTF-8. The kernel tells no path above its `PATH_MAX`: who has one is
+/// refused.
 pub fn link(pid: Pid, name: &str) -> Result<Vec<u8>> {
-    by_door(pid, |door| fs::read_link(format!("/proc/{door}/{name}")), |_| false)
-        .map(|path| path.into_os_string().into_vec())
-        .map_err(failed("reading a link of /proc", pid.0, name))
+    let read = by_door(pid, |door| fs::read_link(format!("/proc/{door}/{name}")), |_| false)
+        .map(|path| path.into_os_string().into_vec());
+    read.map_err(|error| {
+        if error.raw_os_error() == Some(libc::ENAMETOOLONG) {
+            Error::refuse(too_long(pid, name))
+        } else {
+            failed("reading a link of /proc", pid.0, name)(error)
+        }
+    })
+}
+
+fn too_long(pid: Pid, name: &str) -> Refusal {
+    Refusal {
+        code: "path-too-long",
+        object: format!("path of {name}"),
+        owner: Owner { pid: Some(pid), fd: None, path: None },
+        cause: "it is longer than the kernel can tell".to_owned(),
+        remedy: "let the program work in a directory with a shorter path".to_owned(),
+    }
 }
 
 /// The path under which `/proc` gives a process's own file of that name.

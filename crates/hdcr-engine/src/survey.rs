@@ -137,6 +137,9 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<(Refusals, Vec<Ref
         }
     }
     shared_halves(&mut survey, look)?;
+    for pid in look.lines.keys() {
+        long_paths(&mut survey, *pid);
+    }
     for view in &look.files {
         match resource::kind_of(view) {
             // What is gone meanwhile needs no look: the one under the freeze counts.
@@ -156,6 +159,15 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<(Refusals, Vec<Ref
         }
     }
     Ok((survey.refusals, survey.notes))
+}
+
+/// Places of a process whose paths cannot be told.
+fn long_paths(survey: &mut Survey<'_>, pid: Pid) {
+    for name in ["cwd", "root", "exe"] {
+        if let Err(Error::Refused(refusals)) = procfs::link(pid, name) {
+            refusals.0.into_iter().for_each(|refusal| survey.refuse(refusal));
+        }
+    }
 }
 
 fn unknown(view: &FileView) -> Refusal {

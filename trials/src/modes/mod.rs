@@ -10,6 +10,7 @@ mod pids;
 mod reboot;
 pub(crate) mod stage;
 mod terminal;
+mod trouble;
 mod user;
 
 use std::path::Path;
@@ -37,7 +38,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 25] = [
+const TRIALS: [Trial; 28] = [
     ("user_guests", user::guests),
     ("user_job", user::job),
     ("user_told", user::told),
@@ -63,6 +64,9 @@ const TRIALS: [Trial; 25] = [
     ("keeper_auto", keeper::auto),
     ("commands_json", commands::json),
     ("commands_settings", commands::settings),
+    ("trouble_settings", trouble::settings),
+    ("trouble_nothing", trouble::nothing),
+    ("trouble_limits", trouble::limits),
 ];
 
 /// Runs the trials that are wanted, one after the other: some of them need a pid, or a terminal, for themselves.

@@ -9,7 +9,7 @@ use super::checkpoint::{must_exist, pid};
 use super::restore::{descriptors, place};
 use crate::asking;
 use crate::cli::CheckArgs;
-use crate::failure::{Class, Obstacle, Result};
+use crate::failure::{Class, Failure, Obstacle, Result};
 use crate::kinds::{StdioTarget, Then};
 use crate::namespace::{self, Outside};
 use crate::output::Report;
@@ -72,6 +72,18 @@ fn living(at: &Surrounding<'_>, target: &str, timeout: Duration) -> Result<Optio
     }
 }
 
+/// Says that a target is nothing at all, whatever its user took it for.
+fn is_something(at: &Surrounding<'_>, target: &str) -> Result<()> {
+    let manifest = place(at, target).and_then(|place| parts::manifest(&place).map(drop));
+    manifest.map_err(|failure| match &*failure.code {
+        "no-such-checkpoint" if !target.contains('@') => Failure {
+            message: format!("{target} is no process, no running job, no checkpoint, and no file or directory"),
+            ..failure
+        },
+        _ => failure,
+    })
+}
+
 pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
     let timeout = at.settings.checkpoint_timeout(None);
     let who = match (at.entered, living(at, &args.target, timeout)?) {
@@ -82,9 +94,11 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
         },
         (None, None) => None,
     };
+    if who.is_none() && at.inside.is_none() {
+        is_something(at, &args.target)?;
+    }
     // It is restored into a pid namespace of its own: there it has to be looked at, too.
     if who.is_none() && at.inside.is_none() && !namespace::may_choose_pids() {
-        place(at, &args.target)?;
         return namespace::outside(std::env::args_os().skip(1), &mut |_| Ok(Outside::Waits));
     }
     let (operation, found) = if let Some(who) = who {
