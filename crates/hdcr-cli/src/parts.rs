@@ -216,7 +216,7 @@ impl Journal {
         for entry in fs::read_dir(journals).map_err(Failure::system("looking for restores that died"))?.flatten() {
             let path = entry.path();
             let other = path.is_dir() && path.file_name() != Some(name.as_ref());
-            let left = other && fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some());
+            let left = other && rollback::has_died_in(&path);
             if left && let Ok(Some(_lock)) = lock(&path) {
                 // Only its own job's next restore undoes it: its program may have gone on by hand since.
                 tracing::warn!(path = %path.display(), "a restore of another job died and left files half rolled back");

@@ -16,7 +16,9 @@ use crate::model::ObjectId;
 use crate::openfile::{OpenFileRecord, path_flag};
 use crate::resource::backing;
 use crate::restore::{Contents, Options, Restore};
+use crate::rights::Turn;
 use crate::rollback::Plan;
+use crate::rollback::since::Since;
 use crate::stored::{self, Model};
 use crate::task::creds::CredsRecord;
 use crate::task::{self, Stage};
@@ -59,6 +61,8 @@ pub(crate) fn context<'a>(model: &'a Model, contents: &'a dyn Contents, options:
         plan: options.journal.as_deref().map(Plan::at).transpose()?.unwrap_or_default(),
         late: Vec::new(),
         apart: BTreeMap::new(),
+        foreign: options.since.iter().flat_map(Since::foreign).map(std::path::Path::to_owned).collect(),
+        rights: task::creds::rights(model)?,
     })
 }
 
@@ -126,6 +130,7 @@ pub(crate) fn owners(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
 pub(crate) fn spaces(cx: &mut Restore<'_>, model: &Model) -> Result<BTreeMap<Pid, Space>> {
     let mut spaces = BTreeMap::new();
     for process in model.processes.iter().filter(|process| !process.zombie()) {
+        let _turn = Turn::to_some(cx.rights.of(process.pid))?;
         let mm = space::stored(cx, ObjectId(process.record.mm))?;
         let descriptors = space::open_backing(cx, &mm)?;
         let exe = backing::restore_path(cx, ObjectId(process.record.exe))?;

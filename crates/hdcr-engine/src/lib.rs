@@ -24,6 +24,7 @@ pub mod regs;
 mod resource;
 pub mod restore;
 mod resume;
+mod rights;
 pub mod rollback;
 mod stored;
 pub mod survey;

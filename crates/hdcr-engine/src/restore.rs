@@ -23,6 +23,7 @@ use crate::plan::{self, Step};
 use crate::progress::{Meter, Phase, Progress};
 use crate::resource;
 use crate::resource::{listed, reopen};
+use crate::rights::{TreeRights, Turn};
 use crate::rollback::Plan;
 use crate::rollback::since::{self, Since};
 use crate::stored::{self, Model};
@@ -177,12 +178,22 @@ pub struct Restore<'a> {
     /// Descriptors that lead elsewhere than their open file does: standard error of a terminal that is a file now. They
     /// go to their numbers in place of the file that the table names.
     pub(crate) apart: BTreeMap<(Pid, i32), OwnedFd>,
+    /// Files that somebody else than the program is known to have written since the checkpoint.
+    pub(crate) foreign: Vec<PathBuf>,
+    /// With whose rights files are found and rolled back.
+    pub(crate) rights: TreeRights,
 }
 
 /// A step of [`Restore::late`].
 pub(crate) type Late = fn(&mut Restore<'_>, ObjectId) -> Result<()>;
 
 impl Restore<'_> {
+    /// Acts on files with the rights of those who hold an open file.
+    pub(crate) fn turn_of_holders(&self, id: ObjectId) -> Result<Turn> {
+        let holders = self.holders.get(&id).into_iter().flatten().map(|(pid, _)| *pid);
+        Turn::to_some(self.rights.of_any(holders))
+    }
+
     /// The batch of a task in a stage.
     pub(crate) fn batch(&mut self, stage: Stage, task: Tid) -> &mut TaskBatch {
         self.batches.entry((stage, task)).or_default()

@@ -52,6 +52,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         Outcome::Interrupted(signal) => return Ok(shell_status(Death::Signal(signal))),
         Outcome::Runs(restored) => restored,
     };
+    restored.notes.iter().for_each(|note| at.output.note(&note.to_string()));
     let root = manifest.facts.root_pid;
     let main = restored.roots.iter().find(|pid| **pid == root).or(restored.roots.first()).copied();
     let main = main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))?;

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, SeekFrom, Stat};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -184,7 +184,16 @@ fn zero(file: impl AsFd, from: u64, to: u64, subject: &Path) -> Result<()> {
 /// Gives a file the contents of an object, in place: only what differs is written. `size` is the true length.
 pub(crate) fn fill(file: &OwnedFd, contents: &dyn Contents, id: ObjectId, size: u64, subject: &Path) -> Result<()> {
     let before = rustix::fs::fstat(file).map_err(Error::system("looking at a file", subject.display()))?;
-    let before = before.st_size.cast_unsigned();
+    // What only appends is filled from its beginning on: each piece goes to the end, which is put where it belongs.
+    let flags = rustix::fs::fcntl_getfl(file).map_err(Error::system("looking at a file", subject.display()))?;
+    let end_at = |at| {
+        if !flags.contains(OFlags::APPEND) {
+            return Ok(());
+        }
+        rustix::fs::ftruncate(file, at).map_err(Error::system("setting the length of a file", subject.display()))
+    };
+    end_at(0)?;
+    let before = if flags.contains(OFlags::APPEND) { 0 } else { before.st_size.cast_unsigned() };
     let mut done = 0;
     contents.read(id, &mut |offset, bytes| {
         let room = length(size.saturating_sub(offset).min(PIECE.max(u64::try_from(bytes.len()).unwrap_or_default())));
@@ -193,6 +202,7 @@ pub(crate) fn fill(file: &OwnedFd, contents: &dyn Contents, id: ObjectId, size: 
             return Ok(());
         }
         zero(file, done.min(before), offset.min(before), subject)?;
+        end_at(offset)?;
         write_changed(file, offset, bytes, offset < before, subject)?;
         done = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or_default());
         Ok(())
@@ -213,7 +223,8 @@ fn write_changed(file: &OwnedFd, offset: u64, bytes: &[u8], overlaps: bool, subj
     let mut there = vec![0; BLOCK];
     for block in bytes.chunks(BLOCK) {
         let room = there.get_mut(..block.len()).unwrap_or_default();
-        let count = read_at(file, at, room, subject)?;
+        // One that is open for writing only is not compared.
+        let count = read_at(file, at, room, subject).unwrap_or(0);
         if count < block.len() || *room != *block {
             write_at(file, at, block, subject)?;
         }
@@ -230,7 +241,8 @@ pub(crate) fn copy(from: &OwnedFd, range: Range<u64>, to: &OwnedFd, to_start: u6
         match rustix::fs::copy_file_range(from, Some(&mut read_from), to, Some(&mut write_to), want) {
             Ok(0) => return copy_by_hand(from, read_from..end, to, write_to, subject),
             Ok(_) | Err(Errno::INTR) => {}
-            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            // The last one: the target only appends.
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::BADF) => {
                 return copy_by_hand(from, read_from..end, to, write_to, subject);
             }
             Err(error) => return Err(Error::system("copying a file", subject.display())(error)),
@@ -340,6 +352,12 @@ mod tests {
         // Shorter than it was.
         rustix::fs::ftruncate(&file, 10).unwrap();
         fill(&file, &kept, ObjectId(1), size, subject).unwrap();
+        assert_eq!(digest(&file, size, subject).unwrap(), before);
+        // Through a descriptor that only appends.
+        let appends =
+            rustix::fs::open(door(&file), OFlags::WRONLY | OFlags::APPEND, rustix::fs::Mode::empty()).unwrap();
+        write_at(&appends, 0, b"more at the end", subject).unwrap();
+        fill(&appends, &kept, ObjectId(1), size, subject).unwrap();
         assert_eq!(digest(&file, size, subject).unwrap(), before);
         let other = OwnedFd::from(tempfile::tempfile().unwrap());
         copy(&file, 100..size, &other, 100, subject).unwrap();

@@ -11,7 +11,7 @@ use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use super::contents::{self, Life};
-use super::{FileKind, FileView, data, regfile, reopen};
+use super::{FileKind, FileView, data, held, regfile, reopen};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::Pid;
@@ -55,6 +55,11 @@ pub(crate) struct PlaceRecord {
     /// Lies where a reboot removes it: made again when it is missing.
     #[prost(bool, tag = "6")]
     volatile: bool,
+    /// Which one it is, for what its path alone must not be trusted with; 0: not known.
+    #[prost(uint64, tag = "7")]
+    device: u64,
+    #[prost(uint64, tag = "8")]
+    inode: u64,
 }
 
 impl Record for PlaceRecord {
@@ -83,6 +88,8 @@ pub(crate) fn note(cx: &mut Capture<'_>, link: &[u8], stat: &Stat, owner: &Owner
         gid: stat.st_gid,
         volatile: super::keep::volatile(&as_path, false),
         path,
+        device: stat.st_dev,
+        inode: stat.st_ino,
     };
     cx.frame(id, &record)?;
     Ok(id)
@@ -115,12 +122,16 @@ impl FileKind for Directory {
         Ok(DirectoryRecord { place: place.0, position: view.info.pos, flags: regfile::flags_of(view) })
     }
 
-    fn restore(cx: &mut Restore<'_>, _id: ObjectId, record: DirectoryRecord) -> Result<OwnedFd> {
+    fn restore(cx: &mut Restore<'_>, id: ObjectId, record: DirectoryRecord) -> Result<OwnedFd> {
+        let _turn = cx.turn_of_holders(id)?;
         let flags = OFlags::from_bits_retain(record.flags & regfile::AT_OPEN) | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let place = ObjectId(record.place);
         let door = data::door(open(cx, place)?);
-        let file =
-            rustix::fs::open(&door, flags, Mode::empty()).map_err(Error::system("opening a directory again", place))?;
+        let file = match rustix::fs::open(&door, flags, Mode::empty()) {
+            Err(Errno::ACCESS) => held_open(cx, place, flags),
+            other => other,
+        };
+        let file = file.map_err(Error::system("opening a directory again", place))?;
         if record.position != 0 && !flags.contains(OFlags::PATH) {
             rustix::fs::seek(&file, SeekFrom::Start(record.position))
                 .map_err(Error::system("setting a directory's position", place))?;
@@ -153,8 +164,21 @@ fn open<'a>(cx: &'a mut Restore<'_>, id: ObjectId) -> Result<&'a OwnedFd> {
     file.ok_or_else(|| Error::Unsound(format!("{id} is no directory")))
 }
 
+/// Opens a directory that the program's user may not open: the very one that somebody else had opened for it.
+fn held_open(cx: &Restore<'_>, place: ObjectId, flags: OFlags) -> std::result::Result<OwnedFd, Errno> {
+    let record = cx.record::<PlaceRecord>(place).map_err(|_| Errno::ACCESS)?;
+    let path = contents::checked_path(&record.path).map_err(|_| Errno::ACCESS)?;
+    out_of_reach(&record, &cx.mapped(&path), flags)
+}
+
+fn out_of_reach(record: &PlaceRecord, path: &Path, flags: OFlags) -> std::result::Result<OwnedFd, Errno> {
+    let file = held::beyond_links(path, flags)?;
+    let same = |stat: Stat| record.inode != 0 && (stat.st_dev, stat.st_ino) == (record.device, record.inode);
+    if rustix::fs::fstat(&file).is_ok_and(same) { Ok(file) } else { Err(Errno::ACCESS) }
+}
+
 fn look(path: &Path) -> std::result::Result<OwnedFd, Errno> {
-    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    held::look(path, OFlags::DIRECTORY)
 }
 
 fn make(cx: &mut Restore<'_>, record: &PlaceRecord) -> Result<OwnedFd> {
@@ -163,6 +187,8 @@ fn make(cx: &mut Restore<'_>, record: &PlaceRecord) -> Result<OwnedFd> {
         return make_removed(cx, record, &path);
     }
     match look(&path) {
+        Err(Errno::ACCESS) => out_of_reach(record, &path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)
+            .map_err(Error::system("opening a directory", path.display())),
         Err(Errno::NOENT) if record.volatile => make_directory(cx, record, &path),
         Err(Errno::NOENT | Errno::NOTDIR) => {
             let owner = Owner { path: Some(path), ..Owner::default() };
@@ -222,7 +248,7 @@ mod tests {
         let record = DirectoryRecord { place: 4, position: u64::MAX / 3, flags: 0o200_000 };
         assert_eq!(DirectoryRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
         let place =
-            PlaceRecord { path: b"/tmp/x".to_vec(), removed: true, mode: 0o40755, uid: 1, gid: 2, volatile: true };
+            PlaceRecord { path: b"/tmp/x".to_vec(), removed: true, mode: 0o40755, uid: 1, gid: 2, volatile: true, device: 3, inode: 4 };
         assert_eq!(PlaceRecord::decode(&place.encode().unwrap(), 1).unwrap(), place);
     }
 }

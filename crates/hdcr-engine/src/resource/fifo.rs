@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use hdcr_image::{Record, Tag};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
@@ -14,11 +14,12 @@ use rustix::process::{Gid, Uid};
 
 use super::outside;
 use super::pipe::{self, PipeRecord};
-use super::{FileKind, FileView};
+use super::{FileKind, FileView, data};
 use crate::capture::{Capture, OpenFile};
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
+use crate::rollback::{self, Action, Newer, Witness};
 
 const ACCESS: u64 = 3;
 const WRITE: u64 = 1;
@@ -102,11 +103,12 @@ impl FileKind for Fifo {
     }
 
     fn restore(cx: &mut Restore<'_>, id: ObjectId, record: FifoEndRecord) -> Result<OwnedFd> {
+        let _turn = cx.turn_of_holders(id)?;
         let fifo = ObjectId(record.fifo);
         if !cx.parts.contains_key(&fifo) {
             let object: FifoRecord = cx.record(fifo)?;
             let path = cx.mapped(&super::contents::checked_path(&object.path)?);
-            let keeper = make(&path, fifo, &object)?;
+            let keeper = make(cx, &path, fifo, &object)?;
             cx.parts.insert(fifo, vec![keeper]);
         }
         let keeper = cx.parts.get(&fifo).and_then(|parts| parts.first());
@@ -116,23 +118,18 @@ impl FileKind for Fifo {
 }
 
 /// Opens the FIFO for both directions, makes it first when it is missing, and puts its bytes in.
-fn make(path: &Path, id: ObjectId, record: &FifoRecord) -> Result<OwnedFd> {
+fn make(cx: &mut Restore<'_>, path: &Path, id: ObjectId, record: &FifoRecord) -> Result<OwnedFd> {
     let subject = path.display().to_string();
     let failed = |operation| Error::system::<rustix::io::Errno>(operation, &subject);
-    // A nameless one shows the name that it had; that can be given for a moment when it is free.
-    let in_use = record.deleted && (path.symlink_metadata().is_ok() || !path.parent().is_some_and(Path::is_dir));
-    let place = if in_use { passing(path, id) } else { path.to_owned() };
-    let found = rustix::fs::lstat(&place);
-    match &found {
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo => {}
-        Ok(_) => return Err(Error::refuse(taken(&place))),
-        Err(_) => born(&place, record).map_err(failed("making a FIFO"))?,
-    }
-    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let keeper = rustix::fs::open(&place, flags, Mode::empty()).map_err(failed("opening a FIFO"))?;
-    if record.deleted {
-        rustix::fs::unlink(&place).map_err(failed("taking the name of a FIFO away"))?;
-    }
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = rustix::fs::lstat(path);
+    let keeper = match &found {
+        Ok(stat) if !record.deleted && FileType::from_raw_mode(stat.st_mode) == FileType::Fifo => {
+            rustix::fs::open(path, flags, Mode::empty()).map_err(failed("opening a FIFO"))?
+        }
+        Ok(_) if !record.deleted => return Err(Error::refuse(taken(path))),
+        Ok(_) | Err(_) => fresh(cx, path, record)?,
+    };
     let pipe = record.pipe.as_ref().ok_or_else(|| Error::Unsound(format!("{id} is a FIFO without a pipe")))?;
     // What is in it already belongs to somebody outside who holds it open, and so do the bytes of the checkpoint.
     if rustix::io::ioctl_fionread(&keeper).map_err(failed("looking into a FIFO"))? == 0 {
@@ -141,13 +138,28 @@ fn make(path: &Path, id: ObjectId, record: &FifoRecord) -> Result<OwnedFd> {
     Ok(keeper)
 }
 
-fn passing(path: &Path, id: ObjectId) -> PathBuf {
-    let name = format!(".hdcr-fifo-{}-{}", rustix::process::getpid().as_raw_nonzero(), id.0);
-    let beside = path.parent().filter(|parent| parent.is_dir());
-    beside.unwrap_or(Path::new("/tmp")).join(name)
+/// A new one: under a name of ours until the end of the restore. A nameless one shows the name that it had, as far as that
+/// can be given for a moment.
+fn fresh(cx: &mut Restore<'_>, path: &Path, record: &FifoRecord) -> Result<OwnedFd> {
+    let failed = |operation| Error::system::<rustix::io::Errno>(operation, path.display());
+    let in_use = record.deleted && !path.parent().is_some_and(Path::is_dir);
+    let around = if in_use { Path::new("/tmp").join(path.file_name().unwrap_or_default()) } else { path.to_owned() };
+    let mut place = data::free_beside(&around, "new", || cx.plan.number());
+    cx.plan.will_make(&place, None)?;
+    let keeper = born(&place, record).map_err(failed("making a FIFO"))?;
+    if !record.deleted {
+        cx.plan.add(Action::Place { path: path.to_owned(), from: place }, Newer::Go)?;
+        return Ok(keeper);
+    }
+    cx.plan.will_make(&around, Some(Witness::of(&keeper, &place)?))?;
+    if rollback::rename(&place, &around).is_ok() {
+        place = around;
+    }
+    rustix::fs::unlink(&place).map_err(failed("taking the name of a FIFO away"))?;
+    Ok(keeper)
 }
 
-fn born(path: &Path, record: &FifoRecord) -> rustix::io::Result<()> {
+fn born(path: &Path, record: &FifoRecord) -> rustix::io::Result<OwnedFd> {
     let mode = Mode::from_raw_mode(record.mode & 0o7777);
     rustix::fs::mknodat(CWD, path.as_os_str().as_bytes(), FileType::Fifo, mode, 0)?;
     // By descriptor: the owner of the directory could put a link in its place meanwhile.
@@ -159,8 +171,8 @@ fn born(path: &Path, record: &FifoRecord) -> rustix::io::Result<()> {
     rustix::fs::fchmod(&opened, mode)?;
     match rustix::fs::fchown(&opened, Some(Uid::from_raw(record.uid)), Some(Gid::from_raw(record.gid))) {
         // An ordinary user keeps it as its own.
-        Err(rustix::io::Errno::PERM) => Ok(()),
-        other => other,
+        Ok(()) | Err(rustix::io::Errno::PERM) => Ok(opened),
+        Err(error) => Err(error),
     }
 }
 
@@ -177,6 +189,31 @@ fn taken(path: &Path) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resource::scene::{self, Image};
+
+    #[test]
+    fn a_fifo_of_a_restore_that_fails_or_dies_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        let pipe = Some(PipeRecord::default());
+        let record = FifoRecord { mode: 0o640, pipe, ..FifoRecord::default() };
+        let image = Image::default();
+        let journal = directory.path().join("journal");
+        for dies in [false, true] {
+            let mut cx = scene::restore(&image, &journal, &[]);
+            make(&mut cx, &path, ObjectId(1), &record).unwrap();
+            cx.plan.prepare().unwrap();
+            cx.plan.apply(cx.contents).unwrap();
+            assert!(path.exists());
+            if dies {
+                cx.plan.die();
+                assert!(rollback::repair(&journal).unwrap());
+            } else {
+                drop(cx);
+            }
+            assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "only the journal's directory");
+        }
+    }
 
     #[test]
     fn a_fifo_with_bytes_is_made_again_with_and_without_a_name() {
@@ -190,7 +227,11 @@ mod tests {
         let mut record = FifoRecord { path: Vec::new(), deleted: false, mode: 0o640, uid, gid, pipe };
         for deleted in [true, false] {
             record.deleted = deleted;
-            let keeper = make(&path, ObjectId(1), &record).unwrap();
+            let image = Image::default();
+            let mut cx = scene::restore(&image, &directory.join("journal"), &[]);
+            let keeper = make(&mut cx, &path, ObjectId(1), &record).unwrap();
+            assert!(!path.exists(), "not before the end of the restore");
+            scene::finish(cx);
             let reader = pipe::open_again(keeper.as_fd(), 0).unwrap();
             let mut room = [0; 9];
             assert_eq!(rustix::io::read(&reader, &mut room).unwrap(), 5);

@@ -17,7 +17,8 @@ use crate::capture::Capture;
 use crate::error::{Error, Owner, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
-use crate::rollback::Action;
+use crate::rights::Turn;
+use crate::rollback::{Action, Newer, since};
 
 /// The list of inodes that belong to no descriptor and no mapping, but to a path that the user named; one in an image.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -96,8 +97,10 @@ pub(crate) fn restore(cx: &mut Restore<'_>) -> Result<()> {
     }
     let list = cx.record::<ListedRecord>(LISTED)?;
     for id in &list.ids {
+        let _turn = reopen::turn_of_user(cx, ObjectId(*id))?;
         reopen::open(cx, ObjectId(*id))?;
     }
+    let _turn = Turn::to_some(cx.rights.of_root())?;
     let mut newer = Vec::new();
     for path in &list.absent {
         newer.push(cx.mapped(&contents::checked_path(path)?));
@@ -113,7 +116,9 @@ pub(crate) fn restore(cx: &mut Restore<'_>) -> Result<()> {
     for path in newer {
         if path.symlink_metadata().is_ok_and(|there| there.is_file()) {
             let to = data::free_beside(&path, "newer", || cx.plan.number());
-            cx.plan.add(Action::Aside { path, to });
+            let cause = format!("it was not there at the checkpoint; moved to {}", to.display());
+            cx.notes.push(since::note("rollback-aside", &path, cause, "remove it when it is not needed"));
+            cx.plan.add(Action::Aside { path, to }, Newer::Go)?;
         }
     }
     Ok(())

@@ -156,16 +156,20 @@ macro_rules! kinds {
 pub(crate) mod backing;
 pub(crate) mod contents;
 pub(crate) mod data;
+pub(crate) mod held;
 pub(crate) mod keep;
 pub(crate) mod late;
 pub(crate) mod listed;
 pub(crate) mod locks;
+pub(crate) mod newer;
 pub(crate) mod outside;
 pub(crate) mod reopen;
 #[cfg(test)]
 pub(crate) mod scene;
 pub(crate) mod shmem;
 pub(crate) mod touched;
+
+pub(crate) use socket::nobody_answers;
 
 kinds! {
     pathfd::PathFd,

@@ -59,7 +59,8 @@ impl FileKind for PathFd {
         Ok(PathFdRecord { path: view.link.clone(), kind: view.stat.st_mode & TYPE, flags: regfile::flags_of(view) })
     }
 
-    fn restore(cx: &mut Restore<'_>, _id: ObjectId, record: PathFdRecord) -> Result<OwnedFd> {
+    fn restore(cx: &mut Restore<'_>, id: ObjectId, record: PathFdRecord) -> Result<OwnedFd> {
+        let _turn = cx.turn_of_holders(id)?;
         let path = cx.mapped(&contents::checked_path(&record.path)?);
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file =

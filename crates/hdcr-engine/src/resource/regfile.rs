@@ -40,6 +40,18 @@ impl Record for RegFileRecord {
     model::prost_record!();
 }
 
+impl RegFileRecord {
+    /// Whether it was opened for writing, and leads to this inode.
+    pub(crate) fn writes_to(&self, inode: ObjectId) -> bool {
+        self.inode == inode.0 && writes(self.flags)
+    }
+
+    /// Whether all that it writes goes to the end.
+    pub(crate) fn appends(&self) -> bool {
+        self.flags & OFlags::APPEND.bits() != 0
+    }
+}
+
 /// Access mode and flags that only `open(2)` can give.
 pub(crate) const AT_OPEN: u32 =
     0o3 | OFlags::PATH.bits() | OFlags::DSYNC.bits() | OFlags::SYNC.bits() | OFlags::DIRECTORY.bits();
@@ -105,6 +117,7 @@ impl FileKind for RegFile {
     }
 
     fn restore(cx: &mut Restore<'_>, id: ObjectId, record: RegFileRecord) -> Result<OwnedFd> {
+        let _turn = cx.turn_of_holders(id)?;
         let inode = ObjectId(record.inode);
         let flags = OFlags::from_bits_retain(record.flags & AT_OPEN);
         let opened = reopen::open(cx, inode)?;

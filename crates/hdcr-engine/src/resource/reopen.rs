@@ -15,11 +15,12 @@ use rustix::io::Errno;
 
 use super::contents::{self, InodeRecord, Keep, Life, ParentDirectory};
 use super::late::LateRecord;
-use super::{data, shmem, touched};
+use super::{data, held, newer, shmem, touched};
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::{Restore, StoredFrame, mapped};
-use crate::rollback::{Action, Changed};
+use crate::rights::Turn;
+use crate::rollback::{Action, Changed, Newer, Witness};
 use crate::stored;
 
 /// An inode that has been found or made.
@@ -62,13 +63,17 @@ pub(crate) fn open<'a>(cx: &'a mut Restore<'_>, id: ObjectId) -> Result<&'a Open
     cx.inodes.get(&id).ok_or_else(|| Error::Unsound(format!("{id} is no inode")))
 }
 
+/// Acts with the rights of the process that a file which nobody holds belongs to.
+pub(crate) fn turn_of_user(cx: &Restore<'_>, id: ObjectId) -> Result<Turn> {
+    let user = record_of(cx.frames, id)?.uid;
+    Turn::to_some(cx.rights.of_user(rustix::fs::Uid::from_raw(user)))
+}
+
 /// Opens an inode anew.
 pub(crate) fn open_anew(cx: &mut Restore<'_>, id: ObjectId, flags: OFlags) -> Result<OwnedFd> {
-    let door = data::door(&open(cx, id)?.base);
-    rustix::fs::open(&door, flags | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()).map_err(|error| {
-        let name = cx.record::<InodeRecord>(id).map_or_else(|_| door, |record| model::path_of(&record.path));
-        Error::system("opening a file again", name.display())(error)
-    })
+    let record = record_of(cx.frames, id)?;
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+    held::open(&record, &open(cx, id)?.base, flags)
 }
 
 /// A descriptor for mappings of an inode; it stays ours.
@@ -155,7 +160,7 @@ fn renamed(record: &InodeRecord) -> Refusal {
 
 /// Opens a path without following a link at its end and without a permission on the file itself.
 pub(crate) fn look(path: &Path) -> std::result::Result<OwnedFd, Errno> {
-    rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    held::look(path, OFlags::empty())
 }
 
 fn stat_of(file: &OwnedFd, path: &Path) -> Result<Stat> {
@@ -181,6 +186,8 @@ fn by_handle(record: &InodeRecord) -> Option<OwnedFd> {
     let mount = path.ancestors().skip(1).find_map(|directory| {
         rustix::fs::open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
     })?;
+    // This finds the very inode, whatever leads to it.
+    let _turn = Turn::home().ok()?;
     let handle = hdcr_sys::handle::Handle { kind: record.handle_type, bytes: record.handle.clone() };
     let flags = i32::try_from((OFlags::PATH | OFlags::NOFOLLOW).bits()).ok()?;
     let file = hdcr_sys::handle::open(&mount, &handle, flags).ok()?;
@@ -195,7 +202,7 @@ fn by_handle(record: &InodeRecord) -> Option<OwnedFd> {
 /// linked there for a moment, if the name is free.
 fn under_old_name(cx: &mut Restore<'_>, path: &Path, opened: Opened) -> Opened {
     let Ok(stat) = rustix::fs::fstat(&opened.base) else { return opened };
-    if path.symlink_metadata().is_ok() || cx.plan.will_make(path, Some(&stat)).is_err() {
+    if path.symlink_metadata().is_ok() || cx.plan.will_make(path, Witness::of(&opened.base, path).ok()).is_err() {
         return opened;
     }
     let place = data::door(&opened.base);
@@ -215,6 +222,7 @@ fn named(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Ope
     match look(&path) {
         Ok(file) => existing(cx, id, record, &path, file),
         Err(Errno::NOENT | Errno::NOTDIR) => missing(cx, id, record, &path),
+        Err(Errno::ACCESS) => existing(cx, id, record, &path, held::out_of_reach(record, &path)?),
         Err(error) => Err(Error::system("opening a file", path.display())(error)),
     }
 }
@@ -278,21 +286,19 @@ fn existing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Pat
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(no_regular_file(record));
     }
-    let writer = |file: &OwnedFd| {
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        rustix::fs::open(data::door(file), flags, Mode::empty())
-            .map_err(Error::system("opening a file to roll it back", path.display()))
-    };
     let changed = Changed { seconds: record.mtime, nanoseconds: record.mtime_ns };
     match judge(record, &file, &stat, path)? {
         Verdict::Use => {}
         Verdict::Contents => {
-            let action =
-                Action::Contents { path: path.to_owned(), file: writer(&file)?, id, size: record.size, changed };
-            cx.plan.add(action);
+            let writer = held::writer(cx, id, record, &file)?;
+            let newer = newer::of(cx, id, record, path, &stat)?;
+            let action = Action::Contents { path: path.to_owned(), file: writer, id, size: record.size, changed };
+            cx.plan.add(action, newer)?;
         }
         Verdict::Cut => {
-            cx.plan.add(Action::Cut { path: path.to_owned(), file: writer(&file)?, size: record.size, changed });
+            let writer = held::writer(cx, id, record, &file)?;
+            let newer = newer::of(cx, id, record, path, &stat)?;
+            cx.plan.add(Action::Cut { path: path.to_owned(), file: writer, size: record.size, changed }, newer)?;
         }
         Verdict::Refuse(code, cause, remedy) => {
             return instead(cx, id, record, path).unwrap_or_else(|| Err(refuse(record, code, cause, remedy)));
@@ -309,11 +315,11 @@ fn instead(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path
         match judge(record, &file, &stat, path) {
             Ok(Verdict::Use) => return Some(Ok(Opened::new(file))),
             Ok(Verdict::Cut) => {
-                let flags = OFlags::RDWR | OFlags::CLOEXEC;
-                let writer = rustix::fs::open(data::door(&file), flags, Mode::empty()).ok()?;
+                let writer = held::writer(cx, id, record, &file).ok()?;
                 let name = std::fs::read_link(data::door(&file)).ok()?;
                 let changed = Changed { seconds: record.mtime, nanoseconds: record.mtime_ns };
-                cx.plan.add(Action::Cut { path: name, file: writer, size: record.size, changed });
+                let newer = newer::of(cx, id, record, &name, &stat).ok()?;
+                cx.plan.add(Action::Cut { path: name, file: writer, size: record.size, changed }, newer).ok()?;
                 return Some(Ok(Opened::new(file)));
             }
             Ok(Verdict::Contents | Verdict::Refuse(..)) | Err(_) => {}
@@ -362,9 +368,7 @@ fn digest_fits(record: &InodeRecord, file: &OwnedFd, path: &Path) -> Result<bool
     if record.digest.is_empty() {
         return Ok(false);
     }
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let reader = rustix::fs::open(data::door(file), flags, Mode::empty());
-    let reader = reader.map_err(Error::system("reading a file to verify it", path.display()))?;
+    let reader = held::open(record, file, OFlags::RDONLY | OFlags::CLOEXEC)?;
     let now = if record.sampled {
         data::sample(&reader, record.size, path)?
     } else {
@@ -386,9 +390,8 @@ fn create(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path)
     make_parents(cx, record, path)?;
     let (from, file) = create_beside(cx, path, "new")?;
     dress(cx, &file, id, record, &from)?;
-    let stat = stat_of(&file, &from)?;
     let file = reopenable(file, record, &from)?;
-    cx.plan.add(Action::Place { path: path.to_owned(), from, device: stat.st_dev, inode: stat.st_ino });
+    cx.plan.add(Action::Place { path: path.to_owned(), from }, Newer::Go)?;
     Ok(Opened::new(file))
 }
 
@@ -477,6 +480,7 @@ fn without_name(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Res
     let hidden = match hidden_directory(cx, &place) {
         Ok(hidden) => hidden,
         Err(Error::System { .. }) if record.stand_in => return in_memory(cx, id, record),
+        Err(error) if held::is_denied(&error) => return in_memory(cx, id, record),
         Err(error) => return Err(error),
     };
     let from = hidden.join(path.file_name().unwrap_or_default());
@@ -484,7 +488,7 @@ fn without_name(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Res
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(&from, flags, Mode::RUSR | Mode::WUSR);
     let file = file.map_err(Error::system("making a file", from.display()))?;
-    cx.plan.will_make(&place, Some(&stat_of(&file, &from)?))?;
+    cx.plan.will_make(&place, Some(Witness::of(&file, &from)?))?;
     let moved = rustix::fs::renameat_with(CWD, &from, CWD, &place, RenameFlags::NOREPLACE);
     let name = moved.map_or(&from, |()| &place);
     rustix::fs::unlink(name).map_err(Error::system("removing the name of a file", name.display()))?;

@@ -172,6 +172,8 @@ pub(crate) fn restore<'a>(image: &'a Image, journal: &Path, map_path: &'a [(Path
         inodes: BTreeMap::new(),
         plan: Plan::at(journal).unwrap(),
         notes: Vec::new(),
+        foreign: Vec::new(),
+        rights: crate::rights::TreeRights::default(),
     }
 }
 

@@ -78,6 +78,7 @@ pub(crate) fn restore(cx: &mut Restore<'_>, since: Option<&Since>) -> Result<BTr
             known.insert(path);
             continue;
         }
+        let _turn = reopen::turn_of_user(cx, id)?;
         match reopen::open(cx, id) {
             Ok(_) => {}
             Err(Error::Refused(refusals)) => cx.notes.extend(refusals.0),

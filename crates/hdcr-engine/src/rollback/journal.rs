@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 use rustix::fs::FlockOperation;
 
+use super::steps::Steps;
 use crate::error::{Error, Owner, Refusal, Result};
+use crate::rights::Rights;
 
 /// What is to be undone.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, prost::Enumeration)]
@@ -27,6 +29,20 @@ pub(crate) enum Undo {
     RemoveDirectory = 3,
     /// Move a file back to where it was.
     MoveBack = 4,
+    /// Remove a socket of ours that nobody listens at, made at the entry's time or later.
+    RemoveSocket = 5,
+}
+
+/// What becomes of something that was moved when the roll-back has come to its end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, prost::Enumeration)]
+#[repr(i32)]
+pub(crate) enum Then {
+    /// It is where it belongs.
+    Nothing = 0,
+    /// It stays for the user, for some time.
+    Stays = 1,
+    /// It goes.
+    Goes = 2,
 }
 
 /// An entry.
@@ -57,6 +73,44 @@ pub(crate) struct Entry {
     pub(crate) copy: u64,
     #[prost(uint64, tag = "10")]
     pub(crate) from: u64,
+    /// More of its identity: see [`super::witness`].
+    #[prost(int64, tag = "11")]
+    pub(crate) born: i64,
+    #[prost(uint32, tag = "12")]
+    pub(crate) born_ns: u32,
+    #[prost(int32, tag = "13")]
+    pub(crate) handle_kind: i32,
+    #[prost(bytes = "vec", tag = "14")]
+    pub(crate) handle: Vec<u8>,
+    /// With whose rights it is undone; `false`: with those of whoever undoes it.
+    #[prost(bool, tag = "15")]
+    pub(crate) bound: bool,
+    #[prost(uint32, tag = "16")]
+    pub(crate) uid: u32,
+    #[prost(uint32, tag = "17")]
+    pub(crate) gid: u32,
+    #[prost(uint32, repeated, tag = "18")]
+    pub(crate) groups: Vec<u32>,
+    #[prost(uint64, tag = "19")]
+    pub(crate) capabilities: u64,
+    /// Where the kept copy goes, to stay for some time.
+    #[prost(bytes = "vec", tag = "20")]
+    pub(crate) newer: Vec<u8>,
+    #[prost(enumeration = "Then", tag = "21")]
+    pub(crate) then: i32,
+}
+
+impl Entry {
+    /// The same entry, to be undone with these rights.
+    pub(crate) fn with_rights(self, rights: Option<&Rights>) -> Self {
+        let Some(Rights { uid, gid, groups, capabilities }) = rights.cloned() else { return self };
+        Self { bound: true, uid, gid, groups, capabilities, ..self }
+    }
+
+    /// With whose rights it is undone.
+    pub(crate) fn rights(&self) -> Option<Rights> {
+        self.bound.then(|| Rights::new(self.uid, self.gid, &self.groups, self.capabilities))
+    }
 }
 
 const NAME: &str = "rollback.journal";
@@ -94,12 +148,21 @@ impl Journal {
         Ok((Self { directory: directory.to_owned(), file }, parse(&bytes)))
     }
 
-    /// Adds an entry. It is safe against the death of this process.
+    /// Adds an entry. It is safe against the death of this process, and after [`Journal::sync`] against a power cut.
     pub(crate) fn add(&mut self, entry: &Entry) -> Result<()> {
-        let body = entry.encode_to_vec();
-        let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes();
-        let frame = [&length[..], &body, blake3::hash(&body).as_bytes()].concat();
-        self.file.write_all(&frame).map_err(failed("writing the journal", &self.directory))
+        self.file.write_all(&framed(entry)).map_err(failed("writing the journal", &self.directory))
+    }
+
+    /// Waits until the entries are on the disk.
+    pub(crate) fn sync(&self, steps: &Steps) -> Result<()> {
+        let path = self.directory.join(NAME);
+        steps.sync(&self.file, &path)?;
+        steps.sync_directory_of(&path)
+    }
+
+    /// Where it lies.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Where a copy lies.
@@ -107,9 +170,19 @@ impl Journal {
         self.directory.join(format!("rollback.{number}"))
     }
 
-    /// Forgets all: from here on nothing is undone any more.
-    pub(crate) fn clear(&mut self, copies: u64) -> Result<()> {
+    /// From here on nothing is undone any more.
+    pub(crate) fn end(&mut self, steps: &Steps) -> Result<()> {
+        if self.file.metadata().is_ok_and(|file| file.len() == 0) {
+            return Ok(());
+        }
         self.file.set_len(0).map_err(failed("ending the journal", &self.directory))?;
+        steps.note("end", &self.directory.join(NAME));
+        steps.sync(&self.file, &self.directory.join(NAME))
+    }
+
+    /// Forgets all: from here on nothing is undone any more. Copies go only when no journal on the disk names them.
+    pub(crate) fn clear(&mut self, copies: u64, steps: &Steps) -> Result<()> {
+        self.end(steps)?;
         for number in 1..=copies {
             match std::fs::remove_file(self.copy(number)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -123,8 +196,15 @@ impl Journal {
     }
 }
 
+/// An entry as it is written.
+pub(crate) fn framed(entry: &Entry) -> Vec<u8> {
+    let body = entry.encode_to_vec();
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes();
+    [&length[..], &body, blake3::hash(&body).as_bytes()].concat()
+}
+
 /// The entries up to the first that is torn.
-fn parse(bytes: &[u8]) -> Vec<Entry> {
+pub(crate) fn parse(bytes: &[u8]) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut rest = bytes;
     while let Some((entry, tail)) = parse_one(rest) {
@@ -178,7 +258,7 @@ mod tests {
         assert_eq!(parse(&[0xff; 40]), []);
         let (mut journal, old) = Journal::open(directory.path()).unwrap();
         assert_eq!(old, [entry(b"/a"), entry(b"/b")]);
-        journal.clear(3).unwrap();
+        journal.clear(3, &Steps::default()).unwrap();
         assert!(!path.exists());
     }
 }

@@ -5,27 +5,35 @@
 //! final. A plan that is dropped before that undoes all it has done; when its process is killed, the next restore over
 //! the same journal does so first ([`repair`]).
 //!
-//! Nothing waits for a disk here. When the power fails in the middle, files may be left half rolled back; the program is
-//! gone too, and its next restore gives them the contents of the image whatever state they are in.
+//! What is kept and the journal reach the disk before a file is touched, and the files before the journal ends: a power cut
+//! in the middle is repaired like a death. Everything is done with the rights that were in force when it was planned
+//! ([`crate::rights`]), also when it is another process that undoes it.
 
 mod journal;
+mod left;
 pub mod since;
+mod steps;
+mod undo;
+mod witness;
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
-pub(crate) use journal::{Entry, Journal, Undo};
+pub(crate) use journal::{Entry, Journal, Then, Undo};
+use steps::Steps;
+pub(crate) use witness::Witness;
 
 use crate::error::{Error, Result};
 use crate::model::ObjectId;
 use crate::resource::data;
+use crate::resource::held;
 use crate::restore::Contents;
+use crate::rights::{Rights, Turn};
 
 /// The time of a file's last change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,7 +50,7 @@ pub(crate) enum Action {
     /// The file is cut back to a length.
     Cut { path: PathBuf, file: OwnedFd, size: u64, changed: Changed },
     /// A new file, complete under a name of ours, gets its true name.
-    Place { path: PathBuf, from: PathBuf, device: u64, inode: u64 },
+    Place { path: PathBuf, from: PathBuf },
     /// A file that is newer than the checkpoint is moved out of the way.
     Aside { path: PathBuf, to: PathBuf },
 }
@@ -52,9 +60,27 @@ pub(crate) enum Action {
 pub(crate) struct Plan {
     journal: Option<Journal>,
     done: Vec<Entry>,
-    actions: Vec<Action>,
+    actions: Vec<Planned>,
     copies: u64,
     finished: bool,
+    steps: Steps,
+}
+
+/// An action, and how it is done.
+#[derive(Debug)]
+struct Planned {
+    action: Action,
+    rights: Option<Rights>,
+    newer: Newer,
+}
+
+/// What becomes of the bytes that an action takes away.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Newer {
+    /// They are of the program alone, which writes them again.
+    Go,
+    /// They may be of somebody else, too: kept there until the next roll-back.
+    Stay(PathBuf),
 }
 
 /// Undoes a roll-back that died, if there is one; `true` when there was.
@@ -62,9 +88,10 @@ pub fn repair(directory: &Path) -> Result<bool> {
     if !Journal::is_in(directory) {
         return Ok(false);
     }
+    let steps = Steps::default();
     let (mut journal, entries) = Journal::open(directory)?;
-    undo(&entries, Some(&journal))?;
-    journal.clear(entries.iter().map(|entry| entry.copy).max().unwrap_or_default())?;
+    undo::undo(&entries, Some(&journal), &[], &steps)?;
+    journal.clear(entries.iter().map(|entry| entry.copy).max().unwrap_or_default(), &steps)?;
     Ok(!entries.is_empty())
 }
 
@@ -74,7 +101,21 @@ pub fn settle(directory: &Path) -> Result<()> {
         return Ok(());
     }
     let (mut journal, entries) = Journal::open(directory)?;
-    journal.clear(entries.iter().map(|entry| entry.copy).max().unwrap_or_default())
+    let steps = Steps::default();
+    left::settle(&mut journal, &entries, &steps)?;
+    journal.clear(entries.iter().map(|entry| entry.copy).max().unwrap_or_default(), &steps)
+}
+
+/// Whether a roll-back has died in a directory, and nobody has repaired it.
+pub fn has_died_in(directory: &Path) -> bool {
+    Journal::is_in(directory)
+}
+
+/// The rights that are in force, when they are not those of this process.
+fn in_force() -> Result<Option<Rights>> {
+    let now = Rights::now()?;
+    let _turn = Turn::home()?;
+    Ok(Some(now).filter(|now| Rights::now().is_ok_and(|home| home != *now)))
 }
 
 impl Plan {
@@ -87,15 +128,22 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Adds an action.
-    pub(crate) fn add(&mut self, action: Action) {
-        self.actions.push(action);
+    /// Adds an action, to be done with the rights that are in force now.
+    pub(crate) fn add(&mut self, action: Action, newer: Newer) -> Result<()> {
+        self.actions.push(Planned { action, rights: in_force()?, newer });
+        Ok(())
     }
 
     /// The actions so far.
     #[cfg(test)]
-    pub(crate) fn actions(&self) -> &[Action] {
-        &self.actions
+    pub(crate) fn actions(&self) -> Vec<&Action> {
+        self.actions.iter().map(|planned| &planned.action).collect()
+    }
+
+    /// As a death leaves it: nothing is undone.
+    #[cfg(test)]
+    pub(crate) fn die(mut self) {
+        self.finished = true;
     }
 
     /// A number that this plan has not given yet.
@@ -104,8 +152,14 @@ impl Plan {
         self.copies
     }
 
-    /// Writes down how something is undone that is done next.
-    pub(crate) fn will_undo(&mut self, entry: Entry) -> Result<()> {
+    /// Writes down how something is undone that is done next, with the rights that are in force now.
+    fn write_down(&mut self, entry: Entry) -> Result<()> {
+        let rights = in_force()?;
+        self.write_down_for(entry, rights.as_ref())
+    }
+
+    fn write_down_for(&mut self, entry: Entry, rights: Option<&Rights>) -> Result<()> {
+        let entry = entry.with_rights(rights);
         if let Some(journal) = &mut self.journal {
             journal.add(&entry)?;
         }
@@ -113,54 +167,94 @@ impl Plan {
         Ok(())
     }
 
-    /// Says before it is made that a file has to be removed again.
-    pub(crate) fn will_make(&mut self, path: &Path, identity: Option<&Stat>) -> Result<()> {
-        self.will_undo(Entry {
-            undo: Undo::Remove.into(),
+    /// Likewise, when it must not be done before that is on the disk: it is about something that is not ours.
+    pub(crate) fn will_undo(&mut self, entry: Entry) -> Result<()> {
+        self.write_down(entry)?;
+        self.journal.as_ref().map_or(Ok(()), |journal| journal.sync(&self.steps))
+    }
+
+    /// Says before it is made that a file has to be removed again. Without a witness: the name is one that only we give.
+    pub(crate) fn will_make(&mut self, path: &Path, witness: Option<Witness>) -> Result<()> {
+        let entry = Entry { undo: Undo::Remove.into(), path: bytes(path), ..Entry::default() };
+        self.write_down(witness.unwrap_or_default().into_entry(entry))
+    }
+
+    /// Says that a socket is made there next. Who it is is not known before.
+    pub(crate) fn will_bind(&mut self, path: &Path) -> Result<()> {
+        // The clock of file systems, which stands still between two ticks.
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+        let (mtime, mtime_ns) = (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or_default());
+        self.write_down(Entry {
+            undo: Undo::RemoveSocket.into(),
             path: bytes(path),
-            device: identity.map_or(0, |stat| stat.st_dev),
-            inode: identity.map_or(0, |stat| stat.st_ino),
+            mtime,
+            mtime_ns,
             ..Entry::default()
         })
     }
 
+    /// Moves something newer aside, to be moved back when the restore fails, and else to stay for the user.
+    pub(crate) fn move_aside(&mut self, from: &Path, to: &Path) -> Result<()> {
+        self.will_undo(Entry { then: Then::Stays.into(), ..moving(from, to) })?;
+        rename(from, to).map_err(Error::system("moving a file", from.display()))
+    }
+
+    /// Moves a file out of the way, to be moved back when the restore fails, and else to be removed.
+    pub(crate) fn move_away(&mut self, from: &Path, to: &Path) -> Result<()> {
+        self.will_undo(Entry { then: Then::Goes.into(), ..moving(from, to) })?;
+        rename(from, to).map_err(Error::system("moving a file away", from.display()))
+    }
+
     /// Makes a missing directory, to be removed again when the restore fails.
     pub(crate) fn make_directory(&mut self, path: &Path, mode: u32) -> Result<()> {
-        self.will_undo(Entry { undo: Undo::RemoveDirectory.into(), path: bytes(path), ..Entry::default() })?;
-        rustix::fs::mkdir(path, Mode::from_raw_mode(mode & 0o7777))
-            .map_err(Error::system("making a directory", path.display()))
+        let failed = || Error::system::<Errno>("making a directory", path.display());
+        let entry = |path: &Path| Entry { undo: Undo::RemoveDirectory.into(), path: bytes(path), ..Entry::default() };
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        if data::ours(path.file_name().unwrap_or_default().as_bytes()) {
+            self.write_down(entry(path))?;
+            return rustix::fs::mkdir(path, mode).map_err(failed());
+        }
+        // Under a name of ours first: an empty directory that somebody else makes there meanwhile is not removed for ours.
+        let from = data::free_beside(path, "new", || self.number());
+        self.write_down(entry(&from))?;
+        rustix::fs::mkdir(&from, mode).map_err(failed())?;
+        let witness = Witness::at(&from).ok_or(Errno::NOENT).map_err(failed())?;
+        self.write_down(witness.into_entry(entry(path)))?;
+        rename(&from, path).map_err(failed())
     }
 
-    /// Keeps all that the actions will replace.
+    /// Keeps all that the actions will replace. When this is done, a power cut may come.
     pub(crate) fn prepare(&mut self) -> Result<()> {
-        for action in std::mem::take(&mut self.actions) {
-            let entry = self.keep(&action);
-            self.actions.push(action);
-            if let Some(entry) = entry? {
-                self.will_undo(entry)?;
-            }
+        for planned in std::mem::take(&mut self.actions) {
+            let entry = self.keep(&planned);
+            let rights = planned.rights.clone();
+            self.actions.push(planned);
+            self.write_down_for(entry?, rights.as_ref())?;
         }
-        Ok(())
+        match &self.journal {
+            Some(journal) if !self.actions.is_empty() => journal.sync(&self.steps),
+            Some(_) | None => Ok(()),
+        }
     }
 
-    fn keep(&mut self, action: &Action) -> Result<Option<Entry>> {
-        match action {
-            Action::Contents { path, file, .. } => self.keep_bytes(path, file, 0).map(Some),
-            Action::Cut { path, file, size, .. } => self.keep_bytes(path, file, *size).map(Some),
-            Action::Place { path, device, inode, .. } => Ok(Some(Entry {
-                undo: Undo::Remove.into(),
-                path: bytes(path),
-                device: *device,
-                inode: *inode,
-                ..Entry::default()
-            })),
+    fn keep(&mut self, planned: &Planned) -> Result<Entry> {
+        match &planned.action {
+            Action::Contents { path, file, .. } => self.keep_bytes(path, file, 0, planned),
+            Action::Cut { path, file, size, .. } => self.keep_bytes(path, file, *size, planned),
+            Action::Place { path, from } => {
+                let _turn = Turn::to_some(planned.rights.as_ref())?;
+                let witness = Witness::at(from).ok_or(Errno::NOENT);
+                let witness = witness.map_err(Error::system("looking at a new file", from.display()))?;
+                Ok(witness.into_entry(Entry { undo: Undo::Remove.into(), path: bytes(path), ..Entry::default() }))
+            }
             Action::Aside { path, to } => {
-                Ok(Some(Entry { undo: Undo::MoveBack.into(), path: bytes(path), moved: bytes(to), ..Entry::default() }))
+                let _turn = Turn::to_some(planned.rights.as_ref())?;
+                Ok(Entry { then: Then::Stays.into(), ..moving(path, to) })
             }
         }
     }
 
-    fn keep_bytes(&mut self, path: &Path, file: &OwnedFd, from: u64) -> Result<Entry> {
+    fn keep_bytes(&mut self, path: &Path, file: &OwnedFd, from: u64, planned: &Planned) -> Result<Entry> {
         let stat = rustix::fs::fstat(file).map_err(Error::system("looking at a file", path.display()))?;
         let (number, size) = (self.number(), stat.st_size.cast_unsigned());
         let place = self.copy(path, number);
@@ -168,19 +262,25 @@ impl Plan {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let copy = rustix::fs::open(&place, flags, Mode::RUSR | Mode::WUSR)
             .map_err(Error::system("keeping a file", place.display()))?;
-        data::copy(file, from..size, &copy, 0, path)?;
-        Ok(Entry {
+        let reader = held::reader(file, planned.rights.as_ref(), path)?;
+        data::copy(reader.as_ref().unwrap_or(file), from.min(size)..size, &copy, 0, path)?;
+        self.steps.sync(&copy, &place)?;
+        let entry = Entry {
             undo: Undo::WriteBack.into(),
             path: bytes(path),
             moved: bytes(&place),
-            device: stat.st_dev,
-            inode: stat.st_ino,
             size,
             mtime: stat.st_mtime,
             mtime_ns: u32::try_from(stat.st_mtime_nsec).unwrap_or_default(),
             copy: number,
-            from,
-        })
+            from: from.min(size),
+            newer: match &planned.newer {
+                Newer::Stay(place) => bytes(place),
+                Newer::Go => Vec::new(),
+            },
+            ..Entry::default()
+        };
+        Ok(Witness::of(file, path)?.into_entry(entry))
     }
 
     /// Beside the journal, or else beside the file.
@@ -188,30 +288,53 @@ impl Plan {
         self.journal.as_ref().map_or_else(|| data::beside(path, "kept", number), |journal| journal.copy(number))
     }
 
-    /// Does all actions. May be called again after it failed.
+    /// Where the newer part of a file is found after the roll-back, if it is kept.
+    pub(crate) fn place_of_newer(&mut self, path: &Path) -> Option<PathBuf> {
+        let directory = self.journal.as_ref()?.directory().to_owned();
+        let name = path.file_name().unwrap_or_default();
+        let short = OsStr::from_bytes(name.as_bytes().get(..name.len().min(200)).unwrap_or_default());
+        loop {
+            let place = directory.join(format!("newer-{}-", self.number())).into_os_string();
+            let place = PathBuf::from([place.as_os_str(), short].into_iter().collect::<std::ffi::OsString>());
+            if place.symlink_metadata().is_err() {
+                return Some(place);
+            }
+        }
+    }
+
+    /// Does all actions, and waits until they are on the disk. May be called again after it failed.
     pub(crate) fn apply(&mut self, contents: &dyn Contents) -> Result<()> {
-        self.actions.iter().try_for_each(|action| apply(action, contents))
+        for planned in &self.actions {
+            let _turn = Turn::to_some(planned.rights.as_ref())?;
+            apply(&planned.action, contents, &self.steps)?;
+        }
+        for planned in &self.actions {
+            let _turn = Turn::to_some(planned.rights.as_ref())?;
+            sync(&planned.action, &self.steps)?;
+        }
+        Ok(())
     }
 
     /// Makes it final: from here on nothing is undone.
     pub(crate) fn finish(mut self) -> Result<()> {
         self.finished = true;
-        let copies = std::mem::take(&mut self.done);
+        let entries = std::mem::take(&mut self.done);
         if let Some(journal) = &mut self.journal {
-            journal.clear(self.copies)?;
+            left::settle(journal, &entries, &self.steps)?;
+            return journal.clear(self.copies, &self.steps);
         }
-        for entry in copies.iter().filter(|entry| entry.undo() == Undo::WriteBack) {
-            remove(&path(&entry.moved))?;
-        }
-        Ok(())
+        entries
+            .iter()
+            .filter(|entry| entry.undo() == Undo::WriteBack)
+            .try_for_each(|entry| undo::remove(&path(&entry.moved)))
     }
 
     /// Puts everything back as it was before this restore.
     pub(crate) fn undo(&mut self) -> Result<()> {
         let entries = std::mem::take(&mut self.done);
-        self.actions.clear();
-        undo(&entries, self.journal.as_ref())?;
-        self.journal.as_mut().map_or(Ok(()), |journal| journal.clear(self.copies))?;
+        let planned = std::mem::take(&mut self.actions);
+        undo::undo(&entries, self.journal.as_ref(), &planned, &self.steps)?;
+        self.journal.as_mut().map_or(Ok(()), |journal| journal.clear(self.copies, &self.steps))?;
         self.finished = true;
         Ok(())
     }
@@ -235,17 +358,25 @@ fn path(bytes: &[u8]) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(bytes.to_vec()))
 }
 
-fn apply(action: &Action, contents: &dyn Contents) -> Result<()> {
+/// How a move is undone; of what lies there now.
+fn moving(from: &Path, to: &Path) -> Entry {
+    let entry = Entry { undo: Undo::MoveBack.into(), path: bytes(from), moved: bytes(to), ..Entry::default() };
+    Witness::at(from).unwrap_or_default().into_entry(entry)
+}
+
+fn apply(action: &Action, contents: &dyn Contents, steps: &Steps) -> Result<()> {
     match action {
         Action::Contents { path, file, id, size, changed } => {
+            steps.note("write", path);
             data::fill(file, contents, *id, *size, path)?;
             set_time(file, *changed, path)
         }
         Action::Cut { path, file, size, changed } => {
+            steps.note("cut", path);
             rustix::fs::ftruncate(file, *size).map_err(Error::system("cutting a file back", path.display()))?;
             set_time(file, *changed, path)
         }
-        Action::Place { path, from, .. } => match rename(from, path) {
+        Action::Place { path, from } => match rename(from, path) {
             Err(Errno::NOENT) if path.exists() => Ok(()),
             other => other.map_err(Error::system("giving a file its name", path.display())),
         },
@@ -256,10 +387,43 @@ fn apply(action: &Action, contents: &dyn Contents) -> Result<()> {
     }
 }
 
-fn rename(from: &Path, to: &Path) -> std::result::Result<(), Errno> {
-    match rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE) {
+fn sync(action: &Action, steps: &Steps) -> Result<()> {
+    match action {
+        Action::Contents { path, file, .. } | Action::Cut { path, file, .. } => steps.sync(file, path),
+        Action::Place { path, .. } => {
+            // A FIFO, or a file that its own mode forbids us to read, has nothing that a disk keeps, or is waited for below.
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            if let Ok(file) = rustix::fs::open(path, flags, Mode::empty()) {
+                steps.sync(file, path)?;
+            }
+            steps.sync_directory_of(path)
+        }
+        Action::Aside { path, to } => {
+            steps.sync_directory_of(path)?;
+            steps.sync_directory_of(to)
+        }
+    }
+}
+
+/// The directory of a path, to rename in: where it cannot be reached with the rights in force, reached without links. What
+/// may be done in it is still up to them.
+fn directory_of(path: &Path) -> std::result::Result<OwnedFd, Errno> {
+    let above = path.parent().ok_or(Errno::INVAL)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::open(above, flags, Mode::empty()) {
+        Err(Errno::ACCESS) => held::beyond_links(above, flags),
+        other => other,
+    }
+}
+
+pub(crate) fn rename(from: &Path, to: &Path) -> std::result::Result<(), Errno> {
+    let (Some(old), Some(new)) = (from.file_name(), to.file_name()) else { return Err(Errno::INVAL) };
+    let (source, target) = (directory_of(from)?, directory_of(to)?);
+    match rustix::fs::renameat_with(&source, old, &target, new, RenameFlags::NOREPLACE) {
         // A file system that cannot promise it.
-        Err(Errno::INVAL) if !to.exists() => rustix::fs::rename(from, to),
+        Err(Errno::INVAL) if rustix::fs::statat(&target, new, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_err() => {
+            rustix::fs::renameat(&source, old, &target, new)
+        }
         other => other,
     }
 }
@@ -272,73 +436,6 @@ pub(crate) fn set_time(file: &OwnedFd, changed: Changed, path: &Path) -> Result<
         // Only the owner may; the contents are what counts.
         Ok(()) | Err(Errno::PERM | Errno::ACCESS) => Ok(()),
         Err(error) => Err(Error::system("setting the time of a file", path.display())(error)),
-    }
-}
-
-fn undo(entries: &[Entry], journal: Option<&Journal>) -> Result<()> {
-    let mut result = Ok(());
-    for entry in entries.iter().rev() {
-        let undone = undo_one(entry, journal);
-        if result.is_ok() {
-            result = undone;
-        }
-    }
-    result
-}
-
-fn undo_one(entry: &Entry, journal: Option<&Journal>) -> Result<()> {
-    let target = path(&entry.path);
-    match entry.undo() {
-        Undo::Nothing => Ok(()),
-        Undo::Remove => {
-            let there = rustix::fs::lstat(&target);
-            let ours =
-                there.is_ok_and(|stat| entry.inode == 0 || (stat.st_dev, stat.st_ino) == (entry.device, entry.inode));
-            if ours { remove(&target) } else { Ok(()) }
-        }
-        Undo::RemoveDirectory => match rustix::fs::rmdir(&target) {
-            Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
-            Err(error) => Err(Error::system("removing a directory", target.display())(error)),
-        },
-        Undo::MoveBack => match rename(&path(&entry.moved), &target) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(Errno::EXIST) => warn_of_stranger(&target),
-            Err(error) => Err(Error::system("moving a file back", target.display())(error)),
-        },
-        Undo::WriteBack => write_back(entry, &target, journal),
-    }
-}
-
-fn write_back(entry: &Entry, target: &Path, journal: Option<&Journal>) -> Result<()> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = match rustix::fs::open(target, flags, Mode::empty()) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return warn_of_stranger(target),
-        other => other.map_err(Error::system("undoing a roll-back", target.display()))?,
-    };
-    let stat = rustix::fs::fstat(&file).map_err(Error::system("undoing a roll-back", target.display()))?;
-    if (stat.st_dev, stat.st_ino) != (entry.device, entry.inode) {
-        return warn_of_stranger(target);
-    }
-    let place = journal.map_or_else(|| path(&entry.moved), |journal| journal.copy(entry.copy));
-    let copy = File::open(&place).map_err(Error::system("undoing a roll-back", place.display()))?;
-    rustix::fs::ftruncate(&file, entry.size).map_err(Error::system("undoing a roll-back", target.display()))?;
-    data::copy(&copy.into(), 0..entry.size.saturating_sub(entry.from), &file, entry.from, target)?;
-    set_time(&file, Changed { seconds: entry.mtime, nanoseconds: entry.mtime_ns }, target)
-}
-
-/// Somebody has put another file there since, or taken ours away: theirs is not touched.
-#[expect(clippy::unnecessary_wraps, reason = "the result of the undoing that it ends")]
-fn warn_of_stranger(target: &Path) -> Result<()> {
-    tracing::warn!(path = %target.display(), "not undone: it is no longer the file that was rolled back");
-    Ok(())
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(OsStr::from_bytes(path.as_os_str().as_bytes())) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::system("removing a file", path.display())(error))
-        }
-        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -5,17 +5,18 @@
 //! than the one that was watched is left alone and named. All is in the journal of the roll-back, and is undone with it.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
-use super::{Action, Changed, Entry, Plan, Undo, bytes, rename};
+use super::{Action, Changed, Newer as Bytes, Plan, moving, rename};
 use crate::error::{Error, Owner, Refusal, Result};
-use crate::resource::{data, reopen, touched};
+use crate::resource::{data, held, reopen, touched};
 use crate::restore::Restore;
+use crate::rights::{Rights, Turn};
 
 /// A file by its handle: kind (four bytes of this machine) and bytes of `name_to_handle_at(2)`; empty: not known.
 pub type Identity = Vec<u8>;
@@ -80,6 +81,11 @@ pub struct Since {
 }
 
 impl Since {
+    /// Files that somebody else may have written since, too.
+    pub(crate) fn foreign(&self) -> impl Iterator<Item = &Path> {
+        self.doubtful.iter().map(|(path, _)| path.as_path())
+    }
+
     /// Whether the contents of a file have to come back.
     pub(crate) fn concerns(&self, path: &Path) -> bool {
         let is = |list: &[PathBuf]| list.iter().any(|changed| changed == path);
@@ -116,10 +122,12 @@ pub(crate) fn names(cx: &mut Restore<'_>, since: &Since) -> Result<()> {
     for newer in files {
         aside(cx, newer, since)?;
     }
+    let turn = Turn::to_some(cx.rights.of_root())?;
     for directory in &since.directories {
         make_again(cx, directory)?;
     }
     move_home(cx, since)?;
+    drop(turn);
     for newer in directories {
         aside(cx, newer, since)?;
     }
@@ -147,13 +155,42 @@ fn is_there(cx: &mut Restore<'_>, path: &Path, identity: &Identity) -> bool {
 
 fn aside(cx: &mut Restore<'_>, newer: &Newer, since: &Since) -> Result<()> {
     let (Some(name), Some(above)) = (newer.at.file_name(), newer.at.parent()) else { return Ok(()) };
+    let _turn = turn_of_owner(cx, &newer.at)?;
     if since.aside.is_empty() || !is_there(cx, &newer.at, &newer.identity) {
         return Ok(());
     }
     let shelter = shelter(above, &since.shelter);
     let directory = shelter.join(&since.aside);
-    if !directory.is_dir() {
-        make_like(cx, &directory, shelter, 0o700)?;
+    let to = place_in_shelter(cx, shelter, &directory, name)?;
+    let moved = cx.plan.move_aside(&newer.at, &to);
+    if let Err(error) = moved {
+        if !held::is_denied(&error) {
+            return Err(error);
+        }
+        let cause = format!("it was made after the checkpoint and could not be moved to {}: {error}", to.display());
+        cx.notes.push(note("rollback-left", &newer.at, cause, LOOK));
+        return Ok(());
+    }
+    let cause = format!("it was made after the checkpoint; moved to {}", to.display());
+    cx.notes.push(note("rollback-aside", &newer.at, cause, "remove it when it is not needed"));
+    Ok(())
+}
+
+/// With the rights of the process of the tree that what lies somewhere belongs to.
+fn turn_of_owner(cx: &Restore<'_>, path: &Path) -> Result<Turn> {
+    let user = rustix::fs::lstat(path).map(|stat| rustix::fs::Uid::from_raw(stat.st_uid));
+    Turn::to_some(user.map_or_else(|_| cx.rights.of_root(), |user| cx.rights.of_user(user)))
+}
+
+/// A free name in the directory for newer files, which is made when it is not there: by this process, whose place the
+/// shelter is, and for the user in whose name the files are moved.
+fn place_in_shelter(cx: &mut Restore<'_>, shelter: &Path, directory: &Path, name: &OsStr) -> Result<PathBuf> {
+    let user = Rights::now()?;
+    let _turn = Turn::home()?;
+    if !directory.symlink_metadata().is_ok_and(|there| there.is_dir()) {
+        let home = Rights::now()?;
+        let own = (user != home).then_some((user.uid, user.gid));
+        make_for(cx, directory, shelter, 0o700, own)?;
     }
     let mut to = directory.join(name);
     while to.symlink_metadata().is_ok() {
@@ -161,10 +198,7 @@ fn aside(cx: &mut Restore<'_>, newer: &Newer, since: &Since) -> Result<()> {
         other.push(format!(".{}", cx.plan.number()));
         to = directory.join(other);
     }
-    move_now(&mut cx.plan, &newer.at, &to)?;
-    let cause = format!("it was made after the checkpoint; moved to {}", to.display());
-    cx.notes.push(note("rollback-aside", &newer.at, cause, "remove it when it is not needed"));
-    Ok(())
+    Ok(to)
 }
 
 /// Where the files of a directory can be moved to at once: the shelter, or, on another mount, the top of theirs.
@@ -182,18 +216,23 @@ fn shelter<'a>(of: &'a Path, shelter: &'a Path) -> &'a Path {
 
 /// Moves at once, to be moved back when the restore fails.
 fn move_now(plan: &mut Plan, from: &Path, to: &Path) -> Result<()> {
-    plan.will_undo(Entry { undo: Undo::MoveBack.into(), path: bytes(from), moved: bytes(to), ..Entry::default() })?;
+    plan.will_undo(moving(from, to))?;
     rename(from, to).map_err(Error::system("moving a file", from.display()))
 }
 
 /// Makes a directory with the owner of another one.
 fn make_like(cx: &mut Restore<'_>, path: &Path, like: &Path, mode: u32) -> Result<()> {
+    make_for(cx, path, like, mode, None)
+}
+
+fn make_for(cx: &mut Restore<'_>, path: &Path, like: &Path, mode: u32, own: Option<(u32, u32)>) -> Result<()> {
     let owner = rustix::fs::stat(like).map_err(Error::system("looking at a directory", like.display()))?;
+    let (uid, gid) = own.unwrap_or((owner.st_uid, owner.st_gid));
     cx.plan.make_directory(path, mode)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = rustix::fs::open(path, flags, Mode::empty());
     let directory = directory.map_err(Error::system("making a directory", path.display()))?;
-    reopen::own(&directory, owner.st_uid, owner.st_gid, mode, path)
+    reopen::own(&directory, uid, gid, mode, path)
 }
 
 /// A directory that the job has removed. What was in it comes from the image, as far as it is there.
@@ -254,6 +293,7 @@ pub(crate) fn contents(cx: &mut Restore<'_>, since: Option<&Since>) -> Result<()
         cx.notes.push(note("rollback-lost", path, cause, "keep it with --files"));
     }
     for path in since.written.iter().filter(|path| !known.contains(*path)) {
+        let _turn = turn_of_owner(cx, path)?;
         let length = since.lengths.iter().find(|length| length.path == *path);
         if let Some(refusal) = cut(cx, path, length)? {
             cx.notes.push(refusal);
@@ -281,7 +321,7 @@ fn cut(cx: &mut Restore<'_>, path: &Path, length: Option<&Length>) -> Result<Opt
         Some(length) if stat.st_size.cast_unsigned() > length.size => {
             let (seconds, nanoseconds) = length.modified;
             let changed = Changed { seconds, nanoseconds };
-            cx.plan.add(Action::Cut { path: path.to_owned(), file, size: length.size, changed });
+            cx.plan.add(Action::Cut { path: path.to_owned(), file, size: length.size, changed }, Bytes::Go)?;
             say(
                 "it was written after the checkpoint for the first time; cut back to its length, what was before that is not verified",
             )

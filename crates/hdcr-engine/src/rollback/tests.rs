@@ -1,5 +1,7 @@
 //! Roll-backs that end well, fail, or die.
 
+use std::fs::File;
+
 use super::*;
 
 #[derive(Debug)]
@@ -48,14 +50,18 @@ impl Scene {
     fn plan(&self) -> Plan {
         let mut plan = Plan::at(&self.path("journal")).unwrap();
         let id = ObjectId(1);
-        plan.add(Action::Contents { path: self.path("data"), file: self.open("data"), id, size: 8, changed: CHANGED });
-        plan.add(Action::Cut { path: self.path("log"), file: self.open("log"), size: 8, changed: CHANGED });
+        plan.add(
+            Action::Contents { path: self.path("data"), file: self.open("data"), id, size: 8, changed: CHANGED },
+            Newer::Go,
+        )
+        .unwrap();
+        plan.add(Action::Cut { path: self.path("log"), file: self.open("log"), size: 8, changed: CHANGED }, Newer::Go)
+            .unwrap();
         let from = self.path(".gone.hdcr-new-9");
         plan.will_make(&from, None).unwrap();
         std::fs::write(&from, b"back").unwrap();
-        let stat = rustix::fs::stat(&from).unwrap();
-        plan.add(Action::Place { path: self.path("gone"), from, device: stat.st_dev, inode: stat.st_ino });
-        plan.add(Action::Aside { path: self.path("data-journal"), to: self.path("aside") });
+        plan.add(Action::Place { path: self.path("gone"), from }, Newer::Go).unwrap();
+        plan.add(Action::Aside { path: self.path("data-journal"), to: self.path("aside") }, Newer::Go).unwrap();
         plan
     }
 
@@ -93,9 +99,10 @@ fn files_are_rolled_back_in_place() {
     scene.expect(AFTER);
     let stat = rustix::fs::stat(scene.path("data")).unwrap();
     assert_eq!((stat.st_ino, stat.st_mtime, stat.st_mtime_nsec), (inode, 1_000_000_000, 5));
-    assert_eq!(std::fs::read_dir(scene.path("journal")).unwrap().count(), 0);
+    let left = || std::fs::read_dir(scene.path("journal")).unwrap().count();
+    assert_eq!(left(), 1, "the list of what was moved aside");
     assert!(!repair(&scene.path("journal")).unwrap());
-    assert_eq!(std::fs::read_dir(scene.path("journal")).unwrap().count(), 0, "nothing was there to repair");
+    assert_eq!(left(), 1, "nothing was there to repair");
     scene.expect(AFTER);
 }
 
@@ -142,15 +149,127 @@ fn the_next_restore_repairs_after_one_that_died() {
 fn without_a_journal_a_failure_is_still_undone() {
     let scene = Scene::new();
     let mut plan = Plan::default();
-    plan.add(Action::Contents {
-        path: scene.path("data"),
-        file: scene.open("data"),
-        id: ObjectId(1),
-        size: 8,
-        changed: CHANGED,
-    });
+    plan.add(
+        Action::Contents {
+            path: scene.path("data"),
+            file: scene.open("data"),
+            id: ObjectId(1),
+            size: 8,
+            changed: CHANGED,
+        },
+        Newer::Go,
+    )
+    .unwrap();
     plan.prepare().unwrap();
     plan.apply(&scene.kept).unwrap();
     drop(plan);
     scene.expect(BEFORE);
+}
+
+/// Where each of the steps that begin with these words is, all of them in this order.
+fn in_order(steps: &[String], wanted: &[&str]) {
+    let mut at = 0;
+    for want in wanted {
+        let found = steps.iter().skip(at).position(|step| step.starts_with(want));
+        at += found.unwrap_or_else(|| panic!("no {want} from step {at} on: {steps:#?}")) + 1;
+    }
+}
+
+#[test]
+fn the_disk_has_what_is_kept_before_a_file_is_touched_and_the_file_before_the_journal_ends() {
+    let scene = Scene::new();
+    let mut plan = scene.plan();
+    plan.prepare().unwrap();
+    plan.apply(&scene.kept).unwrap();
+    plan.journal.as_mut().unwrap().end(&plan.steps).unwrap();
+    let steps = plan.steps.taken.take();
+    let journal = "sync rollback.journal";
+    in_order(&steps, &["sync rollback.", journal, "sync journal", "write data", "sync data", "end rollback.journal"]);
+    in_order(&steps, &["sync rollback.", journal, "cut log", "sync log", "end rollback.journal", journal]);
+    // The file that gets its name, and the directory of the names, before the end.
+    in_order(&steps, &["write data", "sync gone", "end rollback.journal"]);
+    let directory = format!("sync {}", scene.directory.path().file_name().unwrap().display());
+    in_order(&steps, &["sync gone", &directory, "end rollback.journal"]);
+    let last_copy = steps.iter().rposition(|step| step.starts_with("sync rollback.") && !step.ends_with("journal"));
+    let first_touch = steps.iter().position(|step| step.starts_with("write") || step.starts_with("cut"));
+    assert!(last_copy < first_touch, "{steps:#?}");
+}
+
+#[test]
+fn what_was_undone_is_on_the_disk_before_the_journal_ends() {
+    let scene = Scene::new();
+    let mut plan = scene.plan();
+    plan.prepare().unwrap();
+    plan.apply(&scene.kept).unwrap();
+    plan.steps.taken.take();
+    plan.undo().unwrap();
+    let steps = plan.steps.taken.take();
+    in_order(&steps, &["sync data", "end rollback.journal"]);
+    in_order(&steps, &["sync log", "end rollback.journal"]);
+    scene.expect(BEFORE);
+}
+
+#[test]
+fn another_file_under_the_same_number_is_not_overwritten() {
+    let scene = Scene::new();
+    let mut plan = scene.plan();
+    plan.prepare().unwrap();
+    plan.apply(&scene.kept).unwrap();
+    // As if the inode's number had come to a file that was born later.
+    let entry = plan.done.iter().find(|entry| entry.undo() == Undo::WriteBack && entry.path.ends_with(b"data"));
+    let other = Entry { born: 1, handle: Vec::new(), ..entry.unwrap().clone() };
+    plan.journal.as_mut().unwrap().add(&other).unwrap();
+    plan.done.clear();
+    plan.done.push(other);
+    plan.undo().unwrap();
+    assert_eq!(std::fs::read_to_string(scene.path("data")).unwrap(), "old data");
+}
+
+#[test]
+fn a_directory_of_somebody_else_is_not_removed_for_ours() {
+    let scene = Scene::new();
+    let mut plan = Plan::at(&scene.path("journal")).unwrap();
+    std::fs::create_dir(scene.path("taken")).unwrap();
+    plan.make_directory(&scene.path("taken"), 0o700).unwrap_err();
+    plan.make_directory(&scene.path("ours"), 0o700).unwrap();
+    plan.make_directory(&scene.path("replaced"), 0o700).unwrap();
+    std::fs::rename(scene.path("replaced"), scene.path("elsewhere")).unwrap();
+    std::fs::create_dir(scene.path("replaced")).unwrap();
+    drop(plan);
+    let is_there = |name: &str| scene.path(name).is_dir();
+    assert_eq!(["taken", "ours", "replaced"].map(is_there), [true, false, true]);
+    assert!(
+        std::fs::read_dir(scene.directory.path())
+            .unwrap()
+            .all(|entry| !data::ours(entry.unwrap().file_name().as_bytes()))
+    );
+}
+
+#[test]
+fn what_is_left_for_the_user_stays_for_some_roll_backs() {
+    let scene = Scene::new();
+    let journal = scene.path("journal");
+    let mut places: Vec<[PathBuf; 2]> = Vec::new();
+    for round in 0..10 {
+        std::fs::write(scene.path("log"), format!("one\ntwo\n{round}\n")).unwrap();
+        std::fs::write(scene.path("newer"), round.to_string()).unwrap();
+        let mut plan = Plan::at(&journal).unwrap();
+        let place = plan.place_of_newer(&scene.path("log")).unwrap();
+        let cut = Action::Cut { path: scene.path("log"), file: scene.open("log"), size: 8, changed: CHANGED };
+        plan.add(cut, Newer::Stay(place.clone())).unwrap();
+        let to = data::free_beside(&scene.path("newer"), "newer", || plan.number());
+        plan.add(Action::Aside { path: scene.path("newer"), to: to.clone() }, Newer::Go).unwrap();
+        plan.prepare().unwrap();
+        plan.apply(&scene.kept).unwrap();
+        plan.finish().unwrap();
+        assert_eq!(std::fs::read_to_string(scene.path("log")).unwrap(), "one\ntwo\n");
+        assert_eq!(std::fs::read_to_string(&place).unwrap(), format!("{round}\n"));
+        assert_eq!(std::fs::read_to_string(&to).unwrap(), round.to_string());
+        places.push([place, to]);
+    }
+    Plan::at(&journal).unwrap().finish().unwrap();
+    let kept: std::collections::BTreeSet<_> = places.iter().flatten().filter(|place| place.exists()).collect();
+    assert_eq!(kept.len(), 16, "two of each of the last eight; a name may be given again");
+    assert!(places.iter().skip(2).flatten().all(|place| place.exists()));
+    assert_eq!(std::fs::read_dir(&journal).unwrap().count(), 8 + 1, "the parts that were cut off, and the list");
 }

@@ -13,6 +13,8 @@ use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::{Pid, Tid};
 use crate::model;
+use crate::rights::{Rights, TreeRights};
+use crate::stored::{self, Model};
 use crate::procfs::KeyValues;
 use crate::restore::{Restore, TaskBatch};
 use crate::survey::Survey;
@@ -57,6 +59,27 @@ impl Record for CredsRecord {
     const TAG: Tag = Tag(0x0307);
     const VERSION: u16 = 1;
     model::prost_record!();
+}
+
+impl CredsRecord {
+    fn rights(&self) -> Option<Rights> {
+        Some(Rights::new(*self.uids.get(3)?, *self.gids.get(3)?, &self.groups, self.effective))
+    }
+}
+
+/// With whose rights the files of a tree are found and rolled back.
+pub(crate) fn rights(model: &Model) -> Result<TreeRights> {
+    let mut found = Vec::new();
+    for process in model.processes.iter().filter(|process| !process.zombie()) {
+        let Some((_, id)) = process.threads.first().filter(|(_, id)| model.frames.contains_key(&(CredsRecord::TAG.0, *id)))
+        else {
+            continue;
+        };
+        let own = own_credentials()?;
+        let record = as_shown_here(stored::one(&model.frames, *id)?, &own, own::may_set_groups());
+        found.extend(record.rights().map(|rights| (process.pid, rights)));
+    }
+    TreeRights::new(found, own::may_set_groups())
 }
 
 /// What `status` says; the secure bits are not in it.

@@ -26,6 +26,7 @@ use crate::model::{self, ObjectId};
 use crate::restore::Restore;
 use crate::survey::Survey;
 
+pub(crate) use name::nobody_answers;
 pub(crate) use queue::{Queues, look};
 
 pub(crate) struct Socket;

@@ -69,12 +69,8 @@ impl From<io::Error> for Taken {
     }
 }
 
-/// Binds a socket of a kind to its path, with a file in the file system. A dead socket's file is replaced.
-pub(super) fn bind_at(file: &OwnedFd, kind: i32, name: &[u8], node: &Node, place: &Path) -> Result<(), Taken> {
-    clear(kind, place)?;
-    if let Some(parent) = place.parent() {
-        fs::create_dir_all(parent)?;
-    }
+/// Binds a socket to its path, with a file in the file system.
+pub(super) fn bind_at(file: &OwnedFd, name: &[u8], node: &Node, place: &Path) -> Result<(), Taken> {
     let wanted = path(name).unwrap_or(place);
     if wanted == place {
         sys::bind(file, name)?;
@@ -110,15 +106,20 @@ fn base_of(place: &Path, relative: &Path) -> Option<PathBuf> {
     place.ancestors().nth(relative.components().count()).map(Path::to_owned)
 }
 
-/// Takes the file of a dead socket away.
-fn clear(kind: i32, place: &Path) -> Result<(), Taken> {
-    let Ok(found) = fs::symlink_metadata(place) else { return Ok(()) };
+/// Whether nobody answers at the socket of a path.
+pub(crate) fn nobody_answers(place: &Path) -> bool {
+    matches!(is_dead(libc::SOCK_DGRAM, place), Ok(true))
+}
+
+/// Whether the file of a dead socket lies at a path; an error when something else does.
+pub(super) fn is_dead(kind: i32, place: &Path) -> Result<bool, Taken> {
+    let Ok(found) = fs::symlink_metadata(place) else { return Ok(false) };
     if !found.file_type().is_socket() {
         return Err(Taken::OtherFile);
     }
     let probe = sys::socket(libc::AF_UNIX, kind | libc::SOCK_NONBLOCK, 0)?;
     match sys::connect(&probe, &address(place)?) {
-        Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => Ok(fs::remove_file(place)?),
+        Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => Ok(true),
         _ => Err(Taken::Answers),
     }
 }
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_sockets_file_is_replaced_and_a_living_ones_is_not() {
+    fn a_dead_sockets_file_is_told_from_a_living_ones() {
         let place = place("dead");
         let name = address(&place).unwrap();
         let node = Node {
@@ -193,14 +194,16 @@ mod tests {
         let socket = || sys::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0).unwrap();
         sys::bind(socket(), &name).unwrap();
         let new = socket();
-        bind_at(&new, libc::SOCK_STREAM, &name, &node, &place).unwrap();
+        assert!(matches!(is_dead(libc::SOCK_STREAM, &place), Ok(true)) && nobody_answers(&place));
+        fs::remove_file(&place).unwrap();
+        bind_at(&new, &name, &node, &place).unwrap();
         assert_eq!(sys::name(&new).unwrap(), name);
         assert_eq!(fs::metadata(&place).unwrap().permissions().mode() & 0o7777, 0o640);
         rustix::net::listen(&new, 1).unwrap();
-        assert!(matches!(bind_at(&socket(), libc::SOCK_STREAM, &name, &node, &place), Err(Taken::Answers)));
+        assert!(matches!(is_dead(libc::SOCK_STREAM, &place), Err(Taken::Answers)) && !nobody_answers(&place));
         fs::remove_file(&place).unwrap();
         fs::write(&place, b"").unwrap();
-        assert!(matches!(bind_at(&socket(), libc::SOCK_STREAM, &name, &node, &place), Err(Taken::OtherFile)));
+        assert!(matches!(is_dead(libc::SOCK_STREAM, &place), Err(Taken::OtherFile)));
         fs::remove_dir_all(place.parent().unwrap()).unwrap();
     }
 

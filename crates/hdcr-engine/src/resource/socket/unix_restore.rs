@@ -13,7 +13,9 @@ use super::unix::{Standing, UnixRecord};
 use super::{SocketRecord, options, queue};
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
+use crate::resource::data;
 use crate::restore::Restore;
+use crate::rollback::Witness;
 use hdcr_image::Record;
 
 /// Room for what is being put into a queue, whatever its sizes say about the moment.
@@ -61,7 +63,10 @@ fn end_of(cx: &mut Restore<'_>, record: &SocketRecord, unix: &UnixRecord) -> Res
 /// A connection to the name of a peer outside of the tree; where nobody answers, one whose peer is closed.
 fn reconnect(cx: &mut Restore<'_>, id: ObjectId, record: &SocketRecord, unix: &UnixRecord) -> io::Result<OwnedFd> {
     let file = sys::socket(record.domain, record.kind, record.protocol)?;
-    if connect(cx, &file, &unix.peer_name).is_ok() {
+    let turn = cx.turn_of_holders(id).map_err(io::Error::other)?;
+    let connected = connect(cx, &file, &unix.peer_name);
+    drop(turn);
+    if connected.is_ok() {
         return Ok(file);
     }
     let [own, other] = sys::pair(record.domain, record.kind, record.protocol)?;
@@ -82,7 +87,7 @@ fn connect(cx: &Restore<'_>, file: &OwnedFd, to: &[u8]) -> io::Result<()> {
     connected
 }
 
-fn give_name(cx: &Restore<'_>, id: ObjectId, file: &OwnedFd, record: &SocketRecord, unix: &UnixRecord) -> Result<()> {
+fn give_name(cx: &mut Restore<'_>, id: ObjectId, file: &OwnedFd, record: &SocketRecord, unix: &UnixRecord) -> Result<()> {
     let failed = |error| Error::System { operation: "naming a UNIX socket", subject: id.to_string(), source: error };
     let own_name = matches!(unix.standing(), Standing::Free | Standing::Listening | Standing::Waiting);
     if name::is_abstract(&unix.name) {
@@ -93,8 +98,14 @@ fn give_name(cx: &Restore<'_>, id: ObjectId, file: &OwnedFd, record: &SocketReco
     }
     match &unix.node {
         Some(node) if own_name => {
+            let _turn = cx.turn_of_holders(id)?;
             let place = cx.mapped(&model::path_of(&node.place));
-            let bound = name::bind_at(file, record.kind, &unix.name, node, &place);
+            make_way(cx, record.kind, &place)?;
+            cx.plan.will_bind(&place)?;
+            let bound = name::bind_at(file, &unix.name, node, &place);
+            if let (Ok(()), Some(witness)) = (&bound, Witness::at(&place)) {
+                cx.plan.will_make(&place, Some(witness))?;
+            }
             bound.map_err(|taken| match taken {
                 Taken::Failed(error) => failed(error),
                 Taken::Answers => taken_refusal(&place, "another program answers under this path"),
@@ -110,6 +121,28 @@ fn give_name(cx: &Restore<'_>, id: ObjectId, file: &OwnedFd, record: &SocketReco
             }
         },
     }
+}
+
+/// Moves the file of a dead socket aside, and makes the directories that are missing.
+fn make_way(cx: &mut Restore<'_>, kind: i32, place: &std::path::Path) -> Result<()> {
+    match name::is_dead(kind, place) {
+        Ok(false) => {}
+        Ok(true) => {
+            let aside = data::free_beside(place, "old", || cx.plan.number());
+            cx.plan.move_away(place, &aside)?;
+        }
+        Err(Taken::Answers) => return Err(taken_refusal(place, "another program answers under this path")),
+        Err(Taken::OtherFile) => return Err(taken_refusal(place, "another file is in its place")),
+        Err(Taken::Failed(error)) => {
+            return Err(Error::System {
+                operation: "naming a UNIX socket",
+                subject: place.display().to_string(),
+                source: error,
+            });
+        }
+    }
+    let missing: Vec<_> = place.ancestors().skip(1).take_while(|above| !above.exists()).collect();
+    missing.into_iter().rev().try_for_each(|directory| cx.plan.make_directory(directory, 0o777))
 }
 
 fn taken_refusal(place: &std::path::Path, cause: &str) -> Error {
@@ -134,6 +167,7 @@ fn own(cx: &mut Restore<'_>, id: ObjectId) -> Result<OwnedFd> {
 
 /// Second step: those that wait knock, queues are filled, datagram sockets get their peer.
 fn connect_and_fill(cx: &mut Restore<'_>, id: ObjectId) -> Result<()> {
+    let _turn = cx.turn_of_holders(id)?;
     let (record, unix) = record_of(cx, id)?;
     let failed = |operation| Error::system::<io::Error>(operation, id);
     let address = match &unix.node {

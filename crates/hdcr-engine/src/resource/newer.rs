@@ -1,0 +1,49 @@
+//! What a roll-back takes from the end of a file that others may have written to as well: a log that several programs
+//! append to.
+//!
+//! The program's own lines come again; those of the others would be lost. Who has written what cannot be told from the
+//! file. So what is cut off a file that is only appended to, or that somebody else is known to have written, is kept, and
+//! the user is told where. A file of which the program alone is known to write, at offsets of its own, is not kept.
+
+use std::path::Path;
+
+use hdcr_image::Record;
+use rustix::fs::Stat;
+
+use super::contents::InodeRecord;
+use super::regfile::RegFileRecord;
+use crate::error::Result;
+use crate::model::ObjectId;
+use crate::restore::Restore;
+use crate::rollback::{Newer, since};
+use crate::stored;
+
+/// What becomes of the bytes of a file behind its length at the checkpoint.
+pub(super) fn of(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path, now: &Stat) -> Result<Newer> {
+    let grown = now.st_size.cast_unsigned().saturating_sub(record.size);
+    if grown == 0 || !(appended(cx, id)? || cx.foreign.iter().any(|foreign| foreign == path)) {
+        return Ok(Newer::Go);
+    }
+    let Some(place) = cx.plan.place_of_newer(path) else { return Ok(Newer::Go) };
+    let cause = format!(
+        "it was cut back; the {grown} bytes that were written since the checkpoint, by whoever, are in {}",
+        place.display()
+    );
+    cx.notes.push(since::note("rollback-cut", path, cause, ""));
+    Ok(Newer::Stay(place))
+}
+
+/// Whether the program only appends to a file, as programs do that share it with others.
+fn appended(cx: &Restore<'_>, id: ObjectId) -> Result<bool> {
+    let mut found = false;
+    for open in stored::ids(cx.frames, RegFileRecord::TAG) {
+        let record = stored::one::<RegFileRecord>(cx.frames, open)?;
+        if record.writes_to(id) {
+            if !record.appends() {
+                return Ok(false);
+            }
+            found = true;
+        }
+    }
+    Ok(found)
+}

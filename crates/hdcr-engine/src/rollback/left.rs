@@ -1,0 +1,129 @@
+//! What roll-backs leave behind for their user: newer files that were moved aside, and newer parts that were cut off.
+//!
+//! Those of the last roll-backs of a job stay, older ones go. A list beside the journal says which they are, and each is
+//! looked at before: what somebody else has put there is not ours.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use super::journal::{self, Entry, Journal, Then, Undo};
+use super::steps::Steps;
+use super::witness::Witness;
+use super::{bytes, path, rename, undo};
+use crate::error::{Error, Result};
+use crate::rights::{Rights, Turn};
+
+const NAME: &str = "left.list";
+
+fn list(directory: &Path) -> PathBuf {
+    directory.join(NAME)
+}
+
+/// Of so many roll-backs that have left something it stays.
+const ROLL_BACKS: u64 = 8;
+
+/// Ends a roll-back for good: nothing is undone from here on, what it leaves is put where it stays, what nobody wants goes.
+pub(super) fn settle(journal: &mut Journal, entries: &[Entry], steps: &Steps) -> Result<()> {
+    // While the journal names a copy, that copy is where it says; and when it ends, the copy has its other name already.
+    for entry in entries.iter().filter(|entry| !entry.newer.is_empty()) {
+        let (copy, place) = (journal.copy(entry.copy), path(&entry.newer));
+        if let Err(error) = std::fs::hard_link(&copy, &place) {
+            tracing::debug!(%error, path = %place.display(), "no second name for a kept copy");
+        }
+    }
+    journal.end(steps)?;
+    let mut left = Vec::new();
+    for entry in entries {
+        if !entry.newer.is_empty() {
+            let place = path(&entry.newer);
+            match rename(&journal.copy(entry.copy), &place) {
+                Ok(()) | Err(Errno::EXIST | Errno::NOENT) => {}
+                Err(error) => return Err(Error::system("keeping the newer part of a file", place.display())(error)),
+            }
+            left.extend(leave(&place, Undo::Remove, None)?);
+        }
+        let moved = path(&entry.moved);
+        match entry.then() {
+            Then::Nothing => {}
+            Then::Stays => {
+                left.extend(leave(&moved, Undo::Remove, entry.rights().as_ref())?);
+                if let Some(shelter) = moved.parent().filter(|above| is_shelter(above)) {
+                    left.extend(leave(shelter, Undo::RemoveDirectory, entry.rights().as_ref())?);
+                }
+            }
+            Then::Goes => {
+                let _turn = Turn::to_some(entry.rights().as_ref())?;
+                undo::remove(&moved)?;
+            }
+        }
+    }
+    turn_over(journal.directory(), &left, steps)
+}
+
+fn is_shelter(directory: &Path) -> bool {
+    directory.file_name().is_some_and(|name| name.as_bytes().starts_with(b".hdcr-aside-"))
+}
+
+/// Something that is left for the user.
+fn leave(place: &Path, undo: Undo, rights: Option<&Rights>) -> Result<Option<Entry>> {
+    let entry = Entry { undo: undo.into(), path: bytes(place), ..Entry::default() };
+    {
+        let _turn = Turn::to_some(rights)?;
+        if let Some(witness) = Witness::at(place) {
+            return Ok(Some(witness.into_entry(entry).with_rights(rights)));
+        }
+    }
+    // In a directory of ours, where the program's user may not go.
+    let _turn = Turn::home()?;
+    Ok(Witness::at(place).map(|witness| witness.into_entry(entry)))
+}
+
+/// Remembers what this roll-back leaves, and removes what older ones have left.
+fn turn_over(directory: &Path, now: &[Entry], steps: &Steps) -> Result<()> {
+    if now.is_empty() {
+        return Ok(());
+    }
+    let place = list(directory);
+    // The number of a copy counts the roll-backs here.
+    let mut all = journal::parse(&std::fs::read(&place).unwrap_or_default());
+    let number = all.iter().map(|entry| entry.copy).max().unwrap_or_default().saturating_add(1);
+    all.extend(now.iter().map(|entry| Entry { copy: number, ..entry.clone() }));
+    write(&place, &all, steps)?;
+    let before = all.len();
+    // What could not be removed is tried again the next time.
+    all.retain(|entry| entry.copy.saturating_add(ROLL_BACKS) > number || !remove(entry));
+    if all.len() == before { Ok(()) } else { write(&place, &all, steps) }
+}
+
+fn write(place: &Path, entries: &[Entry], steps: &Steps) -> Result<()> {
+    let failed = |error| Error::system("remembering what a roll-back leaves", place.display())(error);
+    let part = place.with_extension("part");
+    let mut file = File::create(&part).map_err(failed)?;
+    for entry in entries {
+        file.write_all(&journal::framed(entry)).map_err(failed)?;
+    }
+    steps.sync(&file, &part)?;
+    std::fs::rename(&part, place).map_err(failed)
+}
+
+/// Removes one; `true` when there is nothing of ours any more.
+fn remove(entry: &Entry) -> bool {
+    let place = path(&entry.path);
+    let Ok(_turn) = Turn::to_some(entry.rights().as_ref()) else { return false };
+    let Some(there) = Witness::at(&place) else { return true };
+    if !Witness::in_entry(entry).fits(&there) {
+        return true;
+    }
+    let is_directory = place.symlink_metadata().is_ok_and(|there| there.is_dir());
+    let removed = match (entry.undo(), is_directory) {
+        // The shelter itself: what is in it now is of a later roll-back.
+        (Undo::RemoveDirectory, _) => return std::fs::remove_dir(&place).is_ok(),
+        (_, true) => std::fs::remove_dir_all(&place),
+        (_, false) => std::fs::remove_file(&place),
+    };
+    removed.inspect_err(|error| tracing::warn!(%error, path = %place.display(), "left over from a roll-back")).is_ok()
+}

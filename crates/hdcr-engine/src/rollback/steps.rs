@@ -1,0 +1,60 @@
+//! What reaches the disk and when: every sync of a roll-back goes through here, so that a test can see the order.
+//!
+//! The order that a power cut asks for: kept copies, then the journal, then the files themselves, then the directories in
+//! which names have changed, and only then the end of the journal.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::rights::Turn;
+
+/// The steps of a roll-back.
+#[derive(Debug, Default)]
+pub(crate) struct Steps {
+    #[cfg(test)]
+    pub(super) taken: std::cell::RefCell<Vec<String>>,
+}
+
+impl Steps {
+    /// Something is done.
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only a test keeps the steps"))]
+    pub(super) fn note(&self, what: &str, path: &Path) {
+        tracing::trace!(what, path = %path.display());
+        #[cfg(test)]
+        self.taken.borrow_mut().push(format!("{what} {}", path.file_name().unwrap_or_default().display()));
+    }
+
+    /// The contents of a file are on the disk.
+    pub(super) fn sync(&self, file: impl AsFd, path: &Path) -> Result<()> {
+        self.note("sync", path);
+        match rustix::fs::fsync(file) {
+            // A file system that keeps nothing.
+            Ok(()) | Err(Errno::INVAL | Errno::ROFS) => Ok(()),
+            Err(error) => Err(Error::system("waiting for the disk", path.display())(error)),
+        }
+    }
+
+    /// The names in the directory of a path are on the disk.
+    pub(super) fn sync_directory_of(&self, path: &Path) -> Result<()> {
+        let Some(directory) = path.parent() else { return Ok(()) };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(directory, flags, Mode::empty());
+        let opened = match opened {
+            Err(Errno::ACCESS) => {
+                let _turn = Turn::home()?;
+                rustix::fs::open(directory, flags, Mode::empty())
+            }
+            other => other,
+        };
+        match opened {
+            Ok(opened) => self.sync(opened, directory),
+            // One that may be written and not read, or that has gone since.
+            Err(Errno::ACCESS | Errno::NOENT | Errno::NOTDIR) => Ok(()),
+            Err(error) => Err(Error::system("waiting for the disk", directory.display())(error)),
+        }
+    }
+}

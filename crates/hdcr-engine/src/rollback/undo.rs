@@ -1,0 +1,163 @@
+//! Undoing a roll-back, by the process that has done it or by one that finds its journal.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::steps::Steps;
+use super::{Action, Changed, Entry, Journal, Planned, Undo, Witness, path, rename, set_time};
+use crate::error::{Error, Result};
+use crate::resource::data;
+use crate::rights::Turn;
+
+/// Undoes what entries say, the last one first; `planned` has files that may be open still. All are tried; the first error
+/// is told.
+pub(super) fn undo(entries: &[Entry], journal: Option<&Journal>, planned: &[Planned], steps: &Steps) -> Result<()> {
+    let mut result = Ok(());
+    for entry in entries.iter().rev() {
+        let undone = Turn::to_some(entry.rights().as_ref()).and_then(|_turn| undo_one(entry, journal, planned, steps));
+        if result.is_ok() {
+            result = undone;
+        }
+    }
+    result
+}
+
+fn undo_one(entry: &Entry, journal: Option<&Journal>, planned: &[Planned], steps: &Steps) -> Result<()> {
+    let target = path(&entry.path);
+    let ours = |place: &Path| Witness::at(place).is_some_and(|there| Witness::in_entry(entry).fits(&there));
+    match entry.undo() {
+        Undo::RemoveSocket if is_dead_socket(entry, &target) => remove(&target),
+        Undo::Nothing | Undo::RemoveSocket => Ok(()),
+        Undo::Remove | Undo::RemoveDirectory if !ours(&target) => Ok(()),
+        Undo::Remove => {
+            remove(&target)?;
+            steps.sync_directory_of(&target)
+        }
+        Undo::RemoveDirectory => match rustix::fs::rmdir(&target) {
+            Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => Ok(()),
+            Err(error) => Err(Error::system("removing a directory", target.display())(error)),
+        },
+        Undo::MoveBack => move_back(entry, &target, steps),
+        Undo::WriteBack => {
+            write_back(entry, &target, journal, planned, steps)?;
+            // Its second name, when this restore had come so far.
+            let _turn = Turn::home()?;
+            if entry.newer.is_empty() { Ok(()) } else { remove(&path(&entry.newer)) }
+        }
+    }
+}
+
+/// A socket that was made since the entry was written, and that nobody answers at.
+fn is_dead_socket(entry: &Entry, target: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(there) = target.symlink_metadata() else { return false };
+    let since = (there.ctime(), there.ctime_nsec()) >= (entry.mtime, i64::from(entry.mtime_ns));
+    there.file_type().is_socket() && since && crate::resource::nobody_answers(target)
+}
+
+fn move_back(entry: &Entry, target: &Path, steps: &Steps) -> Result<()> {
+    let moved = path(&entry.moved);
+    let Some(there) = in_reach(&moved) else { return Ok(()) };
+    if !Witness::in_entry(entry).fits(&there) {
+        warn_of_stranger(&moved);
+        return Ok(());
+    }
+    match rename(&moved, target) {
+        Ok(()) => {
+            steps.sync_directory_of(target)?;
+            steps.sync_directory_of(&moved)
+        }
+        Err(Errno::NOENT) => Ok(()),
+        Err(Errno::EXIST) => {
+            warn_of_stranger(target);
+            Ok(())
+        }
+        Err(error) => Err(Error::system("moving a file back", target.display())(error)),
+    }
+}
+
+/// What lies at a path that the program's user may not reach: in a directory of ours.
+fn in_reach(place: &Path) -> Option<Witness> {
+    Witness::at(place).or_else(|| {
+        let file =
+            crate::resource::held::beyond_links(place, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC).ok()?;
+        Witness::of(file, place).ok()
+    })
+}
+
+/// Opens the file of an entry: by its name, and when that is not permitted, as it is open here still.
+fn reopen(entry: &Entry, target: &Path, planned: &[Planned]) -> Result<Option<OwnedFd>> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let open = || rustix::fs::open(target, flags, Mode::empty());
+    let is_it = |file: &OwnedFd| Witness::of(file, target).is_ok_and(|now| Witness::in_entry(entry).fits(&now));
+    match open() {
+        Ok(file) => return Ok(Some(file).filter(|file| is_it(file))),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+        Err(Errno::ACCESS | Errno::PERM) => {}
+        Err(error) => return Err(Error::system("undoing a roll-back", target.display())(error)),
+    }
+    for planned in planned {
+        if let Action::Contents { file, .. } | Action::Cut { file, .. } = &planned.action
+            && is_it(file)
+        {
+            return file.try_clone().map(Some).map_err(Error::system("undoing a roll-back", target.display()));
+        }
+    }
+    // It was rolled back although its user may not open it: that very one, then, by no link.
+    match crate::resource::held::beyond_links(target, flags) {
+        Ok(file) => Ok(Some(file).filter(|file| is_it(file))),
+        Err(error) => Err(Error::system("undoing a roll-back", target.display())(error)),
+    }
+}
+
+fn write_back(
+    entry: &Entry,
+    target: &Path,
+    journal: Option<&Journal>,
+    planned: &[Planned],
+    steps: &Steps,
+) -> Result<()> {
+    let failed = || Error::system::<std::io::Error>("undoing a roll-back", target.display());
+    let Some(file) = reopen(entry, target, planned)? else {
+        warn_of_stranger(target);
+        return Ok(());
+    };
+    let place = journal.map_or_else(|| path(&entry.moved), |journal| journal.copy(entry.copy));
+    let copy = {
+        let _turn = Turn::home()?;
+        File::open(&place)
+    };
+    let copy = match copy {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            tracing::error!(path = %target.display(), "not undone: what was kept of it is gone");
+            return Ok(());
+        }
+        other => other.map_err(failed())?,
+    };
+    // One that is open for appending only takes what comes behind its end.
+    rustix::fs::ftruncate(&file, entry.from).map_err(|error| failed()(error.into()))?;
+    data::copy(&copy.into(), 0..entry.size.saturating_sub(entry.from), &file, entry.from, target)?;
+    rustix::fs::ftruncate(&file, entry.size).map_err(|error| failed()(error.into()))?;
+    set_time(&file, Changed { seconds: entry.mtime, nanoseconds: entry.mtime_ns }, target)?;
+    steps.sync(&file, target)
+}
+
+/// Somebody has put another file there since, or taken ours away: theirs is not touched.
+fn warn_of_stranger(target: &Path) {
+    tracing::warn!(path = %target.display(), "not undone: it is no longer the file that was rolled back");
+}
+
+/// Removes a file, if it is there.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::system("removing a file", path.display())(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
