@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use super::contents::{self, InodeRecord, Met, Uses, Window};
-use super::{directory, regfile, reopen};
+use super::{data, directory, regfile, reopen};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::Pid;
@@ -93,7 +93,8 @@ fn zero_device(stat: &Stat) -> bool {
 fn by_path(line: &MapLine) -> Option<(PathBuf, Stat)> {
     let path = model::path_of(&line.name);
     let stat = rustix::fs::stat(&path).ok()?;
-    (stat.st_ino == line.inode).then_some((path, stat))
+    // The numbers of inodes are those of one file system.
+    (stat.st_ino == line.inode && data::is_on(&path, &stat, line.device)).then_some((path, stat))
 }
 
 /// A way to open the file of a mapping, and what it is.
@@ -194,7 +195,7 @@ fn not_executable(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> R
         )));
     }
     let copy = reopen::stand_in(cx, id, record)?;
-    let place = super::data::door(&copy.base);
+    let place = data::door(&copy.base);
     let file = rustix::fs::open(&place, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(Error::system("opening a program", id))?;
     let file = cx.lift(file)?;
@@ -206,6 +207,22 @@ fn not_executable(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_of_another_file_system_with_the_same_number_is_another_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stat = rustix::fs::stat(file.path()).unwrap();
+        let line = |device| MapLine {
+            name: file.path().as_os_str().as_encoded_bytes().to_vec(),
+            inode: stat.st_ino,
+            device,
+            ..line("7f0000000000-7f0000002000 r--p 00000000 00:01 1 /x\n")
+        };
+        let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+        assert!(by_path(&line((major, minor))).is_some());
+        let layered = data::is_on(file.path(), &stat, (major, minor + 1));
+        assert_eq!(by_path(&line((major, minor + 1))).is_some(), layered);
+    }
 
     fn line(text: &str) -> MapLine {
         procfs::parse_smaps(text.as_bytes()).unwrap().remove(0)

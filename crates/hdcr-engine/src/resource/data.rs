@@ -37,6 +37,15 @@ pub(crate) fn magic(fs: &rustix::fs::StatFs) -> u64 {
     fs.f_type.cast_unsigned() & 0xffff_ffff
 }
 
+/// Whether a file lies on the device that the kernel names, as far as that can be told: a subvolume and a layered file
+/// system show other numbers to `stat(2)` than those of their superblock.
+pub(crate) fn is_on(path: &Path, stat: &Stat, device: (u32, u32)) -> bool {
+    const BTRFS: u64 = 0x9123_683e;
+    const OVERLAY: u64 = 0x794c_7630;
+    let other = || rustix::fs::statfs(path).is_ok_and(|fs| [BTRFS, OVERLAY].contains(&magic(&fs)));
+    (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)) == device || other()
+}
+
 /// The handle of a file, if its file system has such; with it the inode is found under whatever name.
 pub(crate) fn handle_of(file: &OwnedFd) -> Option<(i32, Vec<u8>)> {
     hdcr_sys::handle::of(file.as_fd()).ok().map(|handle| (handle.kind, handle.bytes))

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use hdcr_image::{Record, Tag};
 use hdcr_sys::handle::{self, Handle};
 use nix::libc;
-use rustix::fs::{Mode, OFlags, inotify};
+use rustix::fs::{Mode, OFlags, Stat, inotify};
 
-use super::{FileKind, FileView};
+use super::{FileKind, FileView, data, reopen};
 use crate::capture::Capture;
 use crate::error::{Error, Refusal, Result};
 use crate::ids::Pid;
@@ -102,7 +102,14 @@ fn path_of(pid: Pid, line: &Line) -> Option<PathBuf> {
 }
 
 fn is_it(path: &Path, line: &Line) -> bool {
-    rustix::fs::lstat(path).is_ok_and(|stat| stat.st_ino == line.inode)
+    let Ok(file) = reopen::look(path) else { return false };
+    let same = |stat: &Stat| stat.st_ino == line.inode;
+    let Some(stat) = rustix::fs::fstat(&file).ok().filter(same) else { return false };
+    // A number may be that of another file system, or of a file that is gone: a handle tells both.
+    match data::handle_of(&file) {
+        Some((kind, bytes)) if !line.handle.bytes.is_empty() => (kind, bytes) == (line.handle.kind, line.handle.bytes.clone()),
+        Some(_) | None => data::is_on(path, &stat, line.device),
+    }
 }
 
 fn by_handle(pid: Pid, line: &Line) -> Option<PathBuf> {
@@ -326,5 +333,19 @@ mod tests {
         for odd in ["", "1", "1 ino:x sdev:1 mask:1", "1 ino:1 sdev:1ffffffff mask:1", "1 ino:1 sdev:1"] {
             assert_eq!(parse(odd), None, "{odd}");
         }
+    }
+
+    #[test]
+    fn another_file_with_the_number_of_a_watched_one_is_another_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stat = rustix::fs::stat(file.path()).unwrap();
+        let (kind, bytes) = data::handle_of(&reopen::look(file.path()).unwrap()).unwrap_or_default();
+        let device = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+        let line = Line { number: 1, inode: stat.st_ino, device, mask: 2, handle: Handle { kind, bytes } };
+        assert!(is_it(file.path(), &line));
+        let Some(last) = line.handle.bytes.last() else { return };
+        let mut bytes = line.handle.bytes.clone();
+        *bytes.last_mut().unwrap() = last.wrapping_add(1);
+        assert!(!is_it(file.path(), &Line { handle: Handle { kind, bytes }, ..line }));
     }
 }

@@ -176,7 +176,7 @@ impl Journal {
             return Ok(());
         }
         self.file.set_len(0).map_err(failed("ending the journal", &self.directory))?;
-        steps.note("end", &self.directory.join(NAME));
+        steps.step("end", &self.directory.join(NAME));
         steps.sync(&self.file, &self.directory.join(NAME))
     }
 

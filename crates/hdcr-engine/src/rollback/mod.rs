@@ -367,12 +367,12 @@ fn moving(from: &Path, to: &Path) -> Entry {
 fn apply(action: &Action, contents: &dyn Contents, steps: &Steps) -> Result<()> {
     match action {
         Action::Contents { path, file, id, size, changed } => {
-            steps.note("write", path);
+            steps.step("write", path);
             data::fill(file, contents, *id, *size, path)?;
             set_time(file, *changed, path)
         }
         Action::Cut { path, file, size, changed } => {
-            steps.note("cut", path);
+            steps.step("cut", path);
             rustix::fs::ftruncate(file, *size).map_err(Error::system("cutting a file back", path.display()))?;
             set_time(file, *changed, path)
         }

@@ -22,7 +22,7 @@ pub(crate) struct Steps {
 impl Steps {
     /// Something is done.
     #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only a test keeps the steps"))]
-    pub(super) fn note(&self, what: &str, path: &Path) {
+    pub(super) fn step(&self, what: &str, path: &Path) {
         tracing::trace!(what, path = %path.display());
         #[cfg(test)]
         self.taken.borrow_mut().push(format!("{what} {}", path.file_name().unwrap_or_default().display()));
@@ -30,7 +30,7 @@ impl Steps {
 
     /// The contents of a file are on the disk.
     pub(super) fn sync(&self, file: impl AsFd, path: &Path) -> Result<()> {
-        self.note("sync", path);
+        self.step("sync", path);
         match rustix::fs::fsync(file) {
             // A file system that keeps nothing.
             Ok(()) | Err(Errno::INVAL | Errno::ROFS) => Ok(()),
