@@ -38,7 +38,7 @@ impl Shell {
         let name = ptsname(&pty, Vec::new())?;
         let end = || rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());
         let mut command = stage.command("setsid");
-        command.args(["--ctty", "bash", "--norc", "--noprofile", "-i"]).env("PS1", "");
+        command.args(["--ctty", "bash", "--norc", "--noprofile", "-i"]).env("PS1", "").env("TERM", "xterm");
         let process =
             command.stdin(Stdio::from(end()?)).stdout(Stdio::from(end()?)).stderr(Stdio::from(end()?)).spawn()?;
         let keys = File::from(pty);
