@@ -305,6 +305,10 @@ fn answer(cx: &mut Capture<'_>, subject: &mut Subject, all: &mut BTreeMap<Tid, A
                 names: Vec::new(),
                 vdso: subject.vdso.0,
                 lock_future: 0,
+                guards: memory::guards::of(view.pid, &subject.lines)?
+                    .iter()
+                    .flat_map(|at| [at.start, at.end])
+                    .collect(),
             };
             memory::capture::describe(cx, view.pid, subject.mm, &subject.lines, record)?;
         }

@@ -16,6 +16,9 @@ pub const FILE: u64 = 1 << 2;
 /// Page is the shared zero page.
 pub const ZERO: u64 = 1 << 5;
 
+/// Page is a guard: a touch of it is a fault.
+const GUARD: u64 = 1 << 8;
+
 const PAGE: u64 = 4096;
 
 /// `struct pm_scan_arg` of `linux/fs.h`.
@@ -70,21 +73,34 @@ pub fn scan(pagemap: &File, range: Range<u64>, wanted: Wanted) -> io::Result<Vec
 }
 
 fn scan_by_ioctl(pagemap: &File, range: Range<u64>, wanted: Wanted) -> io::Result<Vec<Range<u64>>> {
+    let not = ZERO | if wanted == Wanted::Anonymous { FILE } else { 0 };
+    with_categories(pagemap, range, not, PRESENT | SWAPPED)
+}
+
+/// Guard regions (`MADV_GUARD_INSTALL`) in a mapping, in order; none where the kernel does not tell of them.
+pub fn guards(pagemap: &File, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+    match with_categories(pagemap, range, 0, GUARD) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::EINVAL)) => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+/// Ranges of pages that have none of the categories `not` and one of `any`.
+fn with_categories(pagemap: &File, range: Range<u64>, not: u64, any: u64) -> io::Result<Vec<Range<u64>>> {
     let mut regions = [Region::default(); 512];
     let mut found = Vec::new();
     let mut at = range.start;
     while at < range.end {
-        let inverted = ZERO | if wanted == Wanted::Anonymous { FILE } else { 0 };
         let mut argument = ScanArgument {
             size: size_of::<ScanArgument>() as u64,
             start: at,
             end: range.end,
             vec: regions.as_mut_ptr() as u64,
             vec_len: regions.len() as u64,
-            category_inverted: inverted,
-            category_mask: inverted,
-            category_anyof_mask: PRESENT | SWAPPED,
-            return_mask: PRESENT,
+            category_inverted: not,
+            category_mask: not,
+            category_anyof_mask: any,
+            return_mask: PRESENT | (any & GUARD),
             ..ScanArgument::default()
         };
         // SAFETY: the argument and the vector it points to live until the call returns, and vec_len is its true length.

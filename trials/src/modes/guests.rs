@@ -31,6 +31,7 @@ pub(crate) fn all(stage: &mut Stage<'_>, names: &[&str], way: &Way) -> Result<()
     let guests = guest::find(&stage.place.sources.join("zoo"), &wanted)?;
     ensure!(guests.len() == names.len(), "{} guests of {} are there", guests.len(), names.len());
     let built = guest::build_all(&guests, &stage.place.build)?;
+    let mut failed = Vec::new();
     for built in built.iter().filter(|built| built.name == built.guest.name) {
         let binary = built.binary.as_ref().map_err(|why| anyhow::anyhow!("{why}"))?;
         let folder = stage.path(&built.name);
@@ -45,8 +46,9 @@ pub(crate) fn all(stage: &mut Stage<'_>, names: &[&str], way: &Way) -> Result<()
         let result = rounds(stage, &mut subject, way);
         let cleaned = subject.clean();
         stage.log.append(&mut subject.log);
-        result.and(cleaned).with_context(|| built.name.clone())?;
+        failed.extend(result.and(cleaned).err().map(|error| format!("{}: {error:#}", built.name)));
     }
+    ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use hdcr_sys::pagemap::{self, Wanted};
 use nix::libc;
 
 use super::vdso::VdsoRecord;
-use super::{MappingName, MmRecord, PAGE, advice_of, kind_of, overlap};
+use super::{MappingName, MmRecord, PAGE, advice_of, guards, kind_of, overlap};
 use crate::batch::Replies;
 use crate::capture::Capture;
 use crate::error::{Error, Result};
@@ -112,6 +112,7 @@ pub(crate) fn brk_of(replies: &Replies, call: usize) -> Option<u64> {
 pub(crate) fn pages(cx: &mut Capture<'_>, pid: Pid, id: ObjectId, lines: &[MapLine]) -> Result<()> {
     let pagemap =
         File::open(procfs::path(pid, "pagemap")).map_err(Error::system("opening pagemap", format!("process {pid}")))?;
+    let guards = guards::of(pid, lines)?;
     for line in lines {
         let wanted = match kind_of(line) {
             MappingKind::Anonymous if line.has(b"dp") => continue,
@@ -121,7 +122,7 @@ pub(crate) fn pages(cx: &mut Capture<'_>, pid: Pid, id: ObjectId, lines: &[MapLi
         };
         let runs = pagemap::scan(&pagemap, line.range.clone(), wanted)
             .map_err(Error::system("scanning pages", format!("process {pid}")))?;
-        for run in runs {
+        for run in guards::without(runs, &guards) {
             read_run(cx, pid, id, run)?;
         }
     }

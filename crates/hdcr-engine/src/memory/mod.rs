@@ -5,6 +5,7 @@
 
 pub(crate) mod capture;
 pub(crate) mod fill;
+pub(crate) mod guards;
 pub(crate) mod restore;
 pub(crate) mod vdso;
 
@@ -48,6 +49,9 @@ pub(crate) struct MmRecord {
     /// New mappings are locked (`mlockall(MCL_FUTURE)`): 0 no, 1 yes, 2 on fault.
     #[prost(uint32, tag = "5")]
     pub(crate) lock_future: u32,
+    /// Guard regions (`MADV_GUARD_INSTALL`): start and end of each, in order.
+    #[prost(uint64, repeated, tag = "6")]
+    pub(crate) guards: Vec<u64>,
 }
 
 impl Record for MmRecord {
@@ -92,8 +96,9 @@ pub(crate) const fn bit(code: [u8; 2]) -> u64 {
 }
 
 /// Codes that say nothing that has to be put back by itself: permissions, what the kernel sets for a kind of mapping.
-const IMPLIED: [[u8; 2]; 12] =
-    [*b"rd", *b"wr", *b"ex", *b"sh", *b"mr", *b"me", *b"ms", *b"sd", *b"mm", *b"de", *b"pf", *b"io"];
+/// and that there may be guard regions, which are looked for.
+const IMPLIED: [[u8; 2]; 13] =
+    [*b"rd", *b"wr", *b"ex", *b"sh", *b"mr", *b"me", *b"ms", *b"sd", *b"mm", *b"de", *b"pf", *b"io", *b"gu"];
 
 /// What a line of `smaps` is.
 pub(crate) fn kind_of(line: &MapLine) -> MappingKind {

@@ -264,6 +264,10 @@ pub(crate) fn protect(batch: &mut TaskBatch, mm: &StoredMm) {
             &[Arg::Value(range.start), Arg::Value(range.end - range.start), Arg::from(prot)],
         );
     }
+    for (start, end) in mm.record.guards.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))) {
+        let args = [Arg::Value(start), Arg::Value(end.saturating_sub(start)), Arg::Value(MADV_GUARD_INSTALL)];
+        batch.call("installing a guard region", libc::SYS_madvise, &args);
+    }
     for mapping in &mm.mappings {
         if matches!(mapping.kind, MappingKind::Vdso | MappingKind::Vvar) {
             continue;
@@ -320,6 +324,8 @@ pub(crate) fn lock(batch: &mut TaskBatch, mm: &StoredMm) {
 
 /// `PR_SET_VMA` of linux/prctl.h (Linux 5.17).
 const PR_SET_VMA: i32 = 0x5356_4d41;
+/// Linux 6.13 (asm-generic/mman-common.h).
+const MADV_GUARD_INSTALL: u64 = 102;
 /// `mseal(2)`, Linux 6.10.
 const SYS_MSEAL: i64 = 462;
 
