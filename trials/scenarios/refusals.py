@@ -78,6 +78,22 @@ for what, word, words in HAVING:
     for name in ["ready", "go", "result"]:
         os.remove(name)
 
+# What cannot be seen, but only supposed, is told.
+child = kept_from_others(r"""
+    unsigned long long handled[2] = { 1, 0 };
+    int rules = syscall(444, handled, 8L, 0L);
+    MUST(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    if (rules < 0 || syscall(446, rules, 0L)) _exit(77);
+    close(rules);
+""")
+until("a sandbox", lambda: os.path.exists("ready") or child.poll() is not None)
+if child.poll() is None:
+    must("landlock-unknown" in hdcr("check", child.pid), "a sandbox is not told of")
+    kill(child.pid)
+    os.remove("ready")
+else:
+    lacking.append("landlock")
+
 # A 32-bit program, without any library.
 write("small.c", "void _start(void) { for (;;) __asm__ volatile (\"int $0x80\" : : \"a\" (29)); }")
 words = ["gcc", "-m32", "-O1", "-nostdlib", "-static", "-fno-pie", "-no-pie", "-o", "small", "small.c"]

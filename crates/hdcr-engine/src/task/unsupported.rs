@@ -38,6 +38,7 @@ pub(super) fn of_process(survey: &mut Survey<'_>, task: &TaskView) {
     directories(survey, task);
     labels(survey, task);
     undo(survey, task);
+    landlock(survey, task);
     cgroup(survey, task);
 }
 
@@ -182,6 +183,16 @@ fn undo(survey: &mut Survey<'_>, task: &TaskView) {
     // Every process that ever had a thread has the list, and keeps it over an exec: mostly an empty one.
     let cause = "whether it has System V semaphores adjusted at its end (SEM_UNDO) is not to be seen";
     survey.note(task.refuse("sem-undo-unknown", "semaphore adjustments", cause, "know that they would be lost"));
+}
+
+/// Nothing shows a Landlock domain, but only a task that has given up new privileges may enter one (or one that has
+/// `CAP_SYS_ADMIN`, and then hardly does).
+fn landlock(survey: &mut Survey<'_>, task: &TaskView) {
+    if task.status.number("NoNewPrivs") == Some(1) {
+        let cause = "whether it has restricted itself by landlock(7) is not to be seen";
+        let remedy = "know that the restored program would run without that restriction";
+        survey.note(task.refuse("landlock-unknown", "sandbox", cause, remedy));
+    }
 }
 
 /// The control groups of a root of the tree, when they are not those of hdcr.
