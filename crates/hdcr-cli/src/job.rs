@@ -180,7 +180,7 @@ fn read(path: &Path) -> Result<Option<Record>> {
 /// Forgets a job that has no keeper and no checkpoints any more.
 pub(crate) fn forget(store: &Path, name: &JobName) -> Result<()> {
     let held = Held::take(store, name)?;
-    for path in [held.path.clone(), held.path.with_extension("lock")] {
+    for path in [held.path.clone(), held.path.with_extension("touched"), held.path.with_extension("lock")] {
         match fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

@@ -100,6 +100,11 @@ impl Since {
         }
     }
 
+    /// As it counts when nobody has watched what came after: lengths say nothing any more.
+    pub(crate) fn unwatched_later(self) -> Self {
+        Self { incomplete: true, lengths: Vec::new(), ..self }
+    }
+
     /// As it is handed to the engine.
     pub(crate) fn for_engine(&self) -> since::Since {
         let paths = |names: &[Name]| names.iter().map(PathBuf::from).collect();

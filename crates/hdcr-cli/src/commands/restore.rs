@@ -16,7 +16,8 @@ use crate::cli::RestoreArgs;
 use crate::duration;
 use crate::failure::{Class, Failure, Result};
 use crate::foreground::{self, Outcome};
-use crate::job::{Record, peek};
+use crate::job::{Record, State, peek};
+use crate::keeper::remembered;
 use crate::kinds::StdioTarget;
 use crate::namespace::{self, Outside};
 use crate::output::Report;
@@ -25,6 +26,7 @@ use crate::process::shell_status;
 use crate::settings::absolute;
 use crate::signals::Signals;
 use crate::task::{Place, RestoreTask};
+use crate::told::Since;
 
 pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     let place = place(at, &args.image)?;
@@ -91,13 +93,21 @@ fn bring_back(
         place: place.clone(),
         journals: at.settings.journals(),
         map_path: args.map_path.clone(),
-        since: None,
+        since: known_of_files(place)?,
         timeout: at.settings.restore_timeout(args.timeout),
         detach: args.detach,
         progress: false,
     };
     let stdio = descriptors(args.stdio.as_ref().unwrap_or(&StdioTarget::Inherit))?;
     foreground::restore(&task, &stdio, &needed, signals, at.output)
+}
+
+/// What the keeper of a job that has not ended by itself knew that is to be undone.
+fn known_of_files(place: &Place) -> Result<Option<Since>> {
+    let Place::Store { root, job, number } = place else { return Ok(None) };
+    let name = parts::job_name(job)?;
+    let goes_on = peek(root, &name)?.is_some_and(|record| record.state != State::Ended);
+    Ok(if goes_on { remembered::read(root, &name).remove(number) } else { None })
 }
 
 /// Leaves standard input, output and error to others: this process stays only as the first one of its namespace.

@@ -83,7 +83,7 @@ impl Keeper {
             (None, _) => None,
         };
         let stop = self.stop.as_ref().filter(|_| self.phase == Phase::Running).and_then(|stop| stop.deadline);
-        let next = next.into_iter().chain(stop).chain([self.footing.next]).min();
+        let next = next.into_iter().chain(stop).chain([self.footing.next]).chain(self.files_due()).min();
         next.map(|next| next.saturating_duration_since(Instant::now()))
     }
 
@@ -91,6 +91,7 @@ impl Keeper {
     pub(super) fn on_time(&mut self) -> Result<()> {
         let now = Instant::now();
         self.stop_by_force(now);
+        self.write_files_when_due();
         self.look_after_footing(now);
         if let Some(work) = self.work.as_mut().filter(|work| now >= work.deadline) {
             process::signal(work.worker.pid(), Signal::SIGKILL as i32);
@@ -240,6 +241,7 @@ impl Keeper {
             }
             watch.keep(&self.made.iter().map(|made| made.number).collect::<Vec<_>>());
         }
+        self.write_files(true);
         let told = self.notes.iter().map(|note| &note.code).eq(done.notes.iter().map(|note| &note.code));
         self.detail(&if told { done.line() } else { done.text() });
         self.notes.clone_from(&done.notes);

@@ -30,6 +30,7 @@ impl Keeper {
             Start::Anew => self.begin_anew(),
             Start::GoOn => {
                 self.made = self.remembered()?;
+                self.remember_files();
                 let newest = self.made.last().copied();
                 let newest = newest
                     .ok_or_else(|| Failure::refused("no-such-checkpoint", "the job has no checkpoint to go on from"))?;
@@ -60,6 +61,7 @@ impl Keeper {
 
     /// Starts the program from its beginning.
     fn begin_anew(&mut self) -> Result<()> {
+        self.forget_files();
         let unblock: Vec<String> = self.signals.to_unblock().iter().map(ToString::to_string).collect();
         let mut command = process::this_program();
         command.args(self.output.json.then_some("--json"));
@@ -250,6 +252,7 @@ impl Keeper {
         self.detail(&format!("{} restored: {} process(es) in {took}", self.place(number), restored.processes));
         restored.notes.iter().for_each(|note| self.note(&note.to_string()));
         self.came_from = Some(self.place(number));
+        self.files_are_as_at(number);
         self.lives_as(main, at);
         match self.ended_early.remove(&main) {
             Some(death) => self.on_death(death),

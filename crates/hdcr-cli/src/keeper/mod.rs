@@ -43,6 +43,8 @@ use footing::Footing;
 use patience::Patience;
 use requests::Stop;
 use watch::Watch;
+pub(crate) use watch::remembered;
+use watch::remembered::Remembered;
 
 /// Exit status of a job that was checkpointed and ended on request: run it again.
 pub(crate) const PAUSED: u8 = 75;
@@ -132,6 +134,8 @@ pub(crate) struct Keeper {
     pub(super) notes: Vec<Obstacle>,
     /// Hears what the program does to files; not without root.
     pub(super) watch: Option<Watch>,
+    /// What an earlier keeper has heard of that.
+    pub(super) remembered: Remembered,
     pub(super) work: Option<Work>,
     pub(super) wishes: VecDeque<Wish>,
     pub(super) stop: Option<Stop>,
@@ -191,6 +195,7 @@ impl Keeper {
             crash: None,
             notes: Vec::new(),
             watch: None,
+            remembered: Remembered::default(),
             work: None,
             wishes: VecDeque::new(),
             stop: None,
@@ -323,6 +328,9 @@ impl Keeper {
 
     /// The job is over.
     pub(super) fn finish(&mut self, state: State, status: u8) {
+        if state == State::Ended {
+            self.forget_files();
+        }
         self.record.state = state;
         self.record.status = Some(status);
         self.phase = Phase::Done(status);

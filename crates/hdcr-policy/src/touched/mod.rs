@@ -232,6 +232,11 @@ impl Table {
         }
     }
 
+    /// How many things it was told.
+    pub fn told(&self) -> u64 {
+        self.count
+    }
+
     /// Every file that the job has worked on and that is there, the latest first.
     pub fn touched(&self) -> Vec<PathBuf> {
         let mut there: Vec<_> = self.known.iter().filter(|(_, (there, _))| *there).collect();

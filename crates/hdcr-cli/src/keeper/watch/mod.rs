@@ -12,6 +12,7 @@
 //! without an open, and what happens on file systems mounted since the start.
 
 mod places;
+pub(crate) mod remembered;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
@@ -355,9 +356,7 @@ impl Watch {
     pub(crate) fn mark(&mut self) -> Vec<PathBuf> {
         self.drain();
         self.settle(None);
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        let nanoseconds = u32::try_from(now.tv_nsec).unwrap_or(0);
-        self.table.mark(UNFINISHED, Duration::new(now.tv_sec.unsigned_abs(), nanoseconds));
+        self.mark_now(UNFINISHED);
         self.table.touched()
     }
 
@@ -396,6 +395,29 @@ impl Watch {
         self.before_rollback = Some(self.table.clone());
         self.table.roll_back(number);
         Some(changes)
+    }
+
+    /// Begins to count from a checkpoint that was not marked, of which files are about to be as they were.
+    pub(crate) fn begin_from(&mut self, number: u64) {
+        self.drain();
+        self.waiting.clear();
+        self.mark_now(number);
+    }
+
+    fn mark_now(&mut self, number: u64) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        let nanoseconds = u32::try_from(now.tv_nsec).unwrap_or(0);
+        self.table.mark(number, Duration::new(now.tv_sec.unsigned_abs(), nanoseconds));
+    }
+
+    /// How much has been told so far.
+    pub(crate) fn told(&self) -> u64 {
+        self.table.told()
+    }
+
+    /// What is different from a checkpoint.
+    pub(crate) fn since(&self, number: u64) -> Option<Changes> {
+        self.table.since(number)
     }
 
     /// The rollback failed, and files are as they were before it.
@@ -441,9 +463,16 @@ impl Keeper {
 
     /// What is to be undone of what the job did to files since a checkpoint.
     pub(super) fn undo_since(&mut self, number: u64) -> Option<Since> {
+        if let Some(since) = self.known_earlier(number) {
+            return Some(since);
+        }
         let changes = self.watch.as_mut()?.roll_back(number)?;
-        let aside = format!(".hdcr-aside-{}-{number}", self.plan.name);
-        Some(Since::new(&changes, &self.plan.files, aside, self.plan.store.clone()))
+        Some(Since::new(&changes, &self.plan.files, self.aside(number), self.plan.store.clone()))
+    }
+
+    /// The name of the directory for what is newer than a checkpoint.
+    fn aside(&self, number: u64) -> String {
+        format!(".hdcr-aside-{}-{number}", self.plan.name)
     }
 }
 
