@@ -273,3 +273,30 @@ fn what_is_left_for_the_user_stays_for_some_roll_backs() {
     assert!(places.iter().skip(2).flatten().all(|place| place.exists()));
     assert_eq!(std::fs::read_dir(&journal).unwrap().count(), 8 + 1, "the parts that were cut off, and the list");
 }
+
+#[test]
+fn a_socket_of_a_restore_that_died_is_gone_and_the_one_before_is_back() {
+    use std::os::unix::net::UnixListener;
+    let scene = Scene::new();
+    let (ours, theirs) = (scene.path("ours"), scene.path("theirs"));
+    drop(UnixListener::bind(&ours).unwrap());
+    let before = Witness::at(&ours).unwrap();
+    let mut plan = Plan::at(&scene.path("journal")).unwrap();
+    let aside = data::free_beside(&ours, "old", || plan.number());
+    plan.move_away(&ours, &aside).unwrap();
+    plan.will_bind(&ours).unwrap();
+    drop(UnixListener::bind(&ours).unwrap());
+    plan.will_bind(&theirs).unwrap();
+    let stranger = UnixListener::bind(&theirs).unwrap();
+    plan.die();
+    assert!(repair(&scene.path("journal")).unwrap());
+    assert_eq!(Witness::at(&ours).unwrap(), before);
+    assert!(!aside.exists());
+    assert!(theirs.exists(), "somebody answers there");
+    drop(stranger);
+    // One that comes to its end leaves neither.
+    let mut plan = Plan::at(&scene.path("journal")).unwrap();
+    plan.move_away(&ours, &aside).unwrap();
+    plan.finish().unwrap();
+    assert!(!ours.exists() && !aside.exists());
+}
