@@ -11,6 +11,7 @@ use hdcr_engine::mechanism::{Deadline, Mechanism, Parent, Scope};
 use hdcr_engine::progress::{Phase, Progress};
 use hdcr_engine::restore::{self, Afterwards, Options};
 use hdcr_engine::rollback::{self, repair};
+use hdcr_engine::show;
 use hdcr_image::{Compression, ImageReader, JobName, Manifest, ManifestFacts, Sink, SnapshotId, Source};
 use hdcr_ptrace::{Faults, Ptrace};
 use hdcr_store::{DirectorySink, DirectoryStore, Durability, Entry, FileSink, Selector, open_path};
@@ -350,8 +351,13 @@ pub(crate) fn manifest(place: &Place) -> Result<Manifest> {
 }
 
 /// Every record of an image in words.
-pub(crate) fn show(image: &ImageReader) -> Result<Vec<restore::ShownFrame>> {
-    Ok(restore::show(image)?)
+pub(crate) fn records(image: &ImageReader) -> Vec<show::ShownFrame> {
+    show::records(image)
+}
+
+/// The tree of an image with what it has open.
+pub(crate) fn overview(image: &ImageReader) -> Result<show::Overview> {
+    Ok(show::overview(image)?)
 }
 
 /// What a user means by a name, `NAME@ID` or a path. A name that the store does not know may be a file here.

@@ -26,6 +26,7 @@ pub mod restore;
 mod resume;
 mod rights;
 pub mod rollback;
+pub mod show;
 mod stored;
 pub mod survey;
 mod task;

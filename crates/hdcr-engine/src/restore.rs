@@ -76,17 +76,6 @@ pub struct Restored {
     pub notes: Vec<Refusal>,
 }
 
-/// A frame of an image in words, for `hdcr show`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ShownFrame {
-    /// The object.
-    pub id: u64,
-    /// The kind.
-    pub kind: String,
-    /// The record.
-    pub text: String,
-}
-
 /// The calls of one task in one stage, each with what it is for.
 #[derive(Debug, Default)]
 pub(crate) struct TaskBatch {
@@ -286,11 +275,6 @@ pub fn check(image: &ImageReader, options: &Options) -> Result<(Vec<Refusal>, Ve
         refusals.0.extend(reopen::obstacles(&model.frames, &options.map_path)?);
     }
     Ok((refusals.0, notes))
-}
-
-/// What an image holds, in words.
-pub fn show(image: &ImageReader) -> Result<Vec<ShownFrame>> {
-    Ok(stored::show(image))
 }
 
 /// Restores a tree. On an error nothing of it lives, and files are as they were.

@@ -17,8 +17,8 @@ use crate::openfile::OpenFileRecord;
 use crate::procfs;
 use crate::progress::Meter;
 use crate::resource;
-use crate::restore::{Contents, ShownFrame, StoredFrame};
-use crate::task::{self, TASKS};
+use crate::restore::{Contents, StoredFrame};
+use crate::task::TASKS;
 use crate::tree::{self, ProcessRecord, StoredProcess, Tasks, ThreadRecord};
 
 /// The frames of an image and the tree that they describe.
@@ -31,7 +31,7 @@ pub(crate) struct Model {
 }
 
 /// Every kind of record that this build can read.
-fn known() -> Vec<KnownTag> {
+pub(crate) fn known() -> Vec<KnownTag> {
     let own = [
         KnownTag::of::<Tasks>(),
         KnownTag::of::<Registers>(),
@@ -150,46 +150,6 @@ pub(crate) fn holder_of(tid: i32) -> Option<String> {
         }
         _ => format!("it is in use by {comm}"),
     })
-}
-
-/// What an image holds, in words; a frame that cannot be read says so.
-pub(crate) fn show(image: &ImageReader) -> Vec<ShownFrame> {
-    let mut shown = Vec::new();
-    for frame in image.frames() {
-        let file = resource::kind_with(frame.tag).map(|kind| (kind.name, (kind.show)(frame.version, frame.body)));
-        let task = task::kind_with(frame.tag).map(|kind| (kind.name, (kind.show)(frame.version, frame.body)));
-        let (kind, text) = file.or(task).unwrap_or_else(|| own(frame.tag, frame.version, frame.body));
-        shown.push(ShownFrame { id: frame.id, kind: kind.to_owned(), text });
-    }
-    shown
-}
-
-fn own(tag: Tag, version: u16, body: &[u8]) -> (&'static str, String) {
-    fn words<R: hdcr_image::Record + std::fmt::Debug>(version: u16, body: &[u8]) -> String {
-        model::decode::<R>(version, body).map_or_else(|error| error.to_string(), |record| format!("{record:?}"))
-    }
-    let is = |known: KnownTag| known.tag == tag;
-    if is(KnownTag::of::<Tasks>()) {
-        ("tasks", words::<Tasks>(version, body))
-    } else if is(KnownTag::of::<Registers>()) {
-        ("registers", words::<Registers>(version, body))
-    } else if is(KnownTag::of::<List<Mapping>>()) {
-        ("mappings", words::<List<Mapping>>(version, body))
-    } else if is(KnownTag::of::<List<DescriptorEntry>>()) {
-        ("descriptors", words::<List<DescriptorEntry>>(version, body))
-    } else if is(KnownTag::of::<ProcessRecord>()) {
-        ("process", words::<ProcessRecord>(version, body))
-    } else if is(KnownTag::of::<ThreadRecord>()) {
-        ("thread", words::<ThreadRecord>(version, body))
-    } else if is(KnownTag::of::<MmRecord>()) {
-        ("memory", words::<MmRecord>(version, body))
-    } else if is(KnownTag::of::<OpenFileRecord>()) {
-        ("open file", words::<OpenFileRecord>(version, body))
-    } else if is(KnownTag::of::<ClockRecord>()) {
-        ("clocks", words::<ClockRecord>(version, body))
-    } else {
-        ("object", format!("{} bytes of kind {tag}", body.len()))
-    }
 }
 
 /// Contents straight from the image.

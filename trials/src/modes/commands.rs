@@ -37,7 +37,14 @@ pub(crate) fn json(stage: &mut Stage<'_>) -> Result<()> {
     says(stage, 0, &["checkpoint", &pid, "-o", "image"], "path")?;
     says(stage, 0, &["list"], "checkpoints")?;
     says(stage, 0, &["list", &name], "checkpoints")?;
-    says(stage, 0, &["show", &snapshot], "image")?;
+    let tree = says(stage, 0, &["show", &snapshot], "tree")?;
+    ensure!(tree[0]["pid"] == program.id() && tree[0]["mapped"].as_u64() > Some(0), "{tree}");
+    let files = says(stage, 0, &["show", &snapshot], "open_files")?;
+    let count = stage.path("count").display().to_string();
+    ensure!(files.as_array().is_some_and(|files| files.iter().any(|file| file["what"] == count.as_str())), "{files}");
+    let said = stage.expect(0, &["show", &snapshot, "--records"])?;
+    said.names(&["THREADS", "regfile", &count, &format!("{pid}:3")])?;
+    ensure!(!said.out.contains("of kind"), "a record without words: {}", said.out);
     says(stage, 0, &["verify", "./image"], "whole")?;
     says(stage, 0, &["ps"], "jobs")?;
     ensure!(says(stage, 69, &["check", "./image"], "possible")? == false, "its pids are in use");

@@ -1,5 +1,6 @@
 //! `hdcr show`: what a checkpoint holds.
 
+use hdcr_engine::show::{ShownFile, ShownProcess};
 use rustix::time::ClockId;
 use serde::Serialize;
 
@@ -10,7 +11,7 @@ use crate::cli::ShowArgs;
 use crate::duration;
 use crate::failure::Result;
 use crate::machine;
-use crate::output::Report;
+use crate::output::{Report, table};
 use crate::parts;
 
 /// What a manifest says, and the records when they were asked for.
@@ -28,18 +29,114 @@ struct Shown {
     realtime_ns: i64,
     needs: Vec<String>,
     lineage: Vec<String>,
-    processes_named: Vec<Process>,
+    processes_named: Vec<Named>,
     stored_pages: u64,
     zero_pages: u64,
     frames: u64,
+    /// The tree: every process with where it stands.
+    tree: Vec<Process>,
+    open_files: Vec<OpenFile>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     records: Vec<Record>,
 }
 
 #[derive(Debug, Serialize)]
-struct Process {
+struct Named {
     pid: i32,
     name: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Process {
+    pid: i32,
+    /// In the tree.
+    parent: Option<i32>,
+    group: i32,
+    session: i32,
+    state: &'static str,
+    threads: usize,
+    name: String,
+    program: String,
+    directory: String,
+    mappings: usize,
+    /// Bytes of address space, and of memory that the image holds.
+    mapped: u64,
+    stored: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct OpenFile {
+    object: u64,
+    kind: String,
+    what: String,
+    holders: Vec<Holder>,
+}
+
+#[derive(Debug, Serialize)]
+struct Holder {
+    pid: i32,
+    fd: i32,
+}
+
+fn process(process: ShownProcess) -> Process {
+    let ShownProcess {
+        pid,
+        parent,
+        group,
+        session,
+        state,
+        threads,
+        name,
+        program,
+        directory,
+        mappings,
+        mapped,
+        stored,
+    } = process;
+    Process { pid, parent, group, session, state, threads, name, program, directory, mappings, mapped, stored }
+}
+
+fn open_file(file: ShownFile) -> OpenFile {
+    let holders = file.holders.into_iter().map(|(pid, fd)| Holder { pid, fd }).collect();
+    OpenFile { object: file.id, kind: file.kind, what: file.what, holders }
+}
+
+/// The most of what a record says that fits a table.
+const WIDTH: usize = 70;
+
+fn processes(tree: &[Process]) -> String {
+    let row = |process: &Process| {
+        vec![
+            process.pid.to_string(),
+            process.parent.map_or_else(|| "-".to_owned(), |parent| parent.to_string()),
+            process.group.to_string(),
+            process.session.to_string(),
+            process.state.to_owned(),
+            process.threads.to_string(),
+            format!("{} in {}", duration::show_size(process.mapped), process.mappings),
+            duration::show_size(process.stored),
+            process.name.clone(),
+            process.program.clone(),
+            process.directory.clone(),
+        ]
+    };
+    let head =
+        ["PID", "PARENT", "GROUP", "SESSION", "STATE", "THREADS", "MAPPINGS", "STORED", "NAME", "PROGRAM", "DIRECTORY"];
+    table(&head, &tree.iter().map(row).collect::<Vec<_>>())
+}
+
+fn open_files(files: &[OpenFile]) -> String {
+    let row = |file: &OpenFile| {
+        let holders: Vec<String> = file.holders.iter().map(|holder| format!("{}:{}", holder.pid, holder.fd)).collect();
+        let what = file.what.chars();
+        let what: String = if what.clone().count() > WIDTH {
+            what.take(WIDTH - 3).chain("...".chars()).collect()
+        } else {
+            what.collect()
+        };
+        vec![file.object.to_string(), file.kind.clone(), what, holders.join(" ")]
+    };
+    table(&["OBJECT", "KIND", "WHAT", "HELD BY (PID:FD)"], &files.iter().map(row).collect::<Vec<_>>())
 }
 
 #[derive(Debug, Serialize)]
@@ -73,8 +170,13 @@ impl Report for Shown {
         if !self.lineage.is_empty() {
             lines.push(format!("came from   {}", self.lineage.join(", ")));
         }
-        lines.push("processes".to_owned());
-        lines.extend(self.processes_named.iter().map(|process| format!("  {:>7}  {}", process.pid, process.name)));
+        lines.push(format!("\n{}", processes(&self.tree)));
+        if !self.open_files.is_empty() {
+            lines.push(format!("\n{}", open_files(&self.open_files)));
+        }
+        if !self.records.is_empty() {
+            lines.push("\nOBJECT  RECORD".to_owned());
+        }
         lines.extend(self.records.iter().map(|record| format!("{:>6}  {}  {}", record.id, record.kind, record.text)));
         lines.join("\n")
     }
@@ -83,9 +185,11 @@ impl Report for Shown {
 pub(crate) fn run(at: &Surrounding<'_>, args: &ShowArgs) -> Result<u8> {
     let place = place(at, &args.image.image)?;
     let manifest = parts::manifest(&place)?;
-    let records = if args.records { parts::show(&parts::open(&place)?)? } else { Vec::new() };
+    let image = parts::open(&place)?;
+    let overview = parts::overview(&image).map_err(|failure| failure.during(&place))?;
+    let records = if args.records { parts::records(&image) } else { Vec::new() };
     let facts = &manifest.facts;
-    let process = |process: &hdcr_image::ProcessName| Process {
+    let named = |process: &hdcr_image::ProcessName| Named {
         pid: process.pid,
         name: String::from_utf8_lossy(&process.comm).into_owned(),
     };
@@ -101,10 +205,12 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ShowArgs) -> Result<u8> {
         realtime_ns: facts.clocks.realtime_ns,
         needs: facts.needs.clone(),
         lineage: facts.lineage.iter().map(ToString::to_string).collect(),
-        processes_named: facts.processes.iter().map(process).collect(),
+        processes_named: facts.processes.iter().map(named).collect(),
         stored_pages: manifest.pages.stored_pages,
         zero_pages: manifest.pages.zero_pages,
         frames: manifest.frames.count,
+        tree: overview.processes.into_iter().map(process).collect(),
+        open_files: overview.files.into_iter().map(open_file).collect(),
         records: records.into_iter().map(|frame| Record { id: frame.id, kind: frame.kind, text: frame.text }).collect(),
     });
     Ok(0)

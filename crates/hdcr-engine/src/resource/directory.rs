@@ -26,7 +26,7 @@ pub(crate) struct Directory;
 pub(crate) struct DirectoryRecord {
     /// The directory's object.
     #[prost(uint64, tag = "1")]
-    place: u64,
+    pub(crate) place: u64,
     #[prost(uint64, tag = "2")]
     position: u64,
     #[prost(uint32, tag = "3")]
@@ -43,7 +43,7 @@ impl Record for DirectoryRecord {
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct PlaceRecord {
     #[prost(bytes = "vec", tag = "1")]
-    path: Vec<u8>,
+    pub(crate) path: Vec<u8>,
     #[prost(bool, tag = "2")]
     removed: bool,
     #[prost(uint32, tag = "3")]

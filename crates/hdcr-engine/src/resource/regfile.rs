@@ -27,7 +27,7 @@ pub(crate) struct RegFile;
 pub(crate) struct RegFileRecord {
     /// The inode's object.
     #[prost(uint64, tag = "1")]
-    inode: u64,
+    pub(crate) inode: u64,
     #[prost(uint64, tag = "2")]
     offset: u64,
     #[prost(uint32, tag = "3")]

@@ -34,12 +34,12 @@ const INFO_BACKLOG: usize = 28;
 pub(super) struct InetRecord {
     /// Its address.
     #[prost(bytes = "vec", tag = "1")]
-    name: Vec<u8>,
+    pub(super) name: Vec<u8>,
     /// Address of the peer of a UDP socket; empty: none.
     #[prost(bytes = "vec", tag = "2")]
     peer: Vec<u8>,
     #[prost(bool, tag = "3")]
-    listening: bool,
+    pub(super) listening: bool,
     #[prost(uint32, tag = "4")]
     backlog: u32,
     /// A TCP socket whose connection is over.

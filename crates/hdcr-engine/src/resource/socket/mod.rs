@@ -60,6 +60,46 @@ impl Record for SocketRecord {
     model::prost_record!();
 }
 
+impl SocketRecord {
+    /// What a user knows it by: family, type, address.
+    pub(crate) fn summary(&self) -> String {
+        let family = match self.domain {
+            1 => "UNIX",
+            2 => "IPv4",
+            10 => "IPv6",
+            16 => "netlink",
+            _ => "other",
+        };
+        let kind = match self.kind {
+            1 => "stream",
+            2 => "datagram",
+            3 => "raw",
+            5 => "seqpacket",
+            _ => "other",
+        };
+        let unix = self.unix.as_ref().and_then(|unix| {
+            let at = name::path(&unix.name).map(|path| path.display().to_string());
+            at.or_else(|| (unix.pair != 0).then(|| format!("pair {}", unix.pair)))
+        });
+        let inet = self.inet.as_ref().and_then(|inet| {
+            let what = if inet.listening { "listens at" } else { "at" };
+            Some(format!("{what} {}", inet_address(&inet.name)?))
+        });
+        [Some(family.to_owned()), Some(kind.to_owned()), unix, inet].into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The address in a `sockaddr_in` or `sockaddr_in6` (ip(7), ipv6(7)).
+fn inet_address(bytes: &[u8]) -> Option<std::net::SocketAddr> {
+    let port = u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?);
+    let address = match bytes.get(..2)? {
+        [2, 0] => std::net::IpAddr::from(<[u8; 4]>::try_from(bytes.get(4..8)?).ok()?),
+        [10, 0] => std::net::IpAddr::from(<[u8; 16]>::try_from(bytes.get(8..24)?).ok()?),
+        _ => return None,
+    };
+    Some((address, port).into())
+}
+
 /// Domain, type and protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Family {
