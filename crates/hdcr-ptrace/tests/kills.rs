@@ -2,9 +2,11 @@
 //! no half-made task.
 //!
 //! A program of its own, because it starts itself again as the tool. `-- N` repeats the whole N times and adds a target with 64
-//! threads.
+//! threads, and those of other runtimes (Go, java) that are installed.
 
 mod guests;
+#[path = "guests/stranger.rs"]
+mod stranger;
 
 use std::error::Error;
 use std::io::Write;
@@ -143,6 +145,13 @@ fn trial(rounds: u32) -> Outcome<()> {
     }
     if rounds > 1 {
         kills += visits(&"srpfFntE".repeat(8), 7)?;
+        for (runtime, question) in stranger::RUNTIMES {
+            if stranger::there(runtime, question) {
+                kills += visits_of(runtime)?;
+            } else {
+                say(&format!("visit {runtime}: skipped, it is not installed"));
+            }
+        }
     }
     say(&format!("kill trial: {kills} kills, no harm, {:?}", begin.elapsed()));
     Ok(())
@@ -167,6 +176,23 @@ fn visits(kinds: &str, step: usize) -> Outcome<u64> {
         kills += 1;
     }
     guest.end()?;
+    Ok(kills)
+}
+
+/// Kills the tool after every call of a visit to a program of another runtime.
+fn visits_of(runtime: &str) -> Outcome<u64> {
+    let mut program = stranger::Stranger::start(runtime)?;
+    let pid = program.pid().to_string();
+    let mut kills = 0;
+    for after in 1.. {
+        let end = run_tool(&["--visit", &pid, &after.to_string()]).map_err(|e| named(runtime, after, &*e))?;
+        program.works().map_err(|e| named(runtime, after, &*e))?;
+        if let End::Done(made) = end {
+            say(&format!("visit {runtime}: {made} calls, {kills} kills"));
+            break;
+        }
+        kills += 1;
+    }
     Ok(kills)
 }
 
