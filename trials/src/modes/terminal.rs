@@ -116,9 +116,10 @@ fn keys(stage: &mut Stage<'_>, shell: &mut Shell, option: &str) -> Result<()> {
     // A program of this very terminal: started by the shell in a group of its own, checkpointed there.
     let script = counting("count", 100_000);
     std::fs::remove_file(stage.path("count"))?;
-    shell.press(&format!("sh -c '{script}'\n"))?;
+    // Not sh: dash makes its children by vfork(2), and Ctrl-Z at that moment stops the child alone, with or without hdcr.
+    shell.press(&format!("bash -c '{script}'\n"))?;
     stage.until_counted("count", 5)?;
-    let first = stage.only("sh -c exec")?;
+    let first = stage.only("bash -c exec")?;
     stage.expect(0, &["checkpoint", &first.to_string(), "--kill", "-o", "image.tty"])?;
     shell.press("echo first=$?\n")?;
     shell.until_shown("first=137")?;
@@ -127,7 +128,8 @@ fn keys(stage: &mut Stage<'_>, shell: &mut Shell, option: &str) -> Result<()> {
     for (round, image) in [(1, "image.tty"), (2, "image")] {
         shell.press(&format!("{hdcr} restore ./{image} {option}\n"))?;
         let program = wait::until("the restored program", LIMIT, || {
-            Ok(with_command(&stage.folder, |command| command.starts_with("sh -c exec")).first().copied())
+            let is = |command: &str| ["sh -c exec", "bash -c exec"].iter().any(|begin| command.starts_with(begin));
+            Ok(with_command(&stage.folder, is).first().copied())
         })?;
         let lines = stage.text("count").lines().count();
         stage.until_counted("count", lines + 3)?;
