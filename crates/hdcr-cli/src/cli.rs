@@ -77,6 +77,12 @@ pub(crate) enum Command {
     /// Say what stands in the way of a checkpoint or a restore; touches nothing
     Check(CheckArgs),
     /// List the jobs that run under hdcr
+    #[command(after_help = "\
+PID is the number to be used where this is read. EVERY is the time between checkpoints; a `!` after the state says that
+the last one failed, and `orphan!` that the keeper was killed while its program runs on.
+
+  hdcr ps
+  hdcr ps --json              for scripts: pid, keeper, newest checkpoint, and more")]
     Ps,
     /// End a job for good
     Stop(StopArgs),
@@ -85,12 +91,24 @@ pub(crate) enum Command {
     /// Show what a checkpoint holds
     Show(ShowArgs),
     /// Read all of a checkpoint and say whether it is whole
+    #[command(after_help = "\
+Examples:
+  hdcr verify sim             the newest checkpoint of a job
+  hdcr verify sim@12
+  hdcr verify ./sim.hdcr      exit status 0: whole, 65: damaged")]
     Verify(ImageArgs),
     /// Remove checkpoints
     Rm(RmArgs),
     /// Say what this machine, kernel and user can do, and what follows
+    #[command(after_help = "\
+Examples:
+  hdcr doctor                 feature by feature, with what follows; touches nothing
+  hdcr doctor --json")]
     Doctor,
     /// Print a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  hdcr completions bash > /usr/share/bash-completion/completions/hdcr")]
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory
     #[command(hide = true)]
@@ -234,6 +252,12 @@ pub(crate) struct RestoreArgs {
 
 /// `hdcr check`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status 0: possible; 69: refused, with a list of all that stands in the way, by pid, descriptor and path.
+
+  hdcr check 4711             could this process be checkpointed, with everything below it?
+  hdcr check sim              the same of a job that runs, or of its newest checkpoint when it does not run
+  hdcr check ./sim.hdcr       could this be restored here and now?")]
 pub(crate) struct CheckArgs {
     /// A process or a job (could it be checkpointed?), or an image (could it be restored here and now?)
     #[arg(value_name = "PID|IMAGE", value_hint = ValueHint::AnyPath)]
@@ -247,6 +271,12 @@ pub(crate) struct CheckArgs {
 
 /// `hdcr stop`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+A kill -9 of your own would be rolled back. Its checkpoints are kept; `hdcr checkpoint NAME --kill` ends a job that is to
+go on later.
+
+  hdcr stop sim               SIGTERM, and SIGKILL after ten seconds
+  hdcr stop sim --grace 5m    a program that takes its time to end")]
 pub(crate) struct StopArgs {
     /// The job
     pub(crate) name: String,
@@ -257,6 +287,11 @@ pub(crate) struct StopArgs {
 
 /// `hdcr list`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hdcr list                   all checkpoints: ids, age, size, lineage
+  hdcr list sim               those of one job
+  hdcr list --store /mnt/ck   in another store")]
 pub(crate) struct ListArgs {
     /// Only this job
     pub(crate) name: Option<String>,
@@ -264,6 +299,11 @@ pub(crate) struct ListArgs {
 
 /// `hdcr show`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hdcr show sim               the newest checkpoint of a job: its processes and their open files
+  hdcr show sim@12 --records  every record: mappings, descriptors, signal actions, limits, ...
+  hdcr show ./sim.hdcr --json")]
 pub(crate) struct ShowArgs {
     #[command(flatten)]
     pub(crate) image: ImageArgs,
@@ -282,6 +322,10 @@ pub(crate) struct ImageArgs {
 
 /// `hdcr rm`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hdcr rm sim@12 sim@13       two checkpoints
+  hdcr rm sim                 all of a job that does not run, and the job itself")]
 pub(crate) struct RmArgs {
     /// NAME@ID for one checkpoint, NAME for all of a job
     #[arg(required = true, value_name = "NAME[@ID]")]
@@ -322,6 +366,16 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_teaches_by_examples() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let example = format!("  hdcr {}", command.get_name());
+            let examples: Vec<&str> = help.lines().filter(|line| line.starts_with(&example)).collect();
+            assert!(!examples.is_empty(), "{} has no example", command.get_name());
+        }
     }
 
     #[test]
