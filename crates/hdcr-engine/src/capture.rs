@@ -13,7 +13,7 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::ids::{Fd, Pid, Tid};
 use crate::mechanism::{Frozen, FrozenProcess, Stand};
-use crate::memory::{self, MmRecord};
+use crate::memory::{self, MmRecord, kin};
 use crate::model::{self, ObjectId};
 use crate::openfile;
 use crate::procfs::{self, MapLine};
@@ -74,6 +74,8 @@ pub struct Capture<'a> {
     /// What a restore must be able to do, by name.
     pub(crate) needs: Vec<String>,
     pub(crate) buffered: usize,
+    /// Pages that a process shares with its parent, by address space: the image holds them once.
+    pub(crate) alike: BTreeMap<ObjectId, kin::Alike>,
     pub(crate) meter: Meter,
     pub(crate) writer: Option<ImageWriter>,
 }
@@ -109,6 +111,7 @@ impl<'a> Capture<'a> {
             queues: None,
             needs: Vec::new(),
             buffered: 0,
+            alike: BTreeMap::new(),
             meter,
             writer,
         }
@@ -207,6 +210,7 @@ pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, writer: ImageW
     for subject in &mut subjects {
         answer(&mut cx, subject, &mut replies)?;
     }
+    alike(&mut cx, &processes, &subjects)?;
     for (process, subject) in processes.iter().zip(&subjects).filter(|(process, _)| !process.threads.is_empty()) {
         memory::capture::pages(&mut cx, process.pid, subject.mm, &subject.lines)?;
     }
@@ -220,6 +224,24 @@ pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, writer: ImageW
     let clocks = clock::capture(pids.first().copied().unwrap_or(Pid(0)));
     cx.frame(ObjectId(0), &clocks)?;
     taken(cx, &processes)
+}
+
+/// Finds pages that processes share since a fork, and has the image hold them once.
+fn alike(cx: &mut Capture<'_>, processes: &[FrozenProcess], subjects: &[Subject]) -> Result<()> {
+    let mut members = Vec::new();
+    for (process, subject) in processes.iter().zip(subjects).filter(|(process, _)| !process.threads.is_empty()) {
+        members.push(kin::Member { pid: process.pid, mm: subject.mm, lines: &subject.lines });
+    }
+    cx.alike = kin::look(&members)?;
+    if let Some(writer) = &mut cx.writer {
+        for subject in subjects {
+            let Some(alike) = cx.alike.get(&subject.mm) else { continue };
+            for range in &alike.ranges {
+                writer.alike(subject.mm.0, alike.from.0, range.clone())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Looks at the tree once more, now that nothing moves: whatever came since the survey must be known too.

@@ -15,6 +15,7 @@ use crate::batch::{Arg, Batch, OnError};
 use crate::build;
 use crate::clock;
 use crate::error::{Error, Refusal, Refusals, Result};
+use crate::heirs::Heirs;
 use crate::ids::{Pid, Tid};
 use crate::mechanism::{Deadline, Mechanism, Parent};
 use crate::model::{self, ObjectId};
@@ -313,8 +314,10 @@ pub fn restore(
     since::contents(&mut cx, options.since.as_ref())?;
     clock::restore(&stored::one(&model.frames, ObjectId(0))?)?;
     let mut works = Works::begin(mechanism, &cx, &model, &mut spaces, options)?;
+    works.heirs = Heirs::plan(image, &model.processes, &spaces, &steps);
     for step in births_of(&steps) {
         works.step(&cx, step)?;
+        works.settle(&contents, &spaces, step)?;
     }
     still_wanted(options)?;
     works.memory(&cx, &contents, &spaces)?;

@@ -11,9 +11,10 @@ use nix::libc;
 use crate::batch::Arg;
 use crate::build::{Space, foreground};
 use crate::error::{Error, Result};
+use crate::heirs::Heirs;
 use crate::ids::{Pid, Tid};
 use crate::mechanism::{Birth, Mechanism, Nursery, Parent};
-use crate::memory::fill::{self, Pass, Target};
+use crate::memory::fill::{self, Layout, Pass, Target};
 use crate::memory::restore::{self as space, Parked};
 use crate::memory::vdso::{self, VdsoRecord};
 use crate::memory::{self};
@@ -35,6 +36,8 @@ pub(crate) struct Works<'a> {
     pub(crate) step_parent: Option<Tid>,
     pub(crate) parked: Parked,
     pub(crate) lines: Vec<MapLine>,
+    /// Who gets memory from whom.
+    pub(crate) heirs: Heirs,
 }
 
 /// A place for `len` bytes that none of the ranges covers.
@@ -85,7 +88,8 @@ impl<'a> Works<'a> {
         let parked = Parked { pieces };
         meet_kernel(cx, model, &own_vdso, &parked, spaces)?;
         let nursery = mechanism.nursery(&taken, options.by)?;
-        let mut works = Self { nursery, model, parent: options.parent, step_parent: None, parked, lines };
+        let mut works =
+            Self { nursery, model, parent: options.parent, step_parent: None, parked, lines, heirs: Heirs::default() };
         if options.afterwards == Afterwards::Leaves {
             works.adopt()?;
         }
@@ -114,15 +118,8 @@ impl<'a> Works<'a> {
     }
     /// Maps and fills all address spaces.
     pub(crate) fn memory(&mut self, cx: &Restore<'_>, pages: &Pages<'_>, spaces: &BTreeMap<Pid, Space>) -> Result<()> {
-        let mut work = Vec::new();
-        for process in self.living() {
-            let Some(space) = spaces.get(&process.pid) else { continue };
-            let mut batch = TaskBatch::default();
-            space::map(&mut batch, &space.mm, &self.parked, &space.descriptors)?;
-            work.push((process.pid.leader(), batch));
-        }
-        self.run(work)?;
-        self.fill(pages, spaces)?;
+        let left: Vec<Pid> = self.living().iter().map(|p| p.pid).filter(|pid| !self.heirs.has(*pid)).collect();
+        self.occupy(pages, spaces, &left)?;
         let mut work = Vec::new();
         for process in self.living() {
             let Some(space) = spaces.get(&process.pid) else { continue };
@@ -134,15 +131,30 @@ impl<'a> Works<'a> {
         self.run(work)
     }
 
-    /// Puts all pages of the image in.
-    fn fill(&mut self, pages: &Pages<'_>, spaces: &BTreeMap<Pid, Space>) -> Result<()> {
+    /// Maps and fills some of them.
+    pub(crate) fn occupy(&mut self, pages: &Pages<'_>, spaces: &BTreeMap<Pid, Space>, pids: &[Pid]) -> Result<()> {
+        let mut work = Vec::new();
         let mut layouts = Vec::new();
-        for process in self.living() {
-            let Some(space) = spaces.get(&process.pid) else { continue };
-            layouts.push((process.pid.leader(), fill::layout(pages.image, &space.mm)?));
+        for pid in pids {
+            let Some(space) = spaces.get(pid) else { continue };
+            let born_with = self.born_with(pages.image, spaces, *pid);
+            let inherited = born_with.as_ref().map(|(_, inherited)| inherited);
+            let mut batch = TaskBatch::default();
+            if let Some((base, inherited)) = &born_with {
+                space::leave(&mut batch, base, inherited, &self.parked);
+            }
+            space::map(&mut batch, &space.mm, inherited, &self.parked, &space.descriptors)?;
+            work.push((pid.leader(), batch));
+            layouts.push((pid.leader(), fill::layout(pages.image, &space.mm, inherited)?));
         }
+        self.run(work)?;
+        self.fill(pages, &layouts)
+    }
+
+    /// Puts all pages of the image in.
+    fn fill(&mut self, pages: &Pages<'_>, layouts: &[(Tid, Layout)]) -> Result<()> {
         let mut targets = Vec::new();
-        for (tid, layout) in &layouts {
+        for (tid, layout) in layouts {
             targets.push(Target { layout, pages: self.nursery.pages(*tid, &layout.fresh)? });
         }
         fill::fill(pages, &targets, Pass::Sparse)?;

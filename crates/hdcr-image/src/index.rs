@@ -95,6 +95,18 @@ impl Index {
         }
     }
 
+    /// The runs that lie in a range, or the parts of them that do.
+    pub(crate) fn within(&self, range: &Range<u64>) -> Vec<PageRunEntry> {
+        let before = self.runs.range(..range.start).next_back().map(|(_, entry)| entry);
+        let inside = self.runs.range(range.clone()).map(|(_, entry)| entry);
+        let part = |entry: &PageRunEntry| {
+            let end = entry.end().unwrap_or(u64::MAX).min(range.end);
+            let start = entry.address.max(range.start);
+            if start < end { piece(entry, &(start..end)) } else { None }
+        };
+        before.into_iter().chain(inside).filter_map(part).collect()
+    }
+
     pub(crate) fn runs(&self) -> impl Iterator<Item = &PageRunEntry> {
         self.runs.values()
     }

@@ -114,6 +114,8 @@ pub(crate) struct PageWriter {
     output: Option<Output>,
     stored_size: u64,
     spaces: BTreeMap<u64, Index>,
+    /// What is taken over at the end: into which space, from which, where.
+    alike: Vec<(u64, u64, Range<u64>)>,
 }
 
 impl std::fmt::Debug for PageWriter {
@@ -137,6 +139,7 @@ impl PageWriter {
             output: None,
             stored_size: 0,
             spaces: BTreeMap::new(),
+            alike: Vec::new(),
         })
     }
 
@@ -166,6 +169,16 @@ impl PageWriter {
             at = at.saturating_add(size(here.len()));
             rest = after;
         }
+        Ok(())
+    }
+
+    /// Notes that a space holds in a range what another one holds there at the end.
+    pub(crate) fn alike(&mut self, space: u64, from: u64, range: Range<u64>) -> Result<(), ImageError> {
+        if !range.start.is_multiple_of(PAGE_SIZE) || !range.end.is_multiple_of(PAGE_SIZE) || range.start > range.end {
+            let bytes = len(range.end.saturating_sub(range.start));
+            return Err(ImageError::NotPages { address: range.start, len: bytes });
+        }
+        self.alike.push((space, from, range));
         Ok(())
     }
 
@@ -282,6 +295,14 @@ impl PageWriter {
     /// Stores what waits and says what there is.
     pub(crate) fn finish(mut self, sink: &mut dyn Sink) -> Result<Stored, ImageError> {
         self.flush(sink)?;
+        for (space, from, range) in std::mem::take(&mut self.alike) {
+            let theirs = self.spaces.get(&from).map(|index| index.within(&range)).unwrap_or_default();
+            let index = self.spaces.entry(space).or_default();
+            index.cut(range);
+            for entry in theirs {
+                index.insert(entry);
+            }
+        }
         let mut segments = Vec::new();
         if let Some(output) = self.output.take() {
             segments.push(SegmentFacts { number: SEGMENT, generation: GENERATION, size: output.written });

@@ -70,6 +70,12 @@ impl ImageWriter {
         self.pages.forget(self.sink.as_mut(), space, range)
     }
 
+    /// Says that a space holds in a range what another one holds there at the end: it is stored once. What is said first
+    /// is done first.
+    pub fn alike(&mut self, space: u64, from: u64, range: Range<u64>) -> Result<(), ImageError> {
+        self.pages.alike(space, from, range)
+    }
+
     /// Writes the rest and makes all of it durable. It is not visible yet.
     pub fn persist(self, facts: ManifestFacts) -> Result<Durable, ImageError> {
         let Self { mut frames, pages, mut sink } = self;

@@ -147,3 +147,31 @@ proptest! {
         prop_assert_eq!(found, expected);
     }
 }
+
+#[test]
+fn what_is_alike_is_stored_once_as_it_is_at_the_end() {
+    let reader = write(Compression::None, |writer| {
+        writer.pages(1, 0, &vec![1; 10 * PAGE]).unwrap();
+        writer.pages(2, 0, &vec![9; 4 * PAGE]).unwrap();
+        writer.alike(2, 1, 2 * PAGE_SIZE..8 * PAGE_SIZE).unwrap();
+        writer.alike(3, 2, 0..4 * PAGE_SIZE).unwrap();
+        writer.pages(1, 3 * PAGE_SIZE, &vec![2; PAGE]).unwrap();
+        writer.pages(1, 5 * PAGE_SIZE, &vec![0; PAGE]).unwrap();
+    });
+    let bytes = |space| {
+        let mut all = Vec::new();
+        for run in reader.runs(space) {
+            let mut bytes = Vec::new();
+            reader.read_run(run, &mut bytes).unwrap();
+            all.extend(
+                (0..u64::from(run.pages()))
+                    .zip(bytes.chunks(PAGE).map(|page| page.first().copied()).chain(std::iter::repeat(Some(0))))
+                    .map(|(page, byte)| (run.address() / PAGE_SIZE + page, byte.unwrap())),
+            );
+        }
+        all
+    };
+    assert_eq!(bytes(2), [(0, 9), (1, 9), (2, 1), (3, 2), (4, 1), (5, 0), (6, 1), (7, 1)]);
+    assert_eq!(bytes(3), [(0, 9), (1, 9), (2, 1), (3, 2)]);
+    assert_eq!(reader.manifest().pages.stored_size, 15 * PAGE_SIZE);
+}

@@ -15,6 +15,7 @@ pub mod owner;
 pub mod pagemap;
 pub mod ptrace;
 pub mod pty_queue;
+pub mod same_pages;
 pub mod shared;
 pub mod signalfd;
 pub mod sigpipe;

@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
 use hdcr_image::List;
 use hdcr_image::hdcr_layout::{Mapping, MappingKind};
 use hdcr_sys::pagemap::{self, Wanted};
 use nix::libc;
 
+use super::kin;
 use super::vdso::VdsoRecord;
 use super::{MappingName, MmRecord, PAGE, advice_of, guards, kind_of, overlap};
 use crate::batch::Replies;
@@ -113,6 +115,9 @@ pub(crate) fn pages(cx: &mut Capture<'_>, pid: Pid, id: ObjectId, lines: &[MapLi
     let pagemap =
         File::open(procfs::path(pid, "pagemap")).map_err(Error::system("opening pagemap", format!("process {pid}")))?;
     let guards = guards::of(pid, lines)?;
+    // process_vm_readv pins what it reads, and pinning gives a process its own copy of a page that it shares.
+    let gives = cx.alike.values().any(|alike| alike.from == id);
+    let memory = if gives || cx.alike.contains_key(&id) { Some(memory(pid)?) } else { None };
     for line in lines {
         let wanted = match kind_of(line) {
             MappingKind::Anonymous if line.has(b"dp") => continue,
@@ -122,19 +127,29 @@ pub(crate) fn pages(cx: &mut Capture<'_>, pid: Pid, id: ObjectId, lines: &[MapLi
         };
         let runs = pagemap::scan(&pagemap, line.range.clone(), wanted)
             .map_err(Error::system("scanning pages", format!("process {pid}")))?;
-        for run in guards::without(runs, &guards) {
-            read_run(cx, pid, id, run)?;
+        let alike = cx.alike.get(&id).map(|alike| alike.ranges.as_slice()).unwrap_or_default();
+        for run in kin::without(guards::without(runs, &guards), alike) {
+            read_run(cx, (pid, id), memory.as_ref(), run)?;
         }
     }
     Ok(())
 }
 
-fn read_run(cx: &mut Capture<'_>, pid: Pid, id: ObjectId, run: Range<u64>) -> Result<()> {
+fn memory(pid: Pid) -> Result<File> {
+    File::open(procfs::path(pid, "mem")).map_err(Error::system("opening memory", format!("process {pid}")))
+}
+
+fn read_run(cx: &mut Capture<'_>, (pid, id): (Pid, ObjectId), memory: Option<&File>, run: Range<u64>) -> Result<()> {
     let mut at = run.start;
     while at < run.end {
         let len = (run.end - at).min(PIECE - at % PIECE).max(PAGE);
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-        cx.frozen.read(pid, RemotePtr(at), &mut bytes)?;
+        match memory {
+            Some(memory) => memory
+                .read_exact_at(&mut bytes, at)
+                .map_err(Error::system("reading memory", format!("process {pid}")))?,
+            None => cx.frozen.read(pid, RemotePtr(at), &mut bytes)?,
+        }
         cx.content(id, at, bytes)?;
         at += len;
     }

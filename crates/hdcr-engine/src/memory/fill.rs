@@ -14,6 +14,7 @@ use hdcr_image::{GroupBuffers, ImageReader, PageRun};
 use nix::libc;
 
 use super::bit;
+use super::kin::{self, Inherited};
 use super::restore::{StoredMm, covered, private};
 use crate::batch::Arg;
 use crate::error::{Error, Result};
@@ -32,7 +33,7 @@ const ALONE: u64 = 4 << 20;
 const THREADS: usize = 4;
 
 /// How the pages of an address space are put in.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Layout {
     /// The address space in the image.
     space: u64,
@@ -40,6 +41,8 @@ pub(crate) struct Layout {
     pub(crate) fresh: Vec<Range<u64>>,
     /// Whole blocks that become huge pages, in order.
     dense: Vec<Range<u64>>,
+    /// These, and pages that are there already, in order: what the first pass leaves out.
+    elsewhere: Vec<Range<u64>>,
     /// Mappings that these lie in.
     huge: Vec<Range<u64>>,
     /// Bytes of pages.
@@ -63,7 +66,7 @@ pub(crate) struct Target<'a> {
 }
 
 /// Looks at what the image holds of an address space, and refuses pages that have no place in it.
-pub(crate) fn layout(image: &ImageReader, mm: &StoredMm) -> Result<Layout> {
+pub(crate) fn layout(image: &ImageReader, mm: &StoredMm, inherited: Option<&Inherited>) -> Result<Layout> {
     let runs = image.runs(mm.id.0);
     for run in runs {
         if !covered(mm, run.range()) {
@@ -75,9 +78,12 @@ pub(crate) fn layout(image: &ImageReader, mm: &StoredMm) -> Result<Layout> {
             )));
         }
     }
-    let mut layout = Layout { space: mm.id.0, fresh: Vec::new(), dense: Vec::new(), huge: Vec::new(), bytes: 0 };
+    let mut layout = Layout { space: mm.id.0, ..Layout::default() };
     layout.bytes = runs.iter().filter(|run| !run.is_zero()).map(PageRun::size).sum();
     for mapping in mm.mappings.iter().filter(|mapping| mapping.kind == MappingKind::Anonymous && private(mapping)) {
+        if inherited.is_some_and(|inherited| inherited.keeps(mapping)) {
+            continue;
+        }
         let range = mapping.start..mapping.end;
         let runs = within(runs, &range);
         let bytes: u64 = runs.iter().filter(|run| !run.is_zero()).map(PageRun::size).sum();
@@ -92,6 +98,9 @@ pub(crate) fn layout(image: &ImageReader, mm: &StoredMm) -> Result<Layout> {
             }
         }
     }
+    layout.elsewhere.clone_from(&layout.dense);
+    layout.elsewhere.extend(inherited.into_iter().flat_map(|inherited| inherited.same.iter().cloned()));
+    layout.elsewhere.sort_by_key(|range| range.start);
     if layout.bytes < WORTH << 2 {
         layout.fresh.clear();
     }
@@ -137,25 +146,14 @@ impl Layout {
         }
     }
 
-    /// The part of some pages that is put in by a pass: offset and length of each stretch, in order.
+    /// The parts of some pages that are put in by a pass, in order.
     fn stretches(&self, pages: &Range<u64>, pass: Pass) -> Vec<Range<u64>> {
+        if pass == Pass::Sparse {
+            return kin::without(vec![pages.clone()], &self.elsewhere);
+        }
         let first = self.dense.partition_point(|dense| dense.end <= pages.start);
         let dense = self.dense.iter().skip(first).take_while(|dense| dense.start < pages.end);
-        let mut found = Vec::new();
-        let mut at = pages.start;
-        for dense in dense {
-            let dense = dense.start.max(pages.start)..dense.end.min(pages.end);
-            match pass {
-                Pass::Sparse if at < dense.start => found.push(at..dense.start),
-                Pass::Sparse => {}
-                Pass::Dense => found.push(dense.clone()),
-            }
-            at = dense.end;
-        }
-        if pass == Pass::Sparse && at < pages.end {
-            found.push(at..pages.end);
-        }
-        found
+        dense.map(|dense| dense.start.max(pages.start)..dense.end.min(pages.end)).collect()
     }
 }
 
@@ -236,7 +234,7 @@ mod tests {
     use super::*;
 
     fn layout_with(dense: &[Range<u64>]) -> Layout {
-        Layout { space: 1, fresh: Vec::new(), dense: dense.to_vec(), huge: Vec::new(), bytes: 0 }
+        Layout { space: 1, dense: dense.to_vec(), elsewhere: dense.to_vec(), ..Layout::default() }
     }
 
     #[test]

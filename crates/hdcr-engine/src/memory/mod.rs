@@ -6,6 +6,7 @@
 pub(crate) mod capture;
 pub(crate) mod fill;
 pub(crate) mod guards;
+pub(crate) mod kin;
 pub(crate) mod restore;
 pub(crate) mod vdso;
 

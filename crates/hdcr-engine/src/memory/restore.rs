@@ -8,6 +8,7 @@ use hdcr_image::List;
 use hdcr_image::hdcr_layout::{Mapping, MappingKind};
 use nix::libc;
 
+use super::kin::{self, Inherited};
 use super::vdso::{self, VdsoRecord};
 use super::{END, MmRecord, PAGE, bit};
 use crate::batch::Arg;
@@ -100,11 +101,39 @@ fn relocate(batch: &mut TaskBatch, from: &Range<u64>, to: u64) {
     batch.call("moving the vdso", libc::SYS_mremap, &args);
 }
 
-/// All calls that map an address space. `descriptors` gives the number of the service descriptor of an object.
-pub(crate) fn map(batch: &mut TaskBatch, mm: &StoredMm, parked: &Parked, descriptors: &Descriptors) -> Result<()> {
+/// All calls by which a process that was born with another one's memory lets go of what it does not keep.
+pub(crate) fn leave(batch: &mut TaskBatch, base: &StoredMm, inherited: &Inherited, parked: &Parked) {
+    let theirs = base.mappings.iter().filter(|mapping| !is_kernel_kind(mapping));
+    for range in kin::without(theirs.map(|mapping| mapping.start..mapping.end).collect(), &inherited.kept) {
+        let args = [Arg::Value(range.start), Arg::Value(range.end - range.start)];
+        batch.call("emptying the address space", libc::SYS_munmap, &args);
+    }
+    let kernels = base.mappings.iter().filter(|mapping| is_kernel_kind(mapping));
+    for (mapping, (_, to)) in kernels.zip(&parked.pieces) {
+        relocate(batch, &(mapping.start..mapping.end), to.start);
+    }
+    for range in &inherited.gone {
+        let args = [Arg::Value(range.start), Arg::Value(range.end - range.start), Arg::from(libc::MADV_DONTNEED)];
+        batch.call("removing pages", libc::SYS_madvise, &args);
+    }
+}
+
+fn is_kernel_kind(mapping: &Mapping) -> bool {
+    matches!(mapping.kind, MappingKind::Vdso | MappingKind::Vvar)
+}
+
+/// All calls that map an address space, but for what is inherited. `descriptors` gives the number of the service
+/// descriptor of an object.
+pub(crate) fn map(
+    batch: &mut TaskBatch,
+    mm: &StoredMm,
+    inherited: Option<&Inherited>,
+    parked: &Parked,
+    descriptors: &Descriptors,
+) -> Result<()> {
     place_kernels(batch, mm, parked)?;
     for mapping in &mm.mappings {
-        if matches!(mapping.kind, MappingKind::Vdso | MappingKind::Vvar) {
+        if is_kernel_kind(mapping) || inherited.is_some_and(|inherited| inherited.keeps(mapping)) {
             continue;
         }
         let fd = match mapping.object {
@@ -189,7 +218,7 @@ fn place_kernels(batch: &mut TaskBatch, mm: &StoredMm, parked: &Parked) -> Resul
 
 /// The protection that a mapping is made with. Private memory that was writable once (`VM_ACCOUNT`, mm/mmap.c) or has
 /// pages of its own is made writable, so that pages can be written and the kernel accounts for it as it did.
-fn first_prot(mm: &StoredMm, mapping: &Mapping) -> u32 {
+pub(crate) fn first_prot(mm: &StoredMm, mapping: &Mapping) -> u32 {
     let accounted = mapping.vm_flags & bit(*b"ac") != 0;
     if private(mapping) && (accounted || mm.has_pages(mapping)) {
         mapping.prot | (libc::PROT_READ | libc::PROT_WRITE).cast_unsigned()
