@@ -126,9 +126,14 @@ impl Held {
             .remedy(format!("see `hdcr ps`; end it with `hdcr stop {name}`, or take another --name")))
     }
 
-    /// Whether what is held is still found under its name: else somebody has removed the store.
+    /// Whether what is held is still found under its name: else somebody has removed the store, or something in it.
     pub(crate) fn is_there(&self) -> bool {
-        is_at(&self.lock, &self.path.with_extension("lock")) && self.path.exists()
+        self.is_locked() && self.path.exists()
+    }
+
+    /// Whether the lock is still the one that others meet.
+    pub(crate) fn is_locked(&self) -> bool {
+        is_at(&self.lock, &self.path.with_extension("lock"))
     }
 
     /// Reads the record, if there is one.

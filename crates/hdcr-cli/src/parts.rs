@@ -276,6 +276,18 @@ pub(crate) fn settle_files(place: &Place, journals: &Path) {
     }
 }
 
+/// Forgets what roll-backs of a job have kept for it. What one that died has left half done is undone first.
+pub(crate) fn forget_files(journals: &Path, job: &JobName) -> Result<()> {
+    let directory = journals.join(job.as_str());
+    if !directory.is_dir() {
+        return Ok(());
+    }
+    let _held =
+        lock(&directory)?.ok_or_else(|| Failure::refused("restore-runs", format!("a restore of {job} is at work")))?;
+    repair(&directory)?;
+    fs::remove_dir_all(&directory).map_err(Failure::system(format_args!("removing {}", directory.display())))
+}
+
 /// Restores an image for a process, our parent; the roots become its children.
 ///
 /// `told` is called when the program runs, before the roll-back of its files is final.

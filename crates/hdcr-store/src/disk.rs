@@ -2,13 +2,14 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hdcr_image::StoreError;
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 /// How much a commit promises.
@@ -118,6 +119,26 @@ impl Disk {
     /// Makes a new file that only its owner can read.
     pub(crate) fn create_file(&self, path: &Path) -> Result<File, StoreError> {
         self.run("creating", path, || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path))
+    }
+
+    /// Makes a file without a name that only its owner can read; `None` where the file system has none.
+    pub(crate) fn create_unnamed(&self, directory: &Path) -> Result<Option<File>, StoreError> {
+        self.run("creating a file in", directory, || {
+            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+            match rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
+                Ok(file) => Ok(Some(file.into())),
+                Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+
+    /// Gives a file without a name this one, which nobody else may have.
+    pub(crate) fn link(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        self.run("naming", path, || {
+            let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
+            Ok(rustix::fs::linkat(CWD, nameless, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+        })
     }
 
     /// Appends to a file.

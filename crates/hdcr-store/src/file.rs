@@ -1,4 +1,7 @@
 //! Writing a whole image into one file.
+//!
+//! Where the file system can, the file has no name until it is whole, so that a writer that is killed leaves nothing; else
+//! it has a temporary one beside its own, which the next writer sweeps.
 
 use std::fs::File;
 use std::io;
@@ -13,7 +16,7 @@ use crate::disk::{Disk, Durability, Faults, Replaced, failed, random, random_suf
 use crate::error::Error;
 use crate::lock;
 
-/// An image file in the making, under a temporary name beside its own.
+/// An image file in the making.
 #[derive(Debug)]
 pub struct FileSink {
     disk: Disk,
@@ -21,12 +24,15 @@ pub struct FileSink {
     target: PathBuf,
     directory: PathBuf,
     shared: Arc<Shared>,
+    /// The file has a temporary name.
+    named: bool,
     visible: bool,
 }
 
 #[derive(Debug)]
 struct Shared {
     disk: Disk,
+    /// The name that the file has, or will have when another one has to make way for it.
     temporary: PathBuf,
     file: File,
     bundle: Mutex<Option<BundleWriter>>,
@@ -61,19 +67,52 @@ impl FileSink {
         let directory = parent.unwrap_or(Path::new(".")).to_owned();
         let prefix = format!(".{}.new-", name.to_string_lossy());
         sweep(&disk, &directory, &prefix)?;
-        let (temporary, file) = create_locked(&disk, &directory, &prefix)?;
+        let (temporary, file, named) = match create_unnamed(&disk, &directory, &prefix)? {
+            Some((temporary, file)) => (temporary, file, false),
+            None => create_locked(&disk, &directory, &prefix).map(|(temporary, file)| (temporary, file, true))?,
+        };
+        Self::begin(disk, target, directory, (temporary, file, named))
+    }
+
+    fn begin(
+        disk: Disk,
+        target: &Path,
+        directory: PathBuf,
+        (temporary, file, named): (PathBuf, File, bool),
+    ) -> Result<Self, Error> {
         let snapshot = SnapshotId { image: ImageId(random()?), place: None };
         let bundle = BundleWriter::new(snapshot.image)?;
         let header = bundle.header().to_vec();
         let shared = Shared { disk: disk.clone(), temporary, file, bundle: Mutex::new(Some(bundle)) };
         let shared = Arc::new(shared);
-        let sink = Self { disk, snapshot, target: target.to_owned(), directory, shared, visible: false };
+        let sink = Self { disk, snapshot, target: target.to_owned(), directory, shared, named, visible: false };
         sink.disk.write(&sink.shared.file, &sink.shared.temporary, &header)?;
         Ok(sink)
     }
 
-    /// Renames the file in. What fails afterwards is undone, and an older file of that name is there again.
-    fn publish(&self) -> Result<(), StoreError> {
+    /// Gives the file its name. What fails afterwards is undone, and an older file of that name is there again.
+    fn publish(&mut self) -> Result<(), StoreError> {
+        if self.named {
+            return self.replace();
+        }
+        let (file, target) = (&self.shared.file, &self.target);
+        match self.disk.link(file, target) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+            Ok(()) => {
+                return self.disk.sync_dir(&self.directory).or_else(|error| {
+                    self.disk.remove_file(target)?;
+                    Err(error)
+                });
+            }
+        }
+        self.disk.link(file, &self.shared.temporary)?;
+        self.named = true;
+        self.replace()
+    }
+
+    /// Renames the file over another one.
+    fn replace(&self) -> Result<(), StoreError> {
         let (temporary, target) = (&self.shared.temporary, &self.target);
         let replaced = self.disk.put_in_place(temporary, target)?;
         if let Err(error) = self.disk.sync_dir(&self.directory) {
@@ -90,6 +129,13 @@ impl FileSink {
         }
         Ok(())
     }
+}
+
+/// Makes a file without a name and takes its lock, before anybody can see it. `None`: the file system has no such files.
+fn create_unnamed(disk: &Disk, directory: &Path, prefix: &str) -> Result<Option<(PathBuf, File)>, Error> {
+    let path = directory.join(format!("{prefix}{}", random_suffix()?));
+    let Some(file) = disk.create_unnamed(directory)? else { return Ok(None) };
+    Ok(lock::is_taken_now(&file, &path)?.then_some((path, file)))
 }
 
 /// Makes a temporary file and takes its lock; anew when a sweep came in between.
@@ -117,7 +163,8 @@ fn sweep(disk: &Disk, directory: &Path, prefix: &str) -> Result<(), Error> {
         if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
             continue;
         }
-        let dead = match File::open(&path) {
+        // For writing, too: a network file system gives no lock else.
+        let dead = match File::options().read(true).write(true).open(&path) {
             Ok(file) => lock::is_taken_now(&file, &path)?,
             Err(_) => false,
         };
@@ -153,13 +200,13 @@ impl Sink for FileSink {
 
     fn abort(mut self: Box<Self>) -> Result<(), StoreError> {
         self.visible = true;
-        self.disk.remove_file(&self.shared.temporary)
+        if self.named { self.disk.remove_file(&self.shared.temporary) } else { Ok(()) }
     }
 }
 
 impl Drop for FileSink {
     fn drop(&mut self) {
-        if !self.visible {
+        if !self.visible && self.named {
             // Nobody is there to tell; the next writer of this file sweeps what is left.
             self.disk.remove_file(&self.shared.temporary).ok();
         }
@@ -179,5 +226,39 @@ impl WritePart for FilePart {
 
     fn close(self: Box<Self>) -> Result<(), StoreError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hdcr_image::{ImageReader, ImageWriter, Options, sample};
+
+    use super::*;
+    use crate::source::open_path;
+
+    /// Where a file system has no files without names.
+    fn named(target: &Path) -> FileSink {
+        let disk = Disk::default();
+        let directory = target.parent().unwrap().to_owned();
+        let prefix = format!(".{}.new-", target.file_name().unwrap().to_str().unwrap());
+        sweep(&disk, &directory, &prefix).unwrap();
+        let (temporary, file) = create_locked(&disk, &directory, &prefix).unwrap();
+        FileSink::begin(disk, target, directory, (temporary, file, true)).unwrap()
+    }
+
+    #[test]
+    fn a_temporary_name_goes_and_that_of_a_living_writer_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let count = || std::fs::read_dir(directory.path()).unwrap().count();
+        let target = directory.path().join("image");
+        let living = named(&target);
+        std::fs::write(directory.path().join(".image.new-dead"), "").unwrap();
+        let writer = ImageWriter::new(Box::new(named(&target)), Options::default()).unwrap();
+        assert_eq!(count(), 2, "two living writers");
+        writer.finish(sample::facts()).unwrap();
+        sample::write(Box::new(living), Options::default()).unwrap();
+        drop(named(&target));
+        assert_eq!(count(), 1);
+        ImageReader::open(open_path(&target).unwrap().as_ref()).unwrap();
     }
 }

@@ -70,8 +70,12 @@ impl DirectoryStore {
         let mut lock = lock::take(&lock_path)?;
         self.sweep_locked(&path)?;
         let number = next_number(&mut lock, &path)?;
-        lock.rewind().and_then(|()| lock.set_len(0)).map_err(|error| failed("writing", &lock_path, error))?;
-        self.disk.write(&lock, &lock_path, number.to_string().as_bytes())?;
+        // Over the one before, which is never longer: on a full disk that one stays.
+        let digits = number.to_string();
+        let length = u64::try_from(digits.len()).unwrap_or(u64::MAX);
+        lock.rewind().map_err(|error| failed("writing", &lock_path, error))?;
+        self.disk.write(&lock, &lock_path, digits.as_bytes())?;
+        lock.set_len(length).map_err(|error| failed("writing", &lock_path, error))?;
         let temporary = path.join(format!("{NEW}{number}-{}", random_suffix()?));
         let snapshot = SnapshotId { image: ImageId(random()?), place: Some((job.clone(), number)) };
         Ok(DirectorySink::begin(

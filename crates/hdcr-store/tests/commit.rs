@@ -179,9 +179,42 @@ fn a_living_writer_is_not_swept() {
     let living = FileSink::create(&file, Durability::None).unwrap();
     fs::write(directory.path().join(".image.new-dead"), "").unwrap();
     sample::write(Box::new(FileSink::create(&file, Durability::None).unwrap()), Options::default()).unwrap();
-    assert_eq!(names(directory.path()).len(), 3, "the image, the jobs and the living writer's file");
     sample::write(Box::new(living), Options::default()).unwrap();
     assert_eq!(names(directory.path()), ["image", "jobs"]);
+}
+
+/// Nothing of it is dropped, as after a kill.
+#[test]
+fn a_killed_writer_of_a_file_leaves_nothing() {
+    use rustix::fs::{Mode, OFlags, open};
+    let directory = tempfile::tempdir().unwrap();
+    let nameless = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = directory.path().join("image");
+    let _killed = std::mem::ManuallyDrop::new(FileSink::create(&file, Durability::Fsync).unwrap());
+    let has_nameless = open(directory.path(), nameless, Mode::RUSR).is_ok();
+    assert_eq!(names(directory.path()).len(), usize::from(!has_nameless), "{:?}", names(directory.path()));
+    sample::write(Box::new(FileSink::create(&file, Durability::Fsync).unwrap()), Options::default()).unwrap();
+    verify(open_path(&file).unwrap().as_ref());
+}
+
+/// The number that was given last survives a full disk, also when all checkpoints are gone.
+#[test]
+fn a_number_is_never_given_twice_after_a_full_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(directory.path(), Durability::Fsync);
+    assert_eq!(checkpoint(&store), Ok(1));
+    store.remove(&job(), 1).unwrap();
+    let mut at = 0;
+    loop {
+        let faults = Faults::fail_at(at);
+        let written = checkpoint(&DirectoryStore::with_faults(directory.path(), Durability::Fsync, faults.clone()));
+        if faults.calls_made() <= at {
+            break;
+        }
+        assert!(written.is_err(), "call {at}");
+        assert!(store.begin(&job()).unwrap().snapshot().place.as_ref().unwrap().1 > 1, "call {at}");
+        at += 1;
+    }
 }
 
 #[test]

@@ -32,6 +32,12 @@ pub(crate) fn told(stage: &mut Stage<'_>) -> Result<()> {
         let cost = says.contains("of work repeated; restart 1 of 5)");
         ensure!(if quiet { says.is_empty() } else { told == 1 && cost }, "it says {says}");
     }
+    // What roll-backs have kept goes with the job.
+    let kept = stage.path("store/.rollback/x");
+    fs::create_dir_all(&kept)?;
+    fs::write(kept.join("newer-1-says"), "newer")?;
+    stage.expect(0, &["rm", "x"])?.names(&["removed x@1"])?;
+    ensure!(!kept.exists(), "what its roll-back has kept is still there");
     Ok(())
 }
 

@@ -56,11 +56,16 @@ pub(crate) fn store_gone(stage: &mut Stage<'_>) -> Result<()> {
     stage.until_counted("count", 5)?;
     let record = "the record of job keeper-gone in";
     let checkpoints = "checkpoint(s) of job keeper-gone were removed, the newest among them";
-    for (gone, says, times) in
-        [("store", record, 1), ("store/.jobs", record, 2), ("store/jobs/keeper-gone", checkpoints, 2)]
-    {
+    for (gone, says, times) in [
+        ("store", record, 1),
+        ("store/.jobs", record, 2),
+        ("store/.jobs/keeper-gone.json", record, 3),
+        ("store/jobs/keeper-gone", checkpoints, 2),
+    ] {
         stage.expect(0, &["checkpoint", name])?;
-        fs::remove_dir_all(stage.path(gone)).context(gone)?;
+        let path = stage.path(gone);
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.context(gone)?;
         wait::until(&format!("what is said of {gone}"), LIMIT, || {
             Ok((stage.text("says").matches(says).count() >= times).then_some(()))
         })?;
@@ -127,7 +132,7 @@ pub(crate) fn killed(stage: &mut Stage<'_>) -> Result<()> {
     let orphan = status(stage, "orphans", name)?.context("the orphan is not told of")?;
     ensure!(number(&orphan, "pid")? == program && status(stage, "jobs", name)?.is_none(), "{orphan}");
     stage.expect(0, &["ps"])?.names(&["orphan!", "has lost its keeper", &format!("hdcr stop {name}")])?;
-    for command in [&run[..], &["checkpoint", name]] {
+    for command in [&run[..], &["checkpoint", name], &["rm", name]] {
         let said = stage.expect(69, command)?;
         said.names(&["lost its keeper", &format!("pid {program}"), &format!("hdcr stop {name}")])?;
     }

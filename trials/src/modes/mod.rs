@@ -38,10 +38,11 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 28] = [
+const TRIALS: [Trial; 29] = [
     ("user_guests", user::guests),
     ("user_job", user::job),
     ("user_told", user::told),
+    ("user_beside", user::beside),
     ("new_pids_guests", pids::guests),
     ("new_pids_taken", pids::taken),
     ("new_pids_job", pids::job),

@@ -102,3 +102,23 @@ pub(crate) fn told(stage: &mut Stage<'_>) -> Result<()> {
     ensure!(mode & 0o6000 == 0, "hdcr is setuid: {mode:o}");
     Ok(())
 }
+
+/// A job that runs is not restored beside itself by accident: that would roll its files back under it. One that was just
+/// ended is restored at once.
+pub(crate) fn beside(stage: &mut Stage<'_>) -> Result<()> {
+    stage.become_user()?;
+    let name = "user-beside";
+    let script = counting("count", 200);
+    let mut job = stage.start(&["run", "--name", name, "--every", "1h", "--", "sh", "-c", &script], "says")?;
+    stage.until_counted("count", 5)?;
+    stage.expect(0, &["checkpoint", name])?;
+    let counted = stage.text("count").lines().count();
+    stage.until_counted("count", counted + 5)?;
+    let refused = stage.expect(69, &["restore", name])?;
+    refused.names(&["job user-beside is running already", "hdcr stop user-beside", "--new-pids"])?;
+    stage.expect(0, &["checkpoint", name, "--kill"])?;
+    stage.expect(7, &["restore", name])?;
+    let status = shell(wait::end_of(&mut job, "the job", LIMIT)?);
+    ensure!(status == 75, "the job ended with {status}");
+    stage.counted("count", 200)
+}

@@ -12,11 +12,12 @@ use rustix::fs::{Mode, OFlags, open};
 use serde::Serialize;
 
 use super::Surrounding;
+use crate::asking;
 use crate::cli::RestoreArgs;
 use crate::duration;
 use crate::failure::{Class, Failure, Result};
 use crate::foreground::{self, Outcome};
-use crate::job::{Record, State, peek};
+use crate::job::{Record, State, is_held, peek};
 use crate::keeper::remembered;
 use crate::kinds::StdioTarget;
 use crate::namespace::{self, Outside};
@@ -32,6 +33,9 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     let place = place(at, &args.image)?;
     let manifest = parts::manifest(&place)?;
     can_write_pid(args.pidfile.as_deref())?;
+    if at.inside.is_none() && !args.new_pids {
+        refuse_running(at, &place)?;
+    }
     if at.inside.is_none() && (args.new_pids || !namespace::may_choose_pids()) {
         return namespace::outside(std::env::args_os().skip(1), &mut |pid| {
             write_pid(args.pidfile.as_deref(), pid)?;
@@ -45,9 +49,6 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
             }
             Ok(if args.detach { Outside::Leaves } else { Outside::Waits })
         });
-    }
-    if at.inside.is_none() {
-        refuse_running(&place)?;
     }
     let signals = Signals::take()?;
     let restored = match bring_back(at, args, &place, &manifest, &signals)? {
@@ -143,14 +144,36 @@ pub(crate) fn place(at: &Surrounding<'_>, text: &str) -> Result<Place> {
     }
 }
 
-/// A job whose program lives is not restored beside itself.
-fn refuse_running(place: &Place) -> Result<()> {
+/// A job that runs is not restored beside itself: its files would be rolled back under it. A keeper that is about to end
+/// is waited for.
+fn refuse_running(at: &Surrounding<'_>, place: &Place) -> Result<()> {
+    const LOOKS: usize = 100;
+    const PAUSE: Duration = Duration::from_millis(20);
     let Place::Store { root, job, .. } = place else { return Ok(()) };
-    let record = peek(root, &parts::job_name(job)?)?;
-    let runs = record.filter(Record::program_lives);
-    let Some(record) = runs else { return Ok(()) };
-    let message = format!("the program of job {job} runs, as pid {}", record.main);
-    let remedy = format!("end it first (`hdcr stop {job}`), or take --new-pids for a second one");
+    let name = parts::job_name(job)?;
+    let program = peek(root, &name)?.filter(Record::program_lives).map(|record| record.main);
+    let runs = || -> Result<bool> {
+        let status = asking::status(&at.registry()?, job, Duration::from_secs(1))?;
+        Ok(status.is_some_and(|status| status.store == *root && status.phase != "ending"))
+    };
+    let at_once = program.is_some() || (is_held(root, &name) && runs().unwrap_or(false));
+    let ends = |_| {
+        let ended = !is_held(root, &name);
+        if !ended {
+            std::thread::sleep(PAUSE);
+        }
+        ended
+    };
+    if !at_once && (0..LOOKS).any(ends) {
+        return Ok(());
+    }
+    let message = match program {
+        Some(pid) => format!("the program of job {job} runs, as pid {pid}"),
+        None => format!("job {job} is running already"),
+    };
+    let remedy = format!(
+        "end it first (`hdcr stop {job}`), or take --new-pids for a second one, which rolls the same files back and writes them"
+    );
     Err(Failure::refused("job-runs", message).remedy(remedy))
 }
 
@@ -180,7 +203,6 @@ pub(crate) fn descriptors(target: &StdioTarget) -> Result<[OwnedFd; 3]> {
     })
 }
 
-/// Writes the pid file, whole or not at all.
 /// Finds out before anything runs that there would be no place to say its pid.
 fn can_write_pid(path: Option<&Path>) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
@@ -192,6 +214,7 @@ fn can_write_pid(path: Option<&Path>) -> Result<()> {
     tempfile::NamedTempFile::new_in(whole.parent().unwrap_or(Path::new("/"))).map(drop).map_err(doing())
 }
 
+/// Writes the pid file, whole or not at all.
 fn write_pid(path: Option<&Path>, pid: i32) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     let doing = || Failure::system::<std::io::Error>(format!("writing {}", path.display()));

@@ -1,11 +1,13 @@
 //! `hdcr rm`: removes checkpoints, one or all of a job.
 
+use hdcr_image::JobName;
 use serde::Serialize;
 
 use super::Surrounding;
 use crate::cli::RmArgs;
 use crate::failure::{Failure, Result};
 use crate::job;
+use crate::orphan;
 use crate::output::Report;
 use crate::parts;
 
@@ -45,8 +47,10 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
                 .remedy("`hdcr list` shows all; a file is removed with rm(1)"));
         }
         if number.is_none() {
+            refuse_orphan(at, &job)?;
             // Refused when its keeper lives: it would go back to nothing.
             job::forget(store, &job)?;
+            parts::forget_files(&at.settings.journals(), &job)?;
         }
         for number in number.map_or(all, |number| vec![number]) {
             parts::remove(store, &job, number)?;
@@ -55,4 +59,13 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
     }
     at.output.result(&Removed { removed });
     Ok(0)
+}
+
+/// A program that has lost its keeper is known by its record alone: nobody could find it any more.
+fn refuse_orphan(at: &Surrounding<'_>, job: &JobName) -> Result<()> {
+    let store = &at.settings.store;
+    if !job::peek(store, job)?.is_some_and(|record| record.orphaned()) {
+        return Ok(());
+    }
+    orphan::find(&at.registry()?, job.as_str(), store)?.map_or(Ok(()), |orphan| Err(orphan.refusal()))
 }

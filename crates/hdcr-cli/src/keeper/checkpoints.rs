@@ -78,7 +78,7 @@ impl Keeper {
         let next = match (&self.work, self.phase) {
             (Some(work), _) => Some(work.deadline),
             (None, Phase::Running) if !self.wishes.is_empty() => Some(Instant::now()),
-            (None, Phase::Running) => Some(self.next_checkpoint),
+            (None, Phase::Running) => self.stop.is_none().then_some(self.next_checkpoint),
             (None, Phase::Waiting(_)) => self.patience.map(|patience| patience.next),
             (None, _) => None,
         };
@@ -300,5 +300,24 @@ impl Keeper {
         if let Some(work) = self.work.take() {
             work.worker.end();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::requests::Stop;
+    use super::super::testing;
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_that_is_due_is_not_waited_for_in_a_job_that_is_to_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut keeper = testing::keeper(folder.path());
+        let later = Duration::from_hours(1);
+        keeper.footing.next = Instant::now() + later;
+        keeper.next_checkpoint = Instant::now();
+        assert_eq!(keeper.time_left(), Some(Duration::ZERO));
+        keeper.stop = Some(Stop { deadline: Some(Instant::now() + later), clients: Vec::new() });
+        assert!(keeper.time_left() > Some(later / 2), "it would look again and again: {:?}", keeper.time_left());
     }
 }

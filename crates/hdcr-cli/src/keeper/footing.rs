@@ -50,8 +50,10 @@ impl Keeper {
         if self.held.is_there() {
             return Ok(());
         }
-        // Not over a lock that is held by a keeper which has found the place empty.
-        self.held = Held::take(&self.plan.store, &self.plan.name)?;
+        if !self.held.is_locked() {
+            // Not over a lock that is held by a keeper which has found the place empty.
+            self.held = Held::take(&self.plan.store, &self.plan.name)?;
+        }
         self.held.write(&self.record)?;
         let store = self.plan.store.display();
         self.note(&format!("the record of job {} in {store} was removed; it is made again", self.plan.name));
@@ -138,6 +140,9 @@ impl Keeper {
             }
         }
         ended.map_err(|failure: Failure| {
+            if !self.program_lives() {
+                return failure;
+            }
             let pid = self.record.main;
             failure.remedy(format!(
                 "its program runs on without a keeper, as pid {pid}; `hdcr stop {}` ends it",

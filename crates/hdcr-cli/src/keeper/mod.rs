@@ -14,6 +14,8 @@ mod footing;
 mod life;
 mod patience;
 mod requests;
+#[cfg(test)]
+mod testing;
 mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -159,12 +161,21 @@ pub(crate) struct Given {
 impl Keeper {
     /// Runs a job to its end and returns the status of its program.
     pub(crate) fn run(plan: Plan, given: Given) -> Result<u8> {
-        let now = Instant::now();
         if rustix::process::getpid().as_raw_nonzero().get() != 1 {
             let own = Some(rustix::process::getpid());
             rustix::process::set_child_subreaper(own).map_err(Failure::system("becoming the reaper of the job"))?;
         }
-        let mut keeper = Self {
+        let mut keeper = Self::new(plan, given)?;
+        keeper.begin_watching();
+        keeper.begin()?;
+        let ended = keeper.go_on();
+        keeper.close(ended)
+    }
+
+    /// One that has done nothing yet.
+    fn new(plan: Plan, given: Given) -> Result<Self> {
+        let now = Instant::now();
+        Ok(Self {
             plan,
             output: given.output,
             held: given.held,
@@ -200,11 +211,7 @@ impl Keeper {
             wishes: VecDeque::new(),
             stop: None,
             verdict: None,
-        };
-        keeper.begin_watching();
-        keeper.begin()?;
-        let ended = keeper.go_on();
-        keeper.close(ended)
+        })
     }
 
     /// Waits for events and follows them until the job is over.

@@ -1,0 +1,54 @@
+//! A keeper for tests of single steps: its job has not begun.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use hdcr_image::JobName;
+use hdcr_policy::restart::Rules;
+
+use super::{Given, Keeper, Plan};
+use crate::commands::restore::descriptors;
+use crate::job::{Held, Record, Start, State};
+use crate::kinds::{Every, StdioTarget};
+use crate::output::Output;
+use crate::registry::Registry;
+use crate::settings::Files;
+
+/// Its store and its socket lie in the folder.
+pub(super) fn keeper(folder: &Path) -> Keeper {
+    let name = JobName::new("sim").unwrap();
+    let (store, jobs) = (folder.join("store"), folder.join("running"));
+    let record = Record {
+        command: vec!["sim".into()],
+        directory: folder.to_owned(),
+        state: State::Running,
+        status: None,
+        after: 0,
+        main: 0,
+        main_born: 0,
+        boot: String::new(),
+        private_pids: false,
+    };
+    let given = Given {
+        output: Output { json: false, quiet: true, verbose: 0 },
+        held: Held::take(&store, &name).unwrap(),
+        record,
+        listener: Registry::open(&jobs).unwrap().listen(&name, &store).unwrap(),
+        jobs,
+        stdio: descriptors(&StdioTarget::Null).unwrap(),
+        outside: None,
+    };
+    let plan = Plan {
+        name,
+        store,
+        every: Every::Fixed(Duration::from_hours(1)),
+        timeout: Duration::from_mins(1),
+        restore_timeout: Duration::from_mins(1),
+        keep: 3,
+        rules: Rules { on: BTreeSet::new(), restarts: 5, slack: Duration::from_secs(1) },
+        files: Files::default(),
+        start: Start::Anew,
+    };
+    Keeper::new(plan, given).unwrap()
+}
