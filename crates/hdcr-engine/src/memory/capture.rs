@@ -125,14 +125,26 @@ pub(crate) fn pages(cx: &mut Capture<'_>, pid: Pid, id: ObjectId, lines: &[MapLi
             MappingKind::PrivateFile => Wanted::Anonymous,
             MappingKind::SharedFile | MappingKind::SharedMemory | MappingKind::Vdso | MappingKind::Vvar => continue,
         };
-        let runs = pagemap::scan(&pagemap, line.range.clone(), wanted)
-            .map_err(Error::system("scanning pages", format!("process {pid}")))?;
-        let alike = cx.alike.get(&id).map(|alike| alike.ranges.as_slice()).unwrap_or_default();
+        let alike = cx.alike.get(&id).map(|alike| alike.ranges.clone()).unwrap_or_default();
+        let alike = alike.as_slice();
+        // A look at what is known already takes as long as any other.
+        let mut runs = Vec::new();
+        for part in parts(&line.range, alike) {
+            let found = pagemap::scan(&pagemap, part, wanted);
+            runs.extend(found.map_err(Error::system("scanning pages", format!("process {pid}")))?);
+        }
         for run in kin::without(guards::without(runs, &guards), alike) {
             read_run(cx, (pid, id), memory.as_ref(), run)?;
         }
     }
     Ok(())
+}
+
+/// A mapping without what is known of it, as long as these are few parts.
+fn parts(range: &Range<u64>, known: &[Range<u64>]) -> Vec<Range<u64>> {
+    const FEW: usize = 32;
+    let parts = kin::without(vec![range.clone()], known);
+    if parts.len() <= FEW { parts } else { vec![range.clone()] }
 }
 
 fn memory(pid: Pid) -> Result<File> {

@@ -2,12 +2,13 @@
 //! shared again.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::ops::Range;
 
 use hdcr_image::hdcr_layout::{Mapping, MappingKind};
 use hdcr_image::{ImageReader, PageRun};
-use hdcr_sys::same_pages::same_pages;
+use hdcr_sys::same_pages::Frames;
 
 pub(crate) use super::guards::without;
 use super::restore::{StoredMm, first_prot, private};
@@ -41,6 +42,7 @@ pub(crate) struct Member<'a> {
 /// Looks at stopped processes, parents before children: who shares which pages with its parent.
 pub(crate) fn look(members: &[Member<'_>]) -> Result<BTreeMap<ObjectId, Alike>> {
     let mut all = BTreeMap::new();
+    let mut frames: BTreeMap<Pid, Frames> = BTreeMap::new();
     for (index, member) in members.iter().enumerate() {
         let Ok(stat) = procfs::stat(member.pid) else { continue };
         let parent = members.iter().take(index).find(|other| other.pid == stat.ppid);
@@ -49,10 +51,15 @@ pub(crate) fn look(members: &[Member<'_>]) -> Result<BTreeMap<ObjectId, Alike>> 
         if places.is_empty() {
             continue;
         }
-        let (one, other) = (pagemap(parent.pid)?, pagemap(member.pid)?);
+        let other = pagemap(member.pid)?;
+        let theirs = match frames.entry(parent.pid) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Frames::new(pagemap(parent.pid)?)),
+        };
         let mut ranges = Vec::new();
         for place in places {
-            let same = same_pages(&one, &other, &place)
+            let same = theirs
+                .same(&other, &place)
                 .map_err(Error::system("comparing pages", format!("process {}", member.pid)))?;
             ranges.extend(same);
         }
