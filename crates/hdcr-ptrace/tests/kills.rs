@@ -14,7 +14,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use guests::{Guest, Outcome};
+use guests::{Guest, Link, Outcome};
 use hdcr_engine::batch::{Arg, Batch};
 use hdcr_engine::ids::{Pid, Tid};
 use hdcr_engine::mechanism::{Birth, Deadline, Final, Mechanism, Parent, Resume, Scope};
@@ -138,16 +138,20 @@ fn trial(rounds: u32) -> Outcome<()> {
     let mut kills = 0;
     for _ in 0..rounds {
         for kind in ["s", "r", "p", "f", "F", "n", "t", "E"] {
-            kills += visits(kind, 1)?;
+            kills += visits(kind, Link::Dynamic, 1)?;
         }
-        kills += visits("srpfFntE", 3)?;
+        kills += visits("srpfFntE", Link::Dynamic, 3)?;
+        kills += visits("s", Link::Static, 1)?;
         kills += makings()?;
     }
     if rounds > 1 {
-        kills += visits(&"srpfFntE".repeat(8), 7)?;
+        for link in [Link::Dynamic, Link::Static] {
+            kills += visits("srpfFntE", link, 1)?;
+            kills += visits(&"srpfFntE".repeat(8), link, 3)?;
+        }
         for (runtime, question) in stranger::RUNTIMES {
             if stranger::there(runtime, question) {
-                kills += visits_of(runtime)?;
+                kills += visits_of(runtime, 1, 1)? + visits_of(runtime, 8, 1)? + visits_of(runtime, 64, 5)?;
             } else {
                 say(&format!("visit {runtime}: skipped, it is not installed"));
             }
@@ -162,15 +166,15 @@ fn named(what: &str, after: u64, error: &dyn Error) -> Box<dyn Error> {
 }
 
 /// Kills the tool after every `step`-th call of a visit to one and the same target.
-fn visits(kinds: &str, step: usize) -> Outcome<u64> {
-    let mut guest = Guest::start(kinds)?;
+fn visits(kinds: &str, link: Link, step: usize) -> Outcome<u64> {
+    let mut guest = Guest::start(kinds, link)?;
     let pid = guest.target.to_string();
     let mut kills = 0;
     for after in (1..).step_by(step) {
         let end = run_tool(&["--visit", &pid, &after.to_string()]).map_err(|e| named(kinds, after, &*e))?;
         guest.works().map_err(|e| named(kinds, after, &*e))?;
         if let End::Done(made) = end {
-            say(&format!("visit {kinds}: {made} calls, {kills} kills"));
+            say(&format!("visit {kinds} ({link:?}): {made} calls, {kills} kills"));
             break;
         }
         kills += 1;
@@ -179,16 +183,16 @@ fn visits(kinds: &str, step: usize) -> Outcome<u64> {
     Ok(kills)
 }
 
-/// Kills the tool after every call of a visit to a program of another runtime.
-fn visits_of(runtime: &str) -> Outcome<u64> {
-    let mut program = stranger::Stranger::start(runtime)?;
+/// Kills the tool after every `step`-th call of a visit to a program of another runtime with so many threads of its own.
+fn visits_of(runtime: &str, threads: u32, step: usize) -> Outcome<u64> {
+    let mut program = stranger::Stranger::start(runtime, threads)?;
     let pid = program.pid().to_string();
     let mut kills = 0;
-    for after in 1.. {
+    for after in (1..).step_by(step) {
         let end = run_tool(&["--visit", &pid, &after.to_string()]).map_err(|e| named(runtime, after, &*e))?;
         program.works().map_err(|e| named(runtime, after, &*e))?;
         if let End::Done(made) = end {
-            say(&format!("visit {runtime}: {made} calls, {kills} kills"));
+            say(&format!("visit {runtime}, {threads} threads: {made} calls, {kills} kills"));
             break;
         }
         kills += 1;

@@ -1,9 +1,9 @@
-// A program of another runtime: eight threads, memory that is collected, a line for each that asks.
+// A program of another runtime: threads, memory that is collected, a line for each that asks.
 import java.util.Scanner;
 import java.util.concurrent.atomic.AtomicLongArray;
 
 class Count {
-    static final AtomicLongArray turns = new AtomicLongArray(8);
+    static AtomicLongArray turns;
 
     static void work(int n) {
         while (true) {
@@ -20,7 +20,8 @@ class Count {
     }
 
     public static void main(String[] arguments) throws Exception {
-        for (int i = 0; i < 8; i++) {
+        turns = new AtomicLongArray(Integer.parseInt(arguments[0]));
+        for (int i = 0; i < turns.length(); i++) {
             int n = i;
             Thread thread = new Thread(() -> work(n));
             thread.setDaemon(true);
@@ -30,7 +31,7 @@ class Count {
         Scanner lines = new Scanner(System.in);
         while (lines.hasNextLine()) {
             lines.nextLine();
-            for (int n = 0; n < 8; n++) {
+            for (int n = 0; n < turns.length(); n++) {
                 for (long before = turns.get(n); turns.get(n) == before; ) {
                     Thread.sleep(1);
                 }

@@ -1,4 +1,4 @@
-// A program of another runtime: eight goroutines on threads of their own, memory that is collected, a line for each that asks.
+// A program of another runtime: goroutines on threads of their own, memory that is collected, a line for each that asks.
 package main
 
 import (
@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"sync/atomic"
 	"time"
 )
 
-var turns [8]atomic.Int64
+var turns []atomic.Int64
 
 func work(n int) {
 	runtime.LockOSThread()
@@ -25,6 +26,8 @@ func work(n int) {
 }
 
 func main() {
+	threads, _ := strconv.Atoi(os.Args[1])
+	turns = make([]atomic.Int64, threads)
 	for n := range turns {
 		go work(n)
 	}

@@ -11,25 +11,40 @@ use hdcr_engine::ids::Pid;
 /// Whatever goes wrong in a trial.
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error>>;
 
+/// How a guest is linked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Link {
+    Dynamic,
+    Static,
+}
+
 /// Compiles a guest of this folder, once a test program.
-pub(crate) fn program(cell: &'static OnceLock<Result<PathBuf, String>>, name: &str) -> Outcome<&'static Path> {
-    match cell.get_or_init(|| build(name).map_err(|error| error.to_string())) {
+pub(crate) fn program(
+    cell: &'static OnceLock<Result<PathBuf, String>>,
+    name: &str,
+    link: Link,
+) -> Outcome<&'static Path> {
+    match cell.get_or_init(|| build(name, link).map_err(|error| error.to_string())) {
         Ok(path) => Ok(path),
         Err(text) => Err(text.clone().into()),
     }
 }
 
-fn build(name: &str) -> Outcome<PathBuf> {
+fn build(name: &str, link: Link) -> Outcome<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests").join(name).with_extension("c");
     // Test programs run at the same time, so it appears under its name only when it is whole.
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let unfinished = folder.join(format!("{name}-{}", std::process::id()));
-    let flags = ["-O1", "-no-pie", "-pthread", "-o"];
+    let unfinished = folder.join(format!("{name}-{}-{link:?}", std::process::id()));
+    let linked = match link {
+        Link::Dynamic => "-no-pie",
+        Link::Static => "-static",
+    };
+    let flags = ["-O1", linked, "-pthread", "-o"];
     let status = Command::new("cc").args(flags).arg(&unfinished).arg(source).status()?;
     if !status.success() {
         return Err("cc failed on the guest".into());
     }
-    let program = folder.join(format!("{name}-{}", env!("CARGO_CRATE_NAME")));
+    let program = folder.join(format!("{name}-{link:?}-{}", env!("CARGO_CRATE_NAME")));
     std::fs::rename(unfinished, &program)?;
     Ok(program)
 }
@@ -45,9 +60,14 @@ pub(crate) struct Guest {
 
 impl Guest {
     /// Starts one with a thread for each letter of `kinds`.
-    pub(crate) fn start(kinds: &str) -> Outcome<Self> {
-        static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-        let mut feeder = Command::new(program(&PROGRAM, "guest")?)
+    pub(crate) fn start(kinds: &str, linked: Link) -> Outcome<Self> {
+        static DYNAMIC: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        static STATIC: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        let cell = match linked {
+            Link::Dynamic => &DYNAMIC,
+            Link::Static => &STATIC,
+        };
+        let mut feeder = Command::new(program(cell, "guest", linked)?)
             .arg(kinds)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

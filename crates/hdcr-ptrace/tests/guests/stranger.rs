@@ -24,8 +24,8 @@ pub(crate) fn there(runtime: &str, question: &str) -> bool {
 }
 
 impl Stranger {
-    /// Starts the program of a runtime.
-    pub(crate) fn start(runtime: &str) -> Outcome<Self> {
+    /// Starts the program of a runtime with so many threads beside those of the runtime itself.
+    pub(crate) fn start(runtime: &str, threads: u32) -> Outcome<Self> {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests");
         let mut command = if runtime == "go" {
             let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("count-go");
@@ -40,7 +40,7 @@ impl Stranger {
             java.arg(sources.join("Count.java"));
             java
         };
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut child = command.arg(threads.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let commands = child.stdin.take().ok_or("no stdin")?;
         let answers = BufReader::new(child.stdout.take().ok_or("no stdout")?);
         let mut stranger = Self { child, commands, answers };

@@ -19,7 +19,7 @@ use hdcr_engine::batch::{Arg, Batch};
 use hdcr_engine::ids::{Pid, RemotePtr};
 use hdcr_engine::mechanism::{Deadline, Frozen, Mechanism, Scope};
 
-use crate::guests::{Guest, Outcome};
+use crate::guests::{Guest, Link, Outcome};
 
 /// More than any step takes; a trial that needs it has failed.
 pub(crate) fn soon() -> Deadline {
@@ -36,7 +36,11 @@ fn freeze(mechanism: &dyn Mechanism, pid: Pid) -> Outcome<Box<dyn Frozen>> {
 
 /// A process stops, is seen, and goes on.
 pub(crate) fn freeze_and_thaw(mechanism: &dyn Mechanism) -> Outcome<()> {
-    let mut guest = Guest::start("s")?;
+    [Link::Dynamic, Link::Static].into_iter().try_for_each(|linked| freeze_and_thaw_one(mechanism, linked))
+}
+
+fn freeze_and_thaw_one(mechanism: &dyn Mechanism, linked: Link) -> Outcome<()> {
+    let mut guest = Guest::start("s", linked)?;
     for _ in 0..20 {
         let frozen = freeze(mechanism, guest.target)?;
         let [process] = frozen.processes() else {
@@ -57,7 +61,7 @@ pub(crate) fn freeze_and_thaw(mechanism: &dyn Mechanism) -> Outcome<()> {
 
 /// Calls with data, chained results, errors that end a batch, and large batches.
 pub(crate) fn batch_results(mechanism: &dyn Mechanism) -> Outcome<()> {
-    let mut guest = Guest::start("r")?;
+    let mut guest = Guest::start("r", Link::Dynamic)?;
     let pid = guest.target;
     let mut frozen = freeze(mechanism, pid)?;
     let mut batch = Batch::new();
@@ -116,7 +120,7 @@ fn large_batches(frozen: &mut dyn Frozen, pid: Pid) -> Outcome<()> {
 
 /// All threads stop, each runs batches as itself, each goes on.
 pub(crate) fn many_threads(mechanism: &dyn Mechanism) -> Outcome<()> {
-    let mut guest = Guest::start(&"srpfntF".repeat(8))?;
+    let mut guest = Guest::start(&"srpfntF".repeat(8), Link::Dynamic)?;
     for _ in 0..3 {
         let mut frozen = freeze(mechanism, guest.target)?;
         let threads = match frozen.processes() {
@@ -141,7 +145,7 @@ pub(crate) fn many_threads(mechanism: &dyn Mechanism) -> Outcome<()> {
 /// Every kind of wait goes on after a freeze with a batch, with no `EINTR` and no short sleep.
 pub(crate) fn waits_go_on(mechanism: &dyn Mechanism) -> Outcome<()> {
     for kind in ["s", "r", "p", "f", "F", "n", "t", "e", "L", "N", "C", "W"] {
-        let mut guest = Guest::start(kind)?;
+        let mut guest = Guest::start(kind, Link::Dynamic)?;
         for _ in 0..20 {
             let mut frozen = freeze(mechanism, guest.target)?;
             let mut batch = Batch::new();
@@ -161,7 +165,7 @@ pub(crate) fn waits_go_on(mechanism: &dyn Mechanism) -> Outcome<()> {
 /// What remains of a timed call is told, and looking changes nothing. A second freeze still knows the call.
 pub(crate) fn remaining_time(mechanism: &dyn Mechanism) -> Outcome<()> {
     for (kind, nr, most) in [("L", 7, 300), ("N", 35, 300), ("C", 230, 300), ("W", 202, 300)] {
-        let mut guest = Guest::start(kind)?;
+        let mut guest = Guest::start(kind, Link::Dynamic)?;
         let tid = guest.target.leader();
         let mut seen = 0;
         for _ in 0..10 {

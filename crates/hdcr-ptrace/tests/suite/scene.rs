@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hdcr_engine::ids::Pid;
 
-use crate::guests::{Outcome, program};
+use crate::guests::{Link, Outcome, program};
 
 /// A program in a certain state (`scenes.c`); our own child.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct Scene {
 impl Scene {
     pub(crate) fn start(name: &str) -> Outcome<Self> {
         static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-        let mut child = Command::new(program(&PROGRAM, "scenes")?)
+        let mut child = Command::new(program(&PROGRAM, "scenes", Link::Dynamic)?)
             .arg(name)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
