@@ -133,6 +133,7 @@ impl<'a> Works<'a> {
 
     /// Maps and fills some of them.
     pub(crate) fn occupy(&mut self, pages: &Pages<'_>, spaces: &BTreeMap<Pid, Space>, pids: &[Pid]) -> Result<()> {
+        let always_huge = fill::always_huge();
         let mut work = Vec::new();
         let mut layouts = Vec::new();
         for pid in pids {
@@ -145,7 +146,7 @@ impl<'a> Works<'a> {
             }
             space::map(&mut batch, &space.mm, inherited, &self.parked, &space.descriptors)?;
             work.push((pid.leader(), batch));
-            layouts.push((pid.leader(), fill::layout(pages.image, &space.mm, inherited)?));
+            layouts.push((pid.leader(), fill::layout(pages.image, &space.mm, inherited, always_huge)?));
         }
         self.run(work)?;
         self.fill(pages, &layouts)

@@ -87,7 +87,14 @@ fn userfaultfd(nursery: &mut PtraceNursery, tid: Tid) -> Result<Option<MissingPa
     let mut batch = Batch::new();
     batch.call(libc::SYS_close, &[Arg::from(fd)]);
     nursery.run(&[(tid, batch)])?;
-    match MissingPages::new(ours?) {
+    let ours = match ours {
+        Ok(ours) => ours,
+        Err(error) => {
+            tracing::debug!(%error, "the userfaultfd cannot be had: pages are written");
+            return Ok(None);
+        }
+    };
+    match MissingPages::new(ours) {
         Ok(missing) => Ok(Some(missing)),
         Err(error) => {
             tracing::debug!(%error, "the userfaultfd is of no use: pages are written");

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use hdcr_image::hdcr_layout::{Mapping, MappingKind};
+use hdcr_image::hdcr_layout::MappingKind;
 use hdcr_image::{GroupBuffers, ImageReader, PageRun};
 use nix::libc;
 
@@ -43,7 +43,7 @@ pub(crate) struct Layout {
     dense: Vec<Range<u64>>,
     /// These, and pages that are there already, in order: what the first pass leaves out.
     elsewhere: Vec<Range<u64>>,
-    /// Mappings that these lie in.
+    /// Mappings that these lie in, and that asked for huge pages.
     huge: Vec<Range<u64>>,
     /// Bytes of pages.
     bytes: u64,
@@ -66,7 +66,12 @@ pub(crate) struct Target<'a> {
 }
 
 /// Looks at what the image holds of an address space, and refuses pages that have no place in it.
-pub(crate) fn layout(image: &ImageReader, mm: &StoredMm, inherited: Option<&Inherited>) -> Result<Layout> {
+pub(crate) fn layout(
+    image: &ImageReader,
+    mm: &StoredMm,
+    inherited: Option<&Inherited>,
+    always_huge: bool,
+) -> Result<Layout> {
     let runs = image.runs(mm.id.0);
     for run in runs {
         if !covered(mm, run.range()) {
@@ -90,10 +95,11 @@ pub(crate) fn layout(image: &ImageReader, mm: &StoredMm, inherited: Option<&Inhe
         if bytes >= WORTH {
             layout.fresh.push(range.clone());
         }
-        if wants_huge(mapping) {
+        let advised = mapping.vm_flags & bit(*b"hg") != 0;
+        if advised || always_huge && mapping.vm_flags & bit(*b"nh") == 0 {
             let before = layout.dense.len();
             layout.dense.extend(whole_blocks(runs, &range));
-            if layout.dense.len() > before {
+            if advised && layout.dense.len() > before {
                 layout.huge.push(range);
             }
         }
@@ -114,8 +120,9 @@ fn within<'r>(runs: &'r [PageRun], range: &Range<u64>) -> &'r [PageRun] {
     runs.get(from..to).unwrap_or_default()
 }
 
-fn wants_huge(mapping: &Mapping) -> bool {
-    mapping.vm_flags & bit(*b"hg") != 0
+/// Whether this machine gives huge pages to mappings that did not ask for them.
+pub(crate) fn always_huge() -> bool {
+    std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").is_ok_and(|text| text.contains("[always]"))
 }
 
 /// Blocks all of whose pages were there, zero or not, joined where they are neighbours.
