@@ -103,27 +103,30 @@ pub(super) fn run(args: &BenchArgs, rivals: &[Rival], place: &Place) -> Result<b
                 }
             }
         }
+        // What was measured so far is kept if this run is ended.
+        bench.limits = limit::median(&limits);
+        bench.rows = rows(&bench.samples);
+        bench.machine.busy_after = busy();
+        write(args, &bench)?;
     }
-    bench.limits = limit::median(&limits);
-    bench.rows = rows(&bench.samples);
-    bench.machine.busy_after = busy();
     tell(args, &bench)?;
     Ok(!bench.failures.keys().any(|key| key.ends_with(": hdcr")))
 }
 
-fn tell(args: &BenchArgs, bench: &Bench) -> Result<()> {
+/// The files that were asked for.
+fn write(args: &BenchArgs, bench: &Bench) -> Result<()> {
     if let Some(file) = &args.html {
         fs::write(file, page::html(bench)).with_context(|| format!("write {}", file.display()))?;
     }
-    match &args.json {
-        Some(file) if file != Path::new("-") => {
-            let text = serde_json::to_string_pretty(bench)?;
-            fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
-        }
-        Some(_) => return say(&serde_json::to_string(bench)?, false),
-        None => {}
+    if let Some(file) = args.json.as_ref().filter(|_| !args.quiet()) {
+        let text = serde_json::to_string_pretty(bench)?;
+        fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
     }
-    table::print(bench)
+    Ok(())
+}
+
+fn tell(args: &BenchArgs, bench: &Bench) -> Result<()> {
+    if args.quiet() { say(&serde_json::to_string(bench)?, false) } else { table::print(bench) }
 }
 
 /// One tool with one program in one round.
