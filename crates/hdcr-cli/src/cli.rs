@@ -245,7 +245,7 @@ pub(crate) struct RestoreArgs {
     /// What stdin, stdout and stderr that led out of the program become: inherit, null, or a file [default: inherit]
     #[arg(long, value_name = "inherit|null|FILE", value_hint = ValueHint::FilePath)]
     pub(crate) stdio: Option<StdioTarget>,
-    /// Give up, leaving nothing behind, after this time [default: 30s]
+    /// Give up, leaving nothing behind, after this time [default: 30s, and more for a large image]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub(crate) timeout: Option<Duration>,
 }

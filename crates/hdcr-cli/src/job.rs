@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use hdcr_image::JobName;
@@ -143,15 +143,33 @@ impl Held {
 
     /// Writes the record, whole or not at all.
     pub(crate) fn write(&self, record: &Record) -> Result<()> {
-        let doing = || Failure::system::<std::io::Error>(format!("writing {}", self.path.display()));
         let bytes = serde_json::to_vec(record).map_err(Failure::system("encoding the record of a job"))?;
-        let parent = self.path.parent().unwrap_or(Path::new("/"));
-        let mut file = tempfile::NamedTempFile::new_in(parent).map_err(doing())?;
-        file.write_all(&bytes).map_err(doing())?;
-        file.as_file().sync_all().map_err(doing())?;
-        file.persist(&self.path).map_err(|error| doing()(error.error))?;
-        Ok(())
+        put(&self.path, &bytes, true)
     }
+}
+
+/// Puts a file of a job in place, whole or not at all. Whoever holds the job is the only one to do so, so that what a killed
+/// keeper has left half written has the name of the next one.
+pub(crate) fn put(path: &Path, bytes: &[u8], durable: bool) -> Result<()> {
+    let part = part_of(path);
+    let written = write_new(&part, bytes, durable).and_then(|()| fs::rename(&part, path));
+    written.map_err(Failure::system(format_args!("writing {}", path.display())))
+}
+
+fn part_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".part");
+    PathBuf::from(name)
+}
+
+fn write_new(path: &Path, bytes: &[u8], durable: bool) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    if durable { file.sync_all() } else { Ok(()) }
 }
 
 /// Whether an open file still has this name, so that its lock means something.
@@ -185,7 +203,9 @@ fn read(path: &Path) -> Result<Option<Record>> {
 /// Forgets a job that has no keeper and no checkpoints any more.
 pub(crate) fn forget(store: &Path, name: &JobName) -> Result<()> {
     let held = Held::take(store, name)?;
-    for path in [held.path.clone(), held.path.with_extension("touched"), held.path.with_extension("lock")] {
+    let (record, touched) = (held.path.clone(), held.path.with_extension("touched"));
+    let parts = [part_of(&record), part_of(&touched)];
+    for path in parts.into_iter().chain([record, touched, held.path.with_extension("lock")]) {
         match fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -300,6 +320,11 @@ mod tests {
         assert!(held.is_there());
         assert_eq!(Held::take(store.path(), &name).unwrap_err().code, "job-runs");
         assert_eq!(peek(store.path(), &name).unwrap(), Some(record(State::Running)));
+        // What a killed keeper has left half written.
+        fs::write(part_of(&held.path), "{").unwrap();
+        held.write(&record(State::Paused)).unwrap();
+        assert_eq!(peek(store.path(), &name).unwrap(), Some(record(State::Paused)));
+        assert_eq!(fs::read_dir(store.path().join(".jobs")).unwrap().count(), 2);
         drop(held);
         // A child that another test is just starting has a copy of the lock until its exec.
         let forgotten = (0..10_000).any(|_| {

@@ -33,7 +33,7 @@ pub(crate) struct Output {
 impl Output {
     /// Prints the result of a command.
     pub(crate) fn result(self, report: &impl Report) {
-        let text = if self.json { json(report) } else { report.text() };
+        let text = if self.json { json(report) } else { tame(&report.text()) };
         if !text.is_empty() {
             line(&mut std::io::stdout(), &text);
         }
@@ -44,7 +44,7 @@ impl Output {
         if self.json {
             line(&mut std::io::stderr(), &json(report));
         } else if !self.quiet {
-            eprintln!("hdcr: {}", report.text());
+            eprintln!("hdcr: {}", tame(&report.text()));
         }
     }
 
@@ -58,7 +58,7 @@ impl Output {
     /// Says something that a user wants to know while it goes on.
     pub(crate) fn note(self, text: &str) {
         if !self.quiet && !self.json {
-            eprintln!("hdcr: {text}");
+            eprintln!("hdcr: {}", tame(text));
         }
     }
 
@@ -88,7 +88,7 @@ impl Output {
             error: &'a Failure,
         }
         if !self.json {
-            eprintln!("hdcr: {failure}");
+            eprintln!("hdcr: {}", tame(&failure.to_string()));
         } else if aside {
             line(&mut std::io::stderr(), &json(&Wrapped { error: failure }));
         } else {
@@ -135,10 +135,23 @@ where
             tracing::Level::DEBUG => "debug",
             tracing::Level::TRACE => "trace",
         };
-        write!(to, "hdcr: {level}: ")?;
-        cx.field_format().format_fields(to.by_ref(), event)?;
-        writeln!(to)
+        let mut text = String::new();
+        cx.field_format().format_fields(Writer::new(&mut text), event)?;
+        writeln!(to, "hdcr: {level}: {}", tame(&text))
     }
+}
+
+/// Text in which names that others have chosen (of a process, a file, in an image) cannot steer a terminal.
+fn tame(text: &str) -> String {
+    escaped(text, |c| c.is_control() && c != '\n')
+}
+
+fn escaped(text: &str, is_wild: impl Fn(char) -> bool) -> String {
+    let mut tamed = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_wild(c) { tamed.extend(c.escape_default()) } else { tamed.push(c) }
+    }
+    tamed
 }
 
 fn json<T: Serialize>(value: &T) -> String {
@@ -156,13 +169,16 @@ fn line(stream: &mut dyn Write, text: &str) {
 
 /// Lines of columns: each as wide as its widest cell, the last as it is.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    // Also a line feed would spoil the columns.
+    let cells = |row: &Vec<String>| row.iter().map(|cell| escaped(cell, char::is_control)).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
     let head: Vec<String> = head.iter().map(|cell| (*cell).to_owned()).collect();
     let width = |column: usize| {
-        std::iter::once(&head).chain(rows).filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+        std::iter::once(&head).chain(&rows).filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
     };
     let widths: Vec<usize> = (0..head.len()).map(|column| width(column).unwrap_or(0)).collect();
     let mut lines = Vec::new();
-    for row in std::iter::once(&head).chain(rows) {
+    for row in std::iter::once(&head).chain(&rows) {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         lines.push(cells.join("  ").trim_end().to_owned());
     }
@@ -177,5 +193,11 @@ mod tests {
     fn columns_stand_under_each_other() {
         let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["long".to_owned(), "22".to_owned()]];
         assert_eq!(table(&["NAME", "N"], &rows), "NAME  N\na     1\nlong  22");
+    }
+
+    #[test]
+    fn names_that_others_chose_cannot_steer_a_terminal() {
+        assert_eq!(tame("a\u{1b}[31m\u{9b}b\r\n\u{e4}"), "a\\u{1b}[31m\\u{9b}b\\r\n\u{e4}");
+        assert_eq!(table(&["N"], &[vec!["a\n\u{1b}b".to_owned()]]), "N\na\\n\\u{1b}b");
     }
 }

@@ -288,6 +288,8 @@ impl Drop for Listener {
 pub(crate) struct Client {
     pub(crate) stream: UnixStream,
     bytes: Vec<u8>,
+    /// It wants to hear how far it is.
+    pub(crate) follows: bool,
     /// It did not take what it was told.
     deaf: bool,
 }
@@ -308,7 +310,7 @@ impl Client {
     pub(crate) fn accept(listener: &Listener) -> Option<Self> {
         let (stream, _) = listener.socket.accept().ok()?;
         stream.set_nonblocking(true).ok()?;
-        Some(Self { stream, bytes: Vec::new(), deaf: false })
+        Some(Self { stream, bytes: Vec::new(), follows: false, deaf: false })
     }
 
     /// Reads what is there.
@@ -411,7 +413,7 @@ mod tests {
     fn nonsense_is_no_request() {
         let (near, mut far) = UnixStream::pair().unwrap();
         near.set_nonblocking(true).unwrap();
-        let mut client = Client { stream: near, bytes: Vec::new(), deaf: false };
+        let mut client = Client { stream: near, bytes: Vec::new(), follows: false, deaf: false };
         far.write_all(b"{\"sta").unwrap();
         assert!(matches!(client.hear(), Heard::Part));
         far.write_all(b"tus\"}\n").unwrap();

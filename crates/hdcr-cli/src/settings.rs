@@ -205,10 +205,19 @@ impl Settings {
         flag.or(self.config.checkpoint.timeout).unwrap_or(Duration::from_secs(30))
     }
 
-    /// The longest time for a restore.
-    pub(crate) fn restore_timeout(&self, flag: Option<Duration>) -> Duration {
-        flag.or(self.config.restore.timeout).unwrap_or(Duration::from_secs(30))
+    /// The longest time for a restore, when somebody has chosen one.
+    pub(crate) fn restore_timeout(&self, flag: Option<Duration>) -> Option<Duration> {
+        flag.or(self.config.restore.timeout)
     }
+}
+
+/// The longest time for a restore of an image of so many bytes: what was chosen, or else what a slow disk takes. A job that
+/// is too large for its time could never be rolled back.
+pub(crate) fn restore_time(chosen: Option<Duration>, stored: u64) -> Duration {
+    const BASE: Duration = Duration::from_secs(30);
+    /// Bytes in a second.
+    const SLOW: u64 = 16 << 20;
+    chosen.unwrap_or_else(|| BASE.saturating_add(Duration::from_secs(stored / SLOW)))
 }
 
 /// A path as seen from the root, without looking at the file system beyond the current directory.
@@ -280,6 +289,14 @@ mod tests {
         {
             assert!(toml::from_str::<Config>(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_large_image_has_the_time_that_it_takes_unless_somebody_has_chosen() {
+        let seconds = Duration::from_secs;
+        assert_eq!(restore_time(None, 1 << 20), seconds(30));
+        assert_eq!(restore_time(None, 64 << 30), seconds(30 + 4096));
+        assert_eq!(restore_time(Some(seconds(5)), 64 << 30), seconds(5));
     }
 
     #[test]

@@ -224,3 +224,12 @@ fn report(channel: &Channel, reply: &Reply) -> Result<Vec<PathBuf>> {
         _ => Err(silent()),
     }
 }
+
+#[cfg(test)]
+impl Worker {
+    /// One without a process, and its end of the channel.
+    pub(crate) fn of_test() -> (Self, Channel) {
+        let (near, far) = Channel::pair().unwrap();
+        (Self { pid: 0, channel: near }, far)
+    }
+}

@@ -8,6 +8,7 @@ mod jobs;
 mod keeper;
 mod pids;
 mod reboot;
+mod rollback;
 pub(crate) mod stage;
 mod terminal;
 mod trouble;
@@ -38,7 +39,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 29] = [
+const TRIALS: [Trial; 31] = [
     ("user_guests", user::guests),
     ("user_job", user::job),
     ("user_told", user::told),
@@ -62,6 +63,8 @@ const TRIALS: [Trial; 29] = [
     ("keeper_stopped", keeper::stopped),
     ("keeper_killed", keeper::killed),
     ("keeper_left", keeper::left),
+    ("keeper_interrupted", rollback::interrupted),
+    ("keeper_damaged", rollback::damaged),
     ("keeper_auto", keeper::auto),
     ("commands_json", commands::json),
     ("commands_settings", commands::settings),

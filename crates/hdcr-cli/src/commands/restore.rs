@@ -24,7 +24,7 @@ use crate::namespace::{self, Outside};
 use crate::output::Report;
 use crate::parts;
 use crate::process::shell_status;
-use crate::settings::absolute;
+use crate::settings::{absolute, restore_time};
 use crate::signals::Signals;
 use crate::task::{Place, RestoreTask};
 use crate::told::Since;
@@ -95,7 +95,7 @@ fn bring_back(
         journals: at.settings.journals(),
         map_path: args.map_path.clone(),
         since: known_of_files(place)?,
-        timeout: at.settings.restore_timeout(args.timeout),
+        timeout: restore_time(at.settings.restore_timeout(args.timeout), manifest.total_size()),
         detach: args.detach,
         progress: false,
     };

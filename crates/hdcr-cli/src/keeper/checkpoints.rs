@@ -29,8 +29,6 @@ pub(crate) struct Wish {
     pub(super) files: Option<Files>,
     pub(super) timeout: Duration,
     pub(super) then: Then,
-    /// The client wants to hear how far it is.
-    pub(super) progress: bool,
 }
 
 /// What a worker is doing.
@@ -48,7 +46,8 @@ pub(crate) struct Work {
     pub(super) worker: Worker,
     pub(super) errand: Errand,
     began: Instant,
-    /// It is killed then.
+    /// It is killed when it has not come further for so long.
+    limit: Duration,
     deadline: Instant,
     /// Its end of the channel is open.
     pub(super) listens: bool,
@@ -58,7 +57,28 @@ pub(crate) struct Work {
 impl Work {
     pub(super) fn new(worker: Worker, errand: Errand, limit: Duration) -> Self {
         let now = Instant::now();
-        Self { worker, errand, began: now, deadline: now + limit, listens: true, answer: None }
+        Self { worker, errand, began: now, limit, deadline: now + limit, listens: true, answer: None }
+    }
+
+    /// It has come further.
+    fn goes_on(&mut self) {
+        self.deadline = Instant::now() + self.limit;
+    }
+
+    /// Its time is over: it is killed, and has failed unless it has said something else.
+    fn is_late(&mut self) {
+        process::signal(self.worker.pid(), Signal::SIGKILL as i32);
+        self.deadline = Instant::now() + KILL_LIMIT;
+        let (what, remedy) = match self.errand {
+            Errand::Checkpoint { .. } => {
+                ("checkpoint", "look whether the store is slow or stands still; --timeout gives more")
+            }
+            Errand::Restore { .. } => {
+                ("restore", "`timeout` of [restore] in the configuration file gives it more time")
+            }
+        };
+        let message = format!("the {what} has not come further for {}", duration::show(self.limit));
+        self.answer.get_or_insert_with(|| Reply::Failed(Failure::new(Class::Failed, "late", message).remedy(remedy)));
     }
 
     /// Whether nobody waits for this worker.
@@ -94,8 +114,7 @@ impl Keeper {
         self.write_files_when_due();
         self.look_after_footing(now);
         if let Some(work) = self.work.as_mut().filter(|work| now >= work.deadline) {
-            process::signal(work.worker.pid(), Signal::SIGKILL as i32);
-            work.deadline = now + KILL_LIMIT;
+            work.is_late();
         }
         if self.work.is_none() && self.phase == Phase::Running {
             self.wishes.retain(|wish| wish.client.is_there());
@@ -120,13 +139,13 @@ impl Keeper {
             timeout: self.plan.timeout,
             then: Then::GoOn,
             watched: self.watch.is_some(),
-            progress: false,
+            // It tells that the work goes on.
+            progress: true,
         };
         let mut client = None;
         if let Some(wish) = wish {
             task.then = wish.then;
             task.timeout = wish.timeout;
-            task.progress = wish.progress;
             task.files = wish.files.unwrap_or(task.files);
             if let Some(target) = wish.target {
                 (task.target, task.keep) = (target, None);
@@ -149,14 +168,16 @@ impl Keeper {
     pub(super) fn on_answer(&mut self) -> Result<()> {
         let Some(work) = &mut self.work else { return Ok(()) };
         match work.worker.answer() {
-            Ok(Reply::Progress(step)) => match &mut work.errand {
-                Errand::Restore { bar } => bar.teller().at(step),
-                Errand::Checkpoint { client, .. } => {
-                    if let Some(client) = client {
+            Ok(Reply::Progress(step)) => {
+                work.goes_on();
+                match &mut work.errand {
+                    Errand::Restore { bar } => bar.teller().at(step),
+                    Errand::Checkpoint { client: Some(client), .. } if client.follows => {
                         client.tell(&Answer::Progress(step));
                     }
+                    Errand::Checkpoint { .. } => {}
                 }
-            },
+            }
             Ok(Reply::Frozen) => {
                 let touched = self.watch.as_mut().map(Watch::mark).unwrap_or_default();
                 if let Err(failure) = work.worker.tell(&Touched::from(touched.as_slice())) {
@@ -308,6 +329,7 @@ mod tests {
     use super::super::requests::Stop;
     use super::super::testing;
     use super::*;
+    use crate::progress::{Doing, Step};
 
     #[test]
     fn a_checkpoint_that_is_due_is_not_waited_for_in_a_job_that_is_to_end() {
@@ -319,5 +341,38 @@ mod tests {
         assert_eq!(keeper.time_left(), Some(Duration::ZERO));
         keeper.stop = Some(Stop { deadline: Some(Instant::now() + later), clients: Vec::new() });
         assert!(keeper.time_left() > Some(later / 2), "it would look again and again: {:?}", keeper.time_left());
+    }
+
+    /// A checkpoint that is as late as can be; the worker's end of its channel.
+    fn late_work(keeper: &mut Keeper) -> crate::channel::Channel {
+        let (worker, far) = Worker::of_test();
+        let errand = Errand::Checkpoint { at: Duration::ZERO, then: Then::GoOn, thawed: true, client: None };
+        keeper.work = Some(Work::new(worker, errand, Duration::ZERO));
+        far
+    }
+
+    #[test]
+    fn a_worker_that_comes_further_is_not_late() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut keeper = testing::keeper(folder.path());
+        let far = late_work(&mut keeper);
+        keeper.work.as_mut().unwrap().limit = Duration::from_hours(1);
+        far.send(&Reply::Progress(Step { doing: Doing::Writing, done: 1, total: 2 }), &[]).unwrap();
+        keeper.on_answer().unwrap();
+        let work = keeper.work.as_ref().unwrap();
+        assert!(work.deadline > Instant::now() + Duration::from_mins(30) && work.answer.is_none(), "{work:?}");
+    }
+
+    #[test]
+    fn a_worker_that_is_late_is_told_of_as_late() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut keeper = testing::keeper(folder.path());
+        let far = late_work(&mut keeper);
+        keeper.next_checkpoint = Instant::now() + Duration::from_hours(1);
+        keeper.on_time().unwrap();
+        drop(far);
+        keeper.on_worker_end().unwrap();
+        let trouble = keeper.trouble.unwrap_or_default();
+        assert!(trouble.contains("the checkpoint has not come further for"), "{trouble}");
     }
 }

@@ -10,12 +10,13 @@ use nix::sys::signal::Signal;
 use super::checkpoints::{Errand, Work};
 use super::{Keeper, Made, PAUSED, Phase};
 use crate::duration;
-use crate::failure::{Class, Failure, Result};
+use crate::failure::{Class, Failure, Result, chain};
 use crate::foreground::{KILL_LIMIT, tell};
 use crate::job::{Start, State};
 use crate::namespace;
 use crate::parts;
 use crate::process::{self, kill_all_below, shell_status};
+use crate::settings::restore_time;
 use crate::signals::REQUESTS_TO_END;
 use crate::task::{RestoreTask, Restored, Task};
 use crate::worker::Worker;
@@ -32,8 +33,10 @@ impl Keeper {
                 self.made = self.remembered()?;
                 self.remember_files();
                 let newest = self.made.last().copied();
-                let newest = newest
-                    .ok_or_else(|| Failure::refused("no-such-checkpoint", "the job has no checkpoint to go on from"))?;
+                let newest = newest.ok_or_else(|| {
+                    Failure::refused("no-such-checkpoint", "the job has no checkpoint to go on from")
+                        .remedy("--fresh begins anew")
+                })?;
                 self.note(&format!(
                     "job {} goes on from its checkpoint {} (--fresh begins anew)",
                     self.plan.name,
@@ -49,8 +52,15 @@ impl Keeper {
         let mut made = Vec::new();
         let mut first = None;
         for entry in parts::list(&self.plan.store, Some(&self.plan.name))? {
+            if entry.sequence <= self.record.after {
+                continue;
+            }
             let time = entry.manifest.map(|manifest| manifest.facts.clocks.realtime_ns);
-            if let (Ok(time), true) = (time, entry.sequence > self.record.after) {
+            if let Err(error) = &time {
+                let place = self.place(entry.sequence);
+                self.note(&format!("checkpoint {place} cannot be used: {}", chain(error)));
+            }
+            if let Ok(time) = time {
                 let since = time.saturating_sub(*first.get_or_insert(time));
                 let at = Duration::from_nanos(u64::try_from(since).unwrap_or(0));
                 made.push(Made { number: entry.sequence, at, when: None });
@@ -206,14 +216,15 @@ impl Keeper {
     /// Starts the worker that brings a checkpoint back.
     pub(super) fn restore(&mut self, made: Made) -> Result<()> {
         let place = self.place(made.number);
-        let needed =
-            parts::manifest(&place).map(|m| m.facts.processes.iter().map(|p| p.pid).collect::<BTreeSet<i32>>());
+        let manifest = parts::manifest(&place);
         self.phase = Phase::Restoring(made.number);
         self.ended_early.clear();
-        let needed = match needed {
-            Ok(needed) => needed,
+        let manifest = match manifest {
+            Ok(manifest) => manifest,
             Err(failure) => return self.not_restored(failure),
         };
+        let needed: BTreeSet<i32> = manifest.facts.processes.iter().map(|process| process.pid).collect();
+        let timeout = restore_time(self.plan.restore_timeout, manifest.total_size());
         if self.record.private_pids {
             namespace::next_pid_after(needed.last().copied().unwrap_or(0).saturating_add(64));
         }
@@ -223,15 +234,15 @@ impl Keeper {
             journals: self.plan.store.join(".rollback"),
             map_path: Vec::new(),
             since: self.undo_since(made.number),
-            timeout: self.plan.restore_timeout,
+            timeout,
             detach: false,
-            progress: bar.is_seen(),
+            progress: true,
         });
         let descriptors: Vec<_> = self.stdio.iter().map(AsFd::as_fd).collect();
         match Worker::start(&task, &descriptors, &needed) {
             Ok(worker) => {
                 self.set_apart_restorer(worker.pid());
-                self.work = Some(Work::new(worker, Errand::Restore { bar }, self.plan.restore_timeout + KILL_LIMIT));
+                self.work = Some(Work::new(worker, Errand::Restore { bar }, timeout.saturating_add(KILL_LIMIT)));
                 Ok(())
             }
             Err(failure) => self.not_restored(failure),
@@ -258,6 +269,16 @@ impl Keeper {
             Some(death) => self.on_death(death),
             None => Ok(()),
         }
+    }
+
+    /// The user does not want what is being restored: nothing is left of it, and files are as they were.
+    pub(super) fn give_up_restore(&mut self) -> Result<()> {
+        self.drop_work();
+        kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
+        if let Phase::Restoring(number) | Phase::Waiting(number) = self.phase {
+            parts::repair_files(&self.place(number), &self.plan.store.join(".rollback"));
+        }
+        Ok(())
     }
 
     /// The worker that restored has ended, perhaps by a kill, when it had said that the program runs.

@@ -28,12 +28,11 @@ use hdcr_policy::interval::Rhythm;
 use hdcr_policy::restart::{Death, History, Rules};
 
 use crate::failure::{Failure, Obstacle, Result};
-use crate::foreground::KILL_LIMIT;
 use crate::job::{Held, Record, Start, State};
 use crate::kinds::Every;
 use crate::namespace;
 use crate::output::Output;
-use crate::process::{Change, kill_all_below, next_change, signal};
+use crate::process::{Change, next_change, signal};
 use crate::registry::{Answer, Client, Listener};
 use crate::settings::Files;
 use crate::signals::{REQUESTS_TO_END, Received, Signals};
@@ -58,7 +57,8 @@ pub(crate) struct Plan {
     pub(crate) store: PathBuf,
     pub(crate) every: Every,
     pub(crate) timeout: Duration,
-    pub(crate) restore_timeout: Duration,
+    /// When it was chosen.
+    pub(crate) restore_timeout: Option<Duration>,
     pub(crate) keep: usize,
     pub(crate) rules: Rules,
     pub(crate) files: Files,
@@ -262,8 +262,7 @@ impl Keeper {
                 Ok(())
             }
             Phase::Restoring(_) | Phase::Waiting(_) if request => {
-                self.drop_work();
-                kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
+                self.give_up_restore()?;
                 self.finish(State::Paused, crate::process::shell_status(Death::Signal(received.number)));
                 Ok(())
             }

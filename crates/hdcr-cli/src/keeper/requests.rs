@@ -41,7 +41,8 @@ impl Keeper {
             Request::Status => client.answer(&Answer::Status(self.status())),
             Request::Checkpoint { target, files, timeout, then, progress } => {
                 let timeout = timeout.unwrap_or(self.plan.timeout);
-                self.wishes.push_back(Wish { client, target, files, timeout, then, progress });
+                client.follows = progress;
+                self.wishes.push_back(Wish { client, target, files, timeout, then });
             }
             Request::Stop { grace } => self.on_stop(client, grace),
         }

@@ -44,7 +44,7 @@ pub(super) fn keeper(folder: &Path) -> Keeper {
         store,
         every: Every::Fixed(Duration::from_hours(1)),
         timeout: Duration::from_mins(1),
-        restore_timeout: Duration::from_mins(1),
+        restore_timeout: None,
         keep: 3,
         rules: Rules { on: BTreeSet::new(), restarts: 5, slack: Duration::from_secs(1) },
         files: Files::default(),

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::Keeper;
 use crate::failure::{Failure, Result};
+use crate::job;
 use crate::told::Since;
 
 const VERSION: u32 = 1;
@@ -71,21 +71,13 @@ pub(crate) fn forget(store: &Path, name: &JobName) {
 }
 
 fn write(store: &Path, name: &JobName, tables: BTreeMap<u64, Since>, durable: bool) -> Result<()> {
-    let path = path(store, name);
-    let doing = || Failure::system::<std::io::Error>(format!("writing {}", path.display()));
     let bytes = serde_json::to_vec(&Stored { version: VERSION, tables });
     let bytes = bytes.map_err(Failure::system("encoding what was done to files"))?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MOST_BYTES {
         forget(store, name);
         return Ok(());
     }
-    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new("/"))).map_err(doing())?;
-    file.write_all(&bytes).map_err(doing())?;
-    if durable {
-        file.as_file().sync_all().map_err(doing())?;
-    }
-    file.persist(&path).map_err(|error| doing()(error.error))?;
-    Ok(())
+    job::put(&path(store, name), &bytes, durable)
 }
 
 impl Keeper {

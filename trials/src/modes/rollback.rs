@@ -1,0 +1,75 @@
+//! Roll-backs of jobs that do not go as usual: the user ends them in the middle; the newest checkpoint is damaged.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+
+use super::stage::{LIMIT, Lacking, Stage, counting, needs_root, shell, signal};
+use crate::wait;
+
+/// Files that the program writes anew after the checkpoint.
+const FILES: u32 = 400;
+
+/// A request to end that comes while files are rolled back leaves them as they were before the roll-back.
+pub(crate) fn interrupted(stage: &mut Stage<'_>) -> Result<()> {
+    const ROUNDS: usize = 10;
+    needs_root()?;
+    fs::create_dir(stage.path("data"))?;
+    let script = format!(
+        "for i in $(seq {FILES}); do echo old > data/$i; done; echo > ready; while [ ! -e go ]; do sleep 0.02; done; \
+         for i in $(seq {FILES}); do echo newer > data/$i; done; echo > changed; while :; do sleep 0.05; done"
+    );
+    for round in 0..ROUNDS {
+        if interrupted_once(stage, &script).with_context(|| format!("round {round}"))? {
+            return Ok(());
+        }
+    }
+    Err(Lacking("no roll-back was met in the middle").into())
+}
+
+/// `false`: the roll-back was over already.
+fn interrupted_once(stage: &mut Stage<'_>, script: &str) -> Result<bool> {
+    let name = "keeper-interrupted";
+    for file in ["ready", "go", "changed"] {
+        fs::remove_file(stage.path(file)).ok();
+    }
+    let run = ["run", "--name", name, "--fresh", "--every", "1h", "--files", "data", "--", "sh", "-c", script];
+    let mut job = stage.start(&run, "says")?;
+    stage.until_said("ready", "\n")?;
+    stage.expect(0, &["checkpoint", name])?;
+    fs::write(stage.path("go"), "")?;
+    stage.until_said("changed", "\n")?;
+    let journal = stage.path("store/.rollback/keeper-interrupted/rollback.journal");
+    signal(stage.only("sh -c")?, Signal::KILL);
+    wait::until("the roll-back", LIMIT, || {
+        let begun = fs::metadata(&journal).is_ok_and(|journal| journal.len() > 0);
+        Ok((begun || stage.text("says").contains("rolled back to")).then_some(()))
+    })?;
+    signal(job.id(), Signal::TERM);
+    let status = shell(wait::end_of(&mut job, "the job", LIMIT)?);
+    ensure!(status == 143, "the job ended with {status}: {}", stage.text("says"));
+    ensure!(!journal.exists(), "the roll-back is half done");
+    let all: BTreeSet<String> = (1..=FILES).map(|number| stage.text(&format!("data/{number}"))).collect();
+    ensure!(all.len() == 1, "some files are rolled back, and others are not: {all:?}");
+    Ok(all.contains("newer\n"))
+}
+
+/// A job whose newest checkpoint is damaged goes on from the one before, and says so.
+pub(crate) fn damaged(stage: &mut Stage<'_>) -> Result<()> {
+    let name = "keeper-damaged";
+    let script = counting("count", 150);
+    let run = ["run", "--name", name, "--every", "1h", "--", "sh", "-c", &script];
+    let mut job = stage.start(&run, "says")?;
+    stage.until_counted("count", 5)?;
+    stage.expect(0, &["checkpoint", name])?;
+    stage.until_counted("count", 10)?;
+    stage.expect(0, &["checkpoint", name, "--kill"])?;
+    let status = shell(wait::end_of(&mut job, "the job", LIMIT)?);
+    ensure!(status == 75, "the job ended with {status}");
+    fs::write(stage.path("store/jobs/keeper-damaged/2/manifest"), "nonsense")?;
+    let said = stage.expect(7, &run)?;
+    said.names(&["checkpoint keeper-damaged@2 cannot be used", "goes on from its checkpoint keeper-damaged@1"])?;
+    stage.counted("count", 150)
+}
