@@ -243,16 +243,26 @@ impl<'a> Freezing<'a> {
     }
 
     fn attempt(&self, pid: Pid, tid: Tid, wait_channel: &str) -> Result<Attempt> {
+        /// A first thread that has ended, for another one of its process to become the program, cannot be attached to; the
+        /// attempt waits for the end of that exec, and then the number is alive again. This often is enough for a program
+        /// that does nothing else.
+        const REPLACED: u32 = 16;
         // A running tracee cannot be let go again. So a sleep that no signal ends is waited out unattached, but for the
         // parent of a vfork child, which might never be caught awake.
         if tasks::state(pid, tid) == Some('D') && !waits_for_vfork(wait_channel) {
             return Ok(Attempt::Asleep);
         }
-        match self.calls.seize(tid, OPTIONS) {
-            Ok(()) => Ok(Attempt::New),
-            Err(Errno::ESRCH) => Ok(Self::dead_or_gone(pid, tid)),
-            Err(Errno::EPERM) => self.not_permitted(pid, tid),
-            Err(errno) => Err(failure("attaching to it", tid, errno)),
+        let mut denied = 0;
+        loop {
+            match self.calls.seize(tid, OPTIONS) {
+                Ok(()) => return Ok(Attempt::New),
+                Err(Errno::ESRCH) => return Ok(Self::dead_or_gone(pid, tid)),
+                Err(Errno::EPERM) => match self.not_permitted(pid, tid) {
+                    Err(MechanismError::NotPermitted { .. }) if denied < REPLACED => denied += 1,
+                    outcome => return outcome,
+                },
+                Err(errno) => return Err(failure("attaching to it", tid, errno)),
+            }
         }
     }
 
@@ -294,7 +304,7 @@ impl<'a> Freezing<'a> {
             let waiting: Vec<Tid> =
                 self.attached.iter().filter(|(_, a)| a.stand.is_none()).map(|(tid, _)| *tid).collect();
             if waiting.is_empty() || quiet > QUIET {
-                return Ok(moved);
+                return Ok(self.drop_replaced(&waiting) || moved);
             }
             let mut news = false;
             for tid in waiting {
@@ -311,6 +321,18 @@ impl<'a> Freezing<'a> {
                 }
             }
         }
+    }
+
+    /// Forgets numbers that a thread nobody has attached to has taken over by an exec: the next scan meets it. A child of
+    /// this very process is otherwise waited for as if it were still traced. True when there were any.
+    fn drop_replaced(&mut self, waiting: &[Tid]) -> bool {
+        let before = self.attached.len();
+        for tid in waiting {
+            if self.attached.get(tid).is_some_and(|attached| !self.traced_by_us(attached.pid, *tid)) {
+                self.attached.remove(tid);
+            }
+        }
+        self.attached.len() < before
     }
 
     /// Looks at a thread that has not stopped. True when something happened to it.

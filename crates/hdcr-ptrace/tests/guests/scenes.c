@@ -224,14 +224,32 @@ static void forks_storm(void) {
     *links = 1 << 20;
 }
 
-static void execs_storm(const char *self) {
+static int one_more(void) {
     int again = getenv("AGAIN") ? atoi(getenv("AGAIN")) : 0;
     char number[16];
     if (!again) ready();
-    if (again > 20000) return;
+    if (again > 20000) return 0;
     snprintf(number, sizeof number, "%d", again + 1);
     setenv("AGAIN", number, 1);
+    return 1;
+}
+
+static void *execs_again(void *self) {
+    execl(self, self, "thread_execs_storm", NULL);
+    return NULL;
+}
+
+/* Each new image is asked for by another thread than the first, which it replaces. */
+static void thread_execs_storm(char *self) {
     pthread_t t;
+    if (!one_more()) return;
+    pthread_create(&t, NULL, execs_again, self);
+    pthread_join(t, NULL);
+}
+
+static void execs_storm(const char *self) {
+    pthread_t t;
+    if (!one_more()) return;
     for (int i = 0; i < 3; i++) pthread_create(&t, NULL, sleeper, NULL);
     execl(self, self, "execs_storm", NULL);
 }
@@ -253,6 +271,7 @@ int main(int argc, char **argv) {
     else if (!strcmp(name, "threads_storm")) threads_storm();
     else if (!strcmp(name, "forks_storm")) forks_storm();
     else if (!strcmp(name, "execs_storm")) execs_storm(argv[0]);
+    else if (!strcmp(name, "thread_execs_storm")) thread_execs_storm(argv[0]);
     else return 9;
     say("ok\n");
     return 0;

@@ -203,7 +203,7 @@ pub(crate) fn held_by_another(mechanism: &dyn Mechanism, other: &(dyn Fn(Pid) ->
 
 /// Programs that make threads, processes and new images all the time.
 pub(crate) fn storms(mechanism: &dyn Mechanism) -> Outcome<()> {
-    for (name, times) in [("threads_storm", 40), ("forks_storm", 40), ("execs_storm", 40)] {
+    for (name, times) in [("threads_storm", 40), ("forks_storm", 40), ("execs_storm", 40), ("thread_execs_storm", 40)] {
         let mut scene = Scene::start(name)?;
         for _ in 0..times {
             let mut frozen = freeze(mechanism, scene.pid)?;
@@ -213,7 +213,7 @@ pub(crate) fn storms(mechanism: &dyn Mechanism) -> Outcome<()> {
             run_getpid(frozen.as_mut(), &tids).map_err(|error| format!("{name}: {error}"))?;
             frozen.thaw()?;
         }
-        if name != "execs_storm" {
+        if !name.ends_with("execs_storm") {
             scene.tell()?;
             scene.ends_well().or_else(|error| if name == "forks_storm" { Ok(()) } else { Err(error) })?;
         }
