@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 
 use crate::duration;
-use crate::kinds::{Condition, EndPolicy, Every, FilePolicyRule, PathMap, StdioTarget};
+use crate::kinds::{Condition, EndPolicy, Every, FilePolicyRule, PathMap, Snapshot, StdioTarget};
 
 /// Printed after the help of the whole program.
 const AFTER_HELP: &str = "\
@@ -185,6 +185,9 @@ pub(crate) struct FileArgs {
     /// What a restore does with pipes and sockets whose other end lies outside (not stdin, stdout, stderr) [default: refuse]
     #[arg(long, value_enum, value_name = "POLICY")]
     pub(crate) ends: Option<EndPolicy>,
+    /// How memory is read; `hdcr show --records` tells which way each mapping went, and why [default: auto]
+    #[arg(long, value_enum, value_name = "WAY", env = "HDCR_SNAPSHOT")]
+    pub(crate) snapshot: Option<Snapshot>,
 }
 
 /// `hdcr checkpoint`.
@@ -386,6 +389,7 @@ mod tests {
             "hdcr run --on exit:75 --on signal:TERM,signal:any -- true",
             "hdcr checkpoint 4711 -o f --kill --timeout 30s",
             "hdcr checkpoint n --stop",
+            "hdcr checkpoint n --snapshot precopy",
             "hdcr restore n@3 --detach --pidfile f --new-pids --map-path /a=/b --stdio null",
             "hdcr check 4711",
             "hdcr --json ps",

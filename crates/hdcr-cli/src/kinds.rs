@@ -184,6 +184,19 @@ pub(crate) enum EndPolicy {
     Reconnect,
 }
 
+/// How memory is read (`--snapshot`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Snapshot {
+    /// Processes above 16 MiB as by `precopy`, others as by `stop`
+    #[default]
+    Auto,
+    /// While the program runs; in the stop only what it has written since
+    Precopy,
+    /// All of it while the program stands still
+    Stop,
+}
+
 /// What becomes of a program after its checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

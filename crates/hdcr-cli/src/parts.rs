@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use hdcr_engine::checkpoint::{self, EndPolicy, EndRequest, FilePolicy, FileRequest, Request};
+use hdcr_engine::checkpoint::{self, EndPolicy, EndRequest, FilePolicy, FileRequest, Request, SnapshotRequest};
 use hdcr_engine::ids::Pid;
 use hdcr_engine::mechanism::{Deadline, Mechanism, Parent, Scope};
 use hdcr_engine::progress::{Phase, Progress};
@@ -80,6 +80,11 @@ fn request(task: &CheckpointTask, progress: Progress) -> Request {
         },
         ends: EndRequest { default: ends },
         compression: Compression::Lz4,
+        snapshot: match task.files.snapshot {
+            kinds::Snapshot::Auto => SnapshotRequest::Auto,
+            kinds::Snapshot::Precopy => SnapshotRequest::Ahead,
+            kinds::Snapshot::Stop => SnapshotRequest::Copy,
+        },
         progress,
     }
 }
@@ -110,13 +115,16 @@ pub(crate) fn checkpoint(
     });
     let surveyed = checkpoint::survey(request(task, progress))?;
     let notes = surveyed.notes().iter().map(obstacle).collect();
+    let prepared = surveyed.prepare(&mechanism, sink)?;
+    let prepared_for = prepared.stood();
     let halted = Instant::now();
-    let mut stopped = surveyed.freeze(&mechanism)?;
+    // Copying ahead may take long, and nobody waits for it: the stop has its whole time left.
+    let mut stopped = prepared.freeze(&mechanism, Deadline(halted + task.timeout))?;
     if task.watched {
         stopped = stopped.with_touched(tell(Reply::Frozen)?);
     }
     let facts = ManifestFacts { lineage: lineage.unwrap_or_default(), ..machine::facts("ptrace", "copy") };
-    let captured = stopped.capture(sink)?;
+    let captured = stopped.capture()?;
     let (pending, held, stopped_for) = if task.then == Then::GoOn {
         let pending = captured.thaw()?;
         let stopped_for = halted.elapsed();
@@ -147,6 +155,8 @@ pub(crate) fn checkpoint(
         processes: manifest.facts.processes.len(),
         bytes: manifest.total_size(),
         stopped_us: micros(stopped_for),
+        prepared_us: micros(prepared_for),
+        snapshot_by: manifest.facts.snapshot,
         total_us: micros(began.elapsed()),
         calls: mechanism.calls_made(),
         then: task.then,

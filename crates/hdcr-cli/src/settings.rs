@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::cli::{Common, FileArgs};
 use crate::duration;
 use crate::failure::{Class, Failure, Result};
-use crate::kinds::{EndPolicy, Every, FilePolicy, FilePolicyRule};
+use crate::kinds::{EndPolicy, Every, FilePolicy, FilePolicyRule, Snapshot};
 
 /// What of the environment and the user matters for places of files.
 #[derive(Clone, Debug, Default)]
@@ -105,6 +105,7 @@ pub(crate) struct CheckpointConfig {
     #[serde(default, deserialize_with = "time")]
     pub(crate) timeout: Option<Duration>,
     pub(crate) ends: Option<EndPolicy>,
+    pub(crate) snapshot: Option<Snapshot>,
 }
 
 /// `[restore]`.
@@ -143,6 +144,8 @@ pub(crate) struct Files {
     pub(crate) policies: Vec<FilePolicyRule>,
     /// And with ends that lead out of the program.
     pub(crate) ends: EndPolicy,
+    /// And with memory.
+    pub(crate) snapshot: Snapshot,
 }
 
 /// Configuration files and flags together.
@@ -191,8 +194,10 @@ impl Settings {
             policies.insert(absolute(&rule.path)?, rule.policy);
         }
         let ends = args.ends.or(self.config.checkpoint.ends).unwrap_or_default();
+        let snapshot = args.snapshot.or(self.config.checkpoint.snapshot).unwrap_or_default();
         let policies = policies.into_iter().map(|(path, policy)| FilePolicyRule { path, policy }).collect();
-        Ok(Files { always: always?, limit: args.limit.or(config.limit).unwrap_or(64 << 20), policies, ends })
+        let limit = args.limit.or(config.limit).unwrap_or(64 << 20);
+        Ok(Files { always: always?, limit, policies, ends, snapshot })
     }
 
     /// Where restores keep what their roll-back of files replaces.
@@ -254,6 +259,7 @@ fn merge(under: Config, over: Config) -> Config {
         checkpoint: CheckpointConfig {
             timeout: over.checkpoint.timeout.or(under.checkpoint.timeout),
             ends: over.checkpoint.ends.or(under.checkpoint.ends),
+            snapshot: over.checkpoint.snapshot.or(under.checkpoint.snapshot),
         },
         restore: RestoreConfig { timeout: over.restore.timeout.or(under.restore.timeout) },
         files: FilesConfig {

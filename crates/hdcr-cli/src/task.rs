@@ -108,6 +108,12 @@ pub(crate) struct Checkpointed {
     pub(crate) bytes: u64,
     /// How long the program stood still.
     pub(crate) stopped_us: u64,
+    /// And before that, so that it could be copied while it ran.
+    #[serde(default)]
+    pub(crate) prepared_us: u64,
+    /// How its memory was read.
+    #[serde(default)]
+    pub(crate) snapshot_by: String,
     /// How long all of it took.
     pub(crate) total_us: u64,
     /// Calls on the program's tasks.
@@ -137,8 +143,10 @@ impl Checkpointed {
             Then::Stop => ", left stopped",
         };
         let size = crate::duration::show_size(self.bytes);
+        let before =
+            if self.prepared_us == 0 { String::new() } else { format!(" (and {} before)", time(self.prepared_us)) };
         format!(
-            "{place}: {} process(es), {size}, stopped for {}, {} in all{then}",
+            "{place}: {} process(es), {size}, stopped for {}{before}, {} in all{then}",
             self.processes,
             time(self.stopped_us),
             time(self.total_us)

@@ -1,17 +1,20 @@
 //! The capture of a stopped tree, and what a kind has at hand while it captures.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
 
 use hdcr_image::hdcr_layout::{Registers, Task, TaskState};
-use hdcr_image::{ImageWriter, List, ProcessName, Record};
+use hdcr_image::{List, ProcessName, Record};
 use nix::libc;
 
 use crate::batch::{Arg, Batch, Replies};
 use crate::checkpoint::Request;
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::ids::{Fd, Pid, Tid};
+use crate::ids::{Fd, Pid, RemotePtr, Tid};
 use crate::mechanism::{Frozen, FrozenProcess, Stand};
 use crate::memory::{self, MmRecord, kin};
 use crate::model::{self, ObjectId};
@@ -20,12 +23,12 @@ use crate::procfs::{self, MapLine};
 use crate::progress::{self, Meter, Phase};
 use crate::resource::socket::Queues;
 use crate::resource::{FileView, backing, contents, late, listed, touched};
+use crate::snapshot::ahead::Ahead;
+use crate::snapshot::outlet::Outlet;
+use crate::snapshot::{choice, kept};
 use crate::survey;
 use crate::task::{Answer, Site, TASKS, TaskView};
 use crate::tree::{self, Band, ProcessRecord, ThreadRecord};
-
-/// Contents that are kept in memory until the tree goes on; what is more goes to the sink under the freeze.
-const BUFFER: usize = 160 << 20;
 
 /// An open file of the tree with all descriptors that lead to it.
 #[derive(Clone, Debug)]
@@ -58,8 +61,8 @@ pub struct Capture<'a> {
     pub(crate) files: Vec<OpenFile>,
     pub(crate) by_inode: BTreeMap<u64, Vec<usize>>,
     pub(crate) frames: Vec<PendingFrame>,
-    /// Contents of objects, as pieces (object, byte offset, bytes; a multiple of 4096 but for nothing).
-    pub(crate) contents: Vec<(ObjectId, u64, Vec<u8>)>,
+    /// What was copied before, and the contents of objects that are kept until the tree runs (multiples of 4096 bytes).
+    pub(crate) ahead: Ahead,
     pub(crate) shared: BTreeMap<(&'static str, u64, u64), ObjectId>,
     /// Files that open files and mappings share; what is kept of them is decided at the end.
     pub(crate) inodes: contents::Inodes,
@@ -73,18 +76,19 @@ pub struct Capture<'a> {
     pub(crate) queues: Option<Queues>,
     /// What a restore must be able to do, by name.
     pub(crate) needs: Vec<String>,
-    pub(crate) buffered: usize,
     /// Pages that a process shares with its parent, by address space: the image holds them once.
     pub(crate) alike: BTreeMap<ObjectId, kin::Alike>,
     pub(crate) meter: Meter,
-    pub(crate) writer: Option<ImageWriter>,
+    /// Where contents go that are more than memory keeps.
+    pub(crate) out: Option<&'a mut Outlet>,
 }
 
 /// What a capture leaves in memory.
 #[derive(Debug)]
 pub(crate) struct Taken {
     pub(crate) frames: Vec<PendingFrame>,
-    pub(crate) contents: Vec<(ObjectId, u64, Vec<u8>)>,
+    pub(crate) ahead: Ahead,
+    pub(crate) snapshot: String,
     pub(crate) late: Vec<late::LateFile>,
     pub(crate) processes: Vec<ProcessName>,
     pub(crate) command: Vec<Vec<u8>>,
@@ -94,7 +98,7 @@ pub(crate) struct Taken {
 
 impl<'a> Capture<'a> {
     /// A capture that has nothing yet.
-    pub(crate) fn new(frozen: &'a mut dyn Frozen, request: &'a Request, writer: Option<ImageWriter>) -> Self {
+    pub(crate) fn new(frozen: &'a mut dyn Frozen, request: &'a Request, out: Option<&'a mut Outlet>) -> Self {
         let meter = Meter::begin(&request.progress, Phase::Reading, || progress::own_memory(frozen.processes()));
         Self {
             frozen,
@@ -102,7 +106,7 @@ impl<'a> Capture<'a> {
             files: Vec::new(),
             by_inode: BTreeMap::new(),
             frames: Vec::new(),
-            contents: Vec::new(),
+            ahead: Ahead::default(),
             shared: BTreeMap::new(),
             inodes: contents::Inodes::default(),
             late: Vec::new(),
@@ -110,10 +114,9 @@ impl<'a> Capture<'a> {
             in_flight: BTreeMap::new(),
             queues: None,
             needs: Vec::new(),
-            buffered: 0,
             alike: BTreeMap::new(),
             meter,
-            writer,
+            out,
         }
     }
 }
@@ -170,11 +173,38 @@ impl Capture<'_> {
     /// of a file is filled up with zeros, and the record keeps the true length. Pieces of zeros take no room.
     pub(crate) fn content(&mut self, id: ObjectId, offset: u64, bytes: Vec<u8>) -> Result<()> {
         self.meter.add(bytes.len());
-        if let (Some(writer), true) = (&mut self.writer, self.buffered + bytes.len() > BUFFER) {
-            return Ok(writer.pages(id.0, offset, &bytes)?);
+        if let (Some(out), false) = (&mut self.out, self.ahead.kept.takes(bytes.len())) {
+            return out.piece(id.0, offset, bytes);
         }
-        self.buffered += bytes.len();
-        self.contents.push((id, offset, bytes));
+        self.ahead.kept.keep(id, offset, bytes);
+        Ok(())
+    }
+
+    /// Reads pages of a stopped process, through its memory file where that is given.
+    pub(crate) fn memory(
+        &mut self,
+        (pid, id): (Pid, ObjectId),
+        memory: Option<&File>,
+        range: &Range<u64>,
+    ) -> Result<()> {
+        let len = kept::length(range);
+        let frozen = &self.frozen;
+        let read = |into: &mut [u8]| {
+            match memory {
+                Some(memory) => memory
+                    .read_exact_at(into, range.start)
+                    .map_err(Error::system("reading memory", format!("process {pid}")))?,
+                None => frozen.read(pid, RemotePtr(range.start), into)?,
+            }
+            Ok(into.len())
+        };
+        if !self.ahead.kept.takes(len) {
+            let mut bytes = vec![0; len];
+            read(&mut bytes)?;
+            return self.content(id, range.start, bytes);
+        }
+        self.meter.add(len);
+        self.ahead.kept.fill(id, std::slice::from_ref(range), read)?;
         Ok(())
     }
 }
@@ -190,7 +220,7 @@ struct Subject {
 }
 
 /// Captures a stopped tree.
-pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, writer: ImageWriter) -> Result<(ImageWriter, Taken)> {
+pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, out: &mut Outlet, mut ahead: Ahead) -> Result<Taken> {
     let processes = frozen.processes().to_vec();
     let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
     if processes.iter().all(|process| process.threads.is_empty()) {
@@ -199,8 +229,13 @@ pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, writer: ImageW
             what: "none of its processes lives any more".to_owned(),
         });
     }
-    let mut look = look_again(request, &pids)?;
-    let mut cx = Capture::new(frozen, request, Some(writer));
+    let mut look = look_again(request, &pids, &ahead.known)?;
+    for (pid, _) in choice::weigh(&look).into_iter().filter(|(_, weight)| weight.direct) {
+        ahead.give_up(pid, out)?;
+    }
+    let mut cx = Capture::new(frozen, request, Some(out));
+    cx.next_id = ahead.next_id;
+    cx.ahead = ahead;
     openfile::group(&mut cx, std::mem::take(&mut look.files))?;
     let mut subjects = Vec::new();
     for process in &processes {
@@ -223,7 +258,7 @@ pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, writer: ImageW
     contents::finish(&mut cx)?;
     let clocks = clock::capture(pids.first().copied().unwrap_or(Pid(0)));
     cx.frame(ObjectId(0), &clocks)?;
-    taken(cx, &processes)
+    Ok(taken(cx, &processes))
 }
 
 /// Finds pages that processes share since a fork, and has the image hold them once.
@@ -233,20 +268,16 @@ fn alike(cx: &mut Capture<'_>, processes: &[FrozenProcess], subjects: &[Subject]
         members.push(kin::Member { pid: process.pid, mm: subject.mm, lines: &subject.lines });
     }
     cx.alike = kin::look(&members)?;
-    if let Some(writer) = &mut cx.writer {
-        for subject in subjects {
-            let Some(alike) = cx.alike.get(&subject.mm) else { continue };
-            for range in &alike.ranges {
-                writer.alike(subject.mm.0, alike.from.0, range.clone())?;
-            }
-        }
+    for subject in subjects {
+        let Some(alike) = cx.alike.get(&subject.mm) else { continue };
+        cx.ahead.alike.extend(alike.ranges.iter().map(|range| (subject.mm, alike.from, range.clone())));
     }
     Ok(())
 }
 
 /// Looks at the tree once more, now that nothing moves: whatever came since the survey must be known too.
-fn look_again(request: &Request, pids: &[Pid]) -> Result<survey::Look> {
-    let look = survey::look(pids)?;
+fn look_again(request: &Request, pids: &[Pid], known: &survey::Known) -> Result<survey::Look> {
+    let look = survey::look(pids, known)?;
     let (refusals, _) = survey::judge(request, &look)?;
     if refusals.0.is_empty() { Ok(look) } else { Err(Error::Refused(refusals)) }
 }
@@ -262,7 +293,7 @@ fn subject(cx: &mut Capture<'_>, process: &FrozenProcess, look: &mut survey::Loo
         subject: format!("process {}", process.pid),
         what: "it was not seen under the freeze".into(),
     };
-    let mm = cx.new_id();
+    let mm = cx.ahead.object(process.pid).unwrap_or_else(|| cx.new_id());
     let lines = memory::capture::own_lines(cx, process.pid, look.lines.remove(&process.pid).ok_or_else(gone)?);
     let vdso = memory::capture::vdso(cx, process.pid, &lines)?;
     let mut threads = Vec::new();
@@ -421,9 +452,8 @@ fn task(kin: &Kin<'_>, tid: Tid, comm: &[u8], state: TaskState) -> Task {
     }
 }
 
-fn taken(cx: Capture<'_>, processes: &[FrozenProcess]) -> Result<(ImageWriter, Taken)> {
-    let Capture { frames, contents, late, writer, needs, .. } = cx;
-    let writer = writer.ok_or_else(|| Error::Unsound("a capture without a writer".to_owned()))?;
+fn taken(cx: Capture<'_>, processes: &[FrozenProcess]) -> Taken {
+    let Capture { frames, ahead, late, needs, .. } = cx;
     let names = processes.iter().map(|process| {
         let comm = procfs::stat(process.pid).map(|stat| stat.comm).unwrap_or_default();
         ProcessName { pid: process.pid.0, comm }
@@ -432,5 +462,7 @@ fn taken(cx: Capture<'_>, processes: &[FrozenProcess]) -> Result<(ImageWriter, T
     let line = procfs::read(root, "cmdline").unwrap_or_default();
     let line = line.strip_suffix(b"\0").unwrap_or(&line);
     let command = line.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
-    Ok((writer, Taken { frames, contents, late, processes: names.collect(), command, root_pid: root.0, needs }))
+    let processes = names.collect();
+    let snapshot = ahead.in_words();
+    Taken { frames, ahead, snapshot, late, processes, command, root_pid: root.0, needs }
 }

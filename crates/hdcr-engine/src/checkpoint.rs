@@ -1,15 +1,22 @@
 //! A checkpoint from the request to the snapshot: each phase is a value that the next one consumes.
 //!
-//! [`survey`] → [`Surveyed`] → freeze → [`Stopped`] → capture → [`Captured`] → thaw → [`Pending`] → persist →
-//! [`Durable`] → commit.
+//! [`survey`] → [`Surveyed`] → prepare → [`Prepared`] → freeze → [`Stopped`] → capture → [`Captured`] → thaw →
+//! [`Pending`] → persist → [`Durable`] → commit.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use hdcr_image::{Compression, Durable, ImageWriter, ManifestFacts, Options, Record, Sink};
 
 use crate::capture::{self, Taken};
 use crate::error::{Error, Refusal, Refusals, Result};
+use crate::ids::Pid;
 use crate::mechanism::{Deadline, Frozen, Mechanism, Scope};
 use crate::progress::{Meter, Phase, Progress};
 use crate::resource::late::LateRecord;
+use crate::snapshot::ahead::Ahead;
+use crate::snapshot::choice::{self, Weight};
+use crate::snapshot::outlet::Outlet;
 use crate::survey;
 
 /// What is to be checkpointed.
@@ -27,6 +34,20 @@ pub struct Request {
     pub compression: Compression,
     /// Who is told how far it is.
     pub progress: Progress,
+    /// How memory is read.
+    pub snapshot: SnapshotRequest,
+}
+
+/// How memory is read (`--snapshot`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SnapshotRequest {
+    /// Large processes are copied ahead, small ones in the stop.
+    #[default]
+    Auto,
+    /// All are copied while they run, as far as that is possible, and in the stop only what they have written since.
+    Ahead,
+    /// All are copied in the stop.
+    Copy,
 }
 
 /// Which file contents a checkpoint keeps (`--files`, `file-policy`).
@@ -85,13 +106,25 @@ pub struct Surveyed {
     refusals: Refusals,
     notes: Vec<Refusal>,
     processes: usize,
+    weights: BTreeMap<Pid, Weight>,
+}
+
+/// A tree that runs, and of whose memory much is copied.
+#[derive(Debug)]
+pub struct Prepared {
+    request: Request,
+    out: Outlet,
+    ahead: Ahead,
 }
 
 /// A stopped tree, not captured yet. Dropping it thaws.
 #[derive(Debug)]
 pub struct Stopped {
     request: Request,
+    // Let go before the rest is dropped, which may take a while.
     frozen: Box<dyn Frozen>,
+    out: Outlet,
+    ahead: Ahead,
 }
 
 /// A captured tree, still stopped. Dropping it thaws and forgets.
@@ -104,7 +137,7 @@ pub struct Captured {
 /// What was captured, to be made durable; the tree goes on (or is held by a [`Held`]).
 #[derive(Debug)]
 pub struct Pending {
-    writer: ImageWriter,
+    out: Outlet,
     taken: Taken,
     progress: Progress,
 }
@@ -119,22 +152,23 @@ const LOOKS: usize = 3;
 /// Looks at a tree while it runs. It changes under our eyes, and two files of `/proc` need not fit each other: what only
 /// one look shows is left to the look under the freeze.
 pub fn survey(request: Request) -> Result<Surveyed> {
-    let (mut refusals, mut notes, mut processes) = survey_once(&request)?;
+    let mut surveyed = survey_once(request)?;
     for _ in 1..LOOKS {
-        if refusals.0.is_empty() {
+        if surveyed.refusals.0.is_empty() {
             break;
         }
-        let again = survey_once(&request)?;
-        refusals.0.retain(|refusal| again.0.0.contains(refusal));
-        (notes, processes) = (again.1, again.2);
+        let before = surveyed.refusals;
+        surveyed = survey_once(surveyed.request)?;
+        surveyed.refusals.0.retain(|refusal| before.0.contains(refusal));
     }
-    Ok(Surveyed { request, refusals, notes, processes })
+    Ok(surveyed)
 }
 
-fn survey_once(request: &Request) -> Result<(Refusals, Vec<Refusal>, usize)> {
-    let pids = survey::processes(request)?;
-    let (refusals, notes) = survey::judge(request, &survey::look(&pids)?)?;
-    Ok((refusals, notes, pids.len()))
+fn survey_once(request: Request) -> Result<Surveyed> {
+    let pids = survey::processes(&request)?;
+    let look = survey::look(&pids, &BTreeMap::new())?;
+    let (refusals, notes) = survey::judge(&request, &look)?;
+    Ok(Surveyed { request, refusals, notes, processes: pids.len(), weights: choice::weigh(&look) })
 }
 
 impl Surveyed {
@@ -153,13 +187,38 @@ impl Surveyed {
         self.processes
     }
 
-    /// Stops the tree and looks again. Refuses when anything stands in the way, and lets the tree go on then.
-    pub fn freeze(self, mechanism: &dyn Mechanism) -> Result<Stopped> {
+    /// Copies what can be copied while the tree runs. Refuses when anything stands in the way. What was copied goes to the
+    /// sink at once.
+    pub fn prepare(self, mechanism: &dyn Mechanism, sink: Box<dyn Sink>) -> Result<Prepared> {
         if !self.refusals.0.is_empty() {
             return Err(Error::Refused(self.refusals));
         }
-        let frozen = mechanism.freeze(self.request.scope, self.request.by)?;
-        Ok(Stopped { request: self.request, frozen })
+        let writer = ImageWriter::new(sink, Options { compression: self.request.compression })?;
+        let mut out = Outlet::begin(writer)?;
+        let chosen = choice::ahead(self.request.snapshot, &self.weights);
+        let mut ahead = Ahead::default();
+        if !chosen.is_empty() {
+            ahead = Ahead::begin(mechanism, &self.request, &chosen, self.request.by)?;
+            ahead.rounds(&mut out)?;
+        }
+        let rest = self.weights.iter().filter(|(pid, _)| ahead.object(**pid).is_none());
+        ahead.make_ready(rest.map(|(_, weight)| weight.size).sum());
+        Ok(Prepared { request: self.request, out, ahead })
+    }
+}
+
+impl Prepared {
+    /// How long the tree stood still so that it could be copied while it ran.
+    pub fn stood(&self) -> Duration {
+        self.ahead.stood
+    }
+
+    /// Stops the tree.
+    pub fn freeze(self, mechanism: &dyn Mechanism, by: Deadline) -> Result<Stopped> {
+        let Self { request, mut out, ahead } = self;
+        let frozen = mechanism.freeze(request.scope, by)?;
+        out.until(Some(by));
+        Ok(Stopped { request, frozen, out, ahead })
     }
 }
 
@@ -171,13 +230,21 @@ impl Stopped {
         self
     }
 
-    /// Reads everything. What does not fit the buffer goes to the sink at once, the rest is kept until
-    /// [`Pending::persist`].
-    pub fn capture(mut self, sink: Box<dyn Sink>) -> Result<Captured> {
-        let writer = ImageWriter::new(sink, Options { compression: self.request.compression })?;
-        let (writer, taken) = capture::capture(self.frozen.as_mut(), &self.request, writer)?;
-        let progress = self.request.progress;
-        Ok(Captured { frozen: self.frozen, pending: Pending { writer, taken, progress } })
+    /// Looks again, and reads everything that is not copied yet. Refuses when anything stands in the way. What does not fit
+    /// the buffer goes to the sink at once, the rest is kept until [`Pending::persist`].
+    pub fn capture(mut self) -> Result<Captured> {
+        let taken = capture::capture(self.frozen.as_mut(), &self.request, &mut self.out, self.ahead);
+        // The tree goes on before anything else is given up.
+        let Self { request, frozen, mut out, .. } = self;
+        let taken = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                drop(frozen);
+                return Err(error);
+            }
+        };
+        out.until(None);
+        Ok(Captured { frozen, pending: Pending { out, taken, progress: request.progress } })
     }
 }
 
@@ -215,13 +282,11 @@ impl Pending {
     /// Writes what is left and makes all of it durable. `facts` holds what only the edge knows (versions, clocks, host);
     /// processes and command are filled in here. It is not visible before [`Durable::commit`].
     pub fn persist(self, facts: ManifestFacts) -> Result<Durable> {
-        let Self { mut writer, taken, progress } = self;
-        let total = || taken.contents.iter().map(|(_, _, bytes)| bytes.len() as u64).sum();
+        let Self { mut out, mut taken, progress } = self;
+        let total = || taken.ahead.kept.pieces().map(|(_, _, bytes)| bytes.len() as u64).sum();
         let meter = Meter::begin(&progress, Phase::Writing, total);
-        for (id, at, bytes) in &taken.contents {
-            writer.pages(id.0, *at, bytes)?;
-            meter.add(bytes.len());
-        }
+        taken.ahead.settle(&mut out, &mut |bytes| meter.add(bytes))?;
+        let mut writer = out.end()?;
         for file in &taken.late {
             let record = file.read(&mut |at, bytes| Ok(writer.pages(file.id.0, at, &bytes)?))?;
             if let Some(record) = record {
@@ -237,6 +302,7 @@ impl Pending {
             command: taken.command,
             root_pid: taken.root_pid,
             needs: taken.needs,
+            snapshot: taken.snapshot,
             ..facts
         };
         Meter::begin(&progress, Phase::Settling, || 0);

@@ -28,6 +28,7 @@ mod resume;
 mod rights;
 pub mod rollback;
 pub mod show;
+mod snapshot;
 mod stored;
 pub mod survey;
 mod task;

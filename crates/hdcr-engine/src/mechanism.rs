@@ -191,6 +191,8 @@ pub trait Frozen: fmt::Debug {
     fn read(&self, pid: Pid, at: RemotePtr, into: &mut [u8]) -> Result<()>;
     /// A duplicate, here, of a descriptor of the process.
     fn descriptor(&self, pid: Pid, fd: Fd) -> Result<OwnedFd>;
+    /// Prepares to follow what a process writes, beyond the thaw. An error: it cannot be done for this process.
+    fn follow(&mut self, pid: Pid) -> Result<Box<dyn Watch>>;
     /// Address ranges that hold something of the mechanism's own in this process (never part of an image).
     fn own_ranges(&self, pid: Pid) -> Vec<Range<u64>>;
     /// Lets all go on as they stood; a stopped job stays stopped.
@@ -199,6 +201,60 @@ pub trait Frozen: fmt::Debug {
     fn leave_stopped(self: Box<Self>) -> Result<()>;
     /// Kills all with `SIGKILL` while none of them runs another instruction.
     fn kill(self: Box<Self>) -> Result<()>;
+}
+
+/// Whether a mapping is followed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Followed {
+    /// It is, from now on.
+    Yes,
+    /// Something else follows it: a userfaultfd of the program's own.
+    Taken,
+    /// The kernel does not follow such a mapping.
+    Impossible,
+}
+
+/// What was found written in a followed mapping.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Written {
+    /// These pages, and with them some that hold nothing. Where a whole page table is gone see [`Watch::may_have_vanished`].
+    Pages(Vec<Range<u64>>),
+    /// The range, or a part of it, is not followed (any more): it is another mapping than the one that was.
+    Unfollowed,
+}
+
+/// An address space in which writes are followed while its program runs. Dropping it ends that, and so does the death of
+/// the engine; nothing of it stays in the program.
+///
+/// Ranges are multiples of a page. A range that is asked for must lie in one mapping.
+pub trait Watch: fmt::Debug + Send {
+    /// Looks at what the process is now: it may have executed another program since.
+    fn renew(&mut self) -> Result<()>;
+    /// Follows a whole mapping from now on.
+    fn follow(&self, mapping: &Range<u64>) -> Result<Followed>;
+    /// Pages written since they were protected, which are protected again; this makes page tables for a range that has none.
+    /// After [`Written::Unfollowed`] any page of the range may have been protected.
+    fn take_written(&self, range: &Range<u64>) -> Result<Written>;
+    /// Pages written since they were protected.
+    fn written(&self, range: &Range<u64>) -> Result<Written>;
+    /// Whether pages may have vanished unseen with the whole page table that this page is in.
+    fn may_have_vanished(&self, page: u64) -> Result<bool>;
+    /// Pages of a range that hold something; never the zero page.
+    fn filled(&self, range: &Range<u64>, pages: Pages) -> Result<Vec<Range<u64>>>;
+    /// Reads pages while the program runs or stands still, in order and without gaps; how many bytes could be read
+    /// before the first page that could not.
+    fn read(&self, pages: &[Range<u64>], into: &mut [u8]) -> Result<usize>;
+    /// Takes the protection off a range again, which holds up the program less than the end of the watch does.
+    fn expose(&self, range: &Range<u64>) -> Result<()>;
+}
+
+/// Which pages are meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pages {
+    /// All with contents.
+    Filled,
+    /// Those that do not belong to the mapped file.
+    Anonymous,
 }
 
 /// Parent of a task made by [`Nursery::birth`].

@@ -14,6 +14,7 @@ use crate::model::{self, ObjectId};
 use crate::openfile::OpenFileRecord;
 use crate::resource::socket::SocketRecord;
 use crate::resource::{self, contents, directory, fifo, late, listed, locks, pipe, pty, regfile, touched};
+use crate::snapshot::record::WaysRecord;
 use crate::stored::{self, Model};
 use crate::task;
 use crate::tree::{ProcessRecord, StoredProcess, Tasks, ThreadRecord};
@@ -207,6 +208,7 @@ const OWN: &[Own] = &[
     own::<OpenFileRecord>("open file"),
     own::<ClockRecord>("clocks"),
     own::<VdsoRecord>("vdso"),
+    Own { tag: <WaysRecord as Record>::TAG, name: "snapshot", show: ways },
     own::<contents::InodeRecord>("file"),
     own::<listed::ListedRecord>("listed files"),
     own::<touched::TouchedRecord>("touched files"),
@@ -220,6 +222,11 @@ const OWN: &[Own] = &[
 
 fn words<R: Record + Debug>(version: u16, body: &[u8]) -> String {
     model::decode::<R>(version, body).map_or_else(|error| error.to_string(), |record| format!("{record:?}"))
+}
+
+/// How each mapping was read, and why so.
+fn ways(version: u16, body: &[u8]) -> String {
+    model::decode::<WaysRecord>(version, body).map_or_else(|error| error.to_string(), |ways| ways.words())
 }
 
 /// A line a mapping, as in `/proc/PID/maps`.

@@ -18,6 +18,7 @@ use crate::procfs;
 use crate::progress::Meter;
 use crate::resource;
 use crate::restore::{Contents, StoredFrame};
+use crate::snapshot::record::WaysRecord;
 use crate::task::TASKS;
 use crate::tree::{self, ProcessRecord, StoredProcess, Tasks, ThreadRecord};
 
@@ -43,6 +44,7 @@ pub(crate) fn known() -> Vec<KnownTag> {
         KnownTag::of::<OpenFileRecord>(),
         KnownTag::of::<ClockRecord>(),
         KnownTag::of::<VdsoRecord>(),
+        KnownTag::of::<WaysRecord>(),
     ];
     let files = resource::FILES.iter().map(|kind| KnownTag { tag: kind.tag, version: kind.version, name: kind.name });
     let tasks = TASKS.iter().map(|kind| KnownTag { tag: kind.tag, version: kind.version, name: kind.name });

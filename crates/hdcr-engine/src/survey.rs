@@ -12,6 +12,7 @@ use crate::memory;
 use crate::openfile;
 use crate::procfs::{self, MapLine};
 use crate::resource::{self, FileView, backing};
+use crate::snapshot::{ahead, space};
 use crate::task::{Site, TASKS, TaskView};
 use crate::tree;
 
@@ -68,11 +69,15 @@ pub(crate) struct Look {
     pub(crate) lines: BTreeMap<Pid, Vec<MapLine>>,
 }
 
-/// Looks at the processes. One that is gone when we come to it is left out.
-pub(crate) fn look(pids: &[Pid]) -> Result<Look> {
+/// Mappings with their flags, of processes whose memory is followed.
+pub(crate) type Known = BTreeMap<Pid, Vec<MapLine>>;
+
+/// Looks at the processes. One that is gone when we come to it is left out. For those that are `known` the kernel need not
+/// walk over all pages.
+pub(crate) fn look(pids: &[Pid], known: &Known) -> Result<Look> {
     let mut look = Look { pids: pids.to_vec(), tasks: Vec::new(), files: Vec::new(), lines: BTreeMap::new() };
     for pid in pids {
-        match look_at(*pid, &mut look) {
+        match look_at(*pid, &mut look, known) {
             Ok(()) => {}
             Err(_) if procfs::stat(*pid).is_ok_and(|stat| stat.state == b'Z') || procfs::stat(*pid).is_err() => {}
             Err(error) => return Err(error),
@@ -81,7 +86,7 @@ pub(crate) fn look(pids: &[Pid]) -> Result<Look> {
     Ok(look)
 }
 
-fn look_at(pid: Pid, look: &mut Look) -> Result<()> {
+fn look_at(pid: Pid, look: &mut Look, known: &Known) -> Result<()> {
     if procfs::stat(pid)?.state == b'Z' && procfs::numbers(pid, "task")?.len() <= 1 {
         return Ok(());
     }
@@ -96,12 +101,24 @@ fn look_at(pid: Pid, look: &mut Look) -> Result<()> {
         }
     }
     look.files.extend(openfile::views(pid)?);
-    let lines = procfs::parse_smaps(&procfs::read(pid, "smaps")?);
-    look.lines.insert(
-        pid,
-        lines.ok_or_else(|| Error::Changed { subject: format!("process {pid}"), what: "unreadable smaps".into() })?,
-    );
+    look.lines.insert(pid, lines_of(pid, known)?);
     Ok(())
+}
+
+fn lines_of(pid: Pid, known: &Known) -> Result<Vec<MapLine>> {
+    let followed = known.get(&pid);
+    if let Some(known) = followed
+        && let Some(lines) = ahead::with_known_flags(space::maps(pid)?, known)
+    {
+        return Ok(lines);
+    }
+    let lines = procfs::parse_smaps(&procfs::read(pid, "smaps")?);
+    let mut lines =
+        lines.ok_or_else(|| Error::Changed { subject: format!("process {pid}"), what: "unreadable smaps".into() })?;
+    if followed.is_some() {
+        ahead::without_ours(&mut lines);
+    }
+    Ok(lines)
 }
 
 pub(crate) fn view(pid: Pid, tid: Tid) -> Result<TaskView> {

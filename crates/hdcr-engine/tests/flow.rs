@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hdcr_engine::checkpoint::{self, EndRequest, FileRequest, Request, Stopped};
+use hdcr_engine::checkpoint::{self, EndRequest, FileRequest, Request, SnapshotRequest, Stopped};
 use hdcr_engine::error::Error;
 use hdcr_engine::ids::{Pid, Tid};
 use hdcr_engine::mechanism::{Deadline, Parent, Scope};
@@ -31,17 +31,20 @@ fn request(witness: &Witness) -> Request {
         files: FileRequest { limit: 1 << 20, ..FileRequest::default() },
         ends: EndRequest::default(),
         compression: Compression::Lz4,
+        snapshot: SnapshotRequest::Auto,
         progress: Progress::default(),
     }
 }
 
-fn stopped(model: &Model, witness: &Witness) -> Result<Stopped, Error> {
-    checkpoint::survey(request(witness))?.freeze(model)
+fn stopped(model: &Model, witness: &Witness, sink: Box<dyn Sink>) -> Result<Stopped, Error> {
+    let request = request(witness);
+    let by = request.by;
+    checkpoint::survey(request)?.prepare(model, sink)?.freeze(model, by)
 }
 
 /// All phases of a checkpoint after which the tree goes on.
 fn checkpoint(model: &Model, witness: &Witness, sink: Box<dyn Sink>) -> Result<Manifest, Error> {
-    let pending = stopped(model, witness)?.capture(sink)?.thaw()?;
+    let pending = stopped(model, witness, sink)?.capture()?.thaw()?;
     Ok(pending.persist(ManifestFacts::default())?.commit()?.0)
 }
 
@@ -162,11 +165,11 @@ fn every_phase_that_is_dropped_thaws() {
     let witness = Witness::start();
     let image = MemoryImage::new();
     let model = Model::default();
-    drop(stopped(&model, &witness).unwrap());
+    drop(stopped(&model, &witness, sink(&image)).unwrap());
     assert_eq!(model.state.borrow().alive, 0);
-    drop(stopped(&model, &witness).unwrap().capture(sink(&image)).unwrap());
+    drop(stopped(&model, &witness, sink(&image)).unwrap().capture().unwrap());
     assert_eq!(model.state.borrow().alive, 0);
-    let (pending, held) = stopped(&model, &witness).unwrap().capture(sink(&image)).unwrap().hold();
+    let (pending, held) = stopped(&model, &witness, sink(&image)).unwrap().capture().unwrap().hold();
     assert_eq!(model.state.borrow().alive, 1);
     let durable = pending.persist(ManifestFacts::default()).unwrap();
     drop(held);
@@ -180,11 +183,25 @@ fn a_tree_that_is_held_is_killed_after_its_image_is_there() {
     let _alone = alone();
     let (witness, image) = (Witness::start(), MemoryImage::new());
     let model = Model::default();
-    let (pending, held) = stopped(&model, &witness).unwrap().capture(sink(&image)).unwrap().hold();
+    let (pending, held) = stopped(&model, &witness, sink(&image)).unwrap().capture().unwrap().hold();
     pending.persist(ManifestFacts::default()).unwrap().commit().unwrap();
     assert!(model.state.borrow().ends.is_empty() && image.parts().is_some());
     held.kill().unwrap();
     assert_eq!((model.state.borrow().alive, model.state.borrow().ends.clone()), (0, vec!["kill"]));
+}
+
+#[test]
+fn a_tree_that_cannot_be_followed_is_read_in_the_stop() {
+    let _alone = alone();
+    let (witness, image) = (Witness::start(), MemoryImage::new());
+    let model = Model::default();
+    let request = Request { snapshot: SnapshotRequest::Ahead, ..request(&witness) };
+    let by = request.by;
+    let prepared = checkpoint::survey(request).unwrap().prepare(&model, sink(&image)).unwrap();
+    let pending = prepared.freeze(&model, by).unwrap().capture().unwrap().thaw().unwrap();
+    let (manifest, _) = pending.persist(ManifestFacts::default()).unwrap().commit().unwrap();
+    assert!(manifest.facts.snapshot.starts_with("copy (process "), "{}", manifest.facts.snapshot);
+    assert!(model.state.borrow().calls.contains(&"follow") && manifest.pages.stored_pages > 0);
 }
 
 #[test]
@@ -198,7 +215,7 @@ fn what_stands_in_the_way_is_found_before_the_freeze() {
     let surveyed = checkpoint::survey(Request { scope, ..request(&witness) }).unwrap();
     let named: Vec<&str> = surveyed.notes().iter().chain(surveyed.refusals()).map(|refusal| refusal.code).collect();
     if !surveyed.refusals().is_empty() {
-        assert!(matches!(surveyed.freeze(&model), Err(Error::Refused(_))));
+        assert!(matches!(surveyed.prepare(&model, sink(&MemoryImage::new())), Err(Error::Refused(_))));
     }
     assert!(model.state.borrow().calls.is_empty());
     holder.kill().unwrap();

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use hdcr_engine::batch::{Batch, Replies};
 use hdcr_engine::ids::{Fd, Pid, RemotePtr, Tid};
 use hdcr_engine::mechanism::{
-    Deadline, Frozen, FrozenProcess, MechanismError, Queue, Result, Rseq, Scope, SigInfo, Stand, TimedCall,
+    Deadline, Frozen, FrozenProcess, MechanismError, Queue, Result, Rseq, Scope, SigInfo, Stand, TimedCall, Watch,
 };
 use hdcr_engine::regs::Regs;
 use hdcr_sys::ptrace::SignalQueue;
@@ -23,6 +23,7 @@ use crate::table;
 use crate::timed;
 use crate::tracee::{Place, Tracee};
 use crate::visit::{Job, Threads, Visit};
+use crate::watch::{self, PtraceWatch};
 use crate::{Stragglers, grace};
 
 /// A scope stopped by ptrace. It belongs to the thread that froze it: ptrace knows tracers by thread.
@@ -327,6 +328,27 @@ impl Frozen for PtraceFrozen {
     fn descriptor(&self, pid: Pid, fd: Fd) -> Result<OwnedFd> {
         let tid = self.any_thread_of(pid)?;
         self.calls.duplicate(pid, tid, fd)
+    }
+
+    fn follow(&mut self, pid: Pid) -> Result<Box<dyn Watch>> {
+        let tid = self.any_thread_of(pid)?;
+        let wishes = [0, hdcr_sys::userfaultfd::USER_MODE_ONLY].map(watch::loan);
+        self.visit(pid, wishes.iter().map(table::room).max().unwrap_or(0))?;
+        let (Some(visit), Some(premises)) = (self.visits.get_mut(&pid), self.premises.get(&pid)) else {
+            return Err(not_in_scope(tid));
+        };
+        let shares = self.processes.len() > 1;
+        let mut refused = Errno::ENOSYS;
+        for batch in &wishes {
+            let work = (batch, self.by);
+            let (lent, replies) = visit.borrow_descriptor(&self.calls, premises, &mut self.tracees, work)?;
+            if let Some(lent) = lent {
+                return PtraceWatch::new(&self.calls, (pid, tid), lent, shares)
+                    .map(|watch| -> Box<dyn Watch> { Box::new(watch) });
+            }
+            refused = watch::refusal(&replies);
+        }
+        Err(failure("following its memory", tid, refused))
     }
 
     fn own_ranges(&self, pid: Pid) -> Vec<Range<u64>> {

@@ -42,6 +42,7 @@ mod tracee;
 mod undertaker;
 mod vdso;
 mod visit;
+mod watch;
 
 use std::cell::RefCell;
 use std::ops::Range;

@@ -58,13 +58,26 @@ impl Tracee {
 
     /// Lets the thread run in a stub with these registers. Registers before the mask: it may differ only in a stub.
     pub(crate) fn start(&mut self, calls: &Calls, regs: &Regs, signal: i32) -> Result<()> {
+        self.send_into_stub(calls, regs, signal)?;
+        calls.cont(self.tid, 0)?;
+        self.running = true;
+        Ok(())
+    }
+
+    /// As [`Tracee::start`], but to the next border of a system call.
+    pub(crate) fn start_to_border(&mut self, calls: &Calls, regs: &Regs, signal: i32) -> Result<()> {
+        self.send_into_stub(calls, regs, signal)?;
+        calls.cont_to_syscall(self.tid, 0)?;
+        self.running = true;
+        Ok(())
+    }
+
+    fn send_into_stub(&mut self, calls: &Calls, regs: &Regs, signal: i32) -> Result<()> {
         calls.set_registers(self.tid, regs)?;
         if self.place == Place::Home {
             self.place = Place::Stub;
             calls.set_signal_mask(self.tid, all_but(signal))?;
         }
-        calls.cont(self.tid, 0)?;
-        self.running = true;
         Ok(())
     }
 

@@ -9,9 +9,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 
 use hdcr_engine::batch::{Batch, Replies};
-use hdcr_engine::ids::{Pid, RemotePtr, Tid};
+use hdcr_engine::ids::{Fd, Pid, RemotePtr, Tid};
 use hdcr_engine::mechanism::{Deadline, MechanismError, Result};
 use hdcr_engine::regs::Regs;
 use hdcr_sys::{dispatch, ptrace};
@@ -19,7 +20,7 @@ use nix::errno::Errno;
 
 use crate::calls::{Calls, failure};
 use crate::registers::{NO_CALL, RestartBlock};
-use crate::rendezvous::{Meeting, bit};
+use crate::rendezvous::{Meeting, bit, syscall_stop};
 use crate::repair::Premises;
 use crate::stub::{self, Control};
 use crate::table;
@@ -342,8 +343,54 @@ impl Visit {
         Ok(block)
     }
 
-    /// Writes blocks and tables of all jobs and lets their threads run. The room must have been made.
+    /// Lets the threads of all jobs run. The room must have been made.
     pub(crate) fn start(
+        &mut self,
+        calls: &Calls,
+        premises: &Premises,
+        tracees: &mut Threads,
+        jobs: &mut [Job<'_>],
+    ) -> Result<()> {
+        self.write_tables(calls, premises, tracees, jobs)?;
+        for job in jobs {
+            let regs = self.entry(tracees, job);
+            if let (Some(regs), Some(tracee)) = (regs, tracees.get_mut(&job.tid)) {
+                tracee.start(calls, &regs, self.signal.number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a batch in the runner that begins with the loan of a descriptor: its first call makes one, and while the thread
+    /// stands at the end of that call a duplicate of it is taken. The calls after it give it up; they are made even if
+    /// this tracer dies meanwhile. `None`: the first call failed.
+    pub(crate) fn borrow_descriptor(
+        &mut self,
+        calls: &Calls,
+        premises: &Premises,
+        tracees: &mut Threads,
+        (batch, by): (&Batch, Deadline),
+    ) -> Result<(Option<OwnedFd>, Replies)> {
+        let mut job = Job { tid: self.runner, batch, at: 0 };
+        self.write_tables(calls, premises, tracees, std::slice::from_mut(&mut job))?;
+        let regs = self.entry(tracees, &job);
+        let (Some(regs), Some(tracee)) = (regs, tracees.get_mut(&self.runner)) else {
+            return Err(failure("running a batch", self.runner, Errno::ESRCH));
+        };
+        tracee.start_to_border(calls, &regs, self.signal.number)?;
+        let (pid, tid) = (tracee.pid, tracee.tid);
+        syscall_stop(calls, pid, tid, by)?;
+        calls.cont_to_syscall(tid, 0)?;
+        syscall_stop(calls, pid, tid, by)?;
+        let made = i32::try_from(calls.registers(tid)?.ax.cast_signed()).unwrap_or(-1);
+        let duplicate = if made < 0 { Ok(None) } else { calls.duplicate(pid, tid, Fd(made)).map(Some) };
+        calls.cont(tid, 0)?;
+        let replies = self.finish(calls, tracees, &job, by)?;
+        Ok((duplicate?, replies))
+    }
+
+    /// Writes blocks and tables of jobs.
+    fn write_tables(
         &mut self,
         calls: &Calls,
         premises: &Premises,
@@ -375,22 +422,25 @@ impl Visit {
         let borrowed: Vec<_> = pieces.iter().map(|(at, b)| (*at, b.as_slice())).collect();
         calls.write(self.runner, &borrowed).map_err(|errno| failure("writing a batch", self.runner, errno))?;
         for job in jobs {
-            let (Some(tracee), Some(block)) = (tracees.get_mut(&job.tid), self.blocks.get_mut(&job.tid)) else {
-                continue;
-            };
-            block.written = true;
-            let regs = Regs {
-                ip: block.at,
-                sp: tracee.own.regs.sp.wrapping_sub(RED_ZONE),
-                orig_ax: NO_CALL,
-                ax: 0,
-                bx: job.at,
-                r12: job.at + offset(job.batch.calls.len() * table::ENTRY_LEN),
-                ..tracee.own.regs
-            };
-            tracee.start(calls, &regs, self.signal.number)?;
+            if let Some(block) = self.blocks.get_mut(&job.tid) {
+                block.written = true;
+            }
         }
         Ok(())
+    }
+
+    /// The registers with which a thread begins its job.
+    fn entry(&self, tracees: &Threads, job: &Job<'_>) -> Option<Regs> {
+        let (tracee, block) = (tracees.get(&job.tid)?, self.blocks.get(&job.tid)?);
+        Some(Regs {
+            ip: block.at,
+            sp: tracee.own.regs.sp.wrapping_sub(RED_ZONE),
+            orig_ax: NO_CALL,
+            ax: 0,
+            bx: job.at,
+            r12: job.at + offset(job.batch.calls.len() * table::ENTRY_LEN),
+            ..tracee.own.regs
+        })
     }
 
     /// Awaits a job that was started, and reads what came of it.

@@ -22,6 +22,7 @@ macro_rules! conform {
 conform! {
     freeze_and_thaw,
     batch_results,
+    writes_are_followed,
     many_threads,
     waits_go_on,
     remaining_time,

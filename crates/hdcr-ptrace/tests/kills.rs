@@ -57,7 +57,7 @@ fn soon() -> Deadline {
     Deadline(Instant::now() + Duration::from_secs(20))
 }
 
-/// A whole visit of a checkpoint: freeze, look at timed calls, two batches, thaw.
+/// A whole visit of a checkpoint: freeze, look at timed calls, two batches, follow its memory, thaw.
 fn visit(mechanism: &Ptrace, pid: &str) -> Outcome<()> {
     let mut frozen = mechanism.freeze(Scope::Tree(Pid(pid.parse()?)), soon())?;
     let threads: Vec<Tid> = frozen.processes().iter().flat_map(|p| p.threads.clone()).collect();
@@ -77,7 +77,12 @@ fn visit(mechanism: &Ptrace, pid: &str) -> Outcome<()> {
             }
         }
     }
+    let mut watches = Vec::new();
+    for process in frozen.processes().to_vec() {
+        watches.push(frozen.follow(process.pid)?);
+    }
     frozen.thaw()?;
+    drop(watches);
     Ok(())
 }
 

@@ -24,4 +24,5 @@ pub mod socket;
 pub mod task;
 pub mod task_attribute;
 pub mod terminal;
+pub mod userfaultfd;
 pub mod wait;

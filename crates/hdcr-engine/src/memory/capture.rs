@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
 use hdcr_image::List;
 use hdcr_image::hdcr_layout::{Mapping, MappingKind};
@@ -112,6 +111,9 @@ pub(crate) fn brk_of(replies: &Replies, call: usize) -> Option<u64> {
 
 /// Reads all pages that belong to this address space alone.
 pub(crate) fn pages(cx: &mut Capture<'_>, pid: Pid, id: ObjectId, lines: &[MapLine]) -> Result<()> {
+    if let Some(ways) = cx.ahead.last(pid, lines, cx.alike.get(&id), cx.out.as_deref_mut())? {
+        return cx.frame(id, &ways);
+    }
     let pagemap =
         File::open(procfs::path(pid, "pagemap")).map_err(Error::system("opening pagemap", format!("process {pid}")))?;
     let guards = guards::of(pid, lines)?;
@@ -155,14 +157,7 @@ fn read_run(cx: &mut Capture<'_>, (pid, id): (Pid, ObjectId), memory: Option<&Fi
     let mut at = run.start;
     while at < run.end {
         let len = (run.end - at).min(PIECE - at % PIECE).max(PAGE);
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-        match memory {
-            Some(memory) => memory
-                .read_exact_at(&mut bytes, at)
-                .map_err(Error::system("reading memory", format!("process {pid}")))?,
-            None => cx.frozen.read(pid, RemotePtr(at), &mut bytes)?,
-        }
-        cx.content(id, at, bytes)?;
+        cx.memory((pid, id), memory, &(at..at + len))?;
         at += len;
     }
     Ok(())

@@ -15,7 +15,7 @@ use crate::checkpoint::{FileRequest, Request};
 use crate::error::Result;
 use crate::ids::{Fd, Pid, RemotePtr, Tid};
 use crate::mechanism::{
-    self, Deadline, Frozen, FrozenProcess, MechanismError, Queue, Rseq, Scope, SigInfo, Stand, TimedCall,
+    self, Deadline, Frozen, FrozenProcess, MechanismError, Queue, Rseq, Scope, SigInfo, Stand, TimedCall, Watch,
 };
 use crate::model::ObjectId;
 use crate::openfile;
@@ -67,6 +67,9 @@ impl Frozen for NoTree {
     }
     fn descriptor(&self, _: Pid, _: Fd) -> mechanism::Result<OwnedFd> {
         no("descriptor")
+    }
+    fn follow(&mut self, _: Pid) -> mechanism::Result<Box<dyn Watch>> {
+        no("follow")
     }
     fn own_ranges(&self, _: Pid) -> Vec<Range<u64>> {
         Vec::new()
@@ -123,6 +126,7 @@ pub(crate) fn capture(
         ends: crate::checkpoint::EndRequest::default(),
         progress: crate::progress::Progress::default(),
         compression: Compression::None,
+        snapshot: crate::checkpoint::SnapshotRequest::Copy,
     };
     let mut tree = NoTree;
     let mut cx = Capture::new(&mut tree, &request, None);
@@ -149,7 +153,8 @@ pub(crate) fn capture(
     }
     let frames = cx.frames.into_iter();
     let frames = frames.map(|frame| ((frame.tag, frame.id), StoredFrame { version: frame.version, body: frame.body }));
-    (ids, Image { frames: frames.collect(), pieces: cx.contents })
+    let pieces = cx.ahead.kept.pieces().map(|(id, at, bytes)| (id, at, bytes.to_vec())).collect();
+    (ids, Image { frames: frames.collect(), pieces })
 }
 
 /// A restore of what was captured; its journal lies in `journal`.

@@ -9,7 +9,9 @@ use std::rc::Rc;
 
 use hdcr_engine::batch::{Batch, Replies};
 use hdcr_engine::ids::{Fd, Pid, RemotePtr, Tid};
-use hdcr_engine::mechanism::{Frozen, FrozenProcess, MechanismError, Queue, Result, Rseq, SigInfo, Stand, TimedCall};
+use hdcr_engine::mechanism::{
+    Frozen, FrozenProcess, MechanismError, Queue, Result, Rseq, SigInfo, Stand, TimedCall, Watch,
+};
 use hdcr_engine::regs::Regs;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
@@ -118,6 +120,11 @@ impl Frozen for Still {
         let own = rustix::process::pidfd_open(process, PidfdFlags::empty())
             .and_then(|process| rustix::process::pidfd_getfd(&process, fd.0, PidfdGetfdFlags::empty()));
         own.map_err(|error| wrong("duplicate", pid.leader())(error.into()))
+    }
+
+    fn follow(&mut self, pid: Pid) -> Result<Box<dyn Watch>> {
+        self.call("follow", pid.leader())?;
+        Err(MechanismError::Unsupported { tid: pid.leader(), kind: "a task of a model" })
     }
 
     fn own_ranges(&self, _pid: Pid) -> Vec<Range<u64>> {

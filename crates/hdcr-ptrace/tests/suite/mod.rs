@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use hdcr_engine::batch::{Arg, Batch};
 use hdcr_engine::ids::{Pid, RemotePtr};
-use hdcr_engine::mechanism::{Deadline, Frozen, Mechanism, Scope};
+use hdcr_engine::mechanism::{Deadline, Followed, Frozen, Mechanism, Scope, Written};
 
 use crate::guests::{Guest, Link, Outcome};
 
@@ -95,6 +95,46 @@ pub(crate) fn batch_results(mechanism: &dyn Mechanism) -> Outcome<()> {
     close.call(libc::SYS_close, &[77.into()]);
     frozen.run(&[(pid.leader(), close)])?;
     frozen.thaw()?;
+    guest.works()?;
+    guest.end()
+}
+
+/// Writes are seen while a program runs, and nothing of it stays behind.
+pub(crate) fn writes_are_followed(mechanism: &dyn Mechanism) -> Outcome<()> {
+    let mut guest = Guest::start("sn", Link::Dynamic)?;
+    let pid = guest.target;
+    let descriptors = || Ok::<_, std::io::Error>(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count());
+    let before = descriptors()?;
+    let mut frozen = freeze(mechanism, pid)?;
+    let mut batch = Batch::new();
+    let size = 64 * 4096_u64;
+    let made = batch.call(libc::SYS_mmap, &[0.into(), size.into(), 3.into(), 0x22.into(), (-1).into(), 0.into()]);
+    let replies = frozen.run(&[(pid.leader(), batch)])?;
+    let at = replies.first().and_then(|replies| replies.result(made)).map_or(0, i64::cast_unsigned);
+    let mut watch = frozen.follow(pid)?;
+    frozen.thaw()?;
+    ensure(descriptors()? == before, "a descriptor stayed")?;
+    let all = at..at + size;
+    ensure(watch.written(&all)? == Written::Unfollowed, "followed unasked")?;
+    ensure(watch.follow(&all)? == Followed::Yes, "not followed")?;
+    let Written::Pages(_) = watch.take_written(&all)? else { return Err("not followed".into()) };
+    ensure(watch.written(&all)? == Written::Pages(Vec::new()), "written by nobody")?;
+    let mut frozen = freeze(mechanism, pid)?;
+    let mut batch = Batch::new();
+    batch.call(libc::SYS_getrandom, &[(at + 8 * 4096).into(), 16.into(), 0.into()]);
+    frozen.run(&[(pid.leader(), batch)])?;
+    watch.renew()?;
+    let page = at + 8 * 4096..at + 9 * 4096;
+    ensure(watch.written(&all)? == Written::Pages(vec![page.clone()]), "the kernel's write for it")?;
+    let (mut here, mut there) = (vec![0; 4096], vec![0; 4096]);
+    ensure(watch.read(&[page], &mut here)? == 4096, "read")?;
+    frozen.read(pid, RemotePtr(at + 8 * 4096), &mut there)?;
+    ensure(here == there && here != vec![0; 4096], "contents")?;
+    let mut batch = Batch::new();
+    batch.call(libc::SYS_munmap, &[at.into(), size.into()]);
+    frozen.run(&[(pid.leader(), batch)])?;
+    frozen.thaw()?;
+    drop(watch);
     guest.works()?;
     guest.end()
 }

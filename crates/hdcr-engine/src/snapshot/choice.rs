@@ -1,0 +1,72 @@
+//! Which processes are copied ahead.
+
+use std::collections::BTreeMap;
+
+use rustix::fs::FileType;
+
+use crate::checkpoint::SnapshotRequest;
+use crate::ids::Pid;
+use crate::resource::FileView;
+use crate::survey::Look;
+
+/// A process with less memory of its own is read in the stop: following it would take longer than copying it.
+const SMALL: u64 = 16 << 20;
+/// `O_DIRECT` (x86-64).
+const DIRECT: u64 = 0o40_000;
+
+/// A process as the choice sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Weight {
+    /// Memory of its own, in bytes.
+    pub(crate) size: u64,
+    /// It has a file open past the page cache: a device may write into its memory behind its page table.
+    pub(crate) direct: bool,
+}
+
+/// Weighs the processes of a look.
+pub(crate) fn weigh(look: &Look) -> BTreeMap<Pid, Weight> {
+    let mut weights = BTreeMap::new();
+    for task in look.tasks.iter().filter(|task| task.leads()) {
+        let kib = |key| task.status.number(key).unwrap_or(0);
+        let size = kib("RssAnon").saturating_add(kib("VmSwap")).saturating_mul(1024);
+        let of_it = look.files.iter().filter(|file| file.pid == task.pid);
+        let direct = of_it.into_iter().any(reads_past_the_cache);
+        weights.insert(task.pid, Weight { size, direct });
+    }
+    weights
+}
+
+/// The flag means something else for a pipe.
+fn reads_past_the_cache(file: &FileView) -> bool {
+    let kind = FileType::from_raw_mode(file.stat.st_mode);
+    file.info.flags & DIRECT != 0 && matches!(kind, FileType::RegularFile | FileType::BlockDevice)
+}
+
+/// The processes that are copied ahead.
+pub(crate) fn ahead(wanted: SnapshotRequest, weights: &BTreeMap<Pid, Weight>) -> Vec<Pid> {
+    let least = match wanted {
+        SnapshotRequest::Copy => return Vec::new(),
+        SnapshotRequest::Auto => SMALL,
+        SnapshotRequest::Ahead => 0,
+    };
+    let fits = weights.iter().filter(|(_, weight)| weight.size >= least && !weight.direct);
+    fits.map(|(pid, _)| *pid).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_processes_without_direct_files_are_copied_ahead() {
+        let weight = |size, direct| Weight { size, direct };
+        let weights = BTreeMap::from([
+            (Pid(1), weight(1 << 20, false)),
+            (Pid(2), weight(64 << 20, false)),
+            (Pid(3), weight(64 << 20, true)),
+        ]);
+        assert_eq!(ahead(SnapshotRequest::Auto, &weights), [Pid(2)]);
+        assert_eq!(ahead(SnapshotRequest::Ahead, &weights), [Pid(1), Pid(2)]);
+        assert_eq!(ahead(SnapshotRequest::Copy, &weights), []);
+    }
+}

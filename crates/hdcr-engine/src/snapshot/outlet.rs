@@ -1,0 +1,238 @@
+//! The way out of pages: read by one thread, packed and written by another, with a bounded queue in between.
+//!
+//! When the store is slow the queue fills, and whoever reads waits: while the tree runs as long as it takes, in the stop up to
+//! the deadline and no longer, though the store hang for ever.
+
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use hdcr_image::{ImageError, ImageWriter};
+
+use super::kept::length;
+use crate::error::{Error, Result};
+use crate::mechanism::Deadline;
+use crate::model::ObjectId;
+
+/// Loads on their way; each has at most 1 MiB.
+const QUEUE: usize = 32;
+/// How long the end of a given-up image is waited for, so that nothing of it stays in the store.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks at a full queue or at a thread that comes to its end.
+const STEP: Duration = Duration::from_micros(200);
+
+/// What is on its way.
+#[derive(Debug)]
+enum Load {
+    /// Pages of an object: ranges, and their bytes one after another.
+    Pages(u64, Vec<Range<u64>>, Vec<u8>),
+    /// These are not to be in the image.
+    Forget(u64, Range<u64>),
+    /// These a space holds alike with another one.
+    Alike(Vec<(ObjectId, ObjectId, Range<u64>)>),
+}
+
+type Work = std::result::Result<ImageWriter, ImageError>;
+
+/// An image that is written by a thread of its own.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    queue: Option<SyncSender<Load>>,
+    thread: Option<JoinHandle<Work>>,
+    /// Buffers that come back: a fresh one costs as much as what it is for.
+    empty: Receiver<Vec<u8>>,
+    /// Until when a full queue is waited for; `None`: as long as it takes.
+    by: Option<Deadline>,
+}
+
+impl Outlet {
+    /// Begins the thread.
+    pub(crate) fn begin(writer: ImageWriter) -> Result<Self> {
+        let (queue, loads) = sync_channel(QUEUE);
+        let (back, empty) = channel();
+        let thread = std::thread::Builder::new().name("writer".to_owned());
+        let thread = thread
+            .spawn(move || write(writer, &loads, &back))
+            .map_err(Error::system("starting a thread", "what writes the image"))?;
+        Ok(Self { queue: Some(queue), thread: Some(thread), empty, by: None })
+    }
+
+    /// From now on a full queue is waited for until then.
+    pub(crate) fn until(&mut self, by: Option<Deadline>) {
+        self.by = by;
+    }
+
+    /// A buffer of this length; what is in it means nothing.
+    pub(crate) fn buffer(&mut self, len: usize) -> Vec<u8> {
+        let mut buffer = self.empty.try_recv().unwrap_or_default();
+        buffer.resize(len, 0);
+        buffer
+    }
+
+    /// Sends pages: ranges of an object, and their bytes one after another.
+    pub(crate) fn pages(&mut self, space: u64, ranges: Vec<Range<u64>>, bytes: Vec<u8>) -> Result<()> {
+        self.send(Load::Pages(space, ranges, bytes))
+    }
+
+    /// Sends pages in a row.
+    pub(crate) fn piece(&mut self, space: u64, at: u64, bytes: Vec<u8>) -> Result<()> {
+        let end = at.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
+        self.pages(space, std::iter::once(at..end).collect(), bytes)
+    }
+
+    /// Takes pages out again that were sent before.
+    pub(crate) fn forget(&mut self, space: u64, range: Range<u64>) -> Result<()> {
+        self.send(Load::Forget(space, range))
+    }
+
+    /// Says what spaces hold alike with others.
+    pub(crate) fn alike(&mut self, alike: Vec<(ObjectId, ObjectId, Range<u64>)>) -> Result<()> {
+        self.send(Load::Alike(alike))
+    }
+
+    fn send(&mut self, load: Load) -> Result<()> {
+        let mut load = load;
+        while let Some(queue) = &self.queue {
+            match queue.try_send(load) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(back)) => load = back,
+                Err(TrySendError::Disconnected(_)) => return Err(self.why_it_ended()),
+            }
+            if self.by.is_some_and(|by| Instant::now() >= by.0) {
+                let source = std::io::ErrorKind::TimedOut.into();
+                let subject = "the store, which did not take the contents of the stopped program in time".to_owned();
+                return Err(Error::System { operation: "writing", subject, source });
+            }
+            std::thread::sleep(STEP);
+        }
+        Err(Error::Unsound("an image is written that has ended".to_owned()))
+    }
+
+    /// The thread has ended, which it does by itself only when writing fails.
+    fn why_it_ended(&mut self) -> Error {
+        self.queue = None;
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(Err(error))) => error.into(),
+            _ => Error::Unsound("the thread that writes the image died".to_owned()),
+        }
+    }
+
+    /// Waits until all is written; the image goes on from there.
+    pub(crate) fn end(mut self) -> Result<ImageWriter> {
+        self.queue = None;
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(work)) => Ok(work?),
+            _ => Err(Error::Unsound("the thread that writes the image died".to_owned())),
+        }
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        self.queue = None;
+        let Some(thread) = self.thread.take() else { return };
+        let by = Instant::now() + PATIENCE;
+        while !thread.is_finished() && Instant::now() < by {
+            std::thread::sleep(STEP);
+        }
+        if thread.is_finished() && thread.join().is_err() {
+            tracing::warn!("the thread that writes the image died");
+        }
+    }
+}
+
+fn write(mut writer: ImageWriter, loads: &Receiver<Load>, back: &Sender<Vec<u8>>) -> Work {
+    for load in loads {
+        match load {
+            Load::Forget(space, range) => writer.forget(space, range)?,
+            Load::Alike(alike) => {
+                for (space, from, range) in alike {
+                    writer.alike(space.0, from.0, range)?;
+                }
+            }
+            Load::Pages(space, ranges, bytes) => {
+                let mut rest = bytes.as_slice();
+                for range in ranges {
+                    let (piece, after) = rest.split_at(length(&range).min(rest.len()));
+                    writer.pages(space, range.start, piece)?;
+                    rest = after;
+                }
+                // Nobody takes it at the very end.
+                back.send(bytes).ok();
+            }
+        }
+    }
+    Ok(writer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use hdcr_image::{ImageId, Options, PartName, Sink, SnapshotId, StoreError, WritePart};
+
+    use super::*;
+
+    /// A store that waits at every write until it is let go on.
+    #[derive(Debug)]
+    struct Hanging(SnapshotId, Arc<Mutex<()>>);
+
+    impl Sink for Hanging {
+        fn snapshot(&self) -> &SnapshotId {
+            &self.0
+        }
+        fn part(&mut self, _: PartName) -> std::result::Result<Box<dyn WritePart>, StoreError> {
+            Ok(Box::new(HangingPart(Arc::clone(&self.1))))
+        }
+        fn persist(&mut self, _: &[u8]) -> std::result::Result<(), StoreError> {
+            Ok(())
+        }
+        fn commit(self: Box<Self>) -> std::result::Result<(), StoreError> {
+            Ok(())
+        }
+        fn abort(self: Box<Self>) -> std::result::Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    #[derive(Debug)]
+    struct HangingPart(Arc<Mutex<()>>);
+
+    impl WritePart for HangingPart {
+        fn write(&mut self, _: &[u8]) -> std::result::Result<(), StoreError> {
+            drop(self.0.lock());
+            Ok(())
+        }
+        fn close(self: Box<Self>) -> std::result::Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    fn outlet(gate: &Arc<Mutex<()>>) -> Outlet {
+        let sink = Hanging(SnapshotId { image: ImageId([1; 16]), place: None }, Arc::clone(gate));
+        Outlet::begin(ImageWriter::new(Box::new(sink), Options::default()).unwrap()).unwrap()
+    }
+
+    fn noise(outlet: &mut Outlet, at: u64) -> Result<()> {
+        let mut bytes = outlet.buffer(1 << 20);
+        let mut seed = at | 1;
+        for byte in &mut bytes {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            *byte = seed.to_be_bytes()[0];
+        }
+        outlet.piece(1, at << 20, bytes)
+    }
+
+    #[test]
+    fn a_store_that_hangs_is_waited_for_until_the_deadline() {
+        let gate = Arc::new(Mutex::new(()));
+        let held = gate.lock().unwrap();
+        let mut outlet = outlet(&gate);
+        outlet.until(Some(Deadline(Instant::now() + Duration::from_millis(50))));
+        let sent = (0..200).find_map(|at| noise(&mut outlet, at).err());
+        assert!(matches!(sent, Some(Error::System { operation: "writing", .. })), "{sent:?}");
+        drop(held);
+        assert!(outlet.end().is_ok());
+    }
+}

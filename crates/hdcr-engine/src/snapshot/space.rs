@@ -1,0 +1,416 @@
+//! One address space that is copied while its program runs.
+//!
+//! Order within a slice: protect, then look what is there, then copy. So whatever is written after the copy was begun is
+//! seen by the next look. A page that was protected and could not be copied is *unsure*: it is read in the stop whatever
+//! is said about it.
+
+use std::ops::Range;
+
+use hdcr_image::hdcr_layout::MappingKind;
+
+use super::kept::{Kept, length};
+use super::outlet::Outlet;
+use super::pageset::PageSet;
+use super::record::{MappingWay, Way, WaysRecord, Why};
+use crate::error::Result;
+use crate::ids::Pid;
+use crate::mechanism::{self, Followed, Pages, Watch, Written};
+use crate::memory::{END, PAGE, kind_of};
+use crate::model::ObjectId;
+use crate::procfs::{self, MapLine};
+
+/// Pages are protected and copied in pieces of this size, so that little is written in between.
+const SLICE: u64 = 4 << 20;
+/// What one page table of the lowest level covers.
+const BLOCK: u64 = 2 << 20;
+/// Bytes read at once.
+const PIECE: u64 = 1 << 20;
+/// A smaller mapping is sooner read than followed.
+const LEAST: u64 = 16 * PAGE;
+/// Longer runs of written pages may be holes for the most part, and are looked at before they are read.
+const SHORT: u64 = 4 * PAGE;
+
+/// A followed address space and what the image holds of it.
+#[derive(Debug)]
+pub(crate) struct Space {
+    pub(crate) pid: Pid,
+    /// Its object in the image.
+    pub(crate) id: ObjectId,
+    watch: Box<dyn Watch>,
+    /// Pages that the image holds as they were when they were copied.
+    copied: PageSet,
+    unsure: PageSet,
+    rounds: u32,
+}
+
+/// Which pages of a mapping belong to its process alone; `None`: the mapping is not for this way.
+fn pages_of(line: &MapLine) -> Option<Pages> {
+    match kind_of(line) {
+        // The page that all processes have above their memory.
+        _ if line.range.end > END => None,
+        MappingKind::Anonymous if line.has(b"dp") => None,
+        MappingKind::Anonymous => Some(Pages::Filled),
+        MappingKind::PrivateFile => Some(Pages::Anonymous),
+        MappingKind::SharedFile | MappingKind::SharedMemory | MappingKind::Vdso | MappingKind::Vvar => None,
+    }
+}
+
+/// Why a mapping is not even tried to be followed.
+fn why_not(line: &MapLine) -> Option<Why> {
+    if line.range.end - line.range.start < LEAST {
+        return Some(Why::Small);
+    }
+    (kind_of(line) == MappingKind::PrivateFile && !line.perms.contains(&b'w')).then_some(Why::OnlyRead)
+}
+
+/// A range in pieces that end at multiples of `size`.
+fn cut(range: &Range<u64>, size: u64) -> impl Iterator<Item = Range<u64>> + use<> {
+    let (mut at, end) = (range.start, range.end);
+    std::iter::from_fn(move || {
+        let next = (at - at % size).saturating_add(size).min(end);
+        let piece = at..next;
+        at = next;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// Ranges in groups of at most [`PIECE`] bytes, longer ones cut.
+fn groups(ranges: &[Range<u64>]) -> Vec<Vec<Range<u64>>> {
+    let mut all: Vec<Vec<Range<u64>>> = Vec::new();
+    let mut room = 0;
+    for piece in ranges.iter().flat_map(|range| cut(range, PIECE)) {
+        let len = piece.end - piece.start;
+        if let Some(group) = all.last_mut().filter(|_| len <= room) {
+            group.push(piece);
+            room -= len;
+        } else {
+            all.push(vec![piece]);
+            room = PIECE - len;
+        }
+    }
+    all
+}
+
+fn count(ranges: &[Range<u64>]) -> u64 {
+    ranges.iter().map(|range| (range.end - range.start) / PAGE).sum()
+}
+
+impl Space {
+    pub(crate) fn new(pid: Pid, id: ObjectId, watch: Box<dyn Watch>) -> Self {
+        Self { pid, id, watch, copied: PageSet::default(), unsure: PageSet::default(), rounds: 0 }
+    }
+
+    /// One round: copies what is new or was written since the last one. How many pages that were.
+    pub(crate) fn round(&mut self, out: &mut Outlet) -> Result<u64> {
+        self.rounds += 1;
+        let mut pages = 0;
+        for line in maps(self.pid)? {
+            let Some(which) = pages_of(&line).filter(|_| why_not(&line).is_none()) else { continue };
+            let first = line.range.start..line.range.start.saturating_add(PAGE);
+            let fresh = self.watch.written(&first)? == Written::Unfollowed;
+            if fresh {
+                if self.watch.follow(&line.range)? != Followed::Yes {
+                    continue;
+                }
+                self.forget(&line.range, out)?;
+            }
+            let whole = if fresh { Whole::Yes } else { Whole::No };
+            pages += self.mapping(&line.range, which, whole, out)?;
+        }
+        Ok(pages)
+    }
+
+    /// A followed mapping: what was written, or all of it. Only blocks that hold something are protected: protecting makes
+    /// page tables, and a mapping may be far larger than what it holds.
+    fn mapping(&mut self, range: &Range<u64>, which: Pages, whole: Whole, out: &mut Outlet) -> Result<u64> {
+        let mut pages = 0;
+        for piece in self.unsure.within(range).iter().flat_map(|piece| cut(piece, SLICE)) {
+            self.unsure.remove(&piece);
+            pages += self.slice(&piece, which, Whole::Yes, out)?;
+        }
+        let written = match (whole, self.watch.written(range)?) {
+            (Whole::Yes, _) => vec![range.clone()],
+            (Whole::No, Written::Pages(written)) => written,
+            // It has become several mappings just now; the next round meets each.
+            (Whole::No, Written::Unfollowed) => return Ok(pages),
+        };
+        let mut blocks = PageSet::default();
+        for run in &written {
+            for piece in self.sort(std::slice::from_ref(run), which)?.all() {
+                let around = piece.start / BLOCK * BLOCK..piece.end.next_multiple_of(BLOCK);
+                blocks.add(&(around.start.max(range.start)..around.end.min(range.end)));
+            }
+        }
+        let slices: Vec<Range<u64>> = blocks.ranges().flat_map(|range| cut(&range, SLICE)).collect();
+        for slice in slices {
+            pages += self.slice(&slice, which, whole, out)?;
+        }
+        Ok(pages)
+    }
+
+    fn slice(&mut self, slice: &Range<u64>, which: Pages, whole: Whole, out: &mut Outlet) -> Result<u64> {
+        let Written::Pages(written) = self.watch.take_written(slice)? else {
+            self.unsure.add(slice);
+            return Ok(0);
+        };
+        let found = match whole {
+            Whole::Yes => self.sort(std::slice::from_ref(slice), which)?,
+            Whole::No => self.sort(&written, which)?,
+        };
+        for gone in &found.gone {
+            self.forget(gone, out)?;
+        }
+        self.copy(&found.there, out)?;
+        Ok(count(&found.there))
+    }
+
+    /// Sorts written pages into those that hold something and those that do not any more.
+    fn sort(&self, written: &[Range<u64>], which: Pages) -> Result<Sorted> {
+        let mut sorted = Sorted::default();
+        for run in written {
+            if which == Pages::Filled && run.end - run.start <= SHORT {
+                sorted.there.push(run.clone());
+                continue;
+            }
+            let filled: PageSet = self.watch.filled(run, which)?.into_iter().collect();
+            let empty: PageSet = filled.missing(run).into_iter().collect();
+            sorted.gone.extend(empty.ranges().flat_map(|hole| self.copied.within(&hole)));
+            sorted.there.extend(filled.ranges());
+        }
+        Ok(sorted)
+    }
+
+    fn copy(&mut self, ranges: &[Range<u64>], out: &mut Outlet) -> Result<()> {
+        for group in groups(ranges) {
+            let mut rest = group.as_slice();
+            while !rest.is_empty() {
+                let mut bytes = out.buffer(rest.iter().map(length).sum());
+                let got = self.watch.read(rest, &mut bytes)?;
+                let mut done = 0;
+                let whole = rest.iter().take_while(|range| {
+                    done += length(range);
+                    done <= got
+                });
+                let (read, lost) = rest.split_at(whole.count());
+                bytes.truncate(read.iter().map(length).sum());
+                if !read.is_empty() {
+                    out.pages(self.id.0, read.to_vec(), bytes)?;
+                }
+                for range in read {
+                    self.copied.add(range);
+                }
+                if let Some(lost) = lost.first() {
+                    self.unsure.add(lost);
+                }
+                rest = lost.get(1..).unwrap_or_default();
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, range: &Range<u64>, out: &mut Outlet) -> Result<()> {
+        for piece in self.copied.within(range) {
+            out.forget(self.id.0, piece)?;
+        }
+        self.copied.remove(range);
+        self.unsure.remove(range);
+        Ok(())
+    }
+
+    /// Takes all of it out of the image again: it is read in the stop instead.
+    pub(crate) fn give_up(mut self, out: &mut Outlet) -> Result<()> {
+        self.forget(&(0..END), out)
+    }
+
+    /// In the stop: what is still to be read, as ranges, and what the image holds and must not. `lines` are the mappings as
+    /// they are now.
+    pub(crate) fn last(&mut self, lines: &[MapLine]) -> Result<Last> {
+        self.watch.renew()?;
+        let mut last = Last::default();
+        let mut valid = PageSet::default();
+        for line in lines {
+            let Some(which) = pages_of(line) else { continue };
+            let before = count(&last.read);
+            let why = match self.watch.written(&line.range)? {
+                Written::Pages(written) => {
+                    self.last_of_followed(&line.range, which, written, &mut last)?;
+                    valid.add(&line.range);
+                    Why::Followed
+                }
+                Written::Unfollowed => {
+                    last.read.extend(self.watch.filled(&line.range, which)?);
+                    match why_not(line) {
+                        Some(why) => why,
+                        None => self.why_unfollowed(&line.range)?,
+                    }
+                }
+            };
+            let way = if why == Why::Followed { Way::Ahead } else { Way::Copy };
+            last.ways.mappings.push(MappingWay {
+                start: line.range.start,
+                end: line.range.end,
+                way: way.into(),
+                why: why.into(),
+                pages: count(&last.read) - before,
+            });
+        }
+        last.ways.rounds = self.rounds;
+        let stale = valid.missing(&(0..END));
+        last.forget.extend(stale.iter().flat_map(|range| self.copied.within(range)));
+        Ok(last)
+    }
+
+    fn why_unfollowed(&self, range: &Range<u64>) -> mechanism::Result<Why> {
+        Ok(match self.watch.follow(range)? {
+            Followed::Yes => Why::New,
+            Followed::Taken => Why::Taken,
+            Followed::Impossible => Why::Impossible,
+        })
+    }
+
+    fn last_of_followed(
+        &self,
+        range: &Range<u64>,
+        which: Pages,
+        written: Vec<Range<u64>>,
+        last: &mut Last,
+    ) -> Result<()> {
+        let mut changed: PageSet = written.into_iter().collect();
+        for unsure in self.unsure.within(range) {
+            changed.add(&unsure);
+        }
+        for vanished in self.vanished(range)? {
+            changed.add(&vanished);
+        }
+        if which == Pages::Anonymous {
+            // Pages that are the file's again say nothing of it, so which are private is asked once more.
+            let private: PageSet = self.watch.filled(range, which)?.into_iter().collect();
+            last.forget.extend(private.missing(range).iter().flat_map(|hole| self.copied.within(hole)));
+            for new in private.ranges().flat_map(|piece| self.copied.missing(&piece)).collect::<Vec<_>>() {
+                changed.add(&new);
+            }
+            last.read.extend(private.ranges().flat_map(|piece| changed.within(&piece)));
+            return Ok(());
+        }
+        let written: Vec<Range<u64>> = changed.ranges().collect();
+        let sorted = self.sort(&written, which)?;
+        last.read.extend(sorted.there);
+        last.forget.extend(sorted.gone);
+        Ok(())
+    }
+
+    /// Copied pages whose page table may have gone with them: nothing is said about those.
+    fn vanished(&self, range: &Range<u64>) -> Result<Vec<Range<u64>>> {
+        let mut vanished = Vec::new();
+        let mut done = 0;
+        for piece in self.copied.within(range) {
+            for block in cut(&piece, BLOCK) {
+                let number = block.start / BLOCK;
+                if number < done {
+                    continue;
+                }
+                done = number + 1;
+                if self.watch.may_have_vanished(block.start)? {
+                    let whole = (number * BLOCK).max(range.start)..(done * BLOCK).min(range.end);
+                    vanished.extend(self.copied.within(&whole));
+                }
+            }
+        }
+        Ok(vanished)
+    }
+
+    /// Reads the last pages into memory; what the buffers do not take goes out at once.
+    pub(crate) fn read(&self, ranges: &[Range<u64>], kept: &mut Kept, out: Option<&mut Outlet>) -> Result<()> {
+        let mut out = out;
+        for group in groups(ranges) {
+            let len: usize = group.iter().map(length).sum();
+            match &mut out {
+                Some(out) if !kept.takes(len) => {
+                    let mut bytes = out.buffer(len);
+                    self.all_read(self.watch.read(&group, &mut bytes)?, len)?;
+                    out.pages(self.id.0, group, bytes)?;
+                }
+                _ => {
+                    let lost = kept.fill(self.id, &group, |into| Ok(self.watch.read(&group, into)?))?;
+                    self.all_read(len - lost.iter().map(length).sum::<usize>(), len)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn all_read(&self, got: usize, wanted: usize) -> Result<()> {
+        if got == wanted {
+            return Ok(());
+        }
+        let source = std::io::Error::from_raw_os_error(nix::libc::EFAULT);
+        let subject = format!("process {}", self.pid);
+        Err(crate::error::Error::System { operation: "reading pages", subject, source })
+    }
+
+    /// Takes the protection off while the program runs, piece by piece: the end of the watch would do it at one blow, and
+    /// hold up the program meanwhile.
+    pub(crate) fn release(self) {
+        for piece in self.copied.ranges().flat_map(|range| cut(&range, SLICE)) {
+            // A mapping that is gone, or another one by now, needs it no more.
+            if self.watch.expose(&piece).is_err() {
+                tracing::trace!(pid = self.pid.0, start = piece.start, "pages were not exposed");
+            }
+        }
+    }
+}
+
+/// Whether all pages of a range are copied, or only written ones. What was just registered may have been followed in part
+/// before: a part that was protected then does not show as written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Whole {
+    Yes,
+    No,
+}
+
+/// Written pages, sorted.
+#[derive(Debug, Default)]
+struct Sorted {
+    there: Vec<Range<u64>>,
+    /// Copied, and no longer there.
+    gone: Vec<Range<u64>>,
+}
+
+impl Sorted {
+    fn all(&self) -> impl Iterator<Item = &Range<u64>> {
+        self.there.iter().chain(&self.gone)
+    }
+}
+
+/// What the stop has to do for an address space.
+#[derive(Debug, Default)]
+pub(crate) struct Last {
+    /// To be read.
+    pub(crate) read: Vec<Range<u64>>,
+    /// To be taken out of the image.
+    pub(crate) forget: Vec<Range<u64>>,
+    pub(crate) ways: WaysRecord,
+}
+
+/// The mappings of a running process, without their flags.
+pub(crate) fn maps(pid: Pid) -> Result<Vec<MapLine>> {
+    let lines = procfs::parse_smaps(&procfs::read(pid, "maps")?);
+    lines.ok_or_else(|| crate::error::Error::Changed {
+        subject: format!("process {pid}"),
+        what: "unreadable maps".into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_cut_at_multiples_and_grouped() {
+        assert_eq!(cut(&(3..9), 4).collect::<Vec<_>>(), [3..4, 4..8, 8..9]);
+        assert_eq!(cut(&(8..8), 4).count(), 0);
+        let groups = groups(&[PAGE..2 * PAGE, PIECE..2 * PIECE, 3 * PIECE..3 * PIECE + PAGE]);
+        assert_eq!(groups.len(), 3);
+        assert_eq!(groups[1].as_slice(), std::slice::from_ref(&(PIECE..2 * PIECE)));
+    }
+}
