@@ -13,6 +13,7 @@ use crate::plan::{Maker, Step};
 use crate::procfs::MapLine;
 use crate::restore::{Restore, THREAD_FLAGS, TaskBatch};
 use crate::stored::{self, Model};
+use crate::task::Stage;
 use crate::works::Works;
 impl Works<'_> {
     /// Does one step of the plan.
@@ -30,8 +31,11 @@ impl Works<'_> {
             Step::EndStandIn { pid, parent } => self.end_stand_in(*pid, *parent),
             Step::EndZombie(pid, end) => {
                 self.name(*pid)?;
-                self.nursery.end(pid.leader(), *end)?;
                 let parent = self.model.processes.iter().find(|p| p.pid == *pid).and_then(|p| p.parent);
+                if let Some((parent, _)) = parent {
+                    self.limits_of(cx, parent, *pid)?;
+                }
+                self.nursery.end(pid.leader(), *end)?;
                 parent.map_or(Ok(()), |(pid, _)| self.forget_child_signal(pid.leader()))
             }
             Step::EndLeader(pid) => {
@@ -164,6 +168,14 @@ impl Works<'_> {
         let text = batch.batch.c_string(&comm);
         batch.try_call("naming a process", libc::SYS_prctl, &[Arg::from(libc::PR_SET_NAME), Arg::Data(text)]);
         self.run_one(pid.leader(), batch)
+    }
+
+    /// The limits of a zombie are not kept, as nothing asks for them any more. It has those of its parent, from which they
+    /// mostly came, and not those of the restoring process.
+    fn limits_of(&mut self, cx: &Restore<'_>, parent: Pid, pid: Pid) -> Result<()> {
+        let Some(parent) = self.model.processes.iter().find(|process| process.pid == parent) else { return Ok(()) };
+        let batch = parent.threads.iter().find_map(|(tid, _)| cx.batches.get(&(Stage::Limits, *tid)));
+        batch.map_or(Ok(()), |batch| self.run_one(pid.leader(), batch.clone()))
     }
 
     fn end_stand_in(&mut self, pid: Pid, parent: Option<Tid>) -> Result<()> {

@@ -78,7 +78,7 @@ pub struct Restored {
 }
 
 /// The calls of one task in one stage, each with what it is for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct TaskBatch {
     pub(crate) batch: Batch,
     pub(crate) labels: Vec<&'static str>,
