@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::algorithm::{Cost, Event, Facts, Kind, Learnt, Level, Observation, exact};
+
 /// How long to wait after the end of a checkpoint before the next one begins.
 ///
 /// The interval counts from beginning to beginning. A checkpoint that took longer than half of it makes the next one
@@ -32,12 +34,17 @@ pub fn daly(cost: Duration, between_failures: Duration) -> Duration {
     seconds((2.0 * cost * mean).sqrt() * (1.0 + ratio.sqrt() / 3.0 + ratio / 9.0) - cost)
 }
 
-/// What a job has shown of itself so far: from it the interval of `--every auto` is chosen.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
+/// What a job has shown of itself so far: from it the interval of `--every auto` is chosen, by the exact best period for
+/// what was learnt.
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Rhythm {
-    /// What a checkpoint costs the program; the last ones count most.
-    cost: Option<Duration>,
-    failures: u32,
+    learnt: Learnt,
+}
+
+impl Default for Rhythm {
+    fn default() -> Self {
+        Self { learnt: Learnt::guessing(BELIEVED) }
+    }
 }
 
 /// A chosen interval, and from what.
@@ -59,30 +66,34 @@ const MOST: Duration = Duration::from_hours(1);
 const FIRST: Duration = Duration::from_secs(10);
 /// Checkpoints take at most this part of the time of the program: one in so many.
 const SHARE: u32 = 20;
-/// What is believed of a program that nothing is known of: half a failure in so much time, one in twelve hours.
-const BELIEVED: Duration = Duration::from_hours(6);
+/// The mean time between failures of a program that nothing is known of.
+const BELIEVED: Duration = Duration::from_hours(12);
 
 impl Rhythm {
     /// A checkpoint was made: it stopped the program for a while, and wrote while it ran. Beside a writer that has a core
     /// of its own the program loses less than all of that time; a quarter is what is counted.
     pub fn checkpointed(&mut self, stopped: Duration, in_all: Duration) {
-        let now = stopped.saturating_add(in_all.saturating_sub(stopped) / 4);
-        self.cost = Some(self.cost.map_or(now, |before| before.mul_f64(0.7).saturating_add(now.mul_f64(0.3))));
+        let lost = stopped.saturating_add(in_all.saturating_sub(stopped) / 4);
+        let cost = Cost { stopped: lost, total: in_all, bytes: 0 };
+        self.see(Event::Checkpointed { kind: Kind::Full, level: Level(0), cost }, Duration::ZERO);
     }
 
     /// The program has crashed.
     pub fn failed(&mut self) {
-        self.failures = self.failures.saturating_add(1);
+        self.see(Event::Recovered { took: Duration::ZERO }, Duration::ZERO);
+    }
+
+    fn see(&mut self, event: Event, now: Duration) {
+        self.learnt.see(&Observation { now, event, facts: &Facts::default() });
     }
 
     /// The best interval by what was seen in `observed` of time.
-    pub fn choose(&self, observed: Duration) -> Chosen {
-        let failures = f64::from(self.failures) + 0.5;
-        let between_failures = seconds(BELIEVED.saturating_add(observed).as_secs_f64() / failures);
-        let interval = self
-            .cost
-            .map_or(FIRST, |cost| daly(cost, between_failures).max(cost.saturating_mul(SHARE)).clamp(LEAST, MOST));
-        Chosen { interval, cost: self.cost, between_failures }
+    pub fn choose(mut self, observed: Duration) -> Chosen {
+        self.see(Event::Due, observed);
+        let (cost, between_failures) = (self.learnt.cost(), self.learnt.between_faults());
+        let interval =
+            cost.map_or(FIRST, |cost| self.learnt.period(exact).max(cost.saturating_mul(SHARE)).clamp(LEAST, MOST));
+        Chosen { interval, cost, between_failures }
     }
 }
 
@@ -135,9 +146,10 @@ mod tests {
         for (costs, failures, observed, expected) in [
             (&[][..], 0, s(0), 10),
             (&[20][..], 0, s(0), 41),
-            (&[20], 0, hour, 44),
-            (&[20], 3, hour, 16),
-            (&[1_000], 3, hour, 119),
+            (&[20], 0, hour, 41),
+            (&[20], 0, s(86_400), 58),
+            (&[20], 3, hour, 8),
+            (&[1_000], 3, hour, 63),
             (&[20], 100_000, hour, 1),
             // A costly one: twenty times its cost, however often it fails.
             (&[60_000], 1_000, hour, 1_200),
@@ -154,7 +166,7 @@ mod tests {
         rhythm.checkpointed(s(1), s(5));
         assert_eq!(rhythm.choose(s(0)).cost, Some(s(2)));
         rhythm.checkpointed(s(12), s(12));
-        assert_eq!(rhythm.choose(s(0)).cost, Some(s(5)));
+        assert_eq!(rhythm.choose(s(0)).cost, Some(Duration::from_millis(4_500)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{Algorithm, Decision, Observation};
 /// The work `w` between checkpoints that loses least when faults come with a constant rate: it solves
 /// `exp((w + cost) / mean) * (1 - w / mean) = 1` (Vaidya, IEEE Transactions on Computers 46(8), 1997), which is
 /// `w = mean * (1 + W(-exp(-1 - cost / mean)))` with Lambert's W.
-pub(super) fn exact(cost: Duration, between_faults: Duration) -> Duration {
+pub(crate) fn exact(cost: Duration, between_faults: Duration) -> Duration {
     let mean = between_faults.as_secs_f64();
     if mean <= 0.0 {
         return Duration::ZERO;

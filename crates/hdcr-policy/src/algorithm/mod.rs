@@ -26,6 +26,7 @@ pub use chain::Chain;
 pub use cooperative::Cooperative;
 pub use daly::Daly;
 pub use exact::Exact;
+pub(crate) use exact::exact;
 pub use fixed::Fixed;
 pub use learn::Learnt;
 pub use levels::Levels;
