@@ -35,7 +35,7 @@ enum Task {
     },
     /// The rules about the sources that no compiler checks.
     Tidy,
-    /// Trials of the zoo, by name, `lot` (the programs picked by lot, installed where missing), `faults` (the tool killed, images tampered with, surroundings that fail), `golden` (images of the past), or `scenarios` (stories of what users have met); further arguments go to the runner (see `cargo xtask trial --help`).
+    /// Trials of the zoo, by name, `lot` (the programs picked by lot, installed where missing), `faults` (the tool killed, images tampered with, surroundings that fail), `golden` (images of the past), `modes` (the ways in which it is used), `programs` (real ones), or `scenarios` (stories of what users have met); further arguments go to the runner (see `cargo xtask trial --help`).
     #[command(disable_help_flag = true)]
     Trial {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -92,7 +92,7 @@ fn run(command: &Command) -> Result<bool> {
             lot(&shell, arguments.get(1..).unwrap_or_default())
         }
         Task::Trial { arguments } => {
-            let own = ["faults", "golden", "scenarios"];
+            let own = ["faults", "golden", "modes", "programs", "scenarios"];
             let is_own = arguments.first().is_some_and(|first| own.contains(&first.as_str()));
             let mut all = if is_own { Vec::new() } else { vec!["run"] };
             all.extend(arguments.iter().map(String::as_str));

@@ -36,6 +36,10 @@ pub(crate) fn told(stage: &mut Stage<'_>) -> Result<()> {
     let kept = stage.path("store/.rollback/x");
     fs::create_dir_all(&kept)?;
     fs::write(kept.join("newer-1-says"), "newer")?;
+    for other in ["nobody", "q@9"] {
+        stage.expect(69, &["rm", "x", other])?.names(&["no checkpoint"])?;
+    }
+    stage.expect(0, &["list", "x"])?.names(&["x@1"])?;
     stage.expect(0, &["rm", "x"])?.names(&["removed x@1"])?;
     ensure!(!kept.exists(), "what its roll-back has kept is still there");
     Ok(())

@@ -29,36 +29,52 @@ impl Report for Removed {
 
 pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
     let store = &at.settings.store;
+    // All is looked at before anything goes: half of a list would be removed in silence else.
+    let wanted: Result<Vec<Wanted>> = args.images.iter().map(|text| wanted(at, text)).collect();
     let mut removed = Vec::new();
-    for text in &args.images {
-        let (name, number) = match text.split_once('@') {
-            None => (text.as_str(), None),
-            Some((name, number)) => {
-                let number =
-                    number.parse().map_err(|_| Failure::usage(format!("{text:?} is neither NAME nor NAME@ID")))?;
-                (name, Some(number))
-            }
-        };
-        let job = parts::job_name(name)?;
-        let all = parts::numbers(store, &job)?;
-        if all.is_empty() && job::peek(store, &job)?.is_none() {
-            let message = format!("no checkpoint of {job} in {}", store.display());
-            return Err(Failure::refused("no-such-checkpoint", message)
-                .remedy("`hdcr list` shows all; a file is removed with rm(1)"));
-        }
-        if number.is_none() {
-            refuse_orphan(at, &job)?;
+    for Wanted { job, numbers, is_whole } in wanted? {
+        if is_whole {
             // Refused when its keeper lives: it would go back to nothing.
             job::forget(store, &job)?;
             parts::forget_files(&at.settings.journals(), &job)?;
         }
-        for number in number.map_or(all, |number| vec![number]) {
+        for number in numbers {
             parts::remove(store, &job, number)?;
             removed.push(format!("{job}@{number}"));
         }
     }
     at.output.result(&Removed { removed });
     Ok(0)
+}
+
+/// What is to go.
+struct Wanted {
+    job: JobName,
+    numbers: Vec<u64>,
+    /// The whole job.
+    is_whole: bool,
+}
+
+fn wanted(at: &Surrounding<'_>, text: &str) -> Result<Wanted> {
+    let store = &at.settings.store;
+    let (name, number) = text.split_once('@').map_or((text, None), |(name, number)| (name, Some(number)));
+    let job = parts::job_name(name)?;
+    let all = parts::numbers(store, &job)?;
+    if all.is_empty() && job::peek(store, &job)?.is_none() {
+        let message = format!("no checkpoint of {job} in {}", store.display());
+        return Err(Failure::refused("no-such-checkpoint", message)
+            .remedy("`hdcr list` shows all; a file is removed with rm(1)"));
+    }
+    let Some(number) = number else {
+        refuse_orphan(at, &job)?;
+        return Ok(Wanted { job, numbers: all, is_whole: true });
+    };
+    let number = number.parse().map_err(|_| Failure::usage(format!("{text:?} is neither NAME nor NAME@ID")))?;
+    if !all.contains(&number) {
+        let message = format!("no checkpoint {job}@{number} in {}", store.display());
+        return Err(Failure::refused("no-such-checkpoint", message).remedy(format!("`hdcr list {job}` shows all")));
+    }
+    Ok(Wanted { job, numbers: vec![number], is_whole: false })
 }
 
 /// A program that has lost its keeper is known by its record alone: nobody could find it any more.
