@@ -86,13 +86,16 @@ fn encode_extent(extent: &Extent) -> Vec<u8> {
     bytes
 }
 
-fn digest(header: &[u8], directory: &[u8], offset: u64, length: u64) -> [u8; 32] {
+fn begin_digest(header: &[u8], offset: u64, length: u64) -> blake3::Hasher {
     let mut hasher = blake3::Hasher::new();
     hasher.update(header);
     hasher.update(&offset.to_le_bytes());
     hasher.update(&length.to_le_bytes());
-    hasher.update(directory);
-    *hasher.finalize().as_bytes()
+    hasher
+}
+
+fn digest(header: &[u8], directory: &[u8], offset: u64, length: u64) -> [u8; 32] {
+    *begin_digest(header, offset, length).update(directory).finalize().as_bytes()
 }
 
 /// A bundle to be read.
@@ -121,12 +124,7 @@ impl BundleSource {
         if offset < header_size || offset.checked_add(length) != Some(trailer_at) {
             return Err(corrupt("its directory is not where it should be"));
         }
-        let mut directory = vec![0; len(length)];
-        file.read_at(offset, &mut directory)?;
-        if digest(&header, &directory, offset, length) != told {
-            return Err(corrupt("the digest of its directory does not match"));
-        }
-        let parts = parse_directory(&directory, offset)?;
+        let parts = read_directory(file.as_ref(), &header, (offset, length), &told)?;
         Ok(Self { file, parts })
     }
 }
@@ -142,24 +140,52 @@ fn split_trailer(trailer: &[u8; TRAILER]) -> Option<(u64, u64, [u8; 32])> {
     (*magic == TRAILER_MAGIC).then_some((u64::from_le_bytes(*offset), u64::from_le_bytes(*length), *digest))
 }
 
-fn parse_directory(directory: &[u8], end: u64) -> Result<BTreeMap<PartName, Vec<Extent>>, ImageError> {
-    let mut parts: BTreeMap<PartName, Vec<Extent>> = BTreeMap::new();
-    let mut at = size(Header::SIZE);
+/// Bytes of a directory that are read at once: a file that is long and holds nothing must not take memory.
+const PIECE: usize = 4096 * EXTENT;
+
+fn read_directory(
+    file: &dyn ReadPart,
+    header: &[u8],
+    (offset, length): (u64, u64),
+    told: &[u8; 32],
+) -> Result<BTreeMap<PartName, Vec<Extent>>, ImageError> {
+    let mut hasher = begin_digest(header, offset, length);
+    let mut parts = BTreeMap::new();
+    let mut end_of_parts = size(Header::SIZE);
+    let mut done = 0;
+    while done < length {
+        let mut piece = vec![0; len(length.saturating_sub(done)).min(PIECE)];
+        file.read_at(offset.saturating_add(done), &mut piece)?;
+        hasher.update(&piece);
+        parse_directory(&piece, &mut end_of_parts, &mut parts)?;
+        done = done.saturating_add(size(piece.len()));
+    }
+    if hasher.finalize().as_bytes() != told {
+        return Err(corrupt("the digest of its directory does not match"));
+    }
+    if end_of_parts != offset {
+        return Err(corrupt("its parts do not fill it"));
+    }
+    Ok(parts)
+}
+
+fn parse_directory(
+    directory: &[u8],
+    at: &mut u64,
+    parts: &mut BTreeMap<PartName, Vec<Extent>>,
+) -> Result<(), ImageError> {
     if !directory.len().is_multiple_of(EXTENT) {
         return Err(corrupt("its directory is cut off"));
     }
     for bytes in directory.chunks_exact(EXTENT) {
         let extent = parse_extent(bytes).ok_or_else(|| corrupt("its directory names an unknown part"))?;
-        if extent.offset != at {
+        if extent.offset != *at {
             return Err(corrupt("its parts do not follow one another"));
         }
-        at = at.checked_add(extent.length).ok_or_else(|| corrupt("a part is too long"))?;
+        *at = at.checked_add(extent.length).ok_or_else(|| corrupt("a part is too long"))?;
         parts.entry(extent.part).or_default().push(extent);
     }
-    if at != end {
-        return Err(corrupt("its parts do not fill it"));
-    }
-    Ok(parts)
+    Ok(())
 }
 
 fn parse_extent(bytes: &[u8]) -> Option<Extent> {
@@ -227,5 +253,45 @@ impl ReadPart for BundlePart {
             return Ok(());
         }
         Err(StoreError::new("reading", self.name.to_string(), io::ErrorKind::UnexpectedEof.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A bundle whose directory is very long and all holes.
+    #[derive(Debug)]
+    struct Hollow {
+        header: Vec<u8>,
+        length: u64,
+    }
+
+    impl ReadPart for Hollow {
+        fn size(&self) -> Result<u64, StoreError> {
+            Ok(size(self.header.len()).saturating_add(self.length).saturating_add(size(TRAILER)))
+        }
+
+        fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StoreError> {
+            assert!(into.len() < 1 << 20, "{} bytes at once", into.len());
+            let mut trailer = size(self.header.len()).to_le_bytes().to_vec();
+            trailer.extend(self.length.to_le_bytes());
+            trailer.extend([0; 32]);
+            trailer.extend(TRAILER_MAGIC);
+            let bytes = match offset {
+                0 => self.header.clone(),
+                _ if offset == size(self.header.len()).saturating_add(self.length) => trailer,
+                _ => vec![0; into.len()],
+            };
+            into.copy_from_slice(&bytes);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_long_directory_of_holes_takes_no_memory() {
+        let header = BundleWriter::new(ImageId([7; 16])).unwrap().header().to_vec();
+        let hollow = Hollow { header, length: size(EXTENT) << 26 };
+        assert!(matches!(BundleSource::open(Arc::new(hollow)), Err(ImageError::Corrupt { .. })));
     }
 }
