@@ -1,8 +1,10 @@
-// Children stopped by a signal: one whose stop the parent has seen, one whose stop it has not, one with threads.
+// Children stopped by a signal: one whose stop the parent has seen, one whose stop it has not, one with threads. And the
+// report of another one that has ended, which the parent has not taken yet.
 // zoo: rounds=3 static=yes
 #include "zoo.h"
 
 static pid_t seen, unseen, threaded;
+static pid_t ended;
 static volatile int *beats;
 
 static void *beat(void *unused)
@@ -12,6 +14,15 @@ static void *beat(void *unused)
 		zoo_nap(1);
 	}
 	return unused;
+}
+
+static sigset_t only_child(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	return set;
 }
 
 static pid_t make(int with_thread)
@@ -37,7 +48,10 @@ static pid_t make(int with_thread)
 static void prepare(int round)
 {
 	int status;
+	sigset_t child = only_child();
+	siginfo_t info;
 
+	SYS(sigprocmask(SIG_BLOCK, &child, NULL));
 	if (round == 1)
 		beats = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	seen = make(0);
@@ -46,6 +60,13 @@ static void prepare(int round)
 	SYS(kill(seen, SIGSTOP));
 	EQ(SYS(waitpid(seen, &status, WUNTRACED)), seen);
 	EQ(status, SIGSTOP << 8 | 0x7f);
+	/* From here on SIGCHLD is pending, and tells of one that has ended. */
+	while (sigtimedwait(&child, NULL, &(struct timespec){ 0 }) > 0)
+		;
+	ended = SYS(fork());
+	if (ended == 0)
+		_exit(7);
+	SYS(waitid(P_PID, ended, &info, WEXITED | WNOWAIT));
 	SYS(kill(unseen, SIGTSTP));
 	SYS(kill(threaded, SIGSTOP));
 	zoo_await_state(unseen, 'T');
@@ -56,7 +77,12 @@ static void check(int round)
 {
 	int status, before[2] = { beats[0], beats[1] };
 	siginfo_t info;
+	sigset_t child = only_child();
 
+	EQ(sigtimedwait(&child, &info, &(struct timespec){ 0 }), SIGCHLD);
+	EQ(info.si_pid, ended);
+	EQ(info.si_code, CLD_EXITED);
+	zoo_reap(ended, 7 << 8);
 	zoo_nap(50);
 	EQ(beats[0], before[0]);
 	EQ(beats[1], before[1]);

@@ -24,7 +24,7 @@ use crate::regs::Regs;
 use crate::restore::{Afterwards, Options, Restore, TaskBatch};
 use crate::resume::last_state;
 use crate::stored::{Model, Pages};
-use crate::task::{STAGES, Stage};
+use crate::task::{STAGES, Stage, pending};
 use crate::tree::StoredProcess;
 /// The tree in the making.
 #[derive(Debug)]
@@ -245,7 +245,7 @@ impl<'a> Works<'a> {
             if let (Some(_), Some((parent, _)), true) = (stopped, process.parent, known) {
                 self.nursery.finish(&finals)?;
                 finals.clear();
-                self.forget_stop(process.pid, parent)?;
+                self.forget_stop(cx, process.pid, parent)?;
             }
         }
         Ok(self.nursery.finish(&finals)?)
@@ -257,8 +257,9 @@ impl<'a> Works<'a> {
         Ok(self.nursery.release()?)
     }
 
-    /// The parent has been told of a stop that it knew of long ago.
-    fn forget_stop(&mut self, pid: Pid, parent: Pid) -> Result<()> {
+    /// The parent has been told of a stop that it knew of long ago. Where it was still to be told of something else by
+    /// `SIGCHLD`, the kernel has queued no second one.
+    fn forget_stop(&mut self, cx: &Restore<'_>, pid: Pid, parent: Pid) -> Result<()> {
         let Some(parent) = self.model.processes.iter().find(|process| process.pid == parent) else { return Ok(()) };
         let mut batch = TaskBatch::default();
         let set = batch.bytes(&(1_u64 << (libc::SIGCHLD - 1)).to_le_bytes());
@@ -267,8 +268,10 @@ impl<'a> Works<'a> {
         let wait =
             [Arg::from(libc::P_PID.cast_signed()), Arg::from(pid.0), Arg::Value(0), Arg::from(options), Arg::Value(0)];
         batch.try_call("forgetting a stop", libc::SYS_waitid, &wait);
-        let signal = [Arg::Data(set), Arg::Value(0), Arg::Data(at_once), Arg::Value(8)];
-        batch.try_call("forgetting SIGCHLD", libc::SYS_rt_sigtimedwait, &signal);
+        if !pending::holds(cx, parent, libc::SIGCHLD)? {
+            let signal = [Arg::Data(set), Arg::Value(0), Arg::Data(at_once), Arg::Value(8)];
+            batch.try_call("forgetting SIGCHLD", libc::SYS_rt_sigtimedwait, &signal);
+        }
         self.run_one(parent.speaker(), batch)
     }
 

@@ -31,8 +31,8 @@ pub(crate) fn all(nursery: &mut PtraceNursery, finals: &[Final]) -> Result<()> {
         let space = nursery.task(last.tid)?.space;
         // Somebody else may still need the region in this address space: later in this list, or in a later call.
         let needed = nursery.tasks.iter().any(|(tid, task)| {
-            let done = finals.iter().take(index + 1).any(|f| f.tid == *tid);
-            task.space == space && !task.finished && !task.ended && !done
+            let done = || finals.iter().take(index + 1).any(|f| f.tid == *tid);
+            task.space == space && !task.finished && !task.ended && !done()
         });
         last_state(nursery, last, if needed { Region::Stays } else { Region::Goes })?;
         nursery.task_mut(last.tid)?.finished = true;

@@ -15,6 +15,7 @@ use rustix::event::{Timespec, epoll};
 use super::{FileKind, FileView, outside, pidfd};
 use crate::capture::Capture;
 use crate::error::{Error, Refusal, Result};
+use crate::ids::Fd;
 use crate::procfs;
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
@@ -107,6 +108,7 @@ impl FileKind for Epoll {
 
     fn capture(cx: &mut Capture<'_>, view: &FileView, _file: &OwnedFd) -> Result<EpollRecord> {
         let mut members: Vec<Member> = Vec::new();
+        let owner = procfs::door(view.pid);
         for line in lines(view)? {
             let before = members.iter().filter(|member| member.number == line.number).count();
             let slot = EpollSlot {
@@ -114,9 +116,10 @@ impl FileKind for Epoll {
                 number: line.number.unsigned_abs(),
                 before: u32::try_from(before).unwrap_or(u32::MAX),
             };
-            let owner = procfs::door(view.pid);
             let mut member = None;
-            for file in cx.with_inode(line.inode) {
+            // All anonymous files have one inode: the one that has the number now is nearly always the one.
+            let likely = cx.behind(view.pid, Fd(line.number)).filter(|file| file.view.stat.st_ino == line.inode);
+            for file in likely.into_iter().chain(cx.with_inode(line.inode)) {
                 let holder = procfs::door(file.view.pid);
                 if told(kcmp::is_epoll_member(holder, file.view.fd.0, owner, slot), view)? {
                     member = Some(file.id);
@@ -195,7 +198,7 @@ mod tests {
     use crate::resource::scene::own_pid;
 
     fn seen(instance: &OwnedFd) -> Vec<Line> {
-        let info = procfs::fd_info(own_pid(), crate::ids::Fd(instance.as_raw_fd())).unwrap();
+        let info = procfs::fd_info(own_pid(), Fd(instance.as_raw_fd())).unwrap();
         let mut lines: Vec<Line> = info.lines.all("tfd").map(|text| parse(text).unwrap()).collect();
         lines.sort_by_key(|line| line.number);
         lines

@@ -10,7 +10,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use super::contents::{self, Life};
 use super::{FileKind, FileView, regfile};
 use crate::capture::Capture;
-use crate::error::{Error, Owner, Result};
+use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
 use crate::survey::Survey;
@@ -37,18 +37,30 @@ impl Record for PathFdRecord {
 
 const TYPE: u32 = 0o170_000;
 
+/// Whether it leads to a place in a file system, and not to a pipe, a socket or another object without a name.
+fn is_named(view: &FileView) -> bool {
+    view.starts_with("/")
+}
+
+fn nameless(view: &FileView) -> Refusal {
+    let cause = "it was opened with O_PATH on something that has no name in a file system";
+    view.refuse("path-gone", "O_PATH descriptor", cause, "close it before the checkpoint")
+}
+
 impl FileKind for PathFd {
     type Record = PathFdRecord;
 
     fn claims(view: &FileView) -> bool {
         let path_only = regfile::flags_of(view) & OFlags::PATH.bits() != 0;
         let other = !matches!(FileType::from_raw_mode(view.stat.st_mode), FileType::RegularFile | FileType::Directory);
-        path_only && other && view.starts_with("/")
+        path_only && other
     }
 
     fn survey(survey: &mut Survey<'_>, view: &FileView) -> Result<()> {
         // `stat` of a link of /proc that leads to a symbolic link follows no further, so the identity is that of the link.
-        if matches!(contents::life_of(&view.link, &view.stat).0, Life::Unlinked | Life::Elsewhere) {
+        if !is_named(view) {
+            survey.refuse(nameless(view));
+        } else if matches!(contents::life_of(&view.link, &view.stat).0, Life::Unlinked | Life::Elsewhere) {
             let cause = "what it leads to has been removed or renamed";
             survey.refuse(view.refuse("path-gone", "O_PATH descriptor", cause, "close it before the checkpoint"));
         }
@@ -56,6 +68,9 @@ impl FileKind for PathFd {
     }
 
     fn capture(_cx: &mut Capture<'_>, view: &FileView, _file: &OwnedFd) -> Result<PathFdRecord> {
+        if !is_named(view) {
+            return Err(Error::refuse(nameless(view)));
+        }
         Ok(PathFdRecord { path: view.link.clone(), kind: view.stat.st_mode & TYPE, flags: regfile::flags_of(view) })
     }
 
@@ -84,6 +99,17 @@ impl FileKind for PathFd {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_no_name_is_not_taken_for_the_thing_itself() {
+        for (link, named) in [("pipe:[7]", false), ("socket:[7]", false), ("anon_inode:[eventfd]", false), ("/dev/null", true)]
+        {
+            let view = crate::resource::testing::view(link, OFlags::PATH.bits().into());
+            assert_eq!(crate::resource::kind_of(&view).unwrap().tag, PathFdRecord::TAG, "{link}");
+            assert_eq!(is_named(&view), named, "{link}");
+        }
+        assert!(!PathFd::claims(&crate::resource::testing::view("pipe:[7]", 0)));
+    }
 
     #[test]
     fn the_record_comes_back_as_it_was() {

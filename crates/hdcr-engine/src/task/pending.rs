@@ -20,6 +20,7 @@ use crate::ids::Tid;
 use crate::mechanism::{Queue, SigInfo};
 use crate::model;
 use crate::restore::Restore;
+use crate::tree::StoredProcess;
 
 pub(crate) struct Pending;
 
@@ -90,6 +91,17 @@ fn keep(cx: &mut Capture<'_>, task: &TaskView, queue: Vec<SigInfo>) -> Result<Ve
 fn sound(task: Tid, info: &[u8]) -> Result<(i32, SigInfo)> {
     let parts = (|| Some((signal_of(info).filter(|signal| !unblockable(*signal))?, info.try_into().ok()?)))();
     parts.ok_or_else(|| Error::Unsound(format!("task {task} has a pending signal that cannot be")))
+}
+
+/// Whether a signal waits in the image for a process or one of its threads.
+pub(crate) fn holds(cx: &Restore<'_>, process: &StoredProcess, signal: i32) -> Result<bool> {
+    for (_, id) in process.threads.iter().filter(|(_, id)| cx.has::<PendingRecord>(*id)) {
+        let record: PendingRecord = cx.record(*id)?;
+        if record.thread.iter().chain(&record.shared).any(|info| signal_of(info) == Some(signal)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl TaskKind for Pending {

@@ -1,6 +1,6 @@
 //! What a process stood in that is not put back but worth knowing: its control groups and its security label.
 //!
-//! Here are also the questions that only the process itself can answer and that end in a refusal: keyrings of its own.
+//! Here are also keyrings of its own, about which only a thread itself can be asked, and which end in a refusal.
 
 use hdcr_image::{Record, Tag};
 use nix::libc;
@@ -31,6 +31,27 @@ pub(crate) struct SurroundingsRecord {
 const GET_KEYRING_ID: u64 = 0;
 const KEYRINGS: [(i32, &str); 2] = [(-1, "thread keyring"), (-2, "process keyring")];
 
+/// Asks a thread for keyrings of its own. That of the process as well: one that a thread begins is not that of the others
+/// (`install_process_keyring` in the kernel).
+pub(super) fn ask_for_keyrings(batch: &mut Batch) -> [usize; 2] {
+    KEYRINGS.map(|(keyring, _)| {
+        let args = [Arg::Value(GET_KEYRING_ID), Arg::from(keyring), Arg::Value(0)];
+        batch.try_call(libc::SYS_keyctl, &args)
+    })
+}
+
+/// Refuses a thread that has one.
+pub(super) fn refuse_keyrings(task: &TaskView, asked: [usize; 2], replies: &Replies) -> Result<()> {
+    for (call, (_, name)) in asked.into_iter().zip(KEYRINGS) {
+        if super::optional(replies, call).is_some() {
+            let cause = "the kernel does not give away the keys in it";
+            let remedy = "use the keyring of the user or session";
+            return Err(Error::refuse(task.refuse("keyring", name, cause, remedy)));
+        }
+    }
+    Ok(())
+}
+
 impl Record for SurroundingsRecord {
     const TAG: Tag = Tag(0x0312);
     const VERSION: u16 = 1;
@@ -39,7 +60,7 @@ impl Record for SurroundingsRecord {
 
 impl TaskKind for Surroundings {
     type Record = SurroundingsRecord;
-    type Asked = [usize; 2];
+    type Asked = ();
     const SITE: Site = Site::Process;
 
     fn survey(survey: &mut Survey<'_>, task: &TaskView) -> Result<()> {
@@ -47,30 +68,9 @@ impl TaskKind for Surroundings {
         Ok(())
     }
 
-    fn ask(_task: &TaskView, batch: &mut Batch) -> Self::Asked {
-        KEYRINGS.map(|(keyring, _)| {
-            let args = [Arg::Value(GET_KEYRING_ID), Arg::from(keyring), Arg::Value(0)];
-            batch.try_call(libc::SYS_keyctl, &args)
-        })
-    }
+    fn ask(_task: &TaskView, _batch: &mut Batch) {}
 
-    fn capture(
-        _cx: &mut Capture<'_>,
-        task: &TaskView,
-        asked: Self::Asked,
-        replies: &Replies,
-    ) -> Result<SurroundingsRecord> {
-        for (call, (_, name)) in asked.into_iter().zip(KEYRINGS) {
-            if super::optional(replies, call).is_some() {
-                let cause = "the kernel does not give away the keys in it";
-                return Err(Error::refuse(task.refuse(
-                    "keyring",
-                    name,
-                    cause,
-                    "use the keyring of the user or session",
-                )));
-            }
-        }
+    fn capture(_cx: &mut Capture<'_>, task: &TaskView, (): (), _replies: &Replies) -> Result<SurroundingsRecord> {
         let read = |name: &str| procfs::read(task.pid, name).unwrap_or_default();
         Ok(SurroundingsRecord { cgroups: read("cgroup"), label: read("attr/current") })
     }

@@ -7,7 +7,7 @@ use hdcr_image::{Record, Tag};
 use nix::libc;
 
 use super::attribute::{self, Answer, Attribute, Place, Value, arch_prctl, prctl};
-use super::{Site, Stage, TaskKind, TaskView, unsupported};
+use super::{Site, Stage, TaskKind, TaskView, surroundings, unsupported};
 use crate::batch::{Arg, Batch, Replies};
 use crate::capture::Capture;
 use crate::error::{Error, Result};
@@ -133,9 +133,16 @@ impl Record for ThreadAttributesRecord {
     model::prost_record!();
 }
 
+/// Where the replies will be.
+pub(crate) struct Asked {
+    places: Vec<Place>,
+    cookie: (usize, usize),
+    keyrings: [usize; 2],
+}
+
 impl TaskKind for ThreadAttributes {
     type Record = ThreadAttributesRecord;
-    type Asked = (Vec<Place>, usize, usize);
+    type Asked = Asked;
     const SITE: Site = Site::Thread;
 
     fn survey(survey: &mut Survey<'_>, task: &TaskView) -> Result<()> {
@@ -147,7 +154,8 @@ impl TaskKind for ThreadAttributes {
         let places = attribute::ask(TABLE, batch);
         let cookie = batch.room(8);
         let [option, get, thread, scope] = CORE_COOKIE;
-        (places, batch.try_call(libc::SYS_prctl, &[option, get, thread, scope, Arg::Data(cookie)]), cookie)
+        let call = batch.try_call(libc::SYS_prctl, &[option, get, thread, scope, Arg::Data(cookie)]);
+        Asked { places, cookie: (call, cookie), keyrings: surroundings::ask_for_keyrings(batch) }
     }
 
     fn capture(
@@ -156,7 +164,8 @@ impl TaskKind for ThreadAttributes {
         asked: Self::Asked,
         replies: &Replies,
     ) -> Result<ThreadAttributesRecord> {
-        let (places, call, cookie) = asked;
+        let Asked { places, cookie: (call, cookie), keyrings } = asked;
+        surroundings::refuse_keyrings(task, keyrings, replies)?;
         if super::optional(replies, call).is_some() && replies.word(cookie).is_some_and(|cookie| cookie != 0) {
             let cause = "whom it may share a processor core with cannot be put back";
             return Err(Error::refuse(task.refuse(

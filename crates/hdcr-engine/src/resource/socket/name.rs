@@ -38,6 +38,33 @@ pub(super) fn address(path: &Path) -> io::Result<Vec<u8>> {
     Ok([&family.to_ne_bytes()[..], bytes, &[0]].concat())
 }
 
+/// An address that leads to a path of any length, as long as it is kept: a long one through its directory, opened.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) address: Vec<u8>,
+    _directory: Option<OwnedFd>,
+}
+
+impl Way {
+    /// To the socket with this name, from where this process is.
+    pub(super) fn by_name(name: &[u8]) -> Self {
+        Self { address: name.to_vec(), _directory: None }
+    }
+
+    /// To the socket at a path.
+    pub(super) fn to(place: &Path) -> io::Result<Self> {
+        match (address(place), place.parent(), place.file_name()) {
+            (Err(_), Some(above), Some(name)) if place.as_os_str().len() >= PATH_MOST => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let directory = rustix::fs::open(above, flags, Mode::empty())?;
+                let door = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+                Ok(Self { address: address(&door.join(name))?, _directory: Some(directory) })
+            }
+            (address, ..) => Ok(Self { address: address?, _directory: None }),
+        }
+    }
+}
+
 /// The file that bears a name.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Node {
@@ -81,7 +108,7 @@ pub(super) fn bind_at(file: &OwnedFd, name: &[u8], node: &Node, place: &Path) ->
         rustix::process::fchdir(back).map_err(io::Error::from)?;
         bound?;
     } else {
-        sys::bind(file, &address(place)?)?;
+        sys::bind(file, &Way::to(place)?.address)?;
     }
     // By descriptor: the owner of the directory could put a link in its place meanwhile.
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -118,7 +145,7 @@ pub(super) fn is_dead(kind: i32, place: &Path) -> Result<bool, Taken> {
         return Err(Taken::OtherFile);
     }
     let probe = sys::socket(libc::AF_UNIX, kind | libc::SOCK_NONBLOCK, 0)?;
-    match sys::connect(&probe, &address(place)?) {
+    match sys::connect(&probe, &Way::to(place)?.address) {
         Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => Ok(true),
         _ => Err(Taken::Answers),
     }
@@ -205,6 +232,28 @@ mod tests {
         fs::write(&place, b"").unwrap();
         assert!(matches!(is_dead(libc::SOCK_STREAM, &place), Err(Taken::OtherFile)));
         fs::remove_dir_all(place.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_path_longer_than_an_address_is_reached_through_its_directory() {
+        let long = place("long").with_file_name("d".repeat(120));
+        fs::create_dir_all(&long).unwrap();
+        let place = long.join("s");
+        let name = [&1_u16.to_ne_bytes()[..], b"s\0"].concat();
+        let node = Node {
+            place: Vec::new(),
+            mode: 0o600,
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+        };
+        let socket = || sys::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0).unwrap();
+        let listener = socket();
+        bind_at(&listener, &name, &node, &place).unwrap();
+        assert_eq!(sys::name(&listener).unwrap(), name);
+        assert!(matches!(is_dead(libc::SOCK_STREAM, &place), Ok(true)));
+        rustix::net::listen(&listener, 1).unwrap();
+        sys::connect(socket(), &Way::to(&place).unwrap().address).unwrap();
+        fs::remove_dir_all(long.parent().unwrap()).unwrap();
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::subject;
 use crate::capture::{Capture, OpenFile};
-use crate::error::{Error, Result};
+use crate::error::{Error, Refusal, Result};
 use crate::ids::{Fd, Pid};
 use crate::model::ObjectId;
 use crate::{openfile, procfs};
@@ -147,8 +147,63 @@ fn peek(view: &FileView, file: &OwnedFd) -> Result<Vec<Message>> {
     let ended = kind == libc::SOCK_SEQPACKET && events.intersects(PollFlags::RDHUP | PollFlags::HUP);
     let before = sys::option_int(file, libc::SOL_SOCKET, libc::SO_PEEK_OFF).map_err(failed)?;
     let all = if ended { peek_ended(file, waiting) } else { peek_on(file, stream, waiting, End::WouldBlock) };
+    let hides = all.as_ref().map_or(Ok(false), |all| hides_first(file, all, stream, ended));
     sys::set_option_int(file, libc::SOL_SOCKET, libc::SO_PEEK_OFF, before).map_err(failed)?;
+    if hides.map_err(failed)? {
+        return Err(Error::refuse(hidden(view)));
+    }
     all.map_err(failed)
+}
+
+/// The refusal of a queue with messages that nobody can see.
+pub(super) fn hidden(view: &FileView) -> Refusal {
+    let cause = "empty messages wait in it that were looked at before (by an earlier checkpoint): the kernel shows them once";
+    view.refuse("socket-empty-message", "message in a socket", cause, "let the program read its messages first")
+}
+
+/// Whether an empty message waits before all that were seen: the kernel passes over one that somebody has peeked at
+/// (net/core/datagram.c `__skb_try_recv_from_queue`), but not where no offset is asked for.
+fn hides_first(file: &OwnedFd, seen: &[Message], stream: bool, ended: bool) -> io::Result<bool> {
+    if stream || seen.first().is_some_and(|first| first.len == 0) {
+        return Ok(false);
+    }
+    sys::set_option_int(file, libc::SOL_SOCKET, libc::SO_PEEK_OFF, -1)?;
+    let asked = sys::option_int(file, libc::SOL_SOCKET, libc::SO_PASSCRED)?;
+    if ended {
+        sys::set_option_int(file, libc::SOL_SOCKET, libc::SO_PASSCRED, 1)?;
+    }
+    let first = sys::receive(file, 1, libc::MSG_PEEK | libc::MSG_DONTWAIT);
+    sys::set_option_int(file, libc::SOL_SOCKET, libc::SO_PASSCRED, asked)?;
+    match first {
+        Ok(first) => Ok(first.len == 0 && !(ended && first.credentials.is_none())),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What the kernel charges a sender for such messages while they wait, found out by sending some.
+pub(super) fn charge(kind: i32, messages: &[Queued]) -> Result<u64> {
+    let mut known: BTreeMap<usize, u64> = BTreeMap::new();
+    let mut sum: u64 = 0;
+    for message in messages {
+        let len = message.bytes.len();
+        let one = match known.get(&len) {
+            Some(one) => *one,
+            None => charge_of(kind, &message.bytes)?,
+        };
+        known.insert(len, one);
+        sum = sum.saturating_add(one);
+    }
+    Ok(sum)
+}
+
+fn charge_of(kind: i32, bytes: &[u8]) -> Result<u64> {
+    let failed = |error: io::Error| Error::system("sending to ourselves", "a UNIX socket")(error);
+    let [sender, _receiver] = sys::pair(libc::AF_UNIX, kind, 0).map_err(failed)?;
+    super::unix_restore::widen(&sender).map_err(failed)?;
+    send_once(&sender, &Outgoing { bytes, to: &[], descriptors: &[], credentials: None }).map_err(failed)?;
+    let stat = rustix::fs::fstat(&sender).map_err(|error| failed(error.into()))?;
+    Ok(super::unix::ask(stat.st_ino)?.map_or(0, |seen| seen.outgoing.into()))
 }
 
 /// How a queue shows that nothing more is in it.
@@ -299,6 +354,40 @@ mod tests {
         let bytes: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[1]).collect();
         send(&a, &[], &Queued { bytes: bytes.clone(), ..Queued::default() }, &[], true).unwrap();
         assert_eq!(texts(&peek(&view, &b).unwrap()), [(&bytes[..], 0)]);
+    }
+
+    #[test]
+    fn an_empty_message_that_is_shown_no_more_is_missed() {
+        let view = testing::view("socket:[1]", 2);
+        let queued = |bytes: &[u8]| Queued { bytes: bytes.to_vec(), ..Queued::default() };
+        for kind in [libc::SOCK_DGRAM, libc::SOCK_SEQPACKET] {
+            for closed in [false, true] {
+                let [a, b] = sys::pair(libc::AF_UNIX, kind, 0).unwrap();
+                for bytes in [&b""[..], b"x"] {
+                    send(&a, &[], &queued(bytes), &[], false).unwrap();
+                }
+                let kept = (!closed).then_some(a);
+                assert_eq!(texts(&peek(&view, &b).unwrap()), [(&b""[..], 0), (b"x", 0)]);
+                assert!(peek(&view, &b).unwrap_err().to_string().contains("socket-empty-message"), "{kind} {closed}");
+                assert_eq!(sys::option_int(&b, libc::SOL_SOCKET, libc::SO_PEEK_OFF).unwrap(), -1);
+                assert_eq!(sys::option_int(&b, libc::SOL_SOCKET, libc::SO_PASSCRED).unwrap(), 0);
+                drop(kept);
+            }
+            let [a, b] = sys::pair(libc::AF_UNIX, kind, 0).unwrap();
+            let all = [b"x".to_vec(), Vec::new(), vec![7; 100_000], Vec::new()];
+            for bytes in &all {
+                send(&a, &[], &queued(bytes), &[], false).unwrap();
+            }
+            let charged = |of: &OwnedFd| {
+                let inode = rustix::fs::fstat(of).unwrap().st_ino;
+                u64::from(super::super::unix::ask(inode).unwrap().unwrap().outgoing)
+            };
+            let seen = |messages: Vec<Message>| messages.into_iter().map(|one| queued(&one.bytes)).collect::<Vec<_>>();
+            let (first, second) = (seen(peek(&view, &b).unwrap()), seen(peek(&view, &b).unwrap()));
+            assert_eq!((first.len(), second.len()), (4, 2));
+            assert_eq!(charge(kind, &first).unwrap(), charged(&a));
+            assert!(charge(kind, &second).unwrap() < charged(&a));
+        }
     }
 
     #[test]

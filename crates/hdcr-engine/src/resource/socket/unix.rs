@@ -116,7 +116,7 @@ fn diagnose(view: &FileView) -> Result<UnixSocket> {
     })
 }
 
-fn ask(inode: u64) -> Result<Option<UnixSocket>> {
+pub(super) fn ask(inode: u64) -> Result<Option<UnixSocket>> {
     let inode = u32::try_from(inode).map_err(|_| Error::Unsound(format!("inode {inode} of a socket")))?;
     let kernel = Diagnosis::open().map_err(Error::system("opening sock_diag", "UNIX sockets"))?;
     kernel.unix(inode).map_err(Error::system("asking sock_diag", format!("UNIX socket {inode}")))
@@ -232,12 +232,14 @@ fn connected(
             unix.set_standing(Standing::Waiting);
         }
         Peer::Inside(inode) => {
+            let other = ask(inode)?;
             let theirs = if datagrams {
-                ask(inode)?.and_then(|other| other.peer).map(u64::from)
+                other.as_ref().and_then(|other| other.peer).map(u64::from)
             } else {
                 Some(view.stat.st_ino)
             };
             if theirs == Some(view.stat.st_ino) {
+                refuse_hidden(view, seen.kind.into(), other.map_or(0, |other| other.outgoing.into()), &unix.queue)?;
                 let (low, second) = (inode.min(view.stat.st_ino), inode < view.stat.st_ino);
                 let (Ok(pair) | Err(pair)) = cx.shared("UNIX pair", 0, low);
                 unix.set_standing(Standing::Paired);
@@ -253,6 +255,14 @@ fn connected(
         }
     }
     Ok(Place::Inside)
+}
+
+/// Refuses an end in which more messages wait than could be seen: its only sender is charged for them.
+fn refuse_hidden(view: &FileView, kind: i32, charged: u64, seen: &[queue::Queued]) -> Result<()> {
+    if kind == libc::SOCK_STREAM || charged == 0 || charged <= queue::charge(kind, seen)? {
+        return Ok(());
+    }
+    Err(Error::refuse(queue::hidden(view)))
 }
 
 fn refusal(view: &FileView, unix: &UnixRecord) -> Refusal {

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use hdcr_sys::socket as sys;
 use nix::libc;
 
-use super::name::{self, Taken};
+use super::name::{self, Node, Taken, Way};
 use super::unix::{Standing, UnixRecord};
 use super::{SocketRecord, options, queue};
 use crate::error::{Error, Owner, Refusal, Result};
@@ -16,6 +16,7 @@ use crate::model::{self, ObjectId};
 use crate::resource::data;
 use crate::restore::Restore;
 use crate::rollback::Witness;
+use crate::stored;
 use hdcr_image::Record;
 
 /// Room for what is being put into a queue, whatever its sizes say about the moment.
@@ -64,7 +65,7 @@ fn end_of(cx: &mut Restore<'_>, record: &SocketRecord, unix: &UnixRecord) -> Res
 fn reconnect(cx: &mut Restore<'_>, id: ObjectId, record: &SocketRecord, unix: &UnixRecord) -> io::Result<OwnedFd> {
     let file = sys::socket(record.domain, record.kind, record.protocol)?;
     let turn = cx.turn_of_holders(id).map_err(io::Error::other)?;
-    let connected = connect(cx, &file, &unix.peer_name);
+    let connected = way_to(cx, &unix.peer_name).and_then(|way| connect(&file, &way));
     drop(turn);
     if connected.is_ok() {
         return Ok(file);
@@ -75,16 +76,29 @@ fn reconnect(cx: &mut Restore<'_>, id: ObjectId, record: &SocketRecord, unix: &U
 }
 
 /// Connects without waiting for room in a backlog.
-fn connect(cx: &Restore<'_>, file: &OwnedFd, to: &[u8]) -> io::Result<()> {
-    let mapped = match name::path(to) {
-        Some(path) if path.is_absolute() => name::address(&cx.mapped(path))?,
-        _ => to.to_vec(),
-    };
+fn connect(file: &OwnedFd, way: &Way) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(file)?;
     rustix::fs::fcntl_setfl(file, flags | rustix::fs::OFlags::NONBLOCK)?;
-    let connected = sys::connect(file, &mapped);
+    let connected = sys::connect(file, &way.address);
     rustix::fs::fcntl_setfl(file, flags)?;
     connected
+}
+
+/// The way to whoever has a name. A relative one leads on from where its owner was: it is looked for in the tree.
+fn way_to(cx: &Restore<'_>, name: &[u8]) -> io::Result<Way> {
+    match name::path(name) {
+        Some(path) if path.is_absolute() => Way::to(&cx.mapped(path)),
+        Some(_) => {
+            let sockets = stored::ids(cx.frames, SocketRecord::TAG).into_iter();
+            let mut same = sockets.filter_map(|id| cx.record::<SocketRecord>(id).ok()?.unix.filter(|of| of.name == name));
+            same.find_map(|of| of.node).map_or_else(|| Ok(Way::by_name(name)), |node| way_to_node(cx, &node))
+        }
+        None => Ok(Way::by_name(name)),
+    }
+}
+
+fn way_to_node(cx: &Restore<'_>, node: &Node) -> io::Result<Way> {
+    Way::to(&cx.mapped(&model::path_of(&node.place)))
 }
 
 fn give_name(cx: &mut Restore<'_>, id: ObjectId, file: &OwnedFd, record: &SocketRecord, unix: &UnixRecord) -> Result<()> {
@@ -170,13 +184,14 @@ fn connect_and_fill(cx: &mut Restore<'_>, id: ObjectId) -> Result<()> {
     let _turn = cx.turn_of_holders(id)?;
     let (record, unix) = record_of(cx, id)?;
     let failed = |operation| Error::system::<io::Error>(operation, id);
-    let address = match &unix.node {
-        Some(node) => name::address(&model::path_of(&node.place)).map_err(failed("naming a UNIX socket"))?,
-        None => unix.name.clone(),
+    let way = |cx: &Restore<'_>| match &unix.node {
+        Some(node) => way_to_node(cx, node),
+        None => way_to(cx, &unix.name),
     };
     for client in &unix.waiting {
         let client = own(cx, ObjectId(*client))?;
-        connect(cx, &client, &address).map_err(failed("knocking at a listening socket"))?;
+        let knocked = way(cx).and_then(|way| connect(&client, &way));
+        knocked.map_err(failed("knocking at a listening socket"))?;
     }
     let own_file = own(cx, id)?;
     let sender = match unix.standing() {
@@ -194,13 +209,12 @@ fn connect_and_fill(cx: &mut Restore<'_>, id: ObjectId) -> Result<()> {
             widen(sender).and_then(|()| queue::send(sender, &[], message, &files, stream))
         } else {
             let sender = correspondent(cx, &message.from)?;
-            let to = name::path(&address).map_or(Ok(address.clone()), |path| name::address(&cx.mapped(path)));
-            to.and_then(|to| queue::send(&sender, &to, message, &files, stream))
+            way(cx).and_then(|way| queue::send(&sender, &way.address, message, &files, stream))
         };
         sent.map_err(failed("filling a socket"))?;
     }
     if unix.standing() == Standing::Free && unix.peer_name.len() > 2 {
-        match connect(cx, &own_file, &unix.peer_name) {
+        match way_to(cx, &unix.peer_name).and_then(|way| connect(&own_file, &way)) {
             Ok(()) => {}
             Err(error) if unix.peer_inside => return Err(failed("connecting a datagram socket")(error)),
             Err(error) => tracing::info!(%id, %error, "the peer of a datagram socket does not answer any more"),
@@ -210,7 +224,7 @@ fn connect_and_fill(cx: &mut Restore<'_>, id: ObjectId) -> Result<()> {
     Ok(())
 }
 
-fn widen(sender: &OwnedFd) -> io::Result<()> {
+pub(super) fn widen(sender: &OwnedFd) -> io::Result<()> {
     let size = FILLING.to_ne_bytes();
     sys::set_option(sender, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &size)
         .or_else(|_| sys::set_option(sender, libc::SOL_SOCKET, libc::SO_SNDBUF, &size))
