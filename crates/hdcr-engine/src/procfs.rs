@@ -17,12 +17,14 @@ use crate::mechanism::MechanismError;
 /// Why a look at a task failed: it has ended, it is not ours to look at, or the system failed.
 fn failed(operation: &'static str, task: i32, name: &str) -> impl FnOnce(io::Error) -> Error {
     move |source| {
+        // That a link may not be read is what the kernel says of a task, too, that ended after its name was looked up.
+        let unsure = matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied);
         let gone = source.raw_os_error() == Some(libc::ESRCH)
-            || source.kind() == io::ErrorKind::NotFound && !PathBuf::from(format!("/proc/{task}")).exists();
+            || unsure && !PathBuf::from(format!("/proc/{task}")).exists() && !hidden(Pid(task));
         if gone {
             return MechanismError::Gone { tid: Tid(task), operation }.into();
         }
-        if source.kind() == io::ErrorKind::PermissionDenied {
+        if source.kind() == io::ErrorKind::PermissionDenied || unsure && hidden(Pid(task)) {
             return MechanismError::NotPermitted { tid: Tid(task) }.into();
         }
         Error::System { operation, subject: format!("task {task}, {name}"), source }
@@ -166,8 +168,9 @@ fn children_by_parent(pid: Pid) -> Vec<Pid> {
 
 /// Whether there is a process that `/proc` does not show to this user (its mount option `hidepid`).
 pub fn hidden(pid: Pid) -> bool {
-    let there = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.0), None) != Err(nix::errno::Errno::ESRCH);
-    there && !fs::exists(format!("/proc/{pid}")).unwrap_or(false)
+    // In this order: one that ends in between is not hidden.
+    let shown = fs::exists(format!("/proc/{pid}")).unwrap_or(false);
+    !shown && nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.0), None) != Err(nix::errno::Errno::ESRCH)
 }
 
 /// Every process that `/proc` shows.
@@ -490,5 +493,41 @@ mod tests {
         let limits = parse_limits(text);
         assert_eq!(limits.get("Max open files"), Some(&(Some(1024), Some(1_048_576))));
         assert_eq!(limits.get("Max cpu time"), Some(&(None, None)));
+    }
+
+    #[test]
+    fn a_process_that_ends_in_between_is_not_hidden() {
+        use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+        let (current, over) = (AtomicI32::new(1), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    if hidden(Pid(current.load(Ordering::Relaxed))) {
+                        return false;
+                    }
+                }
+                true
+            });
+            for _ in 0..300 {
+                let mut child = std::process::Command::new("true").spawn().unwrap();
+                current.store(i32::try_from(child.id()).unwrap(), Ordering::Relaxed);
+                child.wait().unwrap();
+            }
+            over.store(true, Ordering::Relaxed);
+            assert!(watcher.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_look_at_a_link_of_a_process_that_has_ended_tells_that_it_has() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        child.wait().unwrap();
+        // The kernel says of the links of a process that it has just reaped that one may not read them.
+        let denied = || io::Error::from_raw_os_error(libc::EACCES);
+        let ended = failed("reading", pid, "exe")(denied());
+        assert!(matches!(ended, Error::Mechanism(MechanismError::Gone { .. })), "{ended:?}");
+        let own = failed("reading", 1, "exe")(denied());
+        assert!(matches!(own, Error::Mechanism(MechanismError::NotPermitted { .. })), "{own:?}");
     }
 }
