@@ -1,7 +1,8 @@
 //! What a restore makes here, in the restoring process, before any task is born: open files, what lies behind mappings,
 //! and the calls that put facts back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 
 use hdcr_image::Record as _;
@@ -36,10 +37,10 @@ pub(crate) struct Space {
 /// A restore with nothing made yet.
 pub(crate) fn context<'a>(model: &'a Model, contents: &'a dyn Contents, options: &'a Options) -> Result<Restore<'a>> {
     let mut holders: BTreeMap<ObjectId, Vec<(Pid, i32)>> = BTreeMap::new();
-    let mut highest = 0;
+    let mut used = BTreeSet::new();
     for (pid, table) in &model.tables {
         for entry in table {
-            highest = highest.max(entry.fd);
+            used.insert(entry.fd);
             holders.entry(ObjectId(entry.object)).or_default().push((*pid, entry.fd));
         }
     }
@@ -55,8 +56,8 @@ pub(crate) fn context<'a>(model: &'a Model, contents: &'a dyn Contents, options:
         map_path: &options.map_path,
         notes: Vec::new(),
         holders,
-        base: highest.saturating_add(1).max(64),
-        making: std::collections::BTreeSet::new(),
+        room: room(&used, numbers()),
+        making: BTreeSet::new(),
         inodes: BTreeMap::new(),
         plan: options.journal.as_deref().map(Plan::at).transpose()?.unwrap_or_default(),
         late: Vec::new(),
@@ -64,6 +65,28 @@ pub(crate) fn context<'a>(model: &'a Model, contents: &'a dyn Contents, options:
         foreign: options.since.iter().flat_map(Since::foreign).map(std::path::Path::to_owned).collect(),
         rights: task::creds::rights(model)?,
     })
+}
+
+/// How many numbers of descriptors there are for this process.
+fn numbers() -> i32 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.and_then(|limit| i32::try_from(limit).ok()).unwrap_or(i32::MAX)
+}
+
+/// Numbers for what is open for the restore alone, which nobody of the tree uses: above all of the tree's, or the widest
+/// gap between them when little is left above. Shells keep their script just below the limit, whatever that is.
+fn room(used: &BTreeSet<i32>, limit: i32) -> Range<i32> {
+    /// The restoring process has descriptors of its own below.
+    const OWN: i32 = 64;
+    const PLENTY: i32 = 1024;
+    let after = used.last().map_or(0, |highest| highest.saturating_add(1));
+    if limit.saturating_sub(after.max(OWN)) >= PLENTY {
+        return after.max(OWN)..i32::MAX;
+    }
+    let starts = std::iter::once(0).chain(used.iter().map(|number| number.saturating_add(1)));
+    let gaps = starts.zip(used.iter().copied().chain([limit]));
+    let widest = gaps.max_by_key(|(start, end)| end.saturating_sub(*start));
+    widest.map_or(after..i32::MAX, |(start, end)| if start == after { start..i32::MAX } else { start..end })
 }
 
 fn duplicate(file: &OwnedFd) -> Result<OwnedFd> {
@@ -183,4 +206,21 @@ pub(crate) fn foreground(cx: &mut Restore<'_>, process: &StoredProcess) {
     let args = [Arg::from(terminal), Arg::Value(libc::TIOCSPGRP), Arg::Data(group)];
     // The group may have ended while the terminal still names it.
     batch.try_call("foreground group of the terminal", libc::SYS_ioctl, &args);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restore_finds_room_for_its_own_descriptors() {
+        let room = |used: &[i32], limit| room(&used.iter().copied().collect(), limit);
+        assert_eq!(room(&[0, 1, 2], 1_048_576), 64..i32::MAX);
+        assert_eq!(room(&[0, 1, 2, 255], 20_000), 256..i32::MAX);
+        assert_eq!(room(&[0, 1, 2, 255], 256), 3..255);
+        assert_eq!(room(&[0, 1, 2, 63], 64), 3..63);
+        assert_eq!(room(&[0, 1, 2, 1_048_575], 1_048_576), 3..1_048_575);
+        assert_eq!(room(&[0, 1, 2, 10], 64), 11..i32::MAX);
+        assert_eq!(room(&[], 64), 0..i32::MAX);
+    }
 }

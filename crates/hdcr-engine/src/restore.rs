@@ -5,6 +5,7 @@
 //! last moment the death of the restoring process ends the whole tree, and files are as they were.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -152,8 +153,8 @@ pub struct Restore<'a> {
     pub(crate) map_path: &'a [(PathBuf, PathBuf)],
     /// Descriptors of every open file: who holds it, and where.
     pub(crate) holders: BTreeMap<ObjectId, Vec<(Pid, i32)>>,
-    /// Service descriptors have this number or a higher one: above all that the tree uses.
-    pub(crate) base: i32,
+    /// Service descriptors have these numbers, none of which the tree uses.
+    pub(crate) room: Range<i32>,
     /// Open files that are being made, against circles.
     pub(crate) making: BTreeSet<ObjectId>,
     /// Files that open files and mappings share, opened.
@@ -242,13 +243,16 @@ impl Restore<'_> {
         self.apart.clear();
     }
 
-    /// A descriptor moved above all numbers that the tree uses.
+    /// A descriptor moved to a number that the tree does not use.
     pub(crate) fn lift(&self, file: OwnedFd) -> Result<OwnedFd> {
-        if file.as_raw_fd() >= self.base {
+        if self.room.contains(&file.as_raw_fd()) {
             return Ok(file);
         }
-        rustix::io::fcntl_dupfd_cloexec(file.as_fd(), self.base)
-            .map_err(Error::system("moving a descriptor up", self.base))
+        rustix::io::fcntl_dupfd_cloexec(file.as_fd(), self.room.start)
+            .and_then(
+                |moved| if self.room.contains(&moved.as_raw_fd()) { Ok(moved) } else { Err(rustix::io::Errno::MFILE) },
+            )
+            .map_err(Error::system("moving a descriptor", self.room.start))
     }
 
     /// A path of the image as it is called now.

@@ -186,7 +186,7 @@ impl<'a> Works<'a> {
             let work = keys.into_iter().filter_map(|key| Some((key.1, cx.batches.remove(&key)?))).collect();
             self.run(work)?;
             if stage == Stage::Process {
-                self.close_service(cx.base)?;
+                self.close_service(&cx.room)?;
             }
         }
         Ok(())
@@ -197,8 +197,15 @@ impl<'a> Works<'a> {
         let mut work = Vec::new();
         for process in self.living() {
             let mut batch = TaskBatch::default();
-            let last = u64::try_from(cx.base.saturating_sub(1)).unwrap_or(0);
-            batch.call("closing descriptors", libc::SYS_close_range, &[Arg::Value(0), Arg::Value(last), Arg::Value(0)]);
+            let all = u64::from(u32::MAX);
+            if let Some(last) = cx.room.start.checked_sub(1).and_then(|last| u64::try_from(last).ok()) {
+                let below = [Arg::Value(0), Arg::Value(last), Arg::Value(0)];
+                batch.call("closing descriptors", libc::SYS_close_range, &below);
+            }
+            if cx.room.end < i32::MAX {
+                let above = [Arg::from(cx.room.end), Arg::Value(all), Arg::Value(0)];
+                batch.call("closing descriptors", libc::SYS_close_range, &above);
+            }
             for entry in self.model.tables.get(&process.pid).into_iter().flatten() {
                 let file = cx
                     .apart
@@ -217,15 +224,15 @@ impl<'a> Works<'a> {
         self.run(work)
     }
 
-    fn close_service(&mut self, base: i32) -> Result<()> {
+    fn close_service(&mut self, room: &Range<i32>) -> Result<()> {
         let mut work = Vec::new();
         for process in self.living() {
             let mut batch = TaskBatch::default();
-            let all = u64::from(u32::MAX);
+            let last = room.end.saturating_sub(1);
             batch.call(
                 "closing service descriptors",
                 libc::SYS_close_range,
-                &[Arg::from(base), Arg::Value(all), Arg::Value(0)],
+                &[Arg::from(room.start), Arg::from(last), Arg::Value(0)],
             );
             work.push((process.pid.leader(), batch));
         }

@@ -170,7 +170,7 @@ pub(crate) fn restore<'a>(image: &'a Image, journal: &Path, map_path: &'a [(Path
         shared_output: Vec::new(),
         map_path,
         holders: BTreeMap::new(),
-        base: 64,
+        room: 64..i32::MAX,
         late: Vec::new(),
         apart: BTreeMap::new(),
         making: BTreeSet::new(),
