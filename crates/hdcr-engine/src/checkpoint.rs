@@ -216,8 +216,8 @@ impl Prepared {
     /// Stops the tree.
     pub fn freeze(self, mechanism: &dyn Mechanism, by: Deadline) -> Result<Stopped> {
         let Self { request, mut out, ahead } = self;
-        let frozen = mechanism.freeze(request.scope, by)?;
         out.until(Some(by));
+        let frozen = mechanism.freeze(request.scope, by)?;
         Ok(Stopped { request, frozen, out, ahead })
     }
 }
@@ -235,7 +235,7 @@ impl Stopped {
     pub fn capture(mut self) -> Result<Captured> {
         let taken = capture::capture(self.frozen.as_mut(), &self.request, &mut self.out, self.ahead);
         // The tree goes on before anything else is given up.
-        let Self { request, frozen, mut out, .. } = self;
+        let Self { request, frozen, out, .. } = self;
         let taken = match taken {
             Ok(taken) => taken,
             Err(error) => {
@@ -243,7 +243,6 @@ impl Stopped {
                 return Err(error);
             }
         };
-        out.until(None);
         Ok(Captured { frozen, pending: Pending { out, taken, progress: request.progress } })
     }
 }
@@ -251,13 +250,17 @@ impl Stopped {
 impl Captured {
     /// Lets the tree go on.
     pub fn thaw(self) -> Result<Pending> {
-        self.frozen.thaw()?;
-        Ok(self.pending)
+        let Self { frozen, mut pending } = self;
+        frozen.thaw()?;
+        pending.out.until(None);
+        Ok(pending)
     }
 
     /// Keeps the tree stopped until the snapshot is durable.
     pub fn hold(self) -> (Pending, Held) {
-        (self.pending, Held(self.frozen))
+        let Self { frozen, mut pending } = self;
+        pending.out.until(None);
+        (pending, Held(frozen))
     }
 }
 

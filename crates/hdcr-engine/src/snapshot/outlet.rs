@@ -4,6 +4,8 @@
 //! the deadline and no longer, though the store hang for ever.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -44,6 +46,8 @@ pub(crate) struct Outlet {
     empty: Receiver<Vec<u8>>,
     /// Until when a full queue is waited for; `None`: as long as it takes.
     by: Option<Deadline>,
+    /// The thread takes nothing more: in the stop it would only take the processor away from what the program waits for.
+    held: Arc<AtomicBool>,
 }
 
 impl Outlet {
@@ -51,16 +55,20 @@ impl Outlet {
     pub(crate) fn begin(writer: ImageWriter) -> Result<Self> {
         let (queue, loads) = sync_channel(QUEUE);
         let (back, empty) = channel();
+        let held = Arc::new(AtomicBool::new(false));
+        let holds = Arc::clone(&held);
         let thread = std::thread::Builder::new().name("writer".to_owned());
         let thread = thread
-            .spawn(move || write(writer, &loads, &back))
+            .spawn(move || write(writer, &loads, &back, &holds))
             .map_err(Error::system("starting a thread", "what writes the image"))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread), empty, by: None })
+        Ok(Self { queue: Some(queue), thread: Some(thread), empty, by: None, held })
     }
 
-    /// From now on a full queue is waited for until then.
+    /// The stop begins, or ends with `None`: in it a full queue is waited for until then, and nothing is written before the
+    /// queue is full.
     pub(crate) fn until(&mut self, by: Option<Deadline>) {
         self.by = by;
+        self.held.store(by.is_some(), Ordering::Relaxed);
     }
 
     /// A buffer of this length; what is in it means nothing.
@@ -96,7 +104,10 @@ impl Outlet {
         while let Some(queue) = &self.queue {
             match queue.try_send(load) {
                 Ok(()) => return Ok(()),
-                Err(TrySendError::Full(back)) => load = back,
+                Err(TrySendError::Full(back)) => {
+                    load = back;
+                    self.held.store(false, Ordering::Relaxed);
+                }
                 Err(TrySendError::Disconnected(_)) => return Err(self.why_it_ended()),
             }
             if self.by.is_some_and(|by| Instant::now() >= by.0) {
@@ -120,6 +131,7 @@ impl Outlet {
 
     /// Waits until all is written; the image goes on from there.
     pub(crate) fn end(mut self) -> Result<ImageWriter> {
+        self.until(None);
         self.queue = None;
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(work)) => Ok(work?),
@@ -130,6 +142,7 @@ impl Outlet {
 
 impl Drop for Outlet {
     fn drop(&mut self) {
+        self.until(None);
         self.queue = None;
         let Some(thread) = self.thread.take() else { return };
         let by = Instant::now() + PATIENCE;
@@ -142,8 +155,11 @@ impl Drop for Outlet {
     }
 }
 
-fn write(mut writer: ImageWriter, loads: &Receiver<Load>, back: &Sender<Vec<u8>>) -> Work {
+fn write(mut writer: ImageWriter, loads: &Receiver<Load>, back: &Sender<Vec<u8>>, held: &AtomicBool) -> Work {
     for load in loads {
+        while held.load(Ordering::Relaxed) {
+            std::thread::sleep(STEP);
+        }
         match load {
             Load::Forget(space, range) => writer.forget(space, range)?,
             Load::Alike(alike) => {
