@@ -6,6 +6,7 @@ use hdcr_image::{ErrorClass, ImageError, StoreError};
 use hdcr_store::Error as DirectoryError;
 
 use crate::failure::{Class, Failure, chain};
+use crate::output::in_the_way;
 use crate::parts;
 
 impl From<EngineError> for Failure {
@@ -18,10 +19,8 @@ impl From<EngineError> for Failure {
         };
         match error {
             EngineError::Refused(refusals) => {
-                let mut failure = Self::refused(
-                    "refused",
-                    format!("{} object(s) stand in the way; nothing was touched", refusals.0.len()),
-                );
+                let message = format!("{}; nothing was touched", in_the_way(refusals.0.len()));
+                let mut failure = Self::refused("refused", message);
                 failure.refusals = parts::obstacles(&refusals.0);
                 failure
             }
@@ -117,6 +116,8 @@ impl From<DirectoryError> for Failure {
                 Self::new(class, "no-such-checkpoint", error.to_string())
             }
             DirectoryError::NotAnImage { .. } => Self::new(class, "not-an-image", error.to_string()),
+            DirectoryError::BadTarget { .. } => Self::new(class, "bad-target", error.to_string())
+                .remedy("name a file, or a directory that is empty or does not exist yet"),
             DirectoryError::BadSelector { .. } => Self::usage(error.to_string()),
         }
     }

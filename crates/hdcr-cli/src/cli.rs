@@ -1,27 +1,32 @@
 //! The command line: every word of it, with the texts of `--help`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 
 use crate::duration;
-use crate::kinds::{Condition, EndPolicy, Every, FilePolicyRule, PathMap, Snapshot, StdioTarget};
+use crate::kinds::{Condition, EndPolicy, Every, FilePolicyRule, PathMap, Snapshot, StdioTarget, at_least_one};
 
 /// Printed after the help of the whole program.
 const AFTER_HELP: &str = "\
 First steps:
-  hdcr doctor                                what this machine and this user can do
-  hdcr run --name sim --every 30s -- ./sim   run it; a crash rolls back to the last checkpoint
-  hdcr checkpoint sim                        one more checkpoint, now
-  hdcr stop sim                              end it for good (kill -9 would be rolled back)
-  hdcr restore sim                           bring it back from its last checkpoint
+  hdcr doctor                    what this machine and this user can do
+  hdcr run --name sim -- ./sim   run it, checkpoint it, roll back its crashes
+  hdcr checkpoint sim            one more checkpoint, now
+  hdcr stop sim                  end it for good (kill -9 would be rolled back)
+  hdcr restore sim               bring it back from its last checkpoint
 
 Exit status:
-  0   done               64  wrong usage or configuration
-  65  corrupt image      69  refused; what stands in the way is listed, nothing was touched
-  70  fault of hdcr      71  the system failed (a call, a disk, a missing right)
-  75  it changed while it was looked at, or it was checkpointed and ended: try again
+  0   done
+  64  wrong usage or configuration
+  65  corrupt image
+  69  refused; what stands in the way is listed, nothing was touched
+  70  fault of hdcr
+  71  the system failed (a call, a disk, a missing right)
+  75  it changed while it was looked at, or it was checkpointed and ended
+
 `hdcr run` and `hdcr restore` return the status of the program itself: its own, or 128+n when signal n killed it.
 
 Settings: /etc/hdcr/config.toml, then ~/.config/hdcr/config.toml, then the environment, then flags; the last one wins.";
@@ -41,6 +46,7 @@ pub(crate) struct Cli {
 
 /// What all commands understand.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of all commands")]
 pub(crate) struct Common {
     /// Print one JSON object on standard output (run and restore: on standard error), also for an error
     #[arg(long, global = true)]
@@ -78,11 +84,12 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// List the jobs that run under hdcr
     #[command(after_help = "\
-PID is the number to be used where this is read. EVERY is the time between checkpoints; a `!` after the state says that
+PID is the number to be used where this is read. EVERY is the time between checkpoints; a `!` after the state says that \
 the last one failed, and `orphan!` that the keeper was killed while its program runs on.
 
+Examples:
   hdcr ps
-  hdcr ps --json              for scripts: pid, keeper, newest checkpoint, and more")]
+  hdcr ps --json              for scripts: pid, keeper, and more")]
     Ps,
     /// End a job for good
     Stop(StopArgs),
@@ -102,7 +109,7 @@ Examples:
     /// Say what this machine, kernel and user can do, and what follows
     #[command(after_help = "\
 Examples:
-  hdcr doctor                 feature by feature, with what follows; touches nothing
+  hdcr doctor                 feature by feature; touches nothing
   hdcr doctor --json")]
     Doctor,
     /// Print a completion script for a shell
@@ -127,16 +134,17 @@ Examples:
 /// `hdcr run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A job ends when its program ends by itself (any exit status) or by a signal that asks for it (HUP, INT, QUIT, PIPE,
-TERM). Any other death by a signal (SEGV, ABRT, KILL, out of memory) is a crash: all of its processes are killed and it
-goes back to its newest checkpoint, after the same crash once more to the one before, until --restarts is used up.
+A job ends when its program ends by itself (any exit status) or by a signal that asks for it (HUP, INT, QUIT, PIPE, \
+TERM). Any other death by a signal (SEGV, ABRT, KILL, out of memory) is a crash: all of its processes are killed and it \
+goes back to its newest checkpoint, after the same crash once more to the one before, until --restarts is used up. \
 A shell turns the crash of its command into an exit status; --on exit:137 makes it a crash again.
 
-A job that did not end (its machine did) goes on from its last checkpoint when it is run with the same name and command.
+A job that did not end (its machine did) goes on from its last checkpoint when it is run with the same name and command. \
 What the program has sent to others (a terminal, a socket) after the checkpoint is sent again after a rollback.
 
+Examples:
   hdcr run --every 5m -- ./simulate --steps 1000000
-  hdcr run --name sim --every 30s --keep 5 --on exit:75 --files results/ -- ./simulate")]
+  hdcr run --name sim --keep 5 --on exit:75 --files results/ -- ./simulate")]
 pub(crate) struct RunArgs {
     /// Name of the job [default: made from the command and a number]
     #[arg(long)]
@@ -146,8 +154,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "TIME|auto", env = "HDCR_EVERY")]
     pub(crate) every: Option<Every>,
     /// How many checkpoints to keep [default: 3]
-    #[arg(long, value_name = "N", env = "HDCR_KEEP")]
-    pub(crate) keep: Option<usize>,
+    #[arg(long, value_name = "N", env = "HDCR_KEEP", value_parser = at_least_one)]
+    pub(crate) keep: Option<NonZeroUsize>,
     /// How many times to roll back before giving up [default: 5]
     #[arg(long, value_name = "N", env = "HDCR_RESTARTS")]
     pub(crate) restarts: Option<u32>,
@@ -195,9 +203,11 @@ pub(crate) struct FileArgs {
 #[command(after_help = "\
 The program goes on running, unless told otherwise. Its whole tree is taken: the process with everything below it.
 
+Examples:
   hdcr checkpoint 4711                 into the store, as job COMMAND-4711
   hdcr checkpoint 4711 -o sim.hdcr     into one file
-  hdcr checkpoint sim --kill           a job of `hdcr run`: its last checkpoint, then end it; run it again to go on")]
+  hdcr checkpoint sim --kill           a job: once more, then end it;
+                                       the same `hdcr run` goes on from there")]
 pub(crate) struct CheckpointArgs {
     /// A process, or the name of a job
     #[arg(value_name = "PID|NAME")]
@@ -221,12 +231,13 @@ pub(crate) struct CheckpointArgs {
 /// `hdcr restore`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-In the foreground it behaves like the program: same terminal, signals passed on, exit status returned. An image can be
+In the foreground it behaves like the program: same terminal, signals passed on, exit status returned. An image can be \
 restored many times. Files that the program had open go back to what they were at the checkpoint.
 
+Examples:
   hdcr restore sim            the newest checkpoint of a job
   hdcr restore sim@12         another one (see `hdcr list sim`)
-  hdcr restore ./sim.hdcr     a file or a directory (write it with a slash in it)
+  hdcr restore ./sim.hdcr     a file or a directory (with a slash in it)
   hdcr restore sim --detach --pidfile sim.pid --stdio sim.log
   hdcr restore sim --new-pids when its pids are in use")]
 pub(crate) struct RestoreArgs {
@@ -258,8 +269,10 @@ pub(crate) struct RestoreArgs {
 #[command(after_help = "\
 Exit status 0: possible; 69: refused, with a list of all that stands in the way, by pid, descriptor and path.
 
-  hdcr check 4711             could this process be checkpointed, with everything below it?
-  hdcr check sim              the same of a job that runs, or of its newest checkpoint when it does not run
+Examples:
+  hdcr check 4711             could it be checkpointed, with all below it?
+  hdcr check sim              the same of a job that runs; of one that does not:
+                              could its newest checkpoint be restored?
   hdcr check ./sim.hdcr       could this be restored here and now?")]
 pub(crate) struct CheckArgs {
     /// A process or a job (could it be checkpointed?), or an image (could it be restored here and now?)
@@ -275,9 +288,10 @@ pub(crate) struct CheckArgs {
 /// `hdcr stop`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A kill -9 of your own would be rolled back. Its checkpoints are kept; `hdcr checkpoint NAME --kill` ends a job that is to
+A kill -9 of your own would be rolled back. Its checkpoints are kept; `hdcr checkpoint NAME --kill` ends a job that is to \
 go on later.
 
+Examples:
   hdcr stop sim               SIGTERM, and SIGKILL after ten seconds
   hdcr stop sim --grace 5m    a program that takes its time to end")]
 pub(crate) struct StopArgs {
@@ -304,8 +318,8 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  hdcr show sim               the newest checkpoint of a job: its processes and their open files
-  hdcr show sim@12 --records  every record: mappings, descriptors, signal actions, limits, ...
+  hdcr show sim               processes and open files of the newest one
+  hdcr show sim@12 --records  every record: mappings, limits, all else
   hdcr show ./sim.hdcr --json")]
 pub(crate) struct ShowArgs {
     #[command(flatten)]
@@ -328,7 +342,7 @@ pub(crate) struct ImageArgs {
 #[command(after_help = "\
 Examples:
   hdcr rm sim@12 sim@13       two checkpoints
-  hdcr rm sim                 all of a job that does not run, and the job itself")]
+  hdcr rm sim                 all of a job, and the job itself")]
 pub(crate) struct RmArgs {
     /// NAME@ID for one checkpoint, NAME for all of a job
     #[arg(required = true, value_name = "NAME[@ID]")]
@@ -381,6 +395,23 @@ mod tests {
         }
     }
 
+    /// clap breaks long lines where the terminal ends, so a paragraph is one line, and an example fits into 80 columns.
+    #[test]
+    fn texts_are_broken_by_the_terminal_alone() {
+        let program = Cli::command();
+        for command in std::iter::once(&program).chain(program.get_subcommands()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines: Vec<&str> = help.lines().collect();
+            for pair in lines.windows(2) {
+                let text = |line: &&str| !line.is_empty() && !line.starts_with(' ') && !line.ends_with(':');
+                assert!(!pair.iter().all(text), "{}: {pair:?}", command.get_name());
+            }
+            for line in lines.iter().filter(|line| line.starts_with(' ')) {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+        }
+    }
+
     #[test]
     fn the_examples_of_the_issue_parse() {
         for line in [
@@ -407,6 +438,7 @@ mod tests {
             "hdcr",
             "hdcr run sh",
             "hdcr run --every 30 -- sh",
+            "hdcr run --keep 0 -- sh",
             "hdcr checkpoint 1 --kill --stop",
             "hdcr restore a --map-path x",
         ] {

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::output::counted;
+
 /// What the user can do about it; fixes the exit status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -65,21 +67,67 @@ pub(crate) struct Obstacle {
     pub(crate) remedy: String,
 }
 
+impl Obstacle {
+    /// The text, with the holders as they are given.
+    fn of(&self, holders: &str) -> String {
+        let holders = if holders.is_empty() { String::new() } else { format!(" ({holders})") };
+        let remedy = if self.remedy.is_empty() { String::new() } else { format!("\n      {}", self.remedy) };
+        format!("[{}] {}{holders}: {}{remedy}", self.code, self.object, self.cause)
+    }
+}
+
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{}] {}", self.code, self.object)?;
         let pid = self.pid.map(|pid| format!("pid {pid}"));
         let fd = self.fd.map(|fd| format!("fd {fd}"));
-        let owner: Vec<String> = [pid, fd, self.path.clone()].into_iter().flatten().collect();
-        if !owner.is_empty() {
-            write!(f, " ({})", owner.join(", "))?;
-        }
-        write!(f, ": {}", self.cause)?;
-        if !self.remedy.is_empty() {
-            write!(f, "\n      {}", self.remedy)?;
-        }
-        Ok(())
+        let holder: Vec<String> = [pid, fd, self.path.clone()].into_iter().flatten().collect();
+        f.write_str(&self.of(&holder.join(", ")))
     }
+}
+
+/// All that is to be told, with what holds of several holders of one thing told once.
+pub(crate) fn told_once(obstacles: &[Obstacle]) -> Vec<String> {
+    /// A tree of a thousand processes has as many holders of its terminal.
+    const HOLDERS: usize = 4;
+    let same = |a: &Obstacle, b: &Obstacle| {
+        let known = |o: &Obstacle| o.pid.is_some() && o.path.is_some();
+        let what = |o: &Obstacle| (o.code.clone(), o.object.clone(), o.path.clone(), o.cause.clone(), o.remedy.clone());
+        known(a) && known(b) && what(a) == what(b)
+    };
+    let mut groups: Vec<Vec<&Obstacle>> = Vec::new();
+    for obstacle in obstacles {
+        match groups.iter_mut().find(|group| group.first().is_some_and(|first| same(first, obstacle))) {
+            Some(group) => group.push(obstacle),
+            None => groups.push(vec![obstacle]),
+        }
+    }
+    let text = |group: Vec<&Obstacle>| match group.as_slice() {
+        [] => String::new(),
+        [alone] => alone.to_string(),
+        [first, ..] => first.of(&holders(&group, HOLDERS)),
+    };
+    groups.into_iter().map(text).collect()
+}
+
+/// `pid 7, fd 0, 1, 2; pid 8, fd 0`, and how many more there are.
+fn holders(group: &[&Obstacle], most: usize) -> String {
+    let mut by_pid: Vec<(i32, Vec<String>)> = Vec::new();
+    for obstacle in group {
+        let pid = obstacle.pid.unwrap_or(0);
+        let fd = obstacle.fd.map(|fd| fd.to_string());
+        match by_pid.iter_mut().find(|(known, _)| *known == pid) {
+            Some((_, fds)) => fds.extend(fd),
+            None => by_pid.push((pid, fd.into_iter().collect())),
+        }
+    }
+    let more = by_pid.len().saturating_sub(most);
+    let told = by_pid.iter().take(most).map(|(pid, fds)| match fds.as_slice() {
+        [] => format!("pid {pid}"),
+        fds => format!("pid {pid}, fd {}", fds.join(", ")),
+    });
+    let told = told.chain((more > 0).then(|| format!("and {}", counted(more, "more process", "more processes"))));
+    let path = group.first().and_then(|first| first.path.clone());
+    told.chain(path).collect::<Vec<_>>().join("; ")
 }
 
 /// A failed command.
@@ -153,7 +201,7 @@ pub(crate) fn chain(error: &dyn StdError) -> String {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
-        for refusal in &self.refusals {
+        for refusal in told_once(&self.refusals) {
             write!(f, "\n  {refusal}")?;
         }
         if let Some(remedy) = &self.remedy {
@@ -175,6 +223,30 @@ mod tests {
         let failure = Failure::system(format_args!("writing {}", "/x"))(inner);
         assert_eq!(failure.to_string(), "writing /x: no space");
         assert_eq!(failure.class.status(), 71);
+    }
+
+    #[test]
+    fn what_holds_of_many_descriptors_is_told_once() {
+        let note = |pid, fd, path: &str| Obstacle {
+            code: "outside-terminal".to_owned(),
+            object: "terminal".to_owned(),
+            pid: Some(pid),
+            fd: Some(fd),
+            path: Some(path.to_owned()),
+            cause: "it lies outside of the tree".to_owned(),
+            remedy: "becomes that of the restoring command".to_owned(),
+        };
+        let mut notes: Vec<Obstacle> = (7..9).flat_map(|pid| [0, 1, 2].map(|fd| note(pid, fd, "/dev/pts/0"))).collect();
+        notes.push(note(7, 3, "/dev/pts/1"));
+        let told = told_once(&notes);
+        assert_eq!(told.len(), 2, "{told:?}");
+        let holders = "[outside-terminal] terminal (pid 7, fd 0, 1, 2; pid 8, fd 0, 1, 2; /dev/pts/0): it lies";
+        assert!(told[0].starts_with(holders), "{told:?}");
+        assert!(told[1].starts_with("[outside-terminal] terminal (pid 7, fd 3, /dev/pts/1): it lies"), "{told:?}");
+        let many: Vec<Obstacle> = (7..107).map(|pid| note(pid, 0, "/dev/pts/0")).collect();
+        let told = told_once(&many);
+        assert!(told[0].contains("pid 10, fd 0; and 96 more processes; /dev/pts/0)"), "{told:?}");
+        assert_eq!(told.len(), 1);
     }
 
     #[test]

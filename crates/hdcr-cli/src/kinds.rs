@@ -1,6 +1,7 @@
 //! Values of the command line that have a form of their own, each read by one `FromStr`.
 
 use std::convert::Infallible;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -62,6 +63,11 @@ impl<'de> Deserialize<'de> for Every {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
     }
+}
+
+/// `--keep`: at least one is kept, else there is nothing to go back to.
+pub(crate) fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
+    text.trim().parse().map_err(|_| format!("{text:?} is not a whole number from 1 on"))
 }
 
 /// The number of a signal by its name, with or without `SIG`, or by its number.

@@ -42,7 +42,7 @@ use settings::Settings;
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return commands::usage(&error),
+        Err(error) => return commands::usage(error),
     };
     let output = Output { json: cli.common.json, quiet: cli.common.quiet, verbose: cli.common.verbose };
     output::trace(output);

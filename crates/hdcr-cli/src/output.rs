@@ -2,7 +2,9 @@
 #![expect(clippy::print_stderr, reason = "this is the one place that prints")]
 
 use std::fmt;
+use std::fs::File;
 use std::io::{IsTerminal, Write};
+use std::os::unix::fs::FileExt;
 
 use rustix::fs::SeekFrom;
 use serde::Serialize;
@@ -17,6 +19,11 @@ use crate::progress::Bar;
 pub(crate) trait Report: Serialize {
     /// For people; lines without a trailing line feed.
     fn text(&self) -> String;
+
+    /// The same for people who want to read nothing but the result itself.
+    fn brief(&self) -> String {
+        self.text()
+    }
 }
 
 /// How much is said, and in which form.
@@ -33,7 +40,11 @@ pub(crate) struct Output {
 impl Output {
     /// Prints the result of a command.
     pub(crate) fn result(self, report: &impl Report) {
-        let text = if self.json { json(report) } else { tame(&report.text()) };
+        let text = match (self.json, self.quiet) {
+            (true, _) => json(report),
+            (false, true) => tame(&report.brief()),
+            (false, false) => tame(&report.text()),
+        };
         if !text.is_empty() {
             line(&mut std::io::stdout(), &text);
         }
@@ -45,6 +56,13 @@ impl Output {
             line(&mut std::io::stderr(), &json(report));
         } else if !self.quiet {
             eprintln!("hdcr: {}", tame(&report.text()));
+        }
+    }
+
+    /// Prints an object for programs, and nothing for people, when standard output belongs to the program.
+    pub(crate) fn object_aside(self, object: &impl Serialize) {
+        if self.json {
+            line(&mut std::io::stderr(), &json(object));
         }
     }
 
@@ -62,8 +80,9 @@ impl Output {
         }
     }
 
-    /// Says something in a file that the program writes too and that may have been cut back meanwhile.
-    pub(crate) fn note_at_end(self, text: &str) {
+    /// Says something in a file that the program writes too and that may have been cut back meanwhile; where, when that is
+    /// such a file.
+    pub(crate) fn note_at_end(self, text: &str) -> Option<Said> {
         let stderr = rustix::stdio::stderr();
         // It fails on a terminal and on a pipe: there the end is where one writes. The offset is the program's too.
         let at = rustix::fs::tell(stderr).ok();
@@ -72,6 +91,8 @@ impl Output {
             rustix::fs::seek(stderr, SeekFrom::End(0)).ok();
         }
         self.note(text);
+        at?;
+        Some(Said { text: text.to_owned(), end: rustix::fs::tell(stderr).ok()? })
     }
 
     /// Says something that only a curious user wants to know.
@@ -100,6 +121,24 @@ impl Output {
     pub(crate) fn bar(self) -> Bar {
         let silent = self.quiet || self.json || !std::io::stderr().is_terminal();
         if silent { Bar::default() } else { Bar::drawn() }
+    }
+}
+
+/// Something that was said in a file.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) text: String,
+    /// Where its line ends.
+    end: u64,
+}
+
+impl Said {
+    /// Whether it still stands where it was said.
+    pub(crate) fn stands_in(&self, file: &File) -> bool {
+        let mut found = vec![0; self.text.len() + 1];
+        let begin = self.end.checked_sub(u64::try_from(found.len()).unwrap_or(u64::MAX));
+        begin.is_some_and(|begin| file.read_exact_at(&mut found, begin).is_ok())
+            && found.strip_suffix(b"\n") == Some(self.text.as_bytes())
     }
 }
 
@@ -167,6 +206,16 @@ fn line(stream: &mut dyn Write, text: &str) {
     }
 }
 
+/// `1 process`, `2 processes`.
+pub(crate) fn counted(count: usize, one: &str, more: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { more })
+}
+
+/// How much stands in the way.
+pub(crate) fn in_the_way(count: usize) -> String {
+    counted(count, "object stands in the way", "objects stand in the way")
+}
+
 /// Lines of columns: each as wide as its widest cell, the last as it is.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     // Also a line feed would spoil the columns.
@@ -188,6 +237,18 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_cut_off_does_not_stand_any_more() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"1\nhdcr: a crash\n2\n").unwrap();
+        let said = Said { text: "a crash".to_owned(), end: 16 };
+        assert!(said.stands_in(&file));
+        file.set_len(15).unwrap();
+        assert!(!said.stands_in(&file));
+        file.write_at(b"0123456789012345678", 0).unwrap();
+        assert!(!said.stands_in(&file));
+    }
 
     #[test]
     fn columns_stand_under_each_other() {

@@ -1,6 +1,7 @@
 //! Settings: defaults, then `/etc/hdcr/config.toml`, the user's file, the environment, and flags; the last one wins.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -92,7 +93,7 @@ pub(crate) struct Config {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RunConfig {
     pub(crate) every: Option<Every>,
-    pub(crate) keep: Option<usize>,
+    pub(crate) keep: Option<NonZeroUsize>,
     pub(crate) restarts: Option<u32>,
     #[serde(default)]
     pub(crate) on: Vec<String>,
@@ -284,7 +285,10 @@ mod tests {
                 .unwrap();
         let both = merge(under, over);
         assert_eq!(both.store, Some(PathBuf::from("/a")));
-        assert_eq!((both.run.every, both.run.keep), (Some(Every::Fixed(Duration::from_millis(500))), Some(7)));
+        assert_eq!(
+            (both.run.every, both.run.keep),
+            (Some(Every::Fixed(Duration::from_millis(500))), NonZeroUsize::new(7))
+        );
         assert_eq!(both.files.limit, Some(1 << 30));
         assert_eq!(both.files.policy.len(), 2);
     }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Failure, Obstacle};
+use crate::failure::{Failure, Obstacle, told_once};
 use crate::kinds::{PathMap, Then};
-use crate::output::Report;
+use crate::output::{Report, counted};
 use crate::progress::Step;
 use crate::settings::Files;
 use crate::told::Since;
@@ -127,8 +127,12 @@ pub(crate) struct Checkpointed {
 
 impl Report for Checkpointed {
     fn text(&self) -> String {
-        let notes = self.notes.iter().map(|note| format!("\n  note: {note}"));
+        let notes = told_once(&self.notes).into_iter().map(|note| format!("\n  note: {note}"));
         std::iter::once(self.line()).chain(notes).collect()
+    }
+
+    fn brief(&self) -> String {
+        self.line()
     }
 }
 
@@ -146,8 +150,8 @@ impl Checkpointed {
         let before =
             if self.prepared_us == 0 { String::new() } else { format!(" (and {} before)", time(self.prepared_us)) };
         format!(
-            "{place}: {} process(es), {size}, stopped for {}{before}, {} in all{then}",
-            self.processes,
+            "{place}: {}, {size}, stopped for {}{before}, {} in all{then}",
+            counted(self.processes, "process", "processes"),
             time(self.stopped_us),
             time(self.total_us)
         )

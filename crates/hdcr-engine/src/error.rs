@@ -74,7 +74,8 @@ pub struct Refusals(pub Vec<Refusal>);
 
 impl fmt::Display for Refusals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} object(s) stand in the way", self.0.len())?;
+        let stand = if self.0.len() == 1 { "object stands" } else { "objects stand" };
+        write!(f, "{} {stand} in the way", self.0.len())?;
         for refusal in &self.0 {
             write!(f, "\n  {refusal}")?;
         }

@@ -8,6 +8,7 @@ use hdcr_image::{ImageId, PartName, Sink, SnapshotId, StoreError, WritePart};
 
 use crate::disk::{Disk, Durability, Faults, random, random_suffix};
 use crate::error::Error;
+use crate::file::directory_around;
 use crate::lock;
 use crate::store::sweep_prefix;
 
@@ -48,18 +49,17 @@ pub struct DirectorySink {
 impl DirectorySink {
     /// Begins an image that will be this directory, which must not exist or be empty.
     pub fn create(target: &Path, durability: Durability) -> Result<Self, Error> {
-        let not_free = |what| Error::NotAnImage { path: target.to_owned(), what };
-        let name = target.file_name().ok_or_else(|| not_free("not the name of a directory"))?;
+        let bad = |why| Error::BadTarget { path: target.to_owned(), why };
+        let name = target.file_name().ok_or_else(|| bad("it is not the name of a directory"))?;
         let free = match std::fs::read_dir(target) {
             Ok(mut entries) => entries.next().is_none(),
             Err(error) => error.kind() == std::io::ErrorKind::NotFound,
         };
         if !free {
-            return Err(not_free("already there"));
+            return Err(bad("it is already there, and not an empty directory"));
         }
         let disk = Disk { faults: Faults::default(), durability };
-        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new(".")).to_owned();
+        let parent = directory_around(target)?;
         let lock = LockPath::Directory(parent.clone());
         let held = lock.take()?;
         let prefix = format!(".{}.new-", name.to_string_lossy());

@@ -39,6 +39,14 @@ pub enum Error {
         /// What it is instead.
         what: &'static str,
     },
+    /// No image can be written there.
+    #[error("{} cannot become an image: {why}", path.display())]
+    BadTarget {
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        why: &'static str,
+    },
     /// A text names neither a checkpoint nor a path.
     #[error("{text:?} names no checkpoint: {reason}")]
     BadSelector {
@@ -55,9 +63,11 @@ impl Error {
         match self {
             Self::Store(error) => error.class(),
             Self::Image(error) => error.class(),
-            Self::NoJob { .. } | Self::NoSnapshot { .. } | Self::NotAnImage { .. } | Self::BadSelector { .. } => {
-                ErrorClass::Refused
-            }
+            Self::NoJob { .. }
+            | Self::NoSnapshot { .. }
+            | Self::NotAnImage { .. }
+            | Self::BadTarget { .. }
+            | Self::BadSelector { .. } => ErrorClass::Refused,
         }
     }
 }

@@ -58,13 +58,12 @@ impl FileSink {
     /// As [`FileSink::create`], on a file system that fails as planned.
     pub fn with_faults(target: &Path, durability: Durability, faults: Faults) -> Result<Self, Error> {
         let disk = Disk { faults, durability };
-        let not_a_file = |what| Error::NotAnImage { path: target.to_owned(), what };
-        let name = target.file_name().ok_or_else(|| not_a_file("not the name of a file"))?;
+        let bad = |why| Error::BadTarget { path: target.to_owned(), why };
+        let name = target.file_name().ok_or_else(|| bad("it is not the name of a file"))?;
         if std::fs::metadata(target).is_ok_and(|found| !found.is_file()) {
-            return Err(not_a_file("something other than a file"));
+            return Err(bad("something other than a regular file is there"));
         }
-        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let directory = parent.unwrap_or(Path::new(".")).to_owned();
+        let directory = directory_around(target)?;
         let prefix = format!(".{}.new-", name.to_string_lossy());
         sweep(&disk, &directory, &prefix)?;
         let (temporary, file, named) = match create_unnamed(&disk, &directory, &prefix)? {
@@ -136,6 +135,17 @@ fn create_unnamed(disk: &Disk, directory: &Path, prefix: &str) -> Result<Option<
     let path = directory.join(format!("{prefix}{}", random_suffix()?));
     let Some(file) = disk.create_unnamed(directory)? else { return Ok(None) };
     Ok(lock::is_taken_now(&file, &path)?.then_some((path, file)))
+}
+
+/// The directory that an image outside of a store is to lie in.
+pub(crate) fn directory_around(target: &Path) -> Result<PathBuf, Error> {
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = parent.unwrap_or(Path::new(".")).to_owned();
+    if directory.is_dir() {
+        Ok(directory)
+    } else {
+        Err(Error::BadTarget { path: target.to_owned(), why: "the directory around it does not exist" })
+    }
 }
 
 /// Makes a temporary file and takes its lock; anew when a sweep came in between.

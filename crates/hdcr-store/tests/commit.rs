@@ -284,7 +284,7 @@ fn what_is_not_an_image_is_refused() {
     assert!(matches!(open_path(Path::new("/dev/null")), Err(Error::NotAnImage { .. })));
     fs::write(&path, "#!/bin/sh\n").unwrap();
     assert!(matches!(open_path(&path), Err(Error::Image(ImageError::Corrupt { .. }))));
-    assert!(matches!(FileSink::create(directory.path(), Durability::None), Err(Error::NotAnImage { .. })));
+    assert!(matches!(FileSink::create(directory.path(), Durability::None), Err(Error::BadTarget { .. })));
     fs::create_dir(directory.path().join("manifest")).unwrap();
     let source = open_path(directory.path()).unwrap();
     assert!(ImageReader::open(source.as_ref()).is_err());
@@ -309,7 +309,7 @@ fn an_image_directory_can_lie_anywhere() {
     assert_eq!(names(directory.path()).len(), 3);
     sample::write(Box::new(sink), Options::default()).unwrap();
     verify(open_path(&target).unwrap().as_ref());
-    assert!(matches!(DirectorySink::create(&target, Durability::Fsync), Err(Error::NotAnImage { .. })));
+    assert!(matches!(DirectorySink::create(&target, Durability::Fsync), Err(Error::BadTarget { .. })));
     let late = sample::write(Box::new(living), Options::default());
     assert!(late.is_err(), "an image is never put over another one");
     assert_eq!(names(directory.path()), ["image"]);

@@ -55,7 +55,7 @@ pub(crate) fn store_gone(stage: &mut Stage<'_>) -> Result<()> {
     let mut job = stage.start(&["run", "--name", name, "--every", "1h", "--", "sh", "-c", &script], "says")?;
     stage.until_counted("count", 5)?;
     let record = "the record of job keeper-gone in";
-    let checkpoints = "checkpoint(s) of job keeper-gone were removed, the newest among them";
+    let checkpoints = "of job keeper-gone removed, the newest among them";
     for (gone, says, times) in [
         ("store", record, 1),
         ("store/.jobs", record, 2),
@@ -153,11 +153,11 @@ pub(crate) fn left(stage: &mut Stage<'_>) -> Result<()> {
         "(setsid sh -c 'echo > daemon; exec sleep 1000' &) ; while [ ! -e daemon ]; do sleep 0.02; done; exit 3";
     let said = stage.expect(3, &["run", "--name", "keeper-left", "--", "sh", "-c", script])?;
     let daemon = *with_command(&stage.folder, |command| command == "sleep 1000").first().context("no daemon")?;
-    said.names(&["1 process(es) that it began run on without a keeper", &format!("{daemon} (sleep)")])?;
+    said.names(&["1 process that it began runs on without a keeper", &format!("{daemon} (sleep)")])?;
     stage.end_all()?;
     fs::remove_file(stage.path("daemon"))?;
     let said = stage.expect(3, &["run", "--new-pids", "--name", "keeper-left-p", "--", "sh", "-c", script])?;
-    said.names(&["1 process(es) that it began end with its pid namespace"])?;
+    said.names(&["1 process that it began ends with its pid namespace"])?;
     ensure!(with_command(&stage.folder, |command| command == "sleep 1000").is_empty(), "it lives on");
     Ok(())
 }

@@ -97,7 +97,7 @@ pub(crate) fn told(stage: &mut Stage<'_>) -> Result<()> {
     let own = own.to_string();
     stage.expect(0, &["check", &own])?.names(&["files-unwatched", "CAP_SYS_ADMIN", "--files"])?;
     stage.expect(0, &["checkpoint", &own, "-o", "image"])?;
-    stage.expect(0, &["check", "./image"])?.names(&["restore of 1 process(es) is possible"])?;
+    stage.expect(0, &["check", "./image"])?.names(&["restore of 1 process is possible"])?;
     let mode = fs::metadata(stage.hdcr())?.permissions().mode();
     ensure!(mode & 0o6000 == 0, "hdcr is setuid: {mode:o}");
     Ok(())

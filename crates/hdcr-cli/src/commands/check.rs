@@ -9,10 +9,10 @@ use super::checkpoint::{must_exist, pid};
 use super::restore::{descriptors, place};
 use crate::asking;
 use crate::cli::CheckArgs;
-use crate::failure::{Class, Failure, Obstacle, Result};
+use crate::failure::{Class, Failure, Obstacle, Result, told_once};
 use crate::kinds::{StdioTarget, Then};
 use crate::namespace::{self, Outside};
-use crate::output::Report;
+use crate::output::{Report, counted, in_the_way};
 use crate::parts;
 use crate::task::{CheckpointTask, RestoreTask, Target, Who};
 
@@ -30,12 +30,13 @@ struct Checked {
 
 impl Report for Checked {
     fn text(&self) -> String {
+        let processes = counted(self.processes, "process", "processes");
         let mut lines = vec![match self.refusals.len() {
-            0 => format!("{}: {} of {} process(es) is possible", self.target, self.operation, self.processes),
-            count => format!("{}: {} is refused, {count} object(s) stand in the way", self.target, self.operation),
+            0 => format!("{}: {} of {processes} is possible", self.target, self.operation),
+            count => format!("{}: {} is refused, {}", self.target, self.operation, in_the_way(count)),
         }];
-        lines.extend(self.refusals.iter().map(|obstacle| format!("  {obstacle}")));
-        lines.extend(self.notes.iter().map(|note| format!("  note: {note}")));
+        lines.extend(told_once(&self.refusals).into_iter().map(|obstacle| format!("  {obstacle}")));
+        lines.extend(told_once(&self.notes).into_iter().map(|note| format!("  note: {note}")));
         lines.join("\n")
     }
 }

@@ -32,7 +32,8 @@ struct Finding {
     state: State,
     found: String,
     /// What follows when it is not good.
-    follows: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    follows: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,14 +53,15 @@ impl Report for Examined {
         };
         let rows: Vec<Vec<String>> = self.findings.iter().map(row).collect();
         let mut lines = vec![table(&["STATE", "FEATURE", "FOUND"], &rows)];
-        let bad = self.findings.iter().filter(|finding| finding.state != State::Good);
-        lines.extend(bad.map(|finding| format!("{}: {}", finding.feature, finding.follows)));
+        let bad = self.findings.iter().filter_map(|finding| Some((finding.feature, finding.follows.as_ref()?)));
+        lines.extend(bad.map(|(feature, follows)| format!("{feature}: {follows}")));
         lines.join("\n")
     }
 }
 
 fn finding(feature: &'static str, state: State, found: impl Into<String>, follows: &str) -> Finding {
-    Finding { feature, state, found: found.into(), follows: follows.to_owned() }
+    let follows = (state != State::Good).then(|| follows.to_owned());
+    Finding { feature, state, found: found.into(), follows }
 }
 
 fn either(good: bool, bad: State) -> State {
@@ -242,4 +244,16 @@ pub(crate) fn probe(at: &Surrounding<'_>) -> Result<u8> {
         return Ok(0);
     }
     namespace::outside(std::iter::once("__probe".into()), &mut |_| Ok(namespace::Outside::Waits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_good_has_no_consequence() {
+        let told = |state| serde_json::to_string(&finding("store", state, "/s", "it cannot be written")).unwrap();
+        assert!(!told(State::Good).contains("cannot"));
+        assert!(told(State::Missing).contains("\"follows\":\"it cannot be written\""));
+    }
 }

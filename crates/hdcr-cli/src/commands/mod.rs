@@ -42,8 +42,27 @@ impl Surrounding<'_> {
     }
 }
 
+/// Commands that are parts of hdcr itself are nothing that a user has meant.
+fn propose_nothing_hidden(error: &mut clap::Error) {
+    use clap::error::{ContextKind, ContextValue};
+    let kind = ContextKind::SuggestedSubcommand;
+    let hidden = |name: &String| name.starts_with("__");
+    let proposed = match error.remove(kind) {
+        Some(ContextValue::String(name)) => (!hidden(&name)).then_some(ContextValue::String(name)),
+        Some(ContextValue::Strings(names)) => {
+            let names: Vec<String> = names.into_iter().filter(|name| !hidden(name)).collect();
+            (!names.is_empty()).then_some(ContextValue::Strings(names))
+        }
+        other => other,
+    };
+    if let Some(proposed) = proposed {
+        error.insert(kind, proposed);
+    }
+}
+
 /// A command line that is not one: help and version are printed and are no error.
-pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+pub(crate) fn usage(mut error: clap::Error) -> ExitCode {
+    propose_nothing_hidden(&mut error);
     if !error.use_stderr() {
         return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
@@ -55,4 +74,23 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
         tracing::debug!("standard error is closed");
     }
     ExitCode::from(Class::Usage.status())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn only_commands_for_users_are_proposed() {
+        for (word, proposed) in [("probe", None), ("worke", None), ("frob", None), ("restor", Some("restore"))] {
+            let mut error = Cli::try_parse_from(["hdcr", word]).unwrap_err();
+            propose_nothing_hidden(&mut error);
+            let text = error.to_string();
+            assert!(!text.contains("__"), "{text}");
+            assert!(proposed.is_none_or(|proposed| text.contains(proposed)), "{text}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use hdcr_image::Manifest;
 use hdcr_policy::restart::Death;
 use rustix::fs::{Mode, OFlags, open};
+use rustix::process::Pid;
 use serde::Serialize;
 
 use super::Surrounding;
@@ -21,9 +22,9 @@ use crate::job::{Record, State, is_held, peek};
 use crate::keeper::remembered;
 use crate::kinds::StdioTarget;
 use crate::namespace::{self, Outside};
-use crate::output::Report;
+use crate::output::{Report, counted};
 use crate::parts;
-use crate::process::shell_status;
+use crate::process::{self, shell_status};
 use crate::settings::{absolute, restore_time};
 use crate::signals::Signals;
 use crate::task::{Place, RestoreTask};
@@ -37,18 +38,22 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         refuse_running(at, &place)?;
     }
     if at.inside.is_none() && (args.new_pids || !namespace::may_choose_pids()) {
-        return namespace::outside(std::env::args_os().skip(1), &mut |pid| {
+        let processes = manifest.facts.processes.len();
+        let mut runs = None;
+        let status = namespace::outside(std::env::args_os().skip(1), &mut |pid| {
             write_pid(args.pidfile.as_deref(), pid)?;
+            let running = Running { pid, processes, restore_us: None, calls: None, status: None };
             if args.detach {
-                at.output.result_aside(&Running {
-                    pid,
-                    processes: manifest.facts.processes.len(),
-                    restore_us: None,
-                    calls: None,
-                });
+                at.output.result_aside(&running);
+                return Ok(Outside::Leaves);
             }
-            Ok(if args.detach { Outside::Leaves } else { Outside::Waits })
-        });
+            runs = Some(running);
+            Ok(Outside::Waits)
+        })?;
+        if let Some(running) = runs {
+            at.output.object_aside(&Running { status: Some(status), ..running });
+        }
+        return Ok(status);
     }
     let signals = Signals::take()?;
     let restored = match bring_back(at, args, &place, &manifest, &signals)? {
@@ -60,7 +65,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     let main = restored.roots.iter().find(|pid| **pid == root).or(restored.roots.first()).copied();
     let main = main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))?;
     let (restore_us, calls) = (Some(restored.total_us), Some(restored.calls));
-    let running = Running { pid: main, processes: restored.processes, restore_us, calls };
+    let running = Running { pid: main, processes: restored.processes, restore_us, calls, status: None };
     match &at.inside {
         Some(report) => {
             if args.detach {
@@ -71,11 +76,28 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         None => write_pid(args.pidfile.as_deref(), main)?,
     }
     if args.detach && at.inside.is_none() {
+        leave_session(main);
         at.output.result_aside(&running);
         return Ok(0);
     }
     at.output.detail(&running.text());
-    Ok(shell_status(foreground::accompany(main, &signals, at.output, at.inside.as_ref())?))
+    let status = shell_status(foreground::accompany(main, &signals, at.output, at.inside.as_ref())?);
+    if at.inside.is_none() {
+        at.output.object_aside(&Running { status: Some(status), ..running });
+    }
+    Ok(status)
+}
+
+/// The groups of the program lose their parent in this session when this process ends: then the kernel would end those
+/// with stopped processes by `SIGHUP`. A parent in another session is none that they lose.
+fn leave_session(main: i32) {
+    let group = process::stat(main).and_then(|stat| Pid::from_raw(stat.pgid));
+    // Only who is in the group of another, and leaves none of his own behind, not even of zombies, can make a session.
+    while process::next_change().is_some() {}
+    let left = rustix::process::setpgid(None, group).and_then(|()| rustix::process::setsid());
+    if let Err(error) = left {
+        tracing::debug!(%error, "the restoring command stays in the session of the program");
+    }
 }
 
 /// Restores the image as children of this process.
@@ -120,19 +142,23 @@ fn let_go_of_stdio() -> Result<()> {
     rustix::stdio::dup2_stderr(error).map_err(doing())
 }
 
-/// A program that runs again, as `--detach` tells it.
+/// A program that runs again, as `--detach` tells it; or that has run, as `--json` tells it.
 #[derive(Debug, Serialize)]
 struct Running {
     pid: i32,
     processes: usize,
     restore_us: Option<u64>,
     calls: Option<u64>,
+    /// What it returned in the foreground.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u8>,
 }
 
 impl Report for Running {
     fn text(&self) -> String {
         let took = self.restore_us.map(|us| format!(", {}", duration::show(Duration::from_micros(us))));
-        format!("runs as pid {}: {} process(es){}", self.pid, self.processes, took.unwrap_or_default())
+        let processes = counted(self.processes, "process", "processes");
+        format!("runs as pid {}: {processes}{}", self.pid, took.unwrap_or_default())
     }
 }
 
@@ -211,7 +237,12 @@ fn can_write_pid(path: Option<&Path>) -> Result<()> {
     if whole.is_dir() {
         return Err(doing()(std::io::Error::from(std::io::ErrorKind::IsADirectory)));
     }
-    tempfile::NamedTempFile::new_in(whole.parent().unwrap_or(Path::new("/"))).map(drop).map_err(doing())
+    let parent = whole.parent().unwrap_or(Path::new("/"));
+    if !parent.is_dir() {
+        let message = format!("writing {}: there is no directory {}", path.display(), parent.display());
+        return Err(Failure::new(Class::Failed, "system", message));
+    }
+    tempfile::NamedTempFile::new_in(parent).map(drop).map_err(doing())
 }
 
 /// Writes the pid file, whole or not at all.

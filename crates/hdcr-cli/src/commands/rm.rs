@@ -34,8 +34,14 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
     let mut removed = Vec::new();
     for Wanted { job, numbers, is_whole } in wanted? {
         if is_whole {
-            // Refused when its keeper lives: it would go back to nothing.
-            job::forget(store, &job)?;
+            // Its keeper would go back to nothing.
+            job::forget(store, &job).map_err(|failure| match &*failure.code {
+                "job-runs" => {
+                    Failure::refused("job-runs", format!("job {job} is running, and may need its checkpoints"))
+                        .remedy(format!("end it first (`hdcr stop {job}`), or remove single ones (`hdcr rm {job}@ID`)"))
+                }
+                _ => failure,
+            })?;
             parts::forget_files(&at.settings.journals(), &job)?;
         }
         for number in numbers {

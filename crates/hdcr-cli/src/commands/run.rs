@@ -1,6 +1,7 @@
 //! `hdcr run`: a program under a keeper.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -112,7 +113,7 @@ fn plan(at: &Surrounding<'_>, args: &RunArgs, name: JobName, start: Start) -> Re
         every,
         timeout: at.settings.checkpoint_timeout(args.timeout),
         restore_timeout: at.settings.restore_timeout(None),
-        keep: args.keep.or(config.keep).unwrap_or(3).max(1),
+        keep: args.keep.or(config.keep).map_or(3, NonZeroUsize::get),
         rules: Rules { on, restarts, slack },
         files: at.settings.files(&args.files)?,
         start,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Keeper, Phase};
 use crate::failure::{Failure, Result};
 use crate::job::Held;
+use crate::output::counted;
 use crate::parts;
 use crate::process;
 use crate::registry::Registry;
@@ -90,7 +91,8 @@ impl Keeper {
             watch.keep(&self.made.iter().map(|made| made.number).collect::<Vec<_>>());
         }
         self.note(&format!(
-            "{lost} checkpoint(s) of job {} were removed, the newest among them; a new one is taken now",
+            "{} of job {} removed, the newest among them; a new one is taken now",
+            counted(lost, "checkpoint", "checkpoints"),
             self.plan.name
         ));
         self.next_checkpoint = Instant::now();
@@ -117,11 +119,16 @@ impl Keeper {
         if left.is_empty() {
             return;
         }
-        let then = if self.record.private_pids { "end with its pid namespace" } else { "run on without a keeper" };
+        let then = match (self.record.private_pids, left.len()) {
+            (true, 1) => "ends with its pid namespace",
+            (true, _) => "end with its pid namespace",
+            (false, 1) => "runs on without a keeper",
+            (false, _) => "run on without a keeper",
+        };
         self.note(&format!(
-            "job {} has ended; {} process(es) that it began {then}: {}",
+            "job {} has ended; {} that it began {then}: {}",
             self.plan.name,
-            left.len(),
+            counted(left.len(), "process", "processes"),
             left.join(", ")
         ));
     }

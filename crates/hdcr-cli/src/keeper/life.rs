@@ -14,6 +14,7 @@ use crate::failure::{Class, Failure, Result, chain};
 use crate::foreground::{KILL_LIMIT, tell};
 use crate::job::{Start, State};
 use crate::namespace;
+use crate::output::counted;
 use crate::parts;
 use crate::process::{self, kill_all_below, shell_status};
 use crate::settings::restore_time;
@@ -147,13 +148,6 @@ impl Keeper {
         self.begin_anew()
     }
 
-    /// Tells of the crash that was rolled back.
-    fn tell_crash(&mut self) {
-        if let Some(crash) = self.crash.take() {
-            self.note(&crash);
-        }
-    }
-
     fn decision(&self, death: Death) -> (Decision, Ended) {
         let ended = Ended { death, asked_for: self.asked_for(death), at: self.ran_before };
         let checkpoints: Vec<Duration> = self.made.iter().map(|made| made.at).collect();
@@ -193,17 +187,7 @@ impl Keeper {
     /// It has crashed too often. All checkpoints stay.
     fn give_up(&mut self, death: Death) -> Result<()> {
         kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
-        let message = format!(
-            "job {}: the program crashed again ({}), after {} restart(s); giving up",
-            self.plan.name,
-            tell(death),
-            self.history.restarts
-        );
-        let failure = Failure::new(Class::Failed, "gave-up", message);
-        self.verdict = Some(failure.remedy(format!(
-            "its checkpoints are kept (`hdcr list {0}`); `hdcr restore {0}@ID` tries one by hand",
-            self.plan.name
-        )));
+        self.verdict = Some(gave_up(self.plan.name.as_str(), death, self.history.restarts, !self.made.is_empty()));
         self.finish(State::Paused, shell_status(death));
         Ok(())
     }
@@ -260,7 +244,8 @@ impl Keeper {
         self.patience = None;
         self.tell_crash();
         let took = duration::show(Duration::from_micros(restored.total_us));
-        self.detail(&format!("{} restored: {} process(es) in {took}", self.place(number), restored.processes));
+        let processes = counted(restored.processes, "process", "processes");
+        self.detail(&format!("{} restored: {processes} in {took}", self.place(number)));
         restored.notes.iter().for_each(|note| self.note(&note.to_string()));
         self.came_from = Some(self.place(number));
         self.files_are_as_at(number);
@@ -329,5 +314,35 @@ impl Keeper {
         });
         self.finish(State::Paused, status);
         Ok(())
+    }
+}
+
+/// What is said when a job has crashed more often than it may.
+fn gave_up(job: &str, death: Death, restarts: u32, has_checkpoints: bool) -> Failure {
+    let message = match restarts {
+        0 => format!("job {job}: {}; --restarts 0 allows no restart", tell(death)),
+        1 => format!("job {job}: {} again, after 1 restart; giving up", tell(death)),
+        _ => format!("job {job}: {} again, after {restarts} restarts; giving up", tell(death)),
+    };
+    Failure::new(Class::Failed, "gave-up", message).remedy(if has_checkpoints {
+        format!("its checkpoints are kept (`hdcr list {job}`); `hdcr restore {job}@ID` tries one by hand")
+    } else {
+        "it has no checkpoint yet; the same command begins anew".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_gives_up_promises_only_what_there_is() {
+        let killed = Death::Signal(Signal::SIGKILL as i32);
+        let told = gave_up("sim", killed, 2, true).to_string();
+        assert!(told.starts_with("job sim: killed by SIGKILL again, after 2 restarts; giving up\n"), "{told}");
+        assert!(told.contains("its checkpoints are kept"), "{told}");
+        let told = gave_up("sim", killed, 0, false).to_string();
+        assert!(told.starts_with("job sim: killed by SIGKILL; --restarts 0 allows no restart\n"), "{told}");
+        assert!(!told.contains("are kept") && !told.contains("restore"), "{told}");
     }
 }

@@ -26,12 +26,13 @@ use std::time::{Duration, Instant};
 
 use hdcr_policy::interval::Rhythm;
 use hdcr_policy::restart::{Death, History, Rules};
+use serde::Serialize;
 
 use crate::failure::{Failure, Obstacle, Result};
 use crate::job::{Held, Record, Start, State};
 use crate::kinds::Every;
 use crate::namespace;
-use crate::output::Output;
+use crate::output::{Output, Said};
 use crate::process::{Change, next_change, signal};
 use crate::registry::{Answer, Client, Listener};
 use crate::settings::Files;
@@ -132,6 +133,8 @@ pub(crate) struct Keeper {
     /// What is to be told of a crash when it is rolled back: told before, it would be cut off a file that the program has
     /// written to as well.
     pub(super) crash: Option<String>,
+    /// What was told of earlier crashes in such a file: a rollback may cut it off.
+    pub(super) told: Vec<Said>,
     /// Notes of the last checkpoint; the same ones are not told again.
     pub(super) notes: Vec<Obstacle>,
     /// Hears what the program does to files; not without root.
@@ -204,6 +207,7 @@ impl Keeper {
             failures: 0,
             trouble: None,
             crash: None,
+            told: Vec::new(),
             notes: Vec::new(),
             watch: None,
             remembered: Remembered::default(),
@@ -311,18 +315,37 @@ impl Keeper {
         for client in self.wishes.drain(..).map(|wish| wish.client).chain(self.clients.drain(..)) {
             client.answer(&over);
         }
-        match self.verdict.take() {
-            Some(verdict) => {
-                self.output.failure(&verdict, true);
-                ended
-            }
-            None => ended,
+        match (self.verdict.take(), &ended) {
+            (Some(verdict), _) => self.output.failure(&verdict, true),
+            (None, Ok(status)) => self.output.object_aside(&Over {
+                job: self.plan.name.to_string(),
+                status: *status,
+                goes_on: self.record.state == State::Paused,
+                restarts: self.history.restarts,
+                newest: self.made.last().map(|made| made.number),
+            }),
+            (None, Err(_)) => {}
         }
+        ended
     }
 
     /// Tells the user something, in what may be a file that is rolled back with the program.
     pub(super) fn note(&self, text: &str) {
         self.output.note_at_end(text);
+    }
+
+    /// Tells of the crash that was rolled back, and once more of earlier ones where that has been cut off.
+    pub(super) fn tell_crash(&mut self) {
+        let Some(crash) = self.crash.take() else { return };
+        let mut again = Vec::new();
+        if !self.told.is_empty()
+            && let Ok(file) = File::open("/proc/self/fd/2")
+        {
+            again = self.told.extract_if(.., |said| !said.stands_in(&file)).map(|said| said.text).collect();
+        }
+        for text in again.into_iter().chain([crash]) {
+            self.told.extend(self.output.note_at_end(&text));
+        }
     }
 
     /// Tells a curious user something.
@@ -354,6 +377,17 @@ impl Keeper {
     pub(super) fn place(&self, number: u64) -> Place {
         Place::Store { root: self.plan.store.clone(), job: self.plan.name.to_string(), number }
     }
+}
+
+/// How a job ended, for programs.
+#[derive(Debug, Serialize)]
+struct Over {
+    job: String,
+    status: u8,
+    /// The same command goes on from the newest checkpoint.
+    goes_on: bool,
+    restarts: u32,
+    newest: Option<u64>,
 }
 
 /// Which descriptors have something to be read.
