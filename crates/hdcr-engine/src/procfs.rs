@@ -508,11 +508,14 @@ mod tests {
                 }
                 true
             });
-            for _ in 0..300 {
-                let mut child = std::process::Command::new("true").spawn().unwrap();
-                current.store(i32::try_from(child.id()).unwrap(), Ordering::Relaxed);
-                child.wait().unwrap();
+            // A shell makes them: children of this process would hold the descriptors of other tests for a moment.
+            let script = "i=0; while [ $i -lt 200 ]; do i=$((i+1)); /bin/true & echo $!; wait; done";
+            let mut shell = std::process::Command::new("sh");
+            let mut shell = shell.args(["-c", script]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+            for line in io::BufRead::lines(io::BufReader::new(shell.stdout.take().unwrap())) {
+                current.store(line.unwrap().parse().unwrap(), Ordering::Relaxed);
             }
+            shell.wait().unwrap();
             over.store(true, Ordering::Relaxed);
             assert!(watcher.join().unwrap());
         });
