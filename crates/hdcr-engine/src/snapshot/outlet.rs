@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ impl Outlet {
     /// Begins the thread.
     pub(crate) fn begin(writer: ImageWriter) -> Result<Self> {
         let (queue, loads) = sync_channel(QUEUE);
-        let (back, empty) = channel();
+        let (back, empty) = sync_channel(QUEUE);
         let held = Arc::new(AtomicBool::new(false));
         let holds = Arc::clone(&held);
         let thread = std::thread::Builder::new().name("writer".to_owned());
@@ -155,7 +155,7 @@ impl Drop for Outlet {
     }
 }
 
-fn write(mut writer: ImageWriter, loads: &Receiver<Load>, back: &Sender<Vec<u8>>, held: &AtomicBool) -> Work {
+fn write(mut writer: ImageWriter, loads: &Receiver<Load>, back: &SyncSender<Vec<u8>>, held: &AtomicBool) -> Work {
     for load in loads {
         while held.load(Ordering::Relaxed) {
             std::thread::sleep(STEP);
@@ -174,8 +174,8 @@ fn write(mut writer: ImageWriter, loads: &Receiver<Load>, back: &Sender<Vec<u8>>
                     writer.pages(space, range.start, piece)?;
                     rest = after;
                 }
-                // Nobody takes it at the very end.
-                back.send(bytes).ok();
+                // Nobody takes it at the very end, nor when there are enough: then it is given up.
+                back.try_send(bytes).ok();
             }
         }
     }
@@ -238,6 +238,19 @@ mod tests {
             *byte = seed.to_be_bytes()[0];
         }
         outlet.piece(1, at << 20, bytes)
+    }
+
+    #[test]
+    fn buffers_that_come_back_are_not_hoarded() {
+        let gate = Arc::new(Mutex::new(()));
+        let mut outlet = outlet(&gate);
+        for at in 0..200 {
+            outlet.piece(1, at << 20, vec![0; 1 << 12]).unwrap();
+        }
+        outlet.queue = None;
+        let thread = outlet.thread.take().unwrap();
+        assert!(thread.join().unwrap().is_ok());
+        assert!(outlet.empty.try_iter().count() <= QUEUE);
     }
 
     #[test]
