@@ -53,12 +53,20 @@ static void pending(void) {
 
 static void tree(void) {
     pthread_t t;
+    int made[2];
+    char one;
+    if (pipe(made)) _exit(9);
     pthread_create(&t, NULL, sleeper, NULL);
     for (int i = 0; i < 2; i++)
         if (fork() == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
             pthread_create(&t, NULL, sleeper, NULL);
-            if (i == 1 && fork() == 0) { prctl(PR_SET_PDEATHSIG, SIGKILL); ready(); sleeper(NULL); }
+            if (i == 0 && write(made[1], "", 1) != 1) _exit(9);
+            if (i == 1 && fork() == 0) {
+                prctl(PR_SET_PDEATHSIG, SIGKILL);
+                if (read(made[0], &one, 1) == 1) ready();
+                sleeper(NULL);
+            }
             sleeper(NULL);
         }
     line();
