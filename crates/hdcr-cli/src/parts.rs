@@ -43,6 +43,7 @@ fn store(root: &Path) -> DirectoryStore {
 pub(crate) fn steps_to(tell: impl Fn(Step) + Send + Sync + 'static) -> Progress {
     Progress::to(move |report| {
         let doing = match report.phase {
+            Phase::Copying => Doing::Copying,
             Phase::Reading => Doing::Reading,
             Phase::Writing => Doing::Writing,
             Phase::Settling => Doing::Settling,

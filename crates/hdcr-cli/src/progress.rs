@@ -17,6 +17,7 @@ const BEAT: Duration = Duration::from_millis(200);
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Doing {
+    Copying,
     Reading,
     Writing,
     Settling,
@@ -27,6 +28,7 @@ pub(crate) enum Doing {
 impl Doing {
     fn text(self) -> &'static str {
         match self {
+            Self::Copying => "copying the program while it runs",
             Self::Reading => "reading the program",
             Self::Writing => "writing the checkpoint",
             Self::Settling => "making it durable",

@@ -199,7 +199,10 @@ impl Surveyed {
         let mut ahead = Ahead::default();
         if !chosen.is_empty() {
             ahead = Ahead::begin(mechanism, &self.request, &chosen, self.request.by)?;
+            let sizes = chosen.iter().filter_map(|pid| self.weights.get(pid)).map(|weight| weight.size);
+            out.tell(Some(Meter::begin(&self.request.progress, Phase::Copying, || sizes.sum())));
             ahead.rounds(&mut out)?;
+            out.tell(None);
         }
         let rest = self.weights.iter().filter(|(pid, _)| ahead.object(**pid).is_none());
         ahead.make_ready(rest.map(|(_, weight)| weight.size).sum());

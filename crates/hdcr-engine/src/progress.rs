@@ -10,6 +10,8 @@ use crate::procfs;
 /// What is being done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
+    /// Memory is copied while the tree runs; what changes meanwhile is copied again.
+    Copying,
     /// Memory and files of the stopped tree are read.
     Reading,
     /// What was read is written, while the tree runs.

@@ -10,11 +10,16 @@ use super::stage::{LIMIT, Said, Stage, counting};
 use crate::wait;
 
 /// The one object that a command printed.
+/// The answer; beside the program's own output the first of several objects, a line each.
 fn object(said: &Said, aside: bool) -> Result<Value> {
     let text = if aside { &said.err } else { &said.out };
-    let value: Value = serde_json::from_str(text.trim()).with_context(|| format!("no JSON: {text}"))?;
-    ensure!(value.is_object(), "{value}");
-    Ok(value)
+    let lines = if aside { text.trim().lines().collect() } else { vec![text.trim()] };
+    let values: Vec<Value> = lines
+        .into_iter()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("no JSON: {line}")))
+        .collect::<Result<_>>()?;
+    ensure!(values.iter().all(Value::is_object), "{values:?}");
+    values.into_iter().next().context("it says nothing")
 }
 
 fn says(stage: &mut Stage<'_>, status: i32, arguments: &[&str], key: &str) -> Result<Value> {

@@ -86,7 +86,7 @@ fn bars(stage: &mut Stage<'_>, shell: &mut Shell, pid: &str) -> Result<()> {
     ensure!(!drawn(shell, "the program ")? && said.err.is_empty(), "progress where nobody wants it: {}", said.err);
     shell.press(&format!("{hdcr} checkpoint {pid} --kill -o image; echo checkpoint=$?\n"))?;
     shell.until_shown("checkpoint=0")?;
-    ensure!(drawn(shell, "reading the program ")?, "no bar for the checkpoint");
+    ensure!(drawn(shell, "copying the program ")?, "no bar for the checkpoint");
     wait::gone(pid.parse()?, LIMIT)?;
     shell.press(&format!("{hdcr} restore ./image --detach --stdio null; echo restore=$?\n"))?;
     shell.until_shown("restore=0")?;

@@ -16,6 +16,7 @@ use super::kept::length;
 use crate::error::{Error, Result};
 use crate::mechanism::Deadline;
 use crate::model::ObjectId;
+use crate::progress::Meter;
 
 /// Loads on their way; each has at most 1 MiB.
 const QUEUE: usize = 32;
@@ -48,6 +49,8 @@ pub(crate) struct Outlet {
     by: Option<Deadline>,
     /// The thread takes nothing more: in the stop it would only take the processor away from what the program waits for.
     held: Arc<AtomicBool>,
+    /// Who is told of what is sent, while the program runs.
+    meter: Option<Meter>,
 }
 
 impl Outlet {
@@ -61,7 +64,7 @@ impl Outlet {
         let thread = thread
             .spawn(move || write(writer, &loads, &back, &holds))
             .map_err(Error::system("starting a thread", "what writes the image"))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread), empty, by: None, held })
+        Ok(Self { queue: Some(queue), thread: Some(thread), empty, by: None, held, meter: None })
     }
 
     /// The stop begins, or ends with `None`: in it a full queue is waited for until then, and nothing is written before the
@@ -69,6 +72,11 @@ impl Outlet {
     pub(crate) fn until(&mut self, by: Option<Deadline>) {
         self.by = by;
         self.held.store(by.is_some(), Ordering::Relaxed);
+    }
+
+    /// What is sent is told to this meter from now on; with `None` to nobody.
+    pub(crate) fn tell(&mut self, meter: Option<Meter>) {
+        self.meter = meter;
     }
 
     /// A buffer of this length; what is in it means nothing.
@@ -80,6 +88,9 @@ impl Outlet {
 
     /// Sends pages: ranges of an object, and their bytes one after another.
     pub(crate) fn pages(&mut self, space: u64, ranges: Vec<Range<u64>>, bytes: Vec<u8>) -> Result<()> {
+        if let Some(meter) = &self.meter {
+            meter.add(bytes.len());
+        }
         self.send(Load::Pages(space, ranges, bytes))
     }
 
