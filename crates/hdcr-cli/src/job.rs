@@ -190,6 +190,18 @@ pub(crate) fn peek(store: &Path, name: &JobName) -> Result<Option<Record>> {
     read(&store.join(".jobs").join(format!("{name}.json")))
 }
 
+/// A record names a process to be killed: one that somebody else has written is not believed.
+pub(crate) fn refuse_foreign(store: &Path, name: &JobName) -> Result<()> {
+    let path = store.join(".jobs").join(format!("{name}.json"));
+    let found = fs::symlink_metadata(&path).map_err(Failure::system(format_args!("looking at {}", path.display())))?;
+    let own = rustix::process::geteuid().as_raw();
+    if found.uid() == own && found.is_file() {
+        return Ok(());
+    }
+    let message = format!("{} was written by user {}, and you are user {own}", path.display(), found.uid());
+    Err(Failure::refused("record-owner", message).remedy("end the job as the user whose job it is"))
+}
+
 fn read(path: &Path) -> Result<Option<Record>> {
     match fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
@@ -257,6 +269,24 @@ mod tests {
             boot: String::new(),
             private_pids: false,
         }
+    }
+
+    #[test]
+    fn the_record_of_another_user_kills_nobody() {
+        let store = tempfile::tempdir().unwrap();
+        let name = JobName::new("a".to_owned()).unwrap();
+        fs::create_dir(store.path().join(".jobs")).unwrap();
+        let path = store.path().join(".jobs/a.json");
+        fs::write(&path, "{}").unwrap();
+        refuse_foreign(store.path(), &name).unwrap();
+        // Only root can give a file away.
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+            assert_eq!(refuse_foreign(store.path(), &name).unwrap_err().code, "record-owner");
+        }
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/proc/self/status", &path).unwrap();
+        assert_eq!(refuse_foreign(store.path(), &name).unwrap_err().code, "record-owner");
     }
 
     #[test]

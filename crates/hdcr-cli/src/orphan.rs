@@ -44,6 +44,7 @@ impl Orphan {
     /// Ends it for good: all of its processes, asked first.
     pub(crate) fn end(self, registry: &Registry, grace: Duration) -> Result<()> {
         let name = parts::job_name(&self.name)?;
+        job::refuse_foreign(&self.store, &name)?;
         let held = Held::take(&self.store, &name)?;
         let mut tree = Tree::of(self.pid);
         tree.signal(self.pid, Signal::TERM);

@@ -109,7 +109,9 @@ impl Output {
             error: &'a Failure,
         }
         if !self.json {
-            eprintln!("hdcr: {}", tame(&failure.to_string()));
+            let text = failure.to_string();
+            let (first, rest) = text.split_once('\n').map_or((&*text, String::new()), |(a, b)| (a, format!("\n{b}")));
+            eprintln!("hdcr: {} [{}]{}", tame(first), failure.code, tame(&rest));
         } else if aside {
             line(&mut std::io::stderr(), &json(&Wrapped { error: failure }));
         } else {

@@ -60,6 +60,7 @@ pub struct Capture<'a> {
     /// Every open file of the tree, each once.
     pub(crate) files: Vec<OpenFile>,
     pub(crate) by_inode: BTreeMap<u64, Vec<usize>>,
+    pub(crate) by_holder: BTreeMap<(Pid, Fd), usize>,
     pub(crate) frames: Vec<PendingFrame>,
     /// What was copied before, and the contents of objects that are kept until the tree runs (multiples of 4096 bytes).
     pub(crate) ahead: Ahead,
@@ -105,6 +106,7 @@ impl<'a> Capture<'a> {
             request,
             files: Vec::new(),
             by_inode: BTreeMap::new(),
+            by_holder: BTreeMap::new(),
             frames: Vec::new(),
             ahead: Ahead::default(),
             shared: BTreeMap::new(),
@@ -166,7 +168,7 @@ impl Capture<'_> {
 
     /// The open file behind a descriptor of a process.
     pub(crate) fn behind(&self, pid: Pid, fd: Fd) -> Option<&OpenFile> {
-        self.files.iter().find(|file| file.holders.contains(&(pid, fd)))
+        self.by_holder.get(&(pid, fd)).and_then(|at| self.files.get(*at))
     }
 
     /// Stores a piece of an object's contents (a file, a memfd). Offset and length are multiples of 4096: the last page

@@ -89,12 +89,14 @@ pub(crate) fn group(cx: &mut Capture<'_>, views: Vec<FileView>) -> Result<()> {
             Ok(known) => {
                 if let Some(file) = cx.files.get_mut(known) {
                     file.holders.push((view.pid, view.fd));
+                    cx.by_holder.insert((view.pid, view.fd), known);
                 }
             }
             Err(place) => {
                 let id = cx.new_id();
                 bucket.insert(place, cx.files.len());
                 cx.by_inode.entry(view.stat.st_ino).or_default().push(cx.files.len());
+                cx.by_holder.insert((view.pid, view.fd), cx.files.len());
                 cx.files.push(OpenFile { id, holders: vec![(view.pid, view.fd)], view });
             }
         }

@@ -122,7 +122,7 @@ impl Subject {
                 (_, Ok(now)) if now.errors > 0 => bail!("the guest found {} errors: {}", now.errors, now.text),
                 (None, Ok(now)) => first = Some(now),
                 (Some(before), Ok(now)) if has_moved(before, &now) => return Ok(()),
-                (_, Err(error)) if !Path::new("/proc").join(self.pid.to_string()).exists() => return Err(error),
+                (_, Err(error)) if is_gone(self.pid) => return Err(error),
                 _ => {}
             }
             if Instant::now() >= end {
@@ -179,6 +179,12 @@ pub(crate) fn end_all() -> Result<()> {
         }
         Ok(family.is_empty().then_some(()))
     })
+}
+
+/// Not there any more, or dead and not yet reaped.
+fn is_gone(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 fn has_moved(before: &Board, now: &Board) -> bool {

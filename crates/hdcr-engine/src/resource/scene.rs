@@ -135,6 +135,7 @@ pub(crate) fn capture(
         let view = openfile::view(own_pid(), Fd(file.as_raw_fd())).unwrap();
         let id = cx.new_id();
         cx.by_inode.entry(view.stat.st_ino).or_default().push(cx.files.len());
+        cx.by_holder.insert((view.pid, view.fd), cx.files.len());
         cx.files.push(OpenFile { id, holders: vec![(view.pid, view.fd)], view });
         ids.push(id);
     }
