@@ -11,8 +11,10 @@ use hdcr_engine::mechanism::{
 };
 use hdcr_engine::regs::Regs;
 use hdcr_sys::ptrace::SignalQueue;
+use hdcr_sys::verdict;
 use hdcr_sys::wait::Seen;
 use nix::errno::Errno;
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::calls::{Calls, Patience, as_rseq, failure};
 use crate::freeze::{Caught, Freezing, bury, forgive_dead, late, let_go_of};
@@ -366,6 +368,7 @@ impl Frozen for PtraceFrozen {
     fn kill(mut self: Box<Self>) -> Result<()> {
         /// Giving back the memory of a large program takes its time.
         const DEATH: std::time::Duration = std::time::Duration::from_mins(2);
+        self.all_or_none()?;
         self.over = true;
         let mut first = Ok(());
         for process in self.processes.iter().filter(|process| !process.zombie) {
@@ -373,6 +376,24 @@ impl Frozen for PtraceFrozen {
             first = first.and(forgive_dead(killed));
         }
         first.and(self.wait_until_dead(Deadline(std::time::Instant::now() + DEATH)))
+    }
+}
+
+impl PtraceFrozen {
+    /// Has all processes killed by somebody who survives us: should we die between two of them, none is left behind.
+    fn all_or_none(&self) -> Result<()> {
+        let living: Vec<Pid> = self.processes.iter().filter(|process| !process.zombie).map(|p| p.pid).collect();
+        let [first, _, ..] = living.as_slice() else { return Ok(()) };
+        let failed = |source| MechanismError::System { operation: "killing the tree", tid: first.leader(), source };
+        let opened: Vec<OwnedFd> = living
+            .iter()
+            .filter_map(|pid| rustix::process::Pid::from_raw(pid.0))
+            .filter_map(|pid| match pidfd_open(pid, PidfdFlags::empty()) {
+                Err(rustix::io::Errno::SRCH) => None,
+                other => Some(other.map_err(|errno| failed(errno.into()))),
+            })
+            .collect::<Result<_>>()?;
+        verdict::prepare(&opened).and_then(verdict::Verdict::pronounce).map_err(failed)
     }
 }
 

@@ -25,4 +25,5 @@ pub mod task;
 pub mod task_attribute;
 pub mod terminal;
 pub mod userfaultfd;
+pub mod verdict;
 pub mod wait;

@@ -39,9 +39,14 @@ fn thread(parent: Tid, tid: Tid) -> Birth {
     Birth { flags: u64::try_from(flags).unwrap_or(0), exit_signal: 0, ..birth(Parent::Task(parent), Some(tid)) }
 }
 
-/// Numbers that no task has.
-fn free_numbers(from: i32, count: usize) -> Vec<Tid> {
-    (from..).filter(|n| !Path::new(&format!("/proc/{n}")).exists()).take(count).map(Tid).collect()
+/// Numbers that no task has, far from those that the kernel gives next (other tests start tasks all the time). `quarter`
+/// keeps those of several callers apart.
+fn free_numbers(quarter: i32, count: usize) -> Vec<Tid> {
+    let number = |file: &str| fs::read_to_string(file).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    let most = number("/proc/sys/kernel/pid_max").unwrap_or(32768).min(4 << 20);
+    let last = number("/proc/sys/kernel/ns_last_pid").unwrap_or(0);
+    let far = (last + most / 4 * quarter) % (most - 4096) + 1024;
+    (far..).filter(|n| !Path::new(&format!("/proc/{n}")).exists()).take(count).map(Tid).collect()
 }
 
 /// Maps a page of code in a process and fills it.
@@ -87,7 +92,7 @@ fn pauses(tid: Tid) -> Outcome<()> {
 
 /// A tree of three processes and four more threads with chosen numbers, two zombies, all released.
 pub(crate) fn nursery_makes_a_tree(mechanism: &dyn Mechanism) -> Outcome<()> {
-    let numbers = free_numbers(21_000, 9);
+    let numbers = free_numbers(1, 9);
     let [root, child, grandchild, t1, t2, t3, t4, exited, killed] = numbers[..] else {
         return Err("no free numbers".into());
     };
@@ -212,7 +217,7 @@ pub(crate) fn timed_call_begins_again(mechanism: &dyn Mechanism) -> Outcome<()> 
 /// A process that is released in a group stop with a thread in a timed call, its parent not told of it; and one whose
 /// leader has ended.
 pub(crate) fn stopped_and_leaderless(mechanism: &dyn Mechanism) -> Outcome<()> {
-    let numbers = free_numbers(23_000, 5);
+    let numbers = free_numbers(2, 5);
     let [root, stopped, thread_of_stopped, leaderless, survivor] = numbers[..] else {
         return Err("no free numbers".into());
     };
