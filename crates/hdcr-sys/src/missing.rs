@@ -6,32 +6,13 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// `UFFD_API` of `linux/userfaultfd.h`.
-const API: u64 = 0xaa;
+use crate::userfaultfd::{API, Api, Register, request as common};
+
 /// `UFFDIO_REGISTER_MODE_MISSING`.
 const MISSING: u64 = 1;
 /// `UFFD_USER_MODE_ONLY`: for `userfaultfd(2)`. Pages can be put in without any right; what is not served is only the
 /// fault of a system call.
 pub const USER_MODE_ONLY: i32 = 1;
-
-/// `struct uffdio_api`.
-#[repr(C)]
-#[derive(Default)]
-struct Api {
-    version: u64,
-    features: u64,
-    ioctls: u64,
-}
-
-/// `struct uffdio_register`.
-#[repr(C)]
-#[derive(Default)]
-struct Register {
-    start: u64,
-    len: u64,
-    mode: u64,
-    ioctls: u64,
-}
 
 /// `struct uffdio_copy`.
 #[repr(C)]
@@ -46,8 +27,6 @@ struct Copy {
 
 mod request {
     // The functions that the macros make are public; this module is not.
-    nix::ioctl_readwrite!(api, 0xaa, 0x3f, super::Api);
-    nix::ioctl_readwrite!(register, 0xaa, 0x00, super::Register);
     nix::ioctl_readwrite!(copy, 0xaa, 0x03, super::Copy);
 }
 
@@ -60,7 +39,7 @@ impl MissingPages {
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         let mut argument = Api { version: API, ..Api::default() };
         // SAFETY: the argument is a live local of the type that the request takes.
-        unsafe { request::api(fd.as_raw_fd(), &raw mut argument) }.map_err(io::Error::from)?;
+        unsafe { common::api(fd.as_raw_fd(), &raw mut argument) }.map_err(io::Error::from)?;
         Ok(Self(fd))
     }
 
@@ -69,7 +48,7 @@ impl MissingPages {
         let len = range.end.saturating_sub(range.start);
         let mut argument = Register { start: range.start, len, mode: MISSING, ioctls: 0 };
         // SAFETY: the argument is a live local of the type that the request takes.
-        unsafe { request::register(self.0.as_raw_fd(), &raw mut argument) }.map_err(io::Error::from)?;
+        unsafe { common::register(self.0.as_raw_fd(), &raw mut argument) }.map_err(io::Error::from)?;
         Ok(())
     }
 

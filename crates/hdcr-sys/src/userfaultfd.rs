@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd};
 use crate::pagemap::{self, Then};
 
 /// `UFFD_API` of `linux/userfaultfd.h`.
-const API: u64 = 0xaa;
+pub(crate) const API: u64 = 0xaa;
 /// `PAGEFAULT_FLAG_WP`, `WP_HUGETLBFS_SHMEM`, `WP_UNPOPULATED`, `WP_ASYNC`.
 const FEATURES: u64 = 1 << 0 | 1 << 12 | 1 << 13 | 1 << 15;
 /// `UFFDIO_REGISTER_MODE_WP`.
@@ -20,20 +20,20 @@ pub const USER_MODE_ONLY: u64 = 1;
 /// `struct uffdio_api`.
 #[repr(C)]
 #[derive(Default)]
-struct Api {
-    version: u64,
-    features: u64,
-    ioctls: u64,
+pub(crate) struct Api {
+    pub(crate) version: u64,
+    pub(crate) features: u64,
+    pub(crate) ioctls: u64,
 }
 
 /// `struct uffdio_register`.
 #[repr(C)]
 #[derive(Default)]
-struct Register {
-    start: u64,
-    len: u64,
-    mode: u64,
-    ioctls: u64,
+pub(crate) struct Register {
+    pub(crate) start: u64,
+    pub(crate) len: u64,
+    pub(crate) mode: u64,
+    pub(crate) ioctls: u64,
 }
 
 /// `struct uffdio_writeprotect`.
@@ -45,8 +45,8 @@ struct WriteProtect {
     mode: u64,
 }
 
-mod request {
-    // The functions that the macros make are public; this module is not.
+pub(crate) mod request {
+    // The functions that the macros make are public; this module is only in the crate.
     nix::ioctl_readwrite!(api, 0xaa, 0x3f, super::Api);
     nix::ioctl_readwrite!(register, 0xaa, 0x00, super::Register);
     nix::ioctl_readwrite!(write_protect, 0xaa, 0x06, super::WriteProtect);
