@@ -37,6 +37,18 @@ HAVING = [
         void *at = mmap(0, 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (syscall(SYS_pkey_mprotect, at, 4096L, 3L, (long)key)) _exit(77);
     """),
+    ("timer of another process", "posix-timer", r"""
+        clockid_t clock;
+        timer_t timer;
+        struct sigevent event = { .sigev_notify = SIGEV_NONE };
+        MUST(!clock_getcpuclockid(getppid(), &clock));
+        if (timer_create(clock, &event, &timer)) _exit(77);
+    """),
+    ("timer of a thread that has ended", "posix-timer", r"""
+        pthread_t thread;
+        MUST(!pthread_create(&thread, 0, with_a_timer, 0) && !pthread_join(thread, 0));
+    """),
+    ("core scheduling", "core-scheduling", "if (prctl(62 /* PR_SCHED_CORE */, 1, 0, 0, 0)) _exit(77);"),
     ("bpf map", "bpf", r"""
         struct { unsigned type, key, value, entries, rest[28]; } attr = { 2, 4, 4, 1, { 0 } };
         if (syscall(SYS_bpf, 0, &attr, sizeof attr) < 0) _exit(77);
@@ -46,7 +58,23 @@ HAVING = [
     ("network", "namespace", "if (unshare(CLONE_NEWNET)) _exit(77);"),
     ("pid namespace for children", "namespace", "if (unshare(CLONE_NEWPID)) _exit(77);"),
 ]
-HEADERS = "#include <sched.h>\n#include <sys/ipc.h>\n#include <sys/shm.h>\n#include <sys/socket.h>\n"
+HEADERS = r"""
+#include <sched.h>
+#include <sys/ipc.h>
+#include <sys/shm.h>
+#include <sys/socket.h>
+#include <time.h>
+
+static void *with_a_timer(void *unused)
+{
+    clockid_t clock;
+    timer_t timer;
+    struct sigevent event = { .sigev_notify = SIGEV_NONE };
+
+    MUST(!pthread_getcpuclockid(pthread_self(), &clock) && !timer_create(clock, &event, &timer));
+    return unused;
+}
+"""
 
 
 def refused(child, word, what):

@@ -11,8 +11,27 @@ pub fn timer_ids_settable() -> bool {
     state >= 0
 }
 
+/// Whether a thread has a core scheduling cookie, which says who may share a core with it (`PR_SCHED_CORE`, Linux 5.14). False
+/// where the kernel or the machine knows none, and where it does not tell.
+pub fn has_core_cookie(tid: i32) -> bool {
+    const SCHED_CORE: libc::c_int = 62;
+    const GET: libc::c_ulong = 0;
+    const OF_THREAD: libc::c_ulong = 0;
+    let Ok(tid) = libc::c_ulong::try_from(tid) else { return false };
+    let mut cookie = 0_u64;
+    // SAFETY: asked to get, this option writes one word to its last argument, and that lives until the call returns.
+    let result = unsafe { libc::prctl(SCHED_CORE, GET, tid, OF_THREAD, &raw mut cookie) };
+    result == 0 && cookie != 0
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn an_ordinary_thread_has_no_core_cookie() {
+        assert!(!super::has_core_cookie(nix::unistd::gettid().as_raw()));
+        assert!(!super::has_core_cookie(-1));
+    }
+
     #[test]
     fn asking_twice_gives_the_same_answer() {
         assert_eq!(super::timer_ids_settable(), super::timer_ids_settable());

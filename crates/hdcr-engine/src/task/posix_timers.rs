@@ -20,6 +20,7 @@ use crate::mechanism::Queue;
 use crate::model;
 use crate::procfs;
 use crate::restore::{Restore, TaskBatch};
+use crate::survey::Survey;
 
 pub(crate) struct PosixTimers;
 
@@ -101,20 +102,26 @@ fn parse_notify(value: &str) -> Option<(i32, i32)> {
     }
 }
 
-/// The clock as the restored process has to name it; `None`: it cannot be put back.
-fn clock_of(clock: i32, pid: Pid, threads: usize) -> Option<i32> {
+/// Whether a timer of this clock can be made again in a process with these threads.
+fn can_be_kept(clock: i32, pid: Pid, threads: &[i32]) -> bool {
     if clock >= 0 && clock != libc::CLOCK_THREAD_CPUTIME_ID {
-        return Some(clock);
+        return true;
     }
     let of_a_thread = clock == libc::CLOCK_THREAD_CPUTIME_ID || clock == OWN_THREAD;
-    if clock == OWN_PROCESS || (of_a_thread && threads == 1) {
-        return Some(clock);
+    if clock == OWN_PROCESS || of_a_thread {
+        return !of_a_thread || threads.len() == 1;
     }
     // The clock of a numbered process or thread: the complement of its number above three bits.
     let number = !(clock >> 3);
     let per_thread = clock & 4 != 0;
-    let own = if per_thread { number > 0 } else { number == pid.0 };
-    (clock & DEVICE != DEVICE && !of_a_thread && own).then_some(clock)
+    let own = if per_thread { threads.contains(&number) } else { number == pid.0 };
+    clock & DEVICE != DEVICE && own
+}
+
+/// The timers of a process, their times still 0.
+fn timers_of(task: &TaskView) -> Result<Vec<PosixTimer>> {
+    let text = procfs::read(task.pid, "timers")?;
+    parse(&String::from_utf8_lossy(&text)).ok_or_else(|| model::no_reply(task, "/proc/PID/timers"))
 }
 
 /// The timers whose signal is pending somewhere in the process.
@@ -231,9 +238,19 @@ impl TaskKind for PosixTimers {
     type Asked = Result<Vec<(PosixTimer, usize, usize)>>;
     const SITE: Site = Site::Process;
 
+    fn survey(survey: &mut Survey<'_>, task: &TaskView) -> Result<()> {
+        let timers = timers_of(task)?;
+        let threads = if timers.is_empty() { Vec::new() } else { procfs::numbers(task.pid, "task")? };
+        for timer in timers.iter().filter(|timer| !can_be_kept(timer.clock, task.pid, &threads)) {
+            let cause = "it counts the time of another process, of a clock device, or of a thread that has ended or cannot be told";
+            let remedy = "use a clock of the process, or pthread_getcpuclockid of a thread that lives";
+            survey.refuse(refusal(task.pid, timer, cause, remedy));
+        }
+        Ok(())
+    }
+
     fn ask(task: &TaskView, batch: &mut Batch) -> Self::Asked {
-        let text = procfs::read(task.pid, "timers")?;
-        let timers = parse(&String::from_utf8_lossy(&text)).ok_or_else(|| model::no_reply(task, "/proc/PID/timers"))?;
+        let timers = timers_of(task)?;
         let ask_one = |timer: PosixTimer| {
             let value = batch.room(ITIMERSPEC);
             let call = batch.try_call(libc::SYS_timer_gettime, &[Arg::from(timer.id), Arg::Data(value)]);
@@ -248,8 +265,6 @@ impl TaskKind for PosixTimers {
         asked: Self::Asked,
         replies: &Replies,
     ) -> Result<PosixTimersRecord> {
-        let threads =
-            task.status.number("Threads").and_then(|threads| usize::try_from(threads).ok()).unwrap_or(usize::MAX);
         let asked = asked?;
         let pending = if asked.is_empty() { BTreeSet::new() } else { fired(cx, task)? };
         let mut timers = Vec::new();
@@ -261,11 +276,6 @@ impl TaskKind for PosixTimers {
                 words.ok_or_else(|| model::no_reply(task, "timer_gettime"))?;
             timer.interval_ns = interval.saturating_mul(SECOND).saturating_add(interval_nanos);
             timer.value_ns = value.saturating_mul(SECOND).saturating_add(value_nanos);
-            timer.clock = clock_of(timer.clock, task.pid, threads).ok_or_else(|| {
-                let cause =
-                    "it counts the time of another process, of a clock device, or of a thread that cannot be told";
-                Error::refuse(refusal(task.pid, &timer, cause, "use a clock of the process, or pthread_getcpuclockid"))
-            })?;
             if timer.interval_ns != 0 && pending.contains(&timer.id) {
                 timer.flags |= PENDING;
             }
@@ -318,15 +328,15 @@ mod tests {
 
     #[test]
     fn clocks_that_cannot_be_put_back_are_known() {
-        assert_eq!(clock_of(0, Pid(17), 9), Some(0));
-        assert_eq!(clock_of(-2, Pid(17), 1), Some(-2));
-        assert_eq!(clock_of(-2, Pid(17), 2), None);
-        assert_eq!(clock_of(-6, Pid(17), 2), Some(-6));
-        // Process 17, process 18, thread 18, clock device behind descriptor 5.
-        assert_eq!(clock_of((!17 << 3) | 2, Pid(17), 2), Some((!17 << 3) | 2));
-        assert_eq!(clock_of((!18 << 3) | 2, Pid(17), 2), None);
-        assert_eq!(clock_of((!18 << 3) | 6, Pid(17), 2), Some((!18 << 3) | 6));
-        assert_eq!(clock_of((!5 << 3) | 3, Pid(17), 1), None);
+        let alone = [17];
+        let two = [17, 18];
+        assert!(can_be_kept(0, Pid(17), &two));
+        assert!(can_be_kept(-2, Pid(17), &alone) && !can_be_kept(-2, Pid(17), &two));
+        assert!(can_be_kept(-6, Pid(17), &two));
+        // Process 17, process 18, threads 18 and 19 (which has ended), clock device behind descriptor 5.
+        assert!(can_be_kept((!17 << 3) | 2, Pid(17), &two) && !can_be_kept((!18 << 3) | 2, Pid(17), &two));
+        assert!(can_be_kept((!18 << 3) | 6, Pid(17), &two) && !can_be_kept((!19 << 3) | 6, Pid(17), &two));
+        assert!(!can_be_kept((!5 << 3) | 3, Pid(17), &alone));
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! What `prctl(2)`, `arch_prctl(2)` and `personality(2)` set for one thread.
 //!
-//! Also `PR_SET_IO_FLUSHER`, whose question needs a capability and which the flags in `stat` show as well. A core
-//! scheduling cookie is refused: it is a random number that says who may share a core with whom.
+//! Also `PR_SET_IO_FLUSHER`, whose question needs a capability and which the flags in `stat` show as well.
 
 use hdcr_image::{Record, Tag};
 use nix::libc;
@@ -10,7 +9,7 @@ use super::attribute::{self, Answer, Attribute, Place, Value, arch_prctl, prctl}
 use super::{Site, Stage, TaskKind, TaskView, surroundings, unsupported};
 use crate::batch::{Arg, Batch, Replies};
 use crate::capture::Capture;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ids::Tid;
 use crate::model;
 use crate::restore::Restore;
@@ -118,8 +117,6 @@ const TABLE: &[Attribute] = &[
     },
 ];
 
-/// `PR_SCHED_CORE`, `PR_SCHED_CORE_GET`, this thread, `PR_SCHED_CORE_SCOPE_THREAD`.
-const CORE_COOKIE: [Arg; 4] = [Arg::Value(62), Arg::Value(0), Arg::Value(0), Arg::Value(0)];
 /// `PR_SET_IO_FLUSHER`.
 const SET_IO_FLUSHER: u64 = 57;
 /// `PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE` of kernel `include/linux/sched.h` (Linux 5.6).
@@ -136,7 +133,6 @@ impl Record for ThreadAttributesRecord {
 /// Where the replies will be.
 pub(crate) struct Asked {
     places: Vec<Place>,
-    cookie: (usize, usize),
     keyrings: [usize; 2],
 }
 
@@ -152,10 +148,7 @@ impl TaskKind for ThreadAttributes {
 
     fn ask(_task: &TaskView, batch: &mut Batch) -> Self::Asked {
         let places = attribute::ask(TABLE, batch);
-        let cookie = batch.room(8);
-        let [option, get, thread, scope] = CORE_COOKIE;
-        let call = batch.try_call(libc::SYS_prctl, &[option, get, thread, scope, Arg::Data(cookie)]);
-        Asked { places, cookie: (call, cookie), keyrings: surroundings::ask_for_keyrings(batch) }
+        Asked { places, keyrings: surroundings::ask_for_keyrings(batch) }
     }
 
     fn capture(
@@ -164,17 +157,8 @@ impl TaskKind for ThreadAttributes {
         asked: Self::Asked,
         replies: &Replies,
     ) -> Result<ThreadAttributesRecord> {
-        let Asked { places, cookie: (call, cookie), keyrings } = asked;
+        let Asked { places, keyrings } = asked;
         surroundings::refuse_keyrings(task, keyrings, replies)?;
-        if super::optional(replies, call).is_some() && replies.word(cookie).is_some_and(|cookie| cookie != 0) {
-            let cause = "whom it may share a processor core with cannot be put back";
-            return Err(Error::refuse(task.refuse(
-                "core-scheduling",
-                "core scheduling cookie",
-                cause,
-                "run it without core scheduling",
-            )));
-        }
         let flags = task.stat.field(FLAGS).ok_or_else(|| model::no_reply(task, "flags in stat"))?;
         Ok(ThreadAttributesRecord {
             values: attribute::answers(TABLE, &places, task, replies)?,

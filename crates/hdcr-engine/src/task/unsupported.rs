@@ -26,6 +26,7 @@ pub(super) fn of_thread(survey: &mut Survey<'_>, task: &TaskView) {
     namespaces(survey, task);
     clocks(survey, task);
     children_to_come(survey, task);
+    core_cookie(survey, task);
 }
 
 /// What a process may have.
@@ -115,6 +116,15 @@ fn children_to_come(survey: &mut Survey<'_>, task: &TaskView) {
         let cause = "what it starts next is in another pid namespace";
         let remedy = "run the program without namespaces of its own";
         survey.refuse(task.refuse("namespace", "namespace", cause, remedy));
+    }
+}
+
+/// A core scheduling cookie is a random number: another one would say something else.
+fn core_cookie(survey: &mut Survey<'_>, task: &TaskView) {
+    if hdcr_sys::task_attribute::has_core_cookie(task.tid.0) {
+        let cause = "whom it may share a processor core with cannot be put back";
+        let remedy = "run it without core scheduling";
+        survey.refuse(task.refuse("core-scheduling", "core scheduling cookie", cause, remedy));
     }
 }
 
