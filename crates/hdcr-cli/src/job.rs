@@ -30,6 +30,7 @@ pub(crate) enum State {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) command: Vec<OsString>,
+    #[serde(with = "crate::paths")]
     pub(crate) directory: PathBuf,
     pub(crate) state: State,
     /// Its last exit status as a shell shows it.

@@ -89,8 +89,10 @@ pub(crate) fn signal_name(number: i32) -> String {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct PathMap {
     /// Prefix in the image.
+    #[serde(with = "crate::paths")]
     pub(crate) old: PathBuf,
     /// What it is now.
+    #[serde(with = "crate::paths")]
     pub(crate) new: PathBuf,
 }
 
@@ -151,6 +153,7 @@ pub(crate) enum FilePolicy {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct FilePolicyRule {
     /// Prefix.
+    #[serde(with = "crate::paths")]
     pub(crate) path: PathBuf,
     /// What becomes of files there.
     pub(crate) policy: FilePolicy,

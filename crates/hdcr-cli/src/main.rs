@@ -19,6 +19,7 @@ mod namespace;
 mod orphan;
 mod output;
 mod parts;
+mod paths;
 mod process;
 mod progress;
 mod registry;
@@ -79,8 +80,8 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
         Command::Show(args) => commands::show::run(&at, &args),
         Command::Verify(args) => commands::verify::run(&at, &args),
         Command::Rm(args) => commands::rm::run(&at, &args),
-        Command::Doctor => Ok(commands::doctor::run(&at)),
-        Command::Completions(args) => Ok(commands::texts::completions(&args)),
+        Command::Doctor => commands::doctor::run(&at),
+        Command::Completions(args) => commands::texts::completions(&args),
         Command::Manpage(args) => commands::texts::manpage(&args),
         Command::Probe => commands::doctor::probe(&at),
         Command::Worker | Command::Program(_) => Ok(0),

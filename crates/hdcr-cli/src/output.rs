@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::SeekFrom;
@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::failure::Failure;
+use crate::failure::{Class, Failure, Result};
 use crate::progress::Bar;
 
 /// A result that can be shown to people and to programs.
@@ -39,21 +39,22 @@ pub(crate) struct Output {
 
 impl Output {
     /// Prints the result of a command.
-    pub(crate) fn result(self, report: &impl Report) {
+    pub(crate) fn result(self, report: &impl Report) -> Result<()> {
         let text = match (self.json, self.quiet) {
             (true, _) => json(report),
             (false, true) => tame(&report.brief()),
             (false, false) => tame(&report.text()),
         };
-        if !text.is_empty() {
-            line(&mut std::io::stdout(), &text);
+        if text.is_empty() {
+            return Ok(());
         }
+        written(write_line(&mut io::stdout(), &text))
     }
 
     /// Prints the result of a command whose standard output belongs to the program.
     pub(crate) fn result_aside(self, report: &impl Report) {
         if self.json {
-            line(&mut std::io::stderr(), &json(report));
+            line(&mut io::stderr(), &json(report));
         } else if !self.quiet {
             eprintln!("hdcr: {}", tame(&report.text()));
         }
@@ -62,15 +63,14 @@ impl Output {
     /// Prints an object for programs, and nothing for people, when standard output belongs to the program.
     pub(crate) fn object_aside(self, object: &impl Serialize) {
         if self.json {
-            line(&mut std::io::stderr(), &json(object));
+            line(&mut io::stderr(), &json(object));
         }
     }
 
     /// Prints text as it is.
-    pub(crate) fn raw(bytes: &[u8]) {
-        if std::io::stdout().write_all(bytes).is_err() {
-            eprintln!("hdcr: standard output cannot be written");
-        }
+    pub(crate) fn raw(bytes: &[u8]) -> Result<()> {
+        let mut stdout = io::stdout();
+        written(stdout.write_all(bytes).and_then(|()| stdout.flush()))
     }
 
     /// Says something that a user wants to know while it goes on.
@@ -112,16 +112,14 @@ impl Output {
             let text = failure.to_string();
             let (first, rest) = text.split_once('\n').map_or((&*text, String::new()), |(a, b)| (a, format!("\n{b}")));
             eprintln!("hdcr: {} [{}]{}", tame(first), failure.code, tame(&rest));
-        } else if aside {
-            line(&mut std::io::stderr(), &json(&Wrapped { error: failure }));
-        } else {
-            line(&mut std::io::stdout(), &json(&Wrapped { error: failure }));
+        } else if aside || write_line(&mut io::stdout(), &json(&Wrapped { error: failure })).is_err() {
+            line(&mut io::stderr(), &json(&Wrapped { error: failure }));
         }
     }
 
     /// A progress bar in bytes, seen only on a terminal and only when the work takes a while.
     pub(crate) fn bar(self) -> Bar {
-        let silent = self.quiet || self.json || !std::io::stderr().is_terminal();
+        let silent = self.quiet || self.json || !io::stderr().is_terminal();
         if silent { Bar::default() } else { Bar::drawn() }
     }
 }
@@ -154,7 +152,7 @@ pub(crate) fn trace(output: Output) {
         2 => tracing::Level::DEBUG,
         _ => tracing::Level::TRACE,
     };
-    let format = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).with_ansi(false);
+    let format = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).with_ansi(false);
     if format.event_format(Plain).try_init().is_err() {
         eprintln!("hdcr: traces cannot be shown");
     }
@@ -200,11 +198,28 @@ fn json<T: Serialize>(value: &T) -> String {
         .unwrap_or_else(|error| format!("{{\"error\":{{\"class\":\"internal\",\"message\":{:?}}}}}", error.to_string()))
 }
 
-/// A line to a stream that may be a closed pipe: then nobody wants to know.
+/// A line to a stream whose failure cannot be told anywhere.
 fn line(stream: &mut dyn Write, text: &str) {
-    let text = text.trim_end_matches('\n');
-    if writeln!(stream, "{text}").and_then(|()| stream.flush()).is_err() {
+    if write_line(stream, text).is_err() {
         tracing::debug!("an output stream is closed");
+    }
+}
+
+fn write_line(stream: &mut dyn Write, text: &str) -> io::Result<()> {
+    writeln!(stream, "{}", text.trim_end_matches('\n'))?;
+    stream.flush()
+}
+
+/// What became of a result: behind a closed pipe nobody wants to know, all else is a failure.
+pub(crate) fn written(result: io::Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            let message = format!("the result cannot be written to standard output: {error}");
+            let remedy =
+                "what the command does is done, its result alone is lost; look again with `hdcr list` or `hdcr ps`";
+            Err(Failure::new(Class::Failed, "output", message).remedy(remedy))
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -250,6 +265,14 @@ mod tests {
         assert!(!said.stands_in(&file));
         file.write_at(b"0123456789012345678", 0).unwrap();
         assert!(!said.stands_in(&file));
+    }
+
+    #[test]
+    fn a_result_that_cannot_be_written_is_a_failure_unless_nobody_wants_it() {
+        let closed = Err(io::Error::from(ErrorKind::BrokenPipe));
+        assert!(written(closed).is_ok() && written(Ok(())).is_ok());
+        let full = written(Err(io::Error::from(ErrorKind::StorageFull))).unwrap_err();
+        assert_eq!((full.class, &*full.code), (Class::Failed, "output"));
     }
 
     #[test]

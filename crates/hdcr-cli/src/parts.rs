@@ -152,7 +152,7 @@ pub(crate) fn checkpoint(
     Ok(Checkpointed {
         snapshot: snapshot.to_string(),
         number: snapshot.place.map(|(_, number)| number),
-        path,
+        path: path.map(|path| path.display().to_string()),
         processes: manifest.facts.processes.len(),
         bytes: manifest.total_size(),
         stopped_us: micros(stopped_for),
@@ -271,8 +271,11 @@ pub(crate) fn repair_files(place: &Place, journals: &Path) {
         repair(&journal.directory)?;
         Ok(())
     });
-    if let Err(failure) = repaired {
-        tracing::warn!(%failure, "files could not be put back; the next restore tries again");
+    match repaired {
+        Ok(()) => {}
+        // Whoever has the journal has put right what was in it, and what is in it now is theirs.
+        Err(failure) if failure.code == "restore-runs" => tracing::debug!(%failure, "no file was touched"),
+        Err(failure) => tracing::warn!(%failure, "files could not be put back; the next restore tries again"),
     }
 }
 

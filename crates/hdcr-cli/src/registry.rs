@@ -74,6 +74,7 @@ pub(crate) struct Status {
     /// `running`, `restoring` or `ending`.
     pub(crate) phase: String,
     pub(crate) command: String,
+    #[serde(with = "crate::paths")]
     pub(crate) store: PathBuf,
     /// Seconds that the program has run, counted along its checkpoints.
     pub(crate) ran_s: u64,

@@ -140,6 +140,7 @@ fn size<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<u64>, 
 /// What a checkpoint does with files.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Files {
+    #[serde(with = "crate::paths::list")]
     pub(crate) always: Vec<PathBuf>,
     pub(crate) limit: u64,
     pub(crate) policies: Vec<FilePolicyRule>,

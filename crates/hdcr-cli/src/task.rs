@@ -25,20 +25,29 @@ pub(crate) enum Who {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Target {
     /// Into a store, as the next checkpoint of a job.
-    Store { root: PathBuf, job: String },
+    Store {
+        #[serde(with = "crate::paths")]
+        root: PathBuf,
+        job: String,
+    },
     /// Into one file.
-    File(PathBuf),
+    File(#[serde(with = "crate::paths")] PathBuf),
     /// Into a new directory.
-    Directory(PathBuf),
+    Directory(#[serde(with = "crate::paths")] PathBuf),
 }
 
 /// Where an image lies.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Place {
     /// In a store.
-    Store { root: PathBuf, job: String, number: u64 },
+    Store {
+        #[serde(with = "crate::paths")]
+        root: PathBuf,
+        job: String,
+        number: u64,
+    },
     /// In a file or a directory.
-    Path(PathBuf),
+    Path(#[serde(with = "crate::paths")] PathBuf),
 }
 
 impl std::fmt::Display for Place {
@@ -74,6 +83,7 @@ pub(crate) struct CheckpointTask {
 pub(crate) struct RestoreTask {
     pub(crate) place: Place,
     /// Below it each job has a directory for what a roll-back of files replaces.
+    #[serde(with = "crate::paths")]
     pub(crate) journals: PathBuf,
     pub(crate) map_path: Vec<PathMap>,
     /// What the job did to files since then, when it was watched.
@@ -100,9 +110,9 @@ pub(crate) struct Checkpointed {
     pub(crate) snapshot: String,
     /// Its number in the store.
     pub(crate) number: Option<u64>,
-    /// Where it lies when not in the store.
+    /// Where it lies when not in the store, as it is shown.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(crate) path: Option<PathBuf>,
+    pub(crate) path: Option<String>,
     pub(crate) processes: usize,
     /// Size of the image.
     pub(crate) bytes: u64,
@@ -140,7 +150,7 @@ impl Checkpointed {
     /// Without the notes.
     pub(crate) fn line(&self) -> String {
         let time = |us| crate::duration::show(Duration::from_micros(us));
-        let place = self.path.as_ref().map_or_else(|| self.snapshot.clone(), |path| path.display().to_string());
+        let place = self.path.as_ref().unwrap_or(&self.snapshot);
         let then = match self.then {
             Then::GoOn => "",
             Then::Kill => ", then killed",

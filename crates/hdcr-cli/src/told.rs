@@ -50,6 +50,7 @@ impl From<&[PathBuf]> for Touched {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Since {
     aside: String,
+    #[serde(with = "crate::paths")]
     shelter: PathBuf,
     newer: Vec<(Name, bool, Vec<u8>)>,
     moved: Vec<(Name, Name, Vec<u8>)>,

@@ -6,8 +6,10 @@ mod foreground;
 mod guests;
 mod jobs;
 mod keeper;
+mod paths;
 mod pids;
 mod reboot;
+mod reports;
 mod rollback;
 pub(crate) mod stage;
 mod terminal;
@@ -39,7 +41,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 31] = [
+const TRIALS: [Trial; 34] = [
     ("user_guests", user::guests),
     ("user_job", user::job),
     ("user_told", user::told),
@@ -68,6 +70,9 @@ const TRIALS: [Trial; 31] = [
     ("keeper_auto", keeper::auto),
     ("commands_json", commands::json),
     ("commands_settings", commands::settings),
+    ("commands_unwritable", reports::unwritable),
+    ("commands_refused_beside", reports::refused_beside),
+    ("commands_odd_store", paths::store),
     ("trouble_settings", trouble::settings),
     ("trouble_nothing", trouble::nothing),
     ("trouble_limits", trouble::limits),

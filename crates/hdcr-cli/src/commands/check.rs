@@ -135,6 +135,6 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
         notes.push(unwatched());
     }
     let possible = refusals.is_empty();
-    at.output.result(&Checked { target: args.target.clone(), operation, possible, processes, refusals, notes });
+    at.output.result(&Checked { target: args.target.clone(), operation, possible, processes, refusals, notes })?;
     Ok(if possible { 0 } else { Class::Refused.status() })
 }

@@ -59,7 +59,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
         }
         None => of_job(at, args, then)?,
     };
-    at.output.result(&done);
+    at.output.result(&done)?;
     Ok(0)
 }
 

@@ -73,15 +73,15 @@ fn yes(good: bool) -> &'static str {
 }
 
 /// Exit status 0 when all that HDCR cannot do without is there.
-pub(crate) fn run(at: &Surrounding<'_>) -> u8 {
+pub(crate) fn run(at: &Surrounding<'_>) -> Result<u8> {
     let mut findings = vec![machine(), kernel(), user(at)];
     findings.extend(tracing_rights());
     findings.extend(pids());
     findings.extend(mechanism());
     findings.extend(places(at));
     let missing = findings.iter().any(|finding| finding.state == State::Missing);
-    at.output.result(&Examined { findings });
-    if missing { Class::Refused.status() } else { 0 }
+    at.output.result(&Examined { findings })?;
+    Ok(if missing { Class::Refused.status() } else { 0 })
 }
 
 fn machine() -> Finding {

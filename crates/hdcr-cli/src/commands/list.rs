@@ -14,6 +14,7 @@ use crate::job;
 use crate::machine;
 use crate::output::{Report, table};
 use crate::parts;
+use crate::paths::shown;
 
 /// One checkpoint.
 #[derive(Debug, Serialize)]
@@ -103,6 +104,6 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ListArgs) -> Result<u8> {
         return Err(Failure::refused("no-such-checkpoint", format!("no checkpoint of {job} in {store}"))
             .remedy("`hdcr list` shows all"));
     }
-    at.output.result(&Listed { store: at.settings.store.clone(), checkpoints });
+    at.output.result(&Listed { store: shown(&at.settings.store), checkpoints })?;
     Ok(0)
 }

@@ -15,10 +15,11 @@ pub(crate) mod texts;
 pub(crate) mod verify;
 
 use std::fs::File;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::failure::{Class, Failure, Result};
-use crate::output::Output;
+use crate::output::{Output, written};
 use crate::registry::Registry;
 use crate::settings::Settings;
 
@@ -64,7 +65,14 @@ fn propose_nothing_hidden(error: &mut clap::Error) {
 pub(crate) fn usage(mut error: clap::Error) -> ExitCode {
     propose_nothing_hidden(&mut error);
     if !error.use_stderr() {
-        return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        let flushed = error.print().and_then(|()| std::io::stdout().flush());
+        return match written(flushed) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                Output { json: false, quiet: true, verbose: 0 }.failure(&failure, true);
+                ExitCode::from(failure.class.status())
+            }
+        };
     }
     let json = std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json");
     if json {

@@ -10,6 +10,7 @@ use crate::duration;
 use crate::failure::{Failure, Result};
 use crate::orphan::{self, Orphan};
 use crate::output::{Report, table};
+use crate::paths::shown;
 use crate::registry::Status;
 
 /// All that answered.
@@ -83,11 +84,12 @@ pub(crate) fn run(at: &Surrounding<'_>) -> Result<u8> {
     let mut found = Found { jobs: Vec::new(), silent: Vec::new(), orphans: Vec::new() };
     for name in registry.names()? {
         match asking::status(&registry, &name, Duration::from_secs(5)) {
-            Ok(status) => found.jobs.extend(status),
+            Ok(status) => found.jobs.extend(status.map(|job| Status { store: shown(&job.store), ..job })),
             Err(error) => found.silent.push(Silent { name, error }),
         }
     }
     found.orphans = orphan::all(&registry)?;
-    at.output.result(&found);
+    found.orphans.iter_mut().for_each(|orphan| orphan.store = shown(&orphan.store));
+    at.output.result(&found)?;
     Ok(0)
 }

@@ -49,7 +49,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
             removed.push(format!("{job}@{number}"));
         }
     }
-    at.output.result(&Removed { removed });
+    at.output.result(&Removed { removed })?;
     Ok(0)
 }
 

@@ -212,6 +212,6 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ShowArgs) -> Result<u8> {
         tree: overview.processes.into_iter().map(process).collect(),
         open_files: overview.files.into_iter().map(open_file).collect(),
         records: records.into_iter().map(|frame| Record { id: frame.id, kind: frame.kind, text: frame.text }).collect(),
-    });
+    })?;
     Ok(0)
 }

@@ -50,6 +50,6 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &StopArgs) -> Result<u8> {
             None
         }
     };
-    at.output.result(&Stopped { name, status });
+    at.output.result(&Stopped { name, status })?;
     Ok(0)
 }

@@ -6,11 +6,11 @@ use crate::cli::{Cli, CompletionsArgs, ManpageArgs};
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 
-pub(crate) fn completions(args: &CompletionsArgs) -> u8 {
+pub(crate) fn completions(args: &CompletionsArgs) -> Result<u8> {
     let mut bytes = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "hdcr", &mut bytes);
-    Output::raw(&bytes);
-    0
+    Output::raw(&bytes)?;
+    Ok(0)
 }
 
 pub(crate) fn manpage(args: &ManpageArgs) -> Result<u8> {

@@ -42,6 +42,6 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ImageArgs) -> Result<u8> {
         frames: verified.frames,
         runs: verified.runs,
         bytes: verified.stored,
-    });
+    })?;
     Ok(0)
 }
