@@ -16,14 +16,16 @@ if os.geteuid() != 0 or not os.access("/proc/sys/kernel/ns_last_pid", os.W_OK):
     lacks("the right to choose a process number")
 
 
-def take(number):
+def take(number, *command):
     """Starts a process with this number."""
     for _ in range(200):
         write_number(number - 1)
-        holder = start("sleep", "1000")
+        holder = start(*(command or ["sleep", "1000"]))
         if holder.pid == number:
+            # Who comes next must not take another number of the program.
+            write_number(number + 100)
             return holder
-        holder.kill()
+        os.killpg(holder.pid, signal.SIGKILL)
         holder.wait()
     fail(f"could not take the number {number}")
 
@@ -52,3 +54,28 @@ for number in threads:
     os.remove("go")
     os.remove("result")
     kill(holder.pid)
+
+    # Its leader has ended, and the number is still that of a session.
+    away = "echo $(($$ + 50)) > /proc/sys/kernel/ns_last_pid; sleep 1000 & echo $! > member"
+    holder = take(number, "sh", "-c", away)
+    holder.wait()
+    for command in [["check", "image"], ["restore", "image"]]:
+        text = hdcr(*command, ok=False)
+        right = "pid-taken" in text and f"process number {number}" in text and "session of sleep" in text
+        must(right and read("member").strip() in text and "--new-pids" in text, f"{command[0]}, a session: {text}")
+    os.killpg(number, signal.SIGKILL)
+    gone(int(read("member")))
+
+    # It has ended, and its parent has not waited for it yet: a restore waits, and so that is no obstacle.
+    holder = take(number)
+    os.killpg(number, signal.SIGKILL)
+    until("the end of the holder", lambda: status(number, "State")[:1] == "Z")
+    text = hdcr("check", "image")
+    must("is possible" in text and "[pid-waits]" in text and str(os.getpid()) in text, f"a zombie: {text}")
+    front = subprocess.Popen([HDCR, "restore", "image"], stdin=subprocess.DEVNULL)
+    holder.wait()
+    must(result() == "right", read("result"))
+    until("the end of the restore", lambda: front.poll() is not None)
+    must(front.returncode == 0, f"restore ended with {front.returncode}")
+    os.remove("go")
+    os.remove("result")

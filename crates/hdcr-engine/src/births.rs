@@ -1,20 +1,23 @@
 //! The steps of the plan, done in the nursery: processes, threads, stand-ins, sessions, groups, zombies.
 
+use std::time::Duration;
+
 use nix::libc;
 
 use crate::batch::Arg;
 use crate::error::{Error, Result};
 use crate::ids::{Pid, Tid};
-use crate::mechanism::{Birth, MechanismError, Parent};
+use crate::mechanism::{self, Birth, MechanismError, Parent};
 use crate::memory::overlap;
 use crate::memory::restore::{self as space};
 use crate::model::ObjectId;
 use crate::plan::{Maker, Step};
-use crate::procfs::MapLine;
+use crate::procfs::{self, MapLine};
 use crate::restore::{Restore, THREAD_FLAGS, TaskBatch};
 use crate::stored::{self, Model};
 use crate::task::Stage;
 use crate::works::Works;
+
 impl Works<'_> {
     /// Does one step of the plan.
     pub(crate) fn step(&mut self, cx: &Restore<'_>, step: &Step) -> Result<()> {
@@ -40,7 +43,7 @@ impl Works<'_> {
             }
             Step::EndLeader(pid) => {
                 self.name(*pid)?;
-                Ok(self.nursery.end(pid.leader(), crate::mechanism::End::Exit(self.status(*pid)))?)
+                Ok(self.nursery.end(pid.leader(), mechanism::End::Exit(self.status(*pid)))?)
             }
         }
     }
@@ -63,10 +66,7 @@ impl Works<'_> {
         let Some(process) = self.model.processes.iter().find(|process| process.pid == pid) else { return Ok(()) };
         let others = process.threads.iter().filter(|(tid, _)| *tid != pid.leader());
         let births: Vec<Birth> = others.map(|(tid, _)| thread_of(pid, *tid)).collect();
-        if !births.is_empty() {
-            self.nursery.birth(&births)?;
-        }
-        Ok(())
+        if births.is_empty() { Ok(()) } else { self.born(&births) }
     }
 
     /// Makes a process by a stand-in that dies, so that it comes to the nearest subreaper above.
@@ -82,7 +82,7 @@ impl Works<'_> {
         };
         let made = self.nursery.birth(&[birth(member, None)])?;
         let stand_in = made.first().copied().ok_or_else(|| Error::Unsound("a stand-in was not made".to_owned()))?;
-        self.nursery.birth(&[birth(stand_in, Some(pid.leader()))])?;
+        self.born(&[birth(stand_in, Some(pid.leader()))])?;
         self.threads(pid)?;
         self.end_stand_in(Pid(stand_in.0), Some(member))?;
         self.subreaper(parent, 0)
@@ -103,28 +103,16 @@ impl Works<'_> {
             Maker::Sibling(tid) => (Parent::Task(tid), libc::CLONE_PARENT, 0),
         };
         let birth = Birth { parent, tid: Some(pid.leader()), flags: bits(flags), exit_signal, tls: 0, clear_tid: 0 };
-        self.born(birth)?;
+        self.born(&[birth])?;
         if maker == Maker::Restorer && self.step_parent.is_none() {
             self.empty(pid)?;
         }
         Ok(())
     }
 
-    /// Makes a process, and waits a moment for its number when somebody short-lived has it.
-    fn born(&mut self, birth: Birth) -> Result<()> {
-        const TRIES: usize = 100;
-        const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
-        for _ in 0..TRIES {
-            match self.nursery.birth(&[birth]) {
-                Err(MechanismError::System { source, .. }) if source.raw_os_error() == Some(libc::EEXIST) => {
-                    std::thread::sleep(PAUSE);
-                }
-                other => return other.map(|_| ()).map_err(Error::from),
-            }
-        }
-        let tid = birth.tid.map_or(0, |tid| tid.0);
-        let holder = stored::holder_of(tid).unwrap_or_else(|| "a process group or session has it".to_owned());
-        Err(Error::refuse(stored::taken(tid, holder)))
+    fn born(&mut self, births: &[Birth]) -> Result<()> {
+        const PAUSE: Duration = Duration::from_millis(20);
+        born(births, PAUSE, &mut |births| self.nursery.birth(births))
     }
 
     /// Takes everything of this process out of a root's memory: its children then cost next to nothing.
@@ -179,7 +167,7 @@ impl Works<'_> {
     }
 
     fn end_stand_in(&mut self, pid: Pid, parent: Option<Tid>) -> Result<()> {
-        self.nursery.end(pid.leader(), crate::mechanism::End::Exit(0))?;
+        self.nursery.end(pid.leader(), mechanism::End::Exit(0))?;
         let Some(parent) = parent else { return Ok(()) };
         let mut batch = TaskBatch::default();
         let (no_status, no_options) = (Arg::Value(0), Arg::Value(0));
@@ -199,6 +187,33 @@ impl Works<'_> {
             &[Arg::from(libc::SIGCHLD), Arg::Data(action), Arg::Value(0), Arg::Value(8)],
         );
         self.run_one(tid, batch)
+    }
+}
+
+/// Makes tasks of one parent, and waits a moment for a number that somebody short-lived has got since all were looked at.
+fn born(
+    births: &[Birth],
+    pause: Duration,
+    birth: &mut dyn FnMut(&[Birth]) -> mechanism::Result<Vec<Tid>>,
+) -> Result<()> {
+    const TRIES: usize = 100;
+    let mut left = births;
+    let mut tries = 0;
+    loop {
+        let taken = match birth(left) {
+            Err(MechanismError::System { source, tid, .. }) if source.raw_os_error() == Some(libc::EEXIST) => tid,
+            other => return other.map(drop).map_err(Error::from),
+        };
+        // Those before it are made.
+        let at = left.iter().position(|birth| birth.tid == Some(taken)).unwrap_or(0);
+        tries = if at > 0 { 1 } else { tries + 1 };
+        left = left.get(at..).unwrap_or_default();
+        if tries == TRIES {
+            let holder = stored::holder_of(taken.0, &procfs::bands()).map(|holder| holder.cause);
+            let holder = holder.unwrap_or_else(|| "somebody had it, who has ended since".to_owned());
+            return Err(Error::refuse(stored::taken(taken.0, holder)));
+        }
+        std::thread::sleep(pause);
     }
 }
 
@@ -223,4 +238,38 @@ fn procfs_comm(model: &Model, pid: Pid) -> Vec<u8> {
     let Ok(tasks) = crate::model::decode::<crate::tree::Tasks>(frame.version, &frame.body) else { return Vec::new() };
     let task = tasks.0.iter().find(|task| task.tid == pid.0);
     task.map(|task| task.comm.iter().copied().take_while(|byte| *byte != 0).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers that are taken for so many tries; which calls were made, and what came of it.
+    fn check(taken: &mut [(i32, usize)], expected: &[&[i32]]) -> Result<()> {
+        let births = [3, 4, 5].map(|tid| thread_of(Pid(2), Tid(tid)));
+        let mut calls: Vec<Vec<i32>> = Vec::new();
+        let result = born(&births, Duration::ZERO, &mut |births| {
+            calls.push(births.iter().filter_map(|birth| birth.tid).map(|tid| tid.0).collect());
+            for tid in births.iter().filter_map(|birth| birth.tid) {
+                if let Some((_, left)) = taken.iter_mut().find(|(number, left)| *number == tid.0 && *left > 0) {
+                    *left -= 1;
+                    let source = std::io::Error::from_raw_os_error(libc::EEXIST);
+                    return Err(MechanismError::System { operation: "cloning it", tid, source });
+                }
+            }
+            Ok(Vec::new())
+        });
+        calls.dedup();
+        assert_eq!(calls, expected);
+        result
+    }
+
+    #[test]
+    fn a_number_that_is_taken_is_waited_for_and_its_holder_named() {
+        check(&mut [], &[&[3, 4, 5]]).unwrap();
+        check(&mut [(4, 7), (5, 99)], &[&[3, 4, 5], &[4, 5], &[5]]).unwrap();
+        let refused = check(&mut [(4, 1000)], &[&[3, 4, 5], &[4, 5]]).unwrap_err();
+        let Error::Refused(refusals) = refused else { panic!("{refused}") };
+        assert_eq!((refusals.0[0].code, refusals.0[0].owner.pid), ("pid-taken", Some(Pid(4))));
+    }
 }

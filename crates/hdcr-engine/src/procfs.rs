@@ -173,6 +173,11 @@ pub fn hidden(pid: Pid) -> bool {
     !shown && nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.0), None) != Err(nix::errno::Errno::ESRCH)
 }
 
+/// Every process that `/proc` shows, with its session and group.
+pub(crate) fn bands() -> Vec<(Pid, Stat)> {
+    processes().into_iter().filter_map(|pid| Some((pid, stat(pid).ok()?))).collect()
+}
+
 /// Every process that `/proc` shows.
 pub fn processes() -> Vec<Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();

@@ -28,7 +28,7 @@ use crate::resource::{listed, reopen};
 use crate::rights::{TreeRights, Turn};
 use crate::rollback::Plan;
 use crate::rollback::since::{self, Since};
-use crate::stored::{self, Model};
+use crate::stored::{self, Asker, Model};
 use crate::task::Stage;
 use crate::tree::Tasks;
 use crate::works::Works;
@@ -274,8 +274,8 @@ pub(crate) fn mapped(map_path: &[(PathBuf, PathBuf)], path: &Path) -> PathBuf {
 /// What stands in the way of restoring an image here and now, and what is worth knowing. Touches nothing.
 pub fn check(image: &ImageReader, options: &Options) -> Result<(Vec<Refusal>, Vec<Refusal>)> {
     let model = stored::read(image)?;
-    plan::plan(&model.processes)?;
-    let (mut refusals, notes) = stored::check(&model, options.parent)?;
+    let steps = plan::plan(&model.processes)?;
+    let (mut refusals, notes) = stored::check(&model, &steps, Asker::Check)?;
     if options.since.is_none() {
         refusals.0.extend(reopen::obstacles(&model.frames, &options.map_path)?);
     }
@@ -295,8 +295,8 @@ pub fn restore(
 ) -> Result<()> {
     let model = stored::read(image)?;
     let steps = plan::plan(&model.processes)?;
-    stored::wait_for_the_dead(&model);
-    let (mut refusals, _) = stored::check(&model, options.parent)?;
+    stored::wait_for_the_dead(&model, &steps);
+    let (mut refusals, _) = stored::check(&model, &steps, Asker::Restore)?;
     if options.since.is_none() {
         refusals.0.extend(reopen::obstacles(&model.frames, &options.map_path)?);
     }

@@ -9,12 +9,12 @@ use hdcr_image::{ImageReader, KnownTag, List, PageRun, Tag};
 use crate::clock::ClockRecord;
 use crate::error::{Error, Owner, Refusal, Refusals, Result};
 use crate::ids::Pid;
-use crate::mechanism::Parent;
 use crate::memory::MmRecord;
 use crate::memory::vdso::VdsoRecord;
 use crate::model::{self, ObjectId};
 use crate::openfile::OpenFileRecord;
-use crate::procfs;
+use crate::plan::Step;
+use crate::procfs::{self, Stat};
 use crate::progress::Meter;
 use crate::resource;
 use crate::restore::{Contents, StoredFrame};
@@ -86,13 +86,25 @@ pub(crate) fn one<R: hdcr_image::Record>(frames: &BTreeMap<(u16, ObjectId), Stor
     model::decode(frame.version, &frame.body)
 }
 
-/// What stands in the way here and now.
-pub(crate) fn check(model: &Model, _parent: Parent) -> Result<(Refusals, Vec<Refusal>)> {
+/// Who looks for what stands in the way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Asker {
+    /// One who only wants to know: numbers that a restore would wait for are no obstacle.
+    Check,
+    /// A restore that has waited. Numbers of groups and sessions it leaves to the kernel, at the births.
+    Restore,
+}
+
+/// What stands in the way here and now, and what is worth knowing.
+pub(crate) fn check(model: &Model, steps: &[Step], asker: Asker) -> Result<(Refusals, Vec<Refusal>)> {
     let mut refusals = Refusals::default();
-    let wanted = numbers(model);
-    for tid in wanted {
-        if let Some(holder) = holder_of(tid) {
-            refusals.0.push(taken(tid, holder));
+    let mut notes = Vec::new();
+    let bands = if asker == Asker::Check { procfs::bands() } else { Vec::new() };
+    for tid in numbers(model, steps) {
+        match holder_of(tid, &bands) {
+            Some(holder) if holder.ended && asker == Asker::Check => notes.push(waits(tid, &holder.cause)),
+            Some(holder) => refusals.0.push(taken(tid, holder.cause)),
+            None => {}
         }
     }
     for kind in TASKS {
@@ -102,27 +114,29 @@ pub(crate) fn check(model: &Model, _parent: Parent) -> Result<(Refusals, Vec<Ref
             }
         }
     }
-    Ok((refusals, Vec::new()))
+    Ok((refusals, notes))
 }
 
 fn own_pid() -> Pid {
     Pid(rustix::process::getpid().as_raw_nonzero().get())
 }
 
-/// All numbers that the tree needs.
-fn numbers(model: &Model) -> BTreeSet<i32> {
+/// All numbers that the tree needs, also those of dead leaders that stand-ins take.
+fn numbers(model: &Model, steps: &[Step]) -> BTreeSet<i32> {
     let threads = model.processes.iter().flat_map(|process| &process.threads).map(|(tid, _)| tid.0);
-    model.processes.iter().map(|process| process.pid.0).chain(threads).collect()
+    let stand_ins =
+        steps.iter().filter_map(|step| if let Step::StandIn { pid, .. } = step { Some(pid.0) } else { None });
+    model.processes.iter().map(|process| process.pid.0).chain(threads).chain(stand_ins).collect()
 }
 
 /// Gives processes that have ended, but have not been waited for, a moment to go: a tree that was just killed is reaped by
 /// its parent in its own time. No event tells of that.
-pub(crate) fn wait_for_the_dead(model: &Model) {
+pub(crate) fn wait_for_the_dead(model: &Model, steps: &[Step]) {
     const STEP: Duration = Duration::from_millis(4);
     const STEPS: usize = 2500;
-    let mut left = numbers(model);
+    let mut left = numbers(model, steps);
     for _ in 0..STEPS {
-        left.retain(|tid| procfs::stat(Pid(*tid)).is_ok_and(|stat| stat.state == b'Z'));
+        left.retain(|tid| holder_of(*tid, &[]).is_some_and(|holder| holder.ended));
         if left.is_empty() {
             return;
         }
@@ -141,17 +155,46 @@ pub(crate) fn taken(tid: i32, holder: String) -> Refusal {
     }
 }
 
-/// Who has a number now: as a process or thread, or as the number of a group or session.
-pub(crate) fn holder_of(tid: i32) -> Option<String> {
+/// What is to be known of a number that a restore waits for.
+fn waits(tid: i32, cause: &str) -> Refusal {
+    Refusal {
+        code: "pid-waits",
+        remedy:
+            "a restore waits up to ten seconds for it; let its parent end or wait for it, or restore with --new-pids"
+                .to_owned(),
+        ..taken(tid, cause.to_owned())
+    }
+}
+
+/// Who has a number.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    /// In words.
+    pub(crate) cause: String,
+    /// Whether it has ended, and only has not been waited for.
+    pub(crate) ended: bool,
+}
+
+/// Who has a number now: as a process or thread, or, among these processes, as the number of its group or session.
+pub(crate) fn holder_of(tid: i32, bands: &[(Pid, Stat)]) -> Option<Holder> {
+    let name = |stat: &Stat| String::from_utf8_lossy(&stat.comm).into_owned();
     // Threads have a directory too, though a listing of /proc does not show it.
-    let stat = procfs::stat(Pid(tid)).ok()?;
-    let comm = String::from_utf8_lossy(&stat.comm).into_owned();
-    Some(match stat.state {
-        b'Z' => {
-            format!("it is still held by {comm}, which has ended and whose parent {} has not waited for it", stat.ppid)
-        }
-        _ => format!("it is in use by {comm}"),
-    })
+    if let Ok(stat) = procfs::stat(Pid(tid)) {
+        // A first thread that has ended before the others is not waited for by anybody.
+        let ended = stat.state == b'Z' && procfs::survivor(Pid(tid)).is_none();
+        let (comm, parent) = (name(&stat), stat.ppid);
+        let cause = if ended {
+            format!("it is still held by {comm}, which has ended and whose parent {parent} has not waited for it")
+        } else {
+            format!("it is in use by {comm}")
+        };
+        return Some(Holder { cause, ended });
+    }
+    let members = || bands.iter().filter(|(_, stat)| stat.pgid == tid || stat.sid == tid);
+    let (pid, stat) = members().find(|(_, stat)| stat.state != b'Z').or_else(|| members().next())?;
+    let band = if stat.sid == tid { "session" } else { "process group" };
+    let cause = format!("it is the number of the {band} of {} (pid {pid})", name(stat));
+    Some(Holder { cause, ended: stat.state == b'Z' })
 }
 
 /// Contents straight from the image.
