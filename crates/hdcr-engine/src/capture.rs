@@ -21,6 +21,7 @@ use crate::model::{self, ObjectId};
 use crate::openfile;
 use crate::procfs::{self, MapLine};
 use crate::progress::{self, Meter, Phase};
+use crate::resource::inotify::Places;
 use crate::resource::socket::Queues;
 use crate::resource::{FileView, backing, contents, late, listed, touched};
 use crate::snapshot::ahead::Ahead;
@@ -75,6 +76,8 @@ pub struct Capture<'a> {
     pub(crate) in_flight: BTreeMap<ObjectId, OwnedFd>,
     /// Queues of the sockets of the tree, once looked at.
     pub(crate) queues: Option<Queues>,
+    /// Where watched files are.
+    pub(crate) places: Places,
     /// What a restore must be able to do, by name.
     pub(crate) needs: Vec<String>,
     /// Pages that a process shares with its parent, by address space: the image holds them once.
@@ -115,6 +118,7 @@ impl<'a> Capture<'a> {
             next_id: 0,
             in_flight: BTreeMap::new(),
             queues: None,
+            places: Places::default(),
             needs: Vec::new(),
             alike: BTreeMap::new(),
             meter,
@@ -231,13 +235,14 @@ pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, out: &mut Outl
             what: "none of its processes lives any more".to_owned(),
         });
     }
-    let mut look = look_again(request, &pids, &ahead.known)?;
+    let (mut look, places) = look_again(request, &pids, &ahead.known)?;
     for (pid, _) in choice::weigh(&look).into_iter().filter(|(_, weight)| weight.direct) {
         ahead.give_up(pid, out)?;
     }
     let mut cx = Capture::new(frozen, request, Some(out));
     cx.next_id = ahead.next_id;
     cx.ahead = ahead;
+    cx.places = places;
     openfile::group(&mut cx, std::mem::take(&mut look.files))?;
     let mut subjects = Vec::new();
     for process in &processes {
@@ -278,10 +283,10 @@ fn alike(cx: &mut Capture<'_>, processes: &[FrozenProcess], subjects: &[Subject]
 }
 
 /// Looks at the tree once more, now that nothing moves: whatever came since the survey must be known too.
-fn look_again(request: &Request, pids: &[Pid], known: &survey::Known) -> Result<survey::Look> {
+fn look_again(request: &Request, pids: &[Pid], known: &survey::Known) -> Result<(survey::Look, Places)> {
     let look = survey::look(pids, known)?;
-    let (refusals, _) = survey::judge(request, &look)?;
-    if refusals.0.is_empty() { Ok(look) } else { Err(Error::Refused(refusals)) }
+    let judged = survey::judge(request, &look)?;
+    if judged.refusals.0.is_empty() { Ok((look, judged.places)) } else { Err(Error::Refused(judged.refusals)) }
 }
 
 /// Takes a process out of the look. Everything that the mechanism's own work would change is read here, before the first
@@ -388,7 +393,7 @@ fn thread(cx: &mut Capture<'_>, tid: Tid, id: ObjectId) -> Result<()> {
 /// Who is whose child, in which session and group: the frames of the tree itself.
 fn genealogy(cx: &mut Capture<'_>, processes: &[FrozenProcess], subjects: &[Subject]) -> Result<()> {
     let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
-    let set = pids.iter().copied().collect();
+    let leaders = tree::Leaders::new(pids.iter().copied().collect());
     let parents = tree::parents(&pids)?;
     let mut tasks = Vec::new();
     for (process, subject) in processes.iter().zip(subjects) {
@@ -412,8 +417,8 @@ fn genealogy(cx: &mut Capture<'_>, processes: &[FrozenProcess], subjects: &[Subj
         let record = ProcessRecord {
             pid: process.pid.0,
             parent_tid: parent.map_or(0, |(_, tid)| tid.0),
-            session_leader: tree::leader(stat.sid, Band::Session, &set).to_wire(),
-            group_leader: tree::leader(stat.pgid, Band::Group, &set).to_wire(),
+            session_leader: leaders.of(stat.sid, Band::Session).to_wire(),
+            group_leader: leaders.of(stat.pgid, Band::Group).to_wire(),
             stopped,
             mm: subject.mm.0,
             exe: if living { backing::capture_path(cx, process.pid, "exe")?.0 } else { 0 },

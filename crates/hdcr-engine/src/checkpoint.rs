@@ -17,7 +17,7 @@ use crate::resource::late::LateRecord;
 use crate::snapshot::ahead::Ahead;
 use crate::snapshot::choice::{self, Weight};
 use crate::snapshot::outlet::Outlet;
-use crate::survey;
+use crate::survey::{self, Judged};
 
 /// What is to be checkpointed.
 #[derive(Clone, Debug)]
@@ -167,7 +167,7 @@ pub fn survey(request: Request) -> Result<Surveyed> {
 fn survey_once(request: Request) -> Result<Surveyed> {
     let pids = survey::processes(&request)?;
     let look = survey::look(&pids, &BTreeMap::new())?;
-    let (refusals, notes) = survey::judge(&request, &look)?;
+    let Judged { refusals, notes, .. } = survey::judge(&request, &look)?;
     Ok(Surveyed { request, refusals, notes, processes: pids.len(), weights: choice::weigh(&look) })
 }
 

@@ -11,6 +11,7 @@ use crate::ids::{Pid, Tid};
 use crate::memory;
 use crate::openfile;
 use crate::procfs::{self, MapLine};
+use crate::resource::inotify::Places;
 use crate::resource::{self, FileView, backing};
 use crate::snapshot::{ahead, space};
 use crate::task::{Site, TASKS, TaskView};
@@ -35,6 +36,12 @@ pub struct Survey<'a> {
     pub(crate) by_inode: BTreeMap<u64, Vec<usize>>,
     /// Files of mappings that have been looked at.
     pub(crate) seen: BTreeSet<((u32, u32), u64)>,
+    /// Every living thread of the tree, and the number of each process.
+    pub(crate) tids: BTreeSet<i32>,
+    /// The ptys whose masters the tree holds, once they are asked for.
+    pub(crate) masters: Option<BTreeSet<u32>>,
+    /// Where watched files are.
+    pub(crate) places: Places,
     /// The namespaces of this process by name, as far as they were asked for.
     pub(crate) own_namespaces: BTreeMap<&'static str, Option<Vec<u8>>>,
 }
@@ -127,8 +134,19 @@ pub(crate) fn view(pid: Pid, tid: Tid) -> Result<TaskView> {
     Ok(TaskView { pid, tid, speaks: pid.leader() == tid, stat, status: procfs::status(pid, tid)? })
 }
 
+/// What came of a survey.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    /// What stands in the way.
+    pub(crate) refusals: Refusals,
+    /// What is worth knowing.
+    pub(crate) notes: Vec<Refusal>,
+    /// Where watched files are.
+    pub(crate) places: Places,
+}
+
 /// What stands in the way, and what is worth knowing.
-pub(crate) fn judge(request: &Request, look: &Look) -> Result<(Refusals, Vec<Refusal>)> {
+pub(crate) fn judge(request: &Request, look: &Look) -> Result<Judged> {
     let pids: BTreeSet<Pid> = look.pids.iter().copied().collect();
     let mut by_inode: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for (index, view) in look.files.iter().enumerate() {
@@ -143,6 +161,9 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<(Refusals, Vec<Ref
         notes: Vec::new(),
         by_inode,
         seen: BTreeSet::new(),
+        tids: look.tasks.iter().map(|task| task.tid.0).chain(look.pids.iter().map(|pid| pid.0)).collect(),
+        masters: None,
+        places: Places::default(),
         own_namespaces: BTreeMap::new(),
     };
     for task in &look.tasks {
@@ -175,7 +196,8 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<(Refusals, Vec<Ref
             }
         }
     }
-    Ok((survey.refusals, survey.notes))
+    let Survey { refusals, notes, places, .. } = survey;
+    Ok(Judged { refusals, notes, places })
 }
 
 /// Places of a process whose paths cannot be told.

@@ -1,5 +1,6 @@
 //! The processes of a tree: who they are to each other, as captured and as the image keeps it.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use hdcr_image::hdcr_layout::{Task, TaskState};
@@ -139,33 +140,41 @@ pub(crate) fn parents(pids: &[Pid]) -> Result<BTreeMap<Pid, (Pid, Tid)>> {
 }
 
 /// Which number of a process a leader gives: that of its session or that of its group.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Band {
     Session,
     Group,
 }
 
-impl Band {
-    fn of(self, stat: &procfs::Stat) -> i32 {
-        match self {
-            Self::Session => stat.sid,
-            Self::Group => stat.pgid,
-        }
-    }
+/// Where the leaders of a tree are. All processes are looked at once, and only when a leader has ended.
+#[derive(Debug)]
+pub(crate) struct Leaders {
+    tree: BTreeSet<Pid>,
+    /// Sessions and groups that have members outside of the tree.
+    outside: OnceCell<BTreeSet<(Band, i32)>>,
 }
 
-/// Where the leader with this number is. A dead leader whose session or group has members outside of the tree (the shell
-/// of a batch system has gone, hdcr itself has not) counts as outside: the number is in use and cannot be taken again.
-pub(crate) fn leader(number: i32, band: Band, tree: &BTreeSet<Pid>) -> Leader {
-    if tree.contains(&Pid(number)) {
-        return Leader::InTree;
+impl Leaders {
+    pub(crate) fn new(tree: BTreeSet<Pid>) -> Self {
+        Self { tree, outside: OnceCell::new() }
     }
-    // Only a living process (or a zombie) has a directory in /proc.
-    if number == 0 || procfs::stat(Pid(number)).is_ok() {
-        return Leader::Outside;
+
+    /// Where the leader with this number is. A dead leader whose session or group has members outside of the tree (the shell
+    /// of a batch system has gone, hdcr itself has not) counts as outside: the number is in use and cannot be taken again.
+    pub(crate) fn of(&self, number: i32, band: Band) -> Leader {
+        if self.tree.contains(&Pid(number)) {
+            return Leader::InTree;
+        }
+        // Only a living process (or a zombie) has a directory in /proc.
+        if number == 0 || procfs::stat(Pid(number)).is_ok() {
+            return Leader::Outside;
+        }
+        let outside = self.outside.get_or_init(|| {
+            let members = procfs::bands().into_iter().filter(|(pid, _)| !self.tree.contains(pid));
+            members.flat_map(|(_, stat)| [(Band::Session, stat.sid), (Band::Group, stat.pgid)]).collect()
+        });
+        if outside.contains(&(band, number)) { Leader::Outside } else { Leader::Dead }
     }
-    let member = |pid: &Pid| !tree.contains(pid) && procfs::stat(*pid).is_ok_and(|stat| band.of(&stat) == number);
-    if procfs::processes().iter().any(member) { Leader::Outside } else { Leader::Dead }
 }
 
 /// Dead leaders whose session or group is that of the restoring process: its members join that one.
@@ -300,6 +309,9 @@ mod tests {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
 
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
     use super::*;
 
     #[test]
@@ -310,16 +322,22 @@ mod tests {
         let lines = BufReader::new(shell.stdout.take().unwrap()).lines();
         let members: Vec<Pid> = lines.map(|line| Pid(line.unwrap().parse().unwrap())).collect();
         shell.wait().unwrap();
-        let [first, second] = members[..] else { panic!("{members:?}") };
+        let members: [Pid; 2] = members.try_into().unwrap();
+        let [first, second] = members;
         let stat = procfs::stat(first).unwrap();
         assert_eq!(stat.sid, shell.id().cast_signed());
-        let places = [vec![first], vec![first, second]].map(|tree| {
-            let tree: BTreeSet<Pid> = tree.into_iter().collect();
-            [leader(stat.sid, Band::Session, &tree), leader(stat.pgid, Band::Group, &tree)]
-        });
-        for pid in members {
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.0), nix::sys::signal::Signal::SIGKILL).unwrap();
+        let leaders = [vec![first], vec![first, second]].map(|tree| Leaders::new(tree.into_iter().collect()));
+        let places = || leaders.each_ref().map(|l| [l.of(stat.sid, Band::Session), l.of(stat.pgid, Band::Group)]);
+        let expected = [[Leader::Outside; 2], [Leader::Dead; 2]];
+        assert_eq!(places(), expected);
+        let handles =
+            members.map(|pid| pidfd_open(rustix::process::Pid::from_raw(pid.0).unwrap(), PidfdFlags::empty()));
+        for handle in handles {
+            let handle = handle.unwrap();
+            pidfd_send_signal(&handle, Signal::KILL).unwrap();
+            poll(&mut [PollFd::new(&handle, PollFlags::IN)], None).unwrap();
         }
-        assert_eq!(places, [[Leader::Outside; 2], [Leader::Dead; 2]]);
+        // Asked again, nobody is looked at again.
+        assert_eq!(places(), expected);
     }
 }

@@ -6,10 +6,12 @@
 //! `open_by_handle_at(2)`; without `CAP_DAC_READ_SEARCH` the path is looked for among the open files and directories of
 //! the process.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use hdcr_image::{Record, Tag};
@@ -96,9 +98,34 @@ fn lines(view: &FileView) -> Result<Vec<Line>> {
     all.map(|text| parse(text).ok_or_else(|| model::unreadable(view, "inotify wd"))).collect()
 }
 
-/// The path of what a watch is on, as the process's root has it.
-fn path_of(pid: Pid, line: &Line) -> Option<PathBuf> {
-    by_handle(pid, line).or_else(|| nearby(pid, line)).filter(|path| is_it(path, line))
+/// Where watched files were looked for, and found: once for the whole tree, however many watches there are.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    /// Device and place of each mount, as the root of a process has them.
+    mounts: BTreeMap<Pid, Vec<(String, String)>>,
+    /// What lies in the neighbourhood of a process, by inode number.
+    nearby: BTreeMap<Pid, BTreeMap<u64, Vec<PathBuf>>>,
+    found: BTreeMap<Watched, Option<PathBuf>>,
+}
+
+/// Who watches, inode, device, and the handle's bytes.
+type Watched = (Pid, u64, (u32, u32), Vec<u8>);
+
+impl Places {
+    /// The path of what a watch is on, as the process's root has it.
+    fn path_of(&mut self, pid: Pid, line: &Line) -> Option<PathBuf> {
+        let key = (pid, line.inode, line.device, line.handle.bytes.clone());
+        if let Some(known) = self.found.get(&key) {
+            return known.clone();
+        }
+        let mounts = self.mounts.entry(pid).or_insert_with(|| mounts_of(pid));
+        let path = by_handle(mounts, line).or_else(|| {
+            let nearby = self.nearby.entry(pid).or_insert_with(|| nearby(pid));
+            nearby.get(&line.inode)?.iter().find(|path| is_it(path, line)).cloned()
+        });
+        self.found.insert(key, path.clone());
+        path
+    }
 }
 
 fn is_it(path: &Path, line: &Line) -> bool {
@@ -112,17 +139,21 @@ fn is_it(path: &Path, line: &Line) -> bool {
     }
 }
 
-fn by_handle(pid: Pid, line: &Line) -> Option<PathBuf> {
-    let mounts = procfs::read(pid, "mountinfo").ok()?;
+fn mounts_of(pid: Pid) -> Vec<(String, String)> {
+    let text = procfs::read(pid, "mountinfo").unwrap_or_default();
+    let mount = |line: &str| {
+        let mut words = line.split_ascii_whitespace().skip(2);
+        let (device, place) = (words.next()?, words.nth(1)?);
+        Some((device.to_owned(), place.replace("\\040", " ")))
+    };
+    String::from_utf8_lossy(&text).lines().filter_map(mount).collect()
+}
+
+fn by_handle(mounts: &[(String, String)], line: &Line) -> Option<PathBuf> {
     let wanted = format!("{}:{}", line.device.0, line.device.1);
-    for mount in String::from_utf8_lossy(&mounts).lines() {
-        let mut words = mount.split_ascii_whitespace().skip(2);
-        let (Some(device), Some(_), Some(place)) = (words.next(), words.next(), words.next()) else { continue };
-        if device != wanted {
-            continue;
-        }
+    for (_, place) in mounts.iter().filter(|(device, _)| *device == wanted) {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let Ok(mount) = rustix::fs::open(place.replace("\\040", " "), flags, Mode::empty()) else { continue };
+        let Ok(mount) = rustix::fs::open(place.as_str(), flags, Mode::empty()) else { continue };
         let Ok(found) = handle::open(&mount, &line.handle, libc::O_PATH) else { continue };
         let Ok(path) = fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())) else { continue };
         // Of a mount that shows only a part, others may show it under a path.
@@ -133,8 +164,8 @@ fn by_handle(pid: Pid, line: &Line) -> Option<PathBuf> {
     None
 }
 
-/// Among the open files of the process, its directories, and what is directly in those.
-fn nearby(pid: Pid, line: &Line) -> Option<PathBuf> {
+/// The open files of the process, its directories, and what is directly in those.
+fn nearby(pid: Pid) -> BTreeMap<u64, Vec<PathBuf>> {
     let numbers = procfs::numbers(pid, "fd").unwrap_or_default();
     let names = numbers.into_iter().map(|number| format!("fd/{number}")).chain(["cwd".to_owned(), "exe".to_owned()]);
     let places: Vec<PathBuf> = names.filter_map(|name| Some(model::path_of(&procfs::link(pid, &name).ok()?))).collect();
@@ -142,11 +173,20 @@ fn nearby(pid: Pid, line: &Line) -> Option<PathBuf> {
     let mut directories: Vec<PathBuf> =
         around.chain(places.iter().cloned()).filter(|path| path.is_absolute()).collect();
     directories.push(PathBuf::from("/tmp"));
-    if let Some(found) = directories.iter().find(|path| is_it(path, line)) {
-        return Some(found.clone());
+    let mut seen = BTreeSet::new();
+    directories.retain(|path| seen.insert(path.clone()));
+    let inside: Vec<PathBuf> = (directories.iter())
+        .filter_map(|path| fs::read_dir(path).ok())
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    let mut by_inode: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
+    for path in directories.into_iter().chain(inside) {
+        if let Ok(found) = fs::symlink_metadata(&path) {
+            by_inode.entry(found.ino()).or_default().push(path);
+        }
     }
-    let inside = directories.iter().filter_map(|path| fs::read_dir(path).ok()).flatten().filter_map(io::Result::ok);
-    inside.map(|entry| entry.path()).find(|path| is_it(path, line))
+    by_inode
 }
 
 fn refusal(view: &FileView, line: &Line) -> Refusal {
@@ -164,7 +204,7 @@ impl FileKind for Inotify {
 
     fn survey(survey: &mut Survey<'_>, view: &FileView) -> Result<()> {
         for line in lines(view)? {
-            if path_of(view.pid, &line).is_none() {
+            if survey.places.path_of(view.pid, &line).is_none() {
                 survey.refuse(refusal(view, &line));
             }
         }
@@ -175,12 +215,12 @@ impl FileKind for Inotify {
         Ok(())
     }
 
-    fn capture(_cx: &mut Capture<'_>, view: &FileView, file: &OwnedFd) -> Result<InotifyRecord> {
+    fn capture(cx: &mut Capture<'_>, view: &FileView, file: &OwnedFd) -> Result<InotifyRecord> {
         let unread =
             rustix::io::ioctl_fionread(file).map_err(Error::system("FIONREAD", format!("fd {}", view.fd)))? > 0;
         let mut watches = Vec::new();
         for line in lines(view)? {
-            let path = path_of(view.pid, &line).ok_or_else(|| Error::refuse(refusal(view, &line)))?;
+            let path = cx.places.path_of(view.pid, &line).ok_or_else(|| Error::refuse(refusal(view, &line)))?;
             watches.push(Watch { number: line.number, mask: line.mask, path: path.into_os_string().into_vec() });
         }
         Ok(InotifyRecord { watches, unread })
@@ -292,7 +332,8 @@ mod tests {
     fn seen(file: &OwnedFd) -> Vec<Watch> {
         let info = procfs::fd_info(own_pid(), Fd(file.as_raw_fd())).unwrap();
         let lines = info.lines.all("inotify wd").map(|text| parse(text).unwrap());
-        let path = |line: &Line| path_of(own_pid(), line).unwrap().into_os_string().into_vec();
+        let mut places = Places::default();
+        let mut path = |line: &Line| places.path_of(own_pid(), line).unwrap().into_os_string().into_vec();
         let watches = lines.map(|line| Watch { number: line.number, mask: line.mask, path: path(&line) });
         let mut watches: Vec<Watch> = watches.collect();
         watches.sort_by_key(|watch| watch.number);
@@ -322,6 +363,28 @@ mod tests {
         fs::write(base.join("new"), b"").unwrap();
         assert_eq!(rustix::io::read(&new, &mut room).unwrap(), 32);
         fs::remove_dir_all(&base).unwrap();
+    }
+
+    #[test]
+    fn a_watched_file_is_looked_for_once_with_and_without_handles() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x");
+        fs::write(&path, b"").unwrap();
+        let file = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+        inotify::add_watch(&file, &path, inotify::WatchFlags::MODIFY).unwrap();
+        let _held = fs::File::open(&path).unwrap();
+        let info = procfs::fd_info(own_pid(), Fd(file.as_raw_fd())).unwrap();
+        let line = info.lines.all("inotify wd").next().and_then(parse).unwrap();
+        let without = Line { handle: Handle { kind: 0, bytes: Vec::new() }, ..line.clone() };
+        for line in [line, without] {
+            fs::write(&path, b"").unwrap();
+            let mut places = Places::default();
+            assert_eq!(places.path_of(own_pid(), &line), Some(path.clone()));
+            // Gone, and not looked for again.
+            fs::rename(&path, directory.path().join("y")).unwrap();
+            assert_eq!(places.path_of(own_pid(), &line), Some(path.clone()));
+            fs::rename(directory.path().join("y"), &path).unwrap();
+        }
     }
 
     #[test]

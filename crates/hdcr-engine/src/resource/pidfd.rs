@@ -15,7 +15,7 @@ use super::{FileKind, FileView};
 use crate::batch::Arg;
 use crate::capture::Capture;
 use crate::error::{Error, Refusal, Result};
-use crate::ids::{Pid, Tid};
+use crate::ids::Tid;
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
 use crate::survey::Survey;
@@ -64,11 +64,6 @@ fn refusal(view: &FileView, pid: Option<i32>) -> Refusal {
     }
 }
 
-/// Whether a thread with this number lives in one of the processes.
-fn holds(processes: impl Iterator<Item = (Pid, Vec<Tid>)>, wanted: i32) -> bool {
-    processes.into_iter().any(|(pid, threads)| pid.0 == wanted || threads.contains(&Tid(wanted)))
-}
-
 impl FileKind for PidFd {
     type Record = PidFdRecord;
 
@@ -78,11 +73,7 @@ impl FileKind for PidFd {
 
     fn survey(survey: &mut Survey<'_>, view: &FileView) -> Result<()> {
         let pid = process(view)?;
-        let threads = |pid: &Pid| {
-            let numbers = crate::procfs::numbers(*pid, "task").unwrap_or_default();
-            (*pid, numbers.into_iter().map(Tid).collect())
-        };
-        if pid.is_none_or(|pid| !holds(survey.pids.iter().map(threads), pid)) {
+        if pid.is_none_or(|pid| !survey.tids.contains(&pid)) {
             survey.refuse(refusal(view, pid));
         }
         Ok(())
@@ -90,9 +81,10 @@ impl FileKind for PidFd {
 
     fn capture(cx: &mut Capture<'_>, view: &FileView, _file: &OwnedFd) -> Result<PidFdRecord> {
         let pid = process(view)?;
-        let processes = cx.frozen.processes().iter().map(|process| (process.pid, process.threads.clone()));
+        let mut processes = cx.frozen.processes().iter();
+        let mut holds = |wanted: i32| processes.any(|of| of.pid.0 == wanted || of.threads.contains(&Tid(wanted)));
         match pid {
-            Some(pid) if holds(processes, pid) => Ok(PidFdRecord { pid, flags: model::low32(view.info.flags & FLAGS) }),
+            Some(pid) if holds(pid) => Ok(PidFdRecord { pid, flags: model::low32(view.info.flags & FLAGS) }),
             _ => Err(Error::refuse(refusal(view, pid))),
         }
     }
@@ -149,7 +141,5 @@ mod tests {
         assert_eq!(process(&view("17")).unwrap(), Some(17));
         assert_eq!(process(&view("-1")).unwrap(), None);
         assert!(process(&view("x")).is_err());
-        let tree = || [(Pid(7), vec![Tid(7), Tid(9)])].into_iter();
-        assert!(holds(tree(), 9) && holds(tree(), 7) && !holds(tree(), 8));
     }
 }

@@ -7,6 +7,7 @@
 //! ended by `^D`. A terminal whose master lies outside becomes that of the restoring command, with its settings.
 //! Reads: ioctls; the bytes are taken out and put back at once by a child process (see `hdcr_sys::pty_queue`).
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use hdcr_image::{Record, Tag};
@@ -104,11 +105,11 @@ enum End {
 
 fn end_of(view: &FileView) -> End {
     let (major, minor) = (rustix::fs::major(view.stat.st_rdev), rustix::fs::minor(view.stat.st_rdev));
-    let number = view.info.lines.number("tty-index").and_then(|number| u32::try_from(number).ok());
-    match (major, minor, number) {
-        (5, 2, Some(number)) => End::Master(number),
-        (5, 0, _) => End::Current,
-        (136..=143, _, _) => {
+    let number = || view.info.lines.number("tty-index").and_then(|number| u32::try_from(number).ok());
+    match (major, minor) {
+        (5, 2) => number().map_or(End::Other, End::Master),
+        (5, 0) => End::Current,
+        (136..=143, _) => {
             let number = slave_number(major, minor);
             if view.link.ends_with(b" (deleted)") { End::Dead(number) } else { End::Slave(number) }
         }
@@ -143,7 +144,8 @@ impl FileKind for Terminal {
             End::Current => terminal::device(view.duplicate()?).ok().and_then(|device| pty_of(device.into())),
             End::Other => None,
         };
-        let inside = number.is_some_and(|number| survey.files.iter().any(|other| end_of(other) == End::Master(number)));
+        let masters = survey.masters.get_or_insert_with(|| masters_of(survey.files));
+        let inside = number.is_some_and(|number| masters.contains(&number));
         if !inside {
             let name = String::from_utf8_lossy(&view.link).into_owned();
             let becomes = "becomes the terminal, or another standard stream, of the restoring command";
@@ -198,6 +200,12 @@ impl FileKind for Terminal {
         let slave = slave.and_then(|slave| if record.by_name { by_name(&slave, record.access) } else { Ok(slave) });
         slave.map_err(Error::system("opening the slave of a pty", id))
     }
+}
+
+/// The ptys whose masters are among these.
+fn masters_of(files: &[FileView]) -> BTreeSet<u32> {
+    let number = |view| if let End::Master(number) = end_of(view) { Some(number) } else { None };
+    files.iter().filter_map(number).collect()
 }
 
 fn discipline(survey: &mut Survey<'_>, view: &FileView) -> Result<()> {
