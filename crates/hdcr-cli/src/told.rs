@@ -103,7 +103,12 @@ impl Since {
 
     /// As it counts when nobody has watched what came after: lengths say nothing any more.
     pub(crate) fn unwatched_later(self) -> Self {
-        Self { incomplete: true, lengths: Vec::new(), ..self }
+        Self { incomplete: true, ..self.without_lengths() }
+    }
+
+    /// As it counts when others may have written to the files meanwhile.
+    pub(crate) fn without_lengths(self) -> Self {
+        Self { lengths: Vec::new(), ..self }
     }
 
     /// As it is handed to the engine.

@@ -41,7 +41,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 34] = [
+const TRIALS: [Trial; 35] = [
     ("user_guests", user::guests),
     ("user_job", user::job),
     ("user_told", user::told),
@@ -67,6 +67,7 @@ const TRIALS: [Trial; 34] = [
     ("keeper_left", keeper::left),
     ("keeper_interrupted", rollback::interrupted),
     ("keeper_damaged", rollback::damaged),
+    ("keeper_complete", rollback::complete),
     ("keeper_auto", keeper::auto),
     ("commands_json", commands::json),
     ("commands_settings", commands::settings),

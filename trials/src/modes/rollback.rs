@@ -56,6 +56,45 @@ fn interrupted_once(stage: &mut Stage<'_>, script: &str) -> Result<bool> {
     Ok(all.contains("newer\n"))
 }
 
+/// What is known of files is told of as incomplete only when something may have been done that nobody has seen.
+pub(crate) fn complete(stage: &mut Stage<'_>) -> Result<()> {
+    const DOUBT: &str = "rollback-incomplete";
+    needs_root()?;
+    let name = "keeper-complete";
+    let script = counting("count", 300);
+    let run = ["run", "--name", name, "--every", "1h", "--", "sh", "-c", &script];
+    let mut lines = 5;
+    for (says, killed) in [("first", false), ("second", true), ("third", false)] {
+        let mut job = stage.start(&run, says)?;
+        lines += 20;
+        stage.until_counted("count", lines)?;
+        if says == "second" {
+            ensure!(!stage.text(says).contains(DOUBT), "nothing has run since: {}", stage.text(says));
+        }
+        stage.expect(0, &["checkpoint", name])?;
+        lines += 5;
+        stage.until_counted("count", lines)?;
+        if killed {
+            // Nobody sees what the program does from here on.
+            signal(job.id(), Signal::KILL);
+            wait::end_of(&mut job, "the keeper", LIMIT)?;
+            stage.end_all()?;
+        } else {
+            stage.expect(0, &["checkpoint", name, "--kill"])?;
+            let status = shell(wait::end_of(&mut job, "the job", LIMIT)?);
+            ensure!(status == 75, "the job ended with {status}");
+        }
+    }
+    ensure!(stage.text("third").contains(DOUBT), "its keeper was killed: {}", stage.text("third"));
+    // Once more by hand: what that has done is not known to the keeper after it.
+    stage.start(&["restore", name], "by-hand")?;
+    stage.until_counted("count", lines + 20)?;
+    ensure!(!stage.text("by-hand").contains(DOUBT), "nothing has run since: {}", stage.text("by-hand"));
+    stage.end_all()?;
+    stage.expect(7, &run)?.names(&[DOUBT])?;
+    stage.counted("count", 300)
+}
+
 /// A job whose newest checkpoint is damaged goes on from the one before, and says so.
 pub(crate) fn damaged(stage: &mut Stage<'_>) -> Result<()> {
     let name = "keeper-damaged";

@@ -7,6 +7,7 @@ use hdcr_policy::interval::{pause_after, pause_after_failure};
 use nix::sys::signal::Signal;
 
 use super::watch::Watch;
+use super::watch::remembered::Life;
 use super::{Keeper, Made, Phase};
 use crate::duration;
 use crate::failure::{Class, Failure, Result};
@@ -262,7 +263,7 @@ impl Keeper {
             }
             watch.keep(&self.made.iter().map(|made| made.number).collect::<Vec<_>>());
         }
-        self.write_files(true);
+        self.write_files(Life::IsKept);
         let told = self.notes.iter().map(|note| &note.code).eq(done.notes.iter().map(|note| &note.code));
         self.detail(&if told { done.line() } else { done.text() });
         self.notes.clone_from(&done.notes);

@@ -299,6 +299,8 @@ impl Keeper {
         if ended.is_err() {
             self.drop_work();
             self.record.state = State::Paused;
+        } else if self.record.state == State::Paused {
+            self.write_files_of_the_dead();
         }
         if let Err(failure) = self.held.write(&self.record) {
             self.note(&failure.to_string());

@@ -410,6 +410,12 @@ impl Watch {
         self.table.mark(number, Duration::new(now.tv_sec.unsigned_abs(), nanoseconds));
     }
 
+    /// The job is dead: what it did last is heard.
+    pub(crate) fn end(&mut self) {
+        self.drain();
+        self.settle(None);
+    }
+
     /// How much has been told so far.
     pub(crate) fn told(&self) -> u64 {
         self.table.told()

@@ -2,7 +2,8 @@
 //!
 //! `STORE/.jobs/NAME.touched` says for each checkpoint what a rollback to it undoes. It is written anew at most every second
 //! and for at most a twentieth of the time, whole or not at all, and reaches the disk with each checkpoint. Whoever reads it
-//! takes it for incomplete: nobody has watched what came after.
+//! takes it for incomplete, as nobody has watched what came after; but for what a keeper writes whose program is dead with
+//! all that it began. That counts until the program is brought back.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::super::Keeper;
 use crate::failure::{Failure, Result};
 use crate::job;
+use crate::process;
 use crate::told::Since;
 
 const VERSION: u32 = 1;
@@ -28,6 +30,9 @@ const PART: u32 = 20;
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
     version: u32,
+    /// Nothing of the job has lived after this was written.
+    #[serde(default)]
+    complete: bool,
     tables: BTreeMap<u64, Since>,
 }
 
@@ -46,19 +51,35 @@ fn path(store: &Path, name: &JobName) -> PathBuf {
 
 /// What is remembered of a job; nothing when there is nothing that can be trusted.
 pub(crate) fn read(store: &Path, name: &JobName) -> BTreeMap<u64, Since> {
+    let Some(stored) = stored(store, name) else { return BTreeMap::new() };
+    let known = |since: Since| if stored.complete { since.without_lengths() } else { since.unwatched_later() };
+    stored.tables.into_iter().map(|(number, since)| (number, known(since))).collect()
+}
+
+/// The job is about to live again: from now on it counts as incomplete.
+pub(crate) fn job_lives(store: &Path, name: &JobName) {
+    if let Some(Stored { complete: true, tables, .. }) = stored(store, name)
+        && let Err(failure) = write(store, name, tables, Life::GoesOn)
+    {
+        // What cannot be written cannot be gone on from either.
+        tracing::debug!(%failure, "what is remembered of files still counts as complete");
+    }
+}
+
+fn stored(store: &Path, name: &JobName) -> Option<Stored> {
     let path = path(store, name);
-    let Ok(facts) = fs::symlink_metadata(&path) else { return BTreeMap::new() };
+    let facts = fs::symlink_metadata(&path).ok()?;
     let own = facts.is_file() && facts.uid() == rustix::process::geteuid().as_raw() && facts.mode() & 0o022 == 0;
     if !own || facts.len() > MOST_BYTES {
         tracing::warn!(path = %path.display(), "not used: it is too long, or somebody else may have written it");
-        return BTreeMap::new();
+        return None;
     }
     let stored = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Stored>(&bytes).ok());
-    let Some(stored) = stored.filter(|stored| stored.version == VERSION) else {
+    let stored = stored.filter(|stored| stored.version == VERSION);
+    if stored.is_none() {
         tracing::warn!(path = %path.display(), "not used: it cannot be read");
-        return BTreeMap::new();
-    };
-    stored.tables.into_iter().map(|(number, since)| (number, since.unwatched_later())).collect()
+    }
+    stored
 }
 
 /// Forgets it: the job has ended, or begins anew.
@@ -70,20 +91,32 @@ pub(crate) fn forget(store: &Path, name: &JobName) {
     }
 }
 
-fn write(store: &Path, name: &JobName, tables: BTreeMap<u64, Since>, durable: bool) -> Result<()> {
-    let bytes = serde_json::to_vec(&Stored { version: VERSION, tables });
+/// How a job stands when it is written down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::keeper) enum Life {
+    /// It may do more at any moment.
+    GoesOn,
+    /// It has just been checkpointed.
+    IsKept,
+    /// All of it is dead.
+    IsOver,
+}
+
+fn write(store: &Path, name: &JobName, tables: BTreeMap<u64, Since>, life: Life) -> Result<()> {
+    let bytes = serde_json::to_vec(&Stored { version: VERSION, complete: life == Life::IsOver, tables });
     let bytes = bytes.map_err(Failure::system("encoding what was done to files"))?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MOST_BYTES {
         forget(store, name);
         return Ok(());
     }
-    job::put(&path(store, name), &bytes, durable)
+    job::put(&path(store, name), &bytes, life != Life::GoesOn)
 }
 
 impl Keeper {
     /// Takes over what an earlier keeper knew of the files of this run.
     pub(in crate::keeper) fn remember_files(&mut self) {
         self.remembered.earlier = read(&self.plan.store, &self.plan.name);
+        job_lives(&self.plan.store, &self.plan.name);
     }
 
     /// There is no checkpoint any more to which anything could be undone.
@@ -105,7 +138,7 @@ impl Keeper {
     /// Files are as they were at a checkpoint: what was known before is done.
     pub(in crate::keeper) fn files_are_as_at(&mut self, number: u64) {
         self.remembered.earlier.remove(&number);
-        self.write_files(false);
+        self.write_files(Life::GoesOn);
     }
 
     /// When there is something to be written down.
@@ -117,12 +150,21 @@ impl Keeper {
     /// Writes down what is due.
     pub(in crate::keeper) fn write_files_when_due(&mut self) {
         if self.files_due().is_some_and(|due| due <= Instant::now()) {
-            self.write_files(false);
+            self.write_files(Life::GoesOn);
+        }
+    }
+
+    /// Writes down what the job has done when it is dead, unless something that it has begun lives on.
+    pub(in crate::keeper) fn write_files_of_the_dead(&mut self) {
+        let own = std::process::id().cast_signed();
+        if let (Some(watch), true) = (&mut self.watch, process::below(own).is_empty()) {
+            watch.end();
+            self.write_files(Life::IsOver);
         }
     }
 
     /// Writes down what a rollback undoes, for each checkpoint there is.
-    pub(in crate::keeper) fn write_files(&mut self, durable: bool) {
+    pub(in crate::keeper) fn write_files(&mut self, life: Life) {
         let Some(watch) = &self.watch else { return };
         let told = watch.told();
         let began = Instant::now();
@@ -133,7 +175,7 @@ impl Keeper {
                 tables.entry(made.number).or_insert(since);
             }
         }
-        if let Err(failure) = write(&self.plan.store, &self.plan.name, tables, durable) {
+        if let Err(failure) = write(&self.plan.store, &self.plan.name, tables, life) {
             tracing::warn!(%failure, "a later keeper will not know what was done to files");
         }
         self.remembered.written = told;
@@ -155,10 +197,14 @@ mod tests {
         let name = JobName::new("a").unwrap();
         assert!(read(store.path(), &name).is_empty());
         let tables = BTreeMap::from([(7, Since::default())]);
-        write(store.path(), &name, tables, true).unwrap();
+        write(store.path(), &name, tables.clone(), Life::IsKept).unwrap();
         let found = read(store.path(), &name);
         assert_eq!(found, BTreeMap::from([(7, Since::default().unwatched_later())]));
         assert!(found.values().all(|since| since.for_engine().incomplete));
+        write(store.path(), &name, tables, Life::IsOver).unwrap();
+        assert!(read(store.path(), &name).values().all(|since| !since.for_engine().incomplete), "nothing came after");
+        job_lives(store.path(), &name);
+        assert!(read(store.path(), &name).values().all(|since| since.for_engine().incomplete));
         let path = path(store.path(), &name);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         assert!(read(store.path(), &name).is_empty(), "anybody may have written it");
