@@ -2,7 +2,8 @@
 //!
 //! Captured: where it is, size, the bytes in it when a process of the tree can read them, every opening of it. Made again
 //! when it is missing; a nameless one under a name for a moment. Bytes that only somebody outside of the tree can read are
-//! left to him. Reads: `tee(2)` as for a pipe. No opening waits for a peer: one of both directions is held meanwhile.
+//! left to him. One that the program's user may not open is opened for it all the same when it is the very one that it had
+//! (`held.rs`). Reads: `tee(2)` as for a pipe. No opening waits for a peer: one of both directions is held meanwhile.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -10,15 +11,17 @@ use std::path::Path;
 
 use hdcr_image::{Record, Tag};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
 use super::outside;
 use super::pipe::{self, PipeRecord};
-use super::{FileKind, FileView, data};
+use super::{FileKind, FileView, data, held};
 use crate::capture::{Capture, OpenFile};
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
+use crate::rights::Turn;
 use crate::rollback::{self, Action, Newer, Witness};
 
 const ACCESS: u64 = 3;
@@ -59,6 +62,15 @@ pub(crate) struct FifoRecord {
     gid: u32,
     #[prost(message, optional, tag = "6")]
     pipe: Option<PipeRecord>,
+    /// By these it is known again.
+    #[prost(uint64, tag = "7")]
+    device: u64,
+    #[prost(uint64, tag = "8")]
+    inode: u64,
+    #[prost(int32, tag = "9")]
+    handle_type: i32,
+    #[prost(bytes = "vec", tag = "10")]
+    handle: Vec<u8>,
 }
 
 impl Record for FifoRecord {
@@ -86,6 +98,7 @@ impl FileKind for Fifo {
                 let reader = reader.map(|reader| cx.duplicate(reader)).transpose()?;
                 let pipe = pipe::contents(file, reader.as_ref(), packets);
                 let pipe = pipe.map_err(Error::system("copying a FIFO", model::path_of(&view.link).display()))?;
+                let (handle_type, handle) = data::handle_of(file).unwrap_or_default();
                 let named = view.link.strip_suffix(DELETED).filter(|_| view.stat.st_nlink == 0);
                 let record = FifoRecord {
                     path: named.unwrap_or(&view.link).to_vec(),
@@ -94,6 +107,10 @@ impl FileKind for Fifo {
                     uid: view.stat.st_uid,
                     gid: view.stat.st_gid,
                     pipe: Some(pipe),
+                    device: view.stat.st_dev,
+                    inode: view.stat.st_ino,
+                    handle_type,
+                    handle,
                 };
                 cx.frame(fresh, &record)?;
                 fresh
@@ -113,22 +130,41 @@ impl FileKind for Fifo {
         }
         let keeper = cx.parts.get(&fifo).and_then(|parts| parts.first());
         let keeper = keeper.ok_or_else(|| Error::Unsound(format!("{fifo} is no FIFO")))?;
-        pipe::open_again(keeper.as_fd(), record.access).map_err(Error::system("opening a FIFO", id))
+        let open = || pipe::open_again(keeper.as_fd(), record.access);
+        let opened = match open() {
+            Err(error) if held::DENIED.contains(&error) => {
+                let object: FifoRecord = cx.record(fifo)?;
+                if !is_the_one(&object, keeper) {
+                    return Err(not_permitted(&model::path_of(&object.path)));
+                }
+                let _turn = Turn::home()?;
+                open()
+            }
+            other => other,
+        };
+        opened.map_err(Error::system("opening a FIFO", id))
     }
 }
 
 /// Opens the FIFO for both directions, makes it first when it is missing, and puts its bytes in.
 fn make(cx: &mut Restore<'_>, path: &Path, id: ObjectId, record: &FifoRecord) -> Result<OwnedFd> {
     let subject = path.display().to_string();
-    let failed = |operation| Error::system::<rustix::io::Errno>(operation, &subject);
+    let failed = |operation| Error::system::<Errno>(operation, &subject);
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let found = rustix::fs::lstat(path);
     let keeper = match &found {
         Ok(stat) if !record.deleted && FileType::from_raw_mode(stat.st_mode) == FileType::Fifo => {
-            rustix::fs::open(path, flags, Mode::empty()).map_err(failed("opening a FIFO"))?
+            match rustix::fs::open(path, flags, Mode::empty()) {
+                Err(error) if held::DENIED.contains(&error) => out_of_reach(path, flags, record)?,
+                other => other.map_err(failed("opening a FIFO"))?,
+            }
         }
         Ok(_) if !record.deleted => return Err(Error::refuse(taken(path))),
-        Ok(_) | Err(_) => fresh(cx, path, record)?,
+        Err(Errno::ACCESS) if !record.deleted => out_of_reach(path, flags, record)?,
+        Ok(_) | Err(_) => match fresh(cx, path, record) {
+            Err(error) if held::is_denied(&error) => return Err(not_permitted(path)),
+            other => other?,
+        },
     };
     let pipe = record.pipe.as_ref().ok_or_else(|| Error::Unsound(format!("{id} is a FIFO without a pipe")))?;
     // What is in it already belongs to somebody outside who holds it open, and so do the bytes of the checkpoint.
@@ -138,10 +174,39 @@ fn make(cx: &mut Restore<'_>, path: &Path, id: ObjectId, record: &FifoRecord) ->
     Ok(keeper)
 }
 
+/// The very FIFO that somebody else had opened for the program.
+fn out_of_reach(path: &Path, flags: OFlags, record: &FifoRecord) -> Result<OwnedFd> {
+    let file = held::beyond_links(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC).ok();
+    let file = file.filter(|file| is_the_one(record, file)).ok_or_else(|| not_permitted(path))?;
+    let _turn = Turn::home()?;
+    rustix::fs::open(data::door(&file), flags - OFlags::NOFOLLOW, Mode::empty()).map_err(|_| not_permitted(path))
+}
+
+/// Whether this is the FIFO that was captured, and not one that has got its number since.
+fn is_the_one(record: &FifoRecord, file: &OwnedFd) -> bool {
+    let same = |stat: rustix::fs::Stat| {
+        let is_fifo = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;
+        is_fifo && (stat.st_dev, stat.st_ino) == (record.device, record.inode)
+    };
+    let handle = || data::handle_of(file).is_some_and(|handle| handle == (record.handle_type, record.handle.clone()));
+    rustix::fs::fstat(file).is_ok_and(same) && (record.handle.is_empty() || handle())
+}
+
+fn not_permitted(path: &Path) -> Error {
+    Error::refuse(Refusal {
+        code: "file-not-permitted",
+        object: "FIFO".to_owned(),
+        owner: Owner { path: Some(path.to_owned()), ..Owner::default() },
+        cause: "the program's user may neither open nor make it, and it is not the one that was open at the checkpoint"
+            .to_owned(),
+        remedy: "put a FIFO there that this user may open (mkfifo, chown)".to_owned(),
+    })
+}
+
 /// A new one: under a name of ours until the end of the restore. A nameless one shows the name that it had, as far as that
 /// can be given for a moment.
 fn fresh(cx: &mut Restore<'_>, path: &Path, record: &FifoRecord) -> Result<OwnedFd> {
-    let failed = |operation| Error::system::<rustix::io::Errno>(operation, path.display());
+    let failed = |operation| Error::system::<Errno>(operation, path.display());
     let in_use = record.deleted && !path.parent().is_some_and(Path::is_dir);
     let around = if in_use { Path::new("/tmp").join(path.file_name().unwrap_or_default()) } else { path.to_owned() };
     let mut place = data::free_beside(&around, "new", || cx.plan.number());
@@ -166,12 +231,12 @@ fn born(path: &Path, record: &FifoRecord) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = rustix::fs::open(path, flags, Mode::empty())?;
     if FileType::from_raw_mode(rustix::fs::fstat(&opened)?.st_mode) != FileType::Fifo {
-        return Err(rustix::io::Errno::EXIST);
+        return Err(Errno::EXIST);
     }
     rustix::fs::fchmod(&opened, mode)?;
     match rustix::fs::fchown(&opened, Some(Uid::from_raw(record.uid)), Some(Gid::from_raw(record.gid))) {
         // An ordinary user keeps it as its own.
-        Ok(()) | Err(rustix::io::Errno::PERM) => Ok(opened),
+        Ok(()) | Err(Errno::PERM) => Ok(opened),
         Err(error) => Err(error),
     }
 }
@@ -224,7 +289,7 @@ mod tests {
         rustix::io::write(&writer, b"hello").unwrap();
         let pipe = Some(pipe::contents(&writer, Some(&reader), false).unwrap());
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-        let mut record = FifoRecord { path: Vec::new(), deleted: false, mode: 0o640, uid, gid, pipe };
+        let mut record = FifoRecord { mode: 0o640, uid, gid, pipe, ..FifoRecord::default() };
         for deleted in [true, false] {
             record.deleted = deleted;
             let image = Image::default();
