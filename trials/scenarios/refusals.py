@@ -53,6 +53,13 @@ HAVING = [
         struct { unsigned type, key, value, entries, rest[28]; } attr = { 2, 4, 4, 1, { 0 } };
         if (syscall(SYS_bpf, 0, &attr, sizeof attr) < 0) _exit(77);
     """),
+    ("all mappings that it may have", "no-room", r"""
+        long page = 4096, most = 2L << 20;
+        char *at = mmap(0, most * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        MUST(at != MAP_FAILED);
+        for (long i = 1; i < most && !mprotect(at + i * page, page, PROT_READ); i += 2) {}
+        if (!mprotect(at + (most - 1) * page, page, PROT_READ)) _exit(77);
+    """),
     ("file system of its own", "namespace", "if (unshare(CLONE_NEWNS)) _exit(77);"),
     ("name of the host", "namespace", "if (unshare(CLONE_NEWUTS)) _exit(77);"),
     ("network", "namespace", "if (unshare(CLONE_NEWNET)) _exit(77);"),

@@ -59,6 +59,12 @@ fn mechanism(error: &MechanismError, class: Class) -> Failure {
             ("holds-caller", Some("run hdcr from outside of the tree that is checkpointed"))
         }
         MechanismError::Unsupported { .. } => ("unsupported", None),
+        MechanismError::NoRoom { .. } => (
+            "no-room",
+            Some(
+                "raise its limits (`prlimit --pid`: --as, --data, --memlock; the sysctl vm.max_map_count), or let it give memory back",
+            ),
+        ),
         MechanismError::System { source, .. } if no_memory(source) => return full(class, error),
         MechanismError::System { .. } => ("system", None),
     };

@@ -58,6 +58,9 @@ pub struct Batch {
     pub pointers: Vec<(usize, usize)>,
 }
 
+/// The most that the table of a mechanism takes for a call, in bytes; the data area comes behind it.
+pub const CALL_ROOM: usize = 80;
+
 impl Batch {
     /// An empty batch.
     pub fn new() -> Self {

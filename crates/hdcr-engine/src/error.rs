@@ -147,6 +147,7 @@ impl Error {
                 MechanismError::Traced { .. }
                 | MechanismError::NotPermitted { .. }
                 | MechanismError::HoldsCaller { .. }
+                | MechanismError::NoRoom { .. }
                 | MechanismError::Unsupported { .. } => Class::Refused,
                 MechanismError::Late { .. } | MechanismError::System { .. } => Class::Failed,
             },

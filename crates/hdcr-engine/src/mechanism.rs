@@ -42,6 +42,11 @@ pub struct Capabilities {
     pub timer_list: bool,
 }
 
+/// What a mechanism may map in a process for each of its threads, besides the batches (see [`crate::batch::CALL_ROOM`]).
+pub const THREAD_ROOM: usize = 1024;
+/// How many mappings a process must be able to get for a mechanism to work in it.
+pub const NEW_MAPPINGS: usize = 2;
+
 /// Why a mechanism could not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum MechanismError {
@@ -90,6 +95,15 @@ pub enum MechanismError {
         tid: Tid,
         /// What is in the way, for example `a 32-bit task`.
         kind: &'static str,
+    },
+    /// The limits of a process leave no room for the little that has to be mapped in it.
+    #[error("task {tid} may not map the little memory that a checkpoint needs in it for a moment")]
+    NoRoom {
+        /// The task.
+        tid: Tid,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// A system call failed.
     #[error("{operation} failed for task {tid}")]

@@ -42,6 +42,8 @@ pub struct Survey<'a> {
     pub(crate) masters: Option<BTreeSet<u32>>,
     /// Where watched files are.
     pub(crate) places: Places,
+    /// How many mappings a process may have, once it is asked for.
+    pub(crate) most_mappings: Option<usize>,
     /// The namespaces of this process by name, as far as they were asked for.
     pub(crate) own_namespaces: BTreeMap<&'static str, Option<Vec<u8>>>,
 }
@@ -164,6 +166,7 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<Judged> {
         tids: look.tasks.iter().map(|task| task.tid.0).chain(look.pids.iter().map(|pid| pid.0)).collect(),
         masters: None,
         places: Places::default(),
+        most_mappings: None,
         own_namespaces: BTreeMap::new(),
     };
     for task in &look.tasks {
@@ -187,7 +190,15 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<Judged> {
             None => survey.refuse(unknown(view)),
         }
     }
+    let mut threads: BTreeMap<Pid, Vec<&TaskView>> = BTreeMap::new();
+    for task in &look.tasks {
+        threads.entry(task.pid).or_default().push(task);
+    }
     for (pid, lines) in &look.lines {
+        match memory::room::survey(&mut survey, threads.get(pid).map(Vec::as_slice).unwrap_or_default(), lines) {
+            Err(_) if procfs::stat(*pid).is_err() => {}
+            other => other?,
+        }
         for line in lines {
             match memory::obstacle(*pid, line) {
                 Some(refusal) => survey.refuse(refusal),

@@ -21,6 +21,7 @@ pub(crate) const ONCE_LEN: usize = ONCE_CODE_LEN + CONTROL_LEN;
 pub(crate) const ONCE_CODE_LEN: usize = 0x100;
 /// Distance between the *batch* blocks of two threads.
 pub(crate) const BATCH_STRIDE: usize = 1024;
+const _: () = assert!(BATCH_STRIDE <= hdcr_engine::mechanism::THREAD_ROOM, "what the engine counts with");
 /// Where the control block of *batch* begins.
 pub(crate) const BATCH_CODE_LEN: usize = 0x200;
 /// Length of a control block.

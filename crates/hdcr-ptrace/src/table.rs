@@ -1,9 +1,10 @@
 //! A batch as the stub reads it: a table of entries, then the data area.
 
-use hdcr_engine::batch::{Arg, Batch, OnError, Replies};
+use hdcr_engine::batch::{Arg, Batch, CALL_ROOM, OnError, Replies};
 
 /// Length of an entry.
 pub(crate) const ENTRY_LEN: usize = 80;
+const _: () = assert!(ENTRY_LEN <= CALL_ROOM, "what the engine counts with");
 /// Where in an entry its result lies.
 const RESULT_AT: usize = 56;
 /// The stub names results by 16 bits.

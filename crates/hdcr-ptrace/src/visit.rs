@@ -34,8 +34,6 @@ const MUNMAP: u64 = 11;
 const TAKES_RESTART_BLOCK: [u64; 4] = [7, 35, 202, 230];
 /// Below the stack pointer the program may keep data (System V ABI).
 const RED_ZONE: u64 = 128;
-/// Room for tables that is always there.
-const LEAST_AREA: u64 = 64 * 1024;
 const PAGE: u64 = 4096;
 
 /// The threads of the frozen scope.
@@ -178,7 +176,7 @@ impl Visit {
             return Err(unsupported(tid, "a task whose vdso has no room"));
         };
         let blocks_len = offset(threads.len() * stub::BATCH_STRIDE).next_multiple_of(PAGE);
-        let area_len = offset(room).next_multiple_of(PAGE).max(LEAST_AREA);
+        let area_len = offset(room).next_multiple_of(PAGE).max(PAGE);
         let (slot, slot_before) = tail.free_slot(calls, &premises.memory, tid)?;
         let mut visit = Self {
             runner: tid,
@@ -469,7 +467,7 @@ impl Visit {
         if let Some(extra) = self.extra.take() {
             let mut batch = Batch::new();
             batch.call(11, &[extra.start.into(), (extra.end - extra.start).into()]);
-            self.area = self.region.end - LEAST_AREA..self.region.end;
+            self.area = self.region.end - PAGE..self.region.end;
             first = self.run_one(calls, premises, tracees, (&batch, by)).map(drop);
         }
         let others: Vec<Tid> = self.blocks.keys().copied().collect();
@@ -505,7 +503,8 @@ fn mapped_at(tid: Tid, result: u64) -> Result<u64> {
     match result.cast_signed() {
         errno @ -4095..0 => Err(match i32::try_from(-errno) {
             Ok(libc::EACCES | libc::EPERM) => unsupported(tid, "a task that may not map writable code"),
-            other => failure("mapping a region", tid, Errno::from_raw(other.unwrap_or(0))),
+            // Also EAGAIN: more than may be locked, and what is mapped next is locked.
+            other => MechanismError::NoRoom { tid, source: Errno::from_raw(other.unwrap_or(0)).into() },
         }),
         _ => Ok(result),
     }

@@ -9,8 +9,9 @@ use nix::libc;
 use super::{Site, Stage, TaskKind, TaskView};
 use crate::batch::{Arg, Batch, Replies};
 use crate::capture::Capture;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::Tid;
+use crate::memory::room;
 use crate::model;
 use crate::restore::Restore;
 
@@ -68,6 +69,9 @@ impl TaskKind for MlockAll {
         ) {
             // More than may be locked: only a locked mapping is refused so.
             (map, _) if map == again => FUTURE,
+            (map, _) if map == -i64::from(libc::ENOMEM) => {
+                return Err(Error::refuse(room::no_mapping(task, room::most_mappings())));
+            }
             (map, _) if map < 0 => return Err(missing()),
             (_, 0) => 0,
             _ if present => FUTURE,
