@@ -149,6 +149,34 @@ impl Held {
     }
 }
 
+impl Held {
+    /// Forgets the job.
+    pub(crate) fn forget(self) -> Result<()> {
+        let (record, touched) = (self.path.clone(), self.path.with_extension("touched"));
+        let parts = [part_of(&record), part_of(&touched)];
+        for path in parts.into_iter().chain([touched, record]) {
+            match fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Failure::system(format_args!("removing {}", path.display()))(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    /// A job without a record is none.
+    fn drop(&mut self) {
+        if !self.path.exists()
+            && self.is_locked()
+            && let Err(error) = fs::remove_file(self.path.with_extension("lock"))
+        {
+            tracing::debug!(%error, "the lock of a job that is none was not removed");
+        }
+    }
+}
+
 /// Puts a file of a job in place, whole or not at all. Whoever holds the job is the only one to do so, so that what a killed
 /// keeper has left half written has the name of the next one.
 pub(crate) fn put(path: &Path, bytes: &[u8], durable: bool) -> Result<()> {
@@ -215,17 +243,7 @@ fn read(path: &Path) -> Result<Option<Record>> {
 
 /// Forgets a job that has no keeper and no checkpoints any more.
 pub(crate) fn forget(store: &Path, name: &JobName) -> Result<()> {
-    let held = Held::take(store, name)?;
-    let (record, touched) = (held.path.clone(), held.path.with_extension("touched"));
-    let parts = [part_of(&record), part_of(&touched)];
-    for path in parts.into_iter().chain([record, touched, held.path.with_extension("lock")]) {
-        match fs::remove_file(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Failure::system(format_args!("removing {}", path.display()))(error)),
-        }
-    }
-    Ok(())
+    Held::take(store, name)?.forget()
 }
 
 /// A directory that only its owner can look into, made when it is missing.

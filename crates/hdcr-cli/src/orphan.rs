@@ -61,7 +61,11 @@ impl Orphan {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        held.write(&Record { state: State::Ended, ..self.record })?;
+        if parts::numbers(&self.store, &name)?.is_empty() {
+            held.forget()?;
+        } else {
+            held.write(&Record { state: State::Ended, ..self.record })?;
+        }
         registry.forget(&self.name);
         Ok(())
     }

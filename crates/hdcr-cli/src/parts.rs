@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use hdcr_engine::checkpoint::{self, EndPolicy, EndRequest, FilePolicy, FileRequest, Request, SnapshotRequest};
+use hdcr_engine::error::Refusals;
 use hdcr_engine::ids::Pid;
 use hdcr_engine::mechanism::{Deadline, Mechanism, Parent, Scope};
 use hdcr_engine::progress::{Phase, Progress};
@@ -108,7 +109,6 @@ pub(crate) fn checkpoint(
 ) -> Result<Checkpointed> {
     let began = Instant::now();
     let mechanism = mechanism();
-    let (sink, path) = sink(&task.target)?;
     let lineage = task.came_from.as_ref().map(lineage_from).transpose().unwrap_or_else(|failure| {
         // Somebody has removed it; what is made now does not build on it.
         tracing::debug!(%failure, "where the program came from is not known any more");
@@ -116,6 +116,11 @@ pub(crate) fn checkpoint(
     });
     let surveyed = checkpoint::survey(request(task, progress))?;
     let notes = surveyed.notes().iter().map(obstacle).collect();
+    if !surveyed.refusals().is_empty() {
+        // Before anything is written.
+        return Err(hdcr_engine::error::Error::Refused(Refusals(surveyed.refusals().to_vec())).into());
+    }
+    let (sink, path) = sink(&task.target)?;
     let prepared = surveyed.prepare(&mechanism, sink)?;
     let prepared_for = prepared.stood();
     let halted = Instant::now();

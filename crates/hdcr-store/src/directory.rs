@@ -10,7 +10,7 @@ use crate::disk::{Disk, Durability, Faults, random, random_suffix};
 use crate::error::Error;
 use crate::file::directory_around;
 use crate::lock;
-use crate::store::sweep_prefix;
+use crate::store::{forget_empty, sweep_prefix};
 
 /// The file that a living writer holds locked.
 pub(crate) const LIVE: &str = ".live";
@@ -101,6 +101,15 @@ impl DirectorySink {
         self.disk.remove_dir_all(&self.temporary)
     }
 
+    /// A job that has never had a checkpoint leaves nothing in the store.
+    fn forget_job(&self) {
+        let first = self.snapshot.place.as_ref().is_some_and(|(_, number)| *number == 1);
+        if let (LockPath::File(path), true) = (&self.lock, first) {
+            // Whatever is left harms nobody, and the next writer goes on from it.
+            forget_empty(&self.disk, path).ok();
+        }
+    }
+
     /// Renames the directory in. What fails afterwards is undone.
     fn publish(&mut self) -> Result<(), StoreError> {
         let live = self.temporary.join(LIVE);
@@ -154,6 +163,7 @@ impl Sink for DirectorySink {
     fn abort(mut self: Box<Self>) -> Result<(), StoreError> {
         let removed = self.remove();
         self.temporary = PathBuf::new();
+        self.forget_job();
         removed
     }
 }
@@ -163,6 +173,7 @@ impl Drop for DirectorySink {
         if !self.temporary.as_os_str().is_empty() {
             // Nobody is there to tell; the next writer sweeps what is left.
             self.remove().ok();
+            self.forget_job();
         }
     }
 }

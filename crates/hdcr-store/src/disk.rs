@@ -192,6 +192,11 @@ impl Disk {
         self.run("removing", path, || std::fs::remove_file(path))
     }
 
+    /// Removes an empty directory.
+    pub(crate) fn remove_dir(&self, path: &Path) -> Result<(), StoreError> {
+        self.run("removing", path, || std::fs::remove_dir(path))
+    }
+
     /// Removes a directory with all that is in it; it need not exist.
     pub(crate) fn remove_dir_all(&self, path: &Path) -> Result<(), StoreError> {
         self.run("removing", path, || match std::fs::remove_dir_all(path) {

@@ -1,7 +1,7 @@
 //! Locks that end with their holder.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -15,7 +15,23 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// Opens a lock file, making it if need be, and takes the lock within some ten seconds.
 pub(crate) fn take(path: &Path) -> Result<File, StoreError> {
-    let file = OpenOptions::new()
+    loop {
+        let file = wait(open(path)?, path)?;
+        // Else it was removed with its directory while it was waited for: the lock of a file without a name keeps nobody out.
+        if is_at(&file, path) {
+            return Ok(file);
+        }
+    }
+}
+
+/// Takes a lock only if nobody holds it.
+pub(crate) fn try_take(path: &Path) -> Result<Option<File>, StoreError> {
+    let file = open(path)?;
+    Ok((is_taken_now(&file, path)? && is_at(&file, path)).then_some(file))
+}
+
+fn open(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
@@ -23,8 +39,13 @@ pub(crate) fn take(path: &Path) -> Result<File, StoreError> {
         .mode(0o600)
         .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
-        .map_err(|error| failed("opening", path, error))?;
-    wait(file, path)
+        .map_err(|error| failed("opening", path, error))
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |found: std::fs::Metadata| (found.dev(), found.ino());
+    let here = file.metadata().map(identity).ok();
+    here.is_some() && here == std::fs::symlink_metadata(path).map(identity).ok()
 }
 
 /// Takes the lock of a directory that is not ours to put a file into.

@@ -65,9 +65,8 @@ impl DirectoryStore {
     /// Begins the next checkpoint of a job. Sweeps what dead writers of that job left behind.
     pub fn begin(&self, job: &JobName) -> Result<DirectorySink, Error> {
         let path = self.job_path(job);
-        self.disk.create_dir_all(&path)?;
         let lock_path = path.join(LOCK);
-        let mut lock = lock::take(&lock_path)?;
+        let mut lock = self.take_lock(&path, &lock_path)?;
         self.sweep_locked(&path)?;
         let number = next_number(&mut lock, &path)?;
         // Over the one before, which is never longer: on a full disk that one stays.
@@ -85,6 +84,20 @@ impl DirectoryStore {
             path.join(number.to_string()),
             LockPath::File(lock_path),
         )?)
+    }
+
+    /// Locks a job, making its directory: a writer that gives up may just be removing it.
+    fn take_lock(&self, job: &Path, lock: &Path) -> Result<fs::File, Error> {
+        const TRIES: usize = 100;
+        for _ in 1..TRIES {
+            self.disk.create_dir_all(job)?;
+            match lock::take(lock) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => return Ok(other?),
+            }
+        }
+        self.disk.create_dir_all(job)?;
+        Ok(lock::take(lock)?)
     }
 
     /// Removes what dead writers left behind, in all jobs. Returns how many.
@@ -230,6 +243,17 @@ fn next_number(lock: &mut fs::File, job: &Path) -> Result<u64, Error> {
     let given = sequence(text.trim()).unwrap_or(0);
     let used = sequences_in(job)?.last().copied().unwrap_or(0);
     Ok(given.max(used).saturating_add(1))
+}
+
+/// Removes the directory of a job whose first checkpoint came to nothing, unless somebody else is at work there.
+pub(crate) fn forget_empty(disk: &Disk, lock_path: &Path) -> Result<(), Error> {
+    let Some(job) = lock_path.parent().filter(|job| job.is_dir()) else { return Ok(()) };
+    let Some(mut lock) = lock::try_take(lock_path)? else { return Ok(()) };
+    if next_number(&mut lock, job)? == 2 && names_in(job)?.iter().all(|name| name == LOCK) {
+        disk.remove_file(lock_path)?;
+        disk.remove_dir(job)?;
+    }
+    Ok(())
 }
 
 /// Whether nobody writes in a temporary directory any more. The caller holds the job's lock, so none is half made.

@@ -75,6 +75,42 @@ fn only_the_owner_can_read_an_image() {
     assert_eq!(mode(&file), 0o600);
 }
 
+/// A job whose first checkpoint came to nothing is none; of one that had some, no number is given twice.
+#[test]
+fn a_first_checkpoint_that_is_given_up_leaves_no_job() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(directory.path(), Durability::None);
+    drop(store.begin(&job()).unwrap());
+    assert!(names(&directory.path().join("jobs")).is_empty());
+    Box::new(store.begin(&job()).unwrap()).abort().unwrap();
+    assert!(names(&directory.path().join("jobs")).is_empty() && store.jobs().unwrap().is_empty());
+    let (first, second) = (store.begin(&job()).unwrap(), store.begin(&job()).unwrap());
+    drop(first);
+    sample::write(Box::new(second), Options::default()).unwrap();
+    assert_eq!(store.sequences(&job()).unwrap(), [2]);
+    store.remove(&job(), 2).unwrap();
+    drop(store.begin(&job()).unwrap());
+    assert_eq!(checkpoint(&store), Ok(4), "a number is never given twice");
+}
+
+/// Writers that come and go at the same time find a place each.
+#[test]
+fn writers_that_give_up_do_not_take_the_place_of_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(directory.path(), Durability::None);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    drop(store.begin(&job()).unwrap());
+                }
+            });
+        }
+    });
+    assert_eq!(checkpoint(&store).map(|_| ()), Ok(()));
+    verify(store.source(&newest()).unwrap().as_ref());
+}
+
 /// One call fails, for each call: an error, and nothing is left of it; the next checkpoint works.
 #[test]
 fn a_failed_call_leaves_nothing() {
@@ -226,7 +262,7 @@ fn aborting_and_dropping_leave_nothing() {
     drop(begin());
     begin().persist(sample::facts()).unwrap().abort().unwrap();
     drop(begin().persist(sample::facts()).unwrap());
-    assert_eq!(names(&directory.path().join("jobs/sim")), [".lock"]);
+    assert_eq!(names(&directory.path().join("jobs/sim")), Vec::<String>::new());
     let file = directory.path().join("image");
     drop(FileSink::create(&file, Durability::Fsync).unwrap());
     Box::new(FileSink::create(&file, Durability::Fsync).unwrap()).abort().unwrap();

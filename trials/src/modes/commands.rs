@@ -144,7 +144,7 @@ pub(crate) fn settings(stage: &mut Stage<'_>) -> Result<()> {
     ];
     ensure!(seen == ["41", "43", "44", "42", "42"], "{seen:?}");
     for place in ["of-file", "of-flag", "of-environment"] {
-        ensure!(stage.path(place).join(".jobs/s.json").exists(), "{place} was not used");
+        ensure!(stage.path(place).join(".jobs").exists(), "{place} was not used");
     }
     stage.expect(64, &["--config", "bad.toml", "list"])?.names(&["bad.toml", "evrey"])
 }

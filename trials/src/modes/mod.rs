@@ -41,7 +41,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 35] = [
+const TRIALS: [Trial; 36] = [
     ("user_guests", user::guests),
     ("user_job", user::job),
     ("user_told", user::told),
@@ -73,6 +73,7 @@ const TRIALS: [Trial; 35] = [
     ("commands_settings", commands::settings),
     ("commands_unwritable", reports::unwritable),
     ("commands_refused_beside", reports::refused_beside),
+    ("commands_nothing_left", reports::nothing_left),
     ("commands_odd_store", paths::store),
     ("trouble_settings", trouble::settings),
     ("trouble_nothing", trouble::nothing),

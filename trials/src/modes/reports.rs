@@ -4,8 +4,10 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
 
-use super::stage::{Stage, counting};
+use super::stage::{LIMIT, Stage, counting, signal};
+use crate::wait;
 
 /// A result that cannot be written is a failure of the command; a reader that has gone away is none.
 pub(crate) fn unwritable(stage: &mut Stage<'_>) -> Result<()> {
@@ -37,6 +39,39 @@ pub(crate) fn unwritable(stage: &mut Stage<'_>) -> Result<()> {
     closed.args(["-c", "\"$@\" | true; exit ${PIPESTATUS[0]}", "bash"]).arg(stage.hdcr()).arg("doctor");
     let said = stage.end_of(closed, "hdcr doctor | true")?;
     ensure!([0, 69].contains(&said.status) && !said.both().contains("standard output"), "{said:?}");
+    stage.end_all()
+}
+
+/// What came to nothing leaves nothing in the store.
+pub(crate) fn nothing_left(stage: &mut Stage<'_>) -> Result<()> {
+    stage.expect(0, &["run", "--name", "ended", "--", "true"])?;
+    stage.expect(3, &["run", "--", "sh", "-c", "exit 3"])?;
+    stage.expect(127, &["run", "--name", "none", "--", "./not-there"])?;
+    stage.expect(64, &["run", "--name", "wrong", "--every", "1ms", "--", "true"])?;
+    let mut job = stage.start(&["run", "--name", "asked", "--every", "1h", "--", "sleep", "1000"], "says")?;
+    signal(stage.only("sleep 1000")?, Signal::TERM);
+    wait::end_of(&mut job, "the job", LIMIT)?;
+    let mut job = stage.start(&["run", "--name", "orphan", "--every", "1h", "--", "sleep", "1001"], "says")?;
+    stage.only("sleep 1001")?;
+    wait::until("the record", LIMIT, || Ok(stage.path("store/.jobs/orphan.json").exists().then_some(())))?;
+    signal(job.id(), Signal::KILL);
+    wait::end_of(&mut job, "the keeper", LIMIT)?;
+    stage.expect(0, &["stop", "orphan"])?;
+    // One whose only other end of a pipe lies outside of its tree.
+    stage.program("(exec sleep 1002 3>&1 >/dev/null 2>&1) | (exec sleep 1003); :")?;
+    let pid = stage.only("sleep 1002")?.to_string();
+    stage.only("sleep 1003")?;
+    stage.expect(69, &["checkpoint", &pid])?.names(&["outside-end"])?;
+    for place in ["store/.jobs", "store/jobs"] {
+        let left: Vec<_> = fs::read_dir(stage.path(place)).into_iter().flatten().flatten().collect();
+        ensure!(left.is_empty(), "{place}: {left:?}");
+    }
+    // With a checkpoint the record is needed.
+    let mut job = stage.start(&["run", "--name", "kept", "--every", "1h", "--", "sleep", "1004"], "says")?;
+    stage.only("sleep 1004")?;
+    stage.expect(0, &["checkpoint", "kept", "--kill"])?;
+    wait::end_of(&mut job, "the job", LIMIT)?;
+    ensure!(stage.path("store/.jobs/kept.json").exists(), "the job cannot go on");
     stage.end_all()
 }
 

@@ -33,6 +33,7 @@ use crate::job::{Held, Record, Start, State};
 use crate::kinds::Every;
 use crate::namespace;
 use crate::output::{Output, Said};
+use crate::parts;
 use crate::process::{Change, next_change, signal};
 use crate::registry::{Answer, Client, Listener};
 use crate::settings::Files;
@@ -305,6 +306,7 @@ impl Keeper {
         if let Err(failure) = self.held.write(&self.record) {
             self.note(&failure.to_string());
         }
+        let nothing_left = ended.is_ok() && !self.may_be_needed();
         let status = *ended.as_ref().unwrap_or(&70);
         for client in self.stop.take().into_iter().flat_map(|stop| stop.clients) {
             client.answer(&Answer::Stopped(status));
@@ -316,6 +318,9 @@ impl Keeper {
         ));
         for client in self.wishes.drain(..).map(|wish| wish.client).chain(self.clients.drain(..)) {
             client.answer(&over);
+        }
+        if nothing_left && let Err(failure) = self.held.forget() {
+            self.output.detail(&failure.to_string());
         }
         match (self.verdict.take(), &ended) {
             (Some(verdict), _) => self.output.failure(&verdict, true),
@@ -329,6 +334,11 @@ impl Keeper {
             (None, Err(_)) => {}
         }
         ended
+    }
+
+    /// Whether there is a checkpoint of the job, so that its record means something.
+    fn may_be_needed(&self) -> bool {
+        parts::numbers(&self.plan.store, &self.plan.name).map_or(true, |numbers| !numbers.is_empty())
     }
 
     /// Tells the user something, in what may be a file that is rolled back with the program.
