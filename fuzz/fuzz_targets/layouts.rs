@@ -2,7 +2,7 @@
 #![no_main]
 
 use hdcr_layout::{
-    DescriptorEntry, FrameHeader, Header, Itimer, Layout, Mapping, PageRunEntry, PathFile, PosixTimer, Registers,
+    DescriptorEntry, FrameHeader, Header, Itimer, Layout, LogRecord, Mapping, PageRunEntry, PathFile, PosixTimer, Registers,
     SignalAction, Task,
 };
 use libfuzzer_sys::fuzz_target;
@@ -25,6 +25,11 @@ fuzz_target!(|bytes: &[u8]| {
     layout::<SignalAction>(bytes);
     layout::<Task>(bytes);
     let _block = (Header::decode(bytes), FrameHeader::decode(bytes));
+    if let Ok((record, used)) = LogRecord::decode(bytes) {
+        let mut again = vec![0; used];
+        assert_eq!(record.encode(&mut again), Ok(used));
+        assert_eq!(again, bytes[..used]);
+    }
     if let Ok((file, used)) = PathFile::decode(bytes) {
         let mut again = vec![0; used];
         assert_eq!(file.encode(&mut again), Ok(used));

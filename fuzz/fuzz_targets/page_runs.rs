@@ -40,6 +40,7 @@ fuzz_target!(|input: (Vec<(u16, u16, u16, u8, u8, &[u8])>, &[u8])| {
         stored_pages,
         zero_pages,
         stored_size: segment.len() as u64,
+        added_size: segment.len() as u64,
         digest: Digest(*digest.as_bytes()),
     };
     hdcr_fuzz::read(&hdcr_fuzz::image(&hdcr_fuzz::frame(tag::PAGE_INDEX, 1, 1, &index), 1, &segment, pages));

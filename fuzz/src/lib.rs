@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hdcr_image::{
-    Digest, FramesFacts, ImageReader, Manifest, MemorySource, PageFacts, PartName, SegmentFacts, SnapshotId, Source,
+    Chain, Digest, FramesFacts, ImageReader, LogFacts, Manifest, MemorySource, PageFacts, PartName, SegmentFacts, SnapshotId, Source,
     sample,
 };
 use hdcr_layout::{FrameHeader, Header, PartKind};
@@ -11,8 +11,13 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// The header of a part of the forged image.
 pub fn header(kind: PartKind, generation: u64) -> Vec<u8> {
+    header_in(1, kind, generation)
+}
+
+/// The same in this version of the format.
+pub fn header_in(version: u32, kind: PartKind, generation: u64) -> Vec<u8> {
     let mut block = vec![0; Header::SIZE];
-    let header = Header { kind, image: sample::IMAGE.0, number: 0, generation };
+    let header = Header { version, kind, image: sample::IMAGE.0, number: 0, generation };
     header.encode(&mut block).expect("a header fits its size");
     block
 }
@@ -50,8 +55,9 @@ pub fn image(frames: &[u8], count: u64, segment: &[u8], pages: PageFacts) -> Mem
         id: SnapshotId { image: sample::IMAGE, place: None },
         facts: sample::facts(),
         frames: FramesFacts { size: frames.len() as u64, count, digest: Digest(*blake3::hash(&frames).as_bytes()) },
-        segments: vec![SegmentFacts { number: 0, generation: 1, size: segment.len() as u64 }],
+        segments: vec![facts(segment.len())],
         pages,
+        log: None,
     };
     MemorySource::new(BTreeMap::from([
         (PartName::Manifest, manifest.encode().expect("the facts are small")),
@@ -60,15 +66,43 @@ pub fn image(frames: &[u8], count: u64, segment: &[u8], pages: PageFacts) -> Mem
     ]))
 }
 
+/// An image in a chain: an empty list of frames, this log and this segment, told as `pages` tells.
+pub fn chained(log: &[u8], segment: &[u8], pages: PageFacts) -> MemorySource {
+    let frames = header_in(2, PartKind::Frames, 0);
+    let log = [header_in(2, PartKind::Index, 1).as_slice(), log].concat();
+    let segment = [header_in(2, PartKind::Pages, 1).as_slice(), segment].concat();
+    let told = LogFacts { number: 0, generation: 1, size: log.len() as u64, image: sample::IMAGE };
+    let manifest = Manifest {
+        id: SnapshotId { image: sample::IMAGE, place: None },
+        facts: sample::facts(),
+        frames: FramesFacts { size: frames.len() as u64, count: 0, digest: Digest(*blake3::hash(&frames).as_bytes()) },
+        segments: vec![facts(segment.len())],
+        pages: PageFacts { digest: Digest(*blake3::hash(&log).as_bytes()), ..pages },
+        log: Some(told),
+    };
+    MemorySource::new(BTreeMap::from([
+        (PartName::Manifest, manifest.encode().expect("the facts are small")),
+        (PartName::Frames, frames),
+        (PartName::Index(0), log),
+        (PartName::Pages(0), segment),
+    ]))
+}
+
+fn facts(size: usize) -> SegmentFacts {
+    SegmentFacts { number: 0, generation: 1, size: size as u64, image: sample::IMAGE }
+}
+
 /// Page facts of an image without an index.
 pub fn no_pages() -> PageFacts {
     let digest = Digest(*blake3::hash(&[]).as_bytes());
-    PageFacts { runs: 0, stored_pages: 0, zero_pages: 0, stored_size: 0, digest }
+    PageFacts { runs: 0, stored_pages: 0, zero_pages: 0, stored_size: 0, added_size: 0, digest }
 }
 
 /// Reads all that an image lets out.
 pub fn read(source: &dyn Source) {
+    let chain = Chain::open(source);
     let Ok(reader) = ImageReader::open(source) else { return };
+    assert_eq!(chain.is_ok(), reader.manifest().log.is_some());
     let mut bytes = Vec::new();
     for space in reader.spaces() {
         for run in reader.runs(space) {

@@ -91,7 +91,7 @@ impl From<ImageError> for Failure {
             ImageError::Store(error) => return store(error, class),
             ImageError::Corrupt { .. } | ImageError::Foreign { .. } | ImageError::Stale { .. } => "corrupt",
             ImageError::Version { .. } => "image-version",
-            ImageError::Increment { .. } => "increment",
+            ImageError::Increment { .. } | ImageError::Alone { .. } => "increment",
             ImageError::Record(_) => "record",
             ImageError::NotPages { .. } | ImageError::TooLong { .. } => "too-long",
             ImageError::Compress(_) => "compress",

@@ -13,7 +13,7 @@ use hdcr_engine::progress::{Phase, Progress};
 use hdcr_engine::restore::{self, Afterwards, Options};
 use hdcr_engine::rollback::{self, repair};
 use hdcr_engine::show;
-use hdcr_image::{Compression, ImageReader, JobName, Manifest, ManifestFacts, Sink, SnapshotId, Source};
+use hdcr_image::{Committed, Compression, ImageReader, JobName, Manifest, ManifestFacts, Sink, SnapshotId, Source};
 use hdcr_ptrace::{Faults, Ptrace};
 use hdcr_store::{DirectorySink, DirectoryStore, Durability, Entry, FileSink, Selector, open_path};
 
@@ -140,7 +140,7 @@ pub(crate) fn checkpoint(
         let (pending, held) = captured.hold();
         (pending, Some(held), halted.elapsed())
     };
-    let (manifest, snapshot) = pending.persist(facts)?.commit()?;
+    let Committed { manifest, id: snapshot, .. } = pending.persist(facts)?.commit()?;
     // The snapshot is committed: nothing that comes after may turn it into a failure.
     let ended = match (held, task.then) {
         (Some(held), Then::Kill) => held.kill(),

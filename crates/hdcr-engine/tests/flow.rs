@@ -45,7 +45,7 @@ fn stopped(model: &Model, witness: &Witness, sink: Box<dyn Sink>) -> Result<Stop
 /// All phases of a checkpoint after which the tree goes on.
 fn checkpoint(model: &Model, witness: &Witness, sink: Box<dyn Sink>) -> Result<Manifest, Error> {
     let pending = stopped(model, witness, sink)?.capture()?.thaw()?;
-    Ok(pending.persist(ManifestFacts::default())?.commit()?.0)
+    Ok(pending.persist(ManifestFacts::default())?.commit()?.manifest)
 }
 
 fn sink(image: &MemoryImage) -> Box<dyn Sink> {
@@ -199,7 +199,7 @@ fn a_tree_that_cannot_be_followed_is_read_in_the_stop() {
     let by = request.by;
     let prepared = checkpoint::survey(request).unwrap().prepare(&model, sink(&image)).unwrap();
     let pending = prepared.freeze(&model, by).unwrap().capture().unwrap().thaw().unwrap();
-    let (manifest, _) = pending.persist(ManifestFacts::default()).unwrap().commit().unwrap();
+    let manifest = pending.persist(ManifestFacts::default()).unwrap().commit().unwrap().manifest;
     assert!(manifest.facts.snapshot.starts_with("copy (process "), "{}", manifest.facts.snapshot);
     assert!(model.state.borrow().calls.contains(&"follow") && manifest.pages.stored_pages > 0);
 }

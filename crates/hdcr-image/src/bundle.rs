@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use hdcr_layout::{Header, PartKind};
+use hdcr_layout::{ALONE_VERSION, Header, LayoutError, PartKind};
 
 use crate::error::{ImageError, StoreError};
 use crate::name::{ImageId, PartName};
@@ -38,7 +38,8 @@ impl BundleWriter {
     /// Begins a bundle. Its first bytes are [`BundleWriter::header`].
     pub fn new(image: ImageId) -> Result<Self, ImageError> {
         let mut header = vec![0; Header::SIZE];
-        let block = Header { kind: PartKind::Bundle, image: image.0, number: 0, generation: 0 };
+        let (version, kind) = (ALONE_VERSION, PartKind::Bundle);
+        let block = Header { version, kind, image: image.0, number: 0, generation: 0 };
         block.encode(&mut header).map_err(|error| ImageError::layout(PartName::Bundle, error))?;
         Ok(Self { end: size(header.len()), header, extents: Vec::new() })
     }
@@ -76,6 +77,7 @@ fn encode_extent(extent: &Extent) -> Vec<u8> {
         PartName::Manifest => (PartKind::Manifest, 0),
         PartName::Frames => (PartKind::Frames, 0),
         PartName::Pages(number) => (PartKind::Pages, number),
+        PartName::Index(number) => (PartKind::Index, number),
         PartName::Bundle => (PartKind::Bundle, 0),
     };
     let mut bytes = Vec::with_capacity(EXTENT);
@@ -113,6 +115,9 @@ impl BundleSource {
         let mut header = vec![0; len(total.min(header_size))];
         file.read_at(0, &mut header)?;
         let (block, _) = Header::decode(&header).map_err(|error| ImageError::layout(PartName::Bundle, error))?;
+        if block.version != ALONE_VERSION {
+            return Err(ImageError::layout(PartName::Bundle, LayoutError::Version { found: block.version }));
+        }
         if block.kind != PartKind::Bundle || block.number != 0 || block.generation != 0 {
             return Err(corrupt("it is one part of an image, not a whole one"));
         }
@@ -196,7 +201,7 @@ fn parse_extent(bytes: &[u8]) -> Option<Extent> {
         (PartKind::Manifest, 0) => PartName::Manifest,
         (PartKind::Frames, 0) => PartName::Frames,
         (PartKind::Pages, number) => PartName::Pages(number),
-        (PartKind::Manifest | PartKind::Frames | PartKind::Bundle, _) => return None,
+        (PartKind::Manifest | PartKind::Frames | PartKind::Bundle | PartKind::Index, _) => return None,
     };
     let length = u64::from_le_bytes(length.try_into().ok()?);
     Some(Extent { part, offset: u64::from_le_bytes(*offset), length })

@@ -77,6 +77,11 @@ impl StoreError {
         Self::System { operation, subject, source }
     }
 
+    /// What a store that shares no parts between images answers.
+    pub fn shares_nothing(subject: impl Into<String>) -> Self {
+        Self::new("sharing", subject, io::ErrorKind::Unsupported.into())
+    }
+
     /// The kind of the system's error.
     pub fn kind(&self) -> io::ErrorKind {
         match self {
@@ -144,6 +149,12 @@ pub enum ImageError {
         /// The image that is missing.
         base: ImageId,
     },
+    /// The image is not in a chain, so no increment can go on from it.
+    #[error("image {image} stands by itself: no increment can go on from it")]
+    Alone {
+        /// The image.
+        image: ImageId,
+    },
     /// A record is unknown, too new or malformed.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -176,9 +187,11 @@ impl ImageError {
             Self::Compress(_) => ErrorClass::Failed,
             Self::Corrupt { .. } | Self::Foreign { .. } | Self::Stale { .. } => ErrorClass::Corrupt,
             Self::Record(error) => error.class(),
-            Self::Version { .. } | Self::Increment { .. } | Self::NotPages { .. } | Self::TooLong { .. } => {
-                ErrorClass::Refused
-            }
+            Self::Version { .. }
+            | Self::Increment { .. }
+            | Self::Alone { .. }
+            | Self::NotPages { .. }
+            | Self::TooLong { .. } => ErrorClass::Refused,
         }
     }
 

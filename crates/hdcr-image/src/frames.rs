@@ -6,7 +6,7 @@ use hdcr_layout::{FrameHeader, Header, PartKind};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{ImageError, StoreError};
-use crate::manifest::FramesFacts;
+use crate::manifest::{FramesFacts, Manifest};
 use crate::name::{ImageId, PartName};
 use crate::number::{len, size};
 use crate::record::{KnownTag, Record, RecordError, Tag, check_version};
@@ -32,6 +32,11 @@ impl Output {
         let mut block = vec![0; Header::SIZE];
         header.encode(&mut block).map_err(|error| ImageError::layout(name, error))?;
         Ok(Self { part, written: size(block.len()), buffer: block })
+    }
+
+    /// Goes on with a part that has as many bytes.
+    pub(crate) fn resume(part: Box<dyn WritePart>, written: u64) -> Self {
+        Self { part, written, buffer: Vec::new() }
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
@@ -69,8 +74,8 @@ pub(crate) struct FrameWriter {
 }
 
 impl FrameWriter {
-    pub(crate) fn new(part: Box<dyn WritePart>, image: ImageId) -> Result<Self, ImageError> {
-        let header = header_of(image);
+    pub(crate) fn new(part: Box<dyn WritePart>, image: ImageId, version: u32) -> Result<Self, ImageError> {
+        let header = header_of(image, version);
         let out = Output::new(part, PartName::Frames, &header)?;
         let mut digest = blake3::Hasher::new();
         digest.update(&out.buffer);
@@ -101,8 +106,8 @@ impl FrameWriter {
     }
 }
 
-fn header_of(image: ImageId) -> Header {
-    Header { kind: PartKind::Frames, image: image.0, number: 0, generation: 0 }
+fn header_of(image: ImageId, version: u32) -> Header {
+    Header { version, kind: PartKind::Frames, image: image.0, number: 0, generation: 0 }
 }
 
 fn encoded(header: &FrameHeader) -> Result<[u8; FrameHeader::SIZE], ImageError> {
@@ -158,9 +163,10 @@ pub(crate) struct Frames {
 
 impl Frames {
     /// Checks all of the part against the manifest and finds the frames.
-    pub(crate) fn parse(bytes: Vec<u8>, image: ImageId, facts: &FramesFacts) -> Result<Self, ImageError> {
+    pub(crate) fn parse(bytes: Vec<u8>, manifest: &Manifest) -> Result<Self, ImageError> {
         let corrupt = |reason: &str| ImageError::corrupt(PartName::Frames, reason);
-        check_header(PartName::Frames, &bytes, &header_of(image))?;
+        let facts = &manifest.frames;
+        check_header(PartName::Frames, &bytes, &header_of(manifest.id.image, manifest.version()))?;
         if size(bytes.len()) != facts.size || blake3::hash(&bytes).as_bytes() != &facts.digest.0 {
             return Err(corrupt("its digest is not the one in the manifest"));
         }
@@ -205,6 +211,9 @@ pub(crate) fn check_header(part: PartName, bytes: &[u8], expected: &Header) -> R
     let (found, _) = Header::decode(bytes).map_err(|error| ImageError::layout(part, error))?;
     if found.kind != expected.kind || found.number != expected.number {
         return Err(ImageError::corrupt(part, "it is another part of an image"));
+    }
+    if found.version != expected.version {
+        return Err(ImageError::corrupt(part, "it is of another version than its image"));
     }
     if found.image != expected.image {
         return Err(ImageError::Foreign { part, found: ImageId(found.image), expected: ImageId(expected.image) });

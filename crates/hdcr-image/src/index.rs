@@ -6,7 +6,7 @@ use std::ops::Range;
 use hdcr_layout::{Codec, PAGE_SIZE, PageRunEntry};
 
 use crate::error::ImageError;
-use crate::manifest::SegmentFacts;
+use crate::manifest::{PageFacts, SegmentFacts};
 use crate::name::PartName;
 
 /// Pages in a row of one address space, checked: nothing in it leads outside of its segment.
@@ -64,10 +64,50 @@ impl PageRun {
     }
 }
 
+/// How much an index holds: what [`crate::PageFacts`] tells as well.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) runs: u64,
+    /// Pages whose bytes are stored.
+    pub(crate) stored: u64,
+    pub(crate) zero: u64,
+}
+
+impl Counts {
+    pub(crate) fn of(entry: &PageRunEntry) -> Self {
+        let pages = u64::from(entry.pages);
+        match entry.codec {
+            Codec::Zero => Self { runs: 1, stored: 0, zero: pages },
+            Codec::Plain | Codec::Lz4 | Codec::Zstd => Self { runs: 1, stored: pages, zero: 0 },
+        }
+    }
+
+    pub(crate) fn plus(self, more: Self) -> Self {
+        Self {
+            runs: self.runs.saturating_add(more.runs),
+            stored: self.stored.saturating_add(more.stored),
+            zero: self.zero.saturating_add(more.zero),
+        }
+    }
+
+    pub(crate) fn are_told_by(self, facts: &PageFacts) -> bool {
+        (self.runs, self.stored, self.zero) == (facts.runs, facts.stored_pages, facts.zero_pages)
+    }
+
+    fn minus(self, less: Self) -> Self {
+        Self {
+            runs: self.runs.saturating_sub(less.runs),
+            stored: self.stored.saturating_sub(less.stored),
+            zero: self.zero.saturating_sub(less.zero),
+        }
+    }
+}
+
 /// The runs of one space, none over another.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
     runs: BTreeMap<u64, PageRunEntry>,
+    counts: Counts,
 }
 
 impl Index {
@@ -75,24 +115,31 @@ impl Index {
     pub(crate) fn insert(&mut self, entry: PageRunEntry) {
         let end = entry.end().unwrap_or(u64::MAX);
         self.cut(entry.address..end);
-        self.runs.insert(entry.address, entry);
+        self.add(entry);
     }
 
-    /// Takes all pages of a range out.
-    pub(crate) fn cut(&mut self, range: Range<u64>) {
+    /// Takes all pages of a range out, and says whether there were any.
+    pub(crate) fn cut(&mut self, range: Range<u64>) -> bool {
         let over = |entry: &PageRunEntry| entry.end().unwrap_or(u64::MAX) > range.start;
         let before = self.runs.range(..range.start).next_back().map(|(_, entry)| *entry).filter(over);
         let within = self.runs.range(range.clone()).map(|(_, entry)| *entry);
         let touched: Vec<PageRunEntry> = before.into_iter().chain(within).collect();
-        for entry in touched {
+        for entry in &touched {
             self.runs.remove(&entry.address);
+            self.counts = self.counts.minus(Counts::of(entry));
             let end = entry.end().unwrap_or(u64::MAX);
             for rest in [entry.address..range.start.min(end), range.end.max(entry.address)..end] {
-                if let Some(rest) = piece(&entry, &rest) {
-                    self.runs.insert(rest.address, rest);
+                if let Some(rest) = piece(entry, &rest) {
+                    self.add(rest);
                 }
             }
         }
+        !touched.is_empty()
+    }
+
+    fn add(&mut self, entry: PageRunEntry) {
+        self.runs.insert(entry.address, entry);
+        self.counts = self.counts.plus(Counts::of(&entry));
     }
 
     /// The runs that lie in a range, or the parts of them that do.
@@ -109,6 +156,10 @@ impl Index {
 
     pub(crate) fn runs(&self) -> impl Iterator<Item = &PageRunEntry> {
         self.runs.values()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts
     }
 }
 
@@ -174,6 +225,8 @@ mod tests {
                     prop_assert_eq!(old, None);
                 }
             }
+            let counted = index.runs().map(Counts::of).fold(Counts::default(), Counts::plus);
+            prop_assert_eq!(index.counts(), counted);
             prop_assert_eq!(found, model);
         }
     }

@@ -7,10 +7,14 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 pub mod bundle;
+mod chain;
+mod compress;
 mod error;
 mod frames;
 mod group;
 mod index;
+mod ledger;
+mod log;
 mod manifest;
 mod memory;
 mod name;
@@ -19,25 +23,29 @@ mod pages;
 mod reader;
 mod record;
 pub mod sample;
+mod segments;
 mod sink;
 mod verify;
 mod wire;
 mod writer;
 
+pub use chain::Chain;
+pub use compress::Compression;
 pub use error::{ErrorClass, ImageError, StoreError};
 pub use frames::{FRAME_LIMIT, Frame};
 pub use group::GroupBuffers;
 pub use hdcr_layout::PAGE_SIZE;
 pub use index::PageRun;
-pub use manifest::{Clocks, Digest, FramesFacts, Manifest, ManifestFacts, PageFacts, ProcessName, SegmentFacts};
+pub use manifest::{
+    Clocks, Digest, FramesFacts, LogFacts, Manifest, ManifestFacts, PageFacts, ProcessName, SegmentFacts,
+};
 pub use memory::{MemoryImage, MemorySink, MemorySource};
 pub use name::{ImageId, JobName, NameError, PartName, SnapshotId};
-pub use pages::Compression;
 pub use reader::ImageReader;
 pub use record::{KnownTag, List, Record, RecordError, Tag, decode_wire, encode_wire, first_unknown};
 pub use sink::{ReadPart, Sink, Source, WritePart};
 pub use verify::{Progress, Verified};
-pub use writer::{Durable, ImageWriter, Options};
+pub use writer::{Committed, Durable, ImageWriter, Options};
 
 #[doc(hidden)]
 pub use hdcr_layout;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use hdcr_layout::{Header, PartKind};
+use hdcr_layout::{ALONE_VERSION, FORMAT_VERSION, Header, PartKind};
 use prost::Message;
 
 use crate::error::ImageError;
@@ -101,6 +101,21 @@ pub struct SegmentFacts {
     pub generation: u64,
     /// How many of its bytes this image covers. There may be more behind.
     pub size: u64,
+    /// The image that began it.
+    pub image: ImageId,
+}
+
+/// The log of the page index, of an image in a chain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogFacts {
+    /// Its number in the image.
+    pub number: u32,
+    /// The use of it that this image means.
+    pub generation: u64,
+    /// How many of its bytes this image covers. There may be more behind.
+    pub size: u64,
+    /// The image that began it.
+    pub image: ImageId,
 }
 
 /// What memory the image holds.
@@ -112,9 +127,11 @@ pub struct PageFacts {
     pub stored_pages: u64,
     /// Pages that are zero and not stored.
     pub zero_pages: u64,
-    /// Bytes that the stored ones take, compressed.
+    /// Bytes that the stored ones take, compressed: all that the image covers.
     pub stored_size: u64,
-    /// Digest of the index of all runs.
+    /// Bytes that this image added to what it shares with the one before.
+    pub added_size: u64,
+    /// Digest of the index of all runs: of its frames, or of the bytes covered of its log.
     pub digest: Digest,
 }
 
@@ -131,6 +148,8 @@ pub struct Manifest {
     pub segments: Vec<SegmentFacts>,
     /// The pages.
     pub pages: PageFacts,
+    /// The log of the page index; `None` for an image that stands by itself.
+    pub log: Option<LogFacts>,
 }
 
 /// Before the body: header, length of the body, digest of all other bytes.
@@ -145,7 +164,8 @@ impl Manifest {
     /// The bytes of the part `manifest`.
     pub fn encode(&self) -> Result<Vec<u8>, ImageError> {
         let body = wire::Manifest::from(self).encode_to_vec();
-        let header = Header { kind: PartKind::Manifest, image: self.id.image.0, number: 0, generation: 0 };
+        let image = self.id.image.0;
+        let header = Header { version: self.version(), kind: PartKind::Manifest, image, number: 0, generation: 0 };
         let mut bytes = vec![0; Header::SIZE];
         header.encode(&mut bytes).map_err(|error| ImageError::layout(PartName::Manifest, error))?;
         bytes.extend_from_slice(&size(body.len()).to_le_bytes());
@@ -177,16 +197,31 @@ impl Manifest {
         if wire.encoded_len() != body.len() {
             return Err(corrupt("it holds fields that this build does not know"));
         }
+        if wire.log.is_some() != (header.version > ALONE_VERSION) {
+            return Err(corrupt("it is of another version than what it holds"));
+        }
         Self::from_wire(ImageId(header.image), wire).map_err(|reason| corrupt(&reason))
     }
 
-    /// Its size in the store, all parts together.
+    /// The version of the format that the image is in.
+    pub fn version(&self) -> u32 {
+        if self.log.is_some() { FORMAT_VERSION } else { ALONE_VERSION }
+    }
+
+    /// Its size, all parts together, also those that it shares with other images.
     pub fn total_size(&self) -> u64 {
         let segments = self.segments.iter().map(|segment| segment.size);
-        segments.fold(self.frames.size, u64::saturating_add)
+        let shared = segments.chain(self.log.map(|log| log.size));
+        shared.fold(self.frames.size, u64::saturating_add)
+    }
+
+    /// What it added to the store, without what it shares with the image before.
+    pub fn added_size(&self) -> u64 {
+        self.frames.size.saturating_add(self.pages.added_size)
     }
 
     fn from_wire(image: ImageId, wire: wire::Manifest) -> Result<Self, String> {
+        let segments = segments_from_wire(image, &wire)?;
         let clocks = wire.clocks.ok_or("it has no clocks")?;
         let facts = ManifestFacts {
             hdcr_version: wire.hdcr_version,
@@ -214,8 +249,9 @@ impl Manifest {
             id: SnapshotId { image, place },
             facts,
             frames: wire.frames.ok_or("it has no frames")?.try_into()?,
-            segments: segments_from_wire(&wire.segments)?,
-            pages: wire.pages.ok_or("it has no pages")?.try_into()?,
+            segments,
+            pages: pages_from_wire(wire.pages.ok_or("it has no pages")?, wire.log.is_some())?,
+            log: wire.log.map(|log| log_from_wire(image, &log)).transpose()?,
         })
     }
 }
@@ -233,13 +269,36 @@ pub(crate) fn total_length(head: &[u8]) -> Option<usize> {
     Some(len(length).saturating_add(BODY_AT))
 }
 
-fn segments_from_wire(wire: &[wire::Segment]) -> Result<Vec<SegmentFacts>, String> {
-    let facts = |s: &wire::Segment| SegmentFacts { number: s.number, generation: s.generation, size: s.size };
-    let segments: Vec<SegmentFacts> = wire.iter().map(facts).collect();
+fn segments_from_wire(image: ImageId, wire: &wire::Manifest) -> Result<Vec<SegmentFacts>, String> {
+    let facts = |s: &wire::Segment| -> Result<SegmentFacts, String> {
+        let owner = owner_from_wire(image, &s.image)?;
+        Ok(SegmentFacts { number: s.number, generation: s.generation, size: s.size, image: owner })
+    };
+    let segments = wire.segments.iter().map(facts).collect::<Result<Vec<SegmentFacts>, String>>()?;
     if !segments.is_sorted_by(|a, b| a.number < b.number) {
         return Err("its segments are out of order".to_owned());
     }
+    if wire.log.is_none() && segments.iter().any(|segment| segment.image != image) {
+        return Err("a segment is of another image, though it is in no chain".to_owned());
+    }
     Ok(segments)
+}
+
+fn log_from_wire(image: ImageId, wire: &wire::Log) -> Result<LogFacts, String> {
+    let owner = owner_from_wire(image, &wire.image)?;
+    Ok(LogFacts { number: wire.number, generation: wire.generation, size: wire.size, image: owner })
+}
+
+/// Nothing stands for this image.
+fn owner_from_wire(image: ImageId, bytes: &[u8]) -> Result<ImageId, String> {
+    match bytes {
+        [] => Ok(image),
+        other => other.try_into().map(ImageId).map_err(|_| "an image id is not 16 bytes long".to_owned()),
+    }
+}
+
+fn owner_to_wire(image: ImageId, owner: ImageId) -> Vec<u8> {
+    if owner == image { Vec::new() } else { owner.0.to_vec() }
 }
 
 fn place_from_wire(wire: wire::Place) -> Result<(JobName, u64), String> {
@@ -264,18 +323,18 @@ impl TryFrom<wire::Frames> for FramesFacts {
     }
 }
 
-impl TryFrom<wire::Pages> for PageFacts {
-    type Error = String;
-
-    fn try_from(wire: wire::Pages) -> Result<Self, String> {
-        Ok(Self {
-            runs: wire.runs,
-            stored_pages: wire.stored,
-            zero_pages: wire.zero,
-            stored_size: wire.stored_size,
-            digest: digest_from_wire(wire.blake3)?,
-        })
+fn pages_from_wire(wire: wire::Pages, in_chain: bool) -> Result<PageFacts, String> {
+    if !in_chain && wire.added != 0 {
+        return Err("it adds to another image, though it is in no chain".to_owned());
     }
+    Ok(PageFacts {
+        runs: wire.runs,
+        stored_pages: wire.stored,
+        zero_pages: wire.zero,
+        stored_size: wire.stored_size,
+        added_size: if in_chain { wire.added } else { wire.stored_size },
+        digest: digest_from_wire(wire.blake3)?,
+    })
 }
 
 fn digest_from_wire(bytes: Vec<u8>) -> Result<Digest, String> {
@@ -297,7 +356,19 @@ impl From<&Manifest> for wire::Manifest {
     fn from(manifest: &Manifest) -> Self {
         let facts = manifest.facts.clone();
         let process = |p: ProcessName| wire::Process { pid: p.pid, comm: p.comm };
-        let segment = |s: &SegmentFacts| wire::Segment { number: s.number, generation: s.generation, size: s.size };
+        let image = manifest.id.image;
+        let segment = |s: &SegmentFacts| wire::Segment {
+            number: s.number,
+            generation: s.generation,
+            size: s.size,
+            image: owner_to_wire(image, s.image),
+        };
+        let log = |log: LogFacts| wire::Log {
+            number: log.number,
+            generation: log.generation,
+            size: log.size,
+            image: owner_to_wire(image, log.image),
+        };
         Self {
             hdcr_version: facts.hdcr_version,
             architecture: facts.architecture,
@@ -331,7 +402,9 @@ impl From<&Manifest> for wire::Manifest {
                 zero: manifest.pages.zero_pages,
                 stored_size: manifest.pages.stored_size,
                 blake3: manifest.pages.digest.0.to_vec(),
+                added: if manifest.log.is_some() { manifest.pages.added_size } else { 0 },
             }),
+            log: manifest.log.map(log),
         }
     }
 }

@@ -14,7 +14,7 @@ type Parts = BTreeMap<PartName, Vec<u8>>;
 /// Where a committed image appears. Clones show the same one.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryImage {
-    committed: Arc<Mutex<Option<Parts>>>,
+    committed: Arc<Mutex<Option<(SnapshotId, Parts)>>>,
 }
 
 impl MemoryImage {
@@ -39,7 +39,16 @@ impl MemoryImage {
 
     /// The parts, once committed.
     pub fn parts(&self) -> Option<BTreeMap<PartName, Vec<u8>>> {
-        self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        committed.as_ref().map(|(_, parts)| parts.clone())
+    }
+
+    /// A part of the image that is committed now, if that is this one.
+    fn part_of(&self, base: &SnapshotId, name: PartName) -> Result<Vec<u8>, StoreError> {
+        let committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        let parts = committed.as_ref().filter(|(id, _)| id == base).map(|(_, parts)| parts);
+        let part = parts.and_then(|parts| parts.get(&name)).cloned();
+        part.ok_or_else(|| StoreError::new("sharing", format!("{name} of {base}"), io::ErrorKind::NotFound.into()))
     }
 
     /// The committed image.
@@ -66,6 +75,23 @@ impl Sink for MemorySink {
         Ok(Box::new(MemoryPart { name, parts: Arc::clone(&self.parts) }))
     }
 
+    fn can_share(&self, base: &SnapshotId) -> bool {
+        self.target.part_of(base, PartName::Manifest).is_ok()
+    }
+
+    fn share(&mut self, base: &SnapshotId, name: PartName) -> Result<(), StoreError> {
+        let bytes = self.target.part_of(base, name)?;
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).insert(name, bytes);
+        Ok(())
+    }
+
+    fn extend(&mut self, base: &SnapshotId, name: PartName, at: u64) -> Result<Box<dyn WritePart>, StoreError> {
+        let mut bytes = self.target.part_of(base, name)?;
+        bytes.truncate(len(at));
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).insert(name, bytes);
+        Ok(Box::new(MemoryPart { name, parts: Arc::clone(&self.parts) }))
+    }
+
     fn persist(&mut self, manifest: &[u8]) -> Result<(), StoreError> {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         parts.insert(PartName::Manifest, manifest.to_vec());
@@ -74,7 +100,7 @@ impl Sink for MemorySink {
 
     fn commit(self: Box<Self>) -> Result<(), StoreError> {
         let parts = std::mem::take(&mut *self.parts.lock().unwrap_or_else(PoisonError::into_inner));
-        *self.target.committed.lock().unwrap_or_else(PoisonError::into_inner) = Some(parts);
+        *self.target.committed.lock().unwrap_or_else(PoisonError::into_inner) = Some((self.snapshot, parts));
         Ok(())
     }
 

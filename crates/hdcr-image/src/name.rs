@@ -110,6 +110,8 @@ pub enum PartName {
     Frames,
     /// A segment of pages.
     Pages(u32),
+    /// A log of the page index, in a chain of images.
+    Index(u32),
     /// All of them, in one file.
     Bundle,
 }
@@ -120,6 +122,7 @@ impl fmt::Display for PartName {
             Self::Manifest => f.write_str("manifest"),
             Self::Frames => f.write_str("frames"),
             Self::Pages(number) => write!(f, "pages-{number}"),
+            Self::Index(number) => write!(f, "index-{number}"),
             Self::Bundle => f.write_str("bundle"),
         }
     }

@@ -7,8 +7,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::ImageError;
 use crate::frames::{Frame, Frames, check_header};
-use crate::index::PageRun;
-use crate::manifest::{Manifest, PageFacts, total_length};
+use crate::index::{Counts, Index, PageRun};
+use crate::log::replay;
+use crate::manifest::{LogFacts, Manifest, total_length};
 use crate::name::PartName;
 use crate::number::{len, size};
 use crate::record::{KnownTag, List, RecordError, Tag, first_unknown};
@@ -18,7 +19,7 @@ const PAGE: usize = 4096;
 
 /// A segment that stays open as long as the image is read.
 #[derive(Debug)]
-struct Segment {
+pub(crate) struct Segment {
     number: u32,
     part: Box<dyn ReadPart>,
 }
@@ -58,17 +59,19 @@ impl ImageReader {
     /// Opens all parts and checks manifest, frames and index.
     pub fn open(source: &dyn Source) -> Result<Self, ImageError> {
         let manifest = read_manifest(source)?;
-        if let Some(base) = &manifest.facts.base {
+        if let Some(base) = manifest.facts.base.as_ref().filter(|_| manifest.log.is_none()) {
             return Err(ImageError::Increment { base: base.image });
         }
-        let image = manifest.id.image;
         let part = source.part(PartName::Frames)?;
         let found = part.size()?;
         if found != manifest.frames.size {
             return Err(ImageError::corrupt(PartName::Frames, "its length is not the one in the manifest"));
         }
-        let frames = Frames::parse(read_all(part.as_ref(), found)?, image, &manifest.frames)?;
-        let spaces = read_index(&frames, &manifest)?;
+        let frames = Frames::parse(read_all(part.as_ref(), found)?, &manifest)?;
+        let spaces = match &manifest.log {
+            None => read_index(&frames, &manifest)?,
+            Some(log) => read_log(source, &frames, &manifest, log)?,
+        };
         let segments = open_segments(source, &manifest)?;
         Ok(Self { manifest, frames, spaces, segments })
     }
@@ -174,7 +177,7 @@ pub(crate) fn unpack(entry: &PageRunEntry, stored: &[u8], into: &mut [u8]) -> Re
     }
 }
 
-fn open_segments(source: &dyn Source, manifest: &Manifest) -> Result<Vec<Segment>, ImageError> {
+pub(crate) fn open_segments(source: &dyn Source, manifest: &Manifest) -> Result<Vec<Segment>, ImageError> {
     let mut segments = Vec::new();
     for facts in &manifest.segments {
         let name = PartName::Pages(facts.number);
@@ -183,8 +186,9 @@ fn open_segments(source: &dyn Source, manifest: &Manifest) -> Result<Vec<Segment
             return Err(ImageError::corrupt(name, "it is shorter than the manifest says"));
         }
         let header = Header {
+            version: manifest.version(),
             kind: PartKind::Pages,
-            image: manifest.id.image.0,
+            image: facts.image.0,
             number: facts.number,
             generation: facts.generation,
         };
@@ -210,22 +214,29 @@ fn read_index(frames: &Frames, manifest: &Manifest) -> Result<BTreeMap<u64, Vec<
             runs.push(run);
         }
     }
-    let counted = count(&spaces);
+    let entries = spaces.values().flatten().map(|run| Counts::of(run.entry()));
     let told = &manifest.pages;
-    if *digest.finalize().as_bytes() != told.digest.0 || counted != (told.runs, told.stored_pages, told.zero_pages) {
+    let counted = entries.fold(Counts::default(), Counts::plus);
+    if *digest.finalize().as_bytes() != told.digest.0 || !counted.are_told_by(told) {
         return Err(ImageError::corrupt(PartName::Frames, "the page index is not the one in the manifest"));
     }
     Ok(spaces)
 }
 
-/// Runs, stored pages, zero pages: what [`PageFacts`] tells as well.
-fn count(spaces: &BTreeMap<u64, Vec<PageRun>>) -> (u64, u64, u64) {
-    let mut facts =
-        PageFacts { runs: 0, stored_pages: 0, zero_pages: 0, stored_size: 0, digest: crate::Digest([0; 32]) };
-    for run in spaces.values().flatten() {
-        facts.runs = facts.runs.saturating_add(1);
-        let count = if run.is_zero() { &mut facts.zero_pages } else { &mut facts.stored_pages };
-        *count = count.saturating_add(u64::from(run.pages()));
+/// The index of an image in a chain.
+fn read_log(
+    source: &dyn Source,
+    frames: &Frames,
+    manifest: &Manifest,
+    log: &LogFacts,
+) -> Result<BTreeMap<u64, Vec<PageRun>>, ImageError> {
+    if frames.iter().any(|frame| frame.tag == Tag(tag::PAGE_INDEX)) {
+        return Err(ImageError::corrupt(PartName::Frames, "it holds an index of pages beside the log"));
     }
-    (facts.runs, facts.stored_pages, facts.zero_pages)
+    let (spaces, _) = replay(source, manifest, log)?;
+    let checked = |(space, index): (u64, Index)| {
+        let runs = index.runs().map(|run| PageRun::check(*run, &manifest.segments)).collect::<Result<_, _>>()?;
+        Ok((space, runs))
+    };
+    spaces.into_iter().map(checked).collect()
 }

@@ -84,5 +84,6 @@ pub fn write(sink: Box<dyn Sink>, options: Options) -> Result<(Manifest, Snapsho
     }
     writer.frame(UNKNOWN_TAG, 3, 9, b"a record of the future")?;
     writer.frame(UNKNOWN_TAG, 3, 10, b"")?;
-    writer.finish(facts())
+    let committed = writer.finish(facts())?;
+    Ok((committed.manifest, committed.id))
 }

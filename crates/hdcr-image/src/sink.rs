@@ -22,6 +22,23 @@ pub trait Sink: Send + Debug {
     /// Begins a part. Each name at most once, never the manifest.
     fn part(&mut self, name: PartName) -> Result<Box<dyn WritePart>, StoreError>;
 
+    /// Whether an image here can share parts with that one.
+    fn can_share(&self, _base: &SnapshotId) -> bool {
+        false
+    }
+
+    /// Takes a part of a committed image over as it is.
+    fn share(&mut self, base: &SnapshotId, name: PartName) -> Result<(), StoreError> {
+        Err(StoreError::shares_nothing(format!("{name} of {base}")))
+    }
+
+    /// The same, and goes on writing at this offset, where that image's bytes end. What lies behind it belongs to no
+    /// image and is written over. `Busy` says that it belongs to one, or that somebody else goes on there already: what
+    /// is to be written has to go to a part of its own.
+    fn extend(&mut self, base: &SnapshotId, name: PartName, at: u64) -> Result<Box<dyn WritePart>, StoreError> {
+        Err(StoreError::shares_nothing(format!("{name} of {base} from {at} on")))
+    }
+
     /// Takes the manifest and makes everything durable, all parts being closed. It is still not visible.
     fn persist(&mut self, manifest: &[u8]) -> Result<(), StoreError>;
 

@@ -42,6 +42,8 @@ pub(crate) struct Manifest {
     pub(crate) segments: Vec<Segment>,
     #[prost(message, optional, tag = "19")]
     pub(crate) pages: Option<Pages>,
+    #[prost(message, optional, tag = "20")]
+    pub(crate) log: Option<Log>,
 }
 
 /// In nanoseconds.
@@ -97,6 +99,20 @@ pub(crate) struct Segment {
     pub(crate) generation: u64,
     #[prost(uint64, tag = "3")]
     pub(crate) size: u64,
+    #[prost(bytes = "vec", tag = "4")]
+    pub(crate) image: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Log {
+    #[prost(uint32, tag = "1")]
+    pub(crate) number: u32,
+    #[prost(uint64, tag = "2")]
+    pub(crate) generation: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) size: u64,
+    #[prost(bytes = "vec", tag = "4")]
+    pub(crate) image: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -111,4 +127,6 @@ pub(crate) struct Pages {
     pub(crate) stored_size: u64,
     #[prost(bytes = "vec", tag = "5")]
     pub(crate) blake3: Vec<u8>,
+    #[prost(uint64, tag = "6")]
+    pub(crate) added: u64,
 }

@@ -2,15 +2,20 @@
 
 use std::ops::Range;
 
-use hdcr_layout::{Layout, PageRunEntry, tag};
+use hdcr_layout::{ALONE_VERSION, FORMAT_VERSION, Header, Layout, PageRunEntry, tag};
 
+use crate::chain::Chain;
+use crate::compress::Compression;
 use crate::error::ImageError;
 use crate::frames::FrameWriter;
-use crate::manifest::{Manifest, ManifestFacts, PageFacts};
+use crate::index::{Counts, Index};
+use crate::ledger::Ledger;
+use crate::manifest::{Manifest, ManifestFacts, PageFacts, SegmentFacts};
 use crate::name::{PartName, SnapshotId};
 use crate::number::size;
-use crate::pages::{Compression, PageWriter, Stored};
+use crate::pages::{PageWriter, Stored};
 use crate::record::{Record, Tag, encode_list};
+use crate::segments::Segments;
 use crate::sink::Sink;
 
 /// How an image is written.
@@ -25,6 +30,8 @@ pub struct Options {
 pub struct ImageWriter {
     frames: FrameWriter,
     pages: PageWriter,
+    /// What an increment is on.
+    base: Option<SnapshotId>,
     sink: Box<dyn Sink>,
 }
 
@@ -32,11 +39,43 @@ pub struct ImageWriter {
 const INDEX_ENTRIES: usize = 1 << 16;
 
 impl ImageWriter {
-    /// Begins an image.
-    pub fn new(mut sink: Box<dyn Sink>, options: Options) -> Result<Self, ImageError> {
+    /// Begins an image that stands by itself.
+    pub fn new(sink: Box<dyn Sink>, options: Options) -> Result<Self, ImageError> {
+        Self::begin(sink, ALONE_VERSION, |_| PageWriter::new(options.compression, Segments::alone(), Ledger::default()))
+    }
+
+    /// Begins a whole image that later ones may go on from.
+    pub fn first(sink: Box<dyn Sink>, options: Options) -> Result<Self, ImageError> {
+        Self::begin(sink, FORMAT_VERSION, |sink| {
+            PageWriter::new(options.compression, Segments::first(), Ledger::first(sink)?)
+        })
+    }
+
+    /// Begins an increment: it holds what the chain's last image holds in the spaces `keep`, and nothing of the other
+    /// spaces, until pages, forget and alike say otherwise. The sink must be able to share parts with that image. If the
+    /// increment is given up, the image before is as it was, and [`Chain::open`] reads the chain back from it.
+    pub fn onto(sink: Box<dyn Sink>, options: Options, chain: Chain, keep: &[u64]) -> Result<Self, ImageError> {
+        let Chain { id, spaces, segments, log } = chain;
+        let base = id.clone();
+        let mut writer = Self::begin(sink, FORMAT_VERSION, |sink| {
+            let segments = Segments::onto(sink, &base, &segments)?;
+            let mut ledger = Ledger::onto(sink, &base, spaces, &log)?;
+            ledger.keep(keep)?;
+            PageWriter::new(options.compression, segments, ledger)
+        })?;
+        writer.base = Some(id);
+        Ok(writer)
+    }
+
+    fn begin(
+        mut sink: Box<dyn Sink>,
+        version: u32,
+        pages: impl FnOnce(&mut dyn Sink) -> Result<PageWriter, ImageError>,
+    ) -> Result<Self, ImageError> {
         let image = sink.snapshot().image;
-        let frames = FrameWriter::new(sink.part(PartName::Frames)?, image)?;
-        Ok(Self { frames, pages: PageWriter::new(options.compression)?, sink })
+        let frames = FrameWriter::new(sink.part(PartName::Frames)?, image, version)?;
+        let pages = pages(sink.as_mut())?;
+        Ok(Self { frames, pages, base: None, sink })
     }
 
     /// What the image will be called.
@@ -77,18 +116,26 @@ impl ImageWriter {
     }
 
     /// Writes the rest and makes all of it durable. It is not visible yet.
-    pub fn persist(self, facts: ManifestFacts) -> Result<Durable, ImageError> {
-        let Self { mut frames, pages, mut sink } = self;
+    pub fn persist(self, mut facts: ManifestFacts) -> Result<Durable, ImageError> {
+        let Self { mut frames, pages, base, mut sink } = self;
         let stored = pages.finish(sink.as_mut())?;
-        let pages = write_index(&mut frames, &stored)?;
+        let pages = match &stored.log {
+            None => write_index(&mut frames, &stored)?,
+            Some(log) => page_facts(&stored, log.digest.finalize()),
+        };
+        facts.base = base.or(facts.base);
         let id = sink.snapshot().clone();
-        let manifest = Manifest { id, facts, frames: frames.finish()?, segments: stored.segments, pages };
+        let log = stored.log.as_ref().map(|log| log.facts);
+        let segments = stored.segments.clone();
+        let manifest = Manifest { id, facts, frames: frames.finish()?, segments, pages, log };
         sink.persist(&manifest.encode()?)?;
-        Ok(Durable { manifest, sink })
+        let Stored { segments, spaces, log, .. } = stored;
+        let chain = log.map(|log| Chain { id: manifest.id.clone(), spaces, segments, log });
+        Ok(Durable { manifest, chain, sink })
     }
 
     /// Writes the rest and commits.
-    pub fn finish(self, facts: ManifestFacts) -> Result<(Manifest, SnapshotId), ImageError> {
+    pub fn finish(self, facts: ManifestFacts) -> Result<Committed, ImageError> {
         self.persist(facts)?.commit()
     }
 
@@ -98,17 +145,11 @@ impl ImageWriter {
     }
 }
 
+/// Writes the index of an image that stands by itself.
 fn write_index(frames: &mut FrameWriter, stored: &Stored) -> Result<PageFacts, ImageError> {
     let mut digest = blake3::Hasher::new();
-    let (mut runs, mut stored_pages, mut zero_pages) = (0_u64, 0_u64, 0_u64);
     for (space, index) in &stored.spaces {
         let entries: Vec<PageRunEntry> = index.runs().copied().collect();
-        for entry in &entries {
-            let pages = u64::from(entry.pages);
-            let count = if entry.stored == 0 { &mut zero_pages } else { &mut stored_pages };
-            *count = count.saturating_add(pages);
-        }
-        runs = runs.saturating_add(size(entries.len()));
         for chunk in entries.chunks(INDEX_ENTRIES) {
             let body = encode_list(chunk)?;
             digest.update(&space.to_le_bytes());
@@ -116,14 +157,39 @@ fn write_index(frames: &mut FrameWriter, stored: &Stored) -> Result<PageFacts, I
             frames.frame(Tag(tag::PAGE_INDEX), <PageRunEntry as Layout>::VERSION, *space, &body)?;
         }
     }
-    let digest = digest.finalize().into();
-    Ok(PageFacts { runs, stored_pages, zero_pages, stored_size: stored.size, digest })
+    Ok(page_facts(stored, digest.finalize()))
+}
+
+fn page_facts(stored: &Stored, digest: blake3::Hash) -> PageFacts {
+    let counts = stored.spaces.values().map(Index::counts).fold(Counts::default(), Counts::plus);
+    let bytes = |facts: &SegmentFacts| facts.size.saturating_sub(size(Header::SIZE));
+    let stored_size = stored.segments.iter().map(bytes).fold(0, u64::saturating_add);
+    PageFacts {
+        runs: counts.runs,
+        stored_pages: counts.stored,
+        zero_pages: counts.zero,
+        stored_size,
+        added_size: if stored.log.is_some() { stored.added } else { stored_size },
+        digest: digest.into(),
+    }
+}
+
+/// What a commit leaves.
+#[derive(Debug)]
+pub struct Committed {
+    /// The manifest of the image.
+    pub manifest: Manifest,
+    /// What it is called.
+    pub id: SnapshotId,
+    /// For the next one to go on from; `None` for an image that stands by itself.
+    pub chain: Option<Chain>,
 }
 
 /// An image that is durable and not yet visible. Dropping it removes it.
 #[derive(Debug)]
 pub struct Durable {
     manifest: Manifest,
+    chain: Option<Chain>,
     sink: Box<dyn Sink>,
 }
 
@@ -134,10 +200,10 @@ impl Durable {
     }
 
     /// Makes it visible. On an error nothing is.
-    pub fn commit(self) -> Result<(Manifest, SnapshotId), ImageError> {
+    pub fn commit(self) -> Result<Committed, ImageError> {
         self.sink.commit()?;
         let id = self.manifest.id.clone();
-        Ok((self.manifest, id))
+        Ok(Committed { manifest: self.manifest, id, chain: self.chain })
     }
 
     /// Removes it.

@@ -39,7 +39,7 @@ fn read_source(source: &dyn Source) -> Result<(), ImageError> {
 fn forged(body: &[u8], pages: &[u8], told: (u64, u64, u64)) -> Parts {
     let mut parts = sample_parts();
     let mut frames = vec![0; Header::SIZE];
-    let header = Header { kind: PartKind::Frames, image: sample::IMAGE.0, number: 0, generation: 0 };
+    let header = Header { version: 1, kind: PartKind::Frames, image: sample::IMAGE.0, number: 0, generation: 0 };
     header.encode(&mut frames).unwrap();
     let mut head =
         FrameHeader { tag: tag::PAGE_INDEX, version: 1, length: u32::try_from(body.len()).unwrap(), id: 5, xxh3: 0 };

@@ -5,8 +5,8 @@ use std::vec;
 use std::vec::Vec;
 
 use crate::{
-    Codec, DescriptorEntry, FrameHeader, Header, Itimer, Layout, LayoutError, Mapping, MappingKind, PageRunEntry,
-    PartKind, PathFile, PosixTimer, Registers, SignalAction, Task, TaskState,
+    Codec, DescriptorEntry, FrameHeader, Header, Itimer, Layout, LayoutError, LogRecord, Mapping, MappingKind,
+    PageRunEntry, PartKind, PathFile, PosixTimer, Registers, SignalAction, Task, TaskState,
 };
 
 /// There and back; too little room and each shorter input are errors; no changed byte panics, and what is still read
@@ -39,10 +39,21 @@ macro_rules! check {
 
 #[test]
 fn container_blocks() {
-    let header = Header { kind: PartKind::Pages, image: [7; 16], number: 3, generation: 9 };
+    let header = Header { version: 1, kind: PartKind::Pages, image: [7; 16], number: 3, generation: 9 };
     check!(Header, Header::SIZE, header);
     check!(FrameHeader, FrameHeader::SIZE, FrameHeader { tag: 300, version: 2, length: 17, id: 1 << 40, xxh3: 5 });
     check!(PageRunEntry, 52, stored_run());
+    check!(LogRecord, 64, LogRecord::Put { space: 1 << 40, run: stored_run() });
+    check!(LogRecord, 64, LogRecord::Cut { space: 7, start: 0x1000, end: 1 << 50 });
+}
+
+#[test]
+fn cuts_of_nothing_are_refused() {
+    for (start, end) in [(1, 0x1000), (0, 0xfff), (0x1000, 0x1000), (0x2000, 0x1000)] {
+        let mut bytes = [0; LogRecord::SIZE];
+        LogRecord::Cut { space: 0, start, end }.encode(&mut bytes).unwrap();
+        assert!(matches!(LogRecord::decode(&bytes), Err(LayoutError::Invalid { .. })), "{start} {end}");
+    }
 }
 
 fn stored_run() -> PageRunEntry {
@@ -158,11 +169,13 @@ fn odd_paths_are_refused() {
 
 #[test]
 fn other_versions_are_refused_by_number() {
-    let header = Header { kind: PartKind::Frames, image: [1; 16], number: 0, generation: 0 };
+    let header = Header { version: 1, kind: PartKind::Frames, image: [1; 16], number: 0, generation: 0 };
     let mut bytes = [0; Header::SIZE];
     header.encode(&mut bytes).unwrap();
-    bytes[8] = 2;
-    assert_eq!(Header::decode(&bytes), Err(LayoutError::Version { found: 2 }));
+    for found in [0, 3] {
+        bytes[8] = found;
+        assert_eq!(Header::decode(&bytes), Err(LayoutError::Version { found: u32::from(found) }));
+    }
     bytes[0] = b'X';
     assert_eq!(Header::decode(&bytes), Err(LayoutError::NotOurs));
 }

@@ -6,8 +6,11 @@ use crate::cursor::{Field, Input, Output, stored_enum};
 /// The first bytes of each part. The last two show a transfer in text mode.
 pub const MAGIC: [u8; 8] = *b"HDCR\x1a\r\n\0";
 
-/// The format that this build writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest format that this build writes and reads.
+pub const FORMAT_VERSION: u32 = 2;
+
+/// The format of images that stand by themselves; what is newer is in a chain.
+pub const ALONE_VERSION: u32 = 1;
 
 stored_enum! {
     /// Which part of an image a file is.
@@ -20,19 +23,23 @@ stored_enum! {
         Pages = 3,
         /// All parts of an image in one file.
         Bundle = 4,
+        /// A log of the page index.
+        Index = 5,
     }
 }
 
 /// Says what a part is and to which image it belongs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
+    /// The format that the part is in.
+    pub version: u32,
     /// Which part.
     pub kind: PartKind,
-    /// The image's unique id.
+    /// The unique id of the image that began the part.
     pub image: [u8; 16],
-    /// Number of the segment; 0 for other parts.
+    /// Number of the segment or log; 0 for other parts.
     pub number: u32,
-    /// Stamp of a segment's present use; 0 for other parts.
+    /// Stamp of the present use of a segment or log; 0 for other parts.
     pub generation: u64,
 }
 
@@ -46,7 +53,7 @@ impl Header {
     pub fn encode(&self, out: &mut [u8]) -> Result<usize, LayoutError> {
         let mut out = Output::new(Self::NAME, out);
         MAGIC.put(&mut out)?;
-        FORMAT_VERSION.put(&mut out)?;
+        self.version.put(&mut out)?;
         self.kind.put(&mut out)?;
         self.image.put(&mut out)?;
         self.generation.put(&mut out)?;
@@ -55,15 +62,15 @@ impl Header {
         Ok(Self::SIZE)
     }
 
-    /// Reads the block at the start of `bytes`. Other versions are refused before anything else is looked at.
+    /// Reads the block at the start of `bytes`. Unknown versions are refused before anything else is looked at.
     pub fn decode(bytes: &[u8]) -> Result<(Self, usize), LayoutError> {
         let mut input = Input::new(Self::NAME, bytes);
         if input.array::<8>()? != MAGIC {
             return Err(LayoutError::NotOurs);
         }
-        let found = u32::take(&mut input, "version")?;
-        if found != FORMAT_VERSION {
-            return Err(LayoutError::Version { found });
+        let version = u32::take(&mut input, "version")?;
+        if !(ALONE_VERSION..=FORMAT_VERSION).contains(&version) {
+            return Err(LayoutError::Version { found: version });
         }
         let kind = PartKind::take(&mut input, "kind")?;
         let image = input.array()?;
@@ -72,7 +79,7 @@ impl Header {
         if let Some(odd) = input.array::<20>()?.iter().find(|byte| **byte != 0) {
             return Err(input.invalid("reserved byte", u64::from(*odd)));
         }
-        let header = Self { kind, image, number, generation };
+        let header = Self { version, kind, image, number, generation };
         Ok((header, Self::SIZE))
     }
 }

@@ -10,6 +10,7 @@ use crate::disk::{Disk, Durability, Faults, random, random_suffix};
 use crate::error::Error;
 use crate::file::directory_around;
 use crate::lock;
+use crate::share::Sharing;
 use crate::store::{forget_empty, sweep_prefix};
 
 /// The file that a living writer holds locked.
@@ -41,6 +42,7 @@ pub struct DirectorySink {
     temporary: PathBuf,
     target: PathBuf,
     lock: LockPath,
+    sharing: Sharing,
     files: Vec<(PathBuf, Arc<File>)>,
     /// Held until the end; `None` once nothing is left to remove.
     live: Option<File>,
@@ -66,21 +68,23 @@ impl DirectorySink {
         sweep_prefix(&disk, &parent, &prefix)?;
         let temporary = parent.join(format!("{prefix}{}", random_suffix()?));
         let snapshot = SnapshotId { image: ImageId(random()?), place: None };
-        let sink = Self::begin(disk, snapshot, temporary, target.to_owned(), lock);
+        let sharing = Sharing::new(disk, None);
+        let sink = Self::begin(snapshot, temporary, target.to_owned(), lock, sharing);
         drop(held);
         Ok(sink?)
     }
 
     /// Makes the temporary directory. The caller holds the job's lock.
     pub(crate) fn begin(
-        disk: Disk,
         snapshot: SnapshotId,
         temporary: PathBuf,
         target: PathBuf,
         lock: LockPath,
+        sharing: Sharing,
     ) -> Result<Self, StoreError> {
+        let disk = sharing.disk().clone();
         disk.create_dir(&temporary)?;
-        let mut sink = Self { disk, snapshot, temporary, target, lock, files: Vec::new(), live: None };
+        let mut sink = Self { disk, snapshot, temporary, target, lock, sharing, files: Vec::new(), live: None };
         let path = sink.temporary.join(LIVE);
         match sink.disk.create_file(&path) {
             Ok(live) => {
@@ -98,6 +102,7 @@ impl DirectorySink {
     fn remove(&mut self) -> Result<(), StoreError> {
         self.live = None;
         self.files.clear();
+        self.sharing.end();
         self.disk.remove_dir_all(&self.temporary)
     }
 
@@ -137,6 +142,21 @@ impl Sink for DirectorySink {
         Ok(Box::new(DirectoryPart { disk: self.disk.clone(), path, file }))
     }
 
+    fn can_share(&self, base: &SnapshotId) -> bool {
+        self.sharing.can_share(base, &self.temporary)
+    }
+
+    fn share(&mut self, base: &SnapshotId, name: PartName) -> Result<(), StoreError> {
+        self.sharing.share(base, name, &self.temporary.join(name.to_string()))
+    }
+
+    fn extend(&mut self, base: &SnapshotId, name: PartName, at: u64) -> Result<Box<dyn WritePart>, StoreError> {
+        let path = self.temporary.join(name.to_string());
+        let file = Arc::new(self.sharing.extend(base, name, at, &path)?);
+        self.files.push((path.clone(), Arc::clone(&file)));
+        Ok(Box::new(DirectoryPart { disk: self.disk.clone(), path, file }))
+    }
+
     fn persist(&mut self, manifest: &[u8]) -> Result<(), StoreError> {
         let path = self.temporary.join(PartName::Manifest.to_string());
         let file = self.disk.create_file(&path)?;
@@ -154,6 +174,7 @@ impl Sink for DirectorySink {
         if published.is_ok() {
             self.live = None;
             self.files.clear();
+            self.sharing.end();
             self.temporary = PathBuf::new();
         }
         drop(held);

@@ -133,11 +133,11 @@ impl Disk {
         })
     }
 
-    /// Gives a file without a name this one, which nobody else may have.
+    /// Gives a file this name, which nobody else may have: the first one, or one more.
     pub(crate) fn link(&self, file: &File, path: &Path) -> Result<(), StoreError> {
         self.run("naming", path, || {
-            let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
-            Ok(rustix::fs::linkat(CWD, nameless, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+            let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
+            Ok(rustix::fs::linkat(CWD, opened, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
         })
     }
 
@@ -149,6 +149,11 @@ impl Disk {
             return Err(failed("writing", path, file.write_all(half).err().unwrap_or(error)));
         }
         file.write_all(bytes).map_err(|error| failed("writing", path, error))
+    }
+
+    /// Cuts a file off.
+    pub(crate) fn truncate(&self, file: &File, path: &Path, length: u64) -> Result<(), StoreError> {
+        self.run("cutting", path, || file.set_len(length))
     }
 
     /// Makes a file's bytes durable, if that was asked for.

@@ -191,6 +191,10 @@ impl Sink for FileSink {
     }
 
     fn part(&mut self, name: PartName) -> Result<Box<dyn WritePart>, StoreError> {
+        if matches!(name, PartName::Index(_)) {
+            // An image in one file stands by itself.
+            return Err(StoreError::shares_nothing(self.target.display().to_string()));
+        }
         Ok(Box::new(FilePart { name, shared: Arc::clone(&self.shared) }))
     }
 

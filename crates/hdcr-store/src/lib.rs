@@ -5,12 +5,14 @@
 //!
 //! ```text
 //! ROOT/jobs/NAME/.lock          held for moments only; holds the last number given
-//! ROOT/jobs/NAME/7/             a committed image: manifest, frames, pages-0
+//! ROOT/jobs/NAME/.extending     locked by the one writer that goes on with parts of another image
+//! ROOT/jobs/NAME/7/             a committed image: manifest, frames, pages-0; in a chain its parts are the same files as
+//!                               those of the image before, by hard links
 //! ROOT/jobs/NAME/.new-8-RANDOM/ one in the making; its file .live is locked by the writer
 //! ROOT/jobs/NAME/.gone-3-RANDOM one being removed
 //! ```
 //!
-//! Lock order: the job's `.lock`, then `.live`.
+//! Lock order: the job's `.lock`, then `.live`, then `.extending`.
 #![forbid(unsafe_code)]
 
 mod directory;
@@ -19,6 +21,7 @@ mod error;
 mod file;
 mod lock;
 mod selector;
+mod share;
 mod source;
 mod store;
 

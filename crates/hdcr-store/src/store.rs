@@ -12,6 +12,7 @@ use crate::disk::{Disk, Durability, Faults, failed, random, random_suffix};
 use crate::error::Error;
 use crate::lock;
 use crate::selector::{Selector, sequence};
+use crate::share::Sharing;
 use crate::source::{DirectorySource, open_path};
 
 const NEW: &str = ".new-";
@@ -77,13 +78,10 @@ impl DirectoryStore {
         lock.set_len(length).map_err(|error| failed("writing", &lock_path, error))?;
         let temporary = path.join(format!("{NEW}{number}-{}", random_suffix()?));
         let snapshot = SnapshotId { image: ImageId(random()?), place: Some((job.clone(), number)) };
-        Ok(DirectorySink::begin(
-            self.disk.clone(),
-            snapshot,
-            temporary,
-            path.join(number.to_string()),
-            LockPath::File(lock_path),
-        )?)
+        let sharing = Sharing::new(self.disk.clone(), Some((job.clone(), path.clone())));
+        let target = path.join(number.to_string());
+        let sink = DirectorySink::begin(snapshot, temporary, target, LockPath::File(lock_path), sharing);
+        Ok(sink?)
     }
 
     /// Locks a job, making its directory: a writer that gives up may just be removing it.
@@ -229,7 +227,7 @@ fn names_in(path: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-fn sequences_in(job: &Path) -> Result<Vec<u64>, Error> {
+pub(crate) fn sequences_in(job: &Path) -> Result<Vec<u64>, Error> {
     let mut all: Vec<u64> = names_in(job)?.iter().filter_map(|name| sequence(name)).collect();
     all.sort_unstable();
     Ok(all)

@@ -1,0 +1,119 @@
+//! The segments of an image in the making: those that it shares, and the one that its pages are appended to.
+
+use hdcr_layout::{ALONE_VERSION, FORMAT_VERSION, Header, PartKind};
+
+use crate::error::{ImageError, StoreError};
+use crate::frames::Output;
+use crate::manifest::SegmentFacts;
+use crate::name::{PartName, SnapshotId};
+use crate::number::size;
+use crate::sink::Sink;
+
+/// In a chain a segment that is as long is closed, so that what nobody needs any more goes away by the piece.
+const FULL: u64 = 64 << 20;
+
+/// Where stored bytes lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    pub(crate) segment: u32,
+    pub(crate) generation: u64,
+    pub(crate) offset: u64,
+}
+
+/// The one that grows.
+#[derive(Debug)]
+struct Open {
+    facts: SegmentFacts,
+    out: Output,
+}
+
+/// All segments.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    version: u32,
+    full: u64,
+    /// In order of their numbers; the open one comes behind them.
+    closed: Vec<SegmentFacts>,
+    open: Option<Open>,
+    added: u64,
+}
+
+impl Segments {
+    /// Those of an image that stands by itself.
+    pub(crate) fn alone() -> Self {
+        Self { version: ALONE_VERSION, full: u64::MAX, closed: Vec::new(), open: None, added: 0 }
+    }
+
+    /// Those of an image that others may go on from.
+    pub(crate) fn first() -> Self {
+        Self { version: FORMAT_VERSION, full: FULL, ..Self::alone() }
+    }
+
+    /// Takes over those of the image before and goes on with the last one, if that can be.
+    pub(crate) fn onto(sink: &mut dyn Sink, base: &SnapshotId, segments: &[SegmentFacts]) -> Result<Self, ImageError> {
+        let mut all = Self::first();
+        for facts in segments {
+            let name = PartName::Pages(facts.number);
+            let is_last = segments.last() == Some(facts);
+            if is_last && facts.size < all.full {
+                match sink.extend(base, name, facts.size) {
+                    Err(StoreError::Busy { .. }) => {}
+                    part => {
+                        all.open = Some(Open { facts: *facts, out: Output::resume(part?, facts.size) });
+                        return Ok(all);
+                    }
+                }
+            }
+            sink.share(base, name)?;
+            all.closed.push(*facts);
+        }
+        Ok(all)
+    }
+
+    /// Appends stored bytes.
+    pub(crate) fn store(&mut self, sink: &mut dyn Sink, bytes: &[u8]) -> Result<Place, ImageError> {
+        if self.open.as_ref().is_some_and(|open| open.out.written >= self.full) {
+            self.close()?;
+        }
+        let open = match self.open.take() {
+            Some(open) => open,
+            None => self.begin(sink)?,
+        };
+        let open = self.open.insert(open);
+        let offset = open.out.written;
+        open.out.write(bytes)?;
+        self.added = self.added.saturating_add(size(bytes.len()));
+        Ok(Place { segment: open.facts.number, generation: open.facts.generation, offset })
+    }
+
+    fn begin(&mut self, sink: &mut dyn Sink) -> Result<Open, ImageError> {
+        let number = match self.closed.last() {
+            None => Some(0),
+            Some(last) => last.number.checked_add(1),
+        };
+        let number = number.ok_or(ImageError::TooLong { what: "a chain", len: u64::from(u32::MAX) })?;
+        let name = PartName::Pages(number);
+        let image = sink.snapshot().image;
+        let part = sink.part(name)?;
+        let facts = SegmentFacts { number, generation: 1, size: 0, image };
+        let (version, kind, generation) = (self.version, PartKind::Pages, facts.generation);
+        let header = Header { version, kind, image: image.0, number, generation };
+        let out = Output::new(part, name, &header)?;
+        self.added = self.added.saturating_add(size(Header::SIZE));
+        Ok(Open { facts, out })
+    }
+
+    fn close(&mut self) -> Result<(), ImageError> {
+        if let Some(open) = self.open.take() {
+            self.closed.push(SegmentFacts { size: open.out.written, ..open.facts });
+            open.out.close()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the one that is open. Says as well how many bytes were added.
+    pub(crate) fn finish(mut self) -> Result<(Vec<SegmentFacts>, u64), ImageError> {
+        self.close()?;
+        Ok((self.closed, self.added))
+    }
+}
