@@ -69,6 +69,9 @@ pub(crate) struct Common {
     /// Part of hdcr itself: the process meant has this pid here, in the namespaces that were entered for it
     #[arg(long, global = true, hide = true, value_name = "PID")]
     pub(crate) entered: Option<i32>,
+    /// Part of hdcr itself: this command was started by one that leads a process group and waits for it
+    #[arg(long, global = true, hide = true)]
+    pub(crate) apart: bool,
 }
 
 /// What is to be done.

@@ -68,7 +68,7 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
     }
     let settings = Settings::read(&cli.common)?;
     let inside = cli.common.inside.as_deref().map(namespace::inside).transpose()?;
-    let at = Surrounding { output, settings: &settings, inside, entered: cli.common.entered };
+    let at = Surrounding { output, settings: &settings, inside, entered: cli.common.entered, apart: cli.common.apart };
     let status = match cli.command {
         Command::Run(args) => commands::run::run(&at, &args),
         Command::Checkpoint(args) => commands::checkpoint::run(&at, &args),

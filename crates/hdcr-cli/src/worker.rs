@@ -1,12 +1,13 @@
 //! A checkpoint or a restore in a process of its own, so that its crash harms nobody and a restore is cloned from something small.
 //!
 //! The worker is this same program. It gets its task over a socket that is its standard input, answers on it, and ends. It
-//! stays in the process group of the command, because a restored tree is born into that group, but no signal of a
-//! terminal reaches it. When the command dies in a checkpoint, it dies; in a restore it leaves nothing half done: it gives
+//! stays in the process group of the command, because a restored tree is born into that group (a detached one into a group of
+//! its own), but no signal of a terminal reaches it. When the command dies in a checkpoint, it dies; in a restore it leaves nothing half done: it gives
 //! up before it touches files, and comes to its end afterwards.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -42,7 +43,7 @@ impl Worker {
         // Those in the way live until the right one is found, else it would get one of their numbers.
         let mut in_the_way = Vec::new();
         let found = loop {
-            let worker = Self::spawn()?;
+            let worker = Self::spawn(task)?;
             if !avoid.contains(&worker.pid) {
                 break Ok(worker);
             }
@@ -64,10 +65,15 @@ impl Worker {
         }
     }
 
-    fn spawn() -> Result<Self> {
+    fn spawn(task: &Task) -> Result<Self> {
         let (near, far) = Channel::pair()?;
         let mut command = process::this_program();
         command.arg("__worker").stdin(Stdio::from(OwnedFd::from(far)));
+        if matches!(task, Task::Restore(task) if task.detach) {
+            // The tree is born into the group of its worker: in that of this command, the end of the last other member (of
+            // the rest of a pipeline) would hang up what is stopped.
+            command.process_group(0);
+        }
         let child = command.spawn().map_err(Failure::system("starting a worker process"))?;
         Ok(Self { pid: child.id().cast_signed(), channel: near })
     }

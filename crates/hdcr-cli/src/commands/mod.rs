@@ -34,6 +34,8 @@ pub(crate) struct Surrounding<'a> {
     pub(crate) inside: Option<File>,
     /// The pid here of the process that is meant, when this command runs in namespaces that were entered for it.
     pub(crate) entered: Option<i32>,
+    /// This command was started for one that leads a process group.
+    pub(crate) apart: bool,
 }
 
 impl Surrounding<'_> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -31,6 +32,14 @@ use crate::task::{Place, RestoreTask};
 use crate::told::Since;
 
 pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
+    if args.detach && at.inside.is_none() {
+        if at.apart {
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+                .map_err(Failure::system("tying the command to the one that started it"))?;
+        } else if rustix::process::getpgrp() == rustix::process::getpid() {
+            return apart();
+        }
+    }
     let place = place(at, &args.image)?;
     let manifest = parts::manifest(&place)?;
     can_write_pid(args.pidfile.as_deref())?;
@@ -70,6 +79,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         Some(report) => {
             if args.detach {
                 let_go_of_stdio()?;
+                leave_session(main);
             }
             namespace::tell_ready(report, main)?;
         }
@@ -86,6 +96,17 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         at.output.object_aside(&Running { status: Some(status), ..running });
     }
     Ok(status)
+}
+
+/// Does the same in a child. Whoever leads a process group cannot leave its session while others are in that group, as the
+/// rest of a pipeline is.
+fn apart() -> Result<u8> {
+    let mut command = process::this_program();
+    command.arg("--apart").args(std::env::args_os().skip(1));
+    let mut child = command.spawn().map_err(Failure::system("starting hdcr in a process of its own"))?;
+    let status = child.wait().map_err(Failure::system("waiting for the restore"))?;
+    let death = status.signal().map_or_else(|| Death::Exit(status.code().unwrap_or(0)), Death::Signal);
+    Ok(shell_status(death))
 }
 
 /// The groups of the program lose their parent in this session when this process ends: then the kernel would end those
