@@ -291,14 +291,14 @@ impl Frozen for PtraceFrozen {
         }
         // All that run are awaited, whatever happened to one of them.
         for (pid, indices, jobs) in started {
-            let Some(visit) = self.visits.get(&pid) else {
+            let (Some(visit), Some(premises)) = (self.visits.get_mut(&pid), self.premises.get(&pid)) else {
                 continue;
             };
             for (index, job) in indices.into_iter().zip(&jobs) {
                 if !self.tracees.get(&job.tid).is_some_and(|tracee| tracee.running) {
                     continue;
                 }
-                match visit.finish(&self.calls, &mut self.tracees, job, self.by) {
+                match visit.finish(&self.calls, premises, &mut self.tracees, (job, self.by)) {
                     Ok(replies) => {
                         if let Some(place) = all.get_mut(index) {
                             *place = replies;

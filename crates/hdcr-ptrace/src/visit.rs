@@ -1,11 +1,13 @@
 //! What is set up in a frozen process to run batches in it, and how it is taken away again.
 //!
 //! Order (the invariant: a thread's mask differs only while it stands in a stub, and a heal is in place before):
-//! 1. *once* and its control block go into the tail of the vdso, by the memory file.
+//! 1. *once* and its control block go into the tail of the vdso (or of some text), by the memory file.
 //! 2. The runner makes `mmap` there: one private region, and makes its second half writable and not executable. It stays
 //!    at its rendezvous. So a process that may not have memory that is both (`PR_SET_MDWE`) can be visited as well.
-//! 3. A *batch* block for each thread goes into the first half, by the memory file; tables go into the second one.
-//! 4. Back: all others home, the runner makes the `munmap` in *once* and goes home, the tail holds what it held before.
+//! 3. A *batch* block for each thread goes into the first half, by the memory file; tables go into the second one. When the
+//!    runner has gone on to its block, the tail holds what it held before: it may be read as a part of the program.
+//! 4. Back: all others home, *once* is put into the tail again, the runner makes the `munmap` there and goes home, and the
+//!    tail holds what it held before.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -64,6 +66,8 @@ pub(crate) struct Visit {
     slot: u64,
     /// What was there before: zeros, or what a dead tracer left.
     slot_before: [u8; stub::ONCE_LEN],
+    /// Whether *once* lies there.
+    in_slot: bool,
     /// The runner's numbers as its own pid namespace has them.
     process: i32,
     thread: i32,
@@ -173,7 +177,7 @@ impl Visit {
         let blocked = masks.fold(0, |all, tracee| all | tracee.own.mask);
         let signal = choose_signal(&status, blocked, pending_to(runner.pid, threads, blocked), tid)?;
         let Some(tail) = premises.tail else {
-            return Err(unsupported(tid, "a task whose vdso has no room"));
+            return Err(unsupported(tid, "a task without room in its vdso and in its text"));
         };
         let blocks_len = offset(threads.len() * stub::BATCH_STRIDE).next_multiple_of(PAGE);
         let area_len = offset(room).next_multiple_of(PAGE).max(PAGE);
@@ -182,6 +186,7 @@ impl Visit {
             runner: tid,
             slot,
             slot_before,
+            in_slot: true,
             process: status.inner_process,
             thread: status.inner_thread,
             signal,
@@ -322,7 +327,7 @@ impl Visit {
     ) -> Result<Replies> {
         let mut job = Job { tid: self.runner, batch, at: 0 };
         self.start(calls, premises, tracees, std::slice::from_mut(&mut job))?;
-        self.finish(calls, tracees, &job, by)
+        self.finish(calls, premises, tracees, (&job, by))
     }
 
     fn block(&mut self, tracee: &Tracee) -> Result<Block> {
@@ -383,7 +388,7 @@ impl Visit {
         let made = i32::try_from(calls.registers(tid)?.ax.cast_signed()).unwrap_or(-1);
         let duplicate = if made < 0 { Ok(None) } else { calls.duplicate(pid, tid, Fd(made)).map(Some) };
         calls.cont(tid, 0)?;
-        let replies = self.finish(calls, tracees, &job, by)?;
+        let replies = self.finish(calls, premises, tracees, (&job, by))?;
         Ok((duplicate?, replies))
     }
 
@@ -442,7 +447,13 @@ impl Visit {
     }
 
     /// Awaits a job that was started, and reads what came of it.
-    pub(crate) fn finish(&self, calls: &Calls, tracees: &mut Threads, job: &Job<'_>, by: Deadline) -> Result<Replies> {
+    pub(crate) fn finish(
+        &mut self,
+        calls: &Calls,
+        premises: &Premises,
+        tracees: &mut Threads,
+        (job, by): (&Job<'_>, Deadline),
+    ) -> Result<Replies> {
         let (Some(tracee), Some(block)) = (tracees.get_mut(&job.tid), self.blocks.get(&job.tid)) else {
             return Err(failure("running a batch", job.tid, Errno::ESRCH));
         };
@@ -452,6 +463,10 @@ impl Visit {
         let done = tracee.meet(calls, meeting, by)?.bx;
         let mut bytes = vec![0; table::room(job.batch)];
         calls.read(self.runner, RemotePtr(job.at), &mut bytes)?;
+        if self.in_slot && job.tid == self.runner {
+            self.put_tail_back(calls, premises)?;
+            self.in_slot = false;
+        }
         Ok(table::decode(job.batch, job.at, done, &bytes))
     }
 
@@ -486,6 +501,10 @@ impl Visit {
             return first.and(home);
         }
         first = first.and(runner.stop(calls, by));
+        if !self.in_slot {
+            calls.force(&premises.memory, self.runner, self.slot, stub::once_code())?;
+            self.in_slot = true;
+        }
         let (at, len) = (self.region.start, self.region.end - self.region.start);
         let unmapped = self.once(calls, premises, runner, (MUNMAP, [at, len, 0, 0, 0, 0], by));
         runner.stop(calls, by)?;

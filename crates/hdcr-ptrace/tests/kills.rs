@@ -147,6 +147,7 @@ fn trial(rounds: u32) -> Outcome<()> {
         }
         kills += visits("srpfFntE", Link::Dynamic, 3)?;
         kills += visits("s", Link::Static, 1)?;
+        kills += visits("Vrn", Link::Dynamic, 1)? + visits("V", Link::Static, 1)?;
         kills += makings()?;
     }
     if rounds > 1 {

@@ -193,25 +193,31 @@ fn place_kernels(batch: &mut TaskBatch, mm: &StoredMm, parked: &Parked) -> Resul
         batch.call("mapping the old vdso", libc::SYS_mmap, &args);
         return Ok(());
     }
-    let stored: Vec<&Mapping> =
-        mm.mappings.iter().filter(|m| matches!(m.kind, MappingKind::Vdso | MappingKind::Vvar)).collect();
-    if stored.is_empty() {
-        for (_, range) in &parked.pieces {
+    let stored: Vec<&Mapping> = mm.mappings.iter().filter(|mapping| is_kernel_kind(mapping)).collect();
+    let alike = |mapping: &Mapping, (kind, range): &(MappingKind, Range<u64>)| {
+        mapping.kind == *kind && mapping.end - mapping.start == range.end - range.start
+    };
+    let mut pieces = parked.pieces.iter();
+    let mut placed = Vec::new();
+    for mapping in &stored {
+        // In order; what comes before it the program has given up.
+        let Some(piece) = pieces.clone().find(|piece| alike(mapping, piece)) else { continue };
+        pieces.by_ref().find(|other| *other == piece);
+        placed.push((piece, mapping.start));
+    }
+    // Data for code that is not there is missed by nobody.
+    let has_code = stored.iter().any(|mapping| mapping.kind == MappingKind::Vdso);
+    if has_code && placed.len() != stored.len() {
+        return Err(Error::Unsound(format!("{}: the kernel's own mappings have another shape than here", mm.id)));
+    }
+    for (_, range) in &parked.pieces {
+        if !placed.iter().any(|((_, other), _)| other == range) {
             let len = range.end - range.start;
             batch.call("removing the vdso", libc::SYS_munmap, &[Arg::Value(range.start), Arg::Value(len)]);
         }
-        return Ok(());
     }
-    let same = stored.len() == parked.pieces.len()
-        && stored
-            .iter()
-            .zip(&parked.pieces)
-            .all(|(m, (kind, range))| m.kind == *kind && m.end - m.start == range.end - range.start);
-    if !same {
-        return Err(Error::Unsound(format!("{}: the kernel's own mappings have another shape than here", mm.id)));
-    }
-    for (mapping, (_, range)) in stored.iter().zip(&parked.pieces) {
-        relocate(batch, range, mapping.start);
+    for ((_, range), to) in placed {
+        relocate(batch, range, to);
     }
     Ok(())
 }

@@ -29,7 +29,20 @@ static void bad(const char *what, long got) {
     if (__sync_fetch_and_add(&sh->errors, 1) == 0)
         snprintf(sh->text, sizeof sh->text, "%s got %ld errno %d", what, got, errno);
 }
-static uint64_t now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1000000000ull + t.tv_nsec; }
+static int bare; // Without a vdso (a kind V).
+static uint64_t now(void) {
+    struct timespec t;
+    if (bare) syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &t); else clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+static void unmap_vdso(void) {
+    char line[512];
+    unsigned long start, end;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (maps && fgets(line, sizeof line, maps))
+        if (strstr(line, "[vdso]") && sscanf(line, "%lx-%lx", &start, &end) == 2 && munmap((void *)start, end - start)) bad("munmap", -1);
+    if (maps) fclose(maps);
+}
 
 // Fills the registers with a pattern, spins, and looks whether all are as they were.
 static int spin(uint64_t seed) {
@@ -73,6 +86,7 @@ static void turn(char kind, struct lane *l, int ep) {
     uint32_t seen = l->word;
     long n;
     switch (kind) {
+    case 'V':
     case 's': if ((n = spin(start))) bad("spin", n); break;
     case 'r': take(l); break;
     case 'p': if ((n = poll(&p, 1, -1)) != 1) bad("poll", n); else take(l); break;
@@ -144,6 +158,8 @@ static void target(int count) {
     pthread_t t[MOST];
     pthread_attr_t a;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    bare = strchr(kinds, 'V') != NULL;
+    if (bare) unmap_vdso();
     pthread_attr_init(&a);
     pthread_attr_setstacksize(&a, 64 * 1024);
     for (long i = 1; i < count; i++)
