@@ -47,22 +47,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         refuse_running(at, &place)?;
     }
     if at.inside.is_none() && (args.new_pids || !namespace::may_choose_pids()) {
-        let processes = manifest.facts.processes.len();
-        let mut runs = None;
-        let status = namespace::outside(std::env::args_os().skip(1), &mut |pid| {
-            write_pid(args.pidfile.as_deref(), pid)?;
-            let running = Running { pid, processes, restore_us: None, calls: None, status: None };
-            if args.detach {
-                at.output.result_aside(&running);
-                return Ok(Outside::Leaves);
-            }
-            runs = Some(running);
-            Ok(Outside::Waits)
-        })?;
-        if let Some(running) = runs {
-            at.output.object_aside(&Running { status: Some(status), ..running });
-        }
-        return Ok(status);
+        return in_namespace(at, args, manifest.facts.processes.len());
     }
     let signals = Signals::take()?;
     let restored = match bring_back(at, args, &place, &manifest, &signals)? {
@@ -93,6 +78,25 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     at.output.detail(&running.text());
     let status = shell_status(foreground::accompany(main, &signals, at.output, at.inside.as_ref())?);
     if at.inside.is_none() {
+        at.output.object_aside(&Running { status: Some(status), ..running });
+    }
+    Ok(status)
+}
+
+/// Restores into a private pid namespace, through a command of its own there.
+fn in_namespace(at: &Surrounding<'_>, args: &RestoreArgs, processes: usize) -> Result<u8> {
+    let mut runs = None;
+    let status = namespace::outside(std::env::args_os().skip(1), &mut |pid| {
+        write_pid(args.pidfile.as_deref(), pid)?;
+        let running = Running { pid, processes, restore_us: None, calls: None, status: None };
+        if args.detach {
+            at.output.result_aside(&running);
+            return Ok(Outside::Leaves);
+        }
+        runs = Some(running);
+        Ok(Outside::Waits)
+    })?;
+    if let Some(running) = runs {
         at.output.object_aside(&Running { status: Some(status), ..running });
     }
     Ok(status)
