@@ -12,7 +12,7 @@ use crate::wait;
 
 /// Without `restart_calls`: what remains of a poll is not to be seen without root, as `doctor` says; and without `memfd` and
 /// `private_file`: they have mapped files that have neither a name nor a descriptor, which only root can open.
-const GUESTS: [&str; 26] = [
+const GUESTS: [&str; 27] = [
     "anon_memory",
     "dead_leader",
     "epoll",
@@ -31,6 +31,7 @@ const GUESTS: [&str; 26] = [
     "regular_file",
     "robust_mutex",
     "shared_anon",
+    "shared_anon_longer",
     "shared_file",
     "sigactions",
     "signalfd",
