@@ -10,6 +10,7 @@ use crate::manifest::SegmentFacts;
 use crate::name::SnapshotId;
 use crate::reader::{open_segments, read_manifest};
 use crate::sink::Source;
+use crate::squash::Upkeep;
 
 /// Where a committed image leaves off, for the next one to go on from: the index of all its pages, its segments, its log.
 pub struct Chain {
@@ -17,6 +18,7 @@ pub struct Chain {
     pub(crate) spaces: BTreeMap<u64, Index>,
     pub(crate) segments: Vec<SegmentFacts>,
     pub(crate) log: LogState,
+    pub(crate) upkeep: Upkeep,
 }
 
 impl fmt::Debug for Chain {
@@ -42,7 +44,7 @@ impl Chain {
             PageRun::check(*run, &manifest.segments)?;
         }
         let log = LogState { facts, digest };
-        Ok(Self { id: manifest.id, spaces, segments: manifest.segments, log })
+        Ok(Self { id: manifest.id, spaces, segments: manifest.segments, log, upkeep: Upkeep::default() })
     }
 
     /// The image that it leads from.

@@ -20,7 +20,9 @@ pub enum Compression {
 /// Turns a run into its stored bytes.
 pub(crate) struct Compressor {
     compression: Compression,
-    table: Option<CompressTable>,
+    /// For inputs below 64 KiB, which it is cheaper to clear for.
+    small: Option<CompressTable>,
+    large: Option<CompressTable>,
     zstd: Option<zstd::bulk::Compressor<'static>>,
     stored: Vec<u8>,
 }
@@ -31,7 +33,7 @@ impl Compressor {
             Compression::Zstd(level) => Some(zstd::bulk::Compressor::new(level).map_err(ImageError::Compress)?),
             Compression::None | Compression::Lz4 => None,
         };
-        Ok(Self { compression, table: None, zstd, stored: Vec::new() })
+        Ok(Self { compression, small: None, large: None, zstd, stored: Vec::new() })
     }
 
     /// The stored bytes, or `None` when they would not be fewer.
@@ -50,7 +52,11 @@ impl Compressor {
         if self.stored.len() < room {
             self.stored.resize(room, 0);
         }
-        let table = self.table.get_or_insert_with(CompressTable::large);
+        let table = if bytes.len() < usize::from(u16::MAX) {
+            self.small.get_or_insert_with(CompressTable::small)
+        } else {
+            self.large.get_or_insert_with(CompressTable::large)
+        };
         compress_into_with_table(bytes, &mut self.stored, table)
             .map_err(|error| ImageError::Compress(std::io::Error::other(error)))
     }

@@ -51,7 +51,8 @@ impl Output {
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<(), StoreError> {
+    /// Hands on what waits.
+    pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
         if !self.buffer.is_empty() {
             self.part.write(&self.buffer)?;
             self.buffer.clear();

@@ -1,5 +1,6 @@
 //! Reading many runs at once: few reads of a segment, no buffer allocated twice, and only checked bytes handed over.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use hdcr_layout::{Codec, PageRunEntry};
@@ -7,10 +8,12 @@ use hdcr_layout::{Codec, PageRunEntry};
 use crate::error::ImageError;
 use crate::index::PageRun;
 use crate::number::len;
-use crate::reader::{ImageReader, check_sum, plain_size, unpack};
+use crate::reader::{ImageReader, check_sum, identity, plain_size, unpack};
 
 /// Groups have as many bytes of pages at most, but for one that is a single run.
 const GROUP: usize = 1 << 20;
+/// So many bytes are unpacked for them at most: runs of which pieces were replaced are unpacked whole.
+const UNPACKED: usize = 4 << 20;
 const PAGE: usize = 4096;
 
 /// Room for the bytes of a group, to be used for one group after another.
@@ -20,12 +23,18 @@ pub struct GroupBuffers {
     plain: Vec<u8>,
 }
 
-/// Where the bytes of a run lie in the buffers.
+/// Where what was stored together lies in the buffers.
 struct Place<'r> {
     run: &'r PageRun,
     stored: Range<usize>,
     /// In the other buffer, when they were compressed.
     plain: Option<Range<usize>>,
+}
+
+/// What was stored together, and for each run of a group where it is in that list.
+struct Places<'r> {
+    places: Vec<Place<'r>>,
+    runs: Vec<(&'r PageRun, usize)>,
 }
 
 /// Makes room without writing to what is there.
@@ -39,17 +48,21 @@ impl ImageReader {
     /// The runs of a space in groups, by their places in [`ImageReader::runs`].
     pub fn groups(&self, space: u64) -> Vec<Range<usize>> {
         let mut groups: Vec<Range<usize>> = Vec::new();
-        let mut bytes = GROUP;
+        let mut seen = BTreeSet::new();
+        let (mut bytes, mut unpacked) = (GROUP, 0_usize);
         for (at, run) in self.runs(space).iter().enumerate().filter(|(_, run)| !run.is_zero()) {
-            let more = plain_size(run.entry());
             let end = at.saturating_add(1);
-            if let Some(last) = groups.last_mut().filter(|_| bytes.saturating_add(more) <= GROUP) {
+            let more = if seen.contains(&identity(run.entry())) { 0 } else { plain_size(run.entry()) };
+            bytes = bytes.saturating_add(len(run.size()));
+            unpacked = unpacked.saturating_add(more);
+            if let Some(last) = groups.last_mut().filter(|_| bytes <= GROUP && unpacked <= UNPACKED) {
                 last.end = end;
             } else {
-                bytes = 0;
+                seen.clear();
+                (bytes, unpacked) = (len(run.size()), plain_size(run.entry()));
                 groups.push(at..end);
             }
-            bytes = bytes.saturating_add(more);
+            seen.insert(identity(run.entry()));
         }
         groups
     }
@@ -63,7 +76,7 @@ impl ImageReader {
         buffers: &'b mut GroupBuffers,
     ) -> Result<Vec<(u64, &'b [u8])>, ImageError> {
         let runs = self.runs(space).get(group).unwrap_or_default();
-        let places = places(runs);
+        let Places { places, runs } = places(runs);
         grow(&mut buffers.stored, places.last().map_or(0, |place| place.stored.end));
         let plain = places.iter().filter_map(|place| place.plain.as_ref()).map(|plain| plain.end).max();
         grow(&mut buffers.plain, plain.unwrap_or(0));
@@ -84,31 +97,37 @@ impl ImageReader {
             }
         }
         let buffers: &'b GroupBuffers = buffers;
-        let pages = |place: &Place<'_>| {
-            let all = match &place.plain {
+        let pages = |(run, at): &(&PageRun, usize)| {
+            let all = places.get(*at).and_then(|place| match &place.plain {
                 Some(plain) => buffers.plain.get(plain.clone()),
                 None => buffers.stored.get(place.stored.clone()),
-            };
-            let skip = usize::from(place.run.entry().skip).saturating_mul(PAGE);
-            let pages = all.and_then(|all| all.get(skip..)).and_then(|all| all.get(..len(place.run.size())));
-            (place.run.address(), pages.unwrap_or_default())
+            });
+            let skip = usize::from(run.entry().skip).saturating_mul(PAGE);
+            let pages = all.and_then(|all| all.get(skip..)).and_then(|all| all.get(..len(run.size())));
+            (run.address(), pages.unwrap_or_default())
         };
-        Ok(places.iter().map(pages).collect())
+        Ok(runs.iter().map(pages).collect())
     }
 }
 
-fn places(runs: &[PageRun]) -> Vec<Place<'_>> {
+fn places(runs: &[PageRun]) -> Places<'_> {
     let (mut stored, mut plain) = (0_usize, 0_usize);
-    let mut places = Vec::new();
+    let mut all = Places { places: Vec::new(), runs: Vec::new() };
+    let mut known = BTreeMap::new();
     for run in runs.iter().filter(|run| !run.is_zero()) {
         let entry = run.entry();
+        let at = *known.entry(identity(entry)).or_insert(all.places.len());
+        all.runs.push((run, at));
+        if at < all.places.len() {
+            continue;
+        }
         let stored_end = stored.saturating_add(len(u64::from(entry.length)));
         let unpacked = (entry.codec != Codec::Plain).then(|| plain..plain.saturating_add(plain_size(entry)));
         plain = unpacked.as_ref().map_or(plain, |unpacked| unpacked.end);
-        places.push(Place { run, stored: stored..stored_end, plain: unpacked });
+        all.places.push(Place { run, stored: stored..stored_end, plain: unpacked });
         stored = stored_end;
     }
-    places
+    all
 }
 
 /// How many of the first places lie behind one another in one segment.

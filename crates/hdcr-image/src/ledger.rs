@@ -54,13 +54,13 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Whether the image is in a chain.
-    pub(crate) fn has_log(&self) -> bool {
-        self.log.is_some()
-    }
-
     pub(crate) fn counts(&self) -> Counts {
         self.spaces.values().map(Index::counts).fold(Counts::default(), Counts::plus)
+    }
+
+    /// The index.
+    pub(crate) fn spaces(&self) -> &BTreeMap<u64, Index> {
+        &self.spaces
     }
 
     /// Puts a run over whatever the space held there.

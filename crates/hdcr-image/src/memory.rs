@@ -92,6 +92,11 @@ impl Sink for MemorySink {
         Ok(Box::new(MemoryPart { name, parts: Arc::clone(&self.parts) }))
     }
 
+    fn reader(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        MemorySource { parts }.part(name)
+    }
+
     fn persist(&mut self, manifest: &[u8]) -> Result<(), StoreError> {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         parts.insert(PartName::Manifest, manifest.to_vec());

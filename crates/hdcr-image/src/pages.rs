@@ -4,19 +4,16 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use hdcr_layout::{Codec, PAGE_SIZE, PageRunEntry, RUN_PAGES};
-use xxhash_rust::xxh3::xxh3_64;
 
-use crate::compress::{Compression, Compressor};
 use crate::error::ImageError;
 use crate::index::Index;
-use crate::ledger::Ledger;
 use crate::log::LogState;
 use crate::manifest::SegmentFacts;
 use crate::number::{len, size};
-use crate::segments::Segments;
+use crate::pack::{PAGE, Packer};
 use crate::sink::Sink;
+use crate::squash::Upkeep;
 
-const PAGE: usize = 4096;
 const RUN: usize = 256 * PAGE;
 /// In a chain pages are replaced a few at a time, and each piece that is left of a run is unpacked with all of it.
 const CHAIN_RUN: usize = 16 * PAGE;
@@ -51,36 +48,37 @@ pub(crate) struct Stored {
     pub(crate) spaces: BTreeMap<u64, Index>,
     /// `None` for an image that stands by itself.
     pub(crate) log: Option<LogState>,
+    pub(crate) upkeep: Upkeep,
 }
 
 /// Writes pages.
 pub(crate) struct PageWriter {
-    compressor: Compressor,
+    packer: Packer,
+    /// Looks after a chain; `None` for an image that stands by itself.
+    upkeep: Option<Upkeep>,
     pending: Pending,
     /// The most bytes that are stored together.
     run: usize,
-    segments: Segments,
-    ledger: Ledger,
     /// What is taken over at the end: into which space, from which, where.
     alike: Vec<(u64, u64, Range<u64>)>,
 }
 
 impl std::fmt::Debug for PageWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PageWriter").field("segments", &self.segments).finish_non_exhaustive()
+        f.debug_struct("PageWriter").field("segments", &self.packer.segments).finish_non_exhaustive()
     }
 }
 
 impl PageWriter {
-    pub(crate) fn new(compression: Compression, segments: Segments, ledger: Ledger) -> Result<Self, ImageError> {
-        Ok(Self {
-            compressor: Compressor::new(compression)?,
-            pending: Pending::default(),
-            run: if ledger.has_log() { CHAIN_RUN } else { RUN },
-            segments,
-            ledger,
-            alike: Vec::new(),
-        })
+    pub(crate) fn new(packer: Packer, upkeep: Option<Upkeep>) -> Self {
+        let run = if upkeep.is_some() { CHAIN_RUN } else { RUN };
+        Self { packer, upkeep, pending: Pending::default(), run, alike: Vec::new() }
+    }
+
+    pub(crate) fn close_segments_at(&mut self, bytes: u64) {
+        if self.upkeep.is_some() {
+            self.packer.segments.close_at(bytes);
+        }
     }
 
     /// Takes whole pages. They replace what the space held at these addresses.
@@ -129,7 +127,7 @@ impl PageWriter {
             return Err(ImageError::NotPages { address: range.start, len: bytes });
         }
         self.flush(sink)?;
-        if range.is_empty() { Ok(()) } else { self.ledger.cut(space, range) }
+        if range.is_empty() { Ok(()) } else { self.packer.ledger.cut(space, range) }
     }
 
     fn zeroes(&mut self, sink: &mut dyn Sink, space: u64, address: u64, pages: u64) -> Result<(), ImageError> {
@@ -196,41 +194,30 @@ impl PageWriter {
                 skip: 0,
                 reserved: 0,
             };
-            self.ledger.put(space, run)?;
+            self.packer.ledger.put(space, run)?;
             done = done.saturating_add(count);
         }
         Ok(())
     }
 
     fn store(&mut self, sink: &mut dyn Sink, space: u64, address: u64, bytes: &[u8]) -> Result<(), ImageError> {
-        let (codec, stored) = self.compressor.compress(bytes)?.unwrap_or((Codec::Plain, bytes));
-        let place = self.segments.store(sink, stored)?;
-        let pages = bytes.len().checked_div(PAGE).unwrap_or(0);
-        let run = PageRunEntry {
-            address,
-            offset: place.offset,
-            generation: place.generation,
-            xxh3: xxh3_64(stored),
-            pages: u32::try_from(pages).unwrap_or(u32::MAX),
-            segment: place.segment,
-            length: u32::try_from(stored.len()).unwrap_or(u32::MAX),
-            codec,
-            stored: u16::try_from(pages).unwrap_or(u16::MAX),
-            skip: 0,
-            reserved: 0,
-        };
-        self.ledger.put(space, run)
+        let stored = self.packer.store(sink, bytes)?;
+        self.packer.ledger.put(space, PageRunEntry { address, ..stored })
     }
 
     /// Stores what waits and says what there is.
     pub(crate) fn finish(mut self, sink: &mut dyn Sink) -> Result<Stored, ImageError> {
         self.flush(sink)?;
         for (space, from, range) in std::mem::take(&mut self.alike) {
-            self.ledger.alike(space, from, &range)?;
+            self.packer.ledger.alike(space, from, &range)?;
         }
-        let (segments, stored) = self.segments.finish()?;
-        let (spaces, log) = self.ledger.finish()?;
+        if let Some(upkeep) = &mut self.upkeep {
+            upkeep.tend(&mut self.packer, sink)?;
+        }
+        let (segments, stored) = self.packer.segments.finish()?;
+        let (spaces, log) = self.packer.ledger.finish()?;
         let (log, logged) = log.map_or((None, 0), |(log, added)| (Some(log), added));
-        Ok(Stored { segments, added: stored.saturating_add(logged), spaces, log })
+        let upkeep = self.upkeep.unwrap_or_default();
+        Ok(Stored { segments, added: stored.saturating_add(logged), spaces, log, upkeep })
     }
 }

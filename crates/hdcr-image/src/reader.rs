@@ -145,6 +145,11 @@ fn corrupt(entry: &PageRunEntry, reason: &str) -> ImageError {
     ImageError::corrupt(PartName::Pages(entry.segment), format!("{reason} (page {:#x})", entry.address))
 }
 
+/// Runs that are equal in this are pieces of what was stored together.
+pub(crate) fn identity(entry: &PageRunEntry) -> (u32, u64, u32, u16, u16, u64) {
+    (entry.segment, entry.offset, entry.length, entry.codec.number(), entry.stored, entry.xxh3)
+}
+
 /// How many bytes the pages are that were stored together with a run.
 pub(crate) fn plain_size(entry: &PageRunEntry) -> usize {
     usize::from(entry.stored).saturating_mul(PAGE)

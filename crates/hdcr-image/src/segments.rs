@@ -11,6 +11,8 @@ use crate::sink::Sink;
 
 /// In a chain a segment that is as long is closed, so that what nobody needs any more goes away by the piece.
 const FULL: u64 = 64 << 20;
+/// No segment that is closed by that rule is longer.
+pub(crate) const LONGEST: u64 = FULL + (2 << 20);
 
 /// Where stored bytes lie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,13 +37,15 @@ pub(crate) struct Segments {
     /// In order of their numbers; the open one comes behind them.
     closed: Vec<SegmentFacts>,
     open: Option<Open>,
+    /// The number of the next one; `None` when there are no more.
+    next: Option<u32>,
     added: u64,
 }
 
 impl Segments {
     /// Those of an image that stands by itself.
     pub(crate) fn alone() -> Self {
-        Self { version: ALONE_VERSION, full: u64::MAX, closed: Vec::new(), open: None, added: 0 }
+        Self { version: ALONE_VERSION, full: u64::MAX, closed: Vec::new(), open: None, next: Some(0), added: 0 }
     }
 
     /// Those of an image that others may go on from.
@@ -52,6 +56,7 @@ impl Segments {
     /// Takes over those of the image before and goes on with the last one, if that can be.
     pub(crate) fn onto(sink: &mut dyn Sink, base: &SnapshotId, segments: &[SegmentFacts]) -> Result<Self, ImageError> {
         let mut all = Self::first();
+        all.next = segments.last().map_or(Some(0), |last| last.number.checked_add(1));
         for facts in segments {
             let name = PartName::Pages(facts.number);
             let is_last = segments.last() == Some(facts);
@@ -68,6 +73,10 @@ impl Segments {
             all.closed.push(*facts);
         }
         Ok(all)
+    }
+
+    pub(crate) fn close_at(&mut self, bytes: u64) {
+        self.full = bytes.min(FULL);
     }
 
     /// Appends stored bytes.
@@ -87,11 +96,7 @@ impl Segments {
     }
 
     fn begin(&mut self, sink: &mut dyn Sink) -> Result<Open, ImageError> {
-        let number = match self.closed.last() {
-            None => Some(0),
-            Some(last) => last.number.checked_add(1),
-        };
-        let number = number.ok_or(ImageError::TooLong { what: "a chain", len: u64::from(u32::MAX) })?;
+        let number = self.next.ok_or(ImageError::TooLong { what: "a chain", len: u64::from(u32::MAX) })?;
         let name = PartName::Pages(number);
         let image = sink.snapshot().image;
         let part = sink.part(name)?;
@@ -99,6 +104,7 @@ impl Segments {
         let (version, kind, generation) = (self.version, PartKind::Pages, facts.generation);
         let header = Header { version, kind, image: image.0, number, generation };
         let out = Output::new(part, name, &header)?;
+        self.next = number.checked_add(1);
         self.added = self.added.saturating_add(size(Header::SIZE));
         Ok(Open { facts, out })
     }
@@ -109,6 +115,26 @@ impl Segments {
             open.out.close()?;
         }
         Ok(())
+    }
+
+    /// Those that grow no more.
+    pub(crate) fn closed(&self) -> &[SegmentFacts] {
+        &self.closed
+    }
+
+    /// Gives up all closed ones but these.
+    pub(crate) fn retain(&mut self, keep: impl FnMut(&SegmentFacts) -> bool) {
+        self.closed.retain(keep);
+    }
+
+    /// How many bytes were added so far.
+    pub(crate) fn added(&self) -> u64 {
+        self.added
+    }
+
+    /// Hands on what waits, so that it can be read.
+    pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
+        self.open.as_mut().map_or(Ok(()), |open| open.out.flush())
     }
 
     /// Ends the one that is open. Says as well how many bytes were added.

@@ -39,6 +39,11 @@ pub trait Sink: Send + Debug {
         Err(StoreError::shares_nothing(format!("{name} of {base} from {at} on")))
     }
 
+    /// Opens a part of this image that is shared, or as far as it is written.
+    fn reader(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
+        Err(StoreError::shares_nothing(name.to_string()))
+    }
+
     /// Takes the manifest and makes everything durable, all parts being closed. It is still not visible.
     fn persist(&mut self, manifest: &[u8]) -> Result<(), StoreError>;
 

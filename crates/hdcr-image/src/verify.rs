@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::error::ImageError;
-use crate::reader::ImageReader;
+use crate::reader::{ImageReader, identity};
 
 /// How far a verification has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,10 +30,7 @@ impl ImageReader {
     pub fn verify(&self, progress: &mut dyn FnMut(Progress)) -> Result<Verified, ImageError> {
         let runs = || self.spaces().flat_map(|space| self.runs(space)).filter(|run| !run.is_zero());
         let mut seen = BTreeSet::new();
-        let stored: Vec<_> = runs()
-            .map(|run| *run.entry())
-            .filter(|entry| seen.insert((entry.segment, entry.offset, entry.length, entry.stored, entry.xxh3)))
-            .collect();
+        let stored: Vec<_> = runs().map(|run| *run.entry()).filter(|entry| seen.insert(identity(entry))).collect();
         let total = stored.iter().map(|entry| u64::from(entry.length)).fold(0, u64::saturating_add);
         let mut done = 0_u64;
         let mut bytes = Vec::new();

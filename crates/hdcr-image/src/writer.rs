@@ -13,10 +13,12 @@ use crate::ledger::Ledger;
 use crate::manifest::{Manifest, ManifestFacts, PageFacts, SegmentFacts};
 use crate::name::{PartName, SnapshotId};
 use crate::number::size;
+use crate::pack::Packer;
 use crate::pages::{PageWriter, Stored};
 use crate::record::{Record, Tag, encode_list};
 use crate::segments::Segments;
 use crate::sink::Sink;
+use crate::squash::Upkeep;
 
 /// How an image is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -41,13 +43,17 @@ const INDEX_ENTRIES: usize = 1 << 16;
 impl ImageWriter {
     /// Begins an image that stands by itself.
     pub fn new(sink: Box<dyn Sink>, options: Options) -> Result<Self, ImageError> {
-        Self::begin(sink, ALONE_VERSION, |_| PageWriter::new(options.compression, Segments::alone(), Ledger::default()))
+        Self::begin(sink, ALONE_VERSION, |_| {
+            let packer = Packer::new(options.compression, Segments::alone(), Ledger::default())?;
+            Ok(PageWriter::new(packer, None))
+        })
     }
 
     /// Begins a whole image that later ones may go on from.
     pub fn first(sink: Box<dyn Sink>, options: Options) -> Result<Self, ImageError> {
         Self::begin(sink, FORMAT_VERSION, |sink| {
-            PageWriter::new(options.compression, Segments::first(), Ledger::first(sink)?)
+            let packer = Packer::new(options.compression, Segments::first(), Ledger::first(sink)?)?;
+            Ok(PageWriter::new(packer, Some(Upkeep::default())))
         })
     }
 
@@ -55,16 +61,25 @@ impl ImageWriter {
     /// spaces, until pages, forget and alike say otherwise. The sink must be able to share parts with that image. If the
     /// increment is given up, the image before is as it was, and [`Chain::open`] reads the chain back from it.
     pub fn onto(sink: Box<dyn Sink>, options: Options, chain: Chain, keep: &[u64]) -> Result<Self, ImageError> {
-        let Chain { id, spaces, segments, log } = chain;
+        let Chain { id, spaces, segments, log, upkeep } = chain;
         let base = id.clone();
         let mut writer = Self::begin(sink, FORMAT_VERSION, |sink| {
             let segments = Segments::onto(sink, &base, &segments)?;
             let mut ledger = Ledger::onto(sink, &base, spaces, &log)?;
             ledger.keep(keep)?;
-            PageWriter::new(options.compression, segments, ledger)
+            let packer = Packer::new(options.compression, segments, ledger)?;
+            Ok(PageWriter::new(packer, Some(upkeep)))
         })?;
         writer.base = Some(id);
         Ok(writer)
+    }
+
+    /// Closes segments that have so many bytes, or fewer than 64 MiB in any case: what is dead goes away by smaller pieces, and
+    /// there are more files. Not for an image that stands by itself.
+    #[must_use]
+    pub fn with_segments_of(mut self, bytes: u64) -> Self {
+        self.pages.close_segments_at(bytes);
+        self
     }
 
     fn begin(
@@ -129,8 +144,8 @@ impl ImageWriter {
         let segments = stored.segments.clone();
         let manifest = Manifest { id, facts, frames: frames.finish()?, segments, pages, log };
         sink.persist(&manifest.encode()?)?;
-        let Stored { segments, spaces, log, .. } = stored;
-        let chain = log.map(|log| Chain { id: manifest.id.clone(), spaces, segments, log });
+        let Stored { segments, spaces, log, upkeep, .. } = stored;
+        let chain = log.map(|log| Chain { id: manifest.id.clone(), spaces, segments, log, upkeep });
         Ok(Durable { manifest, chain, sink })
     }
 

@@ -175,3 +175,22 @@ fn what_is_alike_is_stored_once_as_it_is_at_the_end() {
     assert_eq!(bytes(3), [(0, 9), (1, 9), (2, 1), (3, 2)]);
     assert_eq!(reader.manifest().pages.stored_size, 15 * PAGE_SIZE);
 }
+
+/// Every other page was replaced: what is left of a run is unpacked once, not for each page.
+#[test]
+fn pieces_of_a_run_are_unpacked_together() {
+    let reader = write(Compression::Lz4, |writer| {
+        writer.pages(1, 0, &vec![1; 256 * PAGE]).unwrap();
+        for at in (0..256).step_by(2) {
+            writer.pages(1, at * PAGE_SIZE, &[2; PAGE]).unwrap();
+        }
+    });
+    assert_eq!(reader.runs(1).len(), 256);
+    assert_eq!(reader.groups(1).first(), Some(&(0..256)));
+    let mut buffers = hdcr_image::GroupBuffers::default();
+    let pages = reader.read_group(1, 0..256, &mut buffers).unwrap();
+    for (at, (address, bytes)) in (0_u64..).zip(&pages) {
+        assert_eq!((*address, *bytes), (at * PAGE_SIZE, [if at % 2 == 0 { 2 } else { 1 }; PAGE].as_slice()));
+    }
+    assert_eq!(pages.len(), 256);
+}

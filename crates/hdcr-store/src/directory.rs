@@ -4,13 +4,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hdcr_image::{ImageId, PartName, Sink, SnapshotId, StoreError, WritePart};
+use hdcr_image::{ImageId, PartName, ReadPart, Sink, SnapshotId, Source, StoreError, WritePart};
 
 use crate::disk::{Disk, Durability, Faults, random, random_suffix};
 use crate::error::Error;
 use crate::file::directory_around;
 use crate::lock;
 use crate::share::Sharing;
+use crate::source::DirectorySource;
 use crate::store::{forget_empty, sweep_prefix};
 
 /// The file that a living writer holds locked.
@@ -155,6 +156,10 @@ impl Sink for DirectorySink {
         let file = Arc::new(self.sharing.extend(base, name, at, &path)?);
         self.files.push((path.clone(), Arc::clone(&file)));
         Ok(Box::new(DirectoryPart { disk: self.disk.clone(), path, file }))
+    }
+
+    fn reader(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
+        DirectorySource::open(&self.temporary)?.part(name)
     }
 
     fn persist(&mut self, manifest: &[u8]) -> Result<(), StoreError> {

@@ -4,11 +4,12 @@
 
 mod model;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use hdcr_image::{Chain, ImageError, ImageWriter, JobName, Options, PAGE_SIZE, Sink, sample};
+use hdcr_image::{Chain, Compression, ImageError, ImageWriter, JobName, Options, PAGE_SIZE, Sink, sample};
 use hdcr_store::{DirectoryStore, Durability, Faults, FileSink, Selector, open_path};
 use model::{End, Round, Step, World, check, contents};
 use proptest::prelude::*;
@@ -232,4 +233,59 @@ fn what_a_writer_left_behind_is_cut_off() {
     assert!(fs::metadata(&segment).unwrap().len() < before + 4096);
     drop(chain);
     check(&store);
+}
+
+/// Bytes of all files of the job, each counted once however many names it has.
+fn bytes_on_disk(store: &DirectoryStore) -> u64 {
+    let mut files = BTreeMap::new();
+    for entry in store.list().unwrap() {
+        for name in fs::read_dir(&entry.path).unwrap() {
+            let found = name.unwrap().metadata().unwrap();
+            files.insert(found.ino(), found.len());
+        }
+    }
+    files.values().sum()
+}
+
+/// Whatever is written and however long, the disk holds about twice what is alive, and what the images that are kept hold.
+#[test]
+fn a_thousand_increments_take_no_more_room_than_a_few() {
+    const LIVE: u64 = 1024;
+    let directory = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(directory.path(), Durability::None);
+    let options = Options { compression: Compression::None };
+    let mut seed = 1_u64;
+    let mut noise = move || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed >> 33
+    };
+    let mut memory = vec![0_u64; usize::try_from(LIVE).unwrap()];
+    let bytes_of = |word: u64| word.to_le_bytes().repeat(512);
+    let mut chain: Option<Chain> = None;
+    let (mut largest, mut names) = (0, 0);
+    for round in 0..1000 {
+        let sink = Box::new(store.begin(&job()).unwrap());
+        let mut writer = match chain.take() {
+            None => ImageWriter::first(sink, options).unwrap(),
+            Some(chain) => ImageWriter::onto(sink, options, chain, &[1]).unwrap(),
+        };
+        writer = writer.with_segments_of(128 << 10);
+        for at in 0..if round == 0 { LIVE } else { 32 } {
+            let page = if round == 0 { at } else { noise() % LIVE };
+            let word = noise() | 1;
+            memory[usize::try_from(page).unwrap()] = word;
+            writer.pages(1, page * PAGE_SIZE, &bytes_of(word)).unwrap();
+        }
+        chain = writer.finish(sample::facts()).unwrap().chain;
+        store.prune(&job(), 3).unwrap();
+        largest = bytes_on_disk(&store).max(largest);
+        let newest = store.find(&Selector::Newest(job())).unwrap();
+        names = fs::read_dir(newest).unwrap().count().max(names);
+    }
+    // The last three images, the log, the segments that are half full.
+    assert!(largest < 2 * LIVE * PAGE_SIZE + (3 << 20), "{largest} bytes");
+    assert!(names < 2 * 32 + 16, "{names} parts");
+    let pages = contents(&store.find(&Selector::Newest(job())).unwrap());
+    let expected = (0..LIVE).zip(&memory).map(|(page, word)| ((1, page), bytes_of(*word)));
+    assert!(pages == expected.collect());
 }
