@@ -168,6 +168,9 @@ pub(crate) struct RunArgs {
     /// Begin anew although the job has checkpoints to go on from
     #[arg(long)]
     pub(crate) fresh: bool,
+    /// Go on although another machine is said to run the job: it, or the job there, is gone for good
+    #[arg(long)]
+    pub(crate) take_over: bool,
     /// Longest time for one checkpoint [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub(crate) timeout: Option<Duration>,
@@ -256,6 +259,9 @@ pub(crate) struct RestoreArgs {
     /// Restore into a private pid namespace, in which every pid is free
     #[arg(long)]
     pub(crate) new_pids: bool,
+    /// Go on although another machine is said to run the job: it, or the job there, is gone for good
+    #[arg(long)]
+    pub(crate) take_over: bool,
     /// A path of the image is another one now (repeat for more)
     #[arg(long, value_name = "OLD=NEW")]
     pub(crate) map_path: Vec<PathMap>,
@@ -350,6 +356,9 @@ pub(crate) struct RmArgs {
     /// NAME@ID for one checkpoint, NAME for all of a job
     #[arg(required = true, value_name = "NAME[@ID]")]
     pub(crate) images: Vec<String>,
+    /// Remove a whole job although another machine is said to run the job: it, or the job there, is gone for good
+    #[arg(long)]
+    pub(crate) take_over: bool,
 }
 
 /// `hdcr completions`.

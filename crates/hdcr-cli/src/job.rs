@@ -12,6 +12,7 @@ use hdcr_image::JobName;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Result};
+use crate::host::Host;
 use crate::process;
 
 /// How a job stands.
@@ -41,9 +42,9 @@ pub(crate) struct Record {
     pub(crate) main: i32,
     /// Its birth in clock ticks since the boot, to know it again.
     pub(crate) main_born: i64,
-    /// The boot of the machine (`/proc/sys/kernel/random/boot_id`) in which it was born.
-    #[serde(default)]
-    pub(crate) boot: String,
+    /// The machine on which it was born, and its boot.
+    #[serde(flatten)]
+    pub(crate) host: Host,
     /// It has a pid namespace of its own.
     pub(crate) private_pids: bool,
 }
@@ -154,7 +155,7 @@ impl Held {
     pub(crate) fn forget(self) -> Result<()> {
         let (record, touched) = (self.path.clone(), self.path.with_extension("touched"));
         let parts = [part_of(&record), part_of(&touched)];
-        for path in parts.into_iter().chain([touched, record]) {
+        for path in parts.into_iter().chain([touched, record.with_extension("restored"), record]) {
             match fs::remove_file(&path) {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -253,6 +254,16 @@ pub(crate) fn make_private(path: &Path) -> Result<()> {
     made.map_err(Failure::system(format_args!("making directory {}", path.display())))
 }
 
+/// Refuses a job that another machine runs, as far as its record tells.
+pub(crate) fn refuse_elsewhere(record: Option<&Record>, name: &JobName) -> Result<()> {
+    match record {
+        Some(record) if record.state == State::Running && record.host.is_elsewhere() => {
+            Err(record.host.refusal(name.as_str()))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 impl Record {
     /// The program of an earlier keeper still runs although that keeper is gone.
     pub(crate) fn orphaned(&self) -> bool {
@@ -262,8 +273,7 @@ impl Record {
     /// Its program lives, as far as it can be known from here: it is the very process, not one with its number after it,
     /// or after a reboot.
     pub(crate) fn program_lives(&self) -> bool {
-        let same_boot = self.boot.is_empty() || self.boot == process::boot();
-        let same = same_boot && process::born(self.main) == Some(self.main_born);
+        let same = self.host.is_this_boot() && process::born(self.main) == Some(self.main_born);
         !self.private_pids && same && process::lives(self.main)
     }
 }
@@ -285,7 +295,7 @@ mod tests {
             after: 4,
             main: 0,
             main_born: 0,
-            boot: String::new(),
+            host: Host::default(),
             private_pids: false,
         }
     }
@@ -331,11 +341,13 @@ mod tests {
     fn a_program_of_an_earlier_boot_is_another_one() {
         let main = std::process::id().cast_signed();
         let main_born = process::born(main).unwrap();
-        let mut own = Record { main, main_born, boot: process::boot(), ..record(State::Running) };
+        let mut own = Record { main, main_born, host: Host::here(), ..record(State::Running) };
         assert!(own.orphaned());
-        own.boot = "10f7e6a2-0000-0000-0000-000000000000".to_owned();
+        let mut value = serde_json::to_value(&own).unwrap();
+        value["boot"] = "10f7e6a2-0000-0000-0000-000000000000".into();
+        own = serde_json::from_value(value).unwrap();
         assert!(!own.orphaned());
-        own = Record { boot: process::boot(), main_born: main_born - 1, ..own };
+        own = Record { host: Host::here(), main_born: main_born - 1, ..own };
         assert!(!own.orphaned());
     }
 

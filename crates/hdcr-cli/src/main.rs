@@ -4,6 +4,7 @@
 //! mechanism and store are chosen in `parts.rs` alone.
 
 mod asking;
+mod by_hand;
 mod channel;
 mod classes;
 mod cli;
@@ -11,6 +12,7 @@ mod commands;
 mod duration;
 mod failure;
 mod foreground;
+mod host;
 mod job;
 mod keeper;
 mod kinds;

@@ -2,6 +2,7 @@
 //! scripts. Each trial has a folder, a store and a place for running jobs of its own.
 
 mod commands;
+mod copies;
 mod foreground;
 mod guests;
 mod jobs;
@@ -41,7 +42,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 36] = [
+const TRIALS: [Trial; 40] = [
     ("user_guests", user::guests),
     ("user_job", user::job),
     ("user_told", user::told),
@@ -69,6 +70,10 @@ const TRIALS: [Trial; 36] = [
     ("keeper_damaged", rollback::damaged),
     ("keeper_complete", rollback::complete),
     ("keeper_auto", keeper::auto),
+    ("copies_by_hand", copies::by_hand),
+    ("copies_by_hand_of_user", copies::by_hand_of_user),
+    ("copies_elsewhere", copies::elsewhere),
+    ("copies_taken_over", copies::taken_over),
     ("commands_json", commands::json),
     ("commands_settings", commands::settings),
     ("commands_unwritable", reports::unwritable),

@@ -9,7 +9,7 @@ use super::Surrounding;
 use crate::asking::{self, Question};
 use crate::cli::{CheckpointArgs, FileArgs};
 use crate::failure::{Class, Failure, Result};
-use crate::job;
+use crate::job::{self, State};
 use crate::kinds::Then;
 use crate::namespace;
 use crate::orphan;
@@ -81,7 +81,7 @@ fn of_job(at: &Surrounding<'_>, args: &CheckpointArgs, then: Then) -> Result<cra
         Some(Answer::Failed(failure)) => Err(failure),
         Some(_) => Err(Failure::new(Class::Internal, "answer", "the keeper gave an answer to another question")),
         None => Err(orphan::find(&registry, &args.target, &at.settings.store)?
-            .map_or_else(|| no_such_job(&args.target), |orphan| orphan.refusal())),
+            .map_or_else(|| no_such_job(at, &args.target), |orphan| orphan.refusal())),
     }
 }
 
@@ -114,7 +114,13 @@ pub(crate) fn must_exist(pid: i32) -> Result<()> {
 }
 
 /// What to say when nobody runs under this name.
-pub(crate) fn no_such_job(name: &str) -> Failure {
+pub(crate) fn no_such_job(at: &Surrounding<'_>, name: &str) -> Failure {
+    let record = parts::job_name(name).ok().and_then(|job| job::peek(&at.settings.store, &job).ok().flatten());
+    if let Some(record) = record.filter(|record| record.state == State::Running && record.host.is_elsewhere()) {
+        let host = record.host.called();
+        let message = format!("job {name} does not run here, but on host {host}, or ran there when that was lost");
+        return Failure::refused("job-elsewhere", message).remedy(format!("give this command on {host}"));
+    }
     Failure::refused("no-such-job", format!("no job {name} is running"))
         .remedy("`hdcr ps` lists the jobs of this user; a process is named by its pid")
 }

@@ -15,11 +15,12 @@ use serde::Serialize;
 
 use super::Surrounding;
 use crate::asking;
+use crate::by_hand;
 use crate::cli::RestoreArgs;
 use crate::duration;
 use crate::failure::{Class, Failure, Result};
 use crate::foreground::{self, Outcome};
-use crate::job::{Record, State, is_held, peek};
+use crate::job::{Record, State, is_held, peek, refuse_elsewhere};
 use crate::keeper::remembered;
 use crate::kinds::StdioTarget;
 use crate::namespace::{self, Outside};
@@ -43,11 +44,11 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     let place = place(at, &args.image)?;
     let manifest = parts::manifest(&place)?;
     can_write_pid(args.pidfile.as_deref())?;
-    if at.inside.is_none() && !args.new_pids {
-        refuse_running(at, &place)?;
+    if at.inside.is_none() {
+        refuse_running(at, &place, args)?;
     }
     if at.inside.is_none() && (args.new_pids || !namespace::may_choose_pids()) {
-        return in_namespace(at, args, manifest.facts.processes.len());
+        return in_namespace(at, args, &place, manifest.facts.processes.len());
     }
     let signals = Signals::take()?;
     let restored = match bring_back(at, args, &place, &manifest, &signals)? {
@@ -60,15 +61,15 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     let main = main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))?;
     let (restore_us, calls) = (Some(restored.total_us), Some(restored.calls));
     let running = Running { pid: main, processes: restored.processes, restore_us, calls, status: None };
-    match &at.inside {
-        Some(report) => {
-            if args.detach {
-                let_go_of_stdio()?;
-                leave_session(main);
-            }
-            namespace::tell_ready(report, main)?;
+    if let Some(report) = &at.inside {
+        if args.detach {
+            let_go_of_stdio()?;
+            leave_session(main);
         }
-        None => write_pid(args.pidfile.as_deref(), main)?,
+        namespace::tell_ready(report, main)?;
+    } else {
+        by_hand::note(&place, main, true);
+        write_pid(args.pidfile.as_deref(), main)?;
     }
     if args.detach && at.inside.is_none() {
         leave_session(main);
@@ -78,15 +79,17 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     at.output.detail(&running.text());
     let status = shell_status(foreground::accompany(main, &signals, at.output, at.inside.as_ref())?);
     if at.inside.is_none() {
+        by_hand::note(&place, main, false);
         at.output.object_aside(&Running { status: Some(status), ..running });
     }
     Ok(status)
 }
 
 /// Restores into a private pid namespace, through a command of its own there.
-fn in_namespace(at: &Surrounding<'_>, args: &RestoreArgs, processes: usize) -> Result<u8> {
+fn in_namespace(at: &Surrounding<'_>, args: &RestoreArgs, place: &Place, processes: usize) -> Result<u8> {
     let mut runs = None;
     let status = namespace::outside(std::env::args_os().skip(1), &mut |pid| {
+        by_hand::note(place, pid, true);
         write_pid(args.pidfile.as_deref(), pid)?;
         let running = Running { pid, processes, restore_us: None, calls: None, status: None };
         if args.detach {
@@ -97,6 +100,7 @@ fn in_namespace(at: &Surrounding<'_>, args: &RestoreArgs, processes: usize) -> R
         Ok(Outside::Waits)
     })?;
     if let Some(running) = runs {
+        by_hand::note(place, running.pid, false);
         at.output.object_aside(&Running { status: Some(status), ..running });
     }
     Ok(status)
@@ -200,12 +204,23 @@ pub(crate) fn place(at: &Surrounding<'_>, text: &str) -> Result<Place> {
 
 /// A job that runs is not restored beside itself: its files would be rolled back under it. A keeper that is about to end
 /// is waited for.
-fn refuse_running(at: &Surrounding<'_>, place: &Place) -> Result<()> {
+fn refuse_running(at: &Surrounding<'_>, place: &Place, args: &RestoreArgs) -> Result<()> {
     const LOOKS: usize = 100;
     const PAUSE: Duration = Duration::from_millis(20);
     let Place::Store { root, job, .. } = place else { return Ok(()) };
     let name = parts::job_name(job)?;
-    let program = peek(root, &name)?.filter(Record::program_lives).map(|record| record.main);
+    let record = peek(root, &name)?;
+    if !args.take_over {
+        refuse_elsewhere(record.as_ref(), &name)?;
+    }
+    if args.new_pids {
+        return Ok(());
+    }
+    by_hand::refuse_beside(root, &name, args.take_over).map_err(|failure| match &*failure.code {
+        "job-runs" => failure.remedy("end it first, or take --new-pids for a second one, which writes the same files"),
+        _ => failure,
+    })?;
+    let program = record.filter(Record::program_lives).map(|record| record.main);
     let runs = || -> Result<bool> {
         let status = asking::status(&at.registry()?, job, Duration::from_secs(1))?;
         Ok(status.is_some_and(|status| status.store == *root && status.phase != "ending"))

@@ -34,6 +34,9 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
     let mut removed = Vec::new();
     for Wanted { job, numbers, is_whole } in wanted? {
         if is_whole {
+            if !args.take_over {
+                job::refuse_elsewhere(job::peek(store, &job)?.as_ref(), &job)?;
+            }
             // Its keeper would go back to nothing.
             job::forget(store, &job).map_err(|failure| match &*failure.code {
                 "job-runs" => {

@@ -10,8 +10,10 @@ use hdcr_policy::restart::{Condition as Rule, Rules};
 
 use super::Surrounding;
 use super::restore::descriptors;
+use crate::by_hand;
 use crate::cli::RunArgs;
 use crate::failure::{Class, Failure, Result};
+use crate::host::Host;
 use crate::job::{self, Held, Record, Start, State};
 use crate::keeper::{Given, Keeper, Plan};
 use crate::kinds::{Condition, Every, StdioTarget};
@@ -21,12 +23,19 @@ use crate::parts;
 
 pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
     let private = args.new_pids || !namespace::may_choose_pids();
+    if let (Some(name), None) = (&args.name, &at.inside) {
+        // Before a namespace is entered in which other processes are not seen.
+        by_hand::refuse_beside(&at.settings.store, &parts::job_name(name)?, args.take_over)?;
+    }
     if private && at.inside.is_none() {
         return namespace::outside(std::env::args_os().skip(1), &mut |_| Ok(Outside::Waits));
     }
     let store = at.settings.store.clone();
     let (name, held) = take(at, args)?;
     let old = held.read()?;
+    if !args.take_over {
+        job::refuse_elsewhere(old.as_ref(), &name)?;
+    }
     if old.as_ref().is_some_and(Record::orphaned) {
         drop(held);
         let orphan = orphan::find(&at.registry()?, name.as_str(), &store)?;
@@ -41,7 +50,12 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
         ));
     }
     let record = match (start, old) {
-        (Start::GoOn, Some(old)) => old,
+        (Start::GoOn, Some(old)) => {
+            let ours = Record { state: State::Running, main_born: 0, host: Host::here(), ..old };
+            // From here on other machines see that it is not theirs.
+            held.write(&ours)?;
+            ours
+        }
         _ => Record {
             command: args.command.clone(),
             directory: std::env::current_dir().map_err(Failure::system("finding the current directory"))?,
@@ -50,7 +64,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
             after: newest.unwrap_or(0),
             main: 0,
             main_born: 0,
-            boot: String::new(),
+            host: Host::here(),
             private_pids: at.inside.is_some(),
         },
     };
@@ -71,7 +85,11 @@ fn take(at: &Surrounding<'_>, args: &RunArgs) -> Result<(JobName, Held)> {
     let store = &at.settings.store;
     if let Some(name) = &args.name {
         let name = parts::job_name(name)?;
-        let held = Held::take(store, &name)?;
+        let held = Held::take(store, &name).map_err(|failure| {
+            // A lock of another machine is seen where the file system passes it on.
+            let record = job::peek(store, &name).ok().flatten().filter(|_| failure.code == "job-runs");
+            job::refuse_elsewhere(record.as_ref(), &name).err().unwrap_or(failure)
+        })?;
         return Ok((name, held));
     }
     let stem = job::name_of(&args.command);

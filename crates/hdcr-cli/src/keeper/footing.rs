@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::{Keeper, Phase};
 use crate::failure::{Failure, Result};
-use crate::job::Held;
+use crate::foreground::KILL_LIMIT;
+use crate::host::Host;
+use crate::job::{self, Held};
 use crate::output::counted;
 use crate::parts;
 use crate::process;
@@ -35,6 +37,9 @@ impl Keeper {
             return;
         }
         self.footing.next = now + LOOK;
+        if let Some(other) = self.taken_over() {
+            return self.give_way(&other);
+        }
         let stands = self.hold_again().and_then(|()| self.listen_again());
         self.miss_checkpoints();
         match stands {
@@ -45,6 +50,27 @@ impl Keeper {
             }
             Err(_) => {}
         }
+    }
+
+    /// The machine that has been told to run the job instead of this one, where locks do not reach from one to the other.
+    fn taken_over(&self) -> Option<Host> {
+        let record = job::peek(&self.plan.store, &self.plan.name).ok().flatten()?;
+        (!record.host.is_this_boot()).then_some(record.host)
+    }
+
+    /// Ends the job here: two of it would write the same files.
+    fn give_way(&mut self, other: &Host) {
+        self.drop_work();
+        let message = format!("job {} was taken over by host {}, and ends here", self.plan.name, other.called());
+        let mut verdict = Failure::refused("taken-over", message);
+        if let Err(failure) = process::kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {}) {
+            verdict = verdict.remedy(failure.to_string());
+        }
+        let status = verdict.class.status();
+        self.verdict = Some(verdict);
+        self.is_others = true;
+        self.record.status = Some(status);
+        self.phase = Phase::Done(status);
     }
 
     fn hold_again(&mut self) -> Result<()> {

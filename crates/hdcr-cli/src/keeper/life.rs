@@ -12,6 +12,7 @@ use super::{Keeper, Made, PAUSED, Phase};
 use crate::duration;
 use crate::failure::{Class, Failure, Result, chain};
 use crate::foreground::{KILL_LIMIT, tell};
+use crate::host::Host;
 use crate::job::{Start, State};
 use crate::namespace;
 use crate::output::counted;
@@ -87,7 +88,7 @@ impl Keeper {
     fn lives_as(&mut self, main: i32, ran_before: Duration) {
         self.record.main = main;
         self.record.main_born = process::born(main).unwrap_or(0);
-        self.record.boot = process::boot();
+        self.record.host = Host::here();
         self.record.state = State::Running;
         self.terminal.program_is(main);
         self.phase = Phase::Running;

@@ -147,6 +147,8 @@ pub(crate) struct Keeper {
     pub(super) stop: Option<Stop>,
     /// What the job ended with when it was not by the program's own will.
     pub(super) verdict: Option<Failure>,
+    /// Another machine has it now: its record is not ours to write.
+    pub(super) is_others: bool,
 }
 
 /// What a keeper is made of.
@@ -216,6 +218,7 @@ impl Keeper {
             wishes: VecDeque::new(),
             stop: None,
             verdict: None,
+            is_others: false,
         })
     }
 
@@ -300,13 +303,15 @@ impl Keeper {
         if ended.is_err() {
             self.drop_work();
             self.record.state = State::Paused;
-        } else if self.record.state == State::Paused {
+        } else if self.record.state == State::Paused && !self.is_others {
             self.write_files_of_the_dead();
         }
-        if let Err(failure) = self.held.write(&self.record) {
+        if !self.is_others
+            && let Err(failure) = self.held.write(&self.record)
+        {
             self.note(&failure.to_string());
         }
-        let nothing_left = ended.is_ok() && !self.may_be_needed();
+        let nothing_left = ended.is_ok() && !self.is_others && !self.may_be_needed();
         let status = *ended.as_ref().unwrap_or(&70);
         for client in self.stop.take().into_iter().flat_map(|stop| stop.clients) {
             client.answer(&Answer::Stopped(status));

@@ -9,6 +9,7 @@ use hdcr_policy::restart::Rules;
 
 use super::{Given, Keeper, Plan};
 use crate::commands::restore::descriptors;
+use crate::host::Host;
 use crate::job::{Held, Record, Start, State};
 use crate::kinds::{Every, StdioTarget};
 use crate::output::Output;
@@ -27,7 +28,7 @@ pub(super) fn keeper(folder: &Path) -> Keeper {
         after: 0,
         main: 0,
         main_born: 0,
-        boot: String::new(),
+        host: Host::default(),
         private_pids: false,
     };
     let given = Given {

@@ -1,0 +1,121 @@
+//! Programs of jobs that were restored by hand (`hdcr restore NAME`): they have no keeper, and a keeper that brought the job
+//! back beside one of them would make a second copy of it, which writes the same files.
+//!
+//! `STORE/.jobs/NAME.restored` lists them; who is dead is left out when it is written anew.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use hdcr_image::JobName;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, Result};
+use crate::host::Host;
+use crate::job::make_private;
+use crate::process;
+use crate::task::Place;
+
+/// One of them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct ByHand {
+    /// Its first process, as it is numbered where it was restored.
+    pub(crate) pid: i32,
+    born: i64,
+    /// The number of its checkpoint.
+    number: u64,
+    host: Host,
+}
+
+pub(crate) fn path(store: &Path, name: &JobName) -> PathBuf {
+    store.join(".jobs").join(format!("{name}.restored"))
+}
+
+fn read(store: &Path, name: &JobName) -> Vec<ByHand> {
+    fs::read(path(store, name)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+impl ByHand {
+    fn lives(&self) -> bool {
+        self.host.is_this_boot() && process::born(self.pid) == Some(self.born) && process::lives(self.pid)
+    }
+}
+
+fn write(store: &Path, name: &JobName, all: &[ByHand]) -> Result<()> {
+    let path = path(store, name);
+    let doing = || Failure::system::<std::io::Error>(format!("writing {}", path.display()));
+    if all.is_empty() {
+        return match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(doing()(error)),
+            Ok(()) | Err(_) => Ok(()),
+        };
+    }
+    let directory = store.join(".jobs");
+    make_private(&directory)?;
+    let mut file = tempfile::NamedTempFile::new_in(&directory).map_err(doing())?;
+    file.write_all(&serde_json::to_vec(all).map_err(Failure::system("encoding a list"))?).map_err(doing())?;
+    file.persist(&path).map_err(|error| doing()(error.error))?;
+    Ok(())
+}
+
+/// Remembers a program that runs again, or (`lives` is false) that has ended. A store that cannot be written is no reason to
+/// end it.
+pub(crate) fn note(place: &Place, pid: i32, lives: bool) {
+    let Place::Store { root, job, number } = place else { return };
+    let Ok(name) = JobName::new(job.as_str()) else { return };
+    let mut all = read(root, &name);
+    all.retain(|other| other.pid != pid && (other.lives() || other.host.is_elsewhere()));
+    if let (true, Some(born)) = (lives, process::born(pid)) {
+        all.push(ByHand { pid, born, number: *number, host: Host::here() });
+    }
+    if let Err(failure) = write(root, &name, &all) {
+        tracing::debug!(%failure, "nobody will know of the restored program");
+    }
+}
+
+/// Refuses a job of which a program that was restored by hand still runs, here or (unless `take_over`) elsewhere.
+pub(crate) fn refuse_beside(store: &Path, name: &JobName, take_over: bool) -> Result<()> {
+    let all = read(store, name);
+    if let Some(living) = all.iter().find(|other| other.lives()) {
+        let ByHand { pid, number, .. } = living;
+        let message =
+            format!("the program of job {name} runs, as pid {pid}: it was restored by hand from {name}@{number}");
+        return Err(Failure::refused("job-runs", message)
+            .remedy(format!("end it first (`kill {pid}`), or take another --name or --store")));
+    }
+    match all.iter().find(|other| other.host.is_elsewhere()) {
+        Some(other) if !take_over => Err(other.host.refusal(name.as_str())),
+        Some(_) => write(store, name, &[]),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_living_are_known_and_the_dead_forgotten() {
+        let store = tempfile::tempdir().unwrap();
+        let name = JobName::new("sim").unwrap();
+        let place = Place::Store { root: store.path().to_owned(), job: "sim".to_owned(), number: 3 };
+        refuse_beside(store.path(), &name, false).unwrap();
+        let own = std::process::id().cast_signed();
+        note(&place, own, true);
+        let refused = refuse_beside(store.path(), &name, true).unwrap_err();
+        assert!(refused.code == "job-runs" && refused.message.contains(&format!("pid {own}")), "{refused}");
+        note(&place, own, false);
+        refuse_beside(store.path(), &name, false).unwrap();
+        assert!(!path(store.path(), &name).exists());
+        // One that has its number now is not it.
+        let dead = ByHand { pid: own, born: 1, number: 3, host: Host::here() };
+        write(store.path(), &name, &[dead]).unwrap();
+        refuse_beside(store.path(), &name, false).unwrap();
+        let text = r#"[{"pid":1,"born":1,"number":3,"host":{"machine":"m","host":"far","boot":"b"}}]"#;
+        fs::write(path(store.path(), &name), text).unwrap();
+        let refused = refuse_beside(store.path(), &name, false).unwrap_err();
+        assert!(refused.code == "job-elsewhere" && refused.message.contains("far"), "{refused}");
+        refuse_beside(store.path(), &name, true).unwrap();
+        refuse_beside(store.path(), &name, false).unwrap();
+    }
+}

@@ -1,0 +1,110 @@
+//! One job is never there twice: a program that was restored by hand, and another machine that shares the store.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::stage::{LIMIT, Stage, counting, needs_root, shell, signal};
+use crate::wait;
+
+/// A program that was restored by hand lives: neither `run` nor `restore` makes a second one of its job.
+pub(crate) fn by_hand(stage: &mut Stage<'_>) -> Result<()> {
+    needs_root()?;
+    restored_twice(stage, &["", "--new-pids"])
+}
+
+/// The same for an ordinary user, who restores into a namespace in any case.
+pub(crate) fn by_hand_of_user(stage: &mut Stage<'_>) -> Result<()> {
+    stage.become_user()?;
+    restored_twice(stage, &[""])
+}
+
+fn restored_twice(stage: &mut Stage<'_>, ways: &[&str]) -> Result<()> {
+    let script = counting("count", 400);
+    let run = ["run", "--name", "twice", "--every", "1h", "--", "sh", "-c", &script];
+    let mut job = stage.start(&run, "says")?;
+    stage.until_counted("count", 5)?;
+    stage.expect(0, &["checkpoint", "twice", "--kill"])?;
+    ensure!(shell(wait::end_of(&mut job, "the job", LIMIT)?) == 75, "{}", stage.text("says"));
+    for way in ways {
+        let mut restore = vec!["restore", "twice", "--detach", "--pidfile", "pid", "--stdio", "null"];
+        restore.extend(Some(*way).filter(|way| !way.is_empty()));
+        stage.expect(0, &restore)?;
+        let pid = stage.text("pid").trim().to_owned();
+        let named = ["job-runs", &format!("pid {pid}"), "twice"];
+        stage.expect(69, &run)?.names(&named)?;
+        stage.expect(69, &["restore", "twice", "--detach"])?.names(&named)?;
+        signal(pid.parse()?, Signal::KILL);
+        wait::gone(pid.parse()?, LIMIT)?;
+        stage.end_all()?;
+    }
+    // In the foreground, too, and only as long as it lives.
+    fs::remove_file(stage.path("store/.jobs/twice.restored"))?;
+    let mut restored = stage.start(&["restore", "twice"], "restored")?;
+    wait::until("the list of programs restored by hand", LIMIT, || {
+        Ok(stage.path("store/.jobs/twice.restored").exists().then_some(()))
+    })?;
+    stage.expect(69, &run)?.names(&["job-runs"])?;
+    ensure!(shell(wait::end_of(&mut restored, "the program", LIMIT)?) == 7, "{}", stage.text("restored"));
+    stage.expect(7, &run)?;
+    stage.counted("count", 400)
+}
+
+/// Makes the record of the job one of another machine.
+fn far_away(stage: &Stage<'_>, name: &str) -> Result<()> {
+    let path = stage.path(&format!("store/.jobs/{name}.json"));
+    let mut record: Value = serde_json::from_slice(&fs::read(&path)?)?;
+    for (key, value) in
+        [("boot", "00000000-0000-4000-8000-000000000000"), ("machine", "0".repeat(32).as_str()), ("host", "far-away")]
+    {
+        ensure!(record[key].is_string(), "no {key}: {record}");
+        record[key] = value.into();
+    }
+    fs::write(stage.path("record"), record.to_string())?;
+    fs::rename(stage.path("record"), path)?;
+    Ok(())
+}
+
+/// A job that another machine runs is left alone, unless somebody says that that machine is gone.
+pub(crate) fn elsewhere(stage: &mut Stage<'_>) -> Result<()> {
+    let script = counting("count", 300);
+    let run = ["run", "--name", "far", "--every", "1h", "--", "sh", "-c", &script];
+    let mut job = stage.start(&run, "says")?;
+    stage.until_counted("count", 5)?;
+    stage.expect(0, &["checkpoint", "far"])?;
+    signal(job.id(), Signal::KILL);
+    wait::end_of(&mut job, "the keeper", LIMIT)?;
+    stage.end_all()?;
+    far_away(stage, "far")?;
+    let named = ["job-elsewhere", "far-away"];
+    for command in [&run[..], &["restore", "far"], &["restore", "far", "--new-pids"], &["rm", "far"]] {
+        stage.expect(69, command)?.names(&[named[0], named[1], "--take-over"])?;
+    }
+    for command in [&["checkpoint", "far"], &["stop", "far"]] {
+        stage.expect(69, command)?.names(&named)?;
+    }
+    let mut taken = vec!["run", "--take-over"];
+    taken.extend(run.iter().skip(1));
+    stage.expect(7, &taken)?.names(&["goes on from its checkpoint far@1"])?;
+    stage.counted("count", 300)?;
+    stage.expect(0, &["rm", "far"])?;
+    Ok(())
+}
+
+/// A job that was taken over by another machine ends on this one, and leaves the record to that one.
+pub(crate) fn taken_over(stage: &mut Stage<'_>) -> Result<()> {
+    let run = ["run", "--name", "mine", "--every", "1h", "--", "sleep", "1000"];
+    let mut job = stage.start(&run, "says")?;
+    let program = stage.only("sleep 1000")?;
+    stage.expect(0, &["checkpoint", "mine"])?;
+    far_away(stage, "mine")?;
+    let status = shell(wait::end_of(&mut job, "the job", LIMIT)?);
+    ensure!(status == 69, "the job ended with {status}: {}", stage.text("says"));
+    stage.until_said("says", "taken over by host far-away")?;
+    wait::gone(program, LIMIT)?;
+    let record: Value = serde_json::from_slice(&fs::read(stage.path("store/.jobs/mine.json"))?)?;
+    ensure!(record["host"] == "far-away" && record["state"] == "running", "{record}");
+    Ok(())
+}
