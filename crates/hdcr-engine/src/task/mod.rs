@@ -202,6 +202,7 @@ macro_rules! kinds {
 }
 
 mod attribute;
+mod execmem;
 mod own;
 mod unsupported;
 

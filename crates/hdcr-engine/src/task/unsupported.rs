@@ -7,7 +7,7 @@ use std::path::Path;
 
 use hdcr_sys::kcmp::{self, Kind};
 
-use super::TaskView;
+use super::{TaskView, execmem};
 use crate::error::{Owner, Refusal};
 use crate::ids::Pid;
 use crate::procfs;
@@ -168,6 +168,12 @@ fn labels(survey: &mut Survey<'_>, task: &TaskView) {
         let text = String::from_utf8_lossy(&theirs).trim_end_matches(['\0', '\n']).to_owned();
         let cause = format!("its label is {text}; the restored program has that of the restoring command");
         survey.note(task.refuse("security-label", "security module", &cause, "restore under the same label"));
+    }
+    if execmem::forbidden(&theirs) {
+        let cause =
+            "its policy forbids it executable memory of its own (execmem), from which a checkpoint makes its calls";
+        let remedy = "allow it to the program's domain, or run the program in another one (runcon)";
+        survey.refuse(task.refuse("executable-memory", "security module", cause, remedy));
     }
     for name in MODULE_ATTRIBUTES {
         if label(&format!("/proc/{}/attr/{name}", task.tid)).is_some() {
