@@ -60,6 +60,9 @@ pub(crate) struct Common {
     /// Where checkpoints lie [default: /var/lib/hdcr for root, else ~/.local/state/hdcr]
     #[arg(long, global = true, value_name = "DIR", env = "HDCR_STORE", value_hint = ValueHint::DirPath)]
     pub(crate) store: Option<PathBuf>,
+    /// Use a store, or as root an image, that others own or can write: they can then act with your rights
+    #[arg(long, global = true)]
+    pub(crate) trust_store: bool,
     /// Read this configuration file instead of the usual ones
     #[arg(long, global = true, value_name = "FILE", env = "HDCR_CONFIG", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,

@@ -114,7 +114,13 @@ impl Held {
         let path = directory.join(format!("{name}.json"));
         let lock_path = path.with_extension("lock");
         for _ in 0..TRIES {
-            let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
+            let lock = fs::OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .mode(0o600)
+                .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+                .open(&lock_path);
             let lock = lock.map_err(Failure::system(format_args!("opening {}", lock_path.display())))?;
             match lock.try_lock() {
                 Ok(()) if is_at(&lock, &lock_path) => return Ok(Self { path, lock }),

@@ -30,6 +30,7 @@ mod signals;
 mod task;
 mod terminal;
 mod told;
+mod trust;
 mod worker;
 
 use std::process::ExitCode;
@@ -70,7 +71,14 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
     }
     let settings = Settings::read(&cli.common)?;
     let inside = cli.common.inside.as_deref().map(namespace::inside).transpose()?;
-    let at = Surrounding { output, settings: &settings, inside, entered: cli.common.entered, apart: cli.common.apart };
+    let at = Surrounding {
+        output,
+        settings: &settings,
+        inside,
+        entered: cli.common.entered,
+        apart: cli.common.apart,
+        trusts: cli.common.trust_store,
+    };
     let status = match cli.command {
         Command::Run(args) => commands::run::run(&at, &args),
         Command::Checkpoint(args) => commands::checkpoint::run(&at, &args),

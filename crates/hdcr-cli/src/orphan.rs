@@ -13,6 +13,7 @@ use crate::job::{self, Held, Record, State, peek};
 use crate::parts;
 use crate::process;
 use crate::registry::Registry;
+use crate::trust;
 
 /// How long killed processes may take to end.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -42,7 +43,8 @@ impl Orphan {
     }
 
     /// Ends it for good: all of its processes, asked first.
-    pub(crate) fn end(self, registry: &Registry, grace: Duration) -> Result<()> {
+    pub(crate) fn end(self, registry: &Registry, grace: Duration, trusts: bool) -> Result<()> {
+        trust::store(&self.store, trusts)?;
         let name = parts::job_name(&self.name)?;
         job::refuse_foreign(&self.store, &name)?;
         let held = Held::take(&self.store, &name)?;

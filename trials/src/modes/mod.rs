@@ -15,6 +15,7 @@ mod rollback;
 pub(crate) mod stage;
 mod terminal;
 mod trouble;
+mod trust;
 mod user;
 
 use std::path::Path;
@@ -42,7 +43,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 40] = [
+const TRIALS: [Trial; 42] = [
     ("user_guests", user::guests),
     ("user_job", user::job),
     ("user_told", user::told),
@@ -70,6 +71,8 @@ const TRIALS: [Trial; 40] = [
     ("keeper_damaged", rollback::damaged),
     ("keeper_complete", rollback::complete),
     ("keeper_auto", keeper::auto),
+    ("trust_store", trust::store),
+    ("trust_store_of_user", trust::store_of_user),
     ("copies_by_hand", copies::by_hand),
     ("copies_by_hand_of_user", copies::by_hand_of_user),
     ("copies_elsewhere", copies::elsewhere),

@@ -30,6 +30,9 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
             if at.entered.is_some() {
                 process::take_name();
             } else {
+                if args.output.is_none() {
+                    at.trusted_store()?;
+                }
                 must_exist(pid)?;
                 if let Some(status) = namespace::enter(pid)? {
                     return Ok(status);

@@ -22,6 +22,7 @@ use crate::failure::{Class, Failure, Result};
 use crate::output::{Output, written};
 use crate::registry::Registry;
 use crate::settings::Settings;
+use crate::trust;
 
 /// What every command is given.
 #[derive(Debug)]
@@ -36,9 +37,19 @@ pub(crate) struct Surrounding<'a> {
     pub(crate) entered: Option<i32>,
     /// This command was started for one that leads a process group.
     pub(crate) apart: bool,
+    /// The user trusts whoever can write to the store.
+    pub(crate) trusts: bool,
 }
 
 impl Surrounding<'_> {
+    /// Refuses a store that others may have written. Within a namespace whoever has entered it has done so.
+    pub(crate) fn trusted_store(&self) -> Result<()> {
+        if self.inside.is_some() || self.entered.is_some() {
+            return Ok(());
+        }
+        trust::store(&self.settings.store, self.trusts)
+    }
+
     /// The jobs that run.
     pub(crate) fn registry(&self) -> Result<Registry> {
         Registry::open(&self.settings.surroundings.jobs())

@@ -31,6 +31,7 @@ use crate::settings::{absolute, restore_time};
 use crate::signals::Signals;
 use crate::task::{Place, RestoreTask};
 use crate::told::Since;
+use crate::trust;
 
 pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     if args.detach && at.inside.is_none() {
@@ -42,6 +43,10 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         }
     }
     let place = place(at, &args.image)?;
+    at.trusted_store()?;
+    if at.inside.is_none() {
+        trust::image(&place, at.trusts)?;
+    }
     let manifest = parts::manifest(&place)?;
     can_write_pid(args.pidfile.as_deref())?;
     if at.inside.is_none() {

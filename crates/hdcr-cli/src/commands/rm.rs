@@ -28,6 +28,7 @@ impl Report for Removed {
 }
 
 pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
+    at.trusted_store()?;
     let store = &at.settings.store;
     // All is looked at before anything goes: half of a list would be removed in silence else.
     let wanted: Result<Vec<Wanted>> = args.images.iter().map(|text| wanted(at, text)).collect();

@@ -22,6 +22,7 @@ use crate::orphan;
 use crate::parts;
 
 pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
+    at.trusted_store()?;
     let private = args.new_pids || !namespace::may_choose_pids();
     if let (Some(name), None) = (&args.name, &at.inside) {
         // Before a namespace is entered in which other processes are not seen.

@@ -46,7 +46,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &StopArgs) -> Result<u8> {
         }
         None => {
             let orphan = orphan::find(&registry, &name, &at.settings.store)?;
-            orphan.ok_or_else(|| no_such_job(at, &name))?.end(&registry, args.grace)?;
+            orphan.ok_or_else(|| no_such_job(at, &name))?.end(&registry, args.grace, at.trusts)?;
             None
         }
     };
