@@ -47,6 +47,15 @@ impl Compressor {
         Ok(stored.map(|stored| (codec, stored)))
     }
 
+    /// Packs changed lines; `None` when they would not be shorter.
+    pub(crate) fn pack(&mut self, bytes: &[u8]) -> Result<Option<&[u8]>, ImageError> {
+        if self.compression == Compression::None {
+            return Ok(None);
+        }
+        let used = self.lz4(bytes)?;
+        Ok(self.stored.get(..used).filter(|stored| stored.len() < bytes.len()))
+    }
+
     fn lz4(&mut self, bytes: &[u8]) -> Result<usize, ImageError> {
         let room = get_maximum_output_size(bytes.len());
         if self.stored.len() < room {

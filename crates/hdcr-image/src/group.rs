@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use hdcr_layout::{Codec, PageRunEntry};
 
+use crate::delta::{apply, is_delta};
 use crate::error::ImageError;
 use crate::index::PageRun;
 use crate::number::len;
@@ -89,10 +90,14 @@ impl ImageReader {
             }
             rest = others;
         }
+        let mut base = Base::default();
         for place in &places {
             let stored = buffers.stored.get(place.stored.clone()).unwrap_or_default();
             check_sum(place.run.entry(), stored)?;
-            if let Some(into) = place.plain.clone().and_then(|plain| buffers.plain.get_mut(plain)) {
+            let Some(into) = place.plain.clone().and_then(|plain| buffers.plain.get_mut(plain)) else { continue };
+            if is_delta(place.run.entry()) {
+                self.unpack_delta(place.run.entry(), stored, (into, &mut base))?;
+            } else {
                 unpack(place.run.entry(), stored, into)?;
             }
         }
@@ -107,6 +112,34 @@ impl ImageReader {
             (run.address(), pages.unwrap_or_default())
         };
         Ok(runs.iter().map(pages).collect())
+    }
+}
+
+/// Whole pages that changed lines were about: those of neighbours are often of the same run.
+#[derive(Default)]
+struct Base {
+    of: Option<PageRunEntry>,
+    pages: Vec<u8>,
+}
+
+impl ImageReader {
+    fn unpack_delta(
+        &self,
+        entry: &PageRunEntry,
+        stored: &[u8],
+        (into, known): (&mut [u8], &mut Base),
+    ) -> Result<(), ImageError> {
+        let base = *self.base_of(entry, stored)?.entry();
+        if known.of.as_ref().map(identity) != Some(identity(&base)) {
+            known.of = None;
+            self.read_stored(&base, &mut known.pages)?;
+            known.of = Some(base);
+        }
+        let pages = known.pages.get(usize::from(base.skip).saturating_mul(PAGE)..).unwrap_or_default();
+        let count = into.len().min(pages.len());
+        let (to, from) = (into.get_mut(..count), pages.get(..count));
+        to.zip(from).into_iter().for_each(|(to, from)| to.copy_from_slice(from));
+        apply(entry, stored, into)
     }
 }
 

@@ -78,7 +78,9 @@ impl Counts {
         let pages = u64::from(entry.pages);
         match entry.codec {
             Codec::Zero => Self { runs: 1, stored: 0, zero: pages },
-            Codec::Plain | Codec::Lz4 | Codec::Zstd => Self { runs: 1, stored: pages, zero: 0 },
+            Codec::Plain | Codec::Lz4 | Codec::Zstd | Codec::Delta | Codec::PackedDelta => {
+                Self { runs: 1, stored: pages, zero: 0 }
+            }
         }
     }
 
@@ -154,6 +156,11 @@ impl Index {
         before.into_iter().chain(inside).filter_map(part).collect()
     }
 
+    /// Whether exactly this is there.
+    pub(crate) fn has(&self, run: &PageRunEntry) -> bool {
+        run.end().is_some_and(|end| self.within(&(run.address..end)) == [*run])
+    }
+
     pub(crate) fn runs(&self) -> impl Iterator<Item = &PageRunEntry> {
         self.runs.values()
     }
@@ -173,7 +180,9 @@ fn piece(entry: &PageRunEntry, range: &Range<u64>) -> Option<PageRunEntry> {
     }
     let skip = match entry.codec {
         Codec::Zero => 0,
-        Codec::Plain | Codec::Lz4 | Codec::Zstd => entry.skip.checked_add(u16::try_from(skipped).ok()?)?,
+        Codec::Plain | Codec::Lz4 | Codec::Zstd | Codec::Delta | Codec::PackedDelta => {
+            entry.skip.checked_add(u16::try_from(skipped).ok()?)?
+        }
     };
     Some(PageRunEntry { address: range.start, pages: count, skip, ..*entry })
 }

@@ -66,11 +66,17 @@ impl Ledger {
     /// Puts a run over whatever the space held there.
     pub(crate) fn put(&mut self, space: u64, run: PageRunEntry) -> Result<(), ImageError> {
         let index = self.spaces.entry(space).or_default();
-        if run.codec == Codec::Zero && run.end().is_some_and(|end| index.within(&(run.address..end)) == [run]) {
+        if run.codec == Codec::Zero && index.has(&run) {
             return Ok(());
         }
         index.insert(run);
         self.log.as_mut().map_or(Ok(()), |log| log.put(space, run))
+    }
+
+    /// The same with a run that is stored already, and may be there.
+    pub(crate) fn put_anew(&mut self, space: u64, run: PageRunEntry) -> Result<(), ImageError> {
+        let there = self.spaces.get(&space).is_some_and(|index| index.has(&run));
+        if there { Ok(()) } else { self.put(space, run) }
     }
 
     /// Takes what the space holds in a range out.

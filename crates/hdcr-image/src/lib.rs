@@ -9,6 +9,7 @@
 pub mod bundle;
 mod chain;
 mod compress;
+mod delta;
 mod error;
 mod frames;
 mod group;
@@ -25,6 +26,7 @@ mod reader;
 mod record;
 pub mod sample;
 mod segments;
+mod shadow;
 mod sink;
 mod squash;
 mod verify;

@@ -1,14 +1,17 @@
 //! Where pages end up: compressed, appended to a segment, named by the index.
 
-use hdcr_layout::{Codec, PageRunEntry};
+use std::collections::BTreeMap;
+
+use hdcr_layout::{Codec, Layout, PageRunEntry};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::compress::{Compression, Compressor};
+use crate::delta::{self, is_delta};
 use crate::error::ImageError;
 use crate::ledger::Ledger;
 use crate::name::PartName;
 use crate::number::len;
-use crate::reader::{check_sum, plain_size, unpack};
+use crate::reader::{Identity, check_sum, identity, plain_size, unpack};
 use crate::segments::Segments;
 use crate::sink::Sink;
 
@@ -19,45 +22,123 @@ pub(crate) struct Packer {
     compressor: Compressor,
     pub(crate) segments: Segments,
     pub(crate) ledger: Ledger,
+    /// What each run of changed lines changes.
+    pub(crate) bases: Bases,
+}
+
+pub(crate) type Bases = BTreeMap<Identity, PageRunEntry>;
+
+/// Changed lines of pages in a row.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    /// What they change: as many pages, at no address.
+    pub(crate) base: PageRunEntry,
+    /// Maps and lines.
+    pub(crate) lines: Vec<u8>,
+}
+
+impl Changes {
+    /// Those of no page yet.
+    pub(crate) fn begin(base: PageRunEntry) -> Self {
+        Self { base: PageRunEntry { pages: 0, ..base }, lines: Vec::new() }
+    }
+
+    /// Whether the next page's changes, of a page that lies there, can follow.
+    pub(crate) fn takes(&self, base: &PageRunEntry) -> bool {
+        let next = u32::from(self.base.skip).saturating_add(self.base.pages);
+        identity(&self.base) == identity(base) && u32::from(base.skip) == next
+    }
+
+    pub(crate) fn add(&mut self, map: u64, page: &[u8]) {
+        delta::append(map, page, &mut self.lines);
+        self.base.pages = self.base.pages.saturating_add(1);
+    }
 }
 
 impl Packer {
     pub(crate) fn new(compression: Compression, segments: Segments, ledger: Ledger) -> Result<Self, ImageError> {
-        Ok(Self { compressor: Compressor::new(compression)?, segments, ledger })
+        Ok(Self { compressor: Compressor::new(compression)?, segments, ledger, bases: Bases::new() })
+    }
+
+    /// Goes on with changed lines that there are.
+    pub(crate) fn with(self, bases: Bases) -> Self {
+        Self { bases, ..self }
     }
 
     /// Stores whole pages together. What comes back names all of them, at no address yet.
     pub(crate) fn store(&mut self, sink: &mut dyn Sink, bytes: &[u8]) -> Result<PageRunEntry, ImageError> {
         let (codec, stored) = self.compressor.compress(bytes)?.unwrap_or((Codec::Plain, bytes));
-        let place = self.segments.store(sink, stored)?;
         let pages = bytes.len().checked_div(PAGE).unwrap_or(0);
-        Ok(PageRunEntry {
-            address: 0,
-            offset: place.offset,
-            generation: place.generation,
-            xxh3: xxh3_64(stored),
-            pages: u32::try_from(pages).unwrap_or(u32::MAX),
-            segment: place.segment,
-            length: u32::try_from(stored.len()).unwrap_or(u32::MAX),
-            codec,
-            stored: u16::try_from(pages).unwrap_or(u16::MAX),
-            skip: 0,
-            reserved: 0,
-        })
+        place(&mut self.segments, sink, (codec, stored), u16::try_from(pages).unwrap_or(u16::MAX))
+    }
+
+    /// Stores changed lines.
+    pub(crate) fn store_changes(&mut self, sink: &mut dyn Sink, changes: &Changes) -> Result<PageRunEntry, ImageError> {
+        let mut stored = vec![0; PageRunEntry::SIZE];
+        let head = changes.base.encode(&mut stored);
+        head.map_err(|error| ImageError::layout(PartName::Pages(changes.base.segment), error))?;
+        let packed = self.compressor.pack(&changes.lines)?;
+        let codec = if packed.is_some() { Codec::PackedDelta } else { Codec::Delta };
+        stored.extend_from_slice(packed.unwrap_or(&changes.lines));
+        let pages = u16::try_from(changes.base.pages).unwrap_or(u16::MAX);
+        let run = place(&mut self.segments, sink, (codec, &stored), pages)?;
+        self.bases.insert(identity(&run), changes.base);
+        Ok(run)
     }
 
     /// Reads all pages that were stored together with a run back.
     pub(crate) fn read(&mut self, sink: &dyn Sink, run: &PageRunEntry) -> Result<Vec<u8>, ImageError> {
         self.segments.flush()?;
-        let part = sink.reader(PartName::Pages(run.segment))?;
-        let mut stored = vec![0; len(u64::from(run.length))];
-        part.read_at(run.offset, &mut stored)?;
-        check_sum(run, &stored)?;
-        if run.codec == Codec::Plain {
-            return Ok(stored);
+        let stored = read_stored(sink, run)?;
+        if !is_delta(run) {
+            return unpacked(run, stored);
         }
-        let mut plain = vec![0; plain_size(run)];
-        unpack(run, &stored, &mut plain)?;
-        Ok(plain)
+        let lost = || ImageError::corrupt(PartName::Pages(run.segment), "changed lines of nothing known");
+        let base = self.bases.get(&identity(run)).ok_or_else(lost)?;
+        let pages = unpacked(base, read_stored(sink, base)?)?;
+        let start = usize::from(base.skip).saturating_mul(PAGE);
+        let mut pages = pages.get(start..start.saturating_add(plain_size(run))).unwrap_or_default().to_vec();
+        delta::apply(run, &stored, &mut pages)?;
+        Ok(pages)
     }
+}
+
+/// Appends stored bytes. What comes back names all of the pages, at no address yet.
+fn place(
+    segments: &mut Segments,
+    sink: &mut dyn Sink,
+    (codec, stored): (Codec, &[u8]),
+    pages: u16,
+) -> Result<PageRunEntry, ImageError> {
+    let place = segments.store(sink, stored)?;
+    Ok(PageRunEntry {
+        address: 0,
+        offset: place.offset,
+        generation: place.generation,
+        xxh3: xxh3_64(stored),
+        pages: u32::from(pages),
+        segment: place.segment,
+        length: u32::try_from(stored.len()).unwrap_or(u32::MAX),
+        codec,
+        stored: pages,
+        skip: 0,
+        reserved: 0,
+    })
+}
+
+fn read_stored(sink: &dyn Sink, run: &PageRunEntry) -> Result<Vec<u8>, ImageError> {
+    let part = sink.reader(PartName::Pages(run.segment))?;
+    let mut stored = vec![0; len(u64::from(run.length))];
+    part.read_at(run.offset, &mut stored)?;
+    check_sum(run, &stored)?;
+    Ok(stored)
+}
+
+fn unpacked(run: &PageRunEntry, stored: Vec<u8>) -> Result<Vec<u8>, ImageError> {
+    if run.codec == Codec::Plain {
+        return Ok(stored);
+    }
+    let mut plain = vec![0; plain_size(run)];
+    unpack(run, &stored, &mut plain)?;
+    Ok(plain)
 }

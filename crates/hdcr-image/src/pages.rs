@@ -5,12 +5,13 @@ use std::ops::Range;
 
 use hdcr_layout::{Codec, PAGE_SIZE, PageRunEntry, RUN_PAGES};
 
+use crate::delta;
 use crate::error::ImageError;
 use crate::index::Index;
 use crate::log::LogState;
 use crate::manifest::SegmentFacts;
 use crate::number::{len, size};
-use crate::pack::{PAGE, Packer};
+use crate::pack::{Bases, Changes, PAGE, Packer};
 use crate::sink::Sink;
 use crate::squash::Upkeep;
 
@@ -29,6 +30,7 @@ struct Pending {
     address: u64,
     bytes: Vec<u8>,
     zero_pages: u64,
+    changes: Option<Changes>,
 }
 
 impl Pending {
@@ -48,6 +50,7 @@ pub(crate) struct Stored {
     pub(crate) spaces: BTreeMap<u64, Index>,
     /// `None` for an image that stands by itself.
     pub(crate) log: Option<LogState>,
+    pub(crate) bases: Bases,
     pub(crate) upkeep: Upkeep,
 }
 
@@ -59,6 +62,8 @@ pub(crate) struct PageWriter {
     pending: Pending,
     /// The most bytes that are stored together.
     run: usize,
+    /// Whether copies of pages are kept: what a whole image holds would only push out each other.
+    remembers: bool,
     /// What is taken over at the end: into which space, from which, where.
     alike: Vec<(u64, u64, Range<u64>)>,
 }
@@ -72,7 +77,19 @@ impl std::fmt::Debug for PageWriter {
 impl PageWriter {
     pub(crate) fn new(packer: Packer, upkeep: Option<Upkeep>) -> Self {
         let run = if upkeep.is_some() { CHAIN_RUN } else { RUN };
-        Self { packer, upkeep, pending: Pending::default(), run, alike: Vec::new() }
+        Self { packer, upkeep, pending: Pending::default(), run, remembers: false, alike: Vec::new() }
+    }
+
+    /// The writer of an increment.
+    pub(crate) fn onto(packer: Packer, mut upkeep: Upkeep) -> Self {
+        upkeep.shadow.renew();
+        Self { remembers: true, ..Self::new(packer, Some(upkeep)) }
+    }
+
+    pub(crate) fn limit_shadow(&mut self, bytes: u64) {
+        if let Some(upkeep) = &mut self.upkeep {
+            upkeep.shadow.limit(bytes);
+        }
     }
 
     pub(crate) fn close_segments_at(&mut self, bytes: u64) {
@@ -101,6 +118,8 @@ impl PageWriter {
             let (here, after) = rest.split_at(alike.saturating_mul(PAGE).min(rest.len()));
             if zero {
                 self.zeroes(sink, space, at, size(alike))?;
+            } else if self.remembers {
+                self.known(sink, space, at, here)?;
             } else {
                 self.data(sink, space, at, here)?;
             }
@@ -162,6 +181,41 @@ impl PageWriter {
         Ok(())
     }
 
+    /// Takes pages of an increment: of those of which there is a copy only what differs is stored.
+    fn known(&mut self, sink: &mut dyn Sink, space: u64, address: u64, bytes: &[u8]) -> Result<(), ImageError> {
+        for (page, at) in bytes.chunks_exact(PAGE).zip((address..).step_by(PAGE)) {
+            let copy = self.upkeep.as_mut().and_then(|upkeep| upkeep.shadow.compare((space, at), page));
+            match copy.filter(|(map, _)| map.count_ones() <= delta::WORTH) {
+                None => self.data(sink, space, at, page)?,
+                Some((0, whole)) => {
+                    self.flush(sink)?;
+                    self.packer.ledger.put_anew(space, PageRunEntry { address: at, ..whole })?;
+                }
+                Some((map, base)) => self.changes(sink, (space, at), (map, &base), page)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn changes(
+        &mut self,
+        sink: &mut dyn Sink,
+        (space, address): (u64, u64),
+        (map, base): (u64, &PageRunEntry),
+        page: &[u8],
+    ) -> Result<(), ImageError> {
+        let waiting = self.pending.changes.as_ref().filter(|changes| {
+            let end = u64::from(changes.base.pages).saturating_mul(PAGE_SIZE).saturating_add(self.pending.address);
+            self.pending.space == space && end == address && changes.takes(base)
+        });
+        if waiting.is_none() {
+            self.flush(sink)?;
+            (self.pending.space, self.pending.address) = (space, address);
+        }
+        self.pending.changes.get_or_insert_with(|| Changes::begin(*base)).add(map, page);
+        Ok(())
+    }
+
     /// Stores what waits.
     fn flush(&mut self, sink: &mut dyn Sink) -> Result<(), ImageError> {
         let pending = std::mem::take(&mut self.pending);
@@ -171,6 +225,10 @@ impl PageWriter {
         }
         if !pending.bytes.is_empty() {
             self.store(sink, space, address, &pending.bytes)?;
+        }
+        if let Some(changes) = &pending.changes {
+            let stored = self.packer.store_changes(sink, changes)?;
+            self.packer.ledger.put(space, PageRunEntry { address, ..stored })?;
         }
         self.pending.bytes = pending.bytes;
         self.pending.bytes.clear();
@@ -202,6 +260,12 @@ impl PageWriter {
 
     fn store(&mut self, sink: &mut dyn Sink, space: u64, address: u64, bytes: &[u8]) -> Result<(), ImageError> {
         let stored = self.packer.store(sink, bytes)?;
+        if let Some(upkeep) = self.upkeep.as_mut().filter(|_| self.remembers) {
+            let places = (address..).step_by(PAGE).zip(0..stored.stored);
+            for ((at, skip), page) in places.zip(bytes.chunks_exact(PAGE)) {
+                upkeep.shadow.keep((space, at), page, PageRunEntry { pages: 1, skip, ..stored });
+            }
+        }
         self.packer.ledger.put(space, PageRunEntry { address, ..stored })
     }
 
@@ -214,10 +278,11 @@ impl PageWriter {
         if let Some(upkeep) = &mut self.upkeep {
             upkeep.tend(&mut self.packer, sink)?;
         }
-        let (segments, stored) = self.packer.segments.finish()?;
-        let (spaces, log) = self.packer.ledger.finish()?;
+        let Packer { segments, ledger, bases, .. } = self.packer;
+        let (segments, stored) = segments.finish()?;
+        let (spaces, log) = ledger.finish()?;
         let (log, logged) = log.map_or((None, 0), |(log, added)| (Some(log), added));
         let upkeep = self.upkeep.unwrap_or_default();
-        Ok(Stored { segments, added: stored.saturating_add(logged), spaces, log, upkeep })
+        Ok(Stored { segments, added: stored.saturating_add(logged), spaces, log, bases, upkeep })
     }
 }

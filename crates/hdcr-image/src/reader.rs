@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use hdcr_layout::{Codec, Header, PageRunEntry, PartKind, tag};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::delta::{self, is_delta};
 use crate::error::ImageError;
 use crate::frames::{Frame, Frames, check_header};
 use crate::index::{Counts, Index, PageRun};
@@ -22,6 +23,13 @@ const PAGE: usize = 4096;
 pub(crate) struct Segment {
     number: u32,
     part: Box<dyn ReadPart>,
+}
+
+/// Reads stored bytes from the place of a run on, as many as there is room for.
+pub(crate) fn read_from(segments: &[Segment], entry: &PageRunEntry, into: &mut [u8]) -> Result<(), ImageError> {
+    let segment = segments.iter().find(|segment| segment.number == entry.segment);
+    let segment = segment.ok_or_else(|| corrupt(entry, "a page run names a segment that is not there"))?;
+    Ok(segment.part.read_at(entry.offset, into)?)
 }
 
 /// An image whose manifest, frames and page index are checked. Pages are checked as they are read.
@@ -129,15 +137,26 @@ impl ImageReader {
             *into = stored;
             return Ok(());
         }
+        if is_delta(entry) {
+            let base = self.base_of(entry, &stored)?;
+            // Never changed lines again: this ends here.
+            self.read_stored(base.entry(), into)?;
+            into.truncate(usize::from(base.entry().skip).saturating_mul(PAGE).saturating_add(plain_size(entry)));
+            into.drain(..usize::from(base.entry().skip).saturating_mul(PAGE).min(into.len()));
+            return delta::apply(entry, &stored, into);
+        }
         into.resize(plain_size(entry), 0);
         unpack(entry, &stored, into)
     }
 
+    /// What the checked bytes of changed lines change.
+    pub(crate) fn base_of(&self, entry: &PageRunEntry, stored: &[u8]) -> Result<PageRun, ImageError> {
+        delta::base_of(entry, stored, &self.manifest.segments)
+    }
+
     /// Reads stored bytes from the place of a run on, as many as there is room for.
     pub(crate) fn read_segment(&self, entry: &PageRunEntry, into: &mut [u8]) -> Result<(), ImageError> {
-        let segment = self.segments.iter().find(|segment| segment.number == entry.segment);
-        let segment = segment.ok_or_else(|| corrupt(entry, "a page run names a segment that is not there"))?;
-        Ok(segment.part.read_at(entry.offset, into)?)
+        read_from(&self.segments, entry, into)
     }
 }
 
@@ -145,8 +164,11 @@ fn corrupt(entry: &PageRunEntry, reason: &str) -> ImageError {
     ImageError::corrupt(PartName::Pages(entry.segment), format!("{reason} (page {:#x})", entry.address))
 }
 
+/// Segment, offset, length, codec, pages, check sum.
+pub(crate) type Identity = (u32, u64, u32, u16, u16, u64);
+
 /// Runs that are equal in this are pieces of what was stored together.
-pub(crate) fn identity(entry: &PageRunEntry) -> (u32, u64, u32, u16, u16, u64) {
+pub(crate) fn identity(entry: &PageRunEntry) -> Identity {
     (entry.segment, entry.offset, entry.length, entry.codec.number(), entry.stored, entry.xxh3)
 }
 
@@ -167,6 +189,8 @@ pub(crate) fn check_sum(entry: &PageRunEntry, stored: &[u8]) -> Result<(), Image
 /// Decompresses the stored bytes of a run into room of [`plain_size`].
 pub(crate) fn unpack(entry: &PageRunEntry, stored: &[u8], into: &mut [u8]) -> Result<(), ImageError> {
     let found = match entry.codec {
+        // Changed lines are no pages by themselves.
+        Codec::Delta | Codec::PackedDelta => 0,
         Codec::Zero | Codec::Plain => stored.len(),
         Codec::Lz4 => {
             lz4_flex::block::decompress_into(stored, into).map_err(|error| corrupt(entry, &error.to_string()))?
@@ -212,6 +236,9 @@ fn read_index(frames: &Frames, manifest: &Manifest) -> Result<BTreeMap<u64, Vec<
         let List(entries) = frame.decode::<List<PageRunEntry>>()?;
         let runs = spaces.entry(frame.id).or_default();
         for entry in entries {
+            if is_delta(&entry) {
+                return Err(ImageError::corrupt(PartName::Frames, "changed lines in an image that stands by itself"));
+            }
             let run = PageRun::check(entry, &manifest.segments)?;
             if runs.last().is_some_and(|last| last.range().end > run.address()) {
                 return Err(ImageError::corrupt(PartName::Frames, "page runs lie over one another"));

@@ -127,6 +127,17 @@ impl Segments {
         self.closed.retain(keep);
     }
 
+    /// The number of the one to be begun next.
+    pub(crate) fn next(&self) -> u64 {
+        self.next.map_or(u64::MAX, u64::from)
+    }
+
+    /// Whether there is one of this number.
+    pub(crate) fn has(&self, number: u32) -> bool {
+        let open = self.open.as_ref().map(|open| &open.facts);
+        self.closed.iter().chain(open).any(|facts| facts.number == number)
+    }
+
     /// How many bytes were added so far.
     pub(crate) fn added(&self) -> u64 {
         self.added

@@ -6,12 +6,15 @@ use std::ops::Range;
 
 use hdcr_layout::{Codec, PageRunEntry};
 
+use crate::delta::is_delta;
 use crate::error::ImageError;
 use crate::index::Index;
 use crate::manifest::SegmentFacts;
 use crate::number::{len, size};
-use crate::pack::{PAGE, Packer};
+use crate::pack::{Bases, PAGE, Packer};
+use crate::reader::{Identity, identity};
 use crate::segments::LONGEST;
+use crate::shadow::Shadow;
 use crate::sink::Sink;
 
 /// With each increment as much is written anew as it has written itself, and at least this.
@@ -24,18 +27,19 @@ const GRAIN: u64 = 128;
 /// Pages that were stored together, and who may refer to them.
 #[derive(Debug)]
 struct Item {
-    segment: u32,
-    offset: u64,
+    of: Identity,
     refs: Vec<(u64, Range<u64>)>,
 }
 
 /// What is under way, from increment to increment.
 #[derive(Debug, Default)]
 pub(crate) struct Upkeep {
-    /// How many segments were closed when the index was looked through.
-    seen: Option<usize>,
+    /// Which segment was to be the next one when the index was looked through.
+    seen: Option<u64>,
     /// What is to be written anew.
     items: VecDeque<Item>,
+    /// Copies of pages that were stored.
+    pub(crate) shadow: Shadow,
 }
 
 /// Which bytes of each closed segment something refers to, by grains.
@@ -81,7 +85,7 @@ impl Upkeep {
         let mut batch = Batch::default();
         let mut moved = 0_u64;
         while moved < budget {
-            if self.items.is_empty() && self.seen != Some(packer.segments.closed().len()) {
+            if self.items.is_empty() && self.seen != Some(packer.segments.next()) {
                 batch.settle(packer, sink)?;
                 self.plan(packer);
             }
@@ -99,32 +103,47 @@ impl Upkeep {
     fn plan(&mut self, packer: &mut Packer) {
         let mut alive = Alive::new(packer.segments.closed());
         let runs = || packer.ledger.spaces().values().flat_map(Index::runs).filter(|run| run.codec != Codec::Zero);
-        runs().for_each(|run| alive.mark(run));
+        let mut bases = Bases::new();
+        for run in runs() {
+            alive.mark(run);
+            if let Some(base) = packer.bases.get(&identity(run)).filter(|_| is_delta(run)) {
+                alive.mark(base);
+                bases.insert(identity(run), *base);
+            }
+        }
+        packer.bases = bases;
         packer.segments.retain(|facts| alive.bytes(facts.number) != Some(0));
         let share = |facts: &SegmentFacts| {
             let bytes = alive.bytes(facts.number)?;
             (bytes.saturating_mul(2) < facts.size).then_some((bytes, facts.number))
         };
         let emptiest = packer.segments.closed().iter().filter_map(share).min();
-        if let Some((_, victim)) = emptiest {
-            self.items = items(packer.ledger.spaces(), victim);
+        let emptiest = emptiest.map(|(_, victim)| victim);
+        if let Some(victim) = emptiest {
+            self.items = items(packer.ledger.spaces(), &packer.bases, victim);
         }
-        self.seen = Some(packer.segments.closed().len());
+        // Nothing new is to refer to what goes.
+        self.shadow.retain(|segment| Some(segment) != emptiest && packer.segments.has(segment));
+        self.seen = Some(packer.segments.next());
     }
 }
 
-/// All that is stored in a segment and referred to, in the order of the first who does.
-fn items(spaces: &BTreeMap<u64, Index>, victim: u32) -> VecDeque<Item> {
-    let mut places: BTreeMap<(u32, u64), usize> = BTreeMap::new();
+/// All that is stored in a segment and referred to, in the order of the first who does; and what changes something there.
+fn items(spaces: &BTreeMap<u64, Index>, bases: &Bases, victim: u32) -> VecDeque<Item> {
+    let mut places: BTreeMap<Identity, usize> = BTreeMap::new();
     let mut items: Vec<Item> = Vec::new();
     for (space, index) in spaces {
-        for run in index.runs().filter(|run| run.codec != Codec::Zero && run.segment == victim) {
-            let place = (run.segment, run.offset);
-            let at = *places.entry(place).or_insert(items.len());
+        let concerned = |run: &&PageRunEntry| {
+            let base = bases.get(&identity(run)).filter(|_| is_delta(run));
+            run.codec != Codec::Zero && (run.segment == victim || base.is_some_and(|base| base.segment == victim))
+        };
+        for run in index.runs().filter(concerned) {
+            let of = identity(run);
+            let at = *places.entry(of).or_insert(items.len());
             let range = run.address..run.end().unwrap_or(run.address);
             match items.get_mut(at) {
                 Some(item) => item.refs.push((*space, range)),
-                None => items.push(Item { segment: place.0, offset: place.1, refs: vec![(*space, range)] }),
+                None => items.push(Item { of, refs: vec![(*space, range)] }),
             }
         }
     }
@@ -145,9 +164,7 @@ impl Batch {
         let mut refs: Vec<(u64, PageRunEntry)> = Vec::new();
         for (space, range) in &item.refs {
             let now = packer.ledger.spaces().get(space).map(|index| index.within(range)).unwrap_or_default();
-            let same = |run: &PageRunEntry| {
-                run.codec != Codec::Zero && (run.segment, run.offset) == (item.segment, item.offset)
-            };
+            let same = |run: &PageRunEntry| run.codec != Codec::Zero && identity(run) == item.of;
             refs.extend(now.into_iter().filter(same).map(|run| (*space, run)));
         }
         let Some((_, first)) = refs.first() else { return Ok(0) };

@@ -61,14 +61,14 @@ impl ImageWriter {
     /// spaces, until pages, forget and alike say otherwise. The sink must be able to share parts with that image. If the
     /// increment is given up, the image before is as it was, and [`Chain::open`] reads the chain back from it.
     pub fn onto(sink: Box<dyn Sink>, options: Options, chain: Chain, keep: &[u64]) -> Result<Self, ImageError> {
-        let Chain { id, spaces, segments, log, upkeep } = chain;
+        let Chain { id, spaces, segments, log, bases, upkeep } = chain;
         let base = id.clone();
         let mut writer = Self::begin(sink, FORMAT_VERSION, |sink| {
             let segments = Segments::onto(sink, &base, &segments)?;
             let mut ledger = Ledger::onto(sink, &base, spaces, &log)?;
             ledger.keep(keep)?;
-            let packer = Packer::new(options.compression, segments, ledger)?;
-            Ok(PageWriter::new(packer, Some(upkeep)))
+            let packer = Packer::new(options.compression, segments, ledger)?.with(bases);
+            Ok(PageWriter::onto(packer, upkeep))
         })?;
         writer.base = Some(id);
         Ok(writer)
@@ -79,6 +79,14 @@ impl ImageWriter {
     #[must_use]
     pub fn with_segments_of(mut self, bytes: u64) -> Self {
         self.pages.close_segments_at(bytes);
+        self
+    }
+
+    /// Keeps copies of so many bytes of the pages that increments write (64 MiB, unless it is said otherwise): of a page that comes again
+    /// only the lines of 64 bytes that differ are stored.
+    #[must_use]
+    pub fn with_shadow_of(mut self, bytes: u64) -> Self {
+        self.pages.limit_shadow(bytes);
         self
     }
 
@@ -144,8 +152,8 @@ impl ImageWriter {
         let segments = stored.segments.clone();
         let manifest = Manifest { id, facts, frames: frames.finish()?, segments, pages, log };
         sink.persist(&manifest.encode()?)?;
-        let Stored { segments, spaces, log, upkeep, .. } = stored;
-        let chain = log.map(|log| Chain { id: manifest.id.clone(), spaces, segments, log, upkeep });
+        let Stored { segments, spaces, log, bases, upkeep, .. } = stored;
+        let chain = log.map(|log| Chain { id: manifest.id.clone(), spaces, segments, log, bases, upkeep });
         Ok(Durable { manifest, chain, sink })
     }
 

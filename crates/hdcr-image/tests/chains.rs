@@ -5,18 +5,26 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use hdcr_image::{
-    Chain, ErrorClass, ImageError, ImageId, ImageReader, ImageWriter, LogFacts, Manifest, MemoryImage, MemorySource,
-    Options, PAGE_SIZE, PartName, sample,
+    Chain, Compression, ErrorClass, ImageError, ImageId, ImageReader, ImageWriter, LogFacts, Manifest, MemoryImage,
+    MemorySource, Options, PAGE_SIZE, PartName, sample,
 };
-use hdcr_layout::{Codec, Header, LogRecord, PageRunEntry, PartKind};
+use hdcr_layout::{Codec, Header, Layout, LogRecord, PageRunEntry, PartKind};
 use proptest::prelude::*;
 
 type Parts = BTreeMap<PartName, Vec<u8>>;
 type Pages = BTreeMap<(u64, u64), Vec<u8>>;
 
+const MIDDLE: ImageId = ImageId([8; 16]);
 const LATER: ImageId = ImageId([9; 16]);
 
-/// The parts of an image and of an increment on it.
+/// The page that the increments write.
+fn page(changed: u8) -> Vec<u8> {
+    let mut page: Vec<u8> = (0..4096_u32).map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    page[100] ^= changed;
+    page
+}
+
+/// The parts of an image and of the second increment on it.
 fn two() -> (Parts, Parts) {
     static PARTS: LazyLock<(Parts, Parts)> = LazyLock::new(write_two);
     PARTS.clone()
@@ -30,9 +38,12 @@ fn write_two() -> (Parts, Parts) {
     }
     let chain = writer.finish(sample::facts()).unwrap().chain.unwrap();
     let before = image.parts().unwrap();
+    let mut writer = ImageWriter::onto(Box::new(image.sink(MIDDLE)), Options::default(), chain, &[1]).unwrap();
+    writer.pages(1, 0x40_1000, &page(0)).unwrap();
+    let chain = writer.finish(sample::facts()).unwrap().chain.unwrap();
     let mut writer = ImageWriter::onto(Box::new(image.sink(LATER)), Options::default(), chain, &[1]).unwrap();
     writer.frame(sample::UNKNOWN_TAG, 3, 9, b"a record of the future").unwrap();
-    writer.pages(1, 0x40_1000, &[7; 4096]).unwrap();
+    writer.pages(1, 0x40_1000, &page(1)).unwrap();
     writer.forget(1, 0x40_0000..0x40_1000).unwrap();
     writer.finish(sample::facts()).unwrap();
     (before, image.parts().unwrap())
@@ -64,11 +75,11 @@ fn an_increment_holds_what_is_kept_and_what_is_new() {
     let (before, after) = two();
     let mut expected = read(&before).unwrap();
     expected.retain(|(space, at), _| *space == 1 && *at != 0x40_0000);
-    expected.insert((1, 0x40_1000), vec![7; 4096]);
+    expected.insert((1, 0x40_1000), page(1));
     assert_eq!(read(&after).unwrap(), expected);
     let manifest = Manifest::decode(&after[&PartName::Manifest]).unwrap();
     assert_eq!((manifest.segments[0].image, manifest.log.unwrap().image), (sample::IMAGE, sample::IMAGE));
-    assert_eq!(manifest.facts.base.as_ref().unwrap().image, sample::IMAGE);
+    assert_eq!(manifest.facts.base.as_ref().unwrap().image, MIDDLE);
     assert!(manifest.pages.added_size < 400 && manifest.version() == 2);
     assert!(after[&PartName::Pages(0)].starts_with(&before[&PartName::Pages(0)]));
     assert!(after[&PartName::Index(0)].starts_with(&before[&PartName::Index(0)]));
@@ -191,6 +202,97 @@ fn a_log_with_a_right_digest_is_not_trusted() {
     refused(|run| run.offset = 0);
     refused(|run| run.offset = 1 << 40);
     refused(|run| run.xxh3 = 1);
+}
+
+type Change = fn(&mut PageRunEntry, &mut Vec<u8>, &mut PageRunEntry);
+
+/// A page of which the first line is of other bytes than in the copy, as `change` makes it.
+fn changed_lines(
+    change: impl FnOnce(&mut PageRunEntry, &mut Vec<u8>, &mut PageRunEntry),
+) -> Result<Vec<u8>, ImageError> {
+    let whole = vec![5; 2 * 4096];
+    let sum = xxhash_rust::xxh3::xxh3_64;
+    let plain = PageRunEntry { generation: 1, codec: Codec::Plain, stored: 2, ..zeroes(0, 1) };
+    let mut base = PageRunEntry { offset: 64, length: 8192, xxh3: sum(&whole), skip: 1, ..plain };
+    let mut lines = [1_u64.to_le_bytes().as_slice(), &[6; 64]].concat();
+    let mut run = PageRunEntry { address: 0x1000, offset: 64 + 8192, codec: Codec::Delta, stored: 1, ..plain };
+    change(&mut base, &mut lines, &mut run);
+    let mut stored = vec![0; 52];
+    base.encode(&mut stored).unwrap();
+    stored.extend_from_slice(&lines);
+    (run.length, run.xxh3) = (u32::try_from(stored.len()).unwrap(), sum(&stored));
+    let segment = [whole, stored].concat();
+    let mut parts = forged(&encoded(&[LogRecord::Put { space: 1, run }]), (1, 1, 0), |manifest| {
+        manifest.segments[0].size = 64 + segment.len() as u64;
+    });
+    let header = parts[&PartName::Pages(0)][..Header::SIZE].to_vec();
+    parts.insert(PartName::Pages(0), [header, segment].concat());
+    read(&parts).map(|pages| pages[&(1, 0x1000)].clone())
+}
+
+#[test]
+fn changed_lines_are_not_trusted() {
+    let expected = [vec![6; 64], vec![5; 4096 - 64]].concat();
+    assert_eq!(changed_lines(|_, _, _| ()).unwrap(), expected);
+    let pack = |lines: &mut Vec<u8>, run: &mut PageRunEntry| {
+        *lines = lz4_flex::block::compress(lines);
+        run.codec = Codec::PackedDelta;
+    };
+    assert_eq!(changed_lines(|_, lines, run| pack(lines, run)).unwrap(), expected);
+    let refused: [(&str, Change); 12] = [
+        ("of zeroes", |base, _, _| *base = zeroes(0, 1)),
+        ("of changed lines", |base, _, _| (base.codec, base.length) = (Codec::Delta, 4096)),
+        ("of itself", |base, _, run| *base = PageRunEntry { address: 0, length: 124, ..*run }),
+        ("at an address", |base, _, _| base.address = 0x1000),
+        ("of more pages", |base, _, _| (base.pages, base.skip) = (2, 0)),
+        ("of another use", |base, _, _| base.generation = 2),
+        ("outside of the segment", |base, _, _| base.offset = 1 << 40),
+        ("of another segment", |base, _, _| base.segment = 7),
+        ("of other bytes", |base, _, _| base.xxh3 ^= 1),
+        ("too few lines", |_, lines, _| lines.truncate(71)),
+        ("too many lines", |_, lines, _| lines.push(0)),
+        ("lines that are not packed", |_, _, run| run.codec = Codec::PackedDelta),
+    ];
+    for (what, change) in refused {
+        assert_eq!(changed_lines(change).unwrap_err().class(), ErrorClass::Corrupt, "{what}");
+    }
+    // What unpacks to more than there can be.
+    let long = changed_lines(|_, lines, run| {
+        *lines = lz4_flex::block::compress(&vec![0; 1 << 18]);
+        run.codec = Codec::PackedDelta;
+    });
+    assert_eq!(long.unwrap_err().class(), ErrorClass::Corrupt);
+}
+
+/// Of a page that comes again only what differs is stored, of one that is as it was nothing.
+#[test]
+fn an_increment_costs_its_changed_lines() {
+    let image = MemoryImage::new();
+    let options = Options { compression: Compression::None };
+    let pages = |changed: &dyn Fn(u8) -> u8| -> Vec<u8> { (0..8).flat_map(|at| page(changed(at))).collect() };
+    let next = |id: u8, chain: Option<Chain>, bytes: &[u8]| {
+        let sink = Box::new(image.sink(ImageId([id; 16])));
+        let mut writer = match chain {
+            None => ImageWriter::first(sink, options).unwrap(),
+            Some(chain) => ImageWriter::onto(sink, options, chain, &[1]).unwrap(),
+        };
+        writer.pages(1, 0, bytes).unwrap();
+        let committed = writer.finish(sample::facts()).unwrap();
+        let seen: Vec<u8> = read(&image.parts().unwrap()).unwrap().into_values().flatten().collect();
+        assert!(seen == bytes, "image {id}");
+        (committed.manifest.pages.added_size, committed.chain)
+    };
+    let (_, chain) = next(1, None, &pages(&|_| 0));
+    let (whole, chain) = next(2, chain, &pages(&|at| at));
+    let (some, chain) = next(3, chain, &pages(&|at| at + at % 2));
+    let (equal, chain) = next(4, chain, &pages(&|at| at));
+    let (again, chain) = next(5, chain, &pages(&|at| at));
+    let mut half = pages(&|at| at);
+    half.iter_mut().step_by(64).skip(64).take(64 + 33).for_each(|byte| *byte ^= 1);
+    let (half, _) = next(6, chain, &half);
+    // Pages 1, 3, 5 and 7 have one line each; page 1 is stored whole at the end, and so is page 2, of which more than half is.
+    assert!(whole > 8 * 4096 && some < 4 * (52 + 72 + 64) + 4 * 64, "{whole} {some}");
+    assert!(equal <= 8 * 64 && again == 0 && half < 2 * 4096 + 300 && half > 8000, "{equal} {again} {half}");
 }
 
 #[test]

@@ -91,6 +91,8 @@ fn impossible_runs_are_refused() {
     refused(|run| run.offset = u64::MAX);
     refused(|run| run.codec = Codec::Zero);
     refused(|run| run.codec = Codec::Plain);
+    refused(|run| (run.codec, run.length) = (Codec::Delta, 52));
+    refused(|run| (run.codec, run.length) = (Codec::PackedDelta, 5 * 4096));
 }
 
 #[test]

@@ -9,6 +9,9 @@ pub const PAGE_SIZE: u64 = 4096;
 /// The most pages that are stored together.
 pub const RUN_PAGES: u16 = 256;
 
+/// Size of an entry, with which the stored bytes of changed lines begin.
+const DELTA_HEAD: u64 = 52;
+
 stored_enum! {
     /// How the bytes of a run are stored.
     Codec: u16 {
@@ -20,6 +23,10 @@ stored_enum! {
         Lz4 = 2,
         /// As one Zstandard frame.
         Zstd = 3,
+        /// As changed lines of pages that are stored whole, in images of a chain.
+        Delta = 4,
+        /// The same, packed as one LZ4 block.
+        PackedDelta = 5,
     }
 }
 
@@ -69,7 +76,7 @@ impl PageRunEntry {
         }
         match self.codec {
             Codec::Zero => self.check_zero(),
-            Codec::Plain | Codec::Lz4 | Codec::Zstd => self.check_stored(),
+            Codec::Plain | Codec::Lz4 | Codec::Zstd | Codec::Delta | Codec::PackedDelta => self.check_stored(),
         }
     }
 
@@ -99,6 +106,8 @@ impl PageRunEntry {
         let fits = match self.codec {
             Codec::Plain => length == plain,
             Codec::Zero | Codec::Lz4 | Codec::Zstd => length > 0 && length < plain,
+            // Behind the entry of what they change.
+            Codec::Delta | Codec::PackedDelta => length > DELTA_HEAD && length < plain,
         };
         if !fits || self.offset.checked_add(length).is_none() {
             return Err(("stored length", length));

@@ -126,7 +126,7 @@ impl World {
             Some(chain) => ImageWriter::onto(sink, Options::default(), chain, &keep).unwrap(),
         };
         // So that some are closed and some are written anew.
-        writer = writer.with_segments_of(16 << 10);
+        writer = writer.with_segments_of(16 << 10).with_shadow_of(48 * 4096);
         memory.retain(|(space, _), _| keep.contains(space));
         for step in &round.steps {
             self.step(step, &mut writer, &mut memory);
