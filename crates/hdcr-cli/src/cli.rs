@@ -47,6 +47,7 @@ pub(crate) struct Cli {
 /// What all commands understand.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of all commands")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Common {
     /// Print one JSON object on standard output (run and restore: on standard error), also for an error
     #[arg(long, global = true)]

@@ -47,12 +47,12 @@ impl User {
     }
 }
 
-fn refused(code: &str, what: String, remedy: &str) -> Failure {
+fn refused(code: &str, what: &str, remedy: &str) -> Failure {
     Failure::refused(code, format!("{what}: whoever that is could act with your rights"))
         .remedy(format!("{remedy}; --trust-store when you trust them that far"))
 }
 
-fn refused_store(what: String) -> Failure {
+fn refused_store(what: &str) -> Failure {
     refused("store-owner", what, "make the store your own (chown, chmod go-w), or take another --store")
 }
 
@@ -66,12 +66,12 @@ pub(crate) fn store(root: &Path, is_trusted: bool) -> Result<()> {
         let whole = fs::canonicalize(root).ok();
         let ways = [Some(root), whole.as_deref()].into_iter().flatten();
         if let Some(doubt) = ways.flat_map(|way| way.ancestors().skip(1)).find_map(|above| own.doubt_above(above)) {
-            return Err(refused_store(format!("the store {} lies where {doubt}", root.display())));
+            return Err(refused_store(&format!("the store {} lies where {doubt}", root.display())));
         }
     }
     let Ok(found) = fs::metadata(root) else { return Ok(()) };
     if let Some(doubt) = own.doubt(root, &found) {
-        return Err(refused_store(format!("the store {doubt}")));
+        return Err(refused_store(&format!("the store {doubt}")));
     }
     for (part, depth) in PARTS {
         inside(own, &root.join(part), depth)?;
@@ -87,11 +87,11 @@ fn inside(own: User, path: &Path, depth: u32) -> Result<()> {
         Err(error) => return Err(Failure::system(format_args!("looking at {}", path.display()))(error)),
     };
     if let Some(doubt) = own.doubt(path, &found) {
-        return Err(refused_store(format!("in the store, {doubt}")));
+        return Err(refused_store(&format!("in the store, {doubt}")));
     }
     if found.is_symlink() {
         let what = format!("in the store, {} is a link", path.display());
-        return Err(refused_store(what));
+        return Err(refused_store(&what));
     }
     if depth == 0 || !found.is_dir() {
         return Ok(());
@@ -112,7 +112,7 @@ pub(crate) fn image(place: &Place, is_trusted: bool) -> Result<()> {
     match doubt {
         Some(doubt) if own.0 == 0 && !is_trusted => Err(refused(
             "image-owner",
-            format!("the image {doubt}"),
+            &format!("the image {doubt}"),
             "restore it as that user, or make it your own (a copy, chown, chmod go-w)",
         )),
         Some(_) | None => Ok(()),
