@@ -3,6 +3,7 @@
 //! The product is a black box here: one binary, its commands, its exit codes. Nothing of its crates is used.
 
 mod bench;
+mod chain;
 mod demo;
 mod descriptors;
 mod faults;
@@ -63,6 +64,8 @@ enum What {
     Programs(ProgramArgs),
     /// Kills the tool, tampers with images, lets surroundings fail: nobody may suffer from it.
     Faults(faults::FaultArgs),
+    /// Makes images on top of one another at full pace, kills who makes them, and restores links at random.
+    Chain(chain::ChainArgs),
     /// Restores the images that versions of the past have left, or adds those of this version.
     Golden(golden::GoldenArgs),
     /// Measures beside CRIU.
@@ -165,6 +168,7 @@ fn run(command: &Command) -> Result<bool> {
         What::Faults(args) => {
             faults::run(args, command.place.hdcr.as_deref(), &command.place.sources, &command.place.build)
         }
+        What::Chain(args) => chain::run(args, &command.place),
         What::Golden(args) => golden::run(args, &command.place),
         What::Bench(args) => {
             bench::run(args, command.place.hdcr.as_deref(), &command.place.sources, &command.place.build)

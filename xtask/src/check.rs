@@ -36,7 +36,7 @@ impl Counts {
 type Part = (&'static str, fn(&Shell) -> Result<Counts>);
 
 /// In the order of how soon they tell.
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 11] = [
     ("fmt", fmt),
     ("tidy", |shell| tidy::report(&shell.root)),
     ("clippy", clippy),
@@ -47,6 +47,7 @@ const PARTS: [Part; 10] = [
     ("programs", programs),
     ("golden", |shell| trials(shell, &["golden"])),
     ("faults", faults),
+    ("chain", |shell| trials(shell, &["chain"])),
 ];
 
 /// Small counts: `cargo xtask trial faults` and `soak faults` have the large ones.

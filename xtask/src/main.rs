@@ -29,13 +29,13 @@ enum Task {
     Demo,
     /// Everything that the CI checks: formatting, lints, unit tests, tidy, trials.
     Test {
-        /// Leave out parts: fmt, clippy, unit, tidy, zoo, scenarios, modes, programs, golden, faults.
+        /// Leave out parts: fmt, clippy, unit, tidy, zoo, scenarios, modes, programs, golden, faults, chain.
         #[arg(long, value_delimiter = ',')]
         without: Vec<String>,
     },
     /// The rules about the sources that no compiler checks.
     Tidy,
-    /// Trials of the zoo, by name, `lot` (the programs picked by lot, installed where missing), `faults` (the tool killed, images tampered with, surroundings that fail), `golden` (images of the past), `modes` (the ways in which it is used), `programs` (real ones), or `scenarios` (stories of what users have met); further arguments go to the runner (see `cargo xtask trial --help`).
+    /// Trials of the zoo, by name, `lot` (the programs picked by lot, installed where missing), `chain` (images on top of one another), `faults` (the tool killed, images tampered with, surroundings that fail), `golden` (images of the past), `modes` (the ways in which it is used), `programs` (real ones), or `scenarios` (stories of what users have met); further arguments go to the runner (see `cargo xtask trial --help`).
     #[command(disable_help_flag = true)]
     Trial {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -54,7 +54,7 @@ enum Task {
     },
     /// The same trials many times over.
     Soak {
-        /// A trial, or the beginning of the names of several; `faults` kills and flips ten times as often as this.
+        /// A trial, or the beginning of the names of several; `faults` kills and flips, and `chain` makes links and kills, ten times as often as this.
         name: String,
         /// How many times.
         #[arg(long, default_value_t = 100)]
@@ -92,7 +92,7 @@ fn run(command: &Command) -> Result<bool> {
             lot(&shell, arguments.get(1..).unwrap_or_default())
         }
         Task::Trial { arguments } => {
-            let own = ["faults", "golden", "modes", "programs", "scenarios"];
+            let own = ["chain", "faults", "golden", "modes", "programs", "scenarios"];
             let is_own = arguments.first().is_some_and(|first| own.contains(&first.as_str()));
             let mut all = if is_own { Vec::new() } else { vec!["run"] };
             all.extend(arguments.iter().map(String::as_str));
@@ -102,6 +102,10 @@ fn run(command: &Command) -> Result<bool> {
         Task::Soak { name, times } if name == "faults" => {
             let count = times.saturating_mul(10).to_string();
             shell.trials(&["faults", "--kills", &count, "--flips", &count])
+        }
+        Task::Soak { name, times } if name == "chain" => {
+            let count = times.saturating_mul(10).to_string();
+            shell.trials(&["chain", "--links", &count, "--kills", &count])
         }
         Task::Bench { arguments } => {
             let mut all = vec!["bench"];

@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 
 use crate::duration;
-use crate::kinds::{Condition, EndPolicy, Every, FilePolicyRule, PathMap, Snapshot, StdioTarget, at_least_one};
+use crate::kinds::{
+    Condition, EndPolicy, Every, FilePolicyRule, Increments, PathMap, Share, Snapshot, StdioTarget, at_least_one,
+};
 
 /// Printed after the help of the whole program.
 const AFTER_HELP: &str = "\
@@ -163,6 +165,14 @@ pub(crate) struct RunArgs {
     /// How many checkpoints to keep [default: 3]
     #[arg(long, value_name = "N", env = "HDCR_KEEP", value_parser = at_least_one)]
     pub(crate) keep: Option<NonZeroUsize>,
+    /// Most of the time that checkpoints may take, such as 10%: the program standing still and the processor time of hdcr
+    /// together; when they take more they come less often [default: no limit]
+    #[arg(long, value_name = "SHARE", env = "HDCR_BUDGET")]
+    pub(crate) budget: Option<Share>,
+    /// Whether checkpoints are made on top of one another, so that each takes time and space only for what was written
+    /// since the one before [default: auto]
+    #[arg(long, value_enum, value_name = "WHEN", env = "HDCR_INCREMENTS")]
+    pub(crate) increments: Option<Increments>,
     /// How many times to roll back before giving up [default: 5]
     #[arg(long, value_name = "N", env = "HDCR_RESTARTS")]
     pub(crate) restarts: Option<u32>,

@@ -65,6 +65,26 @@ impl<'de> Deserialize<'de> for Every {
     }
 }
 
+/// `--budget`: a share such as `10%`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Share(pub(crate) hdcr_policy::interval::Budget);
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.trim().strip_suffix('%').and_then(|number| number.trim().parse().ok());
+        let budget = number.and_then(hdcr_policy::interval::Budget::percent);
+        budget.map(Self).ok_or_else(|| format!("{text:?} is not a share from 1% to 100%"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// `--keep`: at least one is kept, else there is nothing to go back to.
 pub(crate) fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
     text.trim().parse().map_err(|_| format!("{text:?} is not a whole number from 1 on"))
@@ -204,6 +224,19 @@ pub(crate) enum Snapshot {
     Precopy,
     /// All of it while the program stands still
     Stop,
+}
+
+/// Whether checkpoints are made on top of one another (`--increments`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Increments {
+    /// When they come every 10 seconds or faster, or when a whole one takes more than a twentieth of the time between two
+    #[default]
+    Auto,
+    /// Always: the program is followed all the time, and each holds anew only what was written since the one before
+    On,
+    /// Never: each is a whole one
+    Off,
 }
 
 /// What becomes of a program after its checkpoint.

@@ -1,6 +1,7 @@
 //! The machine of this process: what a manifest says of it, and whether an image fits it.
 
 use std::fs;
+use std::time::Duration;
 
 use hdcr_image::{Clocks, ManifestFacts};
 use rustix::time::{ClockId, clock_gettime};
@@ -50,15 +51,26 @@ pub(crate) fn facts(mechanism: &str, snapshot: &str) -> ManifestFacts {
         kernel_release: text(uname.release()),
         boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
         host_name: text(uname.nodename()),
-        clocks: Clocks {
-            realtime_ns: now(ClockId::Realtime),
-            monotonic_ns: now(ClockId::Monotonic),
-            boottime_ns: now(ClockId::Boottime),
-        },
+        clocks: clocks(),
         mechanism: mechanism.to_owned(),
         snapshot: snapshot.to_owned(),
         ..ManifestFacts::default()
     }
+}
+
+/// The clocks now.
+pub(crate) fn clocks() -> Clocks {
+    Clocks {
+        realtime_ns: now(ClockId::Realtime),
+        monotonic_ns: now(ClockId::Monotonic),
+        boottime_ns: now(ClockId::Boottime),
+    }
+}
+
+/// The processor time of this process so far.
+pub(crate) fn worked() -> Duration {
+    let nanos = u64::try_from(now(ClockId::ProcessCPUTime)).unwrap_or(0);
+    Duration::from_nanos(nanos)
 }
 
 /// A clock in nanoseconds.

@@ -3,9 +3,12 @@
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use hdcr_engine::checkpoint::{self, EndPolicy, EndRequest, FilePolicy, FileRequest, Request, SnapshotRequest};
+use hdcr_engine::checkpoint::{
+    self, EndPolicy, EndRequest, FilePolicy, FileRequest, Held, Next, Prepared, Request, Series, SnapshotRequest,
+    Surveyed,
+};
 use hdcr_engine::error::Refusals;
 use hdcr_engine::ids::Pid;
 use hdcr_engine::mechanism::{Deadline, Mechanism, Parent, Scope};
@@ -13,7 +16,9 @@ use hdcr_engine::progress::{Phase, Progress};
 use hdcr_engine::restore::{self, Afterwards, Options};
 use hdcr_engine::rollback::{self, repair};
 use hdcr_engine::show;
-use hdcr_image::{Committed, Compression, ImageReader, JobName, Manifest, ManifestFacts, Sink, SnapshotId, Source};
+use hdcr_image::{
+    Chain, Committed, Compression, ImageReader, JobName, Manifest, ManifestFacts, Sink, SnapshotId, Source,
+};
 use hdcr_ptrace::{Faults, Ptrace};
 use hdcr_store::{DirectorySink, DirectoryStore, Durability, Entry, FileSink, Selector, open_path};
 
@@ -100,36 +105,97 @@ fn sink(target: &Target) -> Result<(Box<dyn Sink>, Option<PathBuf>)> {
     }
 }
 
-/// Takes a checkpoint. `tell` hears when the program stands still, if it is watched, and answers with the files that it
-/// has worked on; and when it goes on.
-pub(crate) fn checkpoint(
-    task: &CheckpointTask,
-    progress: Progress,
-    tell: &mut dyn FnMut(Reply) -> Result<Vec<PathBuf>>,
-) -> Result<Checkpointed> {
-    let began = Instant::now();
-    let mechanism = mechanism();
-    let lineage = task.came_from.as_ref().map(lineage_from).transpose().unwrap_or_else(|failure| {
-        // Somebody has removed it; what is made now does not build on it.
-        tracing::debug!(%failure, "where the program came from is not known any more");
-        None
-    });
-    let surveyed = checkpoint::survey(request(task, progress))?;
-    let notes = surveyed.notes().iter().map(obstacle).collect();
+/// What a worker has at hand from one checkpoint to the next.
+#[derive(Debug)]
+pub(crate) struct Session {
+    mechanism: Ptrace,
+    series: Series,
+}
+
+impl Session {
+    /// Nothing is followed yet.
+    pub(crate) fn new() -> Self {
+        Self { mechanism: mechanism(), series: Series::default() }
+    }
+}
+
+/// Finds out what the next image of a series goes on from; when that is not known any more, it is a whole one.
+fn go_on(series: &Series, target: &Target, sink: &dyn Sink, pace: Duration) -> Next {
+    if let (Some(base), Target::Store { root, .. }) = (series.interrupted(), target) {
+        let again = base.place.as_ref().map(|(job, number)| Selector::Snapshot(job.clone(), *number));
+        let chain = again.and_then(|place| {
+            let source = store(root).source(&place).ok()?;
+            Chain::open(&source).inspect_err(|error| tracing::debug!(%error, "the image before")).ok()
+        });
+        if let Some(chain) = chain {
+            series.resume(chain);
+        }
+    }
+    if series.base().is_some_and(|base| !sink.can_share(&base)) {
+        series.begin_anew();
+    }
+    Next { series: series.clone(), pace }
+}
+
+/// The program is ended or left stopped, or it goes on already. The snapshot is committed: nothing that comes after may turn
+/// it into a failure.
+fn ended(held: Option<Held>, then: Then) {
+    let ended = match (held, then) {
+        (Some(held), Then::Kill) => held.kill(),
+        (Some(held), Then::Stop) => held.leave_stopped(),
+        (Some(_), Then::GoOn) | (None, _) => Ok(()),
+    };
+    if let Err(error) = ended {
+        tracing::warn!(%error, "the checkpoint is made, but the program was not ended or stopped cleanly");
+    }
+}
+
+/// Copies what can be copied while the program runs. The path of an image that is not in a store comes with it.
+fn prepare(task: &CheckpointTask, session: &Session, surveyed: Surveyed) -> Result<(Prepared, Option<PathBuf>)> {
+    let Session { mechanism, series } = session;
     if !surveyed.refusals().is_empty() {
         // Before anything is written.
         return Err(hdcr_engine::error::Error::Refused(Refusals(surveyed.refusals().to_vec())).into());
     }
     let (sink, path) = sink(&task.target)?;
-    let prepared = surveyed.prepare(&mechanism, sink)?;
+    let prepared = match task.series {
+        None => surveyed.prepare(mechanism, sink)?,
+        Some(pace) => {
+            let next = go_on(series, &task.target, sink.as_ref(), pace);
+            surveyed.prepare_next(mechanism, sink, &next)?
+        }
+    };
+    Ok((prepared, path))
+}
+
+/// Takes a checkpoint. `tell` hears when the program stands still, if it is watched, and answers with the files that it
+/// has worked on; and when it goes on.
+pub(crate) fn checkpoint(
+    task: &CheckpointTask,
+    session: &Session,
+    progress: Progress,
+    tell: &mut dyn FnMut(Reply) -> Result<Vec<PathBuf>>,
+) -> Result<Checkpointed> {
+    let (began, worked) = (Instant::now(), machine::worked());
+    let Session { mechanism, series } = session;
+    let calls = mechanism.calls_made();
+    let lineage = task.came_from.as_ref().map(lineage_from).transpose().unwrap_or_else(|failure| {
+        // Somebody has removed it; what is made now does not build on it.
+        tracing::debug!(%failure, "where the program came from is not known any more");
+        None
+    });
+    let surveyed = checkpoint::survey_again(request(task, progress), series)?;
+    let notes = surveyed.notes().iter().map(obstacle).collect();
+    let (prepared, path) = prepare(task, session, surveyed)?;
     let prepared_for = prepared.stood();
+    let facts = ManifestFacts { lineage: lineage.unwrap_or_default(), ..machine::facts("ptrace", "copy") };
     let halted = Instant::now();
     // Copying ahead may take long, and nobody waits for it: the stop has its whole time left.
-    let mut stopped = prepared.freeze(&mechanism, Deadline(halted + task.timeout))?;
+    let mut stopped = prepared.freeze(mechanism, Deadline(halted + task.timeout))?;
     if task.watched {
         stopped = stopped.with_touched(tell(Reply::Frozen)?);
     }
-    let facts = ManifestFacts { lineage: lineage.unwrap_or_default(), ..machine::facts("ptrace", "copy") };
+    let facts = ManifestFacts { clocks: machine::clocks(), ..facts };
     let captured = stopped.capture()?;
     let (pending, held, stopped_for) = if task.then == Then::GoOn {
         let pending = captured.thaw()?;
@@ -140,16 +206,9 @@ pub(crate) fn checkpoint(
         let (pending, held) = captured.hold();
         (pending, Some(held), halted.elapsed())
     };
-    let Committed { manifest, id: snapshot, .. } = pending.persist(facts)?.commit()?;
-    // The snapshot is committed: nothing that comes after may turn it into a failure.
-    let ended = match (held, task.then) {
-        (Some(held), Then::Kill) => held.kill(),
-        (Some(held), Then::Stop) => held.leave_stopped(),
-        (Some(_), Then::GoOn) | (None, _) => Ok(()),
-    };
-    if let Err(error) = ended {
-        tracing::warn!(%error, "the checkpoint is made, but the program was not ended or stopped cleanly");
-    }
+    let Committed { manifest, id: snapshot, chain } = pending.persist(facts)?.commit()?;
+    series.committed(chain);
+    ended(held, task.then);
     let removed = match (&task.target, task.keep) {
         (Target::Store { root, job }, Some(keep)) => give_up(root, &job_name(job)?, keep),
         _ => Vec::new(),
@@ -159,12 +218,14 @@ pub(crate) fn checkpoint(
         number: snapshot.place.map(|(_, number)| number),
         path: path.map(|path| path.display().to_string()),
         processes: manifest.facts.processes.len(),
+        increment: manifest.facts.base.is_some(),
         bytes: manifest.total_size(),
         stopped_us: micros(stopped_for),
         prepared_us: micros(prepared_for),
         snapshot_by: manifest.facts.snapshot,
         total_us: micros(began.elapsed()),
-        calls: mechanism.calls_made(),
+        worked_us: micros(machine::worked().saturating_sub(worked)),
+        calls: mechanism.calls_made().saturating_sub(calls),
         then: task.then,
         notes,
         removed,
@@ -174,18 +235,11 @@ pub(crate) fn checkpoint(
 /// Removes what the policy gives up. The new checkpoint is safe, so a failure here is only told.
 fn give_up(root: &Path, job: &JobName, keep: usize) -> Vec<u64> {
     let store = store(root);
-    let Ok(entries) = store.list_job(job) else { return Vec::new() };
-    let ids: Vec<Option<&SnapshotId>> =
-        entries.iter().map(|entry| entry.manifest.as_ref().ok().map(|m| &m.id)).collect();
-    let stored: Vec<_> = entries
-        .iter()
-        .map(|entry| hdcr_policy::retention::Stored {
-            base: base_of(entry).and_then(|base| ids.iter().position(|id| id.is_some_and(|id| id.image == base.image))),
-            pinned: false,
-        })
-        .collect();
+    let Ok(numbers) = store.sequences(job) else { return Vec::new() };
+    // What an image needs of the one before it has as well: none is kept for another one's sake.
+    let stored = vec![hdcr_policy::retention::Stored::default(); numbers.len()];
     let gone = hdcr_policy::retention::give_up(&stored, keep);
-    let gone = gone.into_iter().filter_map(|place| entries.get(place)).map(|entry| entry.sequence);
+    let gone = gone.into_iter().filter_map(|place| numbers.get(place).copied());
     gone.filter(|number| {
         store
             .remove(job, *number)
@@ -450,11 +504,6 @@ pub(crate) fn job_name(name: &str) -> Result<JobName> {
     JobName::new(name).map_err(|error| Failure::usage(error.to_string()))
 }
 
-/// What a checkpoint is an increment of.
-fn base_of(entry: &Entry) -> Option<&SnapshotId> {
-    entry.manifest.as_ref().ok()?.facts.base.as_ref()
-}
-
 fn obstacle(refusal: &hdcr_engine::error::Refusal) -> Obstacle {
     Obstacle {
         code: refusal.code.to_owned(),
@@ -468,7 +517,7 @@ fn obstacle(refusal: &hdcr_engine::error::Refusal) -> Obstacle {
 }
 
 /// Microseconds of a duration.
-fn micros(duration: std::time::Duration) -> u64 {
+fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 

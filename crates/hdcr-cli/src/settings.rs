@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::cli::{Common, FileArgs};
 use crate::duration;
 use crate::failure::{Class, Failure, Result};
-use crate::kinds::{EndPolicy, Every, FilePolicy, FilePolicyRule, Snapshot};
+use crate::kinds::{EndPolicy, Every, FilePolicy, FilePolicyRule, Increments, Share, Snapshot};
 
 /// What of the environment and the user matters for places of files.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +94,8 @@ pub(crate) struct Config {
 pub(crate) struct RunConfig {
     pub(crate) every: Option<Every>,
     pub(crate) keep: Option<NonZeroUsize>,
+    pub(crate) budget: Option<Share>,
+    pub(crate) increments: Option<Increments>,
     pub(crate) restarts: Option<u32>,
     #[serde(default)]
     pub(crate) on: Vec<String>,
@@ -255,6 +257,8 @@ fn merge(under: Config, over: Config) -> Config {
         run: RunConfig {
             every: over.run.every.or(under.run.every),
             keep: over.run.keep.or(under.run.keep),
+            budget: over.run.budget.or(under.run.budget),
+            increments: over.run.increments.or(under.run.increments),
             restarts: over.run.restarts.or(under.run.restarts),
             on: if over.run.on.is_empty() { under.run.on } else { over.run.on },
         },

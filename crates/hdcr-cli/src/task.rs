@@ -76,6 +76,8 @@ pub(crate) struct CheckpointTask {
     pub(crate) keep: Option<usize>,
     /// Somebody wants to hear how far it is.
     pub(crate) progress: bool,
+    /// The worker stays and takes the next one too, so soon after this one: it holds anew only what was written in between.
+    pub(crate) series: Option<Duration>,
 }
 
 /// A restore to be made.
@@ -121,11 +123,17 @@ pub(crate) struct Checkpointed {
     /// And before that, so that it could be copied while it ran.
     #[serde(default)]
     pub(crate) prepared_us: u64,
+    /// It holds anew only what was written since the one before.
+    #[serde(default)]
+    pub(crate) increment: bool,
     /// How its memory was read.
     #[serde(default)]
     pub(crate) snapshot_by: String,
     /// How long all of it took.
     pub(crate) total_us: u64,
+    /// Processor time of the worker for it.
+    #[serde(default)]
+    pub(crate) worked_us: u64,
     /// Calls on the program's tasks.
     pub(crate) calls: u64,
     pub(crate) then: Then,

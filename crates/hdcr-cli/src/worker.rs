@@ -21,7 +21,7 @@ use rustix::time::Timespec;
 
 use crate::channel::Channel;
 use crate::failure::{Class, Failure, Result};
-use crate::parts;
+use crate::parts::{self, Session};
 use crate::process;
 use crate::progress::Doing;
 use crate::task::{Reply, Task};
@@ -54,12 +54,16 @@ impl Worker {
             }
         };
         in_the_way.into_iter().for_each(Self::end);
-        let worker = found?;
-        match worker.channel.send(task, stdio) {
-            Ok(()) => Ok(worker),
+        found?.with(task, stdio)
+    }
+
+    /// Gives it a task, the first or the next one. When that fails it is ended.
+    pub(crate) fn with(self, task: &Task, stdio: &[BorrowedFd<'_>]) -> Result<Self> {
+        match self.channel.send(task, stdio) {
+            Ok(()) => Ok(self),
             Err(failure) => {
-                let failure = if worker.channel.is_closed() { worker.died() } else { failure };
-                worker.end();
+                let failure = if self.channel.is_closed() { self.died() } else { failure };
+                self.end();
                 Err(failure)
             }
         }
@@ -150,11 +154,25 @@ pub(crate) fn work() -> Result<()> {
     );
     rustix::stdio::dup2_stdin(null.map_err(Failure::system("opening /dev/null"))?)
         .map_err(Failure::system("letting go of standard input"))?;
-    let Some((task, stdio)) = channel.receive::<Task>()? else { return Ok(()) };
+    let mut session = None;
+    loop {
+        let Some((task, stdio)) = channel.receive::<Task>()? else { return Ok(()) };
+        let stays = matches!(&task, Task::Checkpoint(task) if task.series.is_some());
+        perform(&channel, task, stdio, &mut session)?;
+        if !stays {
+            return Ok(());
+        }
+    }
+}
+
+/// Does one task.
+fn perform(channel: &Arc<Channel>, task: Task, stdio: Vec<OwnedFd>, session: &mut Option<Session>) -> Result<()> {
     let reply = match task {
         Task::Checkpoint(task) => {
-            let progress = progress(&channel, task.progress);
-            let done = parts::checkpoint(&task, progress, &mut |reply| report(&channel, &reply));
+            let progress = progress(channel, task.progress);
+            let done = parts::checkpoint(&task, session.get_or_insert_with(Session::new), progress, &mut |reply| {
+                report(channel, &reply)
+            });
             done.map_or_else(Reply::Failed, Reply::Checkpointed)
         }
         Task::Restore(task) => {
@@ -162,7 +180,7 @@ pub(crate) fn work() -> Result<()> {
                 .map_err(|_| Failure::new(Class::Internal, "channel", "three descriptors were expected"))?;
             rustix::process::set_parent_process_death_signal(None)
                 .map_err(Failure::system("untying the worker from its command"))?;
-            let progress = progress(&channel, task.progress);
+            let progress = progress(channel, task.progress);
             let mut told = |restored| {
                 if let Err(failure) = channel.send(&Reply::Restored(restored), &[]) {
                     tracing::debug!(%failure, "nobody listens");

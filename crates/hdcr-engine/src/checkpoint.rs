@@ -17,6 +17,7 @@ use crate::resource::late::LateRecord;
 use crate::snapshot::ahead::Ahead;
 use crate::snapshot::choice::{self, Weight};
 use crate::snapshot::outlet::Outlet;
+pub use crate::snapshot::series::Series;
 use crate::survey::{self, Judged};
 
 /// What is to be checkpointed.
@@ -99,6 +100,15 @@ pub enum EndPolicy {
     Reconnect,
 }
 
+/// The next image of a series.
+#[derive(Clone, Debug)]
+pub struct Next {
+    /// Which one.
+    pub series: Series,
+    /// So soon after the one before.
+    pub pace: Duration,
+}
+
 /// A tree that was looked at and still runs.
 #[derive(Debug)]
 pub struct Surveyed {
@@ -152,21 +162,27 @@ const LOOKS: usize = 3;
 /// Looks at a tree while it runs. It changes under our eyes, and two files of `/proc` need not fit each other: what only
 /// one look shows is left to the look under the freeze.
 pub fn survey(request: Request) -> Result<Surveyed> {
-    let mut surveyed = survey_once(request)?;
+    survey_again(request, &Series::default())
+}
+
+/// The same for a tree of which a series knows something already.
+pub fn survey_again(request: Request, series: &Series) -> Result<Surveyed> {
+    let known = series.known();
+    let mut surveyed = survey_once(request, &known)?;
     for _ in 1..LOOKS {
         if surveyed.refusals.0.is_empty() {
             break;
         }
         let before = surveyed.refusals;
-        surveyed = survey_once(surveyed.request)?;
+        surveyed = survey_once(surveyed.request, &known)?;
         surveyed.refusals.0.retain(|refusal| before.0.contains(refusal));
     }
     Ok(surveyed)
 }
 
-fn survey_once(request: Request) -> Result<Surveyed> {
+fn survey_once(request: Request, known: &survey::Known) -> Result<Surveyed> {
     let pids = survey::processes(&request)?;
-    let look = survey::look(&pids, &BTreeMap::new())?;
+    let look = survey::look(&pids, known)?;
     let Judged { refusals, notes, .. } = survey::judge(&request, &look)?;
     Ok(Surveyed { request, refusals, notes, processes: pids.len(), weights: choice::weigh(&look) })
 }
@@ -190,15 +206,36 @@ impl Surveyed {
     /// Copies what can be copied while the tree runs. Refuses when anything stands in the way. What was copied goes to the
     /// sink at once.
     pub fn prepare(self, mechanism: &dyn Mechanism, sink: Box<dyn Sink>) -> Result<Prepared> {
-        if !self.refusals.0.is_empty() {
-            return Err(Error::Refused(self.refusals));
+        let options = self.options()?;
+        let out = Outlet::begin(ImageWriter::new(sink, options)?)?;
+        self.copy(mechanism, out, Ahead::default())
+    }
+
+    /// The same for the next image of a series, which holds anew only what was written since the last one that was
+    /// committed. The first is a whole one.
+    pub fn prepare_next(self, mechanism: &dyn Mechanism, sink: Box<dyn Sink>, next: &Next) -> Result<Prepared> {
+        let options = self.options()?;
+        let (rest, chain) = next.series.take();
+        let pace = chain.as_ref().map(|_| next.pace);
+        let ahead = Ahead::of_series(&next.series, rest, pace);
+        let writer = match chain {
+            Some(chain) => ImageWriter::onto(sink, options, chain, &ahead.objects())?,
+            None => ImageWriter::first(sink, options)?,
+        };
+        self.copy(mechanism, Outlet::begin(writer)?, ahead)
+    }
+
+    fn options(&self) -> Result<Options> {
+        if self.refusals.0.is_empty() {
+            return Ok(Options { compression: self.request.compression });
         }
-        let writer = ImageWriter::new(sink, Options { compression: self.request.compression })?;
-        let mut out = Outlet::begin(writer)?;
-        let chosen = choice::ahead(self.request.snapshot, &self.weights);
-        let mut ahead = Ahead::default();
-        if !chosen.is_empty() {
-            ahead = Ahead::begin(mechanism, &self.request, &chosen, self.request.by)?;
+        Err(Error::Refused(self.refusals.clone()))
+    }
+
+    fn copy(self, mechanism: &dyn Mechanism, mut out: Outlet, mut ahead: Ahead) -> Result<Prepared> {
+        let chosen = choice::ahead(self.request.snapshot, ahead.span(), &self.weights);
+        ahead.begin(mechanism, &self.request, &chosen, self.request.by)?;
+        if ahead.follows() {
             let sizes = chosen.iter().filter_map(|pid| self.weights.get(pid)).map(|weight| weight.size);
             out.tell(Some(Meter::begin(&self.request.progress, Phase::Copying, || sizes.sum())));
             ahead.rounds(&mut out)?;

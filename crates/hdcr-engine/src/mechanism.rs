@@ -258,6 +258,8 @@ pub trait Watch: fmt::Debug + Send {
     /// Reads pages while the program runs or stands still, in order and without gaps; how many bytes could be read
     /// before the first page that could not.
     fn read(&self, pages: &[Range<u64>], into: &mut [u8]) -> Result<usize>;
+    /// Protects pages that are there, all in one mapping that is followed.
+    fn protect(&self, range: &Range<u64>) -> Result<()>;
     /// Takes the protection off a range again, which holds up the program less than the end of the watch does.
     fn expose(&self, range: &Range<u64>) -> Result<()>;
 }

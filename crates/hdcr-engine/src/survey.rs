@@ -13,7 +13,7 @@ use crate::openfile;
 use crate::procfs::{self, MapLine};
 use crate::resource::inotify::Places;
 use crate::resource::{self, FileView, backing};
-use crate::snapshot::{ahead, space};
+use crate::snapshot::{flags, space};
 use crate::task::{Site, TASKS, TaskView};
 use crate::tree;
 
@@ -117,7 +117,7 @@ fn look_at(pid: Pid, look: &mut Look, known: &Known) -> Result<()> {
 fn lines_of(pid: Pid, known: &Known) -> Result<Vec<MapLine>> {
     let followed = known.get(&pid);
     if let Some(known) = followed
-        && let Some(lines) = ahead::with_known_flags(space::maps(pid)?, known)
+        && let Some(lines) = flags::with_known_flags(space::maps(pid)?, known)
     {
         return Ok(lines);
     }
@@ -125,7 +125,7 @@ fn lines_of(pid: Pid, known: &Known) -> Result<Vec<MapLine>> {
     let mut lines =
         lines.ok_or_else(|| Error::Changed { subject: format!("process {pid}"), what: "unreadable smaps".into() })?;
     if followed.is_some() {
-        ahead::without_ours(&mut lines);
+        flags::without_ours(&mut lines);
     }
     Ok(lines)
 }

@@ -4,13 +4,38 @@ use std::time::Duration;
 
 use crate::algorithm::{Cost, Event, Facts, Kind, Learnt, Level, Observation, exact};
 
+/// What one checkpoint has cost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Spent {
+    /// From its beginning to its end.
+    pub took: Duration,
+    /// What the program bore of that.
+    pub held_up: Duration,
+    /// Processor time of what made it.
+    pub worked: Duration,
+}
+
+/// A share of the time in percent, 1 to 100.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Budget(u32);
+
+impl Budget {
+    /// `None`: it is not between 1 and 100.
+    pub fn percent(share: u32) -> Option<Self> {
+        (1..=100).contains(&share).then_some(Self(share))
+    }
+}
+
 /// How long to wait after the end of a checkpoint before the next one begins.
 ///
-/// The interval counts from beginning to beginning. A checkpoint that took longer than half of it makes the next one
-/// late: the program gets at least as much time as the checkpoint took, so that it never spends most of its life in
-/// checkpoints.
-pub fn pause_after(interval: Duration, took: Duration) -> Duration {
-    interval.saturating_sub(took).max(took)
+/// The interval counts from beginning to beginning. When the program bore more than half of it the next one is late: the
+/// program gets at least as much time as a checkpoint takes from it, so that it never spends most of its life in
+/// checkpoints. With a budget, stops and processor time together have no larger share of the time than that.
+pub fn pause_after(interval: Duration, spent: Spent, budget: Option<Budget>) -> Duration {
+    let pause = interval.saturating_sub(spent.took).max(spent.held_up);
+    let Some(Budget(share)) = budget else { return pause };
+    let cost = spent.held_up.saturating_add(spent.worked);
+    pause.max((cost.saturating_mul(100) / share.max(1)).saturating_sub(spent.took))
 }
 
 /// How long to wait after a checkpoint that failed: the interval, doubled with each failure in a row, at most 32 times.
@@ -119,8 +144,14 @@ mod tests {
             (s(30), s(90), s(90)),
             (s(0), s(3), s(3)),
         ] {
-            assert_eq!(pause_after(interval, took), expected, "{interval:?} {took:?}");
+            let spent = Spent { took, held_up: took, worked: took };
+            assert_eq!(pause_after(interval, spent, None), expected, "{interval:?} {took:?}");
         }
+        let spent = Spent { took: s(9), held_up: s(1), worked: s(4) };
+        assert_eq!(pause_after(s(10), spent, None), s(1));
+        assert_eq!(pause_after(s(10), spent, Budget::percent(10)), s(41));
+        assert_eq!(pause_after(s(100), spent, Budget::percent(10)), s(91));
+        assert_eq!((Budget::percent(0), Budget::percent(101)), (None, None));
     }
 
     #[test]

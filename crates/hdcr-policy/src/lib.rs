@@ -8,5 +8,6 @@ pub mod interval;
 pub mod kin;
 pub mod restart;
 pub mod retention;
+pub mod series;
 pub mod simulator;
 pub mod touched;

@@ -14,7 +14,7 @@ use hdcr_sys::ptrace::SignalQueue;
 use hdcr_sys::verdict;
 use hdcr_sys::wait::Seen;
 use nix::errno::Errno;
-use rustix::process::{PidfdFlags, Signal, pidfd_open};
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::calls::{Calls, Patience, as_rseq, failure};
 use crate::freeze::{Caught, Freezing, bury, forgive_dead, late, let_go_of};
@@ -142,8 +142,10 @@ impl PtraceFrozen {
         let by = grace();
         let mut first = forgive_dead(self.withdraw(by));
         if last_word == LastWord::Stop {
-            // Sent now, it stops each of them as soon as it goes on.
-            first = first.and(self.to_all(Signal::STOP));
+            for process in self.processes.iter().filter(|process| !process.zombie) {
+                let stopped = self.calls.kill(process.pid, libc::SIGSTOP);
+                first = first.and(forgive_dead(stopped));
+            }
         }
         // Children first, leaders last.
         for process in self.processes.iter().rev() {
@@ -366,23 +368,23 @@ impl Frozen for PtraceFrozen {
     fn kill(mut self: Box<Self>) -> Result<()> {
         /// Giving back the memory of a large program takes its time.
         const DEATH: std::time::Duration = std::time::Duration::from_mins(2);
-        self.to_all(Signal::KILL)?;
+        self.all_or_none()?;
         self.over = true;
-        self.wait_until_dead(Deadline(std::time::Instant::now() + DEATH))
+        let mut first = Ok(());
+        for process in self.processes.iter().filter(|process| !process.zombie) {
+            let killed = self.calls.kill(process.pid, libc::SIGKILL);
+            first = first.and(forgive_dead(killed));
+        }
+        first.and(self.wait_until_dead(Deadline(std::time::Instant::now() + DEATH)))
     }
 }
 
 impl PtraceFrozen {
-    /// Has a signal sent to all processes by somebody who survives us: should we die meanwhile, all get it or none.
-    fn to_all(&self, signal: Signal) -> Result<()> {
+    /// Has all processes killed by somebody who survives us: should we die between two of them, none is left behind.
+    fn all_or_none(&self) -> Result<()> {
         let living: Vec<Pid> = self.processes.iter().filter(|process| !process.zombie).map(|p| p.pid).collect();
-        let first = match living.as_slice() {
-            [] => return Ok(()),
-            [alone] => return forgive_dead(self.calls.kill(*alone, signal.as_raw())),
-            [first, ..] => first.leader(),
-        };
-        let operation = if signal == Signal::KILL { "killing the tree" } else { "stopping the tree" };
-        let failed = |source| MechanismError::System { operation, tid: first, source };
+        let [first, _, ..] = living.as_slice() else { return Ok(()) };
+        let failed = |source| MechanismError::System { operation: "killing the tree", tid: first.leader(), source };
         let opened: Vec<OwnedFd> = living
             .iter()
             .filter_map(|pid| rustix::process::Pid::from_raw(pid.0))
@@ -391,12 +393,7 @@ impl PtraceFrozen {
                 other => Some(other.map_err(|errno| failed(errno.into()))),
             })
             .collect::<Result<_>>()?;
-        let sent = verdict::prepare(&opened, signal).and_then(verdict::Verdict::pronounce);
-        self.calls.steps.made_one();
-        sent.map_err(failed)?;
-        // Should that one have been killed meanwhile; a signal that waits already is not queued again.
-        let again = living.iter().map(|pid| forgive_dead(self.calls.kill(*pid, signal.as_raw())));
-        again.fold(Ok(()), Result::and)
+        verdict::prepare(&opened).and_then(verdict::Verdict::pronounce).map_err(failed)
     }
 }
 

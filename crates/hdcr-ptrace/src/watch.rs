@@ -244,6 +244,10 @@ impl Watch for PtraceWatch {
         Ok(done)
     }
 
+    fn protect(&self, range: &Range<u64>) -> Result<()> {
+        self.witness.protect(range).map_err(|error| from_io("protecting its pages", self.pid, error))
+    }
+
     fn expose(&self, range: &Range<u64>) -> Result<()> {
         self.witness.expose(range).map_err(|error| from_io("taking the protection off its pages", self.pid, error))
     }

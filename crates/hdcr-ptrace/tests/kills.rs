@@ -9,7 +9,7 @@ mod guests;
 mod stranger;
 
 use std::error::Error;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -26,7 +26,6 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         ["--visit", pid, after] => tool(after, |mechanism| visit(mechanism, pid)),
-        ["--stop", pid, after] => tool(after, |mechanism| stop(mechanism, pid)),
         ["--make", after] => tool(after, make),
         [rounds] => rounds.parse().map_or_else(|_| trial(1), trial),
         _ => trial(1),
@@ -85,16 +84,6 @@ fn visit(mechanism: &Ptrace, pid: &str) -> Outcome<()> {
     frozen.thaw()?;
     drop(watches);
     Ok(())
-}
-
-/// A visit after which all is left in a group stop.
-fn stop(mechanism: &Ptrace, pid: &str) -> Outcome<()> {
-    let mut frozen = mechanism.freeze(Scope::Tree(Pid(pid.parse()?)), soon())?;
-    let mut batch = Batch::new();
-    batch.call(libc::SYS_getpid, &[]);
-    let threads: Vec<Tid> = frozen.processes().iter().flat_map(|p| p.threads.clone()).collect();
-    frozen.run(&threads.iter().map(|tid| (*tid, batch.clone())).collect::<Vec<_>>())?;
-    Ok(frozen.leave_stopped()?)
 }
 
 /// A tree in the making, up to its release.
@@ -160,7 +149,6 @@ fn trial(rounds: u32) -> Outcome<()> {
         kills += visits("s", Link::Static, 1)?;
         kills += visits("Vrn", Link::Dynamic, 1)? + visits("V", Link::Static, 1)?;
         kills += makings()?;
-        kills += stops()?;
     }
     if rounds > 1 {
         for link in [Link::Dynamic, Link::Static] {
@@ -216,63 +204,6 @@ fn visits_of(runtime: &str, threads: u32, step: usize) -> Outcome<u64> {
         kills += 1;
     }
     Ok(kills)
-}
-
-/// Kills the tool after every call of a visit that leaves a tree stopped: all of it is stopped, or nothing.
-fn stops() -> Outcome<u64> {
-    let script = "for i in 1 2 3; do sleep 1000 > /dev/null & done; echo ready; wait";
-    let mut shell = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn()?;
-    let mut word = [0; 6];
-    shell.stdout.take().ok_or("no stdout")?.read_exact(&mut word)?;
-    let root = shell.id();
-    let children = std::fs::read_to_string(format!("/proc/{root}/task/{root}/children"))?;
-    let mut tree = vec![i32::try_from(root)?];
-    for child in children.split_ascii_whitespace() {
-        tree.push(child.parse()?);
-    }
-    let mut kills = 0;
-    let mut result = Ok(());
-    for after in 1.. {
-        let end = run_tool(&["--stop", &root.to_string(), &after.to_string()])?;
-        result = alike(&tree, matches!(end, End::Done(_))).map_err(|e| named("stop", after, &*e));
-        signal(&tree, libc::SIGCONT);
-        if let (End::Done(made), true) = (&end, result.is_ok()) {
-            say(&format!("stop: {made} calls, {kills} kills"));
-        }
-        if result.is_err() || matches!(end, End::Done(_)) {
-            break;
-        }
-        kills += 1;
-    }
-    signal(&tree, libc::SIGKILL);
-    shell.wait()?;
-    result.map(|()| kills)
-}
-
-fn signal(tree: &[i32], number: i32) {
-    for pid in tree {
-        let signal = nix::sys::signal::Signal::try_from(number).ok();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), signal).ok();
-    }
-}
-
-/// Waits until all processes of a tree are stopped or none is; `stopped`: the former it must be.
-fn alike(tree: &[i32], stopped: bool) -> Outcome<()> {
-    let by = Instant::now() + Duration::from_secs(10);
-    loop {
-        let state = |pid: &i32| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('?')
-        };
-        let states: String = tree.iter().map(state).collect();
-        if states.chars().all(|state| state == 'T') || (!stopped && states.chars().all(|state| state == 'S')) {
-            return Ok(());
-        }
-        if Instant::now() >= by {
-            return Err(format!("a part of the tree is stopped: {states}").into());
-        }
-        std::thread::yield_now();
-    }
 }
 
 /// Kills the tool after every call of a making.

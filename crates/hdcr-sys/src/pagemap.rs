@@ -38,7 +38,7 @@ const REGIONS: usize = 2048;
 
 /// `struct pm_scan_arg` of `linux/fs.h`.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct ScanArgument {
     size: u64,
     flags: u64,
@@ -112,22 +112,27 @@ pub fn guards(pagemap: &File, range: Range<u64>) -> io::Result<Vec<Range<u64>>> 
 
 /// Ranges of pages that have none of the categories `not` and one of `any`.
 fn with_categories(pagemap: &File, range: Range<u64>, not: u64, any: u64) -> io::Result<Vec<Range<u64>>> {
-    let mut regions = [Region::default(); 512];
+    let question = ScanArgument {
+        category_inverted: not,
+        category_mask: not,
+        category_anyof_mask: any,
+        return_mask: PRESENT | (any & GUARD),
+        ..ScanArgument::default()
+    };
+    gather(pagemap, range, question)
+}
+
+/// All regions that answer a question, joined where they touch.
+fn gather(pagemap: &File, range: Range<u64>, question: ScanArgument) -> io::Result<Vec<Range<u64>>> {
+    let pages = usize::try_from(range.end.saturating_sub(range.start) / PAGE).unwrap_or(REGIONS);
+    let mut regions = vec![Region::default(); pages.clamp(1, REGIONS)];
+    let mut argument = ScanArgument { size: size_of::<ScanArgument>() as u64, end: range.end, ..question };
     let mut found = Vec::new();
     let mut at = range.start;
     while at < range.end {
-        let mut argument = ScanArgument {
-            size: size_of::<ScanArgument>() as u64,
-            start: at,
-            end: range.end,
-            vec: regions.as_mut_ptr() as u64,
-            vec_len: regions.len() as u64,
-            category_inverted: not,
-            category_mask: not,
-            category_anyof_mask: any,
-            return_mask: PRESENT | (any & GUARD),
-            ..ScanArgument::default()
-        };
+        argument.start = at;
+        argument.vec = regions.as_mut_ptr() as u64;
+        argument.vec_len = regions.len() as u64;
         // SAFETY: the argument and the vector it points to live until the call returns, and vec_len is its true length.
         let filled =
             unsafe { request::pagemap_scan(pagemap.as_raw_fd(), &raw mut argument) }.map_err(io::Error::from)?;
@@ -189,37 +194,8 @@ pub enum Then {
 pub fn written(pagemap: &File, range: Range<u64>, then: Then) -> io::Result<Vec<Range<u64>>> {
     // Nothing but this one category keeps the kernel on its fast path, which is some 50 times faster.
     let flags = MUST_BE_FOLLOWED | if then == Then::Protect { PROTECT } else { 0 };
-    let mut regions = vec![Region::default(); REGIONS];
-    let mut found = Vec::new();
-    let mut at = range.start;
-    while at < range.end {
-        let mut argument = ScanArgument {
-            size: size_of::<ScanArgument>() as u64,
-            flags,
-            start: at,
-            end: range.end,
-            vec: regions.as_mut_ptr() as u64,
-            vec_len: regions.len() as u64,
-            category_mask: WRITTEN,
-            return_mask: WRITTEN,
-            ..ScanArgument::default()
-        };
-        // SAFETY: the argument and the vector it points to live until the call returns, and vec_len is its true length.
-        let filled =
-            unsafe { request::pagemap_scan(pagemap.as_raw_fd(), &raw mut argument) }.map_err(io::Error::from)?;
-        let filled = usize::try_from(filled).unwrap_or(0).min(regions.len());
-        let Some(new) = regions.get(..filled) else { break };
-        for region in new {
-            push(&mut found, region.start..region.end);
-        }
-        // As in `scan_by_ioctl`: a short answer is a complete one.
-        if filled < regions.len() {
-            break;
-        }
-        let Some(last) = new.last().filter(|last| last.end > at) else { break };
-        at = last.end;
-    }
-    Ok(found)
+    let question = ScanArgument { flags, category_mask: WRITTEN, return_mask: WRITTEN, ..ScanArgument::default() };
+    gather(pagemap, range, question)
 }
 
 /// Whether anything stands in the page table for a page: its memory, swap, or the mark of a page that was protected while

@@ -52,6 +52,9 @@ pub(crate) mod request {
     nix::ioctl_readwrite!(write_protect, 0xaa, 0x06, super::WriteProtect);
 }
 
+/// `UFFDIO_WRITEPROTECT_MODE_WP`.
+const PROTECTED: u64 = 1;
+
 /// A userfaultfd of some address space, whoever made it. Closing it ends all that it follows.
 #[derive(Debug)]
 pub struct WriteWitness(OwnedFd);
@@ -74,10 +77,19 @@ impl WriteWitness {
         Ok(())
     }
 
+    /// Protects pages that are there: the next write to each shows.
+    pub fn protect(&self, range: &Range<u64>) -> io::Result<()> {
+        self.write_protect(range, PROTECTED)
+    }
+
     /// Takes the protection off again. Done piece by piece it holds nobody up, where closing does it all at once.
     pub fn expose(&self, range: &Range<u64>) -> io::Result<()> {
+        self.write_protect(range, 0)
+    }
+
+    fn write_protect(&self, range: &Range<u64>, mode: u64) -> io::Result<()> {
         let len = range.end.saturating_sub(range.start);
-        let mut argument = WriteProtect { start: range.start, len, mode: 0 };
+        let mut argument = WriteProtect { start: range.start, len, mode };
         // SAFETY: the argument is a live local of the type that the request takes.
         unsafe { request::write_protect(self.0.as_raw_fd(), &raw mut argument) }.map_err(io::Error::from)?;
         Ok(())

@@ -1,12 +1,12 @@
-//! Signals to several processes that all get or none: a child of ours holds them by descriptor and sends the signal (the one
-//! that kills, or the one that stops) when it is told to, also when we die right after; it sends nothing when we die before.
+//! Deaths of several processes that are all or none: a child of ours holds them by descriptor and kills them when it is
+//! told to, also when we die right after; it kills nobody when we die before.
 #![expect(unsafe_code, reason = "a child of a process with threads may only make plain system calls")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, WaitOptions, waitpid};
+use rustix::process::{Pid, WaitOptions, waitpid};
 
 /// A child that waits for the word.
 #[derive(Debug)]
@@ -15,14 +15,14 @@ pub struct Verdict {
     word: Option<OwnedFd>,
 }
 
-/// Makes the child that will send a signal to these processes (pidfds).
-pub fn prepare(processes: &[OwnedFd], signal: Signal) -> io::Result<Verdict> {
+/// Makes the child that will kill these processes (pidfds).
+pub fn prepare(processes: &[OwnedFd]) -> io::Result<Verdict> {
     let (hears, word) = pipe_with(PipeFlags::CLOEXEC)?;
     let processes: Vec<RawFd> = processes.iter().map(AsRawFd::as_raw_fd).collect();
     // SAFETY: the child only makes system calls, and never returns.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        0 => carry_out(hears.as_fd().as_raw_fd(), word.as_fd().as_raw_fd(), (&processes, signal.as_raw())),
+        0 => carry_out(hears.as_fd().as_raw_fd(), word.as_fd().as_raw_fd(), &processes),
         child => {
             let child = Pid::from_raw(child).ok_or_else(|| io::Error::from(io::ErrorKind::Other))?;
             Ok(Verdict { child, word: Some(word) })
@@ -31,7 +31,7 @@ pub fn prepare(processes: &[OwnedFd], signal: Signal) -> io::Result<Verdict> {
 }
 
 /// What the child does: no allocation, no lock, nothing but system calls.
-fn carry_out(hears: RawFd, word: RawFd, (processes, signal): (&[RawFd], i32)) -> ! {
+fn carry_out(hears: RawFd, word: RawFd, processes: &[RawFd]) -> ! {
     // SAFETY: of zeros it is a valid value.
     let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: fills the set.
@@ -47,7 +47,7 @@ fn carry_out(hears: RawFd, word: RawFd, (processes, signal): (&[RawFd], i32)) ->
         for process in processes {
             let no_info = std::ptr::null::<libc::siginfo_t>();
             // SAFETY: no memory is touched.
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, *process, signal, no_info, 0) };
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, *process, libc::SIGKILL, no_info, 0) };
         }
     }
     // SAFETY: ends the child without running anything of ours.
@@ -55,7 +55,7 @@ fn carry_out(hears: RawFd, word: RawFd, (processes, signal): (&[RawFd], i32)) ->
 }
 
 impl Verdict {
-    /// Gives the word, and returns when all have been sent the signal (not when they have ended or stopped).
+    /// Gives the word, and returns when all have been killed (not when they have ended).
     pub fn pronounce(mut self) -> io::Result<()> {
         if let Some(word) = self.word.take() {
             rustix::io::write(&word, &[1])?;
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn all_die_at_the_word() {
         let (children, opened) = sleepers();
-        prepare(&opened, Signal::KILL).unwrap().pronounce().unwrap();
+        prepare(&opened).unwrap().pronounce().unwrap();
         for mut child in children {
             assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
         }
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn nobody_dies_without_it() {
         let (children, opened) = sleepers();
-        drop(prepare(&opened, Signal::KILL).unwrap());
+        drop(prepare(&opened).unwrap());
         for mut child in children {
             drop(child.stdin.take());
             assert!(child.wait().unwrap().success());

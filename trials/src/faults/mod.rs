@@ -1,7 +1,7 @@
 //! Trials of faults: the tool is killed, images are tampered with, surroundings fail; nobody may suffer from it.
 
 mod conditions;
-mod dice;
+pub(crate) mod dice;
 pub(crate) mod forge;
 mod images;
 mod kills;

@@ -115,6 +115,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
             watched: false,
             keep: None,
             progress: false,
+            series: None,
         };
         ("checkpoint", parts::check_processes(&task)?)
     } else {

@@ -13,7 +13,7 @@ use crate::job::{self, State};
 use crate::kinds::Then;
 use crate::namespace;
 use crate::orphan;
-use crate::parts;
+use crate::parts::{self, Session};
 use crate::process;
 use crate::registry::{Answer, Request};
 use crate::settings::absolute;
@@ -54,11 +54,12 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
                 watched: false,
                 keep: None,
                 progress: false,
+                series: None,
             };
             let bar = at.output.bar();
             let teller = bar.is_seen().then(|| bar.teller());
             let progress = teller.map_or_else(Progress::default, |teller| parts::steps_to(move |step| teller.at(step)));
-            retry(|| parts::checkpoint(&task, progress.clone(), &mut |_| Ok(Vec::new())))?
+            retry(|| parts::checkpoint(&task, &Session::new(), progress.clone(), &mut |_| Ok(Vec::new())))?
         }
         None => of_job(at, args, then)?,
     };

@@ -27,6 +27,8 @@ pub(crate) struct Row {
     pub(crate) command: Option<String>,
     /// The checkpoint this one came from.
     pub(crate) came_from: Option<String>,
+    /// It holds anew only what was written since this checkpoint; it needs nothing of it any more.
+    pub(crate) base: Option<String>,
     /// Why it cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fault: Option<String>,
@@ -74,6 +76,7 @@ impl Row {
             processes: Some(facts.processes.len()),
             command: Some(job::show(&words)),
             came_from: facts.lineage.first().map(ToString::to_string),
+            base: facts.base.as_ref().map(ToString::to_string),
             fault: None,
         }
     }
@@ -94,6 +97,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ListArgs) -> Result<u8> {
                 processes: None,
                 command: None,
                 came_from: None,
+                base: None,
                 fault: Some(crate::failure::chain(error)),
             },
         }

@@ -133,6 +133,8 @@ fn plan(at: &Surrounding<'_>, args: &RunArgs, name: JobName, start: Start) -> Re
         timeout: at.settings.checkpoint_timeout(args.timeout),
         restore_timeout: at.settings.restore_timeout(None),
         keep: args.keep.or(config.keep).map_or(3, NonZeroUsize::get),
+        budget: args.budget.or(config.budget).map(|share| share.0),
+        increments: args.increments.or(config.increments).unwrap_or_default(),
         rules: Rules { on, restarts, slack },
         files: at.settings.files(&args.files)?,
         start,

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use hdcr_policy::interval::{pause_after, pause_after_failure};
+use hdcr_policy::interval::{Spent, pause_after, pause_after_failure};
+use hdcr_policy::series;
 use nix::sys::signal::Signal;
 
 use super::watch::Watch;
@@ -12,7 +13,7 @@ use super::{Keeper, Made, Phase};
 use crate::duration;
 use crate::failure::{Class, Failure, Result};
 use crate::foreground::KILL_LIMIT;
-use crate::kinds::{Every, Then};
+use crate::kinds::{Every, Increments, Then};
 use crate::output::Report as _;
 use crate::process;
 use crate::progress::Bar;
@@ -52,13 +53,25 @@ pub(crate) struct Work {
     deadline: Instant,
     /// Its end of the channel is open.
     pub(super) listens: bool,
+    /// It stays when it has answered, for the next checkpoint.
+    stays: bool,
     answer: Option<Reply>,
 }
 
 impl Work {
     pub(super) fn new(worker: Worker, errand: Errand, limit: Duration) -> Self {
         let now = Instant::now();
-        Self { worker, errand, began: now, limit, deadline: now + limit, listens: true, answer: None }
+        Self { worker, errand, began: now, limit, deadline: now + limit, listens: true, stays: false, answer: None }
+    }
+
+    /// The worker stays when it has answered.
+    fn staying(self, stays: bool) -> Self {
+        Self { stays, ..self }
+    }
+
+    /// Whether it has said all that it will say, and lives on.
+    fn is_done(&self) -> bool {
+        self.stays && self.listens && matches!(self.answer, Some(Reply::Checkpointed(_) | Reply::Failed(_)))
     }
 
     /// It has come further.
@@ -142,6 +155,7 @@ impl Keeper {
             watched: self.watch.is_some(),
             // It tells that the work goes on.
             progress: true,
+            series: self.in_series().then(|| self.every()),
         };
         let mut client = None;
         if let Some(wish) = wish {
@@ -149,19 +163,52 @@ impl Keeper {
             task.timeout = wish.timeout;
             task.files = wish.files.unwrap_or(task.files);
             if let Some(target) = wish.target {
-                (task.target, task.keep) = (target, None);
+                (task.target, task.keep, task.series) = (target, None, None);
             }
             client = Some(wish.client);
         }
-        let (then, timeout) = (task.then, task.timeout);
-        match Worker::start(&Task::Checkpoint(task), &[], &BTreeSet::new()) {
+        let (then, timeout, stays) = (task.then, task.timeout, task.series.is_some());
+        match self.worker_for(task) {
             Ok(worker) => {
                 self.set_apart(worker.pid());
                 let errand = Errand::Checkpoint { at: self.ran(), then, thawed: false, client };
                 // Freezing has its own deadline; writing may take longer than that.
-                self.work = Some(Work::new(worker, errand, timeout.saturating_mul(20) + KILL_LIMIT));
+                let work = Work::new(worker, errand, timeout.saturating_mul(20) + KILL_LIMIT);
+                self.work = Some(work.staying(stays));
             }
             Err(failure) => self.not_checkpointed(failure, client),
+        }
+    }
+
+    /// The worker that has made the last image of the series, else a new one.
+    fn worker_for(&mut self, task: CheckpointTask) -> Result<Worker> {
+        if task.series.is_none() {
+            // Two cannot follow one program.
+            self.end_series();
+        }
+        let task = Task::Checkpoint(task);
+        if let Some(worker) = self.spare.take() {
+            match worker.with(&task, &[]) {
+                Ok(worker) => return Ok(worker),
+                Err(failure) => tracing::debug!(%failure, "another worker begins with a whole image"),
+            }
+        }
+        Worker::start(&task, &[], &BTreeSet::new())
+    }
+
+    /// Whether the next image goes on from the last one.
+    fn in_series(&self) -> bool {
+        match self.plan.increments {
+            Increments::On => true,
+            Increments::Off => false,
+            Increments::Auto => series::pays(self.every(), self.whole),
+        }
+    }
+
+    /// Ends the worker that waits for the next checkpoint: the next image is a whole one.
+    pub(super) fn end_series(&mut self) {
+        if let Some(worker) = self.spare.take() {
+            worker.end();
         }
     }
 
@@ -193,7 +240,12 @@ impl Keeper {
                     *thawed = true;
                 }
             }
-            Ok(reply) => work.answer = Some(reply),
+            Ok(reply) => {
+                work.answer = Some(reply);
+                if work.is_done() {
+                    return self.on_errand_done();
+                }
+            }
             Err(failure) => {
                 work.listens = false;
                 work.answer.get_or_insert(Reply::Failed(failure));
@@ -216,18 +268,30 @@ impl Keeper {
             self.on_answer()?;
         }
         let Some(work) = self.work.take() else { return Ok(()) };
+        self.conclude(work.errand, work.answer, work.began.elapsed())
+    }
+
+    /// The worker has done what it was asked for, and waits for more.
+    fn on_errand_done(&mut self) -> Result<()> {
+        let Some(work) = self.work.take() else { return Ok(()) };
+        self.spare = Some(work.worker);
+        self.conclude(work.errand, work.answer, work.began.elapsed())
+    }
+
+    fn conclude(&mut self, errand: Errand, answer: Option<Reply>, took: Duration) -> Result<()> {
         let silent = || Failure::new(Class::Internal, "worker-died", "a worker process died");
-        match (work.errand, work.answer) {
+        match (errand, answer) {
             (Errand::Restore { .. }, Some(Reply::Restored(_))) => self.settle(),
             (Errand::Restore { .. }, Some(Reply::Failed(failure))) => return self.not_restored(failure),
             (Errand::Restore { .. }, _) => return self.not_restored(silent()),
             (Errand::Checkpoint { at, client, .. }, Some(Reply::Checkpointed(done))) => {
-                self.checkpointed(&done, at, work.began.elapsed());
+                self.checkpointed(&done, at, took);
                 let then = done.then;
                 if let Some(client) = client {
                     client.answer(&Answer::Checkpointed(done));
                 }
                 if then == Then::Kill {
+                    self.end_series();
                     self.pause();
                     return process::kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {});
                 }
@@ -245,7 +309,14 @@ impl Keeper {
         let now = Instant::now();
         self.rhythm.checkpointed(Duration::from_micros(done.stopped_us), Duration::from_micros(done.total_us));
         self.tell_every();
-        self.next_checkpoint = now + pause_after(self.every(), took);
+        let stood = Duration::from_micros(done.stopped_us.saturating_add(done.prepared_us));
+        // What is written of an increment while the program runs holds it up little.
+        let held_up = if done.increment { stood } else { took };
+        let spent = Spent { took, held_up, worked: Duration::from_micros(done.worked_us) };
+        self.next_checkpoint = now + pause_after(self.every(), spent, self.plan.budget);
+        if !done.increment {
+            self.whole = Some(took);
+        }
         if self.trouble.take().is_some() {
             self.note(&format!("checkpoints of job {} work again", self.plan.name));
         }
@@ -319,6 +390,7 @@ impl Keeper {
 
     /// Ends the worker, whatever it does.
     pub(super) fn drop_work(&mut self) {
+        self.end_series();
         if let Some(work) = self.work.take() {
             work.worker.end();
         }

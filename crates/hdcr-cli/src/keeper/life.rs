@@ -107,6 +107,7 @@ impl Keeper {
         self.ran_before += self.since.elapsed();
         self.since = Instant::now();
         self.phase = Phase::Dying(death);
+        self.end_series();
         match &self.work {
             None => self.decide(death),
             Some(work) => {

@@ -24,13 +24,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use hdcr_policy::interval::Rhythm;
+use hdcr_policy::interval::{Budget, Rhythm};
 use hdcr_policy::restart::{Death, History, Rules};
 use serde::Serialize;
 
 use crate::failure::{Failure, Obstacle, Result};
 use crate::job::{Held, Record, Start, State};
-use crate::kinds::Every;
+use crate::kinds::{Every, Increments};
 use crate::namespace;
 use crate::output::{Output, Said};
 use crate::parts;
@@ -40,6 +40,7 @@ use crate::settings::Files;
 use crate::signals::{REQUESTS_TO_END, Received, Signals};
 use crate::task::Place;
 use crate::terminal::{Stop as Stopped, Terminal};
+use crate::worker::Worker;
 
 use checkpoints::{Wish, Work};
 use footing::Footing;
@@ -62,6 +63,8 @@ pub(crate) struct Plan {
     /// When it was chosen.
     pub(crate) restore_timeout: Option<Duration>,
     pub(crate) keep: usize,
+    pub(crate) budget: Option<Budget>,
+    pub(crate) increments: Increments,
     pub(crate) rules: Rules,
     pub(crate) files: Files,
     pub(crate) start: Start,
@@ -143,6 +146,10 @@ pub(crate) struct Keeper {
     /// What an earlier keeper has heard of that.
     pub(super) remembered: Remembered,
     pub(super) work: Option<Work>,
+    /// Has made the last image and waits to make the next one on top of it.
+    pub(super) spare: Option<Worker>,
+    /// How long the last whole image took.
+    pub(super) whole: Option<Duration>,
     pub(super) wishes: VecDeque<Wish>,
     pub(super) stop: Option<Stop>,
     /// What the job ended with when it was not by the program's own will.
@@ -215,6 +222,8 @@ impl Keeper {
             watch: None,
             remembered: Remembered::default(),
             work: None,
+            spare: None,
+            whole: None,
             wishes: VecDeque::new(),
             stop: None,
             verdict: None,
@@ -282,6 +291,10 @@ impl Keeper {
         let worker = self.work.as_ref().is_some_and(|work| work.worker.pid() == pid);
         match change {
             Change::Ended(_) if worker => self.on_worker_end(),
+            Change::Ended(_) if self.spare.as_ref().is_some_and(|spare| spare.pid() == pid) => {
+                self.spare = None;
+                Ok(())
+            }
             Change::Ended(death) if pid == self.record.main && self.phase == Phase::Running => self.on_death(death),
             Change::Ended(death) if matches!(self.phase, Phase::Restoring(_)) => {
                 self.ended_early.insert(pid, death);
@@ -300,6 +313,7 @@ impl Keeper {
     /// Remembers how the job ended and tells everybody who waits for it.
     fn close(mut self, ended: Result<u8>) -> Result<u8> {
         self.terminal.take_back();
+        self.end_series();
         if ended.is_err() {
             self.drop_work();
             self.record.state = State::Paused;

@@ -11,7 +11,7 @@ use super::{Given, Keeper, Plan};
 use crate::commands::restore::descriptors;
 use crate::host::Host;
 use crate::job::{Held, Record, Start, State};
-use crate::kinds::{Every, StdioTarget};
+use crate::kinds::{Every, Increments, StdioTarget};
 use crate::output::Output;
 use crate::registry::Registry;
 use crate::settings::Files;
@@ -47,6 +47,8 @@ pub(super) fn keeper(folder: &Path) -> Keeper {
         timeout: Duration::from_mins(1),
         restore_timeout: None,
         keep: 3,
+        budget: None,
+        increments: Increments::Auto,
         rules: Rules { on: BTreeSet::new(), restarts: 5, slack: Duration::from_secs(1) },
         files: Files::default(),
         start: Start::Anew,

@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 
 use super::kept::{Kept, length};
 use super::outlet::Outlet;
-use super::space::{Last, Space};
+use super::series::{Rest, Series};
+use super::space::{Last, Reach, Space, Span};
 use crate::checkpoint::Request;
 use crate::error::Result;
 use crate::ids::Pid;
 use crate::mechanism::{Deadline, Mechanism};
 use crate::memory::kin;
 use crate::model::ObjectId;
-use crate::procfs::{self, MapLine};
+use crate::procfs::MapLine;
 
 /// As few pages as this are read in the stop without another round: that takes some two milliseconds.
 const FEW: u64 = 1000;
@@ -25,6 +26,8 @@ const ROOM: u64 = 3 * 4096;
 const LOAD: usize = 1 << 20;
 /// Room for what is never copied ahead.
 const REST: u64 = 8 << 20;
+/// At this pace and above, a round before the stop costs more than it saves.
+const BRISK: Duration = Duration::from_millis(20);
 
 /// What was copied before the stop, and what the stop finds prepared.
 #[derive(Debug, Default)]
@@ -43,13 +46,60 @@ pub(crate) struct Ahead {
     /// How long the tree stood still so that this could begin.
     pub(crate) stood: Duration,
     /// Processes that were to be followed and could not be, and why.
-    pub(crate) refused: Vec<String>,
+    pub(crate) refused: BTreeMap<Pid, String>,
+    /// Where what stays goes when the image is made.
+    series: Option<Series>,
+    /// This image goes on from another one, and the next comes so soon.
+    pace: Option<Duration>,
 }
 
 impl Ahead {
-    /// Begins to follow these processes. They stand still for a moment.
-    pub(crate) fn begin(mechanism: &dyn Mechanism, request: &Request, pids: &[Pid], by: Deadline) -> Result<Self> {
+    /// Goes on with what a series has followed. What has ended since is let go.
+    pub(crate) fn of_series(series: &Series, rest: Rest, pace: Option<Duration>) -> Self {
+        let Rest { spaces, refused, kept, next_id } = rest;
         let mut ahead = Self::default();
+        (ahead.refused, ahead.kept, ahead.next_id) = (refused, kept, next_id);
+        (ahead.series, ahead.pace) = (Some(series.clone()), pace);
+        for (pid, mut space) in spaces {
+            match space.begin_again() {
+                Ok(()) => {
+                    ahead.spaces.insert(pid, space);
+                }
+                Err(error) => tracing::debug!(pid = pid.0, %error, "is not followed any more"),
+            }
+        }
+        ahead
+    }
+
+    /// How long processes are followed.
+    pub(crate) fn span(&self) -> Span {
+        if self.series.is_some() { Span::Series } else { Span::OneImage }
+    }
+
+    /// Whether any process is followed.
+    pub(crate) fn follows(&self) -> bool {
+        !self.spaces.is_empty()
+    }
+
+    /// The objects whose pages stay from image to image.
+    pub(crate) fn objects(&self) -> Vec<u64> {
+        self.spaces.values().map(|space| space.id.0).collect()
+    }
+
+    /// Begins to follow those of these processes that are not followed. If there are any, the tree stands still for a moment.
+    pub(crate) fn begin(
+        &mut self,
+        mechanism: &dyn Mechanism,
+        request: &Request,
+        pids: &[Pid],
+        by: Deadline,
+    ) -> Result<()> {
+        let fresh = |pid: &&Pid| !self.spaces.contains_key(pid) && !self.refused.contains_key(pid);
+        let pids: Vec<Pid> = pids.iter().filter(fresh).copied().collect();
+        if pids.is_empty() {
+            return Ok(());
+        }
+        let span = self.span();
         let began = Instant::now();
         let mut frozen = mechanism.freeze(request.scope, by)?;
         let alive: Vec<Pid> = frozen
@@ -61,37 +111,43 @@ impl Ahead {
         for pid in pids.iter().filter(|pid| alive.contains(pid)) {
             match frozen.follow(*pid) {
                 Ok(watch) => {
-                    ahead.next_id += 1;
-                    ahead.spaces.insert(*pid, Space::new(*pid, ObjectId(ahead.next_id), watch));
+                    self.next_id += 1;
+                    self.spaces.insert(*pid, Space::new(*pid, ObjectId(self.next_id), watch, span));
                 }
-                Err(error) => ahead.refuse(*pid, &error.into()),
+                Err(error) => self.refuse(*pid, &error.into()),
             }
         }
         frozen.thaw()?;
-        ahead.stood = began.elapsed();
-        Ok(ahead)
+        self.stood = began.elapsed();
+        Ok(())
     }
 
     fn refuse(&mut self, pid: Pid, error: &crate::error::Error) {
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
         tracing::info!(pid = pid.0, %error, "its memory is read in the stop");
-        self.refused.push(format!("process {pid}: {error}{cause}"));
+        self.refused.insert(pid, format!("process {pid}: {error}{cause}"));
     }
 
     /// Copies in rounds until little is left.
     pub(crate) fn rounds(&mut self, out: &mut Outlet) -> Result<()> {
-        self.round(out)?;
+        if self.pace.is_some_and(|pace| pace <= BRISK) {
+            self.round(out, Reach::New)?;
+            self.look_at_mappings();
+            self.make_ready(FEW.saturating_mul(ROOM).saturating_add(REST));
+            return Ok(());
+        }
+        self.round(out, Reach::All)?;
         let mut before = u64::MAX;
         let mut pages = u64::MAX;
         for _ in 1..ROUNDS {
-            pages = self.round(out)?;
+            pages = self.round(out, Reach::All)?;
             if pages <= FEW || pages > before / 4 * 3 {
                 break;
             }
             before = pages;
         }
         self.look_at_mappings();
-        pages = pages.min(self.round(out)?.max(FEW));
+        pages = pages.min(self.round(out, Reach::All)?.max(FEW));
         self.make_ready(pages.saturating_mul(ROOM).saturating_add(REST));
         Ok(())
     }
@@ -102,10 +158,10 @@ impl Ahead {
     }
 
     /// One round in all processes; one in which it fails is given up.
-    fn round(&mut self, out: &mut Outlet) -> Result<u64> {
+    fn round(&mut self, out: &mut Outlet, reach: Reach) -> Result<u64> {
         let mut pages = 0;
         for (pid, mut space) in std::mem::take(&mut self.spaces) {
-            match space.round(out) {
+            match space.round(out, reach) {
                 Ok(more) => {
                     pages += more;
                     self.spaces.insert(pid, space);
@@ -122,16 +178,15 @@ impl Ahead {
 
     /// Reads what the kernel tells only together with a walk over all pages, so that the stop need not ask for it.
     fn look_at_mappings(&mut self) {
-        for pid in self.spaces.keys() {
-            let lines = procfs::read(*pid, "smaps").ok().and_then(|text| procfs::parse_smaps(&text));
-            self.known.insert(*pid, lines.unwrap_or_default());
+        for (pid, space) in &mut self.spaces {
+            self.known.insert(*pid, space.flags.look(*pid).to_vec());
         }
     }
 
     /// How memory was read, for people.
     pub(crate) fn in_words(&self) -> String {
         let way = if self.spaces.is_empty() { "copy" } else { "precopy" };
-        match self.refused.first() {
+        match self.refused.values().next() {
             None => way.to_owned(),
             Some(cause) => format!("{way} ({cause})"),
         }
@@ -152,6 +207,9 @@ impl Ahead {
     ) -> Result<Option<super::record::WaysRecord>> {
         let Some(space) = self.spaces.get_mut(&pid) else { return Ok(None) };
         let Last { read, forget, ways } = space.last(lines)?;
+        if let Some(alike) = alike {
+            space.held_alike(&alike.ranges);
+        }
         let read = kin::without(read, alike.map(|alike| alike.ranges.as_slice()).unwrap_or_default());
         self.forgotten.extend(forget.into_iter().map(|range| (space.id, range)));
         let mut out = out;
@@ -165,18 +223,21 @@ impl Ahead {
 
     /// When the tree runs again: ends all following, takes out of the image what must not be in it, and sends what was kept.
     pub(crate) fn settle(&mut self, out: &mut Outlet, sent: &mut dyn FnMut(usize)) -> Result<()> {
-        std::mem::take(&mut self.spaces).into_values().for_each(Space::release);
+        if self.series.is_none() {
+            std::mem::take(&mut self.spaces).into_values().for_each(Space::release);
+        }
         forget_all(&mut self.forgotten, out)?;
         out.alike(std::mem::take(&mut self.alike))?;
+        let mut load = Load::default();
         for (id, at, bytes) in self.kept.pieces() {
             for (piece, from) in bytes.chunks(LOAD).zip((at..).step_by(LOAD)) {
-                let mut buffer = out.buffer(piece.len());
-                buffer.copy_from_slice(piece);
-                out.piece(id.0, from, buffer)?;
-                sent(piece.len());
+                if !load.takes(id, piece.len()) {
+                    load.send(out, sent)?;
+                }
+                load.add(id, from, piece);
             }
         }
-        Ok(())
+        load.send(out, sent)
     }
 
     /// Takes what was copied of a process out again: it is read in the stop.
@@ -189,64 +250,59 @@ impl Ahead {
     }
 }
 
+/// Kept pieces of one object that go out together.
+#[derive(Debug, Default)]
+struct Load<'k> {
+    id: Option<ObjectId>,
+    ranges: Vec<Range<u64>>,
+    pieces: Vec<&'k [u8]>,
+    len: usize,
+}
+
+impl<'k> Load<'k> {
+    fn takes(&self, id: ObjectId, more: usize) -> bool {
+        self.pieces.is_empty() || (self.id == Some(id) && self.len.saturating_add(more) <= LOAD)
+    }
+
+    fn add(&mut self, id: ObjectId, at: u64, piece: &'k [u8]) {
+        let end = at.saturating_add(u64::try_from(piece.len()).unwrap_or(0));
+        match self.ranges.last_mut() {
+            Some(last) if last.end == at => last.end = end,
+            _ => self.ranges.push(at..end),
+        }
+        self.id = Some(id);
+        self.pieces.push(piece);
+        self.len = self.len.saturating_add(piece.len());
+    }
+
+    fn send(&mut self, out: &mut Outlet, sent: &mut dyn FnMut(usize)) -> Result<()> {
+        let Self { id, ranges, pieces, len } = std::mem::take(self);
+        let Some(id) = id else { return Ok(()) };
+        let mut buffer = out.buffer(len);
+        let mut rest = buffer.as_mut_slice();
+        for piece in pieces {
+            let (place, after) = rest.split_at_mut(piece.len().min(rest.len()));
+            place.copy_from_slice(piece);
+            rest = after;
+        }
+        out.pages(id.0, ranges, buffer)?;
+        sent(len);
+        Ok(())
+    }
+}
+
+impl Drop for Ahead {
+    /// What stays goes back to its series, whether the image was made or not.
+    fn drop(&mut self) {
+        let Some(series) = self.series.take() else { return };
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.clear();
+        let (spaces, refused) = (std::mem::take(&mut self.spaces), std::mem::take(&mut self.refused));
+        let next_id = spaces.values().map(|space| space.id.0).max().unwrap_or(0);
+        series.give_back(Rest { spaces, refused, kept, next_id });
+    }
+}
+
 fn forget_all(forgotten: &mut Vec<(ObjectId, Range<u64>)>, out: &mut Outlet) -> Result<()> {
     forgotten.drain(..).try_for_each(|(id, range)| out.forget(id.0, range))
-}
-
-/// The flag that a followed mapping has and its program knows nothing of.
-const OURS: [u8; 2] = *b"uw";
-
-/// The mappings of a followed process as they are now, with the flags that they had a moment ago. `None`: one is new, and its
-/// flags are not known.
-pub(crate) fn with_known_flags(now: Vec<MapLine>, known: &[MapLine]) -> Option<Vec<MapLine>> {
-    let mut lines = now;
-    for line in &mut lines {
-        let before = known.iter().find(|before| before.range.start == line.range.start)?;
-        let same = before.range.end <= line.range.end
-            && (before.perms, before.offset, before.device, before.inode)
-                == (line.perms, line.offset, line.device, line.inode)
-            && before.name == line.name;
-        if !same {
-            return None;
-        }
-        line.vm_flags.clone_from(&before.vm_flags);
-        line.protection_key = before.protection_key;
-    }
-    without_ours(&mut lines);
-    Some(lines)
-}
-
-/// Takes our own flag off the mappings of a followed process.
-pub(crate) fn without_ours(lines: &mut [MapLine]) {
-    for line in lines {
-        line.vm_flags.retain(|code| *code != OURS);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line(start: u64, end: u64, flags: &[[u8; 2]]) -> MapLine {
-        MapLine {
-            range: start..end,
-            perms: *b"rw-p",
-            offset: 0,
-            device: (0, 0),
-            inode: 0,
-            name: Vec::new(),
-            vm_flags: flags.to_vec(),
-            protection_key: 0,
-        }
-    }
-
-    #[test]
-    fn known_flags_are_taken_over_and_new_mappings_are_told() {
-        let known = [line(1, 5, &[*b"rd", *b"uw"]), line(7, 9, &[*b"hg"])];
-        let now = vec![line(1, 6, &[]), line(7, 9, &[])];
-        let found = with_known_flags(now, &known).unwrap();
-        assert_eq!(found, [line(1, 6, &[*b"rd"]), line(7, 9, &[*b"hg"])]);
-        assert_eq!(with_known_flags(vec![line(2, 5, &[])], &known), None);
-        assert_eq!(with_known_flags(vec![line(7, 8, &[])], &known), None);
-    }
 }

@@ -7,10 +7,13 @@ use rustix::fs::FileType;
 use crate::checkpoint::SnapshotRequest;
 use crate::ids::Pid;
 use crate::resource::FileView;
+use crate::snapshot::space::Span;
 use crate::survey::Look;
 
 /// A process with less memory of its own is read in the stop: following it would take longer than copying it.
 const SMALL: u64 = 16 << 20;
+/// The same for one that is followed already when the next image is made.
+const SMALL_IN_SERIES: u64 = 1 << 20;
 /// `O_DIRECT` (x86-64).
 const DIRECT: u64 = 0o40_000;
 
@@ -43,11 +46,12 @@ fn reads_past_the_cache(file: &FileView) -> bool {
 }
 
 /// The processes that are copied ahead.
-pub(crate) fn ahead(wanted: SnapshotRequest, weights: &BTreeMap<Pid, Weight>) -> Vec<Pid> {
-    let least = match wanted {
-        SnapshotRequest::Copy => return Vec::new(),
-        SnapshotRequest::Auto => SMALL,
-        SnapshotRequest::Ahead => 0,
+pub(crate) fn ahead(wanted: SnapshotRequest, span: Span, weights: &BTreeMap<Pid, Weight>) -> Vec<Pid> {
+    let least = match (wanted, span) {
+        (SnapshotRequest::Copy, _) => return Vec::new(),
+        (SnapshotRequest::Auto, Span::OneImage) => SMALL,
+        (SnapshotRequest::Auto, Span::Series) => SMALL_IN_SERIES,
+        (SnapshotRequest::Ahead, _) => 0,
     };
     let fits = weights.iter().filter(|(_, weight)| weight.size >= least && !weight.direct);
     fits.map(|(pid, _)| *pid).collect()
@@ -65,8 +69,10 @@ mod tests {
             (Pid(2), weight(64 << 20, false)),
             (Pid(3), weight(64 << 20, true)),
         ]);
-        assert_eq!(ahead(SnapshotRequest::Auto, &weights), [Pid(2)]);
-        assert_eq!(ahead(SnapshotRequest::Ahead, &weights), [Pid(1), Pid(2)]);
-        assert_eq!(ahead(SnapshotRequest::Copy, &weights), []);
+        let once = Span::OneImage;
+        assert_eq!(ahead(SnapshotRequest::Auto, once, &weights), [Pid(2)]);
+        assert_eq!(ahead(SnapshotRequest::Auto, Span::Series, &weights), [Pid(1), Pid(2)]);
+        assert_eq!(ahead(SnapshotRequest::Ahead, once, &weights), [Pid(1), Pid(2)]);
+        assert_eq!(ahead(SnapshotRequest::Copy, Span::Series, &weights), []);
     }
 }

@@ -34,7 +34,8 @@ pub(crate) struct Kept {
 impl Kept {
     /// Makes room for so many bytes and touches it.
     pub(crate) fn make_ready(&mut self, bytes: usize) {
-        let mut left = bytes.min(READY);
+        let there: usize = self.slabs.iter().map(Vec::len).sum();
+        let mut left = bytes.min(READY).saturating_sub(there);
         while left > 0 {
             let len = left.min(SLAB).next_multiple_of(PAGE);
             let mut slab = vec![0; len];
@@ -44,6 +45,17 @@ impl Kept {
             self.slabs.push(slab);
             left = left.saturating_sub(len);
         }
+    }
+
+    /// Lets go of what is kept, but for the buffers that were made ready.
+    pub(crate) fn clear(&mut self) {
+        let mut room = READY;
+        self.slabs.retain(|slab| {
+            room = room.saturating_sub(slab.len());
+            room > 0
+        });
+        self.pieces.clear();
+        (self.filling, self.used) = ((0, 0), 0);
     }
 
     /// Whether so many more bytes may be kept.

@@ -17,8 +17,10 @@
 
 pub(crate) mod ahead;
 pub(crate) mod choice;
+pub(crate) mod flags;
 pub(crate) mod kept;
 pub(crate) mod outlet;
 pub(crate) mod pageset;
 pub(crate) mod record;
+pub(crate) mod series;
 pub(crate) mod space;

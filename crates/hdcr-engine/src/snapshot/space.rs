@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use hdcr_image::hdcr_layout::MappingKind;
 
+use super::flags::Flags;
 use super::kept::{Kept, length};
 use super::outlet::Outlet;
 use super::pageset::PageSet;
@@ -30,6 +31,16 @@ const LEAST: u64 = 16 * PAGE;
 /// Longer runs of written pages may be holes for the most part, and are looked at before they are read.
 const SHORT: u64 = 4 * PAGE;
 
+/// How long a process is followed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Span {
+    /// Until one image is made.
+    #[default]
+    OneImage,
+    /// From image to image.
+    Series,
+}
+
 /// A followed address space and what the image holds of it.
 #[derive(Debug)]
 pub(crate) struct Space {
@@ -40,7 +51,11 @@ pub(crate) struct Space {
     /// Pages that the image holds as they were when they were copied.
     copied: PageSet,
     unsure: PageSet,
+    /// Pages that the image in the making holds otherwise than the last one that was committed.
+    since: PageSet,
+    span: Span,
     rounds: u32,
+    pub(crate) flags: Flags,
 }
 
 /// Which pages of a mapping belong to its process alone; `None`: the mapping is not for this way.
@@ -96,12 +111,42 @@ fn count(ranges: &[Range<u64>]) -> u64 {
 }
 
 impl Space {
-    pub(crate) fn new(pid: Pid, id: ObjectId, watch: Box<dyn Watch>) -> Self {
-        Self { pid, id, watch, copied: PageSet::default(), unsure: PageSet::default(), rounds: 0 }
+    pub(crate) fn new(pid: Pid, id: ObjectId, watch: Box<dyn Watch>, span: Span) -> Self {
+        Self {
+            pid,
+            id,
+            watch,
+            copied: PageSet::default(),
+            unsure: PageSet::default(),
+            since: PageSet::default(),
+            span,
+            rounds: 0,
+            flags: Flags::default(),
+        }
+    }
+
+    /// The image in the making was committed: the next one goes on from it.
+    pub(crate) fn committed(&mut self) {
+        self.since = PageSet::default();
+    }
+
+    /// The image in the making will not be: the next one goes on from the one before, and has to say everything anew that
+    /// this one has said.
+    pub(crate) fn aborted(&mut self) {
+        for range in std::mem::take(&mut self.since).ranges() {
+            self.copied.add(&range);
+            self.unsure.add(&range);
+        }
+    }
+
+    /// Another image begins, on top of the last one.
+    pub(crate) fn begin_again(&mut self) -> Result<()> {
+        self.rounds = 0;
+        Ok(self.watch.renew()?)
     }
 
     /// One round: copies what is new or was written since the last one. How many pages that were.
-    pub(crate) fn round(&mut self, out: &mut Outlet) -> Result<u64> {
+    pub(crate) fn round(&mut self, out: &mut Outlet, reach: Reach) -> Result<u64> {
         self.rounds += 1;
         let mut pages = 0;
         for line in maps(self.pid)? {
@@ -113,6 +158,9 @@ impl Space {
                     continue;
                 }
                 self.forget(&line.range, out)?;
+            }
+            if !fresh && reach == Reach::New {
+                continue;
             }
             let whole = if fresh { Whole::Yes } else { Whole::No };
             pages += self.mapping(&line.range, which, whole, out)?;
@@ -198,6 +246,7 @@ impl Space {
                 }
                 for range in read {
                     self.copied.add(range);
+                    self.since.add(range);
                 }
                 if let Some(lost) = lost.first() {
                     self.unsure.add(lost);
@@ -210,6 +259,7 @@ impl Space {
 
     fn forget(&mut self, range: &Range<u64>, out: &mut Outlet) -> Result<()> {
         for piece in self.copied.within(range) {
+            self.since.add(&piece);
             out.forget(self.id.0, piece)?;
         }
         self.copied.remove(range);
@@ -255,9 +305,40 @@ impl Space {
             });
         }
         last.ways.rounds = self.rounds;
+        let again: PageSet = last.read.iter().cloned().collect();
         let stale = valid.missing(&(0..END));
-        last.forget.extend(stale.iter().flat_map(|range| self.copied.within(range)));
+        let stale = stale.iter().flat_map(|range| self.copied.within(range));
+        last.forget.extend(stale.flat_map(|range| again.missing(&range)));
+        if self.span == Span::Series {
+            self.go_on_after(&last, &valid)?;
+        }
         Ok(last)
+    }
+
+    /// In the stop: protects what is about to be read, so that only what is written from now on shows at the next look, and
+    /// notes what the image will hold.
+    fn go_on_after(&mut self, last: &Last, followed: &PageSet) -> Result<()> {
+        self.unsure = PageSet::default();
+        for range in &last.forget {
+            self.since.add(range);
+            self.copied.remove(range);
+        }
+        for range in &last.read {
+            self.since.add(range);
+            self.copied.add(range);
+        }
+        for run in last.read.iter().flat_map(|range| followed.within(range)) {
+            self.watch.protect(&run)?;
+        }
+        Ok(())
+    }
+
+    /// In the stop: these pages are in the image although they are not read here, as another address space holds the same.
+    pub(crate) fn held_alike(&mut self, ranges: &[Range<u64>]) {
+        for range in ranges {
+            self.since.add(range);
+            self.copied.add(range);
+        }
     }
 
     fn why_unfollowed(&self, range: &Range<u64>) -> mechanism::Result<Why> {
@@ -358,6 +439,15 @@ impl Space {
             }
         }
     }
+}
+
+/// What a round goes over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reach {
+    /// All mappings.
+    All,
+    /// Mappings that were not followed before.
+    New,
 }
 
 /// Whether all pages of a range are copied, or only written ones. What was just registered may have been followed in part

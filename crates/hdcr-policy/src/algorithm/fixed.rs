@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Algorithm, Decision, Event, Observation, Order};
-use crate::interval::{pause_after, pause_after_failure};
+use crate::interval::{Spent, pause_after, pause_after_failure};
 
 /// A fixed period, from the beginning of one checkpoint to that of the next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,7 +33,10 @@ pub(super) fn periodic(seen: &Observation<'_>, period: Duration) -> Decision {
     match seen.event {
         Event::Due => Decision::take(Order::default()),
         Event::Started | Event::Recovered { .. } => Decision::at(seen.now.saturating_add(period)),
-        Event::Checkpointed { cost, .. } => Decision::at(seen.now.saturating_add(pause_after(period, cost.total))),
+        Event::Checkpointed { cost, .. } => {
+            let spent = Spent { took: cost.total, held_up: cost.total, worked: cost.total };
+            Decision::at(seen.now.saturating_add(pause_after(period, spent, None)))
+        }
         Event::NotCheckpointed { failures } => {
             Decision::at(seen.now.saturating_add(pause_after_failure(period, failures)))
         }

@@ -1,0 +1,119 @@
+//! Images made on top of one another, by the hundred: a guest that changes its memory in every way runs under a keeper at
+//! full pace; links of the chain are picked at random, restored, and the guest checks each word against its model. Whoever
+//! makes the images is killed at random moments meanwhile.
+
+mod job;
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::Place;
+use crate::faults::dice::Dice;
+use crate::guest;
+use crate::modes::stage::Stage;
+use crate::report::{Finished, Outcome, Report};
+use job::Job;
+
+/// How much to do.
+#[derive(Debug, Args)]
+pub(crate) struct ChainArgs {
+    /// Links to be made.
+    #[arg(long, default_value_t = 100)]
+    links: u64,
+    /// How many times the tool is killed while they are made.
+    #[arg(long, default_value_t = 20)]
+    kills: u32,
+    /// For the same moments and the same links again.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Keep the folder when all is well, too.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Links of one life of the job; then some are restored, and it goes on from the last.
+const STRETCH: u64 = 50;
+/// Links that are restored after each life.
+const TRIED: usize = 5;
+
+/// What was done.
+#[derive(Debug, Default)]
+struct Done {
+    links: u64,
+    increments: u64,
+    kills: u32,
+    restored: u64,
+}
+
+pub(crate) fn run(args: &ChainArgs, place: &Place) -> Result<bool> {
+    let hdcr = place.hdcr.as_deref().context("no hdcr binary was given")?;
+    let guests = guest::find(&place.sources.join("zoo"), &["changing_memory".to_owned()])?;
+    let built = guest::build_all(&guests, &place.build)?;
+    let built = built.into_iter().find(|built| built.name == "changing_memory").context("no such guest")?;
+    let guest = built.binary.map_err(|why| anyhow::anyhow!("{why}"))?;
+    let folder = tempfile::Builder::new().prefix("hdcr-chain-").tempdir()?;
+    let mut stage = Stage::new(hdcr, folder.path(), place)?;
+    let began = Instant::now();
+    let mut done = Done::default();
+    let result = all(args, &mut stage, &guest, &mut done);
+    let cleaned = stage.clean();
+    let mut report = Report::new(false);
+    crate::report::print_words(&std::iter::once(told(&done)).collect())?;
+    let outcome = match result.and(cleaned) {
+        Ok(()) => Outcome::Passed,
+        Err(error) => Outcome::Failed(format!("{error:#}")),
+    };
+    let is_kept = args.keep || matches!(outcome, Outcome::Failed(_));
+    report.add(&Finished {
+        name: "chain".to_owned(),
+        mode: "chain".to_owned(),
+        outcome,
+        milliseconds: began.elapsed().as_millis(),
+        checkpoint_milliseconds: Vec::new(),
+        restore_milliseconds: Vec::new(),
+        folder: is_kept.then(|| folder.keep()),
+        log: stage.log,
+    })?;
+    report.close()
+}
+
+fn told(done: &Done) -> String {
+    format!(
+        "{} links ({} increments), the tool killed {} times, {} links restored without a wrong word",
+        done.links, done.increments, done.kills, done.restored
+    )
+}
+
+fn all(args: &ChainArgs, stage: &mut Stage<'_>, guest: &Path, done: &mut Done) -> Result<()> {
+    let mut dice = Dice::new(args.seed);
+    while done.links < args.links {
+        let left = args.links - done.links;
+        let lives = left.div_ceil(STRETCH).max(1);
+        let kills = u32::try_from(u64::from(args.kills - done.kills).div_ceil(lives))?;
+        let mut job = Job::start(stage, guest)?;
+        let before = job.newest();
+        for kill in 0..kills {
+            job.until(stage, before + (u64::from(kill) + 1) * STRETCH.min(left) / u64::from(kills + 1))?;
+            done.kills += u32::from(job.kill_the_maker(&mut dice)?);
+        }
+        job.until(stage, before + STRETCH.min(left))?;
+        job.pause(stage)?;
+        done.links += job.newest() - before;
+        let links = job::links(stage)?;
+        done.increments += links.iter().filter(|link| link.number > before && link.increment).count() as u64;
+        ensure!(links.iter().any(|link| link.increment), "no link is an increment");
+        for _ in 0..TRIED {
+            let place = usize::try_from(dice.below(links.len() as u64))?;
+            let link = links.get(place).context("a link")?;
+            job.try_link(stage, link.number)?;
+            done.restored += 1;
+        }
+        // Any link may go without harm to the others.
+        let place = usize::try_from(dice.below(links.len() as u64 - 1))?;
+        job::remove(stage, links.get(place).context("a link")?.number)?;
+    }
+    Ok(())
+}
