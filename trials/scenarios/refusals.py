@@ -141,6 +141,32 @@ if subprocess.run(words, capture_output=True).returncode == 0:
 else:
     lacking.append("a 32-bit program")
 
+# A program that has no vdso, and no room at the end of its text.
+write("bare.c", r"""
+static long call(long number, long a, long b)
+{
+    long result;
+    __asm__ volatile ("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b) : "rcx", "r11", "memory");
+    return result;
+}
+__attribute__((used)) static void begin(long *stack)
+{
+    long *at = stack + 1 + *stack + 1;
+    while (*at++) {}
+    for (; *at; at += 2)
+        if (*at == 33 /* AT_SYSINFO_EHDR */) call(11 /* munmap */, at[1], 4 * 4096);
+    for (;;) call(34 /* pause */, 0, 0);
+}
+__asm__ (".globl _start\n_start: mov %rsp, %rdi\nand $-16, %rsp\ncall begin\n");
+__asm__ (".section .text.last,\"ax\"\n.balign 4096\n.fill 4000, 1, 0x90\n.text\n");
+""")
+words = ["gcc", "-O1", "-nostdlib", "-static", "-no-pie", "-Wl,-z,separate-code", "-o", "bare", "bare.c"]
+must(subprocess.run(words, capture_output=True).returncode == 0, "gcc")
+child = start(os.path.abspath("bare"))
+until("the bare program", lambda: "/bare" in read(f"/proc/{child.pid}/maps") and "[vdso]" not in read(f"/proc/{child.pid}/maps"))
+refused(child, "no-code-room", "no vdso and no room")
+kill(child.pid)
+
 # The tree that holds the command itself.
 write("own.sh", f"{HDCR} checkpoint $$ -o image; echo $? > status; : \n")
 child = start("sh", "own.sh", stdout=open("own.out", "w"), stderr=subprocess.STDOUT)

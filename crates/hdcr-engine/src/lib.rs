@@ -32,5 +32,6 @@ mod snapshot;
 mod stored;
 pub mod survey;
 mod task;
+pub mod text;
 mod tree;
 mod works;

@@ -44,6 +44,8 @@ pub struct Capabilities {
 
 /// What a mechanism may map in a process for each of its threads, besides the batches (see [`crate::batch::CALL_ROOM`]).
 pub const THREAD_ROOM: usize = 1024;
+/// Unused bytes of executable memory that a mechanism needs in a process: in its vdso, else at the end of its text.
+pub const CODE_ROOM: u64 = 448;
 /// How many mappings a process must be able to get for a mechanism to work in it.
 pub const NEW_MAPPINGS: usize = 2;
 

@@ -17,6 +17,7 @@ use hdcr_engine::regs::Regs;
 
 /// Length of the *once* code and its control block.
 pub(crate) const ONCE_LEN: usize = ONCE_CODE_LEN + CONTROL_LEN;
+const _: () = assert!(ONCE_LEN as u64 <= hdcr_engine::mechanism::CODE_ROOM, "what the engine counts with");
 /// Where the control block of *once* begins.
 pub(crate) const ONCE_CODE_LEN: usize = 0x100;
 /// Distance between the *batch* blocks of two threads.

@@ -7,10 +7,11 @@
 use super::PAGE;
 use crate::batch::{Arg, Batch, CALL_ROOM};
 use crate::error::{Refusal, Result};
-use crate::mechanism::{NEW_MAPPINGS, THREAD_ROOM};
+use crate::mechanism::{CODE_ROOM, NEW_MAPPINGS, THREAD_ROOM};
 use crate::procfs::{self, Limits, MapLine};
 use crate::survey::Survey;
 use crate::task::{Site, TASKS, TaskView};
+use crate::text;
 
 /// What a program without a word in `/proc/sys/vm/max_map_count` may have (`DEFAULT_MAX_MAP_COUNT`).
 const USUAL_MAPPINGS: usize = 65_530;
@@ -30,6 +31,10 @@ pub(crate) fn survey(survey: &mut Survey<'_>, threads: &[&TaskView], lines: &[Ma
     let mappings = lines.iter().filter(|line| line.name != b"[vsyscall]").count();
     if mappings.saturating_add(NEW_MAPPINGS) > most {
         survey.refuse(no_mapping(speaker, most));
+    }
+    if !lines.iter().any(|line| line.name == b"[vdso]") && text::unused_end(speaker.pid, CODE_ROOM).is_none() {
+        let cause = "it has no vdso, and no text with room at its end, from which a checkpoint makes its calls";
+        survey.refuse(speaker.refuse("no-code-room", "address space", cause, "run it with its vdso, or link it anew"));
     }
     let limits = procfs::limits(speaker.pid)?;
     let number = |key: &str| speaker.status.number(key).map_or(0, |kilobytes| kilobytes.saturating_mul(1024));
