@@ -5,6 +5,7 @@ use hdcr_engine::mechanism::MechanismError;
 use hdcr_image::{ErrorClass, ImageError, StoreError};
 use hdcr_store::Error as DirectoryError;
 
+use crate::busy;
 use crate::failure::{Class, Failure, chain};
 use crate::output::in_the_way;
 use crate::parts;
@@ -19,6 +20,9 @@ impl From<EngineError> for Failure {
         };
         match error {
             EngineError::Refused(refusals) => {
+                if let Some(busy) = busy::alone_in_the_way(&refusals.0) {
+                    return busy;
+                }
                 let message = format!("{}; nothing was touched", in_the_way(refusals.0.len()));
                 let mut failure = Self::refused("refused", message);
                 failure.refusals = parts::obstacles(&refusals.0);
@@ -48,6 +52,11 @@ fn full(class: Class, error: &dyn std::error::Error) -> Failure {
 }
 
 fn mechanism(error: &MechanismError, class: Class) -> Failure {
+    if let MechanismError::Traced { tid, tracer } = error
+        && let Some(other) = busy::is_hdcr(tracer.0)
+    {
+        return busy::refusal(Some(other), tid.0);
+    }
     let (code, remedy) = match error {
         MechanismError::Gone { .. } => ("gone", None),
         MechanismError::Traced { .. } => ("traced", Some("end the debugger or tracer first")),

@@ -238,6 +238,9 @@ pub(crate) struct CheckpointArgs {
     /// Kill the program once the checkpoint is safe on disk; not one instruction is run after it
     #[arg(long, conflicts_with = "stop")]
     pub(crate) kill: bool,
+    /// When another hdcr is at work on the program: wait for that, up to this time
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub(crate) wait: Option<Duration>,
     /// Leave the program stopped (as by SIGSTOP) once the checkpoint is safe on disk
     #[arg(long)]
     pub(crate) stop: bool,

@@ -4,6 +4,7 @@
 //! mechanism and store are chosen in `parts.rs` alone.
 
 mod asking;
+mod busy;
 mod by_hand;
 mod channel;
 mod classes;

@@ -22,6 +22,7 @@ use hdcr_image::{
 use hdcr_ptrace::{Faults, Ptrace};
 use hdcr_store::{DirectorySink, DirectoryStore, Durability, Entry, FileSink, Selector, open_path};
 
+use crate::busy::{self, AtWork};
 use crate::failure::{Failure, Obstacle, Result};
 use crate::job::{is_at, make_private};
 use crate::kinds::{self, PathMap, Then};
@@ -179,6 +180,7 @@ pub(crate) fn checkpoint(
     let (began, worked) = (Instant::now(), machine::worked());
     let Session { mechanism, series } = session;
     let calls = mechanism.calls_made();
+    let _at_work = AtWork::take(&task.jobs, task.who)?;
     let lineage = task.came_from.as_ref().map(lineage_from).transpose().unwrap_or_else(|failure| {
         // Somebody has removed it; what is made now does not build on it.
         tracing::debug!(%failure, "where the program came from is not known any more");
@@ -393,6 +395,9 @@ pub(crate) fn restore(
 /// What stands in the way of a checkpoint, what is worth knowing, and how many processes there are.
 pub(crate) fn check_processes(task: &CheckpointTask) -> Result<(Vec<Obstacle>, Vec<Obstacle>, usize)> {
     let surveyed = checkpoint::survey(request(task, Progress::default()))?;
+    if let Some(busy) = busy::alone_in_the_way(surveyed.refusals()) {
+        return Err(busy);
+    }
     Ok((
         surveyed.refusals().iter().map(obstacle).collect(),
         surveyed.notes().iter().map(obstacle).collect(),

@@ -72,6 +72,9 @@ pub(crate) struct CheckpointTask {
     /// Whoever started the worker watches the job: it is told when the job stands still, and tells which files the job
     /// has worked on.
     pub(crate) watched: bool,
+    /// Where running jobs are known, and processes that are being checkpointed.
+    #[serde(with = "crate::paths")]
+    pub(crate) jobs: PathBuf,
     /// Remove what is older than the newest so many of the job.
     pub(crate) keep: Option<usize>,
     /// Somebody wants to hear how far it is.

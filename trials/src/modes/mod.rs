@@ -1,6 +1,7 @@
 //! The ways in which HDCR is used: without root, with private pids, after a reboot, in the foreground, by a keeper, from
 //! scripts. Each trial has a folder, a store and a place for running jobs of its own.
 
+mod busy;
 mod commands;
 mod copies;
 mod foreground;
@@ -43,7 +44,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 42] = [
+const TRIALS: [Trial; 43] = [
     ("user_guests", user::guests),
     ("user_job", user::job),
     ("user_told", user::told),
@@ -71,6 +72,7 @@ const TRIALS: [Trial; 42] = [
     ("keeper_damaged", rollback::damaged),
     ("keeper_complete", rollback::complete),
     ("keeper_auto", keeper::auto),
+    ("commands_busy", busy::told),
     ("trust_store", trust::store),
     ("trust_store_of_user", trust::store_of_user),
     ("copies_by_hand", copies::by_hand),

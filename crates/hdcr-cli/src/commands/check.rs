@@ -113,6 +113,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
             timeout,
             then: Then::GoOn,
             watched: false,
+            jobs: at.settings.surroundings.jobs(),
             keep: None,
             progress: false,
             series: None,

@@ -1,12 +1,13 @@
 //! `hdcr checkpoint`: one checkpoint of a process or a job.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdcr_engine::progress::Progress;
 
 use super::Surrounding;
 use crate::asking::{self, Question};
+use crate::busy::BUSY;
 use crate::cli::{CheckpointArgs, FileArgs};
 use crate::failure::{Class, Failure, Result};
 use crate::job::{self, State};
@@ -52,6 +53,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
                 timeout,
                 then,
                 watched: false,
+                jobs: at.settings.surroundings.jobs(),
                 keep: None,
                 progress: false,
                 series: None,
@@ -59,7 +61,8 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
             let bar = at.output.bar();
             let teller = bar.is_seen().then(|| bar.teller());
             let progress = teller.map_or_else(Progress::default, |teller| parts::steps_to(move |step| teller.at(step)));
-            retry(|| parts::checkpoint(&task, &Session::new(), progress.clone(), &mut |_| Ok(Vec::new())))?
+            let attempt = || parts::checkpoint(&task, &Session::new(), progress.clone(), &mut |_| Ok(Vec::new()));
+            wait_for_others(args.wait.unwrap_or_default(), || retry(attempt))?
         }
         None => of_job(at, args, then)?,
     };
@@ -89,12 +92,24 @@ fn of_job(at: &Surrounding<'_>, args: &CheckpointArgs, then: Then) -> Result<cra
     }
 }
 
+/// Tries again while another hdcr is at work on the program, for so long at most.
+fn wait_for_others<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let end = Instant::now() + limit;
+    loop {
+        match attempt() {
+            Err(failure) if failure.code == BUSY && Instant::now() < end => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+}
+
 /// Once more, and again, when the program changed under our eyes.
 fn retry<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     const AGAIN: usize = 2;
     for _ in 0..AGAIN {
         match attempt() {
-            Err(failure) if failure.class == Class::Changed => {}
+            Err(failure) if failure.class == Class::Changed && failure.code != BUSY => {}
             other => return other,
         }
     }

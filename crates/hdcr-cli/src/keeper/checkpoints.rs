@@ -153,6 +153,7 @@ impl Keeper {
             timeout: self.plan.timeout,
             then: Then::GoOn,
             watched: self.watch.is_some(),
+            jobs: self.jobs.clone(),
             // It tells that the work goes on.
             progress: true,
             series: self.in_series().then(|| self.every()),
