@@ -57,7 +57,7 @@ pub(crate) struct Common {
     /// Say nothing but results and errors
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
-    /// Say more; twice: trace
+    /// Say more; twice: each phase with its duration, and what was chosen; three times: trace
     #[arg(long, short, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
     /// Where checkpoints lie [default: /var/lib/hdcr for root, else ~/.local/state/hdcr]

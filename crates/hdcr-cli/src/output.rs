@@ -158,6 +158,18 @@ pub(crate) fn trace(output: Output) {
     }
 }
 
+/// The flags for a process of ours that says as much as this one.
+pub(crate) fn verbosity() -> Option<&'static str> {
+    use tracing::level_filters::LevelFilter;
+    match LevelFilter::current() {
+        LevelFilter::OFF | LevelFilter::ERROR => Some("--quiet"),
+        LevelFilter::INFO => Some("-v"),
+        LevelFilter::DEBUG => Some("-vv"),
+        LevelFilter::TRACE => Some("-vvv"),
+        _ => None,
+    }
+}
+
 /// A trace as all else that is said: `hdcr: warning: text key=value`.
 struct Plain;
 

@@ -12,7 +12,7 @@ use hdcr_engine::checkpoint::{
 use hdcr_engine::error::Refusals;
 use hdcr_engine::ids::Pid;
 use hdcr_engine::mechanism::{Deadline, Mechanism, Parent, Scope};
-use hdcr_engine::progress::{Phase, Progress};
+use hdcr_engine::progress::{Laps, Phase, Progress};
 use hdcr_engine::restore::{self, Afterwards, Options};
 use hdcr_engine::rollback::{self, repair};
 use hdcr_engine::show;
@@ -186,9 +186,12 @@ pub(crate) fn checkpoint(
         tracing::debug!(%failure, "where the program came from is not known any more");
         None
     });
+    let mut laps = Laps::begin("checkpoint");
     let surveyed = checkpoint::survey_again(request(task, progress), series)?;
+    laps.done(&format!("looked at {} processes", surveyed.processes()));
     let notes = surveyed.notes().iter().map(obstacle).collect();
     let (prepared, path) = prepare(task, session, surveyed)?;
+    laps.done("copied ahead what can be");
     let prepared_for = prepared.stood();
     let facts = ManifestFacts { lineage: lineage.unwrap_or_default(), ..machine::facts("ptrace", "copy") };
     let halted = Instant::now();
@@ -198,7 +201,9 @@ pub(crate) fn checkpoint(
         stopped = stopped.with_touched(tell(Reply::Frozen)?);
     }
     let facts = ManifestFacts { clocks: machine::clocks(), ..facts };
+    laps.done("stopped");
     let captured = stopped.capture()?;
+    laps.done("read");
     let (pending, held, stopped_for) = if task.then == Then::GoOn {
         let pending = captured.thaw()?;
         let stopped_for = halted.elapsed();
@@ -208,7 +213,9 @@ pub(crate) fn checkpoint(
         let (pending, held) = captured.hold();
         (pending, Some(held), halted.elapsed())
     };
+    laps.done(if held.is_some() { "kept stopped" } else { "let go" });
     let Committed { manifest, id: snapshot, chain } = pending.persist(facts)?.commit()?;
+    laps.done(&format!("written and durable as {snapshot}"));
     series.committed(chain);
     ended(held, task.then);
     let removed = match (&task.target, task.keep) {

@@ -72,7 +72,7 @@ impl Worker {
     fn spawn(task: &Task) -> Result<Self> {
         let (near, far) = Channel::pair()?;
         let mut command = process::this_program();
-        command.arg("__worker").stdin(Stdio::from(OwnedFd::from(far)));
+        command.args(crate::output::verbosity()).arg("__worker").stdin(Stdio::from(OwnedFd::from(far)));
         if matches!(task, Task::Restore(task) if task.detach) {
             // The tree is born into the group of its worker: in that of this command, the end of the last other member (of
             // the rest of a pipeline) would hang up what is stopped.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use crate::mechanism::FrozenProcess;
 use crate::procfs;
@@ -53,6 +54,28 @@ impl Progress {
 impl fmt::Debug for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_some() { "Progress(watched)" } else { "Progress" })
+    }
+}
+
+/// Tells a curious user what was done, and how long each part of it took.
+#[derive(Debug)]
+pub struct Laps {
+    what: &'static str,
+    since: Instant,
+}
+
+impl Laps {
+    /// Begins with the first part.
+    pub fn begin(what: &'static str) -> Self {
+        Self { what, since: Instant::now() }
+    }
+
+    /// This part is done, and the next one begins.
+    pub fn done(&mut self, part: &str) {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.since);
+        tracing::debug!("{}: {part} ({:.1} ms)", self.what, took.as_secs_f64() * 1000.0);
+        self.since = now;
     }
 }
 

@@ -22,7 +22,7 @@ use crate::mechanism::{Deadline, Mechanism, Parent};
 use crate::model::{self, ObjectId};
 use crate::openfile::OpenFileRecord;
 use crate::plan::{self, Step};
-use crate::progress::{Meter, Phase, Progress};
+use crate::progress::{Laps, Meter, Phase, Progress};
 use crate::resource;
 use crate::resource::{listed, reopen};
 use crate::rights::{TreeRights, Turn};
@@ -293,8 +293,10 @@ pub fn restore(
     options: &Options,
     told: &mut dyn FnMut(Restored),
 ) -> Result<()> {
+    let mut laps = Laps::begin("restore");
     let model = stored::read(image)?;
     let steps = plan::plan(&model.processes)?;
+    laps.done(&format!("image read: {} processes by {} steps", model.processes.len(), steps.len()));
     stored::wait_for_the_dead(&model, &steps);
     let (mut refusals, _) = stored::check(&model, &steps, Asker::Restore)?;
     if options.since.is_none() {
@@ -303,6 +305,7 @@ pub fn restore(
     if !refusals.0.is_empty() {
         return Err(Error::Refused(Refusals(refusals.0)));
     }
+    laps.done("checked, nothing stands in the way");
     let meter = Meter::begin(&options.progress, Phase::Filling, || stored::size(image));
     let contents = stored::Pages { image, meter };
     let mut cx = build::context(&model, &contents, options)?;
@@ -317,14 +320,17 @@ pub fn restore(
     listed::restore(&mut cx)?;
     since::contents(&mut cx, options.since.as_ref())?;
     clock::restore(&stored::one(&model.frames, ObjectId(0))?)?;
+    laps.done("files found and opened");
     let mut works = Works::begin(mechanism, &cx, &model, &mut spaces, options)?;
     works.heirs = Heirs::plan(image, &model.processes, &spaces, &steps);
     for step in births_of(&steps) {
         works.step(&cx, step)?;
         works.settle(&contents, &spaces, step)?;
     }
+    laps.done("empty tasks made");
     still_wanted(options)?;
     works.memory(&cx, &contents, &spaces)?;
+    laps.done("memory mapped and filled");
     for step in ends_of(&steps) {
         works.step(&cx, step)?;
     }
@@ -334,16 +340,23 @@ pub fn restore(
         works.step(&cx, step)?;
     }
     works.finals(&cx)?;
-    cx.plan.prepare()?;
-    still_wanted(options)?;
-    cx.plan.apply(&contents)?;
-    cx.put_down();
+    laps.done("descriptors and state put in");
+    roll_files_back(&mut cx, &contents, options)?;
     works.release()?;
+    laps.done("files rolled back, the tree let go");
     told(Restored { notes: std::mem::take(&mut cx.notes), ..roots(&model) });
     if let Err(error) = cx.plan.finish() {
         // The tree runs: what is left over is only the journal.
         tracing::warn!(%error, "the journal of the roll-back was not removed");
     }
+    Ok(())
+}
+
+fn roll_files_back(cx: &mut Restore<'_>, contents: &stored::Pages<'_>, options: &Options) -> Result<()> {
+    cx.plan.prepare()?;
+    still_wanted(options)?;
+    cx.plan.apply(contents)?;
+    cx.put_down();
     Ok(())
 }
 

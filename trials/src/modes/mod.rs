@@ -44,7 +44,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 43] = [
+const TRIALS: [Trial; 44] = [
     ("user_guests", user::guests),
     ("user_job", user::job),
     ("user_told", user::told),
@@ -73,6 +73,7 @@ const TRIALS: [Trial; 43] = [
     ("keeper_complete", rollback::complete),
     ("keeper_auto", keeper::auto),
     ("commands_busy", busy::told),
+    ("commands_verbose", reports::verbose),
     ("trust_store", trust::store),
     ("trust_store_of_user", trust::store_of_user),
     ("copies_by_hand", copies::by_hand),

@@ -128,7 +128,10 @@ fn leave_session(main: i32) {
     let group = process::stat(main).and_then(|stat| Pid::from_raw(stat.pgid));
     // Only who is in the group of another, and leaves none of his own behind, not even of zombies, can make a session.
     while process::next_change().is_some() {}
-    let left = rustix::process::setpgid(None, group).and_then(|()| rustix::process::setsid());
+    if let Err(error) = rustix::process::setpgid(None, group) {
+        tracing::trace!(%error, "the program is of another session");
+    }
+    let left = rustix::process::setsid();
     if let Err(error) = left {
         tracing::debug!(%error, "the restoring command stays in the session of the program");
     }

@@ -163,6 +163,7 @@ impl Ahead {
         for (pid, mut space) in std::mem::take(&mut self.spaces) {
             match space.round(out, reach) {
                 Ok(more) => {
+                    tracing::debug!("memory: process {pid}: {more} pages copied in this round");
                     pages += more;
                     self.spaces.insert(pid, space);
                 }

@@ -53,8 +53,16 @@ pub(crate) fn ahead(wanted: SnapshotRequest, span: Span, weights: &BTreeMap<Pid,
         (SnapshotRequest::Auto, Span::Series) => SMALL_IN_SERIES,
         (SnapshotRequest::Ahead, _) => 0,
     };
-    let fits = weights.iter().filter(|(_, weight)| weight.size >= least && !weight.direct);
-    fits.map(|(pid, _)| *pid).collect()
+    let fits = |weight: &Weight| weight.size >= least && !weight.direct;
+    for (pid, weight) in weights {
+        let way = match weight {
+            Weight { direct: true, .. } => "read in the stop, as a file is open past the page cache",
+            weight if fits(weight) => "copied while it runs",
+            _ => "read in the stop, as it is small",
+        };
+        tracing::debug!("memory: process {pid}, {} MiB: {way}", weight.size >> 20);
+    }
+    weights.iter().filter(|(_, weight)| fits(weight)).map(|(pid, _)| *pid).collect()
 }
 
 #[cfg(test)]
