@@ -164,10 +164,23 @@ pub(crate) fn rseq_sections_abort(mechanism: &dyn Mechanism) -> Outcome<()> {
         ensure(!inside || section == [0; 8], "section still named")?;
         stops += usize::from(inside);
         run_getpid(frozen.as_mut(), &threads)?;
+        let before = run_time(scene.pid, worker)?;
         frozen.thaw()?;
+        // Stopped again at its handler before it has run, it would be counted twice.
+        let by = soon();
+        while run_time(scene.pid, worker)? < before + 50_000 {
+            ensure(Instant::now() < by.0, "it does not run")?;
+            std::thread::yield_now();
+        }
     }
     scene.tell_number(stops)?;
     scene.ends_well()
+}
+
+/// How long a thread has run, in nanoseconds.
+fn run_time(pid: Pid, tid: Tid) -> Outcome<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat"))?;
+    Ok(text.split(' ').next().ok_or("schedstat")?.parse()?)
 }
 
 /// Who may not be frozen is told, and nothing happens to it.
