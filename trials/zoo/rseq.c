@@ -40,9 +40,11 @@ static void prepare(int round)
 		CHECK(__rseq_size > 0, "libc registered nothing");
 		area = (struct rseq *)((char *)__builtin_thread_pointer() + __rseq_offset);
 	}
+	int before = committed + aborted;
+
 	stop = 0;
 	SYS(-pthread_create(&thread, NULL, run, NULL));
-	while (committed + aborted == 0)
+	while (committed + aborted == before)
 		zoo_nap(1);
 }
 
