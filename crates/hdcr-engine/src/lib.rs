@@ -12,6 +12,7 @@ pub mod capture;
 pub mod checkpoint;
 mod clock;
 pub mod error;
+mod flags;
 mod heirs;
 pub mod ids;
 pub mod mechanism;

@@ -8,6 +8,7 @@ use hdcr_image::{ImageReader, List, Record, Tag};
 
 use crate::clock::ClockRecord;
 use crate::error::Result;
+use crate::flags;
 use crate::memory::MmRecord;
 use crate::memory::vdso::VdsoRecord;
 use crate::model::{self, ObjectId};
@@ -153,6 +154,7 @@ fn shown_file(model: &Model, id: ObjectId, holders: Vec<(i32, i32)>) -> Result<S
     let common: OpenFileRecord = stored::one(&model.frames, id)?;
     let tag = u16::try_from(common.kind).unwrap_or(0);
     let kind = resource::kind_with(Tag(tag));
+    let name = kind.map_or("unknown", |kind| kind.name);
     let frame = model.frames.get(&(tag, id));
     let place = stored::one::<regfile::RegFileRecord>(&model.frames, id).map(|file| path_of(model, file.inode));
     let place = place.or_else(|_| {
@@ -160,8 +162,9 @@ fn shown_file(model: &Model, id: ObjectId, holders: Vec<(i32, i32)>) -> Result<S
     });
     let place = place.or_else(|_| stored::one::<SocketRecord>(&model.frames, id).map(|socket| socket.summary()));
     let text = kind.zip(frame).map(|(kind, frame)| (kind.show)(frame.version, &frame.body)).unwrap_or_default();
-    let what = place.ok().filter(|path| !path.is_empty()).unwrap_or_else(|| bare(&readable(&text)));
-    Ok(ShownFile { id: id.0, kind: kind.map_or("unknown", |kind| kind.name).to_owned(), what, holders })
+    let what =
+        place.ok().filter(|path| !path.is_empty()).unwrap_or_else(|| bare(&flags::in_words(name, &readable(&text))));
+    Ok(ShownFile { id: id.0, kind: name.to_owned(), what, holders })
 }
 
 /// A record without its name and braces: `path: "/dev/null", major: 1`.
@@ -181,7 +184,7 @@ pub fn records(image: &ImageReader) -> Vec<ShownFrame> {
         let unknown =
             || ("object", format!("{} bytes of kind {}, which this hdcr does not know", frame.body.len(), frame.tag));
         let (kind, text) = file.or(task).or(own).unwrap_or_else(unknown);
-        shown.push(ShownFrame { id: frame.id, kind: kind.to_owned(), text: readable(&text) });
+        shown.push(ShownFrame { id: frame.id, kind: kind.to_owned(), text: flags::in_words(kind, &readable(&text)) });
     }
     shown
 }
