@@ -251,7 +251,7 @@ fn give_up(root: &Path, job: &JobName, keep: usize) -> Vec<u64> {
     let gone = gone.into_iter().filter_map(|place| numbers.get(place).copied());
     gone.filter(|number| {
         store
-            .remove(job, *number)
+            .retire(job, *number)
             .inspect_err(|error| tracing::warn!(%error, number, "an old checkpoint could not be removed"))
             .is_ok()
     })

@@ -116,6 +116,11 @@ impl Index {
     /// Puts a run over whatever was there.
     pub(crate) fn insert(&mut self, entry: PageRunEntry) {
         let end = entry.end().unwrap_or(u64::MAX);
+        if let Some(same) = self.runs.get_mut(&entry.address).filter(|same| same.pages == entry.pages) {
+            let gone = std::mem::replace(same, entry);
+            self.counts = self.counts.minus(Counts::of(&gone)).plus(Counts::of(&entry));
+            return;
+        }
         self.cut(entry.address..end);
         self.add(entry);
     }
@@ -123,6 +128,10 @@ impl Index {
     /// Takes all pages of a range out, and says whether there were any.
     pub(crate) fn cut(&mut self, range: Range<u64>) -> bool {
         let over = |entry: &PageRunEntry| entry.end().unwrap_or(u64::MAX) > range.start;
+        let last = self.runs.range(..range.end).next_back().map(|(_, entry)| entry);
+        if !last.is_some_and(over) {
+            return false;
+        }
         let before = self.runs.range(..range.start).next_back().map(|(_, entry)| *entry).filter(over);
         let within = self.runs.range(range.clone()).map(|(_, entry)| *entry);
         let touched: Vec<PageRunEntry> = before.into_iter().chain(within).collect();

@@ -100,7 +100,7 @@ impl Segments {
         let name = PartName::Pages(number);
         let image = sink.snapshot().image;
         let part = sink.part(name)?;
-        let facts = SegmentFacts { number, generation: 1, size: 0, image };
+        let facts = SegmentFacts { number, generation: part.generation(), size: 0, image };
         let (version, kind, generation) = (self.version, PartKind::Pages, facts.generation);
         let header = Header { version, kind, image: image.0, number, generation };
         let out = Output::new(part, name, &header)?;

@@ -7,6 +7,11 @@ use crate::name::{PartName, SnapshotId};
 
 /// A part in the making.
 pub trait WritePart: Send + Debug {
+    /// Which use of the part this is: one more than the last one, when what was there is written over.
+    fn generation(&self) -> u64 {
+        1
+    }
+
     /// Appends all the bytes.
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
 

@@ -1,16 +1,18 @@
 //! Writing an image into a directory.
 
 use std::fs::File;
+use std::io::Seek;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hdcr_image::{ImageId, PartName, ReadPart, Sink, SnapshotId, Source, StoreError, WritePart};
+use hdcr_image::{ImageId, PartName, ReadPart, Sink, SnapshotId, StoreError, WritePart};
 
-use crate::disk::{Disk, Durability, Faults, random, random_suffix};
+use crate::disk::{Disk, Durability, Faults, failed, random, random_suffix};
 use crate::error::Error;
 use crate::file::directory_around;
 use crate::lock;
-use crate::share::Sharing;
+use crate::pool::Recycled;
+use crate::share::{Sharing, TAIL};
 use crate::source::DirectorySource;
 use crate::store::{forget_empty, sweep_prefix};
 
@@ -45,6 +47,8 @@ pub struct DirectorySink {
     lock: LockPath,
     sharing: Sharing,
     files: Vec<(PathBuf, Arc<File>)>,
+    /// Those of them that are written over, locked until they are whole.
+    recycled: Vec<(PathBuf, Arc<File>)>,
     /// Held until the end; `None` once nothing is left to remove.
     live: Option<File>,
 }
@@ -85,7 +89,17 @@ impl DirectorySink {
     ) -> Result<Self, StoreError> {
         let disk = sharing.disk().clone();
         disk.create_dir(&temporary)?;
-        let mut sink = Self { disk, snapshot, temporary, target, lock, sharing, files: Vec::new(), live: None };
+        let mut sink = Self {
+            disk,
+            snapshot,
+            temporary,
+            target,
+            lock,
+            sharing,
+            files: Vec::new(),
+            recycled: Vec::new(),
+            live: None,
+        };
         let path = sink.temporary.join(LIVE);
         match sink.disk.create_file(&path) {
             Ok(live) => {
@@ -103,6 +117,7 @@ impl DirectorySink {
     fn remove(&mut self) -> Result<(), StoreError> {
         self.live = None;
         self.files.clear();
+        self.recycled.clear();
         self.sharing.end();
         self.disk.remove_dir_all(&self.temporary)
     }
@@ -114,6 +129,20 @@ impl DirectorySink {
             // Whatever is left harms nobody, and the next writer goes on from it.
             forget_empty(&self.disk, path).ok();
         }
+    }
+
+    /// What is much too long for what it holds now gives back the rest.
+    fn cut_tails(&self) -> Result<(), StoreError> {
+        for (path, file) in &self.recycled {
+            let read = |error| failed("reading", path, error);
+            let mut end = file.as_ref();
+            let used = end.stream_position().map_err(read)?;
+            let found = file.metadata().map_err(read)?.len();
+            if found > used.saturating_mul(2).saturating_add(TAIL) {
+                self.disk.truncate(file, path, used)?;
+            }
+        }
+        Ok(())
     }
 
     /// Renames the directory in. What fails afterwards is undone.
@@ -138,9 +167,17 @@ impl Sink for DirectorySink {
 
     fn part(&mut self, name: PartName) -> Result<Box<dyn WritePart>, StoreError> {
         let path = self.temporary.join(name.to_string());
-        let file = Arc::new(self.disk.create_file(&path)?);
+        let pool = self.sharing.pool().filter(|_| matches!(name, PartName::Pages(_)));
+        let (file, generation) = match pool.and_then(|pool| pool.take(&path)) {
+            Some(Recycled { file, generation }) => {
+                let file = Arc::new(file);
+                self.recycled.push((path.clone(), Arc::clone(&file)));
+                (file, generation)
+            }
+            None => (Arc::new(self.disk.create_file(&path)?), 1),
+        };
         self.files.push((path.clone(), Arc::clone(&file)));
-        Ok(Box::new(DirectoryPart { disk: self.disk.clone(), path, file }))
+        Ok(Box::new(DirectoryPart { disk: self.disk.clone(), path, file, generation }))
     }
 
     fn can_share(&self, base: &SnapshotId) -> bool {
@@ -155,11 +192,11 @@ impl Sink for DirectorySink {
         let path = self.temporary.join(name.to_string());
         let file = Arc::new(self.sharing.extend(base, name, at, &path)?);
         self.files.push((path.clone(), Arc::clone(&file)));
-        Ok(Box::new(DirectoryPart { disk: self.disk.clone(), path, file }))
+        Ok(Box::new(DirectoryPart { disk: self.disk.clone(), path, file, generation: 1 }))
     }
 
     fn reader(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
-        DirectorySource::open(&self.temporary)?.part(name)
+        DirectorySource::open(&self.temporary)?.own_part(name)
     }
 
     fn persist(&mut self, manifest: &[u8]) -> Result<(), StoreError> {
@@ -167,6 +204,7 @@ impl Sink for DirectorySink {
         let file = self.disk.create_file(&path)?;
         self.disk.write(&file, &path, manifest)?;
         self.files.push((path, Arc::new(file)));
+        self.cut_tails()?;
         for (path, file) in &self.files {
             self.disk.sync_file(file, path)?;
         }
@@ -174,11 +212,15 @@ impl Sink for DirectorySink {
     }
 
     fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
+        // Whoever opens it must find it free, from the first moment on.
+        self.recycled.iter().try_for_each(|(path, file)| lock::let_go(file, path))?;
+        self.sharing.note(&self.snapshot)?;
         let held = self.lock.take()?;
         let published = self.publish();
         if published.is_ok() {
             self.live = None;
             self.files.clear();
+            self.recycled.clear();
             self.sharing.end();
             self.temporary = PathBuf::new();
         }
@@ -209,9 +251,14 @@ struct DirectoryPart {
     disk: Disk,
     path: PathBuf,
     file: Arc<File>,
+    generation: u64,
 }
 
 impl WritePart for DirectoryPart {
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.disk.write(&self.file, &self.path, bytes)
     }

@@ -6,13 +6,14 @@
 //! ```text
 //! ROOT/jobs/NAME/.lock          held for moments only; holds the last number given
 //! ROOT/jobs/NAME/.extending     locked by the one writer that goes on with parts of another image
+//! ROOT/jobs/NAME/.free/         segments of images that are gone, to be written over
 //! ROOT/jobs/NAME/7/             a committed image: manifest, frames, pages-0; in a chain its parts are the same files as
 //!                               those of the image before, by hard links
 //! ROOT/jobs/NAME/.new-8-RANDOM/ one in the making; its file .live is locked by the writer
 //! ROOT/jobs/NAME/.gone-3-RANDOM one being removed
 //! ```
 //!
-//! Lock order: the job's `.lock`, then `.live`, then `.extending`.
+//! Lock order: the job's `.lock`, then `.live`, then `.extending`, then those of parts.
 #![forbid(unsafe_code)]
 
 mod directory;
@@ -20,6 +21,7 @@ mod disk;
 mod error;
 mod file;
 mod lock;
+mod pool;
 mod selector;
 mod share;
 mod source;

@@ -1,6 +1,7 @@
 //! Locks that end with their holder.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
@@ -71,4 +72,19 @@ pub(crate) fn is_taken_now(file: &File, path: &Path) -> Result<bool, StoreError>
         Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(error)) => Err(failed("locking", path, error)),
     }
+}
+
+/// Keeps a part from being written over, together with others who do. An error of kind `NotFound` says that it is being
+/// written over already: its image is gone.
+pub(crate) fn hold(file: &File, path: &Path) -> Result<(), StoreError> {
+    match file.try_lock_shared() {
+        // Where a file system has no locks, nothing is written over either.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(failed("opening", path, io::ErrorKind::NotFound.into())),
+    }
+}
+
+/// Gives up the lock of a file that stays open.
+pub(crate) fn let_go(file: &File, path: &Path) -> Result<(), StoreError> {
+    file.unlock().map_err(|error| failed("unlocking", path, error))
 }

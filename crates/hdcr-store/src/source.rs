@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::disk::failed;
 use crate::error::Error;
+use crate::lock;
 
 /// A committed image in a directory.
 #[derive(Debug)]
@@ -28,16 +29,28 @@ impl DirectorySource {
             rustix::fs::open(path, flags, Mode::empty()).map_err(|error| failed("opening", path, error.into()))?;
         Ok(Self { path: path.to_owned(), directory })
     }
-}
 
-impl Source for DirectorySource {
-    fn part(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
+    /// Opens a part that belongs to nobody else yet.
+    pub(crate) fn own_part(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
+        Ok(Box::new(self.open_part(name)?))
+    }
+
+    fn open_part(&self, name: PartName) -> Result<FilePart, StoreError> {
         let file_name = name.to_string();
         let path = self.path.join(&file_name);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = rustix::fs::openat(&self.directory, &file_name, flags, Mode::empty())
             .map_err(|error| failed("opening", &path, error.into()))?;
-        Ok(Box::new(FilePart::new(File::from(file), path)?))
+        FilePart::new(File::from(file), path)
+    }
+}
+
+impl Source for DirectorySource {
+    fn part(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
+        let part = self.open_part(name)?;
+        // As long as it is open, nobody writes over it.
+        lock::hold(&part.file, &part.path)?;
+        Ok(Box::new(part))
     }
 }
 

@@ -11,6 +11,7 @@ use crate::directory::{DirectorySink, LIVE, LockPath};
 use crate::disk::{Disk, Durability, Faults, failed, random, random_suffix};
 use crate::error::Error;
 use crate::lock;
+use crate::pool::{FREE, Pool};
 use crate::selector::{Selector, sequence};
 use crate::share::Sharing;
 use crate::source::{DirectorySource, open_path};
@@ -176,6 +177,28 @@ impl DirectoryStore {
 
     /// Removes a checkpoint. Whoever has it open can go on reading it.
     pub fn remove(&self, job: &JobName, sequence: u64) -> Result<(), Error> {
+        let gone = self.take_away(job, sequence)?;
+        let path = self.job_path(job);
+        if sequences_in(&path)?.is_empty() {
+            self.disk.remove_dir_all(&path.join(FREE))?;
+        }
+        Ok(self.disk.remove_dir_all(&gone)?)
+    }
+
+    /// Removes a checkpoint to make room for the next ones: some of its files are kept, to be written over by them.
+    pub fn retire(&self, job: &JobName, sequence: u64) -> Result<(), Error> {
+        let gone = self.take_away(job, sequence)?;
+        let path = self.job_path(job);
+        let newest = sequences_in(&path)?.last().map(|newest| path.join(newest.to_string()));
+        let newest = newest.and_then(|newest| DirectorySource::open(&newest).ok());
+        if let Some(manifest) = newest.and_then(|newest| ImageReader::manifest_of(&newest).ok()) {
+            Pool::of(&self.disk, &path).give(&gone, manifest.total_size());
+        }
+        Ok(self.disk.remove_dir_all(&gone)?)
+    }
+
+    /// Makes a checkpoint invisible.
+    fn take_away(&self, job: &JobName, sequence: u64) -> Result<PathBuf, Error> {
         let path = self.job_path(job);
         let image = path.join(sequence.to_string());
         if !image.is_dir() {
@@ -185,16 +208,16 @@ impl DirectoryStore {
         let gone = path.join(format!("{GONE}{sequence}-{}", random_suffix()?));
         self.disk.rename(&image, &gone)?;
         drop(lock);
-        Ok(self.disk.remove_dir_all(&gone)?)
+        Ok(gone)
     }
 
-    /// Removes the oldest checkpoints of a job until `keep` are left, at least one. Returns the numbers removed.
+    /// Retires the oldest checkpoints of a job until `keep` are left, at least one. Returns the numbers removed.
     pub fn prune(&self, job: &JobName, keep: usize) -> Result<Vec<u64>, Error> {
         let sequences = self.sequences(job)?;
         let surplus = sequences.len().saturating_sub(keep.max(1));
         let old: Vec<u64> = sequences.into_iter().take(surplus).collect();
         for sequence in &old {
-            self.remove(job, *sequence)?;
+            self.retire(job, *sequence)?;
         }
         Ok(old)
     }

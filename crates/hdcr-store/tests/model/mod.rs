@@ -212,7 +212,11 @@ impl World {
         let sequence = *self.images.keys().nth(usize::from(which) % self.images.len()).unwrap();
         let newest = *self.images.last_key_value().unwrap().0;
         if sequence != newest {
-            self.store.remove(&job(), sequence).unwrap();
+            if which.is_multiple_of(4) {
+                self.store.remove(&job(), sequence).unwrap();
+            } else {
+                self.store.retire(&job(), sequence).unwrap();
+            }
             self.images.remove(&sequence);
         }
     }
