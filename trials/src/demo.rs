@@ -2,14 +2,27 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::program::{self, Folder, Programs};
 use crate::report::Outcome;
 
 /// How many times the computation is killed.
 const KILLS: u32 = 3;
+
+/// Seen on a terminal alone; it moves also while a step takes its time.
+fn bar() -> ProgressBar {
+    const BEAT: Duration = Duration::from_millis(200);
+    let bar = ProgressBar::new(program::steps(KILLS));
+    if let Ok(style) = ProgressStyle::with_template("  {spinner} {wide_bar} {pos}/{len} {msg} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(BEAT);
+    bar
+}
 
 /// Runs it and tells what came of it; true when the results were the same.
 pub(crate) fn run(sources: &Path, hdcr: Option<PathBuf>) -> Result<bool> {
@@ -22,8 +35,10 @@ pub(crate) fn run(sources: &Path, hdcr: Option<PathBuf>) -> Result<bool> {
     writeln!(out)?;
     out.flush()?;
     let (sources, folder, names) = (sources.join("demo"), Folder::Chosen, Vec::new());
-    let wanted = Programs { sources, hdcr, folder, names, kills: KILLS, keep: false };
-    for finished in program::all(&wanted)? {
+    let wanted = Programs { sources, hdcr, folder, names, kills: KILLS, keep: false, bar: bar() };
+    let all = program::all(&wanted);
+    wanted.bar.finish_and_clear();
+    for finished in all? {
         for line in &finished.log {
             writeln!(out, "  {line}")?;
         }

@@ -208,6 +208,7 @@ fn run_programs(place: &Place, args: &ProgramArgs) -> Result<bool> {
         names: args.names.clone(),
         kills: args.kills,
         keep: args.keep,
+        bar: indicatif::ProgressBar::hidden(),
     };
     program::run_all(&wanted, &mut report)?;
     report.close()

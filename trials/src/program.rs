@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use indicatif::ProgressBar;
 
 use crate::program::description::Description;
 pub(crate) use crate::program::description::Folder;
@@ -30,6 +31,13 @@ pub(crate) struct Programs {
     pub(crate) names: Vec<String>,
     pub(crate) kills: u32,
     pub(crate) keep: bool,
+    /// Counts the steps of each: [`steps`].
+    pub(crate) bar: ProgressBar,
+}
+
+/// How many steps a program takes: undisturbed, the first checkpoint, each kill, the end.
+pub(crate) fn steps(kills: u32) -> u64 {
+    3 + u64::from(kills)
 }
 
 /// Runs all that are wanted, one after the other: each may use both processors.
@@ -67,7 +75,7 @@ fn run_one(wanted: &Programs, program: &Description) -> Result<Finished> {
         (Some(what), _) => Outcome::Skipped(format!("{what} is not installed")),
         (None, None) => Outcome::Skipped("no hdcr binary was given".to_owned()),
         (None, Some(hdcr)) => {
-            let result = compare(program, hdcr, folder.path(), wanted.kills, &mut log);
+            let result = compare(program, hdcr, folder.path(), wanted, &mut log);
             match result {
                 Ok(()) => Outcome::Passed,
                 Err(error) => Outcome::Failed(format!("{error:#}")),
@@ -87,18 +95,21 @@ fn run_one(wanted: &Programs, program: &Description) -> Result<Finished> {
     })
 }
 
-fn compare(program: &Description, hdcr: &Path, folder: &Path, kills: u32, log: &mut Vec<String>) -> Result<()> {
+fn compare(program: &Description, hdcr: &Path, folder: &Path, wanted: &Programs, log: &mut Vec<String>) -> Result<()> {
+    let (kills, bar) = (wanted.kills, &wanted.bar);
     // Both runs see the same path, or a path in a result would be a difference.
     let place = folder.join("place");
     let undisturbed = folder.join("undisturbed");
     prepare(program, &place)?;
     let began = Instant::now();
+    bar.set_message("running it undisturbed");
     let (status, expected) = undisturbed_run(program, &place, log)?;
+    bar.inc(1);
     // A program that is told to end waits for that; another one must not end before its last kill.
     let ends_after = program.finish.is_empty().then(|| began.elapsed());
     fs::rename(&place, &undisturbed)?;
     prepare(program, &place)?;
-    let job = Job { program, hdcr, place: &place, store: folder.join("store"), kills, ends_after };
+    let job = Job { program, hdcr, place: &place, store: folder.join("store"), kills, ends_after, bar };
     let disturbed_status = job.run(log)?;
     ensure!(disturbed_status == status, "ended with {disturbed_status:?}, undisturbed with {status:?}");
     for (name, bytes) in expected {
