@@ -255,9 +255,10 @@ impl Prepared {
 
     /// Stops the tree.
     pub fn freeze(self, mechanism: &dyn Mechanism, by: Deadline) -> Result<Stopped> {
-        let Self { request, mut out, ahead } = self;
+        let Self { request, mut out, mut ahead } = self;
         out.until(Some(by));
         let frozen = mechanism.freeze(request.scope, by)?;
+        ahead.begin_early(frozen.processes())?;
         Ok(Stopped { request, frozen, out, ahead })
     }
 }

@@ -22,6 +22,8 @@ use crate::calls::{Calls, failure};
 /// The kernel takes at most this many pieces a call (`IOV_MAX`).
 const PIECES: usize = 1024;
 const PAGE: usize = 4096;
+/// Memory that is scanned at once.
+const SCAN: u64 = 128 << 20;
 /// More at once no longer fits into the cache of a core.
 const MOST: u64 = 1 << 20;
 
@@ -203,8 +205,26 @@ impl Watch for PtraceWatch {
         self.found(pagemap::written(&self.pagemap, range.clone(), Then::Protect))
     }
 
+    /// In pieces: each holds the lock of the memory map, and a call of the program's own may wait for that.
     fn written(&self, range: &Range<u64>) -> Result<Written> {
-        self.found(pagemap::written(&self.pagemap, range.clone(), Then::Leave))
+        let mut all: Vec<Range<u64>> = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let end = at.saturating_add(SCAN).min(range.end);
+            match self.found(pagemap::written(&self.pagemap, at..end, Then::Leave))? {
+                Written::Pages(pages) => {
+                    for run in pages {
+                        match all.last_mut() {
+                            Some(last) if last.end == run.start => last.end = run.end,
+                            _ => all.push(run),
+                        }
+                    }
+                }
+                Written::Unfollowed => return Ok(Written::Unfollowed),
+            }
+            at = end;
+        }
+        Ok(Written::Pages(all))
     }
 
     fn may_have_vanished(&self, page: u64) -> Result<bool> {

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::early::{Early, Finished, Read};
 use super::kept::{Kept, length};
 use super::outlet::Outlet;
 use super::series::{Rest, Series};
 use super::space::{Last, Reach, Space, Span};
 use crate::checkpoint::Request;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::Pid;
-use crate::mechanism::{Deadline, Mechanism};
+use crate::mechanism::{Deadline, FrozenProcess, Mechanism};
 use crate::memory::kin;
 use crate::model::ObjectId;
 use crate::procfs::MapLine;
@@ -45,8 +46,14 @@ pub(crate) struct Ahead {
     forgotten: Vec<(ObjectId, Range<u64>)>,
     /// How long the tree stood still so that this could begin.
     pub(crate) stood: Duration,
-    /// Processes that were to be followed and could not be, and why.
-    pub(crate) refused: BTreeMap<Pid, String>,
+    /// Processes that cannot be followed, and why.
+    refused: BTreeMap<Pid, String>,
+    /// Processes that could not be followed to the end this time, and why.
+    lost: Vec<String>,
+    /// Reads the last pages already.
+    early: Option<Early>,
+    /// What it has kept.
+    kept_early: Kept,
     /// Where what stays goes when the image is made.
     series: Option<Series>,
     /// This image goes on from another one, and the next comes so soon.
@@ -56,9 +63,10 @@ pub(crate) struct Ahead {
 impl Ahead {
     /// Goes on with what a series has followed. What has ended since is let go.
     pub(crate) fn of_series(series: &Series, rest: Rest, pace: Option<Duration>) -> Self {
-        let Rest { spaces, refused, kept, next_id } = rest;
+        let Rest { spaces, refused, kept, kept_early, next_id } = rest;
         let mut ahead = Self::default();
-        (ahead.refused, ahead.kept, ahead.next_id) = (refused, kept, next_id);
+        (ahead.refused, ahead.next_id) = (refused, next_id);
+        (ahead.kept, ahead.kept_early) = (kept, kept_early);
         (ahead.series, ahead.pace) = (Some(series.clone()), pace);
         for (pid, mut space) in spaces {
             match space.begin_again() {
@@ -114,7 +122,10 @@ impl Ahead {
                     self.next_id += 1;
                     self.spaces.insert(*pid, Space::new(*pid, ObjectId(self.next_id), watch, span));
                 }
-                Err(error) => self.refuse(*pid, &error.into()),
+                Err(error) => {
+                    let why = why(*pid, &error.into());
+                    self.refused.insert(*pid, why);
+                }
             }
         }
         frozen.thaw()?;
@@ -122,18 +133,12 @@ impl Ahead {
         Ok(())
     }
 
-    fn refuse(&mut self, pid: Pid, error: &crate::error::Error) {
-        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        tracing::info!(pid = pid.0, %error, "its memory is read in the stop");
-        self.refused.insert(pid, format!("process {pid}: {error}{cause}"));
-    }
-
     /// Copies in rounds until little is left.
     pub(crate) fn rounds(&mut self, out: &mut Outlet) -> Result<()> {
         if self.pace.is_some_and(|pace| pace <= BRISK) {
             self.round(out, Reach::New)?;
             self.look_at_mappings();
-            self.make_ready(FEW.saturating_mul(ROOM).saturating_add(REST));
+            self.make_ready_for(FEW);
             return Ok(());
         }
         self.round(out, Reach::All)?;
@@ -148,8 +153,16 @@ impl Ahead {
         }
         self.look_at_mappings();
         pages = pages.min(self.round(out, Reach::All)?.max(FEW));
-        self.make_ready(pages.saturating_mul(ROOM).saturating_add(REST));
+        self.make_ready_for(pages);
         Ok(())
+    }
+
+    /// Touches buffers for so many pages of followed processes, and for what is not copied ahead.
+    fn make_ready_for(&mut self, pages: u64) {
+        let bytes = usize::try_from(pages.saturating_mul(ROOM)).unwrap_or(usize::MAX);
+        let kept = if self.spaces.len() == 1 { &mut self.kept_early } else { &mut self.kept };
+        kept.make_ready(bytes);
+        self.make_ready(REST);
     }
 
     /// Touches buffers for so many bytes.
@@ -167,10 +180,10 @@ impl Ahead {
                     pages += more;
                     self.spaces.insert(pid, space);
                 }
-                Err(error @ crate::error::Error::Image(_)) => return Err(error),
+                Err(error @ Error::Image(_)) => return Err(error),
                 Err(error) => {
                     space.give_up(out)?;
-                    self.refuse(pid, &error);
+                    self.lost.push(why(pid, &error));
                 }
             }
         }
@@ -187,7 +200,7 @@ impl Ahead {
     /// How memory was read, for people.
     pub(crate) fn in_words(&self) -> String {
         let way = if self.spaces.is_empty() { "copy" } else { "precopy" };
-        match self.refused.values().next() {
+        match self.refused.values().chain(&self.lost).next() {
             None => way.to_owned(),
             Some(cause) => format!("{way} ({cause})"),
         }
@@ -195,7 +208,29 @@ impl Ahead {
 
     /// The object of a followed process's memory.
     pub(crate) fn object(&self, pid: Pid) -> Option<ObjectId> {
-        self.spaces.get(&pid).map(|space| space.id)
+        let early = self.early.as_ref().filter(|early| early.pid == pid).map(|early| early.id);
+        early.or_else(|| self.spaces.get(&pid).map(|space| space.id))
+    }
+
+    /// The tree stands still: when it is one process that is followed, its last pages are read while it is looked at.
+    pub(crate) fn begin_early(&mut self, processes: &[FrozenProcess]) -> Result<()> {
+        let [only] = processes else { return Ok(()) };
+        let Some(space) = self.spaces.remove(&only.pid) else { return Ok(()) };
+        let known = self.known.get(&only.pid).cloned().unwrap_or_default();
+        let kept = std::mem::take(&mut self.kept_early);
+        self.early = Some(Early::begin(only.pid, space, known, kept)?);
+        Ok(())
+    }
+
+    /// Waits for the last pages; what was read.
+    fn end_early(&mut self) -> Result<Option<Read>> {
+        let Some(early) = self.early.take() else { return Ok(None) };
+        let pid = early.pid;
+        let died = || Error::Unsound("the thread that reads the last pages died".to_owned());
+        let Finished { space, kept, read } = early.end().ok_or_else(died)?;
+        self.spaces.insert(pid, space);
+        self.kept_early = kept;
+        read.map(Some)
     }
 
     /// In the stop: the rest of a followed process. `None`: it is not followed.
@@ -206,8 +241,16 @@ impl Ahead {
         alike: Option<&kin::Alike>,
         out: Option<&mut Outlet>,
     ) -> Result<Option<super::record::WaysRecord>> {
+        let early = self.end_early()?;
         let Some(space) = self.spaces.get_mut(&pid) else { return Ok(None) };
-        let Last { read, forget, ways } = space.last(lines)?;
+        let (read, forget, ways) = match early {
+            Some(early) if early.lines == lines => (early.left, early.forget, early.ways),
+            Some(_) => return Err(changed(pid)),
+            None => {
+                let Last { read, forget, ways } = space.last(lines)?;
+                (read, forget, ways)
+            }
+        };
         if let Some(alike) = alike {
             space.held_alike(&alike.ranges);
         }
@@ -230,7 +273,7 @@ impl Ahead {
         forget_all(&mut self.forgotten, out)?;
         out.alike(std::mem::take(&mut self.alike))?;
         let mut load = Load::default();
-        for (id, at, bytes) in self.kept.pieces() {
+        for (id, at, bytes) in self.kept_early.pieces().chain(self.kept.pieces()) {
             for (piece, from) in bytes.chunks(LOAD).zip((at..).step_by(LOAD)) {
                 if !load.takes(id, piece.len()) {
                     load.send(out, sent)?;
@@ -244,6 +287,9 @@ impl Ahead {
     /// Takes what was copied of a process out again: it is read in the stop.
     pub(crate) fn give_up(&mut self, pid: Pid, out: &mut Outlet) -> Result<()> {
         self.known.remove(&pid);
+        if self.end_early()?.is_some() {
+            self.kept_early.clear();
+        }
         match self.spaces.remove(&pid) {
             Some(space) => space.give_up(out),
             None => Ok(()),
@@ -295,13 +341,28 @@ impl<'k> Load<'k> {
 impl Drop for Ahead {
     /// What stays goes back to its series, whether the image was made or not.
     fn drop(&mut self) {
+        if let Err(error) = self.end_early() {
+            tracing::debug!(%error, "the last pages");
+        }
         let Some(series) = self.series.take() else { return };
-        let mut kept = std::mem::take(&mut self.kept);
+        let (mut kept, mut kept_early) = (std::mem::take(&mut self.kept), std::mem::take(&mut self.kept_early));
         kept.clear();
+        kept_early.clear();
         let (spaces, refused) = (std::mem::take(&mut self.spaces), std::mem::take(&mut self.refused));
         let next_id = spaces.values().map(|space| space.id.0).max().unwrap_or(0);
-        series.give_back(Rest { spaces, refused, kept, next_id });
+        series.give_back(Rest { spaces, refused, kept, kept_early, next_id });
     }
+}
+
+/// Why a process is not followed, in words.
+fn why(pid: Pid, error: &Error) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    tracing::info!(pid = pid.0, %error, "its memory is read in the stop");
+    format!("process {pid}: {error}{cause}")
+}
+
+fn changed(pid: Pid) -> Error {
+    Error::Changed { subject: format!("process {pid}"), what: "its mappings have changed while it stood still".into() }
 }
 
 fn forget_all(forgotten: &mut Vec<(ObjectId, Range<u64>)>, out: &mut Outlet) -> Result<()> {

@@ -17,6 +17,7 @@
 
 pub(crate) mod ahead;
 pub(crate) mod choice;
+pub(crate) mod early;
 pub(crate) mod flags;
 pub(crate) mod kept;
 pub(crate) mod outlet;

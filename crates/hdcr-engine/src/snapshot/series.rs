@@ -35,6 +35,7 @@ pub(crate) struct Rest {
     pub(crate) refused: BTreeMap<Pid, String>,
     /// Buffers that are touched already.
     pub(crate) kept: Kept,
+    pub(crate) kept_early: Kept,
     /// The highest number that an object has which stays.
     pub(crate) next_id: u64,
 }
