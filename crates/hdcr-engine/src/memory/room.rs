@@ -26,7 +26,10 @@ struct Need {
 
 /// Refuses a process whose limits leave too little. `threads` are its own, the speaker first.
 pub(crate) fn survey(survey: &mut Survey<'_>, threads: &[&TaskView], lines: &[MapLine]) -> Result<()> {
-    let Some(speaker) = threads.first() else { return Ok(()) };
+    let Some(speaker) = threads.first().filter(|_| !lines.is_empty()) else {
+        // A process at its end has given its memory back already.
+        return Ok(());
+    };
     let most = *survey.most_mappings.get_or_insert_with(most_mappings);
     let mappings = lines.iter().filter(|line| line.name != b"[vsyscall]").count();
     if mappings.saturating_add(NEW_MAPPINGS) > most {

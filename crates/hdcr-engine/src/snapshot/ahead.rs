@@ -230,7 +230,7 @@ impl Ahead {
         let Finished { space, kept, read } = early.end().ok_or_else(died)?;
         self.spaces.insert(pid, space);
         self.kept_early = kept;
-        read.map(Some)
+        read
     }
 
     /// In the stop: the rest of a followed process. `None`: it is not followed.

@@ -26,7 +26,8 @@ pub(crate) struct Early {
 pub(crate) struct Finished {
     pub(crate) space: Space,
     pub(crate) kept: Kept,
-    pub(crate) read: Result<Read>,
+    /// `None`: the mappings are not those that were known, and it has done nothing.
+    pub(crate) read: Result<Option<Read>>,
 }
 
 /// What it has read.
@@ -61,18 +62,14 @@ impl Early {
     }
 }
 
-fn read(pid: Pid, space: &mut Space, known: &[MapLine], kept: &mut Kept) -> Result<Read> {
-    let lines = flags::with_known_flags(maps(pid)?, known);
-    let lines = lines.ok_or_else(|| Error::Changed {
-        subject: format!("process {pid}"),
-        what: "its mappings have changed just now".into(),
-    })?;
-    let lines: Vec<MapLine> = lines.into_iter().filter(|line| line.name != b"[vsyscall]").collect();
+fn read(pid: Pid, space: &mut Space, known: &[MapLine], kept: &mut Kept) -> Result<Option<Read>> {
+    let Some(mut lines) = flags::with_known_flags(maps(pid)?, known) else { return Ok(None) };
+    lines.retain(|line| line.name != b"[vsyscall]");
     let Last { read, forget, ways } = space.last(&lines)?;
     let bytes: usize = read.iter().map(length).sum();
     if !kept.takes(bytes) {
-        return Ok(Read { lines, ways, forget, left: read });
+        return Ok(Some(Read { lines, ways, forget, left: read }));
     }
     space.read(&read, kept, None)?;
-    Ok(Read { lines, ways, forget, left: Vec::new() })
+    Ok(Some(Read { lines, ways, forget, left: Vec::new() }))
 }
