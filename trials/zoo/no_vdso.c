@@ -21,6 +21,7 @@ time_t time(time_t *t)
 }
 
 static pid_t child;
+static volatile int *up;
 
 /* Where a mapping of this name begins, 0: there is none. */
 static unsigned long find(const char *name, unsigned long *end)
@@ -38,6 +39,7 @@ static unsigned long find(const char *name, unsigned long *end)
 
 static void *second(void *round)
 {
+	*up = (int)(long)round;
 	zoo_wait((int)(long)round);
 	return round;
 }
@@ -47,8 +49,11 @@ static void prepare(int round)
 	unsigned long end = 0, start = find("[vdso]", &end);
 	pthread_t thread;
 
-	if (round == 1)
+	if (round == 1) {
 		SYS(munmap((void *)start, end - start));
+		up = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		CHECK(up != MAP_FAILED, "shared");
+	}
 	/* From the second round on, without the data of that code as well. */
 	start = find("[vvar]", &end);
 	if (round == 2 && start)
@@ -59,6 +64,8 @@ static void prepare(int round)
 		EQ(pthread_join(thread, NULL), 0);
 		_exit(7);
 	}
+	while (*up != round)
+		zoo_nap(1);
 }
 
 static void check(int round)
