@@ -36,6 +36,10 @@ impl Compressor {
         Ok(Self { compression, small: None, large: None, zstd, stored: Vec::new() })
     }
 
+    pub(crate) fn compression(&self) -> Compression {
+        self.compression
+    }
+
     /// The stored bytes, or `None` when they would not be fewer.
     pub(crate) fn compress(&mut self, bytes: &[u8]) -> Result<Option<(Codec, &[u8])>, ImageError> {
         let (codec, used) = match self.compression {

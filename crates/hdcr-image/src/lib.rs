@@ -31,6 +31,7 @@ mod sink;
 mod squash;
 mod verify;
 mod wire;
+mod workers;
 mod writer;
 
 pub use chain::Chain;

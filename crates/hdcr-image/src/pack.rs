@@ -14,6 +14,7 @@ use crate::number::len;
 use crate::reader::{Identity, check_sum, identity, plain_size, unpack};
 use crate::segments::Segments;
 use crate::sink::Sink;
+use crate::workers::Packed;
 
 pub(crate) const PAGE: usize = 4096;
 
@@ -69,7 +70,19 @@ impl Packer {
     pub(crate) fn store(&mut self, sink: &mut dyn Sink, bytes: &[u8]) -> Result<PageRunEntry, ImageError> {
         let (codec, stored) = self.compressor.compress(bytes)?.unwrap_or((Codec::Plain, bytes));
         let pages = bytes.len().checked_div(PAGE).unwrap_or(0);
-        place(&mut self.segments, sink, (codec, stored), u16::try_from(pages).unwrap_or(u16::MAX))
+        let pages = u16::try_from(pages).unwrap_or(u16::MAX);
+        place(&mut self.segments, sink, (codec, stored, xxh3_64(stored)), pages)
+    }
+
+    /// Stores what a thread has compressed.
+    pub(crate) fn store_packed(&mut self, sink: &mut dyn Sink, packed: &Packed) -> Result<PageRunEntry, ImageError> {
+        let pages = packed.bytes.len().checked_div(PAGE).unwrap_or(0);
+        let pages = u16::try_from(pages).unwrap_or(u16::MAX);
+        place(&mut self.segments, sink, (packed.codec, packed.stored(), packed.xxh3), pages)
+    }
+
+    pub(crate) fn compression(&self) -> Compression {
+        self.compressor.compression()
     }
 
     /// Stores changed lines.
@@ -81,7 +94,7 @@ impl Packer {
         let codec = if packed.is_some() { Codec::PackedDelta } else { Codec::Delta };
         stored.extend_from_slice(packed.unwrap_or(&changes.lines));
         let pages = u16::try_from(changes.base.pages).unwrap_or(u16::MAX);
-        let run = place(&mut self.segments, sink, (codec, &stored), pages)?;
+        let run = place(&mut self.segments, sink, (codec, &stored, xxh3_64(&stored)), pages)?;
         self.bases.insert(identity(&run), changes.base);
         Ok(run)
     }
@@ -99,7 +112,7 @@ impl Packer {
         let start = usize::from(base.skip).saturating_mul(PAGE);
         let mut pages = pages.get(start..start.saturating_add(plain_size(run))).unwrap_or_default().to_vec();
         delta::apply(run, &stored, &mut pages)?;
-        Ok(pages)
+        if pages.len() == plain_size(run) { Ok(pages) } else { Err(lost()) }
     }
 }
 
@@ -107,7 +120,7 @@ impl Packer {
 fn place(
     segments: &mut Segments,
     sink: &mut dyn Sink,
-    (codec, stored): (Codec, &[u8]),
+    (codec, stored, xxh3): (Codec, &[u8], u64),
     pages: u16,
 ) -> Result<PageRunEntry, ImageError> {
     let place = segments.store(sink, stored)?;
@@ -115,7 +128,7 @@ fn place(
         address: 0,
         offset: place.offset,
         generation: place.generation,
-        xxh3: xxh3_64(stored),
+        xxh3,
         pages: u32::from(pages),
         segment: place.segment,
         length: u32::try_from(stored.len()).unwrap_or(u32::MAX),

@@ -1,10 +1,11 @@
 //! From pages to stored runs: zero pages are found, neighbours joined, the rest compressed and written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use hdcr_layout::{Codec, PAGE_SIZE, PageRunEntry, RUN_PAGES};
 
+use crate::compress::Compression;
 use crate::delta;
 use crate::error::ImageError;
 use crate::index::Index;
@@ -14,6 +15,7 @@ use crate::number::{len, size};
 use crate::pack::{Bases, Changes, PAGE, Packer};
 use crate::sink::Sink;
 use crate::squash::Upkeep;
+use crate::workers::{Ticket, Workers, gone};
 
 const RUN: usize = 256 * PAGE;
 /// In a chain pages are replaced a few at a time, and each piece that is left of a run is unpacked with all of it.
@@ -66,6 +68,19 @@ pub(crate) struct PageWriter {
     remembers: bool,
     /// What is taken over at the end: into which space, from which, where.
     alike: Vec<(u64, u64, Range<u64>)>,
+    /// `None`: this thread compresses.
+    workers: Option<Workers>,
+    /// What waits for those threads, in order.
+    queue: VecDeque<Waiting>,
+}
+
+/// Something that the index is to hear of in its turn.
+#[derive(Debug)]
+enum Waiting {
+    /// Pages at an address of a space, which are being compressed.
+    Pages(u64, u64, Ticket),
+    /// Zeroes of a space.
+    Zeroes(u64, PageRunEntry),
 }
 
 impl std::fmt::Debug for PageWriter {
@@ -77,13 +92,22 @@ impl std::fmt::Debug for PageWriter {
 impl PageWriter {
     pub(crate) fn new(packer: Packer, upkeep: Option<Upkeep>) -> Self {
         let run = if upkeep.is_some() { CHAIN_RUN } else { RUN };
-        Self { packer, upkeep, pending: Pending::default(), run, remembers: false, alike: Vec::new() }
+        let (alike, workers, queue) = (Vec::new(), None, VecDeque::new());
+        Self { packer, upkeep, pending: Pending::default(), run, remembers: false, alike, workers, queue }
     }
 
     /// The writer of an increment.
     pub(crate) fn onto(packer: Packer, mut upkeep: Upkeep) -> Self {
         upkeep.shadow.renew();
         Self { remembers: true, ..Self::new(packer, Some(upkeep)) }
+    }
+
+    /// Compresses by so many other threads. An increment does not need them.
+    pub(crate) fn compress_by(&mut self, threads: usize) {
+        let compression = self.packer.compression();
+        if threads > 1 && compression != Compression::None && !self.remembers {
+            self.workers = Workers::start(compression, threads);
+        }
     }
 
     pub(crate) fn limit_shadow(&mut self, bytes: u64) {
@@ -146,6 +170,7 @@ impl PageWriter {
             return Err(ImageError::NotPages { address: range.start, len: bytes });
         }
         self.flush(sink)?;
+        self.settle(sink, 0)?;
         if range.is_empty() { Ok(()) } else { self.packer.ledger.cut(space, range) }
     }
 
@@ -252,13 +277,21 @@ impl PageWriter {
                 skip: 0,
                 reserved: 0,
             };
-            self.packer.ledger.put(space, run)?;
+            match &self.workers {
+                Some(_) => self.queue.push_back(Waiting::Zeroes(space, run)),
+                None => self.packer.ledger.put(space, run)?,
+            }
             done = done.saturating_add(count);
         }
         Ok(())
     }
 
     fn store(&mut self, sink: &mut dyn Sink, space: u64, address: u64, bytes: &[u8]) -> Result<(), ImageError> {
+        if let Some(workers) = &mut self.workers {
+            let depth = workers.depth;
+            self.queue.push_back(Waiting::Pages(space, address, workers.hand_out(bytes)?));
+            return self.settle(sink, depth);
+        }
         let stored = self.packer.store(sink, bytes)?;
         if let Some(upkeep) = self.upkeep.as_mut().filter(|_| self.remembers) {
             let places = (address..).step_by(PAGE).zip(0..stored.stored);
@@ -269,9 +302,29 @@ impl PageWriter {
         self.packer.ledger.put(space, PageRunEntry { address, ..stored })
     }
 
+    /// Stores what other threads have compressed, until no more than this waits.
+    fn settle(&mut self, sink: &mut dyn Sink, depth: usize) -> Result<(), ImageError> {
+        while self.queue.len() > depth {
+            match self.queue.pop_front() {
+                None => break,
+                Some(Waiting::Zeroes(space, run)) => self.packer.ledger.put(space, run)?,
+                Some(Waiting::Pages(space, address, ticket)) => {
+                    let packed = ticket.recv().map_err(|_| gone())??;
+                    let stored = self.packer.store_packed(sink, &packed)?;
+                    self.packer.ledger.put(space, PageRunEntry { address, ..stored })?;
+                    if let Some(workers) = &mut self.workers {
+                        workers.take_back(packed.bytes);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Stores what waits and says what there is.
     pub(crate) fn finish(mut self, sink: &mut dyn Sink) -> Result<Stored, ImageError> {
         self.flush(sink)?;
+        self.settle(sink, 0)?;
         for (space, from, range) in std::mem::take(&mut self.alike) {
             self.packer.ledger.alike(space, from, &range)?;
         }

@@ -106,7 +106,8 @@ impl Upkeep {
         let mut bases = Bases::new();
         for run in runs() {
             alive.mark(run);
-            if let Some(base) = packer.bases.get(&identity(run)).filter(|_| is_delta(run)) {
+            let base = if is_delta(run) { packer.bases.get(&identity(run)) } else { None };
+            if let Some(base) = base {
                 alive.mark(base);
                 bases.insert(identity(run), *base);
             }
@@ -134,8 +135,8 @@ fn items(spaces: &BTreeMap<u64, Index>, bases: &Bases, victim: u32) -> VecDeque<
     let mut items: Vec<Item> = Vec::new();
     for (space, index) in spaces {
         let concerned = |run: &&PageRunEntry| {
-            let base = bases.get(&identity(run)).filter(|_| is_delta(run));
-            run.codec != Codec::Zero && (run.segment == victim || base.is_some_and(|base| base.segment == victim))
+            let changes = || is_delta(run) && bases.get(&identity(run)).is_some_and(|base| base.segment == victim);
+            run.codec != Codec::Zero && (run.segment == victim || changes())
         };
         for run in index.runs().filter(concerned) {
             let of = identity(run);

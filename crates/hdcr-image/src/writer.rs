@@ -82,6 +82,14 @@ impl ImageWriter {
         self
     }
 
+    /// Compresses by so many threads besides this one, if there are more than one. The image is the same; an increment does
+    /// not need them.
+    #[must_use]
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        self.pages.compress_by(threads);
+        self
+    }
+
     /// Keeps copies of so many bytes of the pages that increments write (64 MiB, unless it is said otherwise): of a page that comes again
     /// only the lines of 64 bytes that differ are stored.
     #[must_use]

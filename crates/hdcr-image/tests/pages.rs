@@ -194,3 +194,31 @@ fn pieces_of_a_run_are_unpacked_together() {
     }
     assert_eq!(pages.len(), 256);
 }
+
+/// However many threads compress, and whatever is replaced and forgotten meanwhile, the bytes are the same.
+#[test]
+fn threads_change_nothing() {
+    let parts = |threads: usize, in_chain: bool| {
+        let image = MemoryImage::new();
+        let sink = Box::new(image.sink(sample::IMAGE));
+        let writer = if in_chain { ImageWriter::first } else { ImageWriter::new };
+        let mut writer = writer(sink, Options::default()).unwrap().with_threads(threads);
+        for round in 0..40_u8 {
+            let from = u64::from(round) * 37 % 100 * PAGE_SIZE;
+            let bytes: Vec<u8> = (0..60 * PAGE)
+                .map(|at| if (at / PAGE).is_multiple_of(7) { 0 } else { round ^ at.to_le_bytes()[1] })
+                .collect();
+            writer.pages(1, from, &bytes).unwrap();
+            if round % 9 == 8 {
+                writer.forget(1, from..from + 5 * PAGE_SIZE).unwrap();
+            }
+        }
+        writer.alike(2, 1, 0..50 * PAGE_SIZE).unwrap();
+        writer.finish(sample::facts()).unwrap();
+        image.parts().unwrap()
+    };
+    for in_chain in [false, true] {
+        let alone = parts(1, in_chain);
+        assert!(parts(2, in_chain) == alone && parts(5, in_chain) == alone);
+    }
+}

@@ -18,7 +18,8 @@ pub enum Durability {
     /// A committed image survives a power cut.
     #[default]
     Fsync,
-    /// It survives the death of any process, and is faster to write.
+    /// It survives the death of any process, and is faster to write. Not for some images of a chain only: what one shares with the
+    /// one before is not synced again.
     None,
 }
 

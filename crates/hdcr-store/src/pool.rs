@@ -47,6 +47,10 @@ impl Pool {
         let mut files = held.len();
         for name in names_in(gone).iter().filter(|name| name.starts_with("pages-")) {
             let path = gone.join(name);
+            // Most are shared with images that stay.
+            if !fs::symlink_metadata(&path).is_ok_and(|found| found.nlink() == 1) {
+                continue;
+            }
             let Some(file) = free(&path) else { continue };
             let more = file.metadata().map_or(u64::MAX, |found| found.len());
             bytes = bytes.saturating_add(more);
