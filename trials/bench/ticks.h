@@ -1,11 +1,11 @@
-// What every program under measure tells: "tick N max_gap_us G ended_us T" once a second, G being the longest time
-// in which it got nothing done, T when that ended, on the monotonic clock.
+// What every program under measure tells: "tick N max_gap_us G ended_us T turns U" once a second, G being the longest time
+// in which it got nothing done, T when that ended, on the monotonic clock, U how often it has come by.
 #include <stdint.h>
 #include <stdio.h>
 #include <time.h>
 
 struct ticks {
-    uint64_t begun, last, gap, ended, count;
+    uint64_t begun, last, gap, ended, count, turns;
 };
 
 static inline uint64_t now_us(void) {
@@ -17,6 +17,7 @@ static inline uint64_t now_us(void) {
 // To be called all the time; true once a second, when a line was written.
 static inline int tick(struct ticks *t) {
     uint64_t now = now_us();
+    t->turns++;
     if (t->begun == 0) t->begun = t->last = now;
     if (now - t->last >= t->gap) {
         t->gap = now - t->last;
@@ -24,10 +25,10 @@ static inline int tick(struct ticks *t) {
     }
     t->last = now;
     if (now - t->begun < 1000000) return 0;
-    printf("tick %llu max_gap_us %llu ended_us %llu\n", (unsigned long long)++t->count, (unsigned long long)t->gap,
-           (unsigned long long)t->ended);
+    printf("tick %llu max_gap_us %llu ended_us %llu turns %llu\n", (unsigned long long)++t->count,
+           (unsigned long long)t->gap, (unsigned long long)t->ended, (unsigned long long)t->turns);
     fflush(stdout);
     t->begun = t->last = now_us();
-    t->gap = 0;
+    t->gap = t->turns = 0;
     return 1;
 }

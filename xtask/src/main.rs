@@ -46,7 +46,7 @@ enum Task {
         /// Programs of `trials/golden`.
         names: Vec<String>,
     },
-    /// Measures beside CRIU: `all` (the default) or `small`; see `cargo xtask bench --help`.
+    /// Measures beside CRIU: `all` (the default) or `small`, and by itself `often`; see `cargo xtask bench --help`.
     #[command(disable_help_flag = true)]
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -214,6 +214,7 @@ pub(crate) fn checkpoint(
         (pending, Some(held), halted.elapsed())
     };
     laps.done(if held.is_some() { "kept stopped" } else { "let go" });
+    let read = pending.read();
     let Committed { manifest, id: snapshot, chain } = pending.persist(facts)?.commit()?;
     laps.done(&format!("written and durable as {snapshot}"));
     series.committed(chain);
@@ -223,22 +224,32 @@ pub(crate) fn checkpoint(
         _ => Vec::new(),
     };
     Ok(Checkpointed {
-        snapshot: snapshot.to_string(),
-        number: snapshot.place.map(|(_, number)| number),
         path: path.map(|path| path.display().to_string()),
-        processes: manifest.facts.processes.len(),
-        increment: manifest.facts.base.is_some(),
-        bytes: manifest.total_size(),
+        read,
         stopped_us: micros(stopped_for),
         prepared_us: micros(prepared_for),
-        snapshot_by: manifest.facts.snapshot,
         total_us: micros(began.elapsed()),
         worked_us: micros(machine::worked().saturating_sub(worked)),
         calls: mechanism.calls_made().saturating_sub(calls),
         then: task.then,
         notes,
         removed,
+        ..committed(manifest, &snapshot)
     })
+}
+
+/// What an image says of itself.
+fn committed(manifest: Manifest, snapshot: &SnapshotId) -> Checkpointed {
+    Checkpointed {
+        snapshot: snapshot.to_string(),
+        number: snapshot.place.as_ref().map(|(_, number)| *number),
+        processes: manifest.facts.processes.len(),
+        increment: manifest.facts.base.is_some(),
+        bytes: manifest.total_size(),
+        added: manifest.added_size(),
+        snapshot_by: manifest.facts.snapshot,
+        ..Checkpointed::default()
+    }
 }
 
 /// Removes what the policy gives up. The new checkpoint is safe, so a failure here is only told.

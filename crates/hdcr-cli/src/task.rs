@@ -109,7 +109,7 @@ pub(crate) enum Task {
 }
 
 /// A committed checkpoint.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Checkpointed {
     /// `NAME@NUMBER`, or the id of an image outside of a store.
     pub(crate) snapshot: String,
@@ -121,6 +121,12 @@ pub(crate) struct Checkpointed {
     pub(crate) processes: usize,
     /// Size of the image.
     pub(crate) bytes: u64,
+    /// Of that, what it does not share with the one before.
+    #[serde(default)]
+    pub(crate) added: u64,
+    /// Bytes of memory and of files that were read for it.
+    #[serde(default)]
+    pub(crate) read: u64,
     /// How long the program stood still.
     pub(crate) stopped_us: u64,
     /// And before that, so that it could be copied while it ran.
@@ -167,7 +173,10 @@ impl Checkpointed {
             Then::Kill => ", then killed",
             Then::Stop => ", left stopped",
         };
-        let size = crate::duration::show_size(self.bytes);
+        let mut size = crate::duration::show_size(self.bytes);
+        if self.increment {
+            size = format!("{size} ({} new)", crate::duration::show_size(self.added));
+        }
         let before =
             if self.prepared_us == 0 { String::new() } else { format!(" (and {} before)", time(self.prepared_us)) };
         format!(

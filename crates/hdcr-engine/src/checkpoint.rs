@@ -323,11 +323,16 @@ impl Held {
 }
 
 impl Pending {
+    /// Bytes of memory and of files that were read for it; what was written meanwhile was read again.
+    pub fn read(&self) -> u64 {
+        self.out.sent().saturating_add(self.taken.ahead.kept_bytes())
+    }
+
     /// Writes what is left and makes all of it durable. `facts` holds what only the edge knows (versions, clocks, host);
     /// processes and command are filled in here. It is not visible before [`Durable::commit`].
     pub fn persist(self, facts: ManifestFacts) -> Result<Durable> {
         let Self { mut out, mut taken, progress } = self;
-        let total = || taken.ahead.kept.pieces().map(|(_, _, bytes)| bytes.len() as u64).sum();
+        let total = || taken.ahead.kept_bytes();
         let meter = Meter::begin(&progress, Phase::Writing, total);
         taken.ahead.settle(&mut out, &mut |bytes| meter.add(bytes))?;
         let mut writer = out.end()?;

@@ -3,6 +3,7 @@
 mod criu;
 mod figures;
 mod limit;
+mod often;
 mod page;
 mod rival;
 mod series;
@@ -28,6 +29,8 @@ pub(crate) enum What {
     All,
     /// Small processes: checkpoint and restore.
     Small,
+    /// Checkpoints on top of one another, up to a hundred a second: rate, stops, what the program loses, what each adds.
+    Often,
 }
 
 /// How it is measured.
@@ -44,6 +47,9 @@ pub(crate) struct BenchArgs {
     /// Only programs whose name begins so.
     #[arg(long)]
     only: Vec<String>,
+    /// How long each program is measured under checkpoints that come often.
+    #[arg(long, default_value_t = 10)]
+    seconds: usize,
     /// Without CRIU.
     #[arg(long)]
     alone: bool,
@@ -68,6 +74,9 @@ pub(crate) fn run(args: &BenchArgs, hdcr: Option<&Path>, sources: &Path, build: 
     let folder = build.join("bench");
     fs::create_dir_all(&folder)?;
     let place = Place { sources: fs::canonicalize(sources)?, folder: fs::canonicalize(&folder)? };
+    if args.what == What::Often {
+        return often::run(args, &hdcr, &place);
+    }
     let mut rivals = vec![Rival::Hdcr(hdcr)];
     if !args.alone {
         match Criu::get(&build.with_file_name("criu")) {
@@ -80,7 +89,7 @@ pub(crate) fn run(args: &BenchArgs, hdcr: Option<&Path>, sources: &Path, build: 
     }
     match args.what {
         What::Small => small::run(args, &rivals, &place),
-        What::All => series::run(args, &rivals, &place),
+        What::All | What::Often => series::run(args, &rivals, &place),
     }
 }
 

@@ -79,6 +79,8 @@ pub(super) struct Tick {
     pub(super) gap_us: u64,
     /// On the monotonic clock.
     pub(super) ended_us: u64,
+    /// How often it came by.
+    pub(super) turns: u64,
 }
 
 /// A program that runs. It ends when this is dropped.
@@ -109,9 +111,7 @@ impl Running {
 
     /// What it told so far.
     pub(super) fn ticks(&self) -> Vec<Tick> {
-        let text = fs::read_to_string(self.folder.join("ticks")).unwrap_or_default();
-        let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-        lines.filter_map(tick_in).collect()
+        ticks_of(&self.folder.join("ticks"))
     }
 
     /// What it told after the first `known`, when that is at least `wanted` more.
@@ -168,13 +168,20 @@ fn session_of(pid: u32) -> Option<u32> {
     rest.split_whitespace().nth(3)?.parse().ok()
 }
 
+/// What a program told into a file.
+pub(super) fn ticks_of(file: &Path) -> Vec<Tick> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    lines.filter_map(tick_in).collect()
+}
+
 fn tick_in(line: &str) -> Option<Tick> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let after = |name: &str| {
         let at = words.iter().position(|word| *word == name)?;
         words.get(at + 1)?.parse().ok()
     };
-    Some(Tick { gap_us: after("max_gap_us")?, ended_us: after("ended_us")? })
+    Some(Tick { gap_us: after("max_gap_us")?, ended_us: after("ended_us")?, turns: after("turns").unwrap_or(0) })
 }
 
 #[cfg(test)]
@@ -183,8 +190,8 @@ mod tests {
 
     #[test]
     fn a_line_is_a_second() {
-        let tick = tick_in("tick 3 max_gap_us 1200 ended_us 77\n");
-        assert_eq!(tick, Some(Tick { gap_us: 1200, ended_us: 77 }));
+        let tick = tick_in("tick 3 max_gap_us 1200 ended_us 77 turns 9\n");
+        assert_eq!(tick, Some(Tick { gap_us: 1200, ended_us: 77, turns: 9 }));
         assert_eq!(tick_in("something else\n"), None);
     }
 }

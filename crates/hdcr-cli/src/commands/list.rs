@@ -23,6 +23,8 @@ pub(crate) struct Row {
     pub(crate) image: Option<String>,
     pub(crate) age_s: Option<u64>,
     pub(crate) bytes: Option<u64>,
+    /// Of these, what it does not share with the one before.
+    pub(crate) added: Option<u64>,
     pub(crate) processes: Option<usize>,
     pub(crate) command: Option<String>,
     /// The checkpoint this one came from.
@@ -46,7 +48,7 @@ impl Report for Listed {
             return format!("no checkpoints in {}", self.store.display());
         }
         let rows: Vec<Vec<String>> = self.checkpoints.iter().map(cells).collect();
-        table(&["CHECKPOINT", "AGE", "SIZE", "PROCESSES", "FROM", "COMMAND"], &rows)
+        table(&["CHECKPOINT", "AGE", "SIZE", "NEW", "PROCESSES", "FROM", "COMMAND"], &rows)
     }
 }
 
@@ -56,6 +58,7 @@ fn cells(row: &Row) -> Vec<String> {
         row.snapshot.clone(),
         or(row.age_s.map(|age| duration::show(Duration::from_secs(age)))),
         or(row.bytes.map(duration::show_size)),
+        or(row.added.map(duration::show_size)),
         or(row.processes.map(|count| count.to_string())),
         or(row.came_from.clone()),
         row.fault.clone().or_else(|| row.command.clone()).unwrap_or_default(),
@@ -73,6 +76,7 @@ impl Row {
             image: Some(manifest.id.image.to_string()),
             age_s: u64::try_from(now.saturating_sub(facts.clocks.realtime_ns)).ok().map(|age| age / 1_000_000_000),
             bytes: Some(manifest.total_size()),
+            added: Some(manifest.added_size()),
             processes: Some(facts.processes.len()),
             command: Some(job::show(&words)),
             came_from: facts.lineage.first().map(ToString::to_string),
@@ -94,6 +98,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ListArgs) -> Result<u8> {
                 image: None,
                 age_s: None,
                 bytes: None,
+                added: None,
                 processes: None,
                 command: None,
                 came_from: None,

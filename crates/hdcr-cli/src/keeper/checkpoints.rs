@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use hdcr_policy::interval::{Spent, pause_after, pause_after_failure};
 use hdcr_policy::series;
 use nix::sys::signal::Signal;
+use serde::Serialize;
 
 use super::watch::Watch;
 use super::watch::remembered::Life;
@@ -40,6 +41,12 @@ pub(super) enum Errand {
     Checkpoint { at: Duration, then: Then, thawed: bool, client: Option<Client> },
     /// A restore, with its progress.
     Restore { bar: Bar },
+}
+
+/// A checkpoint, for programs that listen.
+#[derive(Debug, Serialize)]
+struct Told<'a> {
+    checkpoint: &'a Checkpointed,
 }
 
 /// A worker at work.
@@ -337,6 +344,9 @@ impl Keeper {
         }
         self.write_files(Life::IsKept);
         let told = self.notes.iter().map(|note| &note.code).eq(done.notes.iter().map(|note| &note.code));
+        if self.output.verbose > 0 {
+            self.output.object_aside(&Told { checkpoint: done });
+        }
         self.detail(&if told { done.line() } else { done.text() });
         self.notes.clone_from(&done.notes);
     }

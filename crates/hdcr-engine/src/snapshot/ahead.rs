@@ -265,6 +265,16 @@ impl Ahead {
         Ok(Some(ways))
     }
 
+    /// What is kept, by object.
+    fn pieces(&self) -> impl Iterator<Item = (ObjectId, u64, &[u8])> {
+        self.kept_early.pieces().chain(self.kept.pieces())
+    }
+
+    /// Bytes that are kept.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        self.pieces().map(|(_, _, bytes)| bytes.len() as u64).sum()
+    }
+
     /// When the tree runs again: ends all following, takes out of the image what must not be in it, and sends what was kept.
     pub(crate) fn settle(&mut self, out: &mut Outlet, sent: &mut dyn FnMut(usize)) -> Result<()> {
         if self.series.is_none() {
@@ -273,7 +283,7 @@ impl Ahead {
         forget_all(&mut self.forgotten, out)?;
         out.alike(std::mem::take(&mut self.alike))?;
         let mut load = Load::default();
-        for (id, at, bytes) in self.kept_early.pieces().chain(self.kept.pieces()) {
+        for (id, at, bytes) in self.pieces() {
             for (piece, from) in bytes.chunks(LOAD).zip((at..).step_by(LOAD)) {
                 if !load.takes(id, piece.len()) {
                     load.send(out, sent)?;

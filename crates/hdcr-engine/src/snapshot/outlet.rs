@@ -51,6 +51,8 @@ pub(crate) struct Outlet {
     held: Arc<AtomicBool>,
     /// Who is told of what is sent, while the program runs.
     meter: Option<Meter>,
+    /// Bytes of pages that were sent.
+    sent: u64,
 }
 
 impl Outlet {
@@ -64,7 +66,7 @@ impl Outlet {
         let thread = thread
             .spawn(move || write(writer, &loads, &back, &holds))
             .map_err(Error::system("starting a thread", "what writes the image"))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread), empty, by: None, held, meter: None })
+        Ok(Self { queue: Some(queue), thread: Some(thread), empty, by: None, held, meter: None, sent: 0 })
     }
 
     /// The stop begins, or ends with `None`: in it a full queue is waited for until then, and nothing is written before the
@@ -91,6 +93,7 @@ impl Outlet {
         if let Some(meter) = &self.meter {
             meter.add(bytes.len());
         }
+        self.sent = self.sent.saturating_add(bytes.len() as u64);
         self.send(Load::Pages(space, ranges, bytes))
     }
 
@@ -98,6 +101,11 @@ impl Outlet {
     pub(crate) fn piece(&mut self, space: u64, at: u64, bytes: Vec<u8>) -> Result<()> {
         let end = at.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
         self.pages(space, std::iter::once(at..end).collect(), bytes)
+    }
+
+    /// Bytes of pages that were sent so far, those that came again counted again.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// Takes pages out again that were sent before.
