@@ -4,6 +4,8 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use hdcr_image::{Compression, ImageReader, ImageWriter, JobName, Options, PAGE_SIZE, PartName, Source, sample};
 use hdcr_store::{DirectoryStore, Durability, Faults, Selector, open_path};
@@ -177,4 +179,48 @@ fn whatever_fails_with_a_pool_the_images_are_whole() {
         }
         assert!(at > 16, "only {at} calls were seen");
     }
+}
+
+/// Readers beside a writer that writes over what goes: they see an image as it was, or none.
+#[test]
+fn readers_beside_a_writer_see_whole_images() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(directory.path(), Durability::None);
+    full(&store, 1, 40).unwrap();
+    let ended = AtomicBool::new(false);
+    let mut over = 0;
+    let whole = thread::scope(|scope| {
+        let readers: Vec<_> = (0..2).map(|_| scope.spawn(|| read_until(&store, &ended))).collect();
+        for byte in 2..=120 {
+            let waiting = count(&free(directory.path()));
+            full(&store, byte, 30 + u64::from(byte % 7)).unwrap();
+            over += waiting.saturating_sub(count(&free(directory.path())));
+            store.prune(&job(), 1 + usize::from(byte % 3)).unwrap();
+        }
+        ended.store(true, Ordering::Release);
+        readers.into_iter().map(|reader| reader.join().unwrap()).sum::<usize>()
+    });
+    assert!(whole > 0 && over > 0, "{whole} read, {over} written over");
+}
+
+/// How many images were read before the writer ended.
+fn read_until(store: &DirectoryStore, ended: &AtomicBool) -> usize {
+    let mut whole = 0;
+    let mut last = false;
+    while !last {
+        last = ended.load(Ordering::Acquire);
+        let Ok(path) = store.find(&Selector::Newest(job())) else { continue };
+        let Ok(source) = open_path(&path) else { continue };
+        let Ok(reader) = ImageReader::open(source.as_ref()) else { continue };
+        // From here on it stays, whatever is removed and written over.
+        let number = reader.manifest().id.place.as_ref().unwrap().1;
+        let (mut all, mut bytes) = (Vec::new(), Vec::new());
+        for run in reader.runs(1) {
+            reader.read_run(run, &mut bytes).unwrap();
+            all.extend_from_slice(&bytes);
+        }
+        assert!(all.iter().all(|byte| u64::from(*byte) == number), "image {number}");
+        whole += 1;
+    }
+    whole
 }
