@@ -142,6 +142,11 @@ impl Disk {
         })
     }
 
+    /// Gives the file of one name another one as well, which nobody else may have. A symbolic link is not followed.
+    pub(crate) fn link_again(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        self.run("sharing", from, || Ok(rustix::fs::linkat(CWD, from, CWD, to, AtFlags::empty())?))
+    }
+
     /// Appends to a file.
     pub(crate) fn write(&self, mut file: &File, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         if let Err(error) = self.faults.step() {

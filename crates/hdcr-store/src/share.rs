@@ -88,8 +88,7 @@ impl Sharing {
     pub(crate) fn can_share(&self, base: &SnapshotId, temporary: &Path) -> bool {
         let tried = self.find(base).and_then(|path| {
             let probe = temporary.join(".probe");
-            let file = open_part(&path, PartName::Manifest, OFlags::RDONLY)?;
-            self.disk.link(&file, &probe)?;
+            self.disk.link_again(&path.join(PartName::Manifest.to_string()), &probe)?;
             self.disk.remove_file(&probe)
         });
         tried.is_ok()
@@ -116,9 +115,12 @@ impl Sharing {
 
     /// Gives a part of the base a name in the new image.
     pub(crate) fn share(&mut self, base: &SnapshotId, name: PartName, new: &Path) -> Result<(), StoreError> {
-        let from = self.settle(base)?;
-        let file = held(&from, name, OFlags::RDONLY)?;
-        self.disk.link(&file, new)
+        let from = self.settle(base)?.join(name.to_string());
+        // By its name, which is the base's until the base goes: a file that is in the pool by then has two names and is not
+        // written over.
+        self.disk.link_again(&from, new)?;
+        let found = std::fs::symlink_metadata(new).map_err(|error| failed("reading", new, error))?;
+        if found.is_file() { Ok(()) } else { Err(not_a_file(&from)) }
     }
 
     /// The same, and leaves the file where the bytes of the base end.
@@ -217,5 +219,9 @@ fn open_part(image: &Path, name: PartName, access: OFlags) -> Result<File, Store
     if kind.is_file() {
         return Ok(file);
     }
-    Err(failed("opening", &path, io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")))
+    Err(not_a_file(&path))
+}
+
+fn not_a_file(path: &Path) -> StoreError {
+    failed("opening", path, io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
 }
