@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 
 use crate::duration;
 use crate::kinds::{
-    Condition, EndPolicy, Every, FilePolicyRule, Increments, PathMap, Share, Snapshot, StdioTarget, at_least_one,
+    Condition, EndPolicy, Every, FilePolicyRule, Increments, Lazy, PathMap, Share, Snapshot, StdioTarget, at_least_one,
 };
 
 /// Printed after the help of the whole program.
@@ -285,6 +285,9 @@ pub(crate) struct RestoreArgs {
     /// What stdin, stdout and stderr that led out of the program become: inherit, null, or a file [default: inherit]
     #[arg(long, value_name = "inherit|null|FILE", value_hint = ValueHint::FilePath)]
     pub(crate) stdio: Option<StdioTarget>,
+    /// Memory that is put in while the program runs already, as it touches it and behind
+    #[arg(long, value_enum, default_value = "never")]
+    pub(crate) lazy: Lazy,
     /// Give up, leaving nothing behind, after this time [default: 30s, and more for a large image]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub(crate) timeout: Option<Duration>,

@@ -6,10 +6,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use hdcr_policy::restart::Death;
+use nix::sys::signal::Signal;
 
+use crate::duration;
 use crate::failure::{Failure, Result};
+use crate::filling::LAST_WORD;
 use crate::namespace;
-use crate::output::Output;
+use crate::output::{Output, counted};
 use crate::parts;
 use crate::process::{self, Change, kill_all_below, next_change};
 use crate::progress::Bar;
@@ -24,8 +27,8 @@ pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How a restore came out.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// The program runs; its roots are children of this process.
-    Runs(Restored),
+    /// The program runs; its roots are children of this process. With who fills its memory, when that is still going on.
+    Runs(Restored, Option<Worker>),
     /// The user asked for an end by this signal; nothing is left.
     Interrupted(i32),
 }
@@ -47,11 +50,17 @@ pub(crate) fn restore(
     let outcome = wait_for(&worker, signals, &bar, task.timeout + KILL_LIMIT);
     drop(bar);
     let outcome = match outcome {
-        Ok(Outcome::Runs(restored)) => {
+        Ok(Outcome::Runs(restored, _)) if restored.filling => {
+            if !worker.settles(KILL_LIMIT) {
+                parts::settle_files(&task.place, &task.journals);
+            }
+            Ok(Outcome::Runs(restored, Some(worker)))
+        }
+        Ok(Outcome::Runs(restored, _)) => {
             if !worker.comes_to_its_end(KILL_LIMIT) {
                 parts::settle_files(&task.place, &task.journals);
             }
-            Ok(Outcome::Runs(restored))
+            Ok(Outcome::Runs(restored, None))
         }
         bad => {
             worker.end();
@@ -80,10 +89,10 @@ fn wait_for(worker: &Worker, signals: &Signals, bar: &Bar, limit: Duration) -> R
         }
         if ready.first() == Some(&true) {
             match worker.answer()? {
-                Reply::Restored(restored) => return Ok(Outcome::Runs(restored)),
+                Reply::Restored(restored) => return Ok(Outcome::Runs(restored, None)),
                 Reply::Failed(failure) => return Err(failure),
                 Reply::Progress(step) => bar.teller().at(step),
-                Reply::Frozen | Reply::Thawed | Reply::Checkpointed(_) => {}
+                Reply::Frozen | Reply::Thawed | Reply::Checkpointed(_) | Reply::Settled | Reply::Filled(_) => {}
             }
         }
     }
@@ -91,14 +100,26 @@ fn wait_for(worker: &Worker, signals: &Signals, bar: &Bar, limit: Duration) -> R
 
 /// Waits for the end of the program, passing on signals; behaves like it on a terminal. `outside`: leads to the process
 /// outside of our pid namespace.
-pub(crate) fn accompany(main: i32, signals: &Signals, output: Output, outside: Option<&File>) -> Result<Death> {
+pub(crate) fn accompany(
+    main: i32,
+    signals: &Signals,
+    output: Output,
+    outside: Option<&File>,
+    mut filler: Option<Worker>,
+) -> Result<Death> {
     let mut terminal = Terminal::open();
     terminal.program_is(main);
     let death = loop {
-        match ended(main, &terminal, outside) {
+        let mut others: Vec<_> = filler.iter().map(AsFd::as_fd).collect();
+        let ready = match ended(main, &terminal, outside) {
             Some(death) => break death,
-            None => signals.wait(&mut [], None)?,
+            None => signals.wait(&mut others, None)?,
         };
+        if ready.first() == Some(&true)
+            && let Some(worker) = filler.take()
+        {
+            filled(&worker, output)?;
+        }
         while let Some(received) = signals.next() {
             if !(received.by_terminal && terminal.shares_group()) {
                 process::signal(main, received.number);
@@ -106,8 +127,37 @@ pub(crate) fn accompany(main: i32, signals: &Signals, output: Output, outside: O
         }
     };
     terminal.take_back();
+    if let Some(worker) = filler.filter(|_| death == Death::Signal(Signal::SIGKILL as i32)) {
+        // Perhaps its memory could not be filled.
+        let ready = signals.wait(&mut [worker.as_fd()], Some(LAST_WORD))?;
+        if ready.first() == Some(&true) {
+            filled(&worker, output)?;
+        }
+    }
     output.detail(&format!("the program ended: {}", tell(death)));
     Ok(death)
+}
+
+/// Hears how the filling of a program's memory went. The one who filled it ends now, and is reaped like any child.
+fn filled(worker: &Worker, output: Output) -> Result<()> {
+    match worker.answer() {
+        Ok(Reply::Filled(filled)) => {
+            let took = duration::show(Duration::from_micros(filled.total_us));
+            let waited = counted(usize::try_from(filled.faults).unwrap_or(usize::MAX), "page was", "pages were");
+            output.detail(&format!("all memory is there, after {took}; {waited} waited for"));
+            Ok(())
+        }
+        Ok(Reply::Failed(failure)) => Err(failure),
+        Ok(other) => {
+            tracing::debug!(?other, "a word too many");
+            Ok(())
+        }
+        Err(_) => {
+            let message = "the process that filled the program's memory died, and the program was killed";
+            Err(Failure::new(crate::failure::Class::Internal, "filler-died", message)
+                .remedy("restore it again, from the same checkpoint"))
+        }
+    }
 }
 
 /// Looks at all children that changed; the end of the program, if it is among them.

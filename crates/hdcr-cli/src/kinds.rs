@@ -239,6 +239,19 @@ pub(crate) enum Increments {
     Off,
 }
 
+/// Whether memory may come when the program runs already (`--lazy`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Lazy {
+    /// Large memory of processes above 16 MiB
+    Auto,
+    /// All memory that can
+    Always,
+    /// None: all of it is there before the program runs
+    #[default]
+    Never,
+}
+
 /// What becomes of a program after its checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

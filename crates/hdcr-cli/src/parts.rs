@@ -3,17 +3,18 @@
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hdcr_engine::checkpoint::{
     self, EndPolicy, EndRequest, FilePolicy, FileRequest, Held, Next, Prepared, Request, Series, SnapshotRequest,
     Surveyed,
 };
-use hdcr_engine::error::Refusals;
+use hdcr_engine::error::{Error, Refusals};
 use hdcr_engine::ids::Pid;
 use hdcr_engine::mechanism::{Deadline, Mechanism, Parent, Scope};
 use hdcr_engine::progress::{Laps, Phase, Progress};
-use hdcr_engine::restore::{self, Afterwards, Options};
+use hdcr_engine::restore::{self, Afterwards, Options, Told};
 use hdcr_engine::rollback::{self, repair};
 use hdcr_engine::show;
 use hdcr_image::{
@@ -24,6 +25,7 @@ use hdcr_store::{DirectorySink, DirectoryStore, Durability, Entry, FileSink, Sel
 
 use crate::busy::{self, AtWork};
 use crate::failure::{Failure, Obstacle, Result};
+use crate::filling::{self, Unfilled};
 use crate::job::{is_at, make_private};
 use crate::kinds::{self, PathMap, Then};
 use crate::machine;
@@ -156,7 +158,7 @@ fn prepare(task: &CheckpointTask, session: &Session, surveyed: Surveyed) -> Resu
     let Session { mechanism, series } = session;
     if !surveyed.refusals().is_empty() {
         // Before anything is written.
-        return Err(hdcr_engine::error::Error::Refused(Refusals(surveyed.refusals().to_vec())).into());
+        return Err(Error::Refused(Refusals(surveyed.refusals().to_vec())).into());
     }
     let (sink, path) = sink(&task.target)?;
     let prepared = match task.series {
@@ -174,7 +176,7 @@ fn prepare(task: &CheckpointTask, session: &Session, surveyed: Surveyed) -> Resu
 pub(crate) fn checkpoint(
     task: &CheckpointTask,
     session: &Session,
-    progress: Progress,
+    progress: &Progress,
     tell: &mut dyn FnMut(Reply) -> Result<Vec<PathBuf>>,
 ) -> Result<Checkpointed> {
     let (began, worked) = (Instant::now(), machine::worked());
@@ -187,7 +189,8 @@ pub(crate) fn checkpoint(
         None
     });
     let mut laps = Laps::begin("checkpoint");
-    let surveyed = checkpoint::survey_again(request(task, progress), series)?;
+    let look = || Ok(checkpoint::survey_again(request(task, progress.clone()), series)?);
+    let surveyed = filling::when_filled(look)?;
     laps.done(&format!("looked at {} processes", surveyed.processes()));
     let notes = surveyed.notes().iter().map(obstacle).collect();
     let (prepared, path) = prepare(task, session, surveyed)?;
@@ -286,6 +289,7 @@ fn options(task: &RestoreTask, stdio: [OwnedFd; 3], journal: Option<PathBuf>, as
         since: task.since.as_ref().map(crate::told::Since::for_engine),
         asked_by: asked_by.map(Pid),
         progress: Progress::default(),
+        lazily: None,
     }
 }
 
@@ -326,6 +330,21 @@ impl Journal {
     }
 }
 
+impl Journal {
+    /// Takes the journal of a restore whose process has ended: who stood by for it may be about to.
+    fn take_over(place: &Place, journals: &Path, manifest: &Manifest) -> Result<Self> {
+        const PAUSE: Duration = Duration::from_millis(10);
+        const TRIES: usize = 100;
+        for _ in 0..TRIES {
+            match Self::take(place, journals, manifest) {
+                Err(failure) if failure.code == "restore-runs" => std::thread::sleep(PAUSE),
+                taken => return taken,
+            }
+        }
+        Self::take(place, journals, manifest)
+    }
+}
+
 impl Drop for Journal {
     fn drop(&mut self) {
         // Not when something was moved aside into it.
@@ -346,10 +365,11 @@ fn lock(directory: &Path) -> Result<Option<File>> {
 
 /// Puts files back that a restore by another process had begun to roll back when it died.
 pub(crate) fn repair_files(place: &Place, journals: &Path) {
-    let repaired = manifest(place).and_then(|manifest| Journal::take(place, journals, &manifest)).and_then(|journal| {
-        repair(&journal.directory)?;
-        Ok(())
-    });
+    let repaired =
+        manifest(place).and_then(|manifest| Journal::take_over(place, journals, &manifest)).and_then(|journal| {
+            repair(&journal.directory)?;
+            Ok(())
+        });
     match repaired {
         Ok(()) => {}
         // Whoever has the journal has put right what was in it, and what is in it now is theirs.
@@ -361,7 +381,7 @@ pub(crate) fn repair_files(place: &Place, journals: &Path) {
 /// Makes the roll-back of files final whose restoring process said that the program runs, and then died.
 pub(crate) fn settle_files(place: &Place, journals: &Path) {
     let settled = manifest(place).and_then(|manifest| {
-        let journal = Journal::take(place, journals, &manifest)?;
+        let journal = Journal::take_over(place, journals, &manifest)?;
         Ok(rollback::settle(&journal.directory)?)
     });
     if let Err(failure) = settled {
@@ -390,24 +410,45 @@ pub(crate) fn restore(
     stdio: [OwnedFd; 3],
     asked_by: Option<i32>,
     told: &mut dyn FnMut(Restored),
-) -> Result<()> {
+) -> Result<Option<Unfilled>> {
     let began = Instant::now();
-    let image = open(&task.place)?;
+    let image = Arc::new(open(&task.place)?);
     machine::fits(&image.manifest().facts)?;
     let mechanism = mechanism();
     let journal = Journal::take(&task.place, &task.journals, image.manifest())?;
     let options = options(task, stdio, Some(journal.directory.clone()), asked_by);
-    let options = Options { progress, ..options };
-    restore::restore(&mechanism, &image, &options, &mut |restored| {
-        told(Restored {
-            roots: restored.roots.iter().map(|pid| pid.0).collect(),
-            processes: restored.processes,
-            total_us: micros(began.elapsed()),
-            calls: mechanism.calls_made(),
-            notes: restored.notes.iter().map(obstacle).collect(),
-        });
-    })?;
-    Ok(())
+    let mut standby = filling::standby(&image, task.lazy)?;
+    let options = Options { progress, lazily: filling::lazily(standby.as_ref(), task.lazy)?, ..options };
+    let mut is_filling = false;
+    let filling = restore::restore(&mechanism, &image, &options, &mut |what| {
+        match what {
+            Told::BeforeAllIsThere(pids) => {
+                is_filling = true;
+                let told = standby.as_mut().map(|standby| standby.tell(&filling::numbers(&pids)));
+                told.transpose().map_err(|failure| Error::Unsound(failure.to_string()))?;
+            }
+            Told::Runs(restored) => told(Restored {
+                roots: filling::numbers(&restored.roots),
+                processes: restored.processes,
+                total_us: micros(began.elapsed()),
+                calls: mechanism.calls_made(),
+                notes: restored.notes.iter().map(obstacle).collect(),
+                filling: is_filling,
+            }),
+        }
+        Ok(())
+    });
+    match (filling, standby) {
+        (Ok(Some(filling)), Some(standby)) => {
+            Ok(Some(Unfilled { filling, standby, began, place: task.place.to_string() }))
+        }
+        (Ok(None), Some(standby)) => {
+            standby.dismiss();
+            Ok(None)
+        }
+        // Who stands by sees this process end, and ends what is left.
+        (filling, _) => filling.map(|_| None).map_err(Failure::from),
+    }
 }
 
 /// What stands in the way of a checkpoint, what is worth knowing, and how many processes there are.
@@ -540,7 +581,7 @@ fn obstacle(refusal: &hdcr_engine::error::Refusal) -> Obstacle {
 }
 
 /// Microseconds of a duration.
-fn micros(duration: Duration) -> u64 {
+pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Obstacle, told_once};
-use crate::kinds::{PathMap, Then};
+use crate::kinds::{Lazy, PathMap, Then};
 use crate::output::{Report, counted};
 use crate::progress::Step;
 use crate::settings::Files;
@@ -96,6 +96,9 @@ pub(crate) struct RestoreTask {
     pub(crate) timeout: Duration,
     /// The process that starts the worker ends when the tree runs.
     pub(crate) detach: bool,
+    /// Which memory may come when the tree runs.
+    #[serde(default)]
+    pub(crate) lazy: Lazy,
     /// Somebody wants to hear how far it is.
     pub(crate) progress: bool,
 }
@@ -199,6 +202,18 @@ pub(crate) struct Restored {
     pub(crate) calls: u64,
     /// What became of files that a user should know.
     pub(crate) notes: Vec<Obstacle>,
+    /// Memory is still to come: the worker says when its files are settled, and when all is there.
+    #[serde(default)]
+    pub(crate) filling: bool,
+}
+
+/// All memory of a restored tree is there.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Filled {
+    /// How long that took from the beginning of the restore.
+    pub(crate) total_us: u64,
+    /// How often the program had to wait for a page.
+    pub(crate) faults: u64,
 }
 
 /// An answer of a worker.
@@ -212,5 +227,8 @@ pub(crate) enum Reply {
     Thawed,
     Checkpointed(Checkpointed),
     Restored(Restored),
+    /// The files of a restored tree are settled; its memory is being filled.
+    Settled,
+    Filled(Filled),
     Failed(Failure),
 }

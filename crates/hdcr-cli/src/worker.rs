@@ -100,6 +100,13 @@ impl Worker {
         }
     }
 
+    /// Waits until it has said that files are settled, for so long at most; false when it will not any more.
+    pub(crate) fn settles(&self, limit: Duration) -> bool {
+        let left = Timespec::try_from(limit).unwrap_or_default();
+        matches!(rustix::event::poll(&mut [PollFd::new(&self.channel, PollFlags::IN)], Some(&left)), Ok(1))
+            && matches!(self.answer(), Ok(Reply::Settled))
+    }
+
     fn died(&self) -> Failure {
         Failure::new(Class::Internal, "worker-died", format!("worker process {} died", self.pid))
             .remedy("the program is as it was before; run again with -v, and report it")
@@ -170,7 +177,7 @@ fn perform(channel: &Arc<Channel>, task: Task, stdio: Vec<OwnedFd>, session: &mu
     let reply = match task {
         Task::Checkpoint(task) => {
             let progress = progress(channel, task.progress);
-            let done = parts::checkpoint(&task, session.get_or_insert_with(Session::new), progress, &mut |reply| {
+            let done = parts::checkpoint(&task, session.get_or_insert_with(Session::new), &progress, &mut |reply| {
                 report(channel, &reply)
             });
             done.map_or_else(Reply::Failed, Reply::Checkpointed)
@@ -187,7 +194,13 @@ fn perform(channel: &Arc<Channel>, task: Task, stdio: Vec<OwnedFd>, session: &mu
                 }
             };
             match parts::restore(&task, progress, stdio, channel.made_by(), &mut told) {
-                Ok(()) => return Ok(()),
+                Ok(None) => return Ok(()),
+                Ok(Some(unfilled)) => {
+                    if let Err(failure) = channel.send(&Reply::Settled, &[]) {
+                        tracing::debug!(%failure, "nobody listens");
+                    }
+                    unfilled.fill(&Progress::default()).map_or_else(Reply::Failed, Reply::Filled)
+                }
                 Err(failure) => Reply::Failed(failure),
             }
         }

@@ -10,6 +10,7 @@ use crate::build::Space;
 use crate::error::Result;
 use crate::ids::{Pid, Tid};
 use crate::memory::kin::{self, Inherited};
+use crate::memory::lazy::Lazy;
 use crate::memory::restore::StoredMm;
 use crate::plan::{Maker, Step};
 use crate::stored::Pages;
@@ -90,7 +91,7 @@ impl Works<'_> {
             self.heirs.born(pid, maker);
         }
         if self.heirs.parents.contains(&pid) {
-            self.occupy(pages, spaces, &[pid])?;
+            self.occupy(pages, spaces, &[pid], Lazy::Never)?;
             self.heirs.filled.insert(pid);
         }
         Ok(())

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use crate::batch::{Batch, Replies};
@@ -353,6 +353,65 @@ pub trait PageTarget: fmt::Debug + Send + Sync {
     fn put(&self, pieces: &[(RemotePtr, &[u8])]) -> Result<()>;
 }
 
+/// What happened in an address space whose pages come when they are touched.
+#[derive(Debug)]
+pub enum Happening {
+    /// A thread waits for a page.
+    Fault {
+        /// The address it touched.
+        at: u64,
+        /// The thread.
+        tid: Tid,
+    },
+    /// A process was cloned; what is missing here is missing in its own copy, too.
+    Fork(Box<dyn AbsentPages>),
+    /// A mapping was moved.
+    Moved {
+        /// Where it was.
+        from: u64,
+        /// Where it is.
+        to: u64,
+        /// How many bytes of it.
+        len: u64,
+    },
+    /// Pages were given up, or their mapping was taken away: they are zeros, or nothing.
+    Gone(Range<u64>),
+}
+
+/// What keeps pages from being put in.
+#[derive(Debug)]
+pub enum Hindrance {
+    /// The next page is there already.
+    Present,
+    /// The address space is changing: what happens has to be heard first.
+    Changing,
+    /// The next page has no place (any more).
+    NoPlace,
+    /// The address space is gone.
+    Ended,
+    /// It failed.
+    Failed(std::io::Error),
+}
+
+/// An address space in which pages are absent while its program runs. Whoever touches one waits until it is put in, as long
+/// as anybody holds this; a program that could still miss a page must not outlive the last holder.
+///
+/// What happens has to be heard, or the program stands still.
+pub trait AbsentPages: fmt::Debug + Send + Sync {
+    /// Puts whole pages in: how many bytes, and what kept the rest out.
+    fn put(&self, at: RemotePtr, bytes: &[u8]) -> (usize, Option<Hindrance>);
+    /// Puts pages of zeros in; what kept them out.
+    fn put_zeros(&self, pages: &Range<u64>) -> Option<Hindrance>;
+    /// Whether something is happening that was not heard of to its end: no page can be put in meanwhile.
+    fn is_changing(&self) -> bool;
+    /// Lets those who wait in a range look again.
+    fn wake(&self, range: &Range<u64>);
+    /// What happened next; `None` when there is nothing to be heard. Never waits.
+    fn next(&self) -> Result<Option<Happening>>;
+    /// Becomes readable when something has happened.
+    fn ready(&self) -> BorrowedFd<'_>;
+}
+
 /// A tree in the making. All of it dies when the nursery is dropped before [`Nursery::release`], or when the engine dies.
 ///
 /// Its tasks share one service region, mapped at the same place in all of them; they must not unmap it.
@@ -372,6 +431,11 @@ pub trait Nursery: fmt::Debug {
     /// The way to put many pages into the address space of a task. `fresh`: private anonymous mappings, or parts of
     /// such, that have no page yet; nothing but this puts pages into them until it is dropped.
     fn pages(&mut self, tid: Tid, fresh: &[Range<u64>]) -> Result<Box<dyn PageTarget>>;
+    /// Registers mappings, or parts of such, that have no page yet: from now on whoever touches a page there waits until it
+    /// is put in. `None`: there is no such way here, or not for this user, and nothing was registered.
+    fn absent(&mut self, _tid: Tid, _mappings: &[Range<u64>]) -> Result<Option<Box<dyn AbsentPages>>> {
+        Ok(None)
+    }
     /// Ends a process and waits until it is a zombie that its parent can reap. With other threads alive in it, only the
     /// leader ends.
     fn end(&mut self, tid: Tid, end: End) -> Result<()>;

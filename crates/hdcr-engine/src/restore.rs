@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hdcr_image::{ImageReader, Record, Tag};
 use nix::libc;
@@ -19,6 +20,7 @@ use crate::error::{Error, Refusal, Refusals, Result};
 use crate::heirs::Heirs;
 use crate::ids::{Pid, Tid};
 use crate::mechanism::{Deadline, Mechanism, Parent};
+pub use crate::memory::lazy::{Filled, Filling, Lazily, Lazy};
 use crate::model::{self, ObjectId};
 use crate::openfile::OpenFileRecord;
 use crate::plan::{self, Step};
@@ -56,6 +58,17 @@ pub struct Options {
     pub asked_by: Option<Pid>,
     /// Who is told how far it is.
     pub progress: Progress,
+    /// Memory may come when the tree runs already; `None`: all of it comes before.
+    pub lazily: Option<Lazily>,
+}
+
+/// What whoever asked for a restore is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// These processes are about to be let go before all of their memory is there. On an error they are not.
+    BeforeAllIsThere(Vec<Pid>),
+    /// The tree runs.
+    Runs(Restored),
 }
 
 /// What the parent of the roots does when the tree runs.
@@ -287,12 +300,14 @@ pub fn check(image: &ImageReader, options: &Options) -> Result<(Vec<Refusal>, Ve
 /// `told` is called when the tree has been let go and before the roll-back of files is made final. Whoever has heard of it
 /// must make it final when this process dies in between (`rollback::settle`); whoever has not must end the tree and put
 /// the files back (`rollback::repair`).
+///
+/// What is returned is still to be filled, if anything is.
 pub fn restore(
     mechanism: &dyn Mechanism,
-    image: &ImageReader,
+    image: &Arc<ImageReader>,
     options: &Options,
-    told: &mut dyn FnMut(Restored),
-) -> Result<()> {
+    told: &mut dyn FnMut(Told) -> Result<()>,
+) -> Result<Option<Filling>> {
     let mut laps = Laps::begin("restore");
     let model = stored::read(image)?;
     let steps = plan::plan(&model.processes)?;
@@ -329,12 +344,14 @@ pub fn restore(
     }
     laps.done("empty tasks made");
     still_wanted(options)?;
-    works.memory(&cx, &contents, &spaces)?;
+    let lazily = options.lazily.as_ref();
+    works.memory(&cx, &contents, &spaces, lazily.map_or(Lazy::Never, |lazily| lazily.which))?;
     laps.done("memory mapped and filled");
     for step in ends_of(&steps) {
         works.step(&cx, step)?;
     }
     works.abandon()?;
+    let filling = works.serve(&cx, image, lazily)?;
     works.stages(&mut cx, &spaces)?;
     for step in last_of(&steps) {
         works.step(&cx, step)?;
@@ -342,14 +359,42 @@ pub fn restore(
     works.finals(&cx)?;
     laps.done("descriptors and state put in");
     roll_files_back(&mut cx, &contents, options)?;
-    works.release()?;
+    let_go(works, &mut cx, &model, filling.as_ref(), told)?;
     laps.done("files rolled back, the tree let go");
-    told(Restored { notes: std::mem::take(&mut cx.notes), ..roots(&model) });
     if let Err(error) = cx.plan.finish() {
         // The tree runs: what is left over is only the journal.
         tracing::warn!(%error, "the journal of the roll-back was not removed");
     }
+    Ok(filling)
+}
+
+/// Lets the tree go, and tells of it.
+fn let_go(
+    works: Works<'_>,
+    cx: &mut Restore<'_>,
+    model: &Model,
+    filling: Option<&Filling>,
+    told: &mut dyn FnMut(Told) -> Result<()>,
+) -> Result<()> {
+    if filling.is_some() {
+        told(Told::BeforeAllIsThere(model.processes.iter().map(|process| process.pid).collect()))?;
+    }
+    works.release()?;
+    if let Err(error) = told(Told::Runs(Restored { notes: std::mem::take(&mut cx.notes), ..roots(model) })) {
+        tracing::debug!(%error, "nobody listens");
+    }
     Ok(())
+}
+
+/// All numbers of processes and threads that an image needs.
+pub fn numbers(image: &ImageReader) -> Result<BTreeSet<i32>> {
+    let model = stored::read(image)?;
+    Ok(stored::numbers(&model, &plan::plan(&model.processes)?))
+}
+
+/// Bytes of memory that an image holds, and of other contents.
+pub fn memory(image: &ImageReader) -> u64 {
+    stored::size(image)
 }
 
 fn roll_files_back(cx: &mut Restore<'_>, contents: &stored::Pages<'_>, options: &Options) -> Result<()> {

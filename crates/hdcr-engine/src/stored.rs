@@ -122,7 +122,7 @@ fn own_pid() -> Pid {
 }
 
 /// All numbers that the tree needs, also those of dead leaders that stand-ins take.
-fn numbers(model: &Model, steps: &[Step]) -> BTreeSet<i32> {
+pub(crate) fn numbers(model: &Model, steps: &[Step]) -> BTreeSet<i32> {
     let threads = model.processes.iter().flat_map(|process| &process.threads).map(|(tid, _)| tid.0);
     let stand_ins =
         steps.iter().filter_map(|step| if let Step::StandIn { pid, .. } = step { Some(pid.0) } else { None });

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
+use hdcr_image::ImageReader;
 use hdcr_image::hdcr_layout::Registers;
 use nix::libc;
 
@@ -15,7 +17,8 @@ use crate::heirs::Heirs;
 use crate::ids::{Pid, Tid};
 use crate::mechanism::{Birth, Mechanism, Nursery, Parent};
 use crate::memory::fill::{self, Layout, Pass, Target};
-use crate::memory::restore::{self as space, Parked};
+use crate::memory::lazy::{self, Absent, Filling, Lazily, Lazy, hot};
+use crate::memory::restore::{self as space, Parked, StoredMm};
 use crate::memory::vdso::{self, VdsoRecord};
 use crate::memory::{self};
 use crate::model::ObjectId;
@@ -38,6 +41,8 @@ pub(crate) struct Works<'a> {
     pub(crate) lines: Vec<MapLine>,
     /// Who gets memory from whom.
     pub(crate) heirs: Heirs,
+    /// Memory that comes when the tree runs already.
+    absent: Absent,
 }
 
 /// A place for `len` bytes that none of the ranges covers.
@@ -88,8 +93,9 @@ impl<'a> Works<'a> {
         let parked = Parked { pieces };
         meet_kernel(cx, model, &own_vdso, &parked, spaces)?;
         let nursery = mechanism.nursery(&taken, options.by)?;
+        let (heirs, absent) = (Heirs::default(), Absent::default());
         let mut works =
-            Self { nursery, model, parent: options.parent, step_parent: None, parked, lines, heirs: Heirs::default() };
+            Self { nursery, model, parent: options.parent, step_parent: None, parked, lines, heirs, absent };
         if options.afterwards == Afterwards::Leaves {
             works.adopt()?;
         }
@@ -116,10 +122,16 @@ impl<'a> Works<'a> {
             None => Ok(()),
         }
     }
-    /// Maps and fills all address spaces.
-    pub(crate) fn memory(&mut self, cx: &Restore<'_>, pages: &Pages<'_>, spaces: &BTreeMap<Pid, Space>) -> Result<()> {
+    /// Maps and fills all address spaces, but for what comes later.
+    pub(crate) fn memory(
+        &mut self,
+        cx: &Restore<'_>,
+        pages: &Pages<'_>,
+        spaces: &BTreeMap<Pid, Space>,
+        lazy: Lazy,
+    ) -> Result<()> {
         let left: Vec<Pid> = self.living().iter().map(|p| p.pid).filter(|pid| !self.heirs.has(*pid)).collect();
-        self.occupy(pages, spaces, &left)?;
+        self.occupy(pages, spaces, &left, lazy)?;
         let mut work = Vec::new();
         for process in self.living() {
             let Some(space) = spaces.get(&process.pid) else { continue };
@@ -131,11 +143,36 @@ impl<'a> Works<'a> {
         self.run(work)
     }
 
-    /// Maps and fills some of them.
-    pub(crate) fn occupy(&mut self, pages: &Pages<'_>, spaces: &BTreeMap<Pid, Space>, pids: &[Pid]) -> Result<()> {
-        let always_huge = fill::always_huge();
+    /// Serves what comes later, and brings what threads stand on.
+    pub(crate) fn serve(
+        &mut self,
+        cx: &Restore<'_>,
+        image: &Arc<ImageReader>,
+        lazily: Option<&Lazily>,
+    ) -> Result<Option<Filling>> {
+        let absent = std::mem::take(&mut self.absent);
+        let Some(lazily) = lazily else { return Ok(None) };
+        let filling = absent.serve(image, lazily)?;
+        for process in filling.iter().flat_map(|_| self.living()) {
+            for (tid, id) in &process.threads {
+                if let Some(filling) = &filling {
+                    hot::bring(cx, self.nursery.as_ref(), filling, (process.pid, *tid, *id))?;
+                }
+            }
+        }
+        Ok(filling)
+    }
+
+    /// Maps and fills some of them, but for what may come later.
+    pub(crate) fn occupy(
+        &mut self,
+        pages: &Pages<'_>,
+        spaces: &BTreeMap<Pid, Space>,
+        pids: &[Pid],
+        lazy: Lazy,
+    ) -> Result<()> {
         let mut work = Vec::new();
-        let mut layouts = Vec::new();
+        let mut planned = Vec::new();
         for pid in pids {
             let Some(space) = spaces.get(pid) else { continue };
             let born_with = self.born_with(pages.image, spaces, *pid);
@@ -146,10 +183,30 @@ impl<'a> Works<'a> {
             }
             space::map(&mut batch, &space.mm, inherited, &self.parked, &space.descriptors)?;
             work.push((pid.leader(), batch));
-            layouts.push((pid.leader(), fill::layout(pages.image, &space.mm, inherited, always_huge)?));
+            planned.push((*pid, &space.mm, born_with.map(|(_, inherited)| inherited)));
         }
         self.run(work)?;
+        let mut layouts = Vec::new();
+        for (pid, mm, inherited) in planned {
+            let lazy = if inherited.is_some() { Lazy::Never } else { lazy };
+            let later = self.leave_for_later(pages.image, pid, mm, lazy)?;
+            layouts.push((pid.leader(), fill::layout(pages.image, mm, inherited.as_ref(), &later)?));
+        }
         self.fill(pages, &layouts)
+    }
+
+    /// The mappings of a process that come later, registered.
+    fn leave_for_later(&mut self, image: &ImageReader, pid: Pid, mm: &StoredMm, lazy: Lazy) -> Result<Vec<Range<u64>>> {
+        let mappings = match lazy {
+            Lazy::Never => return Ok(Vec::new()),
+            Lazy::Large | Lazy::Always => lazy::choose(image, mm, lazy, fill::always_huge()),
+        };
+        if mappings.is_empty() {
+            return Ok(mappings);
+        }
+        let Some(pages) = self.nursery.absent(pid.leader(), &mappings)? else { return Ok(Vec::new()) };
+        self.absent.add(mm, pid, &mappings, pages);
+        Ok(mappings)
     }
 
     /// Puts all pages of the image in.

@@ -16,7 +16,7 @@ use hdcr_engine::error::Error;
 use hdcr_engine::ids::{Pid, Tid};
 use hdcr_engine::mechanism::{Deadline, Parent, Scope};
 use hdcr_engine::progress::Progress;
-use hdcr_engine::restore::{self, Afterwards, Options};
+use hdcr_engine::restore::{self, Afterwards, Options, Told};
 use hdcr_image::{
     Compression, ImageError, ImageId, ImageReader, Manifest, ManifestFacts, MemoryImage, PartName, Sink, SnapshotId,
     StoreError, WritePart,
@@ -73,19 +73,27 @@ fn options() -> Options {
         since: None,
         asked_by: None,
         progress: Progress::default(),
+        lazily: None,
     }
 }
 
 /// What the restoring command is told, once and only when all is well.
 fn restored(model: &Model, image: &MemoryImage) -> Result<restore::Restored, Error> {
     let mut told = Vec::new();
-    let image = ImageReader::open(&image.source().unwrap())?;
-    let result = restore::restore(model, &image, &options(), &mut |restored| {
+    let image = Arc::new(ImageReader::open(&image.source().unwrap())?);
+    let result = restore::restore(model, &image, &options(), &mut |what| {
         assert!(model.state.borrow().released, "told before the release");
-        told.push(restored);
+        match what {
+            Told::Runs(restored) => told.push(restored),
+            Told::BeforeAllIsThere(pids) => unreachable!("all memory of {pids:?} is there"),
+        }
+        Ok(())
     });
     assert_eq!(told.len(), usize::from(result.is_ok()));
-    result.map(|()| told.remove(0))
+    result.map(|filling| {
+        assert!(filling.is_none());
+        told.remove(0)
+    })
 }
 
 /// One test at a time: they count what this process has open.

@@ -20,6 +20,7 @@
 //! thread that does not stop before the deadline stays attached until it does and a later call of the same [`Ptrace`]
 //! sweeps it, or until the tracer thread ends (the kernel lets go of everything then): visit from a thread that ends.
 
+mod absent;
 mod birth;
 mod calls;
 mod faults;

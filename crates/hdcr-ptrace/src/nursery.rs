@@ -12,12 +12,15 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use hdcr_engine::batch::{Batch, Replies};
 use hdcr_engine::ids::{Pid, RemotePtr, Tid};
-use hdcr_engine::mechanism::{Birth, Deadline, End, Final, MechanismError, Nursery, PageTarget, Result, Rseq, SigInfo};
+use hdcr_engine::mechanism::{
+    AbsentPages, Birth, Deadline, End, Final, MechanismError, Nursery, PageTarget, Result, Rseq, SigInfo,
+};
 use hdcr_engine::regs::Regs;
 use hdcr_sys::shared::SharedRegion;
 use nix::errno::Errno;
 use rustix::process::{PidfdFlags, pidfd_open};
 
+use crate::absent;
 use crate::birth;
 use crate::calls::{Calls, as_rseq, failure};
 use crate::finish;
@@ -314,6 +317,10 @@ impl Nursery for PtraceNursery {
 
     fn pages(&mut self, tid: Tid, fresh: &[Range<u64>]) -> Result<Box<dyn PageTarget>> {
         pages::open(self, tid, fresh)
+    }
+
+    fn absent(&mut self, tid: Tid, mappings: &[Range<u64>]) -> Result<Option<Box<dyn AbsentPages>>> {
+        absent::open(self, tid, mappings)
     }
 
     fn rseq(&self, tid: Tid) -> Result<Option<Rseq>> {

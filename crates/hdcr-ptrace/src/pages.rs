@@ -2,6 +2,7 @@
 //! where pages are missing, else by `process_vm_writev(2)`.
 
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 
 use hdcr_engine::batch::{Arg, Batch};
 use hdcr_engine::ids::{Fd, RemotePtr, Tid};
@@ -61,7 +62,8 @@ pub(crate) fn open(nursery: &mut PtraceNursery, tid: Tid, fresh: &[Range<u64>]) 
     if fresh.is_empty() {
         return Ok(Box::new(pages));
     }
-    let Some(missing) = userfaultfd(nursery, tid)? else { return Ok(Box::new(pages)) };
+    let made = userfaultfd(nursery, tid, libc::O_CLOEXEC | USER_MODE_ONLY)?;
+    let Some(missing) = made.and_then(|made| usable(MissingPages::new(made))) else { return Ok(Box::new(pages)) };
     for range in fresh {
         match missing.register(range) {
             Ok(()) => pages.fresh.push(range.clone()),
@@ -73,13 +75,13 @@ pub(crate) fn open(nursery: &mut PtraceNursery, tid: Tid, fresh: &[Range<u64>]) 
 }
 
 /// A userfaultfd that the task makes and we take over; `None` where there is none to be had.
-fn userfaultfd(nursery: &mut PtraceNursery, tid: Tid) -> Result<Option<MissingPages>> {
+pub(crate) fn userfaultfd(nursery: &mut PtraceNursery, tid: Tid, flags: i32) -> Result<Option<OwnedFd>> {
     let mut batch = Batch::new();
-    batch.try_call(libc::SYS_userfaultfd, &[Arg::from(libc::O_CLOEXEC | USER_MODE_ONLY)]);
+    batch.try_call(libc::SYS_userfaultfd, &[Arg::from(flags)]);
     let replies = nursery.run(&[(tid, batch)])?;
     let made = replies.first().and_then(|replies| replies.result(0)).unwrap_or(-1);
     let Some(fd) = i32::try_from(made).ok().filter(|fd| *fd >= 0) else {
-        tracing::debug!(made, "no userfaultfd: pages are written");
+        tracing::debug!(made, "no userfaultfd");
         return Ok(None);
     };
     let process = nursery.task(tid)?.process;
@@ -87,20 +89,12 @@ fn userfaultfd(nursery: &mut PtraceNursery, tid: Tid) -> Result<Option<MissingPa
     let mut batch = Batch::new();
     batch.call(libc::SYS_close, &[Arg::from(fd)]);
     nursery.run(&[(tid, batch)])?;
-    let ours = match ours {
-        Ok(ours) => ours,
-        Err(error) => {
-            tracing::debug!(%error, "the userfaultfd cannot be had: pages are written");
-            return Ok(None);
-        }
-    };
-    match MissingPages::new(ours) {
-        Ok(missing) => Ok(Some(missing)),
-        Err(error) => {
-            tracing::debug!(%error, "the userfaultfd is of no use: pages are written");
-            Ok(None)
-        }
-    }
+    Ok(ours.inspect_err(|error| tracing::debug!(%error, "the userfaultfd cannot be had")).ok())
+}
+
+/// What was made of a userfaultfd, if it can be used.
+pub(crate) fn usable<T>(made: std::io::Result<T>) -> Option<T> {
+    made.inspect_err(|error| tracing::debug!(%error, "the userfaultfd is of no use")).ok()
 }
 
 #[cfg(test)]

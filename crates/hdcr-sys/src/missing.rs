@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use crate::userfaultfd::{API, Api, Register, request as common};
 
 /// `UFFDIO_REGISTER_MODE_MISSING`.
-const MISSING: u64 = 1;
+pub(crate) const MISSING: u64 = 1;
 /// `UFFD_USER_MODE_ONLY`: for `userfaultfd(2)`. Pages can be put in without any right; what is not served is only the
 /// fault of a system call.
 pub const USER_MODE_ONLY: i32 = 1;
@@ -17,16 +17,16 @@ pub const USER_MODE_ONLY: i32 = 1;
 /// `struct uffdio_copy`.
 #[repr(C)]
 #[derive(Default)]
-struct Copy {
-    to: u64,
-    from: u64,
-    len: u64,
-    mode: u64,
-    copied: i64,
+pub(crate) struct Copy {
+    pub(crate) to: u64,
+    pub(crate) from: u64,
+    pub(crate) len: u64,
+    pub(crate) mode: u64,
+    pub(crate) copied: i64,
 }
 
-mod request {
-    // The functions that the macros make are public; this module is not.
+pub(crate) mod request {
+    // The functions that the macros make are public; this module is only in the crate.
     nix::ioctl_readwrite!(copy, 0xaa, 0x03, super::Copy);
 }
 

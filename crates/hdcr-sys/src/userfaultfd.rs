@@ -39,10 +39,10 @@ pub(crate) struct Register {
 /// `struct uffdio_writeprotect`.
 #[repr(C)]
 #[derive(Default)]
-struct WriteProtect {
-    start: u64,
-    len: u64,
-    mode: u64,
+pub(crate) struct WriteProtect {
+    pub(crate) start: u64,
+    pub(crate) len: u64,
+    pub(crate) mode: u64,
 }
 
 pub(crate) mod request {

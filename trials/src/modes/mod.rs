@@ -8,6 +8,7 @@ mod foreground;
 mod guests;
 mod jobs;
 mod keeper;
+mod lazy;
 mod paths;
 mod pids;
 mod reboot;
@@ -44,7 +45,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 44] = [
+const TRIALS: [Trial; 46] = [
     ("user_guests", user::guests),
     ("user_job", user::job),
     ("user_told", user::told),
@@ -80,6 +81,8 @@ const TRIALS: [Trial; 44] = [
     ("copies_by_hand_of_user", copies::by_hand_of_user),
     ("copies_elsewhere", copies::elsewhere),
     ("copies_taken_over", copies::taken_over),
+    ("lazy_guests", lazy::zoo),
+    ("lazy_killed", lazy::killed),
     ("commands_json", commands::json),
     ("commands_settings", commands::settings),
     ("commands_unwritable", reports::unwritable),

@@ -10,7 +10,7 @@ use super::restore::{descriptors, place};
 use crate::asking;
 use crate::cli::CheckArgs;
 use crate::failure::{Class, Failure, Obstacle, Result, told_once};
-use crate::kinds::{StdioTarget, Then};
+use crate::kinds::{Lazy, StdioTarget, Then};
 use crate::namespace::{self, Outside};
 use crate::output::{Report, counted, in_the_way};
 use crate::parts;
@@ -128,6 +128,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
             since: None,
             timeout,
             detach: false,
+            lazy: Lazy::default(),
             progress: false,
         };
         ("restore", parts::check_image(&task, descriptors(&StdioTarget::Null)?)?)

@@ -61,7 +61,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
             let bar = at.output.bar();
             let teller = bar.is_seen().then(|| bar.teller());
             let progress = teller.map_or_else(Progress::default, |teller| parts::steps_to(move |step| teller.at(step)));
-            let attempt = || parts::checkpoint(&task, &Session::new(), progress.clone(), &mut |_| Ok(Vec::new()));
+            let attempt = || parts::checkpoint(&task, &Session::new(), &progress, &mut |_| Ok(Vec::new()));
             wait_for_others(args.wait.unwrap_or_default(), || retry(attempt))?
         }
         None => of_job(at, args, then)?,

@@ -22,7 +22,7 @@ use crate::failure::{Class, Failure, Result};
 use crate::foreground::{self, Outcome};
 use crate::job::{Record, State, is_held, peek, refuse_elsewhere};
 use crate::keeper::remembered;
-use crate::kinds::StdioTarget;
+use crate::kinds::{Lazy, StdioTarget};
 use crate::namespace::{self, Outside};
 use crate::output::{Report, counted};
 use crate::parts;
@@ -32,6 +32,10 @@ use crate::signals::Signals;
 use crate::task::{Place, RestoreTask};
 use crate::told::Since;
 use crate::trust;
+
+/// Said when the user asked for a lazy restore and there was none.
+const NOT_LAZY: &str = "note: [not-lazy] all memory was put in before the program ran: there was none that could come later, \
+     or this user may not follow it (CAP_SYS_PTRACE)";
 
 pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     if args.detach && at.inside.is_none() {
@@ -56,11 +60,14 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         return in_namespace(at, args, &place, manifest.facts.processes.len());
     }
     let signals = Signals::take()?;
-    let restored = match bring_back(at, args, &place, &manifest, &signals)? {
+    let (restored, filler) = match bring_back(at, args, &place, &manifest, &signals)? {
         Outcome::Interrupted(signal) => return Ok(shell_status(Death::Signal(signal))),
-        Outcome::Runs(restored) => restored,
+        Outcome::Runs(restored, filler) => (restored, filler),
     };
     restored.notes.iter().for_each(|note| at.output.note(&note.to_string()));
+    if args.lazy == Lazy::Always && !restored.filling {
+        at.output.note(NOT_LAZY);
+    }
     let root = manifest.facts.root_pid;
     let main = restored.roots.iter().find(|pid| **pid == root).or(restored.roots.first()).copied();
     let main = main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))?;
@@ -82,7 +89,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         return Ok(0);
     }
     at.output.detail(&running.text());
-    let status = shell_status(foreground::accompany(main, &signals, at.output, at.inside.as_ref())?);
+    let status = shell_status(foreground::accompany(main, &signals, at.output, at.inside.as_ref(), filler)?);
     if at.inside.is_none() {
         by_hand::note(&place, main, false);
         at.output.object_aside(&Running { status: Some(status), ..running });
@@ -156,6 +163,7 @@ fn bring_back(
         since: known_of_files(place)?,
         timeout: restore_time(at.settings.restore_timeout(args.timeout), manifest.total_size()),
         detach: args.detach,
+        lazy: args.lazy,
         progress: false,
     };
     let stdio = descriptors(args.stdio.as_ref().unwrap_or(&StdioTarget::Inherit))?;

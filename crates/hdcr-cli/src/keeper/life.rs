@@ -14,6 +14,7 @@ use crate::failure::{Class, Failure, Result, chain};
 use crate::foreground::{KILL_LIMIT, tell};
 use crate::host::Host;
 use crate::job::{Start, State};
+use crate::kinds::Lazy;
 use crate::namespace;
 use crate::output::counted;
 use crate::parts;
@@ -222,6 +223,7 @@ impl Keeper {
             since: self.undo_since(made.number),
             timeout,
             detach: false,
+            lazy: Lazy::default(),
             progress: true,
         });
         let descriptors: Vec<_> = self.stdio.iter().map(AsFd::as_fd).collect();

@@ -41,7 +41,7 @@ pub(crate) struct Layout {
     pub(crate) fresh: Vec<Range<u64>>,
     /// Whole blocks that become huge pages, in order.
     dense: Vec<Range<u64>>,
-    /// These, and pages that are there already, in order: what the first pass leaves out.
+    /// These, and pages that are there already or come later, in order: what the first pass leaves out.
     elsewhere: Vec<Range<u64>>,
     /// Mappings that these lie in, and that asked for huge pages.
     huge: Vec<Range<u64>>,
@@ -65,13 +65,15 @@ pub(crate) struct Target<'a> {
     pub(crate) pages: Box<dyn PageTarget>,
 }
 
-/// Looks at what the image holds of an address space, and refuses pages that have no place in it.
+/// Looks at what the image holds of an address space, and refuses pages that have no place in it. What comes `later` is
+/// left out.
 pub(crate) fn layout(
     image: &ImageReader,
     mm: &StoredMm,
     inherited: Option<&Inherited>,
-    always_huge: bool,
+    later: &[Range<u64>],
 ) -> Result<Layout> {
+    let always_huge = always_huge();
     let runs = image.runs(mm.id.0);
     for run in runs {
         if !covered(mm, run.range()) {
@@ -86,10 +88,10 @@ pub(crate) fn layout(
     let mut layout = Layout { space: mm.id.0, ..Layout::default() };
     layout.bytes = runs.iter().filter(|run| !run.is_zero()).map(PageRun::size).sum();
     for mapping in mm.mappings.iter().filter(|mapping| mapping.kind == MappingKind::Anonymous && private(mapping)) {
-        if inherited.is_some_and(|inherited| inherited.keeps(mapping)) {
+        let range = mapping.start..mapping.end;
+        if inherited.is_some_and(|inherited| inherited.keeps(mapping)) || later.contains(&range) {
             continue;
         }
-        let range = mapping.start..mapping.end;
         let runs = within(runs, &range);
         let bytes: u64 = runs.iter().filter(|run| !run.is_zero()).map(PageRun::size).sum();
         if bytes >= WORTH {
@@ -106,6 +108,7 @@ pub(crate) fn layout(
     }
     layout.elsewhere.clone_from(&layout.dense);
     layout.elsewhere.extend(inherited.into_iter().flat_map(|inherited| inherited.same.iter().cloned()));
+    layout.elsewhere.extend(later.iter().cloned());
     layout.elsewhere.sort_by_key(|range| range.start);
     if layout.bytes < WORTH << 2 {
         layout.fresh.clear();
@@ -114,7 +117,7 @@ pub(crate) fn layout(
 }
 
 /// Runs that have an address in a range.
-fn within<'r>(runs: &'r [PageRun], range: &Range<u64>) -> &'r [PageRun] {
+pub(super) fn within<'r>(runs: &'r [PageRun], range: &Range<u64>) -> &'r [PageRun] {
     let from = runs.partition_point(|run| run.range().end <= range.start);
     let to = runs.partition_point(|run| run.address() < range.end);
     runs.get(from..to).unwrap_or_default()

@@ -7,6 +7,7 @@ pub(crate) mod capture;
 pub(crate) mod fill;
 pub(crate) mod guards;
 pub(crate) mod kin;
+pub(crate) mod lazy;
 pub(crate) mod restore;
 pub(crate) mod room;
 pub(crate) mod vdso;
@@ -125,8 +126,8 @@ const IMPOSSIBLE: [(&[[u8; 2]], &str, &str, &str); 4] = [
     (
         &[*b"um", *b"uw", *b"ui"],
         "mapping-userfaultfd",
-        "it is registered with a userfaultfd of the program's own",
-        "wait until the program has closed it",
+        "it is registered with a userfaultfd: one of the program's own, or its memory is still being filled",
+        "wait until the program has closed it, or until a lazy restore has come to its end",
     ),
     (&[*b"io", *b"pf"], "mapping-device", "it shows the memory of a device", "close the device before the checkpoint"),
     (

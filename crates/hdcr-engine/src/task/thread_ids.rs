@@ -44,6 +44,20 @@ pub(crate) struct RseqArea {
 /// `PR_GET_TID_ADDRESS` of `<linux/prctl.h>`.
 const GET_TID_ADDRESS: u64 = 40;
 
+impl ThreadIdsRecord {
+    /// Addresses in which the kernel writes, or from which it reads, by itself.
+    pub(crate) fn written_by_kernel(&self) -> Vec<u64> {
+        let ends = |at: u64, len: u64| [at, at.saturating_add(len.saturating_sub(1))];
+        let rseq = self.rseq.iter().flat_map(|area| ends(area.at, area.size.into()));
+        rseq.chain(ends(self.clear_tid, 4)).chain(ends(self.robust_head, self.robust_len)).collect()
+    }
+
+    /// Where the list of robust futexes begins; 0: there is none.
+    pub(crate) fn robust_head(&self) -> u64 {
+        if self.robust_len == 0 { 0 } else { self.robust_head }
+    }
+}
+
 impl Record for ThreadIdsRecord {
     const TAG: Tag = Tag(0x0304);
     const VERSION: u16 = 1;
