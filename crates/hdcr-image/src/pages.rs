@@ -171,7 +171,10 @@ impl PageWriter {
         }
         self.flush(sink)?;
         self.settle(sink, 0)?;
-        if range.is_empty() { Ok(()) } else { self.packer.ledger.cut(space, range) }
+        if !range.is_empty() {
+            self.packer.ledger.cut(space, range);
+        }
+        Ok(())
     }
 
     fn zeroes(&mut self, sink: &mut dyn Sink, space: u64, address: u64, pages: u64) -> Result<(), ImageError> {
@@ -214,7 +217,7 @@ impl PageWriter {
                 None => self.data(sink, space, at, page)?,
                 Some((0, whole)) => {
                     self.flush(sink)?;
-                    self.packer.ledger.put_anew(space, PageRunEntry { address: at, ..whole })?;
+                    self.packer.ledger.put_anew(space, PageRunEntry { address: at, ..whole });
                 }
                 Some((map, base)) => self.changes(sink, (space, at), (map, &base), page)?,
             }
@@ -246,21 +249,21 @@ impl PageWriter {
         let pending = std::mem::take(&mut self.pending);
         let (space, address) = (pending.space, pending.address);
         if pending.zero_pages > 0 {
-            self.record_zeroes(space, address, pending.zero_pages)?;
+            self.record_zeroes(space, address, pending.zero_pages);
         }
         if !pending.bytes.is_empty() {
             self.store(sink, space, address, &pending.bytes)?;
         }
         if let Some(changes) = &pending.changes {
             let stored = self.packer.store_changes(sink, changes)?;
-            self.packer.ledger.put(space, PageRunEntry { address, ..stored })?;
+            self.packer.ledger.put(space, PageRunEntry { address, ..stored });
         }
         self.pending.bytes = pending.bytes;
         self.pending.bytes.clear();
         Ok(())
     }
 
-    fn record_zeroes(&mut self, space: u64, address: u64, pages: u64) -> Result<(), ImageError> {
+    fn record_zeroes(&mut self, space: u64, address: u64, pages: u64) {
         let mut done = 0_u64;
         while done < pages {
             let count = pages.saturating_sub(done).min(ZERO_RUN_PAGES);
@@ -279,11 +282,10 @@ impl PageWriter {
             };
             match &self.workers {
                 Some(_) => self.queue.push_back(Waiting::Zeroes(space, run)),
-                None => self.packer.ledger.put(space, run)?,
+                None => self.packer.ledger.put(space, run),
             }
             done = done.saturating_add(count);
         }
-        Ok(())
     }
 
     fn store(&mut self, sink: &mut dyn Sink, space: u64, address: u64, bytes: &[u8]) -> Result<(), ImageError> {
@@ -299,7 +301,8 @@ impl PageWriter {
                 upkeep.shadow.keep((space, at), page, PageRunEntry { pages: 1, skip, ..stored });
             }
         }
-        self.packer.ledger.put(space, PageRunEntry { address, ..stored })
+        self.packer.ledger.put(space, PageRunEntry { address, ..stored });
+        Ok(())
     }
 
     /// Stores what other threads have compressed, until no more than this waits.
@@ -307,11 +310,11 @@ impl PageWriter {
         while self.queue.len() > depth {
             match self.queue.pop_front() {
                 None => break,
-                Some(Waiting::Zeroes(space, run)) => self.packer.ledger.put(space, run)?,
+                Some(Waiting::Zeroes(space, run)) => self.packer.ledger.put(space, run),
                 Some(Waiting::Pages(space, address, ticket)) => {
                     let packed = ticket.recv().map_err(|_| gone())??;
                     let stored = self.packer.store_packed(sink, &packed)?;
-                    self.packer.ledger.put(space, PageRunEntry { address, ..stored })?;
+                    self.packer.ledger.put(space, PageRunEntry { address, ..stored });
                     if let Some(workers) = &mut self.workers {
                         workers.take_back(packed.bytes);
                     }
@@ -326,7 +329,7 @@ impl PageWriter {
         self.flush(sink)?;
         self.settle(sink, 0)?;
         for (space, from, range) in std::mem::take(&mut self.alike) {
-            self.packer.ledger.alike(space, from, &range)?;
+            self.packer.ledger.alike(space, from, &range);
         }
         if let Some(upkeep) = &mut self.upkeep {
             upkeep.tend(&mut self.packer, sink)?;

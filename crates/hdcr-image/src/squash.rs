@@ -210,9 +210,9 @@ impl Batch {
                 None => joined.push((space, run)),
             }
         }
-        joined.into_iter().try_for_each(|(space, run)| {
-            let moved = PageRunEntry { address: run.address, pages: run.pages, skip: run.skip, ..stored };
-            packer.ledger.put(space, moved)
-        })
+        for (space, run) in joined {
+            packer.ledger.put(space, PageRunEntry { address: run.address, pages: run.pages, skip: run.skip, ..stored });
+        }
+        Ok(())
     }
 }

@@ -66,7 +66,7 @@ impl ImageWriter {
         let mut writer = Self::begin(sink, FORMAT_VERSION, |sink| {
             let segments = Segments::onto(sink, &base, &segments)?;
             let mut ledger = Ledger::onto(sink, &base, spaces, &log)?;
-            ledger.keep(keep)?;
+            ledger.keep(keep);
             let packer = Packer::new(options.compression, segments, ledger)?.with(bases);
             Ok(PageWriter::onto(packer, upkeep))
         })?;

@@ -295,6 +295,27 @@ fn an_increment_costs_its_changed_lines() {
     assert!(equal <= 8 * 64 && again == 0 && half < 2 * 4096 + 300 && half > 8000, "{equal} {again} {half}");
 }
 
+/// What comes several times, as in the rounds before a stop, is one record of the log.
+#[test]
+fn an_increment_logs_what_it_is_at_the_end() {
+    let image = MemoryImage::new();
+    let mut writer = ImageWriter::first(Box::new(image.sink(sample::IMAGE)), Options::default()).unwrap();
+    writer.pages(1, 0, &vec![1; 16 * 4096]).unwrap();
+    let committed = writer.finish(sample::facts()).unwrap();
+    let before = committed.manifest.log.unwrap().size;
+    let sink = Box::new(image.sink(LATER));
+    let mut writer = ImageWriter::onto(sink, Options::default(), committed.chain.unwrap(), &[1]).unwrap();
+    for round in 0..20 {
+        writer.pages(1, 4 * PAGE_SIZE, &page(round)).unwrap();
+        writer.pages(1, 9 * PAGE_SIZE, &page(round)).unwrap();
+        writer.forget(1, 9 * PAGE_SIZE..12 * PAGE_SIZE).unwrap();
+    }
+    let log = writer.finish(sample::facts()).unwrap().manifest.log.unwrap();
+    assert_eq!(log.size, before + 2 * 64);
+    let pages = read(&image.parts().unwrap()).unwrap();
+    assert!(pages.len() == 13 && pages[&(1, 4 * PAGE_SIZE)] == page(19));
+}
+
 #[test]
 fn the_owner_of_a_segment_is_checked() {
     for owner in [LATER, ImageId([0; 16])] {
