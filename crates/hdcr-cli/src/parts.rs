@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hdcr_engine::checkpoint::{
-    self, EndPolicy, EndRequest, FilePolicy, FileRequest, Held, Next, Prepared, Request, Series, SnapshotRequest,
-    Surveyed,
+    self, Blind, EndPolicy, EndRequest, FilePolicy, FileRequest, Held, Next, Prepared, Request, Series,
+    SnapshotRequest, Surveyed,
 };
 use hdcr_engine::error::{Error, Refusals};
 use hdcr_engine::ids::Pid;
@@ -42,6 +42,18 @@ const LOOKS: usize = 16;
 fn mechanism() -> Ptrace {
     let die_after = std::env::var("HDCR_TRIAL_DIE_AFTER").ok().and_then(|text| text.parse().ok());
     Ptrace::new(Faults { die_after, ..Faults::default() })
+}
+
+/// The rule that a trial leaves out, to show that an image without it is wrong.
+#[expect(clippy::disallowed_methods, reason = "trials name the rule that is left out")]
+fn blind() -> Option<Blind> {
+    match std::env::var("HDCR_TRIAL_BLIND").ok()?.as_str() {
+        "writes" => Some(Blind::Writes),
+        "new-mappings" => Some(Blind::NewMappings),
+        "gone" => Some(Blind::Gone),
+        "private-files" => Some(Blind::PrivateFiles),
+        _ => None,
+    }
 }
 
 fn store(root: &Path) -> DirectoryStore {
@@ -95,6 +107,7 @@ fn request(task: &CheckpointTask, progress: Progress) -> Request {
             kinds::Snapshot::Precopy => SnapshotRequest::Ahead,
             kinds::Snapshot::Stop => SnapshotRequest::Copy,
         },
+        blind: blind(),
         progress,
     }
 }

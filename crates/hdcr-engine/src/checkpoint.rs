@@ -37,6 +37,21 @@ pub struct Request {
     pub progress: Progress,
     /// How memory is read.
     pub snapshot: SnapshotRequest,
+    /// A rule of following that is left out: for the trial that shows what it is for.
+    pub blind: Option<Blind>,
+}
+
+/// A rule without which an image is wrong (`snapshot/space.rs`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Blind {
+    /// What was written after it was copied is read in the stop.
+    Writes,
+    /// Mappings that came, moved or grew are read in the stop.
+    NewMappings,
+    /// Pages that were given back are taken out of the image.
+    Gone,
+    /// Which pages of a private file mapping are private is asked again in the stop.
+    PrivateFiles,
 }
 
 /// How memory is read (`--snapshot`).

@@ -1,6 +1,6 @@
 //! The job whose memory changes, and the links that its keeper makes.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ pub(super) struct Link {
 
 impl Job {
     /// Begins it, or goes on from its last link.
-    pub(super) fn start(stage: &mut Stage<'_>, guest: &Path) -> Result<Self> {
+    pub(super) fn start(stage: &mut Stage<'_>, guest: &Path, blind: Option<&str>) -> Result<Self> {
         let folder = stage.folder.clone();
         fs::remove_file(folder.join("status.go.1")).ok();
         let guest = guest.canonicalize()?;
@@ -42,7 +42,10 @@ impl Job {
         let status = status.to_str().context("a path that is text")?;
         let options = ["run", "--name", NAME, "--every", "10ms", "--increments", "on", "--keep", "60", "--"];
         let command: Vec<&str> = options.into_iter().chain([guest, status, "1"]).collect();
-        let keeper = stage.start(&command, "says")?;
+        let says = File::create(folder.join("says"))?;
+        let mut keeper = stage.command(stage.hdcr());
+        keeper.args(&command).stdout(says.try_clone()?).stderr(says).envs(blind.map(|rule| ("HDCR_TRIAL_BLIND", rule)));
+        let keeper = keeper.spawn().context("start hdcr")?;
         Ok(Self { keeper, folder })
     }
 

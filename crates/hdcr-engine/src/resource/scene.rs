@@ -127,6 +127,7 @@ pub(crate) fn capture(
         progress: crate::progress::Progress::default(),
         compression: Compression::None,
         snapshot: crate::checkpoint::SnapshotRequest::Copy,
+        blind: None,
     };
     let mut tree = NoTree;
     let mut cx = Capture::new(&mut tree, &request, None);

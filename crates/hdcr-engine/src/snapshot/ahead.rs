@@ -8,7 +8,7 @@ use super::early::{Early, Finished, Read};
 use super::kept::{Kept, length};
 use super::outlet::Outlet;
 use super::series::{Rest, Series};
-use super::space::{Last, Reach, Space, Span};
+use super::space::{Habit, Last, Reach, Space, Span};
 use crate::checkpoint::Request;
 use crate::error::{Error, Result};
 use crate::ids::Pid;
@@ -120,7 +120,10 @@ impl Ahead {
             match frozen.follow(*pid) {
                 Ok(watch) => {
                     self.next_id += 1;
-                    self.spaces.insert(*pid, Space::new(*pid, ObjectId(self.next_id), watch, span));
+                    self.spaces.insert(
+                        *pid,
+                        Space::new(*pid, ObjectId(self.next_id), watch, Habit { span, blind: request.blind }),
+                    );
                 }
                 Err(error) => {
                     let why = why(*pid, &error.into());

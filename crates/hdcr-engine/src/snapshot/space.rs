@@ -13,6 +13,7 @@ use super::kept::{Kept, length};
 use super::outlet::Outlet;
 use super::pageset::PageSet;
 use super::record::{MappingWay, Way, WaysRecord, Why};
+use crate::checkpoint::Blind;
 use crate::error::Result;
 use crate::ids::Pid;
 use crate::mechanism::{self, Followed, Pages, Watch, Written};
@@ -41,6 +42,14 @@ pub(crate) enum Span {
     Series,
 }
 
+/// How an address space is followed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Habit {
+    pub(crate) span: Span,
+    /// A rule that is left out.
+    pub(crate) blind: Option<Blind>,
+}
+
 /// A followed address space and what the image holds of it.
 #[derive(Debug)]
 pub(crate) struct Space {
@@ -53,7 +62,7 @@ pub(crate) struct Space {
     unsure: PageSet,
     /// Pages that the image in the making holds otherwise than the last one that was committed.
     since: PageSet,
-    span: Span,
+    habit: Habit,
     rounds: u32,
     pub(crate) flags: Flags,
 }
@@ -111,7 +120,7 @@ fn count(ranges: &[Range<u64>]) -> u64 {
 }
 
 impl Space {
-    pub(crate) fn new(pid: Pid, id: ObjectId, watch: Box<dyn Watch>, span: Span) -> Self {
+    pub(crate) fn new(pid: Pid, id: ObjectId, watch: Box<dyn Watch>, habit: Habit) -> Self {
         Self {
             pid,
             id,
@@ -119,7 +128,7 @@ impl Space {
             copied: PageSet::default(),
             unsure: PageSet::default(),
             since: PageSet::default(),
-            span,
+            habit,
             rounds: 0,
             flags: Flags::default(),
         }
@@ -282,6 +291,10 @@ impl Space {
             let Some(which) = pages_of(line) else { continue };
             let before = count(&last.read);
             let why = match self.watch.written(&line.range)? {
+                Written::Unfollowed if self.is_blind(Blind::NewMappings) => {
+                    valid.add(&line.range);
+                    Why::Followed
+                }
                 Written::Pages(written) => {
                     self.last_of_followed(&line.range, which, written, &mut last)?;
                     valid.add(&line.range);
@@ -309,7 +322,7 @@ impl Space {
         let stale = valid.missing(&(0..END));
         let stale = stale.iter().flat_map(|range| self.copied.within(range));
         last.forget.extend(stale.flat_map(|range| again.missing(&range)));
-        if self.span == Span::Series {
+        if self.habit.span == Span::Series {
             self.go_on_after(&last, &valid)?;
         }
         Ok(last)
@@ -341,6 +354,10 @@ impl Space {
         }
     }
 
+    fn is_blind(&self, rule: Blind) -> bool {
+        self.habit.blind == Some(rule)
+    }
+
     fn why_unfollowed(&self, range: &Range<u64>) -> mechanism::Result<Why> {
         Ok(match self.watch.follow(range)? {
             Followed::Yes => Why::New,
@@ -356,14 +373,14 @@ impl Space {
         written: Vec<Range<u64>>,
         last: &mut Last,
     ) -> Result<()> {
-        let mut changed: PageSet = written.into_iter().collect();
+        let mut changed: PageSet = written.into_iter().filter(|_| !self.is_blind(Blind::Writes)).collect();
         for unsure in self.unsure.within(range) {
             changed.add(&unsure);
         }
         for vanished in self.vanished(range)? {
             changed.add(&vanished);
         }
-        if which == Pages::Anonymous {
+        if which == Pages::Anonymous && !self.is_blind(Blind::PrivateFiles) {
             // Pages that are the file's again say nothing of it, so which are private is asked once more.
             let private: PageSet = self.watch.filled(range, which)?.into_iter().collect();
             last.forget.extend(private.missing(range).iter().flat_map(|hole| self.copied.within(hole)));
@@ -376,7 +393,7 @@ impl Space {
         let written: Vec<Range<u64>> = changed.ranges().collect();
         let sorted = self.sort(&written, which)?;
         last.read.extend(sorted.there);
-        last.forget.extend(sorted.gone);
+        last.forget.extend(sorted.gone.into_iter().filter(|_| !self.is_blind(Blind::Gone)));
         Ok(())
     }
 
