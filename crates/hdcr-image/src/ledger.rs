@@ -9,6 +9,7 @@ use crate::error::ImageError;
 use crate::index::{Counts, Index};
 use crate::log::{LogState, LogWriter};
 use crate::name::SnapshotId;
+use crate::pack::There;
 use crate::sink::Sink;
 
 /// Behind the last page that there can be.
@@ -147,17 +148,21 @@ impl Ledger {
         }
     }
 
-    /// Writes to the log what has changed, and ends it.
-    pub(crate) fn finish(mut self) -> Result<Ended, ImageError> {
+    /// Writes to the log what has changed, if all of it is there, and ends it.
+    pub(crate) fn finish(mut self, there: &There<'_>) -> Result<Ended, ImageError> {
         let Some(mut log) = self.log.take() else { return Ok((self.spaces, None)) };
         if self.is_fresh {
             for (space, index) in &self.spaces {
-                index.runs().try_for_each(|run| log.put(*space, *run))?;
+                for run in index.runs() {
+                    there.check(run)?;
+                    log.put(*space, *run)?;
+                }
             }
         }
         for (space, ranges) in std::mem::take(&mut self.touched) {
             for (start, end) in ranges {
-                write_range(&mut log, space, self.spaces.get(&space), &(start..end))?;
+                let index = self.spaces.get(&space);
+                write_range((&mut log, there), space, index, &(start..end))?;
             }
         }
         Ok((self.spaces, Some(log.finish()?)))
@@ -165,12 +170,18 @@ impl Ledger {
 }
 
 /// Writes what a space holds in a range now.
-fn write_range(log: &mut LogWriter, space: u64, index: Option<&Index>, range: &Range<u64>) -> Result<(), ImageError> {
+fn write_range(
+    (log, there): (&mut LogWriter, &There<'_>),
+    space: u64,
+    index: Option<&Index>,
+    range: &Range<u64>,
+) -> Result<(), ImageError> {
     let mut at = range.start;
     for run in index.map(|index| index.within(range)).unwrap_or_default() {
         if at < run.address {
             log.cut(space, at..run.address)?;
         }
+        there.check(&run)?;
         log.put(space, run)?;
         at = run.end().unwrap_or(u64::MAX);
     }

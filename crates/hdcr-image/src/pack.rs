@@ -8,7 +8,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::compress::{Compression, Compressor};
 use crate::delta::{self, is_delta};
 use crate::error::ImageError;
+use crate::index::PageRun;
 use crate::ledger::Ledger;
+use crate::manifest::SegmentFacts;
 use crate::name::PartName;
 use crate::number::len;
 use crate::reader::{Identity, check_sum, identity, plain_size, unpack};
@@ -28,6 +30,34 @@ pub(crate) struct Packer {
 }
 
 pub(crate) type Bases = BTreeMap<Identity, PageRunEntry>;
+
+/// What an image in the making can name. An index that names something else is not written: the image would be committed,
+/// and those before it removed.
+pub(crate) struct There<'a> {
+    segments: BTreeMap<u32, &'a SegmentFacts>,
+    bases: &'a Bases,
+}
+
+impl<'a> There<'a> {
+    pub(crate) fn new(segments: &'a [SegmentFacts], bases: &'a Bases) -> Self {
+        Self { segments: segments.iter().map(|facts| (facts.number, facts)).collect(), bases }
+    }
+
+    /// Refuses what is stored nowhere.
+    pub(crate) fn check(&self, run: &PageRunEntry) -> Result<(), ImageError> {
+        let found = self.segments.get(&run.segment).map(|facts| std::slice::from_ref(*facts));
+        PageRun::check(*run, found.unwrap_or_default())?;
+        if !is_delta(run) {
+            return Ok(());
+        }
+        let base = self.bases.get(&identity(run)).filter(|base| !is_delta(base));
+        self.check(base.ok_or_else(|| lost(run))?)
+    }
+}
+
+fn lost(run: &PageRunEntry) -> ImageError {
+    ImageError::corrupt(PartName::Pages(run.segment), "changed lines of nothing known")
+}
 
 /// Changed lines of pages in a row.
 #[derive(Debug)]
@@ -106,7 +136,7 @@ impl Packer {
         if !is_delta(run) {
             return unpacked(run, stored);
         }
-        let lost = || ImageError::corrupt(PartName::Pages(run.segment), "changed lines of nothing known");
+        let lost = || lost(run);
         let base = self.bases.get(&identity(run)).ok_or_else(lost)?;
         let pages = unpacked(base, read_stored(sink, base)?)?;
         let start = usize::from(base.skip).saturating_mul(PAGE);

@@ -12,7 +12,7 @@ use crate::index::Index;
 use crate::log::LogState;
 use crate::manifest::SegmentFacts;
 use crate::number::{len, size};
-use crate::pack::{Bases, Changes, PAGE, Packer};
+use crate::pack::{Bases, Changes, PAGE, Packer, There};
 use crate::sink::Sink;
 use crate::squash::Upkeep;
 use crate::workers::{Ticket, Workers, gone};
@@ -335,8 +335,13 @@ impl PageWriter {
             upkeep.tend(&mut self.packer, sink)?;
         }
         let Packer { segments, ledger, bases, .. } = self.packer;
+        let is_all = segments.have_dropped();
         let (segments, stored) = segments.finish()?;
-        let (spaces, log) = ledger.finish()?;
+        let there = There::new(&segments, &bases);
+        if is_all {
+            ledger.spaces().values().flat_map(Index::runs).try_for_each(|run| there.check(run))?;
+        }
+        let (spaces, log) = ledger.finish(&there)?;
         let (log, logged) = log.map_or((None, 0), |(log, added)| (Some(log), added));
         let upkeep = self.upkeep.unwrap_or_default();
         Ok(Stored { segments, added: stored.saturating_add(logged), spaces, log, bases, upkeep })

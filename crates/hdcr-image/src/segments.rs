@@ -40,12 +40,15 @@ pub(crate) struct Segments {
     /// The number of the next one; `None` when there are no more.
     next: Option<u32>,
     added: u64,
+    /// Whether any were given up.
+    dropped: bool,
 }
 
 impl Segments {
     /// Those of an image that stands by itself.
     pub(crate) fn alone() -> Self {
-        Self { version: ALONE_VERSION, full: u64::MAX, closed: Vec::new(), open: None, next: Some(0), added: 0 }
+        let (closed, next) = (Vec::new(), Some(0));
+        Self { version: ALONE_VERSION, full: u64::MAX, closed, open: None, next, added: 0, dropped: false }
     }
 
     /// Those of an image that others may go on from.
@@ -124,7 +127,14 @@ impl Segments {
 
     /// Gives up all closed ones but these.
     pub(crate) fn retain(&mut self, keep: impl FnMut(&SegmentFacts) -> bool) {
+        let before = self.closed.len();
         self.closed.retain(keep);
+        self.dropped |= self.closed.len() < before;
+    }
+
+    /// Whether any were given up.
+    pub(crate) fn have_dropped(&self) -> bool {
+        self.dropped
     }
 
     /// The number of the one to be begun next.

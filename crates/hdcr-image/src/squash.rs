@@ -55,7 +55,7 @@ impl Alive {
         Self { bits: ours.map(|facts| (facts.number, vec![0; words(facts)])).collect() }
     }
 
-    /// Notes that the pages of a run are in use: their share of the stored bytes.
+    /// Notes that the pages of a run are in use: their share of the stored bytes, and be it less than one.
     fn mark(&mut self, run: &PageRunEntry) {
         let Some(words) = self.bits.get_mut(&run.segment) else { return };
         let share = |pages: u64| {
@@ -64,7 +64,7 @@ impl Alive {
         };
         let skip = u64::from(run.skip);
         let first = share(skip).checked_div(GRAIN).unwrap_or(0);
-        let last = share(skip.saturating_add(u64::from(run.pages))).div_ceil(GRAIN);
+        let last = share(skip.saturating_add(u64::from(run.pages))).div_ceil(GRAIN).max(first.saturating_add(1));
         for bit in first..last {
             if let Some(word) = words.get_mut(len(bit.checked_div(64).unwrap_or(0))) {
                 *word |= 1 << (bit & 63);
@@ -214,5 +214,71 @@ impl Batch {
             packer.ledger.put(space, PageRunEntry { address: run.address, pages: run.pages, skip: run.skip, ..stored });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hdcr_layout::PAGE_SIZE;
+
+    use super::*;
+    use crate::compress::Compression;
+    use crate::ledger::Ledger;
+    use crate::memory::MemoryImage;
+    use crate::name::{ImageId, PartName};
+    use crate::pages::PageWriter;
+    use crate::segments::Segments;
+
+    /// Many pages of few stored bytes.
+    fn run(skip: u16, pages: u32) -> PageRunEntry {
+        PageRunEntry {
+            address: 0,
+            offset: 10 * GRAIN,
+            generation: 1,
+            xxh3: 0,
+            pages,
+            segment: 3,
+            length: 20,
+            codec: Codec::Zstd,
+            stored: 256,
+            skip,
+            reserved: 0,
+        }
+    }
+
+    /// Also where its share of the stored bytes is less than one, and lies where a grain begins.
+    #[test]
+    fn a_page_in_use_keeps_its_segment() {
+        let facts = SegmentFacts { number: 3, generation: 1, size: 20 * GRAIN, image: ImageId([1; 16]) };
+        for (skip, pages) in [(0, 1), (5, 1), (255, 1), (0, 256)] {
+            let mut alive = Alive::new(&[facts]);
+            alive.mark(&run(skip, pages));
+            assert_eq!(alive.bytes(3), Some(GRAIN), "{skip} {pages}");
+        }
+    }
+
+    /// Whatever went wrong before: an image of which pages are lost is not made.
+    #[test]
+    fn a_segment_that_is_named_is_there() {
+        let named = |run: PageRunEntry, base: Option<PageRunEntry>| {
+            let mut sink = MemoryImage::new().sink(ImageId([1; 16]));
+            let ledger = Ledger::first(&mut sink).unwrap();
+            let mut packer = Packer::new(Compression::None, Segments::first(), ledger).unwrap();
+            let stored = packer.store(&mut sink, &[1; PAGE]).unwrap();
+            packer.ledger.put(1, PageRunEntry { address: PAGE_SIZE, ..stored });
+            packer.ledger.put(1, run);
+            packer.bases.extend(base.map(|base| (identity(&run), base)));
+            PageWriter::new(packer, Some(Upkeep::default())).finish(&mut sink).map(|_| ())
+        };
+        let whole = PageRunEntry { offset: 64, pages: 1, segment: 0, length: 1, stored: 1, skip: 0, ..run(0, 1) };
+        let lines = PageRunEntry { codec: Codec::Delta, ..whole };
+        named(whole, None).unwrap();
+        named(lines, Some(whole)).unwrap();
+        let elsewhere = PageRunEntry { segment: 3, ..whole };
+        for (run, base) in [(elsewhere, None), (lines, Some(elsewhere)), (lines, None)] {
+            let refused = named(run, base).unwrap_err();
+            let part = PartName::Pages(if base.is_none() { run.segment } else { 3 });
+            assert!(matches!(&refused, ImageError::Corrupt { part: named, .. } if *named == part), "{refused}");
+        }
     }
 }
