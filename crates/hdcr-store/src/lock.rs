@@ -74,17 +74,55 @@ pub(crate) fn is_taken_now(file: &File, path: &Path) -> Result<bool, StoreError>
     }
 }
 
-/// Keeps a part from being written over, together with others who do. An error of kind `NotFound` says that it is being
-/// written over already: its image is gone.
+/// Keeps a part from being written over, together with others who do. Whoever goes on with it may have it for himself for a
+/// moment, which is waited for. An error of kind `NotFound` says that it is being written over already: its image is gone.
 pub(crate) fn hold(file: &File, path: &Path) -> Result<(), StoreError> {
-    match file.try_lock_shared() {
-        // Where a file system has no locks, nothing is written over either.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(failed("opening", path, io::ErrorKind::NotFound.into())),
+    hold_after(file, path, || thread::sleep(PAUSE))
+}
+
+fn hold_after(file: &File, path: &Path, mut pause: impl FnMut()) -> Result<(), StoreError> {
+    for _ in 0..TRIES {
+        match file.try_lock_shared() {
+            // Where a file system has no locks, nothing is written over either.
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok(()),
+            Err(TryLockError::WouldBlock) if is_at(file, path) => pause(),
+            Err(TryLockError::WouldBlock) => return Err(failed("opening", path, io::ErrorKind::NotFound.into())),
+        }
     }
+    Err(StoreError::Busy { subject: path.display().to_string() })
 }
 
 /// Gives up the lock of a file that stays open.
 pub(crate) fn let_go(file: &File, path: &Path) -> Result<(), StoreError> {
     file.unlock().map_err(|error| failed("unlocking", path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever goes on with a part has its lock for himself for a moment; its image is there all the time.
+    #[test]
+    fn a_part_that_is_there_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pages-0");
+        let writer = File::create(&path).unwrap();
+        writer.lock().unwrap();
+        let reader = File::open(&path).unwrap();
+        let mut pauses = 0;
+        let held = hold_after(&reader, &path, || {
+            pauses += 1;
+            if pauses == 3 {
+                writer.unlock().unwrap();
+            }
+        });
+        assert!(held.is_ok() && pauses == 3, "{held:?} {pauses}");
+        reader.unlock().unwrap();
+        writer.lock().unwrap();
+        let held = hold_after(&reader, &path, || ());
+        assert!(matches!(held, Err(StoreError::Busy { .. })), "{held:?}");
+        // It goes into the pool while it is waited for.
+        let held = hold_after(&reader, &path, || std::fs::rename(&path, directory.path().join("free")).unwrap());
+        assert_eq!(held.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
 }
