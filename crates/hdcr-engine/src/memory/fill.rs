@@ -156,6 +156,12 @@ impl Layout {
         }
     }
 
+    /// Whether the first pass leaves all of these pages out.
+    fn leaves_out(&self, pages: &Range<u64>) -> bool {
+        let index = self.elsewhere.partition_point(|range| range.end <= pages.start);
+        self.elsewhere.get(index).is_some_and(|range| range.start <= pages.start && pages.end <= range.end)
+    }
+
     /// The parts of some pages that are put in by a pass, in order.
     fn stretches(&self, pages: &Range<u64>, pass: Pass) -> Vec<Range<u64>> {
         if pass == Pass::Sparse {
@@ -177,7 +183,13 @@ pub(crate) fn fill(pages: &Pages<'_>, targets: &[Target<'_>], pass: Pass) -> Res
     for target in targets {
         let runs = image.runs(target.layout.space);
         let has_part = |group: &Range<usize>| {
-            let mut runs = runs.get(group.clone()).unwrap_or_default().iter().filter(|run| !run.is_zero());
+            let runs = runs.get(group.clone()).unwrap_or_default();
+            // Memory that comes later may be most of an image, in many runs.
+            let whole = runs.first().zip(runs.last()).map(|(first, last)| first.address()..last.range().end);
+            if pass == Pass::Sparse && whole.is_some_and(|whole| target.layout.leaves_out(&whole)) {
+                return false;
+            }
+            let mut runs = runs.iter().filter(|run| !run.is_zero());
             runs.any(|run| !target.layout.stretches(&run.range(), pass).is_empty())
         };
         let groups = image.groups(target.layout.space).into_iter().filter(has_part);
@@ -252,6 +264,7 @@ mod tests {
         let layout = layout_with(&[10..20, 30..40]);
         for pages in [0..5, 0..10, 0..50, 12..15, 15..35, 10..20, 20..30, 35..60] {
             let mut all = layout.stretches(&pages, Pass::Sparse);
+            assert_eq!(layout.leaves_out(&pages), all.is_empty() && !pages.is_empty(), "{pages:?}");
             assert!(all.iter().all(|part| layout_with(&layout.dense).stretches(part, Pass::Dense).is_empty()));
             all.extend(layout.stretches(&pages, Pass::Dense));
             let mut bytes: Vec<u64> = all.into_iter().flatten().collect();

@@ -92,8 +92,8 @@ fn is_plain(mm: &StoredMm, mapping: &Mapping, always_huge: bool) -> bool {
         && !places.any(|place| (mapping.start..mapping.end).contains(place))
 }
 
-/// Whether a mapping is accounted for though it cannot be written: made again, it is so only as long as it is one with
-/// neighbours that have pages (mm/mprotect.c).
+/// Whether a mapping is accounted for though it cannot be written: made again without a page of its own, it is so only when
+/// it was one with neighbours that have pages (mm/mprotect.c).
 fn keeps_account(mapping: &Mapping) -> bool {
     mapping.vm_flags & bit(*b"ac") != 0 && mapping.prot & libc::PROT_WRITE.cast_unsigned() == 0
 }
@@ -111,7 +111,8 @@ pub(crate) fn choose(image: &ImageReader, mm: &StoredMm, lazy: Lazy, always_huge
         within(runs, range).iter().filter(|run| !run.is_zero()).map(PageRun::size).sum()
     };
     let rows = rows(&mm.mappings);
-    let plain = rows.into_iter().filter(|row| !row.iter().any(keeps_account));
+    let needs_row = |mapping: &Mapping| keeps_account(mapping) && stored(&(mapping.start..mapping.end)) == 0;
+    let plain = rows.into_iter().filter(|row| !row.iter().any(needs_row));
     let plain = plain.flatten().filter(|mapping| is_plain(mm, mapping, always_huge));
     let sized = plain.map(|mapping| mapping.start..mapping.end).map(|range| (stored(&range), range));
     let chosen: Vec<_> = sized.filter(|(size, _)| *size >= lazy.least_of_mapping()).collect();

@@ -23,6 +23,14 @@ const NEAR: u64 = 64 << 10;
 /// How long those wait who can do nothing now.
 const PAUSE: Duration = Duration::from_micros(200);
 
+/// How much of what was read is put in for a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Much {
+    /// What lies near it: before the release nobody waits for more.
+    Near,
+    All,
+}
+
 /// The address spaces that are being filled.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -105,7 +113,7 @@ impl Server {
             drop(all);
             let mut later = Vec::new();
             for (place, page) in waiting.drain(..) {
-                if self.answer(&place, page, &mut buffers)? == Went::Later {
+                if self.answer(&place, page, Much::All, &mut buffers)? == Went::Later {
                     later.push((place, page));
                 } else {
                     self.faults.fetch_add(1, Ordering::Relaxed);
@@ -137,7 +145,7 @@ impl Server {
     }
 
     /// Puts in the page that somebody waits for, with its neighbours.
-    fn answer(&self, place: &Place, page: u64, buffers: &mut GroupBuffers) -> Result<Went> {
+    fn answer(&self, place: &Place, page: u64, much: Much, buffers: &mut GroupBuffers) -> Result<Went> {
         let _urgent = place.urgent();
         let Some(missing) = place.missing_at(page) else { return place.put_zeros(page, None) };
         let from = missing.from.saturating_add(page.saturating_sub(missing.at.start));
@@ -147,7 +155,9 @@ impl Server {
         let Some((first, bytes)) = read.first().copied() else { return Ok(Went::Done) };
         let run = first..first.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
         let near = (from / NEAR * NEAR).max(run.start)..(from / NEAR * NEAR).saturating_add(NEAR).min(run.end);
-        for part in [near.clone(), near.end..run.end, run.start..near.start] {
+        let next = if much == Much::All { run.end } else { near.end };
+        let others = [near.end..run.end, run.start..near.start];
+        for part in std::iter::once(near).chain(others).take(if much == Much::All { 3 } else { 1 }) {
             let offset = |address: u64| usize::try_from(address.saturating_sub(first)).unwrap_or(usize::MAX);
             let bytes = bytes.get(offset(part.start)..offset(part.end)).unwrap_or_default();
             let at = part.start.wrapping_add(shift)..part.end.wrapping_add(shift);
@@ -155,7 +165,7 @@ impl Server {
                 return Ok(Went::Later);
             }
         }
-        place.look_near(run.end.wrapping_add(shift));
+        place.look_near(next.wrapping_add(shift));
         Ok(Went::Done)
     }
 
@@ -166,7 +176,7 @@ impl Server {
         let mut buffers = GroupBuffers::default();
         for address in addresses {
             let page = address / PAGE * PAGE;
-            if place.missing_at(page).is_some() && self.answer(&place, page, &mut buffers)? == Went::Later {
+            if place.missing_at(page).is_some() && self.answer(&place, page, Much::Near, &mut buffers)? == Went::Later {
                 let what = "a tree in the making changed its memory".to_owned();
                 return Err(Error::Changed { subject: format!("process {pid}"), what });
             }
