@@ -237,20 +237,30 @@ impl Server {
 
     fn fill_group(&self, place: &Place, taken: &Missing, buffers: &mut GroupBuffers, meter: &Meter) -> Result<Went> {
         let (group, _) = self.group_at(place.space, taken.from);
-        let shift = taken.at.start.wrapping_sub(taken.from);
+        let place_of = |pages: Range<u64>| {
+            let shift = taken.at.start.wrapping_sub(taken.from);
+            Missing { at: pages.start.wrapping_add(shift)..pages.end.wrapping_add(shift), from: pages.start }
+        };
+        // Between what is stored, pages are zeros. Only those: what was moved away and back meanwhile is still missing.
+        let mut before = taken.from;
         for (first, bytes) in self.image.read_group(place.space, group, buffers)? {
             while place.is_urgent() && !self.has_ended() {
                 std::thread::yield_now();
             }
             let end = first.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
-            let wanted = Missing { at: first.wrapping_add(shift)..end.wrapping_add(shift), from: first };
-            if place.put(&wanted, bytes)? == Went::Later {
+            if before < first {
+                place.leave_out(&place_of(before..first));
+            }
+            if place.put(&place_of(first..end), bytes)? == Went::Later {
                 return Ok(Went::Later);
             }
+            before = end;
             meter.add(bytes.len());
         }
-        // Between what is stored, pages are zeros.
-        place.leave_out(taken);
+        if before == taken.from {
+            // Nothing is stored from here on.
+            place.leave_out(taken);
+        }
         Ok(Went::Done)
     }
 
