@@ -13,7 +13,6 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::failure::{Failure, Result};
 use crate::kinds;
-use crate::parts::micros;
 use crate::standby::Standby;
 use crate::task::Filled;
 
@@ -116,3 +115,8 @@ fn leave_command() {
 
 /// How long a worker may be silent about the end of its filling when the program was killed.
 pub(crate) const LAST_WORD: Duration = Duration::from_secs(2);
+
+/// Microseconds of a duration.
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

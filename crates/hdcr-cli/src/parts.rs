@@ -25,7 +25,7 @@ use hdcr_store::{DirectorySink, DirectoryStore, Durability, Entry, FileSink, Sel
 
 use crate::busy::{self, AtWork};
 use crate::failure::{Failure, Obstacle, Result};
-use crate::filling::{self, Unfilled};
+use crate::filling::{self, Unfilled, micros};
 use crate::job::{is_at, make_private};
 use crate::kinds::{self, PathMap, Then};
 use crate::machine;
@@ -591,11 +591,6 @@ fn obstacle(refusal: &hdcr_engine::error::Refusal) -> Obstacle {
         cause: refusal.cause.clone(),
         remedy: refusal.remedy.clone(),
     }
-}
-
-/// Microseconds of a duration.
-pub(crate) fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The refusals of the engine as they are told.
