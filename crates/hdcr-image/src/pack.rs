@@ -1,6 +1,6 @@
 //! Where pages end up: compressed, appended to a segment, named by the index.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use hdcr_layout::{Codec, Layout, PageRunEntry};
 use xxhash_rust::xxh3::xxh3_64;
@@ -15,7 +15,7 @@ use crate::name::PartName;
 use crate::number::len;
 use crate::reader::{Identity, check_sum, identity, plain_size, unpack};
 use crate::segments::Segments;
-use crate::sink::Sink;
+use crate::sink::{ReadPart, Sink};
 use crate::workers::Packed;
 
 pub(crate) const PAGE: usize = 4096;
@@ -27,6 +27,40 @@ pub(crate) struct Packer {
     pub(crate) ledger: Ledger,
     /// What each run of changed lines changes.
     pub(crate) bases: Bases,
+    readers: Readers,
+    /// The whole pages that were read last of those that changed lines are about.
+    whole: Option<(Identity, Vec<u8>)>,
+}
+
+/// Segments that are being read, last used first.
+#[derive(Default)]
+struct Readers {
+    open: VecDeque<(u32, Box<dyn ReadPart>)>,
+}
+
+/// As many are kept open.
+const READERS: usize = 4;
+
+impl Readers {
+    /// The stored bytes of a run, checked.
+    fn read(&mut self, sink: &dyn Sink, run: &PageRunEntry) -> Result<Vec<u8>, ImageError> {
+        let mut stored = vec![0; len(u64::from(run.length))];
+        let known = self.open.iter().position(|(number, _)| *number == run.segment);
+        let known = known.and_then(|at| self.open.remove(at));
+        let part = match known {
+            // What grows may have been opened before the run was there.
+            Some((_, part)) if part.read_at(run.offset, &mut stored).is_ok() => part,
+            _ => {
+                let part = sink.reader(PartName::Pages(run.segment))?;
+                part.read_at(run.offset, &mut stored)?;
+                part
+            }
+        };
+        self.open.push_front((run.segment, part));
+        self.open.truncate(READERS);
+        check_sum(run, &stored)?;
+        Ok(stored)
+    }
 }
 
 pub(crate) type Bases = BTreeMap<Identity, PageRunEntry>;
@@ -88,7 +122,8 @@ impl Changes {
 
 impl Packer {
     pub(crate) fn new(compression: Compression, segments: Segments, ledger: Ledger) -> Result<Self, ImageError> {
-        Ok(Self { compressor: Compressor::new(compression)?, segments, ledger, bases: Bases::new() })
+        let (compressor, bases, readers) = (Compressor::new(compression)?, Bases::new(), Readers::default());
+        Ok(Self { compressor, segments, ledger, bases, readers, whole: None })
     }
 
     /// Goes on with changed lines that there are.
@@ -132,17 +167,22 @@ impl Packer {
     /// Reads all pages that were stored together with a run back.
     pub(crate) fn read(&mut self, sink: &dyn Sink, run: &PageRunEntry) -> Result<Vec<u8>, ImageError> {
         self.segments.flush()?;
-        let stored = read_stored(sink, run)?;
+        let stored = self.readers.read(sink, run)?;
         if !is_delta(run) {
             return unpacked(run, stored);
         }
-        let lost = || lost(run);
-        let base = self.bases.get(&identity(run)).ok_or_else(lost)?;
-        let pages = unpacked(base, read_stored(sink, base)?)?;
+        let base = self.bases.get(&identity(run)).ok_or_else(|| lost(run))?;
+        let known = self.whole.take().filter(|(of, _)| *of == identity(base));
+        let whole = match known {
+            Some((_, whole)) => whole,
+            None => unpacked(base, self.readers.read(sink, base)?)?,
+        };
         let start = usize::from(base.skip).saturating_mul(PAGE);
-        let mut pages = pages.get(start..start.saturating_add(plain_size(run))).unwrap_or_default().to_vec();
+        let pages = whole.get(start..start.saturating_add(plain_size(run))).map(<[u8]>::to_vec);
+        let mut pages = pages.ok_or_else(|| lost(run))?;
+        self.whole = Some((identity(base), whole));
         delta::apply(run, &stored, &mut pages)?;
-        if pages.len() == plain_size(run) { Ok(pages) } else { Err(lost()) }
+        Ok(pages)
     }
 }
 
@@ -167,14 +207,6 @@ fn place(
         skip: 0,
         reserved: 0,
     })
-}
-
-fn read_stored(sink: &dyn Sink, run: &PageRunEntry) -> Result<Vec<u8>, ImageError> {
-    let part = sink.reader(PartName::Pages(run.segment))?;
-    let mut stored = vec![0; len(u64::from(run.length))];
-    part.read_at(run.offset, &mut stored)?;
-    check_sum(run, &stored)?;
-    Ok(stored)
 }
 
 fn unpacked(run: &PageRunEntry, stored: Vec<u8>) -> Result<Vec<u8>, ImageError> {

@@ -2,11 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "tests may fail by panic")]
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use hdcr_image::{
     Chain, Compression, ErrorClass, ImageError, ImageId, ImageReader, ImageWriter, LogFacts, Manifest, MemoryImage,
-    MemorySource, Options, PAGE_SIZE, PartName, sample,
+    MemorySink, MemorySource, Options, PAGE_SIZE, PartName, ReadPart, Sink, SnapshotId, StoreError, WritePart, sample,
 };
 use hdcr_layout::{Codec, Header, Layout, LogRecord, PageRunEntry, PartKind};
 use proptest::prelude::*;
@@ -361,6 +362,73 @@ fn a_long_log_is_begun_anew() {
         }
     }
     assert!(longest < 4500 * 64 && number > 0, "{longest} {number}");
+}
+
+/// A sink that counts how often a part of it is opened to be read.
+#[derive(Debug)]
+struct Counting(MemorySink, Arc<AtomicUsize>);
+
+impl Sink for Counting {
+    fn snapshot(&self) -> &SnapshotId {
+        self.0.snapshot()
+    }
+
+    fn part(&mut self, name: PartName) -> Result<Box<dyn WritePart>, StoreError> {
+        self.0.part(name)
+    }
+
+    fn share(&mut self, base: &SnapshotId, name: PartName) -> Result<(), StoreError> {
+        self.0.share(base, name)
+    }
+
+    fn extend(&mut self, base: &SnapshotId, name: PartName, at: u64) -> Result<Box<dyn WritePart>, StoreError> {
+        self.0.extend(base, name, at)
+    }
+
+    fn reader(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.reader(name)
+    }
+
+    fn persist(&mut self, manifest: &[u8]) -> Result<(), StoreError> {
+        self.0.persist(manifest)
+    }
+
+    fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        Box::new(self.0).commit()
+    }
+
+    fn abort(self: Box<Self>) -> Result<(), StoreError> {
+        Box::new(self.0).abort()
+    }
+}
+
+/// What is left of a segment is read piece by piece, and the segment is opened once.
+#[test]
+fn a_segment_is_opened_once_to_be_written_anew() {
+    let image = MemoryImage::new();
+    let mut expected: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let mut write = |writer: &mut ImageWriter, at: u64, byte: u8| {
+        writer.pages(1, at * PAGE_SIZE, &page(byte)).unwrap();
+        expected.insert(at, page(byte));
+    };
+    let mut writer = ImageWriter::first(Box::new(image.sink(sample::IMAGE)), Options::default()).unwrap();
+    (0..200).step_by(2).for_each(|at| write(&mut writer, at, 0));
+    let mut chain = writer.finish(sample::facts()).unwrap().chain.unwrap();
+    let mut opened = Vec::new();
+    for round in 1..=4_u8 {
+        let count = Arc::new(AtomicUsize::new(0));
+        let sink = Counting(image.sink(ImageId([round; 16])), Arc::clone(&count));
+        let writer = ImageWriter::onto(Box::new(sink), Options::default(), chain, &[1]).unwrap();
+        let mut writer = writer.with_segments_of(128 << 10);
+        // Pages of which a few lines change, each time others of them, and some that stay.
+        (0..200).step_by(2).filter(|at| at % 10 > 2).for_each(|at| write(&mut writer, at, round));
+        chain = writer.finish(sample::facts()).unwrap().chain.unwrap();
+        opened.push(count.load(Ordering::Relaxed));
+    }
+    let pages = read(&image.parts().unwrap()).unwrap();
+    assert!(pages.iter().all(|((_, at), page)| expected[&(at / PAGE_SIZE)] == *page) && pages.len() == expected.len());
+    assert!(opened.iter().any(|count| *count > 0) && opened.iter().all(|count| *count <= 4), "{opened:?}");
 }
 
 proptest! {
