@@ -2,8 +2,9 @@
 //!
 //! Whoever writes to a store says what is executed as whom: its images hold memory and credentials, its records name
 //! processes to be killed, its journals name files to be overwritten, and a link in it leads whatever is written or removed
-//! elsewhere. So all of it has to belong to this user or to root, and nobody else may write to it. What only looks (`list`,
-//! `show`, `verify`, `check`) takes every byte for hostile anyway and asks for nothing.
+//! elsewhere. So all of it has to belong to this user or to root, and nobody else may write to it; but for the files that a
+//! roll-back has put aside, which keep their owners. What only looks (`list`, `show`, `verify`, `check`) takes every byte for
+//! hostile anyway and asks for nothing.
 
 use std::fs::{self, Metadata};
 use std::io::ErrorKind;
@@ -13,8 +14,9 @@ use std::path::Path;
 use crate::failure::{Failure, Result};
 use crate::task::Place;
 
-/// Directories of a store, and how many levels below each are looked at: what a roll-back keeps has the owners of the files.
-const PARTS: [(&str, u32); 3] = [("jobs", 2), (".jobs", 1), (".rollback", 1)];
+/// Directories of a store, and how many levels below each are looked at: down to the parts of an image, and not at what a
+/// roll-back keeps, which has the owners of the files.
+const PARTS: [(&str, u32); 3] = [("jobs", 3), (".jobs", 1), (".rollback", 1)];
 const STICKY: u32 = 0o1000;
 
 /// Who asks.
@@ -47,13 +49,76 @@ impl User {
     }
 }
 
-fn refused(code: &str, what: &str, remedy: &str) -> Failure {
-    Failure::refused(code, format!("{what}: whoever that is could act with your rights"))
-        .remedy(format!("{remedy}; --trust-store when you trust them that far"))
+/// What is looked at, and what is said when it is not to be trusted.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    what: &'static str,
+    code: &'static str,
+    remedy: &'static str,
 }
 
-fn refused_store(what: &str) -> Failure {
-    refused("store-owner", what, "make the store your own (chown, chmod go-w), or take another --store")
+const STORE: Kind = Kind {
+    what: "store",
+    code: "store-owner",
+    remedy: "make the store your own (chown -R, chmod -R go-w) in a directory of your own, or take another --store",
+};
+
+const IMAGE: Kind = Kind {
+    what: "image",
+    code: "image-owner",
+    remedy: "restore it as that user, or take a copy of your own (cp -r, not cp -a) in a directory of your own",
+};
+
+impl Kind {
+    fn refused(self, what: &str) -> Failure {
+        Failure::refused(self.code, format!("{what}: whoever that is could act with your rights"))
+            .remedy(format!("{}; --trust-store when you trust them that far", self.remedy))
+    }
+
+    /// The directories above, by the name that was given and by where it leads.
+    fn above(self, own: User, path: &Path) -> Result<()> {
+        let whole = fs::canonicalize(path).ok();
+        let ways = [Some(path), whole.as_deref()].into_iter().flatten();
+        match ways.flat_map(|way| way.ancestors().skip(1)).find_map(|above| own.doubt_above(above)) {
+            Some(doubt) => Err(self.refused(&format!("the {} {} lies where {doubt}", self.what, path.display()))),
+            None => Ok(()),
+        }
+    }
+
+    /// Itself; and the link that its name is.
+    fn itself(self, own: User, path: &Path) -> Result<()> {
+        let found = [fs::symlink_metadata(path), fs::metadata(path)];
+        match found.into_iter().flatten().find_map(|found| own.doubt(path, &found)) {
+            Some(doubt) => Err(self.refused(&format!("the {} {doubt}", self.what))),
+            None => Ok(()),
+        }
+    }
+
+    /// Something in it, and what is below that.
+    fn inside(self, own: User, path: &Path, depth: u32) -> Result<()> {
+        let found = match fs::symlink_metadata(path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Failure::system(format_args!("looking at {}", path.display()))(error)),
+        };
+        if let Some(doubt) = own.doubt(path, &found) {
+            return Err(self.refused(&format!("in the {}, {doubt}", self.what)));
+        }
+        if found.is_symlink() {
+            return Err(self.refused(&format!("in the {}, {} is a link", self.what, path.display())));
+        }
+        if depth == 0 || !found.is_dir() { Ok(()) } else { self.below(own, path, depth) }
+    }
+
+    /// What is in a directory.
+    fn below(self, own: User, path: &Path, depth: u32) -> Result<()> {
+        let entries = match fs::read_dir(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(Failure::system(format_args!("reading {}", path.display())))?,
+        };
+        let depth = depth.saturating_sub(1);
+        entries.flatten().try_for_each(|entry| self.inside(own, &entry.path(), depth))
+    }
 }
 
 /// Refuses a store that others may have written, unless the user says that they are trusted.
@@ -63,60 +128,23 @@ pub(crate) fn store(root: &Path, is_trusted: bool) -> Result<()> {
         return Ok(());
     }
     if own.0 == 0 {
-        let whole = fs::canonicalize(root).ok();
-        let ways = [Some(root), whole.as_deref()].into_iter().flatten();
-        if let Some(doubt) = ways.flat_map(|way| way.ancestors().skip(1)).find_map(|above| own.doubt_above(above)) {
-            return Err(refused_store(&format!("the store {} lies where {doubt}", root.display())));
-        }
+        STORE.above(own, root)?;
     }
-    let Ok(found) = fs::metadata(root) else { return Ok(()) };
-    if let Some(doubt) = own.doubt(root, &found) {
-        return Err(refused_store(&format!("the store {doubt}")));
-    }
-    for (part, depth) in PARTS {
-        inside(own, &root.join(part), depth)?;
-    }
-    Ok(())
+    STORE.itself(own, root)?;
+    PARTS.into_iter().try_for_each(|(part, depth)| STORE.inside(own, &root.join(part), depth))
 }
 
-/// Something in a store, and what is below it.
-fn inside(own: User, path: &Path, depth: u32) -> Result<()> {
-    let found = match fs::symlink_metadata(path) {
-        Ok(found) => found,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Failure::system(format_args!("looking at {}", path.display()))(error)),
-    };
-    if let Some(doubt) = own.doubt(path, &found) {
-        return Err(refused_store(&format!("in the store, {doubt}")));
-    }
-    if found.is_symlink() {
-        let what = format!("in the store, {} is a link", path.display());
-        return Err(refused_store(&what));
-    }
-    if depth == 0 || !found.is_dir() {
-        return Ok(());
-    }
-    let entries = match fs::read_dir(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        other => other.map_err(Failure::system(format_args!("reading {}", path.display())))?,
-    };
-    entries.flatten().try_for_each(|entry| inside(own, &entry.path(), depth - 1))
-}
-
-/// Refuses, for root, an image by path that somebody else may have written: it says whose rights its processes have. An
-/// ordinary user's restore gives no rights but that user's own.
+/// Refuses, for root, an image by path that somebody else may have written, or can put another one in the place of: it says
+/// whose rights its processes have. An ordinary user's restore gives no rights but that user's own.
 pub(crate) fn image(place: &Place, is_trusted: bool) -> Result<()> {
     let Place::Path(path) = place else { return Ok(()) };
     let own = User(rustix::process::geteuid().as_raw());
-    let doubt = fs::metadata(path).ok().and_then(|found| own.doubt(path, &found));
-    match doubt {
-        Some(doubt) if own.0 == 0 && !is_trusted => Err(refused(
-            "image-owner",
-            &format!("the image {doubt}"),
-            "restore it as that user, or make it your own (a copy, chown, chmod go-w)",
-        )),
-        Some(_) | None => Ok(()),
+    if own.0 != 0 || is_trusted {
+        return Ok(());
     }
+    IMAGE.above(own, path)?;
+    IMAGE.itself(own, path)?;
+    if path.is_dir() { IMAGE.below(own, path, 1) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -139,7 +167,7 @@ mod tests {
         let root = folder.path().join("store");
         assert_eq!(code(&root), None, "none yet");
         let refused = Some("store-owner".to_owned());
-        for directory in ["", "jobs", "jobs/sim", "jobs/sim/1", ".jobs", ".rollback/sim"] {
+        for directory in ["", "jobs", "jobs/sim", "jobs/sim/1", "jobs/sim/.free", ".jobs", ".rollback/sim"] {
             let directory = root.join(directory);
             fs::create_dir_all(&directory).unwrap();
             for path in directory.ancestors().take_while(|path| path.starts_with(&root)) {
@@ -154,6 +182,12 @@ mod tests {
         fs::write(root.join(".jobs/sim.json"), "{}").unwrap();
         mode(&root.join(".jobs/sim.json"), 0o600);
         assert_eq!(code(&root), None);
+        let part = root.join("jobs/sim/1/pages-0");
+        fs::write(&part, "").unwrap();
+        mode(&part, 0o602);
+        assert_eq!(code(&root), refused);
+        mode(&part, 0o600);
+        assert_eq!(code(&root), None);
         symlink("/", root.join("jobs/link")).unwrap();
         assert_eq!(code(&root), refused);
     }
@@ -166,21 +200,41 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let (root, file) = (folder.path().join("store"), folder.path().join("image"));
+        let directory = folder.path().join("images/last");
         fs::create_dir_all(root.join(".jobs")).unwrap();
+        fs::create_dir_all(&directory).unwrap();
+        let part = directory.join("pages-0");
         fs::write(&file, "").unwrap();
-        let place = Place::Path(file.clone());
-        assert_eq!((code(&root), image(&place, false)), (None, Ok(())));
-        for path in [root.join(".jobs"), root.clone(), folder.path().to_owned(), file] {
-            chown(&path, Some(65534), None).unwrap();
-            let found = (code(&root), image(&place, false).err().map(|failure| failure.code));
-            let expected = if path == *folder.path() || path.starts_with(&root) {
-                (Some("store-owner".to_owned()), None)
-            } else {
-                (None, Some("image-owner".to_owned()))
-            };
-            assert_eq!(found, expected, "{}", path.display());
-            assert!(store(&root, true).is_ok() && image(&place, true).is_ok());
-            chown(&path, Some(0), None).unwrap();
+        fs::write(&part, "").unwrap();
+        let images = [Place::Path(file.clone()), Place::Path(directory.clone())];
+        let codes = || {
+            let of = |place: &Place| image(place, false).err().map(|failure| failure.code);
+            (code(&root), of(&images[0]), of(&images[1]))
+        };
+        assert_eq!(codes(), (None, None, None));
+        let around = folder.path().to_owned();
+        let all = [&root.join(".jobs"), &root, &around, &file, &part, &directory, &folder.path().join("images")];
+        for path in all {
+            chown(path, Some(65534), None).unwrap();
+            let has = |of: &Path| path.starts_with(of) || of.starts_with(path);
+            let expected = |of: &Path, code: &str| has(of).then(|| code.to_owned());
+            let image_code = |of| expected(of, "image-owner");
+            assert_eq!(
+                codes(),
+                (expected(&root, "store-owner"), image_code(&file), image_code(&directory)),
+                "{}",
+                path.display()
+            );
+            assert!(store(&root, true).is_ok() && images.iter().all(|place| image(place, true).is_ok()));
+            chown(path, Some(0), None).unwrap();
         }
+        // A part that leads elsewhere, and a name that somebody else can let lead elsewhere.
+        let link = around.join("link");
+        symlink(&directory, &link).unwrap();
+        assert_eq!(image(&Place::Path(link.clone()), false), Ok(()));
+        std::os::unix::fs::lchown(&link, Some(65534), None).unwrap();
+        assert_eq!(image(&Place::Path(link), false).unwrap_err().code, "image-owner");
+        symlink(&file, directory.join("pages-1")).unwrap();
+        assert_eq!(codes().2.as_deref(), Some("image-owner"));
     }
 }
