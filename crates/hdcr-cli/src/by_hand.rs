@@ -31,8 +31,17 @@ pub(crate) fn path(store: &Path, name: &JobName) -> PathBuf {
     store.join(".jobs").join(format!("{name}.restored"))
 }
 
-fn read(store: &Path, name: &JobName) -> Vec<ByHand> {
-    fs::read(path(store, name)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+/// A list that cannot be read is not an empty one: it may name a program that runs.
+fn read(store: &Path, name: &JobName) -> Result<Vec<ByHand>> {
+    let path = path(store, name);
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Failure::system(format_args!("reading {}", path.display())))?,
+    };
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Failure::system(format_args!("reading {}, which names programs of job {name} that run", path.display()))(error)
+            .remedy("see that no program of the job runs any more, and remove that file")
+    })
 }
 
 impl ByHand {
@@ -63,7 +72,11 @@ fn write(store: &Path, name: &JobName, all: &[ByHand]) -> Result<()> {
 pub(crate) fn note(place: &Place, pid: i32, lives: bool) {
     let Place::Store { root, job, number } = place else { return };
     let Ok(name) = JobName::new(job.as_str()) else { return };
-    let mut all = read(root, &name);
+    // One that cannot be read stays, and is told of by whoever asks.
+    let mut all = match read(root, &name) {
+        Ok(all) => all,
+        Err(failure) => return tracing::debug!(%failure, "nobody will know of the restored program"),
+    };
     all.retain(|other| other.pid != pid && (other.lives() || other.host.is_elsewhere()));
     if let (true, Some(born)) = (lives, process::born(pid)) {
         all.push(ByHand { pid, born, number: *number, host: Host::here() });
@@ -75,7 +88,7 @@ pub(crate) fn note(place: &Place, pid: i32, lives: bool) {
 
 /// Refuses a job of which a program that was restored by hand still runs, here or (unless `take_over`) elsewhere.
 pub(crate) fn refuse_beside(store: &Path, name: &JobName, take_over: bool) -> Result<()> {
-    let all = read(store, name);
+    let all = read(store, name)?;
     if let Some(living) = all.iter().find(|other| other.lives()) {
         let ByHand { pid, number, .. } = living;
         let message =
@@ -117,5 +130,13 @@ mod tests {
         assert!(refused.code == "job-elsewhere" && refused.message.contains("far"), "{refused}");
         refuse_beside(store.path(), &name, true).unwrap();
         refuse_beside(store.path(), &name, false).unwrap();
+        // One that lost its end may have named somebody.
+        for cut in ["", &text[..40]] {
+            fs::write(path(store.path(), &name), cut).unwrap();
+            note(&place, own, true);
+            let refused = refuse_beside(store.path(), &name, true).unwrap_err();
+            assert!(refused.message.contains("sim.restored") && refused.remedy.is_some(), "{refused}");
+            assert_eq!(fs::read_to_string(path(store.path(), &name)).unwrap(), cut);
+        }
     }
 }
