@@ -102,9 +102,7 @@ pub(crate) fn alone_in_the_way(refusals: &[Refusal]) -> Option<Failure> {
         return None;
     }
     let first_pid = refusals.iter().find_map(|refusal| refusal.owner.pid)?;
-    // "process N traces it": N is gone with the trace, so it is not asked for again.
-    let tracer = |refusal: &Refusal| refusal.cause.split(' ').nth(1).and_then(|number| number.parse().ok());
-    let mut tracers = refusals.iter().filter_map(tracer).map(is_hdcr);
+    let mut tracers = refusals.iter().map(|refusal| is_hdcr(refusal.owner.tracer?.0));
     let first = tracers.next()??;
     tracers.all(|other| other.is_some()).then(|| refusal(Some(first), first_pid.0))
 }
@@ -114,7 +112,30 @@ mod tests {
     use std::io::{BufRead as _, BufReader};
     use std::process::{Command, Stdio};
 
+    use hdcr_engine::error::Owner;
+
     use super::*;
+
+    /// The tracer is told as a value, whatever the words are, and is another hdcr in the eyes of this one when it is gone.
+    #[test]
+    fn an_hdcr_that_traces_is_alone_in_the_way() {
+        let traced = |code, tracer: Option<i32>| Refusal {
+            code,
+            object: "task".to_owned(),
+            owner: Owner { pid: Some(Pid(17)), tracer: tracer.map(Pid), ..Owner::default() },
+            cause: "somebody traces it".to_owned(),
+            remedy: String::new(),
+        };
+        // No process has this number.
+        let gone = traced("task-traced", Some(i32::MAX));
+        let busy = alone_in_the_way(&[gone.clone(), gone.clone()]).unwrap();
+        assert!(busy.code == BUSY && busy.message.contains(&i32::MAX.to_string()), "{busy}");
+        let other = std::process::id().cast_signed();
+        for more in [traced("task-traced", Some(other)), traced("task-traced", None), traced("seccomp-filter", None)] {
+            assert_eq!(alone_in_the_way(&[gone.clone(), more]), None);
+        }
+        assert_eq!(alone_in_the_way(&[]), None);
+    }
 
     /// Locks do not bind the process that holds them, so another one has to: this test, run once more.
     #[test]

@@ -29,6 +29,8 @@ pub struct Owner {
     pub fd: Option<Fd>,
     /// The path.
     pub path: Option<PathBuf>,
+    /// The thread that traces the process, where that is what stands in the way.
+    pub tracer: Option<Pid>,
 }
 
 /// One thing that stands in the way of a checkpoint or a restore.

@@ -114,7 +114,7 @@ fn too_long(pid: Pid, name: &str) -> Refusal {
     Refusal {
         code: "path-too-long",
         object: format!("path of {name}"),
-        owner: Owner { pid: Some(pid), fd: None, path: None },
+        owner: Owner { pid: Some(pid), ..Owner::default() },
         cause: "it is longer than the kernel can tell".to_owned(),
         remedy: "let the program work in a directory with a shorter path".to_owned(),
     }

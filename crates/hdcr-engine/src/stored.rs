@@ -149,7 +149,7 @@ pub(crate) fn taken(tid: i32, holder: String) -> Refusal {
     Refusal {
         code: "pid-taken",
         object: format!("process number {tid}"),
-        owner: Owner { pid: Some(Pid(tid)), fd: None, path: None },
+        owner: Owner { pid: Some(Pid(tid)), ..Owner::default() },
         cause: holder,
         remedy: "wait until it has ended, or restore with --new-pids".to_owned(),
     }

@@ -324,7 +324,7 @@ fn shared(pid: Pid, name: &str, cause: &str) -> Refusal {
     Refusal {
         code: "task-sharing",
         object: name.to_owned(),
-        owner: Owner { pid: Some(pid), fd: None, path: None },
+        owner: Owner { pid: Some(pid), ..Owner::default() },
         cause: cause.to_owned(),
         remedy: "checkpoint when the task has ended".to_owned(),
     }

@@ -150,8 +150,8 @@ pub(crate) fn obstacle(pid: Pid, line: &MapLine) -> Option<Refusal> {
             object: format!("mapping {:#x}-{:#x}", line.range.start, line.range.end),
             owner: Owner {
                 pid: Some(pid),
-                fd: None,
                 path: (!line.name.is_empty()).then(|| model::path_of(&line.name)),
+                ..Owner::default()
             },
             cause: cause.to_owned(),
             remedy: remedy.to_owned(),

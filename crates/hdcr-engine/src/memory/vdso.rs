@@ -77,7 +77,7 @@ pub(crate) fn refusal(pid: Pid, cause: &str) -> Refusal {
     Refusal {
         code: "vdso-differs",
         object: "vdso".to_owned(),
-        owner: Owner { pid: Some(pid), fd: None, path: None },
+        owner: Owner { pid: Some(pid), ..Owner::default() },
         cause: format!("the kernel gives programs other code (vdso(7)) than at the checkpoint, and {cause}"),
         remedy: "restore on the kernel of the checkpoint (`hdcr show` names it)".to_owned(),
     }

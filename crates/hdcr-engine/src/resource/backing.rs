@@ -24,7 +24,7 @@ fn link(pid: Pid, line: &MapLine) -> PathBuf {
 }
 
 fn owner(pid: Pid, line: &MapLine) -> Owner {
-    Owner { pid: Some(pid), fd: None, path: Some(model::path_of(&line.name)) }
+    Owner { pid: Some(pid), path: Some(model::path_of(&line.name)), ..Owner::default() }
 }
 
 /// Whether a line is of shared anonymous memory, as the kernel names it or as a restore without root has made it.
@@ -158,7 +158,7 @@ pub(crate) fn capture_path(cx: &mut Capture<'_>, pid: Pid, name: &str) -> Result
     let door = procfs::path(pid, name);
     let stat =
         rustix::fs::stat(&door).map_err(Error::system("looking at the program", model::path_of(&link).display()))?;
-    let met = Met { link: &link, stat: &stat, door: Some(door), owner: Owner { pid: Some(pid), fd: None, path: None } };
+    let met = Met { link: &link, stat: &stat, door: Some(door), owner: Owner { pid: Some(pid), ..Owner::default() } };
     Ok(contents::note(cx, &met, Uses { program: true, read: true, ..Uses::default() }))
 }
 

@@ -111,13 +111,13 @@ impl FileKind for Directory {
     fn survey(survey: &mut Survey<'_>, view: &FileView) -> Result<()> {
         let (life, _) = contents::life_of(&view.link, &view.stat);
         if view.stat.st_nlink > 0 && life != Life::Named && !view.link.ends_with(b" (deleted)") {
-            survey.refuse(hidden(&view.link, &Owner { pid: Some(view.pid), fd: Some(view.fd), path: None }));
+            survey.refuse(hidden(&view.link, &Owner { pid: Some(view.pid), fd: Some(view.fd), ..Owner::default() }));
         }
         Ok(())
     }
 
     fn capture(cx: &mut Capture<'_>, view: &FileView, _file: &OwnedFd) -> Result<DirectoryRecord> {
-        let owner = Owner { pid: Some(view.pid), fd: Some(view.fd), path: None };
+        let owner = Owner { pid: Some(view.pid), fd: Some(view.fd), ..Owner::default() };
         let place = note(cx, &view.link, &view.stat, &owner)?;
         Ok(DirectoryRecord { place: place.0, position: view.info.pos, flags: regfile::flags_of(view) })
     }
@@ -145,7 +145,7 @@ pub(crate) fn note_link(cx: &mut Capture<'_>, pid: Pid, name: &str) -> Result<Ob
     let link = crate::procfs::link(pid, name)?;
     let stat = rustix::fs::stat(crate::procfs::path(pid, name))
         .map_err(Error::system("looking at a directory", model::path_of(&link).display()))?;
-    note(cx, &link, &stat, &Owner { pid: Some(pid), fd: None, path: None })
+    note(cx, &link, &stat, &Owner { pid: Some(pid), ..Owner::default() })
 }
 
 /// A descriptor (`O_PATH`) for the directory with an id; it stays ours.

@@ -245,7 +245,7 @@ fn taken(path: &Path) -> Refusal {
     Refusal {
         code: "fifo-replaced",
         object: "FIFO".to_owned(),
-        owner: Owner { pid: None, fd: None, path: Some(path.to_owned()) },
+        owner: Owner { path: Some(path.to_owned()), ..Owner::default() },
         cause: "another file is in its place".to_owned(),
         remedy: "move that file away, or give the path another place with --map-path".to_owned(),
     }

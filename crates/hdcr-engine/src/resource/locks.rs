@@ -200,7 +200,7 @@ fn held(file: &OwnedFd, lock: &Lock, by: Option<i32>) -> Error {
         Some(pid) if pid > 0 => format!("process {pid} holds a lock on the same bytes"),
         _ => "another open file holds a lock on it".to_owned(),
     };
-    let owner = Owner { pid, fd: (lock.fd > 0).then_some(Fd(lock.fd)), path };
+    let owner = Owner { pid, fd: (lock.fd > 0).then_some(Fd(lock.fd)), path, ..Owner::default() };
     Error::refuse(regfile::refuse_path("lock-held", "file lock", owner, &cause, "end the program that holds it"))
 }
 

@@ -63,6 +63,7 @@ impl FileView {
                 pid: Some(self.pid),
                 fd: Some(self.fd),
                 path: Some(crate::model::path_of(&self.link)),
+                ..crate::error::Owner::default()
             },
             cause: cause.to_owned(),
             remedy: remedy.to_owned(),

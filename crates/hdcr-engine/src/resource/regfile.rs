@@ -110,7 +110,7 @@ impl FileKind for RegFile {
         let flags = flags_of(view);
         let stat = rustix::fs::fstat(file)
             .map_err(Error::system("looking at an open file", model::path_of(&view.link).display()))?;
-        let owner = Owner { pid: Some(view.pid), fd: Some(view.fd), path: None };
+        let owner = Owner { pid: Some(view.pid), fd: Some(view.fd), ..Owner::default() };
         let met = Met { link: &view.link, stat: &stat, door: Some(data::door(file)), owner };
         let inode = contents::note(cx, &met, uses(flags));
         Ok(RegFileRecord { inode: inode.0, offset: view.info.pos, flags })

@@ -174,7 +174,7 @@ fn refusals(tid: Tid, record: &CredsRecord, own: &CredsRecord) -> Vec<Refusal> {
     let refusal = |cause| Refusal {
         code: "credentials-beyond-own",
         object: "credentials".to_owned(),
-        owner: Owner { pid: Some(Pid(tid.0)), fd: None, path: None },
+        owner: Owner { pid: Some(Pid(tid.0)), ..Owner::default() },
         cause,
         remedy: "run hdcr as the same user or as root".to_owned(),
     };

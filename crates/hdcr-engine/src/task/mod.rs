@@ -80,7 +80,7 @@ impl TaskView {
         Refusal {
             code,
             object: object.to_owned(),
-            owner: Owner { pid: Some(Pid(self.tid.0)), fd: None, path: None },
+            owner: Owner { pid: Some(Pid(self.tid.0)), ..Owner::default() },
             cause: cause.to_owned(),
             remedy: remedy.to_owned(),
         }

@@ -227,7 +227,7 @@ fn refusal(pid: Pid, timer: &PosixTimer, cause: &str, remedy: &str) -> Refusal {
     Refusal {
         code: "posix-timer",
         object: format!("timer {} of clock {}", timer.id, timer.clock),
-        owner: Owner { pid: Some(pid), fd: None, path: None },
+        owner: Owner { pid: Some(pid), ..Owner::default() },
         cause: cause.to_owned(),
         remedy: remedy.to_owned(),
     }

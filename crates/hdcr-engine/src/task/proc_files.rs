@@ -107,7 +107,7 @@ impl TaskKind for ProcFiles {
         Ok(vec![Refusal {
             code: "oom-score-below-own",
             object: format!("oom_score_adj {}", record.oom_score_adj),
-            owner: Owner { pid: Some(Pid(task.0)), fd: None, path: None },
+            owner: Owner { pid: Some(Pid(task.0)), ..Owner::default() },
             cause: format!("it is below the {own} of this user, which takes CAP_SYS_RESOURCE"),
             remedy: "run hdcr with CAP_SYS_RESOURCE".to_owned(),
         }])

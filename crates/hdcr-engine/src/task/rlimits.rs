@@ -84,7 +84,7 @@ pub(crate) fn check(task: Tid, record: &RlimitsRecord, own: &RlimitsRecord) -> V
     let refusal = |limit: &Limit| Refusal {
         code: "limit-above-own",
         object: format!("limit {:?}", name_of(limit.resource).unwrap_or("?")),
-        owner: Owner { pid: Some(Pid(task.0)), fd: None, path: None },
+        owner: Owner { pid: Some(Pid(task.0)), ..Owner::default() },
         cause: format!(
             "its hard limit {} is above the {} of this user",
             shown(limit.hard),

@@ -191,7 +191,7 @@ impl TaskKind for Sched {
         let refusal = |cause| Refusal {
             code: "scheduling-beyond-own",
             object: "scheduling".to_owned(),
-            owner: Owner { pid: Some(Pid(task.0)), fd: None, path: None },
+            owner: Owner { pid: Some(Pid(task.0)), ..Owner::default() },
             cause,
             remedy: "run hdcr with CAP_SYS_NICE, or raise the limits of nice and real-time priority".to_owned(),
         };

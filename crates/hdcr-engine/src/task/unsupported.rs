@@ -56,7 +56,9 @@ fn from_status(task: &TaskView) -> Vec<Refusal> {
     let foreign = |tracer: &u64| *tracer != 0 && !Path::new(&format!("/proc/self/task/{tracer}")).exists();
     if let Some(tracer) = status.number("TracerPid").filter(foreign) {
         let cause = format!("process {tracer} traces it, and a task has one tracer only");
-        found.push(task.refuse("task-traced", "task", &cause, "detach the debugger (or strace) first"));
+        let mut refusal = task.refuse("task-traced", "task", &cause, "detach the debugger (or strace) first");
+        refusal.owner.tracer = i32::try_from(tracer).ok().map(Pid);
+        found.push(refusal);
     }
     if status.get("x86_Thread_features").is_some_and(|features| !features.is_empty()) {
         let cause = "it runs with a shadow stack, which cannot be made again from outside";
@@ -220,7 +222,7 @@ fn cgroup(survey: &mut Survey<'_>, task: &TaskView) {
         survey.note(Refusal {
             code: "cgroup-restorers",
             object: "control group".to_owned(),
-            owner: Owner { pid: Some(task.pid), fd: None, path: None },
+            owner: Owner { pid: Some(task.pid), ..Owner::default() },
             cause: "the restored program belongs to the control group of the restoring command".to_owned(),
             remedy: "start the restore in the control group that it should have (systemd-run)".to_owned(),
         });
@@ -246,6 +248,7 @@ mod tests {
             [""; 0]
         );
         assert_eq!(codes("Seccomp:\t2\nTracerPid:\t9\n"), ["seccomp-filter", "task-traced"]);
+        assert_eq!(from_status(&view("TracerPid:\t9\n")).pop().unwrap().owner.tracer, Some(Pid(9)));
         assert_eq!(
             codes("untag_mask:\t0x7fff\nx86_Thread_features:\tshstk wrss\n"),
             ["shadow-stack", "tagged-addresses"]

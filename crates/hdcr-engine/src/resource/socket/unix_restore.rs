@@ -163,7 +163,7 @@ fn taken_refusal(place: &std::path::Path, cause: &str) -> Error {
     Error::refuse(Refusal {
         code: "unix-name-taken",
         object: "name of a UNIX socket".to_owned(),
-        owner: Owner { pid: None, fd: None, path: Some(place.to_owned()) },
+        owner: Owner { path: Some(place.to_owned()), ..Owner::default() },
         cause: cause.to_owned(),
         remedy: "end that program or move the file away, or give the path another place with --map-path".to_owned(),
     })
