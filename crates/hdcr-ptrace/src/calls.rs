@@ -32,6 +32,8 @@ const PIECES: usize = 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct Calls {
     pub(crate) steps: Steps,
+    /// Whether calls that are put back can carry since when (`waits`).
+    pub(crate) marks: bool,
 }
 
 /// What an error number of a call on a task means.

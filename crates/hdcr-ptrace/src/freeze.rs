@@ -19,9 +19,9 @@ use hdcr_sys::wait::Seen;
 use nix::errno::Errno;
 
 use crate::calls::{Calls, Patience, failure};
-use crate::repair::repeat_ended_call;
 use crate::tasks;
 use crate::undertaker::Undertaker;
+use crate::waits;
 
 const OPTIONS: i32 = libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACESYSGOOD;
 
@@ -360,7 +360,7 @@ impl<'a> Freezing<'a> {
             };
             if let Some(attached) = self.attached.get_mut(&tid) {
                 attached.stand = Some(stand);
-                return forgive_dead(repeat_ended_call(self.calls, attached.pid, tid));
+                return forgive_dead(waits::repeat_ended_call(self.calls, attached.pid, tid));
             }
             return Ok(());
         }

@@ -25,6 +25,7 @@ use crate::table;
 use crate::timed;
 use crate::tracee::{Place, Tracee};
 use crate::visit::{Job, Threads, Visit};
+use crate::waits;
 use crate::watch::{self, PtraceWatch};
 use crate::{Stragglers, grace};
 
@@ -226,7 +227,7 @@ impl Frozen for PtraceFrozen {
     }
 
     fn regs(&self, tid: Tid) -> Result<Regs> {
-        Ok(self.tracee(tid)?.own.regs)
+        Ok(waits::seen(self.tracee(tid)?))
     }
 
     fn xstate(&self, tid: Tid) -> Result<Vec<u8>> {

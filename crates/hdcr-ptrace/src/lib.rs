@@ -43,6 +43,7 @@ mod tracee;
 mod undertaker;
 mod vdso;
 mod visit;
+mod waits;
 mod watch;
 
 use std::cell::RefCell;
@@ -81,7 +82,7 @@ impl Ptrace {
     /// Probes the kernel and is ready. `faults` is for trials; its default is none.
     pub fn new(faults: Faults) -> Self {
         Self {
-            calls: Calls { steps: Steps::new(faults) },
+            calls: Calls { steps: Steps::new(faults), marks: waits::marks_are_kept() },
             capabilities: probe::capabilities(),
             stragglers: Stragglers::default(),
         }

@@ -39,7 +39,7 @@ fn on_a_clone(found: &mut Capabilities, guardian: BorrowedFd<'_>) {
     let Ok(child) = clone_waiting(0, 0, None, guardian) else {
         return;
     };
-    let calls = Calls { steps: Steps::new(Faults::default()) };
+    let calls = Calls { steps: Steps::new(Faults::default()), marks: false };
     let (pid, tid) = (Pid(child), Tid(child));
     let by = Deadline(Instant::now() + Duration::from_secs(1));
     let with = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_SUSPEND_SECCOMP;

@@ -140,7 +140,7 @@ mod tests {
     use crate::tracee::{Own, Place};
 
     fn calls(fail_at: Option<u64>) -> Calls {
-        Calls { steps: Steps::new(Faults { fail_at, ..Faults::default() }) }
+        Calls { steps: Steps::new(Faults { fail_at, ..Faults::default() }), marks: true }
     }
 
     fn soon() -> Deadline {
@@ -169,6 +169,7 @@ mod tests {
             restart_block: RestartBlock::Kept,
             running: false,
             missed: None,
+            put_back: false,
         };
         (child, tracee)
     }

@@ -3,7 +3,7 @@
 //! - A thread that still heals after a dead tracer stands in a stub: its registers and mask are in a control block.
 //! - A thread in an rseq critical section must go on at its abort handler. The kernel sees to that only if the thread
 //!   goes on where it stood; it would have been in a stub since.
-//! - Some calls end with `EINTR` on any stop, handler or not (`epoll_wait` and its kin): they are made again.
+//! - Some calls end with `EINTR` on any stop, handler or not (`epoll_wait` and its kin): they are made again (`waits`).
 //! - A call restarted through `restart_syscall` hides its number; the place where it slept tells it.
 
 use std::fs::File;
@@ -14,22 +14,14 @@ use hdcr_engine::regs::Regs;
 
 use crate::calls::Calls;
 use crate::freeze::Attached;
-use crate::registers::{Interrupted, NO_CALL, RESTART_SYSCALL, RestartBlock, before_call, interrupted};
+use crate::registers::{Interrupted, NO_CALL, RESTART_SYSCALL, RestartBlock, interrupted};
 use crate::stub::{self, Control};
-use crate::tasks;
 use crate::tracee::{Own, Place, Tracee};
 use crate::vdso::Tail;
+use crate::waits;
 
 /// `cs` of 64-bit user code.
-const USER_CS: u64 = 0x33;
-const EINTR: i64 = -4;
-/// Calls that the kernel ends with `EINTR` on any stop (signal(7)): `semop`, `rt_sigtimedwait`, `io_getevents`,
-/// `semtimedop`, `epoll_wait`, `epoll_pwait`, `io_pgetevents`, `epoll_pwait2`; and, on sockets with a time limit
-/// (`SO_RCVTIMEO`, `SO_SNDTIMEO`; net/core/sock.c `sock_intr_errno`): `read`, `write`, `readv`, `writev`, `connect`,
-/// `accept`, `sendto`, `recvfrom`, `sendmsg`, `recvmsg`, `accept4`, `recvmmsg`, `sendmmsg`.
-const ENDED_BY_STOPS: [u64; 21] =
-    [65, 128, 208, 220, 232, 281, 333, 441, 0, 1, 19, 20, 42, 43, 44, 45, 46, 47, 288, 299, 307];
-
+pub(crate) const USER_CS: u64 = 0x33;
 /// A process's memory and the place of stubs in it, as far as they have been needed.
 #[derive(Debug)]
 pub(crate) struct Premises {
@@ -62,6 +54,7 @@ pub(crate) fn settle(calls: &Calls, premises: &Premises, tid: Tid, attached: &At
         restart_block: RestartBlock::Kept,
         running: false,
         missed: None,
+        put_back: false,
     };
     if let Some((mask, regs)) = left_by_dead_tracer(calls, premises, tid, &regs) {
         tracee.own = Own { regs, mask };
@@ -70,6 +63,7 @@ pub(crate) fn settle(calls: &Calls, premises: &Premises, tid: Tid, attached: &At
     }
     abort_rseq(calls, premises, &mut tracee)?;
     name_restarted_call(&mut tracee.own.regs, &attached.wait_channel);
+    waits::see(calls, premises, &mut tracee);
     Ok(tracee)
 }
 
@@ -142,22 +136,6 @@ fn abort_rseq(calls: &Calls, premises: &Premises, tracee: &mut Tracee) -> Result
     // Registers first: at the abort handler a section that is still named is only forgotten by the kernel.
     calls.set_registers(tracee.tid, &tracee.own.regs)?;
     calls.force(&premises.memory, tracee.tid, at, &[0; 8])
-}
-
-/// Puts a call that any stop ends back before its `syscall` instruction, unless a handler is about to run: then the
-/// `EINTR` is the program's. To be done the moment the thread has stopped: it is the one thing that the death of the tool
-/// does not undo.
-pub(crate) fn repeat_ended_call(calls: &Calls, pid: Pid, tid: Tid) -> Result<()> {
-    let regs = calls.registers(tid)?;
-    if regs.ax.cast_signed() != EINTR || !ENDED_BY_STOPS.contains(&regs.orig_ax) {
-        return Ok(());
-    }
-    if let Some(status) = tasks::status(pid, tid)
-        && status.pending & !status.blocked & status.caught != 0
-    {
-        return Ok(());
-    }
-    calls.set_registers(tid, &before_call(&regs, regs.orig_ax))
 }
 
 /// Shows the true number of a call that the kernel goes on with through `restart_syscall`. Only here: the kernel is to

@@ -37,6 +37,8 @@ pub(crate) struct Tracee {
     pub(crate) running: bool,
     /// A signal that the program blocks came while it was let through in a stub: to be sent again.
     pub(crate) missed: Option<i32>,
+    /// It stands before a call that a stop has ended; `ax` holds when that was, too (`waits`).
+    pub(crate) put_back: bool,
 }
 
 impl Tracee {

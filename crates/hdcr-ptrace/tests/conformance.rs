@@ -39,6 +39,8 @@ conform! {
     refusals,
     rseq_sections_abort,
     storms,
+    waits_end,
+    waits_begin_anew,
 }
 
 #[test]

@@ -142,10 +142,10 @@ fn trial(rounds: u32) -> Outcome<()> {
     let begin = Instant::now();
     let mut kills = 0;
     for _ in 0..rounds {
-        for kind in ["s", "r", "p", "f", "F", "n", "t", "E"] {
+        for kind in ["s", "r", "p", "f", "F", "n", "t", "E", "T"] {
             kills += visits(kind, Link::Dynamic, 1)?;
         }
-        kills += visits("srpfFntE", Link::Dynamic, 3)?;
+        kills += visits("srpfFntET", Link::Dynamic, 3)?;
         kills += visits("s", Link::Static, 1)?;
         kills += visits("Vrn", Link::Dynamic, 1)? + visits("V", Link::Static, 1)?;
         kills += makings()?;

@@ -19,3 +19,14 @@ pub fn robust_list(tid: i32) -> Result<(u64, u64)> {
     Errno::result(unsafe { libc::syscall(libc::SYS_get_robust_list, tid, head_to, len_to) })?;
     Ok((head, len))
 }
+
+/// Whether the kernel takes the lower half of `rax` alone for the number of a system call (Linux 5.14; before that it
+/// knew no such number).
+pub fn number_is_lower_half(upper_half: u64) -> bool {
+    let Ok(number) = (upper_half << 32 | libc::SYS_getpid.cast_unsigned()).try_into() else {
+        return false;
+    };
+    // SAFETY: a call without arguments that only returns a number, or none that exists.
+    let got = unsafe { libc::syscall(number) };
+    got == i64::from(nix::unistd::getpid().as_raw())
+}

@@ -179,3 +179,10 @@ pub(crate) fn auto(stage: &mut Stage<'_>) -> Result<()> {
     wait::end_of(&mut job, "the job", LIMIT)?;
     Ok(())
 }
+
+/// A program that waits longer than the time between two checkpoints sees the end of its wait.
+pub(crate) fn waits(stage: &mut Stage<'_>) -> Result<()> {
+    let script = "import asyncio; asyncio.run(asyncio.sleep(1)); print('slept')";
+    let run = ["run", "--name", "keeper-waits", "--every", "100ms", "--", "python3", "-c", script];
+    stage.expect(0, &run)?.names(&["slept"])
+}

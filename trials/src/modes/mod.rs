@@ -45,7 +45,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 46] = [
+const TRIALS: [Trial; 47] = [
     ("user_guests", user::guests),
     ("user_job", user::job),
     ("user_told", user::told),
@@ -73,6 +73,7 @@ const TRIALS: [Trial; 46] = [
     ("keeper_damaged", rollback::damaged),
     ("keeper_complete", rollback::complete),
     ("keeper_auto", keeper::auto),
+    ("keeper_waits", keeper::waits),
     ("commands_busy", busy::told),
     ("commands_verbose", reports::verbose),
     ("trust_store", trust::store),

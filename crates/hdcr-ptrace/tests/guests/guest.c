@@ -108,6 +108,11 @@ static void turn(char kind, struct lane *l, int ep) {
         do n = epoll_wait(ep, &e, 1, -1); while (n == -1 && errno == EINTR && kind == 'E');
         if (n != 1) bad("epoll_wait", n); else take(l);
         break;
+    case 'T':
+        do n = epoll_wait(ep, &e, 1, 20); while (n == -1 && errno == EINTR);
+        if (n) bad("epoll_wait with time", n);
+        if (now() - start < 20000000) bad("short epoll_wait", now() - start);
+        break;
     case 'N':
         t.tv_nsec = 300000000;
         if ((n = syscall(SYS_nanosleep, &t, NULL))) bad("long nanosleep", n);
@@ -140,10 +145,10 @@ static void *work(void *arg) {
     sigemptyset(&mine);
     sigaddset(&mine, SIGRTMIN + (int)(i % 16));
     pthread_sigmask(SIG_SETMASK, &mine, NULL);
-    if (strchr("eE", kinds[i])) {
+    if (strchr("eET", kinds[i])) {
         struct epoll_event e = {.events = EPOLLIN};
         ep = epoll_create1(0);
-        epoll_ctl(ep, EPOLL_CTL_ADD, l->pipe[0], &e);
+        if (kinds[i] != 'T') epoll_ctl(ep, EPOLL_CTL_ADD, l->pipe[0], &e);
     }
     __sync_fetch_and_add(&sh->ready, 1);
     while (!sh->stop) {

@@ -10,7 +10,7 @@ pub(crate) use nursery::{
 
 pub(crate) use scenes::{
     held_by_another, pending_signals_stay, refusals, rseq_sections_abort, signals_all_taken, stopped_job_stays_stopped,
-    storms, the_dead, vfork_in_progress, whole_tree,
+    storms, the_dead, vfork_in_progress, waits_begin_anew, waits_end, whole_tree,
 };
 
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! A program in a certain state.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -24,11 +24,17 @@ pub(crate) struct Scene {
 impl Scene {
     pub(crate) fn start(name: &str) -> Outcome<Self> {
         static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-        let mut child = Command::new(program(&PROGRAM, "scenes", Link::Dynamic)?)
-            .arg(name)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        Self::of(program(&PROGRAM, "scenes", Link::Dynamic)?, name)
+    }
+
+    /// One that waits for its time to be up (`waits.c`).
+    pub(crate) fn that_waits(kind: &str) -> Outcome<Self> {
+        static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        Self::of(program(&PROGRAM, "waits", Link::Dynamic)?, kind)
+    }
+
+    fn of(program: &Path, name: &str) -> Outcome<Self> {
+        let mut child = Command::new(program).arg(name).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let commands = child.stdin.take().ok_or("no stdin")?;
         let mut answers = BufReader::new(child.stdout.take().ok_or("no stdout")?);
         let mut line = String::new();

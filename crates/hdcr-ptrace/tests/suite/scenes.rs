@@ -7,6 +7,8 @@ use hdcr_engine::ids::{Pid, RemotePtr, Tid};
 use hdcr_engine::mechanism::{Deadline, Frozen, Mechanism, MechanismError, Queue, Scope, Stand};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid as Raw;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid as Process, PidfdFlags, pidfd_open};
 
 use super::scene::{Scene, state_of};
 use super::{ensure, freeze, soon};
@@ -232,4 +234,60 @@ pub(crate) fn storms(mechanism: &dyn Mechanism) -> Outcome<()> {
         }
     }
     Ok(())
+}
+
+/// A wait that stops end has its time once, however often it is frozen, and the whole of it.
+pub(crate) fn waits_end(mechanism: &dyn Mechanism) -> Outcome<()> {
+    let kinds = ["epoll", "epoll_pwait", "epoll_pwait2", "signal", "sem", "socket"];
+    kinds.iter().try_for_each(|kind| ends_while_frozen(mechanism, kind).map_err(|e| format!("{kind}: {e}").into()))
+}
+
+/// Freezes it again and again, more often than its time is long.
+fn ends_while_frozen(mechanism: &dyn Mechanism, kind: &str) -> Outcome<()> {
+    /// Some times as many as fit into its time.
+    const MOST: u32 = 60;
+    const APART: Duration = Duration::from_millis(50);
+    let scene = Scene::that_waits(kind)?;
+    let exited = |wait: Duration| -> Outcome<bool> {
+        let handle = pidfd_open(Process::from_raw(scene.pid.0).ok_or("pid")?, PidfdFlags::empty())?;
+        let mut ends = [PollFd::new(&handle, PollFlags::IN)];
+        Ok(poll(&mut ends, Some(&wait.try_into()?))? > 0)
+    };
+    let mut freezes = 0;
+    while !exited(APART)? {
+        freezes += 1;
+        ensure(freezes < MOST, "it does not end")?;
+        let mut frozen = match mechanism.freeze(Scope::Tree(scene.pid), soon()) {
+            Err(MechanismError::Gone { .. }) => break,
+            other => other?,
+        };
+        let regs = frozen.regs(scene.pid.leader())?;
+        ensure(regs.ax >> 60 == 0 || regs.ax.cast_signed() < 0, "a number that is none")?;
+        if freezes % 2 == 0 {
+            run_getpid(frozen.as_mut(), &[scene.pid.leader()])?;
+        }
+        frozen.thaw()?;
+    }
+    scene.ends_well()
+}
+
+/// A call like the one before it has its whole time, though that one was put back and slept no more.
+pub(crate) fn waits_begin_anew(mechanism: &dyn Mechanism) -> Outcome<()> {
+    let mut scene = Scene::that_waits("anew")?;
+    scene.comes_to('S')?;
+    let frozen = freeze(mechanism, scene.pid)?;
+    // What it waits for is there when it goes on.
+    scene.tell()?;
+    frozen.thaw()?;
+    for _ in 0..200 {
+        match mechanism.freeze(Scope::Tree(scene.pid), soon()) {
+            Err(MechanismError::Gone { .. }) => break,
+            other => other?.thaw()?,
+        }
+        if scene.state()? == 'Z' {
+            break;
+        }
+        poll(&mut [], Some(&Duration::from_millis(20).try_into()?))?;
+    }
+    scene.ends_well()
 }
