@@ -164,6 +164,14 @@ impl Packer {
         Ok(run)
     }
 
+    /// Stores the pages that were stored together with a run once more, as they are. What comes back names all of them, at
+    /// no address yet.
+    pub(crate) fn move_stored(&mut self, sink: &mut dyn Sink, run: &PageRunEntry) -> Result<PageRunEntry, ImageError> {
+        self.segments.flush()?;
+        let stored = self.readers.read(sink, run)?;
+        place(&mut self.segments, sink, (run.codec, &stored, run.xxh3), run.stored)
+    }
+
     /// Reads all pages that were stored together with a run back.
     pub(crate) fn read(&mut self, sink: &dyn Sink, run: &PageRunEntry) -> Result<Vec<u8>, ImageError> {
         self.segments.flush()?;

@@ -169,12 +169,21 @@ impl Batch {
             refs.extend(now.into_iter().filter(same).map(|run| (*space, run)));
         }
         let Some((_, first)) = refs.first() else { return Ok(0) };
-        let pages = packer.read(sink, first)?;
         let mut used = vec![false; usize::from(first.stored)];
         for (_, run) in &refs {
             used.iter_mut().skip(usize::from(run.skip)).take(len(u64::from(run.pages))).for_each(|used| *used = true);
         }
         let count = used.iter().filter(|used| **used).count();
+        if count == used.len() && count >= TOGETHER && !is_delta(first) {
+            // Nothing is won by packing the same pages again.
+            let moved = packer.move_stored(sink, first)?;
+            for (space, run) in refs {
+                let PageRunEntry { address, pages, skip, .. } = run;
+                packer.ledger.put(space, PageRunEntry { address, pages, skip, ..moved });
+            }
+            return Ok(size(count.saturating_mul(PAGE)));
+        }
+        let pages = packer.read(sink, first)?;
         let held = self.bytes.len().checked_div(PAGE).unwrap_or(0);
         if held.saturating_add(count) > TOGETHER {
             self.settle(packer, sink)?;

@@ -431,6 +431,39 @@ fn a_segment_is_opened_once_to_be_written_anew() {
     assert!(opened.iter().any(|count| *count > 0) && opened.iter().all(|count| *count <= 4), "{opened:?}");
 }
 
+/// Pages that were stored together and are all there go on as they are, and those of which some are gone are packed anew.
+#[test]
+fn what_is_whole_is_not_packed_again() {
+    let image = MemoryImage::new();
+    let packed = Options { compression: Compression::Zstd(1) };
+    let mut writer = ImageWriter::first(Box::new(image.sink(sample::IMAGE)), packed).unwrap();
+    // 64 runs of 16 pages.
+    for at in 0..64 {
+        writer.pages(1, at * 16 * PAGE_SIZE, &page(1).repeat(16)).unwrap();
+    }
+    let mut chain = writer.finish(sample::facts()).unwrap().chain.unwrap();
+    let plain = Options { compression: Compression::None };
+    for round in 1..=6_u8 {
+        let sink = Box::new(image.sink(ImageId([round; 16])));
+        let mut writer = ImageWriter::onto(sink, plain, chain, &[1]).unwrap().with_segments_of(64);
+        writer.forget(1, 0..60 * 16 * PAGE_SIZE).unwrap();
+        writer.forget(1, 61 * 16 * PAGE_SIZE..(61 * 16 + 1) * PAGE_SIZE).unwrap();
+        writer.pages(1, 100 * 16 * PAGE_SIZE, &page(round)).unwrap();
+        chain = writer.finish(sample::facts()).unwrap().chain.unwrap();
+    }
+    let manifest = Manifest::decode(&image.parts().unwrap()[&PartName::Manifest]).unwrap();
+    assert!(manifest.segments.iter().all(|segment| segment.number > 0), "the first one is gone");
+    let mut pages = read(&image.parts().unwrap()).unwrap();
+    assert_eq!(pages.remove(&(1, 100 * 16 * PAGE_SIZE)), Some(page(6)));
+    assert!(pages.len() == 63 && pages.values().all(|found| *found == page(1)));
+    let reader = ImageReader::open(&image.source().unwrap()).unwrap();
+    let codec = |at: u64| {
+        let at = at * 16 * PAGE_SIZE + PAGE_SIZE;
+        reader.runs(1).iter().find(|run| run.range().contains(&at)).unwrap().entry().codec
+    };
+    assert_eq!([60, 61, 62, 63].map(codec), [Codec::Zstd, Codec::Plain, Codec::Zstd, Codec::Zstd]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
