@@ -92,7 +92,12 @@ fn wait_for(worker: &Worker, signals: &Signals, bar: &Bar, limit: Duration) -> R
                 Reply::Restored(restored) => return Ok(Outcome::Runs(restored, None)),
                 Reply::Failed(failure) => return Err(failure),
                 Reply::Progress(step) => bar.teller().at(step),
-                Reply::Frozen | Reply::Thawed | Reply::Checkpointed(_) | Reply::Settled | Reply::Filled(_) => {}
+                Reply::Halting
+                | Reply::Frozen
+                | Reply::Thawed
+                | Reply::Checkpointed(_)
+                | Reply::Settled
+                | Reply::Filled(_) => {}
             }
         }
     }

@@ -1,36 +1,36 @@
 //! Where the concrete parts meet: which mechanism, which store, which clock. The only file that names them.
 
+mod checkpoints;
+
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hdcr_engine::checkpoint::{
-    self, Blind, EndPolicy, EndRequest, FilePolicy, FileRequest, Held, Next, Prepared, Request, Series,
-    SnapshotRequest, Surveyed,
-};
-use hdcr_engine::error::{Error, Refusals};
+use hdcr_engine::checkpoint::{self, Blind, EndPolicy, EndRequest, FilePolicy, FileRequest, Request, SnapshotRequest};
+use hdcr_engine::error::Error;
 use hdcr_engine::ids::Pid;
 use hdcr_engine::mechanism::{Deadline, Mechanism, Parent, Scope};
-use hdcr_engine::progress::{Laps, Phase, Progress};
+use hdcr_engine::progress::{Phase, Progress};
 use hdcr_engine::restore::{self, Afterwards, Options, Told};
 use hdcr_engine::rollback::{self, repair};
 use hdcr_engine::show;
-use hdcr_image::{
-    Chain, Committed, Compression, ImageReader, JobName, Manifest, ManifestFacts, Sink, SnapshotId, Source,
-};
+use hdcr_image::{Compression, ImageReader, JobName, Manifest, Sink, SnapshotId, Source};
 use hdcr_ptrace::{Faults, Ptrace};
 use hdcr_store::{DirectorySink, DirectoryStore, Durability, Entry, FileSink, Selector, open_path};
 
-use crate::busy::{self, AtWork};
+use crate::busy;
 use crate::failure::{Failure, Obstacle, Result};
 use crate::filling::{self, Unfilled, micros};
 use crate::job::{is_at, make_private};
-use crate::kinds::{self, PathMap, Then};
+use crate::kinds::{self, PathMap};
 use crate::machine;
+use crate::process;
 use crate::progress::{Doing, Step};
-use crate::task::{CheckpointTask, Checkpointed, Place, Reply, RestoreTask, Restored, Target, Who};
+use crate::task::{CheckpointTask, Place, RestoreTask, Restored, Target, Who};
+
+pub(crate) use checkpoints::{Session, checkpoint};
 
 /// How many ancestors a manifest names.
 const LINEAGE: usize = 64;
@@ -44,14 +44,22 @@ fn mechanism() -> Ptrace {
     Ptrace::new(Faults { die_after, ..Faults::default() })
 }
 
+/// Whether a keeper may follow the program.
+fn is_followed(task: &CheckpointTask) -> bool {
+    match task.who {
+        Who::Tree(pid) => process::is_kept(pid),
+        Who::Below(_) => task.stays,
+    }
+}
+
 /// The rule that a trial leaves out, to show that an image without it is wrong.
 #[expect(clippy::disallowed_methods, reason = "trials name the rule that is left out")]
 fn blind() -> Option<Blind> {
     match std::env::var("HDCR_TRIAL_BLIND").ok()?.as_str() {
         "writes" => Some(Blind::Writes),
-        "new-mappings" => Some(Blind::NewMappings),
+        "new_mappings" => Some(Blind::NewMappings),
         "gone" => Some(Blind::Gone),
-        "private-files" => Some(Blind::PrivateFiles),
+        "private_files" => Some(Blind::PrivateFiles),
         _ => None,
     }
 }
@@ -107,6 +115,7 @@ fn request(task: &CheckpointTask, progress: Progress) -> Request {
             kinds::Snapshot::Precopy => SnapshotRequest::Ahead,
             kinds::Snapshot::Stop => SnapshotRequest::Copy,
         },
+        followed: is_followed(task),
         blind: blind(),
         progress,
     }
@@ -119,170 +128,6 @@ fn sink(target: &Target) -> Result<(Box<dyn Sink>, Option<PathBuf>)> {
         Target::Directory(path) => Ok((Box::new(DirectorySink::create(path, Durability::Fsync)?), Some(path.clone()))),
         Target::File(path) => Ok((Box::new(FileSink::create(path, Durability::Fsync)?), Some(path.clone()))),
     }
-}
-
-/// What a worker has at hand from one checkpoint to the next.
-#[derive(Debug)]
-pub(crate) struct Session {
-    mechanism: Ptrace,
-    series: Series,
-}
-
-impl Session {
-    /// Nothing is followed yet.
-    pub(crate) fn new() -> Self {
-        Self { mechanism: mechanism(), series: Series::default() }
-    }
-}
-
-/// Finds out what the next image of a series goes on from; when that is not known any more, it is a whole one.
-fn go_on(series: &Series, target: &Target, sink: &dyn Sink, pace: Duration) -> Next {
-    if let (Some(base), Target::Store { root, .. }) = (series.interrupted(), target) {
-        let again = base.place.as_ref().map(|(job, number)| Selector::Snapshot(job.clone(), *number));
-        let chain = again.and_then(|place| {
-            let source = store(root).source(&place).ok()?;
-            Chain::open(&source).inspect_err(|error| tracing::debug!(%error, "the image before")).ok()
-        });
-        if let Some(chain) = chain {
-            series.resume(chain);
-        }
-    }
-    if series.base().is_some_and(|base| !sink.can_share(&base)) {
-        series.begin_anew();
-    }
-    Next { series: series.clone(), pace }
-}
-
-/// The program is ended or left stopped, or it goes on already. The snapshot is committed: nothing that comes after may turn
-/// it into a failure.
-fn ended(held: Option<Held>, then: Then) {
-    let ended = match (held, then) {
-        (Some(held), Then::Kill) => held.kill(),
-        (Some(held), Then::Stop) => held.leave_stopped(),
-        (Some(_), Then::GoOn) | (None, _) => Ok(()),
-    };
-    if let Err(error) = ended {
-        tracing::warn!(%error, "the checkpoint is made, but the program was not ended or stopped cleanly");
-    }
-}
-
-/// Copies what can be copied while the program runs. The path of an image that is not in a store comes with it.
-fn prepare(task: &CheckpointTask, session: &Session, surveyed: Surveyed) -> Result<(Prepared, Option<PathBuf>)> {
-    let Session { mechanism, series } = session;
-    if !surveyed.refusals().is_empty() {
-        // Before anything is written.
-        return Err(Error::Refused(Refusals(surveyed.refusals().to_vec())).into());
-    }
-    let (sink, path) = sink(&task.target)?;
-    let prepared = match task.series {
-        None => surveyed.prepare(mechanism, sink)?,
-        Some(pace) => {
-            let next = go_on(series, &task.target, sink.as_ref(), pace);
-            surveyed.prepare_next(mechanism, sink, &next)?
-        }
-    };
-    Ok((prepared, path))
-}
-
-/// Takes a checkpoint. `tell` hears when the program stands still, if it is watched, and answers with the files that it
-/// has worked on; and when it goes on.
-pub(crate) fn checkpoint(
-    task: &CheckpointTask,
-    session: &Session,
-    progress: &Progress,
-    tell: &mut dyn FnMut(Reply) -> Result<Vec<PathBuf>>,
-) -> Result<Checkpointed> {
-    let (began, worked) = (Instant::now(), machine::worked());
-    let Session { mechanism, series } = session;
-    let calls = mechanism.calls_made();
-    let _at_work = AtWork::take(&task.jobs, task.who)?;
-    let lineage = task.came_from.as_ref().map(lineage_from).transpose().unwrap_or_else(|failure| {
-        // Somebody has removed it; what is made now does not build on it.
-        tracing::debug!(%failure, "where the program came from is not known any more");
-        None
-    });
-    let mut laps = Laps::begin("checkpoint");
-    let look = || Ok(checkpoint::survey_again(request(task, progress.clone()), series)?);
-    let surveyed = filling::when_filled(look)?;
-    laps.done(&format!("looked at {} processes", surveyed.processes()));
-    let notes = surveyed.notes().iter().map(obstacle).collect();
-    let (prepared, path) = prepare(task, session, surveyed)?;
-    laps.done("copied ahead what can be");
-    let prepared_for = prepared.stood();
-    let facts = ManifestFacts { lineage: lineage.unwrap_or_default(), ..machine::facts("ptrace", "copy") };
-    let halted = Instant::now();
-    // Copying ahead may take long, and nobody waits for it: the stop has its whole time left.
-    let mut stopped = prepared.freeze(mechanism, Deadline(halted + task.timeout))?;
-    if task.watched {
-        stopped = stopped.with_touched(tell(Reply::Frozen)?);
-    }
-    let facts = ManifestFacts { clocks: machine::clocks(), ..facts };
-    laps.done("stopped");
-    let captured = stopped.capture()?;
-    laps.done("read");
-    let (pending, held, stopped_for) = if task.then == Then::GoOn {
-        let pending = captured.thaw()?;
-        let stopped_for = halted.elapsed();
-        tell(Reply::Thawed)?;
-        (pending, None, stopped_for)
-    } else {
-        let (pending, held) = captured.hold();
-        (pending, Some(held), halted.elapsed())
-    };
-    laps.done(if held.is_some() { "kept stopped" } else { "let go" });
-    let read = pending.read();
-    let Committed { manifest, id: snapshot, chain } = pending.persist(facts)?.commit()?;
-    laps.done(&format!("written and durable as {snapshot}"));
-    series.committed(chain);
-    ended(held, task.then);
-    let removed = match (&task.target, task.keep) {
-        (Target::Store { root, job }, Some(keep)) => give_up(root, &job_name(job)?, keep),
-        _ => Vec::new(),
-    };
-    Ok(Checkpointed {
-        path: path.map(|path| path.display().to_string()),
-        read,
-        stopped_us: micros(stopped_for),
-        prepared_us: micros(prepared_for),
-        total_us: micros(began.elapsed()),
-        worked_us: micros(machine::worked().saturating_sub(worked)),
-        calls: mechanism.calls_made().saturating_sub(calls),
-        then: task.then,
-        notes,
-        removed,
-        ..committed(manifest, &snapshot)
-    })
-}
-
-/// What an image says of itself.
-fn committed(manifest: Manifest, snapshot: &SnapshotId) -> Checkpointed {
-    Checkpointed {
-        snapshot: snapshot.to_string(),
-        number: snapshot.place.as_ref().map(|(_, number)| *number),
-        processes: manifest.facts.processes.len(),
-        increment: manifest.facts.base.is_some(),
-        bytes: manifest.total_size(),
-        added: manifest.added_size(),
-        snapshot_by: manifest.facts.snapshot,
-        ..Checkpointed::default()
-    }
-}
-
-/// Removes what the policy gives up. The new checkpoint is safe, so a failure here is only told.
-fn give_up(root: &Path, job: &JobName, keep: usize) -> Vec<u64> {
-    let store = store(root);
-    let Ok(numbers) = store.sequences(job) else { return Vec::new() };
-    // What an image needs of the one before it has as well: none is kept for another one's sake.
-    let stored = vec![hdcr_policy::retention::Stored::default(); numbers.len()];
-    let gone = hdcr_policy::retention::give_up(&stored, keep);
-    let gone = gone.into_iter().filter_map(|place| numbers.get(place).copied());
-    gone.filter(|number| {
-        store
-            .retire(job, *number)
-            .inspect_err(|error| tracing::warn!(%error, number, "an old checkpoint could not be removed"))
-            .is_ok()
-    })
-    .collect()
 }
 
 /// The checkpoint at a place with all it came from, newest first.

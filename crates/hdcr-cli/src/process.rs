@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -29,6 +30,20 @@ pub(crate) enum Change {
 /// `/proc/PID/stat`; `None` when there is no such process (any more).
 pub(crate) fn stat(pid: i32) -> Option<Stat> {
     procfs::parse_stat(&procfs::read(Pid(pid), "stat").ok()?)
+}
+
+/// Whether a process runs below one of this very program.
+pub(crate) fn is_kept(pid: i32) -> bool {
+    /// Trees are not so deep.
+    const DEEP: usize = 256;
+    let program = |pid: i32| fs::metadata(format!("/proc/{pid}/exe")).map(|found| (found.dev(), found.ino()));
+    let Ok(own) = program(std::process::id().cast_signed()) else { return false };
+    let mut ancestors = std::iter::successors(parent(pid), |pid| parent(*pid)).take(DEEP);
+    ancestors.any(|pid| program(pid).is_ok_and(|found| found == own))
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    stat(pid)?.field(4).and_then(|parent| i32::try_from(parent).ok()).filter(|parent| *parent > 0)
 }
 
 /// The name of a process, as far as it can be read.

@@ -79,7 +79,9 @@ pub(crate) struct CheckpointTask {
     pub(crate) keep: Option<usize>,
     /// Somebody wants to hear how far it is.
     pub(crate) progress: bool,
-    /// The worker stays and takes the next one too, so soon after this one: it holds anew only what was written in between.
+    /// The worker takes the next one, too: it knows how long the program has waited in calls, and more.
+    pub(crate) stays: bool,
+    /// Made on top of the one before, and holds anew only what was written in between; so soon after that one.
     pub(crate) series: Option<Duration>,
 }
 
@@ -221,6 +223,8 @@ pub(crate) struct Filled {
 pub(crate) enum Reply {
     /// How far it is.
     Progress(Step),
+    /// The program is about to be stopped; it goes on within the time for that.
+    Halting,
     /// The program of a watched job stands still; the worker waits to be told of files.
     Frozen,
     /// The program goes on; what follows is only the writing.

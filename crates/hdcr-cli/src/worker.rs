@@ -27,6 +27,8 @@ use crate::progress::Doing;
 use crate::task::{Reply, Task};
 use crate::told::Touched;
 
+/// Code of a failure: the keeper has not answered.
+const SILENT: &str = "keeper-silent";
 /// How often a worker is started anew because its pid is one that the image needs.
 const TRIES: usize = 8;
 
@@ -164,16 +166,17 @@ pub(crate) fn work() -> Result<()> {
     let mut session = None;
     loop {
         let Some((task, stdio)) = channel.receive::<Task>()? else { return Ok(()) };
-        let stays = matches!(&task, Task::Checkpoint(task) if task.series.is_some());
-        perform(&channel, task, stdio, &mut session)?;
-        if !stays {
+        let stays = matches!(&task, Task::Checkpoint(task) if task.stays);
+        let listened = perform(&channel, task, stdio, &mut session)?;
+        if !stays || !listened {
             return Ok(());
         }
     }
 }
 
-/// Does one task.
-fn perform(channel: &Arc<Channel>, task: Task, stdio: Vec<OwnedFd>, session: &mut Option<Session>) -> Result<()> {
+/// Does one task. `false`: whoever gave it has not answered in time, and may do so still: nothing more can be heard on this
+/// channel.
+fn perform(channel: &Arc<Channel>, task: Task, stdio: Vec<OwnedFd>, session: &mut Option<Session>) -> Result<bool> {
     let reply = match task {
         Task::Checkpoint(task) => {
             let progress = progress(channel, task.progress);
@@ -194,7 +197,7 @@ fn perform(channel: &Arc<Channel>, task: Task, stdio: Vec<OwnedFd>, session: &mu
                 }
             };
             match parts::restore(&task, progress, stdio, channel.made_by(), &mut told) {
-                Ok(None) => return Ok(()),
+                Ok(None) => return Ok(true),
                 Ok(Some(unfilled)) => {
                     if let Err(failure) = channel.send(&Reply::Settled, &[]) {
                         tracing::debug!(%failure, "nobody listens");
@@ -205,7 +208,9 @@ fn perform(channel: &Arc<Channel>, task: Task, stdio: Vec<OwnedFd>, session: &mu
             }
         }
     };
-    channel.send(&reply, &[])
+    let listened = !matches!(&reply, Reply::Failed(failure) if failure.code == SILENT);
+    channel.send(&reply, &[])?;
+    Ok(listened)
 }
 
 /// Tells the starter how far the work is, a few times a second, when it wants to know.
@@ -253,7 +258,7 @@ fn report(channel: &Channel, reply: &Reply) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let cause = "the keeper does not answer while the program stands still";
-    let silent = || Failure::new(Class::Changed, "keeper-silent", cause);
+    let silent = || Failure::new(Class::Changed, SILENT, cause);
     let mut polled = [PollFd::new(channel, PollFlags::IN)];
     let patience = Timespec { tv_sec: 2, tv_nsec: 0 };
     match rustix::event::poll(&mut polled, Some(&patience)) {

@@ -235,6 +235,8 @@ pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, out: &mut Outl
             what: "none of its processes lives any more".to_owned(),
         });
     }
+    let living = processes.iter().filter(|process| !process.threads.is_empty());
+    ahead.only(&living.map(|process| process.pid).collect::<Vec<_>>(), out)?;
     let (mut look, places) = look_again(request, &pids, &ahead.known)?;
     for (pid, _) in choice::weigh(&look).into_iter().filter(|(_, weight)| weight.direct) {
         ahead.give_up(pid, out)?;
@@ -265,6 +267,7 @@ pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, out: &mut Outl
     contents::finish(&mut cx)?;
     let clocks = clock::capture(pids.first().copied().unwrap_or(Pid(0)));
     cx.frame(ObjectId(0), &clocks)?;
+    cx.ahead.follow_new()?;
     Ok(taken(cx, &processes))
 }
 

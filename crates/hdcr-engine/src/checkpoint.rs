@@ -37,6 +37,8 @@ pub struct Request {
     pub progress: Progress,
     /// How memory is read.
     pub snapshot: SnapshotRequest,
+    /// The program is followed by its keeper (`userfaultfd(2)`, write protection), which is no obstacle.
+    pub followed: bool,
     /// A rule of following that is left out: for the trial that shows what it is for.
     pub blind: Option<Blind>,
 }

@@ -246,6 +246,8 @@ pub enum Written {
 pub trait Watch: fmt::Debug + Send {
     /// Looks at what the process is now: it may have executed another program since.
     fn renew(&mut self) -> Result<()>;
+    /// An error when the address space is not there any more: its process has ended, or has executed another program.
+    fn must_be_the_same(&self) -> Result<()>;
     /// Follows a whole mapping from now on.
     fn follow(&self, mapping: &Range<u64>) -> Result<Followed>;
     /// Pages written since they were protected, which are protected again; this makes page tables for a range that has none.

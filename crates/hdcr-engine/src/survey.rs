@@ -200,7 +200,7 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<Judged> {
             other => other?,
         }
         for line in lines {
-            match memory::obstacle(*pid, line) {
+            match memory::obstacle(*pid, line, request.followed) {
                 Some(refusal) => survey.refuse(refusal),
                 None if line.inode != 0 => backing::survey(&mut survey, *pid, line),
                 None => {}

@@ -32,6 +32,7 @@ fn request(witness: &Witness) -> Request {
         ends: EndRequest::default(),
         compression: Compression::Lz4,
         snapshot: SnapshotRequest::Auto,
+        followed: false,
         blind: None,
         progress: Progress::default(),
     }

@@ -190,12 +190,23 @@ impl Watch for PtraceWatch {
         Ok(())
     }
 
+    fn must_be_the_same(&self) -> Result<()> {
+        // Whatever lies at this place: the kernel looks for the address space first.
+        match self.witness.expose(&(0..PAGE as u64)) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+                Err(from_io("looking for its address space", self.pid, error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     fn follow(&self, mapping: &Range<u64>) -> Result<Followed> {
         match self.witness.follow(mapping) {
             Ok(()) => Ok(Followed::Yes),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EBUSY) => Ok(Followed::Taken),
-                Some(libc::EINVAL | libc::EPERM) => Ok(Followed::Impossible),
+                // The last two: the address space has gone with an exec.
+                Some(libc::EINVAL | libc::EPERM | libc::ENOMEM | libc::ESRCH) => Ok(Followed::Impossible),
                 _ => Err(from_io("following a mapping", self.pid, error)),
             },
         }

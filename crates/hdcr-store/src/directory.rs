@@ -49,6 +49,8 @@ pub struct DirectorySink {
     files: Vec<(PathBuf, Arc<File>)>,
     /// Those of them that are written over, locked until they are whole.
     recycled: Vec<(PathBuf, Arc<File>)>,
+    /// Parts of other images that are gone on with, and where those images' bytes end.
+    extended: Vec<(PathBuf, Arc<File>, u64)>,
     /// Held until the end; `None` once nothing is left to remove.
     live: Option<File>,
 }
@@ -98,6 +100,7 @@ impl DirectorySink {
             sharing,
             files: Vec::new(),
             recycled: Vec::new(),
+            extended: Vec::new(),
             live: None,
         };
         let path = sink.temporary.join(LIVE);
@@ -118,6 +121,10 @@ impl DirectorySink {
         self.live = None;
         self.files.clear();
         self.recycled.clear();
+        // What was written behind the bytes of others is nobody's, and on a full disk it would stay there.
+        for (path, file, end) in self.extended.drain(..) {
+            self.disk.truncate(&file, &path, end).ok();
+        }
         self.sharing.end();
         self.disk.remove_dir_all(&self.temporary)
     }
@@ -153,7 +160,11 @@ impl DirectorySink {
         let parent = self.target.parent().unwrap_or(Path::new("."));
         if let Err(error) = self.disk.sync_dir(parent) {
             // Better no image than one that is there today and gone after a power cut.
-            self.disk.rename(&self.target, &self.temporary)?;
+            if let Err(error) = self.disk.rename(&self.target, &self.temporary) {
+                // It is there after all, and what it has written is not to be cut off.
+                self.extended.clear();
+                return Err(error);
+            }
             return Err(error);
         }
         Ok(())
@@ -191,6 +202,7 @@ impl Sink for DirectorySink {
     fn extend(&mut self, base: &SnapshotId, name: PartName, at: u64) -> Result<Box<dyn WritePart>, StoreError> {
         let path = self.temporary.join(name.to_string());
         let file = Arc::new(self.sharing.extend(base, name, at, &path)?);
+        self.extended.push((path.clone(), Arc::clone(&file), at));
         self.files.push((path.clone(), Arc::clone(&file)));
         Ok(Box::new(DirectoryPart { disk: self.disk.clone(), path, file, generation: 1 }))
     }
@@ -221,6 +233,7 @@ impl Sink for DirectorySink {
             self.live = None;
             self.files.clear();
             self.recycled.clear();
+            self.extended.clear();
             self.sharing.end();
             self.temporary = PathBuf::new();
         }

@@ -1,6 +1,7 @@
 //! The job whose memory changes, and the links that its keeper makes.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -24,6 +25,14 @@ pub(super) struct Job {
     folder: PathBuf,
 }
 
+/// How it runs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way<'a> {
+    pub(super) every: &'a str,
+    /// A rule that is left out.
+    pub(super) blind: Option<&'a str>,
+}
+
 /// A committed image.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Link {
@@ -33,18 +42,23 @@ pub(super) struct Link {
 
 impl Job {
     /// Begins it, or goes on from its last link.
-    pub(super) fn start(stage: &mut Stage<'_>, guest: &Path, blind: Option<&str>) -> Result<Self> {
+    pub(super) fn start(stage: &mut Stage<'_>, guest: &Path, way: &Way<'_>) -> Result<Self> {
         let folder = stage.folder.clone();
         fs::remove_file(folder.join("status.go.1")).ok();
         let guest = guest.canonicalize()?;
         let guest = guest.to_str().context("a path that is text")?;
         let status = folder.join("status");
         let status = status.to_str().context("a path that is text")?;
-        let options = ["run", "--name", NAME, "--every", "10ms", "--increments", "on", "--keep", "60", "--"];
+        // With rounds before the stop, and without.
+        let options = ["run", "--name", NAME, "--every", way.every, "--increments", "on", "--keep", "60", "--"];
         let command: Vec<&str> = options.into_iter().chain([guest, status, "1"]).collect();
         let says = File::create(folder.join("says"))?;
         let mut keeper = stage.command(stage.hdcr());
-        keeper.args(&command).stdout(says.try_clone()?).stderr(says).envs(blind.map(|rule| ("HDCR_TRIAL_BLIND", rule)));
+        keeper
+            .args(&command)
+            .stdout(says.try_clone()?)
+            .stderr(says)
+            .envs(way.blind.map(|rule| ("HDCR_TRIAL_BLIND", rule)));
         let keeper = keeper.spawn().context("start hdcr")?;
         Ok(Self { keeper, folder })
     }
@@ -81,6 +95,21 @@ impl Job {
         }
         ensure!(makers.len() <= 1, "{} workers at once", makers.len());
         Ok(!makers.is_empty())
+    }
+
+    /// Fills the disk of the store, lets some links fail, and makes room again. Who makes them lives on.
+    pub(super) fn fill_the_disk(&self, stage: &Stage<'_>, dice: &mut Dice) -> Result<()> {
+        let ballast = self.folder.join("store/ballast");
+        let mut file = File::create(&ballast)?;
+        let piece = vec![1; 1 << 16];
+        while file.write_all(&piece).is_ok() {}
+        let failed = stage.text("says").matches("without a new checkpoint").count();
+        let until = Instant::now() + Duration::from_millis(50 + dice.below(400));
+        wait::until("a link that fails, or time", LIMIT, || {
+            let more = stage.text("says").matches("without a new checkpoint").count() > failed;
+            Ok((more || Instant::now() > until).then_some(()))
+        })?;
+        Ok(fs::remove_file(&ballast)?)
     }
 
     /// One more link, then the program is killed.

@@ -4,6 +4,8 @@
 
 mod job;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Instant;
 
@@ -15,7 +17,7 @@ use crate::faults::dice::Dice;
 use crate::guest;
 use crate::modes::stage::Stage;
 use crate::report::{Finished, Outcome, Report};
-use job::Job;
+use job::{Job, Way};
 
 /// How much to do.
 #[derive(Debug, Args)]
@@ -45,6 +47,8 @@ struct Done {
     links: u64,
     increments: u64,
     kills: u32,
+    /// How often the disk was full for a while.
+    fills: u32,
     restored: u64,
 }
 
@@ -60,6 +64,7 @@ pub(crate) fn run(args: &ChainArgs, place: &Place) -> Result<bool> {
     let mut done = Done::default();
     let result = all(args, &mut stage, &guest, &mut done).and_then(|()| rules(&mut stage, &guest));
     let cleaned = stage.clean();
+    rustix::mount::unmount(stage.path("store"), rustix::mount::UnmountFlags::DETACH).ok();
     let mut report = Report::new(false);
     crate::report::print_words(&std::iter::once(told(&done)).collect())?;
     let outcome = match result.and(cleaned) {
@@ -82,13 +87,22 @@ pub(crate) fn run(args: &ChainArgs, place: &Place) -> Result<bool> {
 
 fn told(done: &Done) -> String {
     format!(
-        "{} links ({} increments), the tool killed {} times, {} links restored without a wrong word",
-        done.links, done.increments, done.kills, done.restored
+        "{} links ({} increments), the tool killed {} times, the disk full {} times, {} links restored without a wrong word",
+        done.links, done.increments, done.kills, done.fills, done.restored
     )
 }
 
+/// A small disk for the store; false when this user may not have one.
+fn disk(stage: &Stage<'_>) -> Result<bool> {
+    let store = stage.path("store");
+    fs::create_dir(&store)?;
+    fs::set_permissions(&store, fs::Permissions::from_mode(0o700))?;
+    let flags = rustix::mount::MountFlags::empty();
+    Ok(rustix::mount::mount("hdcr-chain", &store, "tmpfs", flags, Some(c"size=1536m,mode=0700")).is_ok())
+}
+
 /// Rules of following, by name. That pages vanish with their table is told by the kernel of today.
-const RULES: [&str; 3] = ["new-mappings", "gone", "private-files"];
+const RULES: [&str; 3] = ["new_mappings", "gone", "private_files"];
 /// Lives of a job without a rule, in one of which a link must be wrong.
 const LIVES: usize = 6;
 
@@ -98,7 +112,7 @@ fn rules(stage: &mut Stage<'_>, guest: &Path) -> Result<()> {
         let mut wrong = false;
         for _ in 0..LIVES {
             stage.run(&["rm", "chain"])?;
-            let mut job = Job::start(stage, guest, Some(rule))?;
+            let mut job = Job::start(stage, guest, &Way { every: "10ms", blind: Some(rule) })?;
             let before = job.newest();
             job.until(stage, before + 12)?;
             job.pause(stage)?;
@@ -115,15 +129,22 @@ fn rules(stage: &mut Stage<'_>, guest: &Path) -> Result<()> {
 
 fn all(args: &ChainArgs, stage: &mut Stage<'_>, guest: &Path, done: &mut Done) -> Result<()> {
     let mut dice = Dice::new(args.seed);
+    let own_disk = disk(stage)?;
     while done.links < args.links {
         let left = args.links - done.links;
         let lives = left.div_ceil(STRETCH).max(1);
         let kills = u32::try_from(u64::from(args.kills - done.kills).div_ceil(lives))?;
-        let mut job = Job::start(stage, guest, None)?;
+        let every = if lives.is_multiple_of(2) { "60ms" } else { "10ms" };
+        let mut job = Job::start(stage, guest, &Way { every, blind: None })?;
         let before = job.newest();
         for kill in 0..kills {
             job.until(stage, before + (u64::from(kill) + 1) * STRETCH.min(left) / u64::from(kills + 1))?;
-            done.kills += u32::from(job.kill_the_maker(&mut dice)?);
+            if own_disk && kill % 3 == 2 {
+                job.fill_the_disk(stage, &mut dice)?;
+                done.fills += 1;
+            } else {
+                done.kills += u32::from(job.kill_the_maker(&mut dice)?);
+            }
         }
         job.until(stage, before + STRETCH.min(left))?;
         job.pause(stage)?;

@@ -116,6 +116,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
             jobs: at.settings.surroundings.jobs(),
             keep: None,
             progress: false,
+            stays: false,
             series: None,
         };
         ("checkpoint", parts::check_processes(&task)?)

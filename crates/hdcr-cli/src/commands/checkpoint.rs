@@ -56,6 +56,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
                 jobs: at.settings.surroundings.jobs(),
                 keep: None,
                 progress: false,
+                stays: false,
                 series: None,
             };
             let bar = at.output.bar();

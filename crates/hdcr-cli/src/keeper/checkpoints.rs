@@ -60,6 +60,8 @@ pub(crate) struct Work {
     deadline: Instant,
     /// Its end of the channel is open.
     pub(super) listens: bool,
+    /// It has stopped the program, or is about to, and has so long to let it go on.
+    halting: Option<Duration>,
     /// It stays when it has answered, for the next checkpoint.
     stays: bool,
     answer: Option<Reply>,
@@ -68,7 +70,8 @@ pub(crate) struct Work {
 impl Work {
     pub(super) fn new(worker: Worker, errand: Errand, limit: Duration) -> Self {
         let now = Instant::now();
-        Self { worker, errand, began: now, limit, deadline: now + limit, listens: true, stays: false, answer: None }
+        let deadline = now + limit;
+        Self { worker, errand, began: now, limit, deadline, listens: true, halting: None, stays: false, answer: None }
     }
 
     /// The worker stays when it has answered.
@@ -83,7 +86,21 @@ impl Work {
 
     /// It has come further.
     fn goes_on(&mut self) {
-        self.deadline = Instant::now() + self.limit;
+        if self.halting.is_none() {
+            self.deadline = Instant::now() + self.limit;
+        }
+    }
+
+    /// The program stands still from now on, and that must not last.
+    fn halts(&mut self, timeout: Duration) {
+        self.halting = Some(timeout);
+        self.deadline = Instant::now() + timeout + KILL_LIMIT;
+    }
+
+    /// The program goes on.
+    fn has_thawed(&mut self) {
+        self.halting = None;
+        self.goes_on();
     }
 
     /// Its time is over: it is killed, and has failed unless it has said something else.
@@ -98,7 +115,8 @@ impl Work {
                 ("restore", "`timeout` of [restore] in the configuration file gives it more time")
             }
         };
-        let message = format!("the {what} has not come further for {}", duration::show(self.limit));
+        let limit = self.halting.unwrap_or(self.limit);
+        let message = format!("the {what} has not come further for {}", duration::show(limit));
         self.answer.get_or_insert_with(|| Reply::Failed(Failure::new(Class::Failed, "late", message).remedy(remedy)));
     }
 
@@ -163,6 +181,7 @@ impl Keeper {
             jobs: self.jobs.clone(),
             // It tells that the work goes on.
             progress: true,
+            stays: true,
             series: self.in_series().then(|| self.every()),
         };
         let mut client = None;
@@ -175,7 +194,7 @@ impl Keeper {
             }
             client = Some(wish.client);
         }
-        let (then, timeout, stays) = (task.then, task.timeout, task.series.is_some());
+        let (then, timeout, stays) = (task.then, task.timeout, task.stays);
         match self.worker_for(task) {
             Ok(worker) => {
                 self.set_apart(worker.pid());
@@ -184,16 +203,12 @@ impl Keeper {
                 let work = Work::new(worker, errand, timeout.saturating_mul(20) + KILL_LIMIT);
                 self.work = Some(work.staying(stays));
             }
-            Err(failure) => self.not_checkpointed(failure, client),
+            Err(failure) => self.not_checkpointed(failure, client, Duration::ZERO),
         }
     }
 
     /// The worker that has made the last image of the series, else a new one.
     fn worker_for(&mut self, task: CheckpointTask) -> Result<Worker> {
-        if task.series.is_none() {
-            // Two cannot follow one program.
-            self.end_series();
-        }
         let task = Task::Checkpoint(task);
         if let Some(worker) = self.spare.take() {
             match worker.with(&task, &[]) {
@@ -234,6 +249,7 @@ impl Keeper {
                     Errand::Checkpoint { .. } => {}
                 }
             }
+            Ok(Reply::Halting) => work.halts(self.plan.timeout),
             Ok(Reply::Frozen) => {
                 let touched = self.watch.as_mut().map(Watch::mark).unwrap_or_default();
                 if let Err(failure) = work.worker.tell(&Touched::from(touched.as_slice())) {
@@ -241,6 +257,7 @@ impl Keeper {
                 }
             }
             Ok(Reply::Thawed) => {
+                work.has_thawed();
                 if let Some(watch) = &mut self.watch {
                     watch.thawed();
                 }
@@ -272,6 +289,9 @@ impl Keeper {
 
     /// The worker has ended and is reaped: what it said last counts.
     pub(super) fn on_worker_end(&mut self) -> Result<()> {
+        if let Some(work) = &mut self.work {
+            work.stays = false;
+        }
         while self.work.as_ref().is_some_and(|work| work.listens) {
             self.on_answer()?;
         }
@@ -282,7 +302,11 @@ impl Keeper {
     /// The worker has done what it was asked for, and waits for more.
     fn on_errand_done(&mut self) -> Result<()> {
         let Some(work) = self.work.take() else { return Ok(()) };
-        self.spare = Some(work.worker);
+        if self.phase == Phase::Running {
+            self.spare = Some(work.worker);
+        } else {
+            work.worker.end();
+        }
         self.conclude(work.errand, work.answer, work.began.elapsed())
     }
 
@@ -304,8 +328,13 @@ impl Keeper {
                     return process::kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {});
                 }
             }
-            (Errand::Checkpoint { client, .. }, Some(Reply::Failed(failure))) => self.not_checkpointed(failure, client),
-            (Errand::Checkpoint { client, .. }, _) => self.not_checkpointed(silent(), client),
+            (Errand::Checkpoint { client, .. }, answer) => {
+                let failure = match answer {
+                    Some(Reply::Failed(failure)) => failure,
+                    _ => silent(),
+                };
+                self.not_checkpointed(failure, client, took);
+            }
         }
         match self.phase {
             Phase::Dying(death) => self.decide(death),
@@ -379,17 +408,22 @@ impl Keeper {
     }
 
     /// A checkpoint failed; the program goes on. Told once, until one works again.
-    fn not_checkpointed(&mut self, failure: Failure, client: Option<Client>) {
+    fn not_checkpointed(&mut self, failure: Failure, client: Option<Client>, took: Duration) {
         if let Some(client) = client {
             client.answer(&Answer::Failed(failure));
             return;
         }
         self.failures = self.failures.saturating_add(1);
+        if self.failures > 1 {
+            // What keeps the next image of a series from being made need not keep a whole one.
+            self.end_series();
+        }
         let soon = failure.class == Class::Changed && self.failures == 1;
         let pause = if soon {
             self.every().min(Duration::from_millis(200))
         } else {
-            pause_after_failure(self.every(), self.failures)
+            let spent = Spent { took, held_up: Duration::ZERO, worked: took };
+            pause_after_failure(self.every(), self.failures).max(pause_after(Duration::ZERO, spent, self.plan.budget))
         };
         self.next_checkpoint = Instant::now() + pause;
         let told = self.trouble.as_ref() == Some(&failure.message);

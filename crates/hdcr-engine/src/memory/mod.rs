@@ -139,8 +139,12 @@ const IMPOSSIBLE: [(&[[u8; 2]], &str, &str, &str); 4] = [
     (&[*b"ht"], "mapping-hugetlb", "huge pages of hugetlbfs are not supported yet", "use transparent huge pages"),
 ];
 
-/// Why a mapping cannot be kept, if it cannot.
-pub(crate) fn obstacle(pid: Pid, line: &MapLine) -> Option<Refusal> {
+/// The flag of a mapping whose writes are followed.
+const FOLLOWED: [u8; 2] = *b"uw";
+
+/// Why a mapping cannot be kept, if it cannot. `followed`: its keeper follows its writes.
+pub(crate) fn obstacle(pid: Pid, line: &MapLine, followed: bool) -> Option<Refusal> {
+    let stands = |code: &[u8; 2]| line.has(code) && !(followed && *code == FOLLOWED);
     if matches!(kind_of(line), MappingKind::Vdso | MappingKind::Vvar) || line.name == b"[vsyscall]" {
         return None;
     }
@@ -157,9 +161,7 @@ pub(crate) fn obstacle(pid: Pid, line: &MapLine) -> Option<Refusal> {
             remedy: remedy.to_owned(),
         })
     };
-    if let Some((_, code, cause, remedy)) =
-        IMPOSSIBLE.iter().find(|(flags, ..)| flags.iter().any(|flag| line.has(flag)))
-    {
+    if let Some((_, code, cause, remedy)) = IMPOSSIBLE.iter().find(|(flags, ..)| flags.iter().any(stands)) {
         return refuse(code, cause, remedy);
     }
     if line.protection_key != 0 {
@@ -179,7 +181,8 @@ pub(crate) fn obstacle(pid: Pid, line: &MapLine) -> Option<Refusal> {
             "close that object before the checkpoint",
         );
     }
-    let known = |code: &[u8; 2]| IMPLIED.contains(code) || ADVICE.iter().any(|(known, _)| known == code);
+    let known =
+        |code: &[u8; 2]| !stands(code) || IMPLIED.contains(code) || ADVICE.iter().any(|(known, _)| known == code);
     let unknown = line.vm_flags.iter().find(|code| !known(code))?;
     let name = String::from_utf8_lossy(unknown);
     refuse("mapping-flag", &format!("its flag \"{name}\" is not known to HDCR"), "update HDCR, or report the flag")

@@ -127,6 +127,7 @@ pub(crate) fn capture(
         progress: crate::progress::Progress::default(),
         compression: Compression::None,
         snapshot: crate::checkpoint::SnapshotRequest::Copy,
+        followed: false,
         blind: None,
     };
     let mut tree = NoTree;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::early::{Early, Finished, Read};
+use super::early::{self, Early, Finished, Read};
 use super::kept::{Kept, length};
 use super::outlet::Outlet;
 use super::series::{Rest, Series};
-use super::space::{Habit, Last, Reach, Space, Span};
+use super::space::{Habit, Last, Space, Span};
 use crate::checkpoint::Request;
 use crate::error::{Error, Result};
 use crate::ids::Pid;
@@ -89,9 +89,9 @@ impl Ahead {
         !self.spaces.is_empty()
     }
 
-    /// The objects whose pages stay from image to image.
+    /// The objects whose pages stay from image to image: one that was first met by an image that was given up has none.
     pub(crate) fn objects(&self) -> Vec<u64> {
-        self.spaces.values().map(|space| space.id.0).collect()
+        self.spaces.values().filter(|space| space.in_base).map(|space| space.id.0).collect()
     }
 
     /// Begins to follow those of these processes that are not followed. If there are any, the tree stands still for a moment.
@@ -120,10 +120,10 @@ impl Ahead {
             match frozen.follow(*pid) {
                 Ok(watch) => {
                     self.next_id += 1;
-                    self.spaces.insert(
-                        *pid,
-                        Space::new(*pid, ObjectId(self.next_id), watch, Habit { span, blind: request.blind }),
-                    );
+                    let habit = Habit { span, blind: request.blind };
+                    let mut space = Space::new(*pid, ObjectId(self.next_id), watch, habit);
+                    space.follow()?;
+                    self.spaces.insert(*pid, space);
                 }
                 Err(error) => {
                     let why = why(*pid, &error.into());
@@ -138,24 +138,24 @@ impl Ahead {
 
     /// Copies in rounds until little is left.
     pub(crate) fn rounds(&mut self, out: &mut Outlet) -> Result<()> {
-        if self.pace.is_some_and(|pace| pace <= BRISK) {
-            self.round(out, Reach::New)?;
+        let unsure: u64 = self.spaces.values().map(Space::unsure_pages).sum();
+        if self.pace.is_some_and(|pace| pace <= BRISK) && unsure <= FEW {
             self.look_at_mappings();
             self.make_ready_for(FEW);
             return Ok(());
         }
-        self.round(out, Reach::All)?;
+        self.round(out)?;
         let mut before = u64::MAX;
         let mut pages = u64::MAX;
         for _ in 1..ROUNDS {
-            pages = self.round(out, Reach::All)?;
+            pages = self.round(out)?;
             if pages <= FEW || pages > before / 4 * 3 {
                 break;
             }
             before = pages;
         }
         self.look_at_mappings();
-        pages = pages.min(self.round(out, Reach::All)?.max(FEW));
+        pages = pages.min(self.round(out)?.max(FEW));
         self.make_ready_for(pages);
         Ok(())
     }
@@ -174,19 +174,18 @@ impl Ahead {
     }
 
     /// One round in all processes; one in which it fails is given up.
-    fn round(&mut self, out: &mut Outlet, reach: Reach) -> Result<u64> {
+    fn round(&mut self, out: &mut Outlet) -> Result<u64> {
         let mut pages = 0;
-        for (pid, mut space) in std::mem::take(&mut self.spaces) {
-            match space.round(out, reach) {
-                Ok(more) => {
-                    tracing::debug!("memory: process {pid}: {more} pages copied in this round");
-                    pages += more;
-                    self.spaces.insert(pid, space);
-                }
+        let pids: Vec<Pid> = self.spaces.keys().copied().collect();
+        for pid in pids {
+            let Some(space) = self.spaces.get_mut(&pid) else { continue };
+            match space.round(out) {
+                Ok(more) => pages += more,
+                // The image fails, and all go on with the next one.
                 Err(error @ Error::Image(_)) => return Err(error),
                 Err(error) => {
-                    space.give_up(out)?;
                     self.lost.push(why(pid, &error));
+                    self.give_up(pid, out)?;
                 }
             }
         }
@@ -218,10 +217,13 @@ impl Ahead {
     /// The tree stands still: when it is one process that is followed, its last pages are read while it is looked at.
     pub(crate) fn begin_early(&mut self, processes: &[FrozenProcess]) -> Result<()> {
         let [only] = processes else { return Ok(()) };
+        let known = self.known.get(&only.pid).map(Vec::as_slice).unwrap_or_default();
+        // Without it, calls are made from the program's own text, which is then not what it was while it is read.
+        let has_vdso = known.iter().any(|line| line.name == b"[vdso]");
+        let Some(lines) = early::lines(only.pid, known)?.filter(|_| has_vdso) else { return Ok(()) };
         let Some(space) = self.spaces.remove(&only.pid) else { return Ok(()) };
-        let known = self.known.get(&only.pid).cloned().unwrap_or_default();
         let kept = std::mem::take(&mut self.kept_early);
-        self.early = Some(Early::begin(only.pid, space, known, kept)?);
+        self.early = Some(Early::begin(space, lines, kept)?);
         Ok(())
     }
 
@@ -233,7 +235,7 @@ impl Ahead {
         let Finished { space, kept, read } = early.end().ok_or_else(died)?;
         self.spaces.insert(pid, space);
         self.kept_early = kept;
-        read
+        read.map(Some)
     }
 
     /// In the stop: the rest of a followed process. `None`: it is not followed.
@@ -295,6 +297,17 @@ impl Ahead {
             }
         }
         load.send(out, sent)
+    }
+
+    /// At the end of the stop: follows what has come since the last one.
+    pub(crate) fn follow_new(&mut self) -> Result<()> {
+        if self.span() == Span::Series { self.spaces.values_mut().try_for_each(Space::follow_new) } else { Ok(()) }
+    }
+
+    /// Gives up those who are not among the living any more.
+    pub(crate) fn only(&mut self, living: &[Pid], out: &mut Outlet) -> Result<()> {
+        let followed: Vec<Pid> = self.spaces.keys().copied().collect();
+        followed.into_iter().filter(|pid| !living.contains(pid)).try_for_each(|pid| self.give_up(pid, out))
     }
 
     /// Takes what was copied of a process out again: it is read in the stop.
@@ -362,7 +375,7 @@ impl Drop for Ahead {
         kept.clear();
         kept_early.clear();
         let (spaces, refused) = (std::mem::take(&mut self.spaces), std::mem::take(&mut self.refused));
-        let next_id = spaces.values().map(|space| space.id.0).max().unwrap_or(0);
+        let next_id = self.next_id;
         series.give_back(Rest { spaces, refused, kept, kept_early, next_id });
     }
 }

@@ -26,14 +26,13 @@ pub(crate) struct Early {
 pub(crate) struct Finished {
     pub(crate) space: Space,
     pub(crate) kept: Kept,
-    /// `None`: the mappings are not those that were known, and it has done nothing.
-    pub(crate) read: Result<Option<Read>>,
+    pub(crate) read: Result<Read>,
 }
 
 /// What it has read.
 #[derive(Debug)]
 pub(crate) struct Read {
-    /// The mappings as it found them.
+    /// The mappings that it has gone by.
     pub(crate) lines: Vec<MapLine>,
     pub(crate) ways: WaysRecord,
     /// What the image holds and must not.
@@ -43,12 +42,12 @@ pub(crate) struct Read {
 }
 
 impl Early {
-    /// Begins it.
-    pub(crate) fn begin(pid: Pid, space: Space, known: Vec<MapLine>, kept: Kept) -> Result<Self> {
-        let id = space.id;
+    /// Begins it, with the mappings as they are before the mechanism does anything in the process.
+    pub(crate) fn begin(space: Space, lines: Vec<MapLine>, kept: Kept) -> Result<Self> {
+        let (pid, id) = (space.pid, space.id);
         let work = move || {
             let (mut space, mut kept) = (space, kept);
-            let read = read(pid, &mut space, &known, &mut kept);
+            let read = read(&mut space, lines, &mut kept);
             Finished { space, kept, read }
         };
         let thread = std::thread::Builder::new().name("last pages".to_owned()).spawn(work);
@@ -62,14 +61,18 @@ impl Early {
     }
 }
 
-fn read(pid: Pid, space: &mut Space, known: &[MapLine], kept: &mut Kept) -> Result<Option<Read>> {
-    let Some(mut lines) = flags::with_known_flags(maps(pid)?, known) else { return Ok(None) };
-    lines.retain(|line| line.name != b"[vsyscall]");
+/// The mappings of a stopped process, when they are the ones that are known.
+pub(crate) fn lines(pid: Pid, known: &[MapLine]) -> Result<Option<Vec<MapLine>>> {
+    let lines = flags::with_known_flags(maps(pid)?, known);
+    Ok(lines.map(|lines| lines.into_iter().filter(|line| line.name != b"[vsyscall]").collect()))
+}
+
+fn read(space: &mut Space, lines: Vec<MapLine>, kept: &mut Kept) -> Result<Read> {
     let Last { read, forget, ways } = space.last(&lines)?;
     let bytes: usize = read.iter().map(length).sum();
     if !kept.takes(bytes) {
-        return Ok(Some(Read { lines, ways, forget, left: read }));
+        return Ok(Read { lines, ways, forget, left: read });
     }
     space.read(&read, kept, None)?;
-    Ok(Some(Read { lines, ways, forget, left: Vec::new() }))
+    Ok(Read { lines, ways, forget, left: Vec::new() })
 }

@@ -30,6 +30,11 @@ impl Flags {
         self.known()
     }
 
+    /// A mapping is another one than it was: all are read again.
+    pub(crate) fn forget(&mut self) {
+        self.0 = None;
+    }
+
     /// What was read last.
     pub(crate) fn known(&self) -> &[MapLine] {
         self.0.as_ref().map_or(&[], |(_, lines)| lines.as_slice())

@@ -4,6 +4,7 @@
 //! seen by the next look. A page that was protected and could not be copied is *unsure*: it is read in the stop whatever
 //! is said about it.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use hdcr_image::hdcr_layout::MappingKind;
@@ -16,7 +17,7 @@ use super::record::{MappingWay, Way, WaysRecord, Why};
 use crate::checkpoint::Blind;
 use crate::error::Result;
 use crate::ids::Pid;
-use crate::mechanism::{self, Followed, Pages, Watch, Written};
+use crate::mechanism::{Followed, Pages, Watch, Written};
 use crate::memory::{END, PAGE, kind_of};
 use crate::model::ObjectId;
 use crate::procfs::{self, MapLine};
@@ -29,6 +30,8 @@ const BLOCK: u64 = 2 << 20;
 const PIECE: u64 = 1 << 20;
 /// A smaller mapping is sooner read than followed.
 const LEAST: u64 = 16 * PAGE;
+/// So many mappings are followed at most, the largest ones: the program stands still for it.
+const MOST: usize = 512;
 /// Longer runs of written pages may be holes for the most part, and are looked at before they are read.
 const SHORT: u64 = 4 * PAGE;
 
@@ -63,6 +66,12 @@ pub(crate) struct Space {
     /// Pages that the image in the making holds otherwise than the last one that was committed.
     since: PageSet,
     habit: Habit,
+    /// Mappings, by their starts, that cannot be followed, and why.
+    refused: BTreeMap<u64, Why>,
+    /// Mappings that came since it was last looked for what can be followed.
+    new: Vec<Range<u64>>,
+    /// The last image that was committed holds its pages under this number.
+    pub(crate) in_base: bool,
     rounds: u32,
     pub(crate) flags: Flags,
 }
@@ -129,6 +138,9 @@ impl Space {
             unsure: PageSet::default(),
             since: PageSet::default(),
             habit,
+            refused: BTreeMap::new(),
+            new: Vec::new(),
+            in_base: false,
             rounds: 0,
             flags: Flags::default(),
         }
@@ -137,6 +149,7 @@ impl Space {
     /// The image in the making was committed: the next one goes on from it.
     pub(crate) fn committed(&mut self) {
         self.since = PageSet::default();
+        self.in_base = true;
     }
 
     /// The image in the making will not be: the next one goes on from the one before, and has to say everything anew that
@@ -151,46 +164,63 @@ impl Space {
     /// Another image begins, on top of the last one.
     pub(crate) fn begin_again(&mut self) -> Result<()> {
         self.rounds = 0;
+        self.watch.must_be_the_same()?;
         Ok(self.watch.renew()?)
     }
 
-    /// One round: copies what is new or was written since the last one. How many pages that were.
-    pub(crate) fn round(&mut self, out: &mut Outlet, reach: Reach) -> Result<u64> {
+    /// How many pages have to be read although nothing says that they were written.
+    pub(crate) fn unsure_pages(&self) -> u64 {
+        count(&self.unsure.ranges().collect::<Vec<_>>())
+    }
+
+    /// Follows all mappings that are worth it. Only in a stop: a mapping that is followed in part is two to the kernel, and the
+    /// program cannot move it any more.
+    pub(crate) fn follow(&mut self) -> Result<()> {
+        let lines = maps(self.pid)?.into_iter();
+        let worth = lines.filter(|line| pages_of(line).is_some() && why_not(line).is_none());
+        self.new = worth.map(|line| line.range).collect();
+        self.follow_new()
+    }
+
+    /// Follows what has come since. At the end of a stop: mappings that are followed alike may become one.
+    pub(crate) fn follow_new(&mut self) -> Result<()> {
+        let mut new = std::mem::take(&mut self.new);
+        new.sort_by_key(|range| std::cmp::Reverse(range.end - range.start));
+        for range in new.iter().take(MOST) {
+            let why = match self.watch.follow(range)? {
+                Followed::Yes => continue,
+                Followed::Taken => Why::Taken,
+                Followed::Impossible => Why::Impossible,
+            };
+            self.refused.insert(range.start, why);
+        }
+        Ok(())
+    }
+
+    /// One round: copies what was written since the last one. How many pages that were.
+    pub(crate) fn round(&mut self, out: &mut Outlet) -> Result<u64> {
         self.rounds += 1;
         let mut pages = 0;
         for line in maps(self.pid)? {
             let Some(which) = pages_of(&line).filter(|_| why_not(&line).is_none()) else { continue };
             let first = line.range.start..line.range.start.saturating_add(PAGE);
-            let fresh = self.watch.written(&first)? == Written::Unfollowed;
-            if fresh {
-                if self.watch.follow(&line.range)? != Followed::Yes {
-                    continue;
-                }
-                self.forget(&line.range, out)?;
+            if self.watch.written(&first)? != Written::Unfollowed {
+                pages += self.mapping(&line.range, which, out)?;
             }
-            if !fresh && reach == Reach::New {
-                continue;
-            }
-            let whole = if fresh { Whole::Yes } else { Whole::No };
-            pages += self.mapping(&line.range, which, whole, out)?;
         }
         Ok(pages)
     }
 
-    /// A followed mapping: what was written, or all of it. Only blocks that hold something are protected: protecting makes
+    /// A followed mapping: what was written. Only blocks that hold something are protected: protecting makes
     /// page tables, and a mapping may be far larger than what it holds.
-    fn mapping(&mut self, range: &Range<u64>, which: Pages, whole: Whole, out: &mut Outlet) -> Result<u64> {
+    fn mapping(&mut self, range: &Range<u64>, which: Pages, out: &mut Outlet) -> Result<u64> {
         let mut pages = 0;
         for piece in self.unsure.within(range).iter().flat_map(|piece| cut(piece, SLICE)) {
             self.unsure.remove(&piece);
             pages += self.slice(&piece, which, Whole::Yes, out)?;
         }
-        let written = match (whole, self.watch.written(range)?) {
-            (Whole::Yes, _) => vec![range.clone()],
-            (Whole::No, Written::Pages(written)) => written,
-            // It has become several mappings just now; the next round meets each.
-            (Whole::No, Written::Unfollowed) => return Ok(pages),
-        };
+        // It may have become several mappings just now; the next round meets each.
+        let Written::Pages(written) = self.watch.written(range)? else { return Ok(pages) };
         let mut blocks = PageSet::default();
         for run in &written {
             for piece in self.sort(std::slice::from_ref(run), which)?.all() {
@@ -200,12 +230,21 @@ impl Space {
         }
         let slices: Vec<Range<u64>> = blocks.ranges().flat_map(|range| cut(&range, SLICE)).collect();
         for slice in slices {
-            pages += self.slice(&slice, which, whole, out)?;
+            pages += self.slice(&slice, which, Whole::No, out)?;
         }
         Ok(pages)
     }
 
+    /// What was found written is asked for again only when it was copied: after an error all of it is unsure.
     fn slice(&mut self, slice: &Range<u64>, which: Pages, whole: Whole, out: &mut Outlet) -> Result<u64> {
+        let copied = self.copy_slice(slice, which, whole, out);
+        if copied.is_err() {
+            self.unsure.add(slice);
+        }
+        copied
+    }
+
+    fn copy_slice(&mut self, slice: &Range<u64>, which: Pages, whole: Whole, out: &mut Outlet) -> Result<u64> {
         let Written::Pages(written) = self.watch.take_written(slice)? else {
             self.unsure.add(slice);
             return Ok(0);
@@ -225,7 +264,8 @@ impl Space {
     fn sort(&self, written: &[Range<u64>], which: Pages) -> Result<Sorted> {
         let mut sorted = Sorted::default();
         for run in written {
-            if which == Pages::Filled && run.end - run.start <= SHORT {
+            // What could not be read before is looked at: it may be a guard.
+            if which == Pages::Filled && run.end - run.start <= SHORT && self.unsure.within(run).is_empty() {
                 sorted.there.push(run.clone());
                 continue;
             }
@@ -302,10 +342,12 @@ impl Space {
                 }
                 Written::Unfollowed => {
                     last.read.extend(self.watch.filled(&line.range, which)?);
-                    match why_not(line) {
-                        Some(why) => why,
-                        None => self.why_unfollowed(&line.range)?,
-                    }
+                    why_not(line).unwrap_or_else(|| {
+                        // It may lie where another one was.
+                        self.flags.forget();
+                        self.new.push(line.range.clone());
+                        self.refused.remove(&line.range.start).unwrap_or(Why::New)
+                    })
                 }
             };
             let way = if why == Why::Followed { Way::Ahead } else { Way::Copy };
@@ -356,14 +398,6 @@ impl Space {
 
     fn is_blind(&self, rule: Blind) -> bool {
         self.habit.blind == Some(rule)
-    }
-
-    fn why_unfollowed(&self, range: &Range<u64>) -> mechanism::Result<Why> {
-        Ok(match self.watch.follow(range)? {
-            Followed::Yes => Why::New,
-            Followed::Taken => Why::Taken,
-            Followed::Impossible => Why::Impossible,
-        })
     }
 
     fn last_of_followed(
@@ -458,17 +492,7 @@ impl Space {
     }
 }
 
-/// What a round goes over.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Reach {
-    /// All mappings.
-    All,
-    /// Mappings that were not followed before.
-    New,
-}
-
-/// Whether all pages of a range are copied, or only written ones. What was just registered may have been followed in part
-/// before: a part that was protected then does not show as written.
+/// Whether all pages of a range are copied, or only written ones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Whole {
     Yes,

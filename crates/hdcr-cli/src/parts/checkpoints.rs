@@ -1,0 +1,205 @@
+//! One checkpoint from the task to the answer, and what a worker keeps for the next one.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hdcr_engine::checkpoint::{self, Held, Next, Prepared, Series, Stopped, Surveyed};
+use hdcr_engine::error::{Error, Refusals};
+use hdcr_engine::mechanism::Deadline;
+use hdcr_engine::progress::{Laps, Progress};
+use hdcr_image::{Chain, Committed, JobName, Manifest, ManifestFacts, Sink, SnapshotId};
+use hdcr_ptrace::Ptrace;
+use hdcr_store::Selector;
+
+use super::{job_name, lineage_from, mechanism, obstacle, request, sink, store};
+use crate::busy::AtWork;
+use crate::failure::Result;
+use crate::filling::{self, micros};
+use crate::kinds::Then;
+use crate::machine;
+use crate::task::{CheckpointTask, Checkpointed, Reply, Target};
+
+/// What a worker has at hand from one checkpoint to the next.
+#[derive(Debug)]
+pub(crate) struct Session {
+    mechanism: Ptrace,
+    series: Series,
+    /// When the last image of the series was begun.
+    last: Cell<Option<Instant>>,
+}
+
+impl Session {
+    /// Nothing is followed yet.
+    pub(crate) fn new() -> Self {
+        Self { mechanism: mechanism(), series: Series::default(), last: Cell::default() }
+    }
+}
+
+/// Finds out what the next image of a series goes on from; when that is not known any more, it is a whole one.
+fn go_on(series: &Series, target: &Target, sink: &dyn Sink, pace: Duration) -> Next {
+    if let (Some(base), Target::Store { root, .. }) = (series.interrupted(), target) {
+        let again = base.place.as_ref().map(|(job, number)| Selector::Snapshot(job.clone(), *number));
+        let chain = again.and_then(|place| {
+            let source = store(root).source(&place).ok()?;
+            Chain::open(&source).inspect_err(|error| tracing::debug!(%error, "the image before")).ok()
+        });
+        if let Some(chain) = chain {
+            series.resume(chain);
+        }
+    }
+    if series.base().is_some_and(|base| !sink.can_share(&base)) {
+        series.begin_anew();
+    }
+    Next { series: series.clone(), pace }
+}
+
+/// The program is ended or left stopped, or it goes on already. The snapshot is committed: nothing that comes after may turn
+/// it into a failure.
+fn ended(held: Option<Held>, then: Then) {
+    let ended = match (held, then) {
+        (Some(held), Then::Kill) => held.kill(),
+        (Some(held), Then::Stop) => held.leave_stopped(),
+        (Some(_), Then::GoOn) | (None, _) => Ok(()),
+    };
+    if let Err(error) = ended {
+        tracing::warn!(%error, "the checkpoint is made, but the program was not ended or stopped cleanly");
+    }
+}
+
+/// Copies what can be copied while the program runs. The path of an image that is not in a store comes with it.
+fn prepare(task: &CheckpointTask, session: &Session, surveyed: Surveyed) -> Result<(Prepared, Option<PathBuf>)> {
+    let Session { mechanism, series, .. } = session;
+    if !surveyed.refusals().is_empty() {
+        // Before anything is written.
+        return Err(Error::Refused(Refusals(surveyed.refusals().to_vec())).into());
+    }
+    let (sink, path) = sink(&task.target)?;
+    let prepared = match task.series {
+        None => {
+            // Two cannot follow one program.
+            series.begin_anew();
+            surveyed.prepare(mechanism, sink)?
+        }
+        Some(pace) => {
+            // What counts is not how soon the next one was wanted.
+            let real = session.last.replace(Some(Instant::now())).map_or(pace, |last| pace.max(last.elapsed()));
+            let next = go_on(series, &task.target, sink.as_ref(), real);
+            surveyed.prepare_next(mechanism, sink, &next)?
+        }
+    };
+    Ok((prepared, path))
+}
+
+/// Stops the program; since when.
+fn stop(
+    task: &CheckpointTask,
+    mechanism: &Ptrace,
+    prepared: Prepared,
+    tell: &mut dyn FnMut(Reply) -> Result<Vec<PathBuf>>,
+) -> Result<(Stopped, Instant)> {
+    if task.then == Then::GoOn {
+        tell(Reply::Halting)?;
+    }
+    let halted = Instant::now();
+    // Copying ahead may take long, and nobody waits for it: the stop has its whole time left.
+    let stopped = prepared.freeze(mechanism, Deadline(halted + task.timeout))?;
+    let stopped = if task.watched { stopped.with_touched(tell(Reply::Frozen)?) } else { stopped };
+    Ok((stopped, halted))
+}
+
+/// Takes a checkpoint. `tell` hears when the program stands still, if it is watched, and answers with the files that it
+/// has worked on; and when it goes on.
+pub(crate) fn checkpoint(
+    task: &CheckpointTask,
+    session: &Session,
+    progress: &Progress,
+    tell: &mut dyn FnMut(Reply) -> Result<Vec<PathBuf>>,
+) -> Result<Checkpointed> {
+    let (began, worked) = (Instant::now(), machine::worked());
+    let Session { mechanism, series, .. } = session;
+    let calls = mechanism.calls_made();
+    let _at_work = AtWork::take(&task.jobs, task.who)?;
+    let lineage = task.came_from.as_ref().map(lineage_from).transpose().unwrap_or_else(|failure| {
+        // Somebody has removed it; what is made now does not build on it.
+        tracing::debug!(%failure, "where the program came from is not known any more");
+        None
+    });
+    let mut laps = Laps::begin("checkpoint");
+    let look = || Ok(checkpoint::survey_again(request(task, progress.clone()), series)?);
+    let surveyed = filling::when_filled(look)?;
+    laps.done(&format!("looked at {} processes", surveyed.processes()));
+    let notes = surveyed.notes().iter().map(obstacle).collect();
+    let (prepared, path) = prepare(task, session, surveyed)?;
+    laps.done("copied ahead what can be");
+    let prepared_for = prepared.stood();
+    let facts = ManifestFacts { lineage: lineage.unwrap_or_default(), ..machine::facts("ptrace", "copy") };
+    let (stopped, halted) = stop(task, mechanism, prepared, tell)?;
+    let facts = ManifestFacts { clocks: machine::clocks(), ..facts };
+    laps.done("stopped");
+    let captured = stopped.capture()?;
+    laps.done("read");
+    let (pending, held, stopped_for) = if task.then == Then::GoOn {
+        let pending = captured.thaw()?;
+        let stopped_for = halted.elapsed();
+        tell(Reply::Thawed)?;
+        (pending, None, stopped_for)
+    } else {
+        let (pending, held) = captured.hold();
+        (pending, Some(held), halted.elapsed())
+    };
+    laps.done(if held.is_some() { "kept stopped" } else { "let go" });
+    let read = pending.read();
+    let Committed { manifest, id: snapshot, chain } = pending.persist(facts)?.commit()?;
+    laps.done(&format!("written and durable as {snapshot}"));
+    series.committed(chain);
+    ended(held, task.then);
+    let removed = match (&task.target, task.keep) {
+        (Target::Store { root, job }, Some(keep)) => give_up(root, &job_name(job)?, keep),
+        _ => Vec::new(),
+    };
+    Ok(Checkpointed {
+        path: path.map(|path| path.display().to_string()),
+        read,
+        stopped_us: micros(stopped_for),
+        prepared_us: micros(prepared_for),
+        total_us: micros(began.elapsed()),
+        worked_us: micros(machine::worked().saturating_sub(worked)),
+        calls: mechanism.calls_made().saturating_sub(calls),
+        then: task.then,
+        notes,
+        removed,
+        ..committed(manifest, &snapshot)
+    })
+}
+
+/// What an image says of itself.
+fn committed(manifest: Manifest, snapshot: &SnapshotId) -> Checkpointed {
+    Checkpointed {
+        snapshot: snapshot.to_string(),
+        number: snapshot.place.as_ref().map(|(_, number)| *number),
+        processes: manifest.facts.processes.len(),
+        increment: manifest.facts.base.is_some(),
+        bytes: manifest.total_size(),
+        added: manifest.added_size(),
+        snapshot_by: manifest.facts.snapshot,
+        ..Checkpointed::default()
+    }
+}
+
+/// Removes what the policy gives up. The new checkpoint is safe, so a failure here is only told.
+fn give_up(root: &Path, job: &JobName, keep: usize) -> Vec<u64> {
+    let store = store(root);
+    let Ok(numbers) = store.sequences(job) else { return Vec::new() };
+    // What an image needs of the one before it has as well: none is kept for another one's sake.
+    let stored = vec![hdcr_policy::retention::Stored::default(); numbers.len()];
+    let gone = hdcr_policy::retention::give_up(&stored, keep);
+    let gone = gone.into_iter().filter_map(|place| numbers.get(place).copied());
+    gone.filter(|number| {
+        store
+            .retire(job, *number)
+            .inspect_err(|error| tracing::warn!(%error, number, "an old checkpoint could not be removed"))
+            .is_ok()
+    })
+    .collect()
+}
