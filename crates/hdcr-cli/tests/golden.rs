@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use hdcr_image::{ImageReader, ImageWriter, Options};
+use hdcr_store::{Durability, FileSink, open_path};
 use serde_json::Value;
 
 /// Programs of the first images, with the names of their processes and a record of each that only they have.
@@ -60,5 +62,38 @@ fn images_of_the_past_are_read_and_whole() {
             let odd = ["unknown", "cannot be", "is not known", "corrupt"];
             assert!(!odd.iter().any(|words| text.contains(words)), "{}: {record}", image.display());
         }
+    }
+}
+
+/// Every sum of such an image is right, and yet it cannot be restored.
+#[test]
+fn an_image_with_a_page_in_no_mapping_is_not_whole() {
+    let whole = images().into_iter().find(|image| image.ends_with("alone-0.1.0.hdcr")).unwrap();
+    let source = open_path(&whole).unwrap();
+    let reader = ImageReader::open(source.as_ref()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for stray in [false, true] {
+        let image = folder.path().join(format!("{stray}.hdcr"));
+        let sink = FileSink::create(&image, Durability::None).unwrap();
+        let mut writer = ImageWriter::new(Box::new(sink), Options::default()).unwrap();
+        for frame in reader.frames() {
+            writer.frame(frame.tag, frame.version, frame.id, frame.body).unwrap();
+        }
+        let mut bytes = Vec::new();
+        for space in reader.spaces() {
+            for run in reader.runs(space) {
+                reader.read_run(run, &mut bytes).unwrap();
+                bytes.resize(usize::try_from(run.size()).unwrap(), 0);
+                writer.pages(space, run.address(), &bytes).unwrap();
+            }
+            if stray {
+                writer.pages(space, 0x1000, &[1; 4096]).unwrap();
+            }
+        }
+        writer.finish(reader.manifest().facts.clone()).unwrap();
+        let said = Command::new(env!("CARGO_BIN_EXE_hdcr")).arg("verify").arg(&image).env_clear().output().unwrap();
+        let text = String::from_utf8(said.stderr).unwrap();
+        assert_eq!(said.status.success(), !stray, "{text}");
+        assert_eq!(text.contains("pages at 0x1000 lie in no mapping"), stray, "{text}");
     }
 }

@@ -35,4 +35,5 @@ pub mod survey;
 mod task;
 pub mod text;
 mod tree;
+pub mod verify;
 mod works;

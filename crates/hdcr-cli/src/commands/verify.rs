@@ -36,6 +36,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ImageArgs) -> Result<u8> {
     let verified = image.verify(&mut |progress| teller.at(step(progress.done, progress.total)));
     drop(bar);
     let verified = verified.map_err(|error| Failure::from(error).during(&place))?;
+    hdcr_engine::verify::verify(&image).map_err(|error| Failure::from(error).during(&place))?;
     at.output.result(&Read {
         snapshot: place.to_string(),
         whole: true,

@@ -275,9 +275,14 @@ fn clear(cx: &Restore<'_>, nursery: &mut dyn Nursery, tid: Tid, mm: &StoredMm) -
 
 /// Whether every page of a range lies in a mapping whose pages the image may hold.
 pub(crate) fn covered(mm: &StoredMm, range: Range<u64>) -> bool {
+    have_place(&mm.mappings, range)
+}
+
+/// The same of mappings in order.
+pub(crate) fn have_place(mappings: &[Mapping], range: Range<u64>) -> bool {
     let mut at = range.start;
-    let first = mm.mappings.partition_point(|mapping| mapping.end <= at);
-    for mapping in mm.mappings.iter().skip(first) {
+    let first = mappings.partition_point(|mapping| mapping.end <= at);
+    for mapping in mappings.iter().skip(first) {
         if mapping.start > at || !private(mapping) {
             return false;
         }
