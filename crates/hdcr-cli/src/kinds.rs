@@ -217,11 +217,13 @@ pub(crate) enum EndPolicy {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Snapshot {
-    /// Processes above 16 MiB as by `precopy`, others as by `stop`
+    /// Processes above 16 MiB as by `precopy`, and by `fork` what they write too fast for that; others as by `stop`
     #[default]
     Auto,
     /// While the program runs; in the stop only what it has written since
     Precopy,
+    /// From a copy-on-write child that each process makes in the stop, while the program runs again
+    Fork,
     /// All of it while the program stands still
     Stop,
 }

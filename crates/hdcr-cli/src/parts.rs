@@ -113,6 +113,7 @@ fn request(task: &CheckpointTask, progress: Progress) -> Request {
         snapshot: match task.files.snapshot {
             kinds::Snapshot::Auto => SnapshotRequest::Auto,
             kinds::Snapshot::Precopy => SnapshotRequest::Ahead,
+            kinds::Snapshot::Fork => SnapshotRequest::Fork,
             kinds::Snapshot::Stop => SnapshotRequest::Copy,
         },
         followed: is_followed(task),

@@ -17,6 +17,7 @@ use crate::resource::late::LateRecord;
 use crate::snapshot::ahead::Ahead;
 use crate::snapshot::choice::{self, Weight};
 use crate::snapshot::outlet::Outlet;
+use crate::snapshot::record::Why;
 pub use crate::snapshot::series::Series;
 use crate::survey::{self, Judged};
 
@@ -64,6 +65,8 @@ pub enum SnapshotRequest {
     Auto,
     /// All are copied while they run, as far as that is possible, and in the stop only what they have written since.
     Ahead,
+    /// All are copied by copy-on-write, by a child that each of them makes in the stop.
+    Fork,
     /// All are copied in the stop.
     Copy,
 }
@@ -255,10 +258,16 @@ impl Surveyed {
         if ahead.follows() {
             let sizes = chosen.iter().filter_map(|pid| self.weights.get(pid)).map(|weight| weight.size);
             out.tell(Some(Meter::begin(&self.request.progress, Phase::Copying, || sizes.sum())));
-            ahead.rounds(&mut out)?;
+            ahead.rounds(&mut out, self.request.snapshot == SnapshotRequest::Auto)?;
             out.tell(None);
         }
-        let rest = self.weights.iter().filter(|(pid, _)| ahead.object(**pid).is_none());
+        let forks = choice::forks(self.request.snapshot, &self.weights);
+        if !forks.is_empty() {
+            let sizes = forks.iter().filter_map(|pid| Some((*pid, self.weights.get(pid)?.size)));
+            ahead.fork(&sizes.collect::<Vec<_>>(), Why::Asked);
+            ahead.look_at_mappings();
+        }
+        let rest = self.weights.iter().filter(|(pid, _)| ahead.object(**pid).is_none() && !ahead.forks(**pid));
         ahead.make_ready(rest.map(|(_, weight)| weight.size).sum());
         Ok(Prepared { request: self.request, out, ahead })
     }

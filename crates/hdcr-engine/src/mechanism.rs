@@ -209,6 +209,11 @@ pub trait Frozen: fmt::Debug {
     fn descriptor(&self, pid: Pid, fd: Fd) -> Result<OwnedFd>;
     /// Prepares to follow what a process writes, beyond the thaw. An error: it cannot be done for this process.
     fn follow(&mut self, pid: Pid) -> Result<Box<dyn Watch>>;
+    /// Copies the memory of a process as it is now, without reading it: the copy stays as it is when the process goes on. An
+    /// error: it cannot be done for this process.
+    fn fork(&mut self, pid: Pid) -> Result<Box<dyn Twin>> {
+        Err(MechanismError::Unsupported { tid: pid.leader(), kind: "a task" })
+    }
     /// Address ranges that hold something of the mechanism's own in this process (never part of an image).
     fn own_ranges(&self, pid: Pid) -> Vec<Range<u64>>;
     /// Lets all go on as they stood; a stopped job stays stopped.
@@ -266,6 +271,21 @@ pub trait Watch: fmt::Debug + Send {
     fn protect(&self, range: &Range<u64>) -> Result<()>;
     /// Takes the protection off a range again, which holds up the program less than the end of the watch does.
     fn expose(&self, range: &Range<u64>) -> Result<()>;
+}
+
+/// The memory of a process as it was at a moment, by copy-on-write. Dropping it ends that, for which the process may stand
+/// still for a moment; the death of the engine ends it as well.
+///
+/// Only mappings that a child inherits with their contents are in it.
+pub trait Twin: fmt::Debug {
+    /// The list of its mappings, as `/proc/PID/maps` shows it.
+    fn mappings(&self) -> Result<Vec<u8>>;
+    /// The same with their flags, as `/proc/PID/smaps` shows it; takes a walk over all pages.
+    fn flags(&self) -> Result<Vec<u8>>;
+    /// Pages of a range that hold something; never the zero page.
+    fn filled(&self, range: &Range<u64>, pages: Pages) -> Result<Vec<Range<u64>>>;
+    /// Memory at an address, also of pages that the program itself may not read; exactly `into.len()` bytes.
+    fn read(&self, at: RemotePtr, into: &mut [u8]) -> Result<()>;
 }
 
 /// Which pages are meant.

@@ -170,7 +170,10 @@ impl Leaders {
             return Leader::Outside;
         }
         let outside = self.outside.get_or_init(|| {
-            let members = procfs::bands().into_iter().filter(|(pid, _)| !self.tree.contains(pid));
+            // A child of the tree that is not in it is a copy that the mechanism has made.
+            let outside =
+                |(pid, stat): &(Pid, procfs::Stat)| !self.tree.contains(pid) && !self.tree.contains(&stat.ppid);
+            let members = procfs::bands().into_iter().filter(outside);
             members.flat_map(|(_, stat)| [(Band::Session, stat.sid), (Band::Group, stat.pgid)]).collect()
         });
         if outside.contains(&(band, number)) { Leader::Outside } else { Leader::Dead }

@@ -78,6 +78,11 @@ impl Calls {
         self.counted("letting it run to a system call", tid, result)
     }
 
+    pub(crate) fn set_options(&self, tid: Tid, options: i32) -> Result<()> {
+        let result = ptrace::set_options(tid.0, options);
+        self.counted("setting how it is traced", tid, result)
+    }
+
     pub(crate) fn detach(&self, tid: Tid, signal: i32) -> Result<()> {
         self.counted("letting it go", tid, ptrace::detach(tid.0, signal))
     }

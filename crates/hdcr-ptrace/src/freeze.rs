@@ -20,6 +20,7 @@ use nix::errno::Errno;
 
 use crate::calls::{Calls, Patience, failure};
 use crate::tasks;
+use crate::twin;
 use crate::undertaker::Undertaker;
 use crate::waits;
 
@@ -54,6 +55,8 @@ pub(crate) struct Freezing<'a> {
     undertaker: Option<Undertaker>,
     /// A thread in uninterruptible sleep that was left alone for now.
     asleep: Option<(Pid, Tid)>,
+    /// Of the processes below, only what is left of children of ours.
+    alone: bool,
 }
 
 /// A frozen scope.
@@ -90,7 +93,13 @@ impl<'a> Freezing<'a> {
             seen: Vec::new(),
             undertaker: None,
             asleep: None,
+            alone: false,
         }
+    }
+
+    /// Only the process at the top.
+    pub(crate) fn alone(self) -> Self {
+        Self { alone: true, ..self }
     }
 
     /// Stops all or none. On an error the threads that could not be let go (they have not stopped, the kernel lets
@@ -172,7 +181,8 @@ impl<'a> Freezing<'a> {
             }
             for &tid in &tids {
                 if self.attached.get(&tid).is_some_and(|a| a.stand.is_some()) {
-                    queue.extend(children(pid, tid)?);
+                    let below = children(pid, tid)?.into_iter();
+                    queue.extend(below.filter(|child| !self.alone || twin::is_remains(*child)));
                 }
             }
             self.seen.push((pid, tids));
@@ -490,7 +500,8 @@ pub(crate) fn bury(calls: &Calls, tid: Tid) {
     }
 }
 
-fn parent_of(pid: Pid) -> Pid {
+/// The parent of a process.
+pub(crate) fn parent_of(pid: Pid) -> Pid {
     Pid(tasks::process_status(pid).map_or(0, |status| status.parent))
 }
 

@@ -1,13 +1,15 @@
 //! A stopped tree: [`Frozen`] by ptrace.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use hdcr_engine::batch::{Batch, Replies};
 use hdcr_engine::ids::{Fd, Pid, RemotePtr, Tid};
 use hdcr_engine::mechanism::{
-    Deadline, Frozen, FrozenProcess, MechanismError, Queue, Result, Rseq, Scope, SigInfo, Stand, TimedCall, Watch,
+    Deadline, Frozen, FrozenProcess, MechanismError, Queue, Result, Rseq, SigInfo, Stand, TimedCall, Twin, Watch,
 };
 use hdcr_engine::regs::Regs;
 use hdcr_sys::ptrace::SignalQueue;
@@ -17,13 +19,15 @@ use nix::errno::Errno;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::calls::{Calls, Patience, as_rseq, failure};
-use crate::freeze::{Caught, Freezing, bury, forgive_dead, late, let_go_of};
+use crate::freeze::{Caught, Freezing, bury, forgive_dead, late, let_go_of, parent_of};
 use crate::reenter;
 use crate::registers::waits_for_ever;
 use crate::repair::{Premises, settle};
 use crate::table;
+use crate::tasks;
 use crate::timed;
 use crate::tracee::{Place, Tracee};
+use crate::twin::{self, PtraceTwin};
 use crate::visit::{Job, Threads, Visit};
 use crate::waits;
 use crate::watch::{self, PtraceWatch};
@@ -41,13 +45,17 @@ pub(crate) struct PtraceFrozen {
     /// When the last thread had stopped, on the monotonic clock in nanoseconds.
     stopped_at: u64,
     stragglers: Stragglers,
+    /// Children that are copies, with their parents: what is left of a dead one is collected before its parent goes on.
+    copies: Vec<(Pid, Pid)>,
+    /// Not let go yet; known to the copies, too.
+    held: Rc<Cell<bool>>,
     /// Let go, left stopped or killed.
     over: bool,
 }
 
 impl PtraceFrozen {
-    pub(crate) fn freeze(calls: &Calls, stragglers: &Stragglers, scope: Scope, by: Deadline) -> Result<Self> {
-        let caught = match Freezing::new(calls, scope, by).catch() {
+    pub(crate) fn freeze(freezing: Freezing<'_>, calls: &Calls, stragglers: &Stragglers, by: Deadline) -> Result<Self> {
+        let caught = match freezing.catch() {
             Ok(caught) => caught,
             Err((error, left)) => {
                 stragglers.borrow_mut().extend(left);
@@ -55,7 +63,13 @@ impl PtraceFrozen {
             }
         };
         let stopped_at = timed::now();
-        let Caught { processes, threads } = caught;
+        let Caught { mut processes, threads } = caught;
+        let mut copies = Vec::new();
+        processes.retain(|process| {
+            let ours = process.zombie && twin::is_remains(process.pid);
+            copies.extend(ours.then(|| parent_of(process.pid)).map(|parent| (parent, process.pid)));
+            !ours
+        });
         let mut frozen = Self {
             calls: calls.clone(),
             by,
@@ -65,6 +79,8 @@ impl PtraceFrozen {
             visits: BTreeMap::new(),
             stopped_at,
             stragglers: stragglers.clone(),
+            copies,
+            held: Rc::new(Cell::new(true)),
             over: false,
         };
         let mut refused = Ok(());
@@ -85,6 +101,11 @@ impl PtraceFrozen {
         stragglers.borrow_mut().retain(|tid| !frozen.tracees.contains_key(tid));
         for tracee in frozen.tracees.values_mut() {
             refused = refused.and(reenter::name_call(calls, tracee, by));
+        }
+        if refused.is_ok() && !frozen.copies.is_empty() {
+            frozen.collect_copies();
+            // Nothing of ours is in the way of those who look at the process now.
+            refused = forgive_dead(frozen.withdraw(by));
         }
         // The drop lets the others go.
         refused.map(|()| frozen)
@@ -141,6 +162,9 @@ impl PtraceFrozen {
             return Ok(());
         }
         let by = grace();
+        self.held.set(false);
+        self.by = by;
+        self.collect_copies();
         let mut first = forgive_dead(self.withdraw(by));
         if last_word == LastWord::Stop {
             for process in self.processes.iter().filter(|process| !process.zombie) {
@@ -166,6 +190,20 @@ impl PtraceFrozen {
             }
         }
         first
+    }
+
+    /// Has parents collect what is left of dead copies. Those that live are collected later.
+    fn collect_copies(&mut self) {
+        for (parent, child) in std::mem::take(&mut self.copies) {
+            if !twin::is_remains(child) {
+                continue;
+            }
+            let inner = tasks::process_status(child).map_or(child.0, |status| status.inner_process);
+            let tid = self.any_thread_of(parent);
+            if let Err(error) = tid.and_then(|tid| self.run(&[(tid, twin::burial(inner))])) {
+                tracing::warn!(parent = parent.0, child = child.0, %error, "what is left of a copy was not collected");
+            }
+        }
     }
 
     fn wait_until_dead(&self, by: Deadline) -> Result<()> {
@@ -354,6 +392,21 @@ impl Frozen for PtraceFrozen {
         Err(failure("following its memory", tid, refused))
     }
 
+    fn fork(&mut self, pid: Pid) -> Result<Box<dyn Twin>> {
+        let tid = self.any_thread_of(pid)?;
+        let batch = twin::birth();
+        self.visit(pid, table::room(&batch))?;
+        let (Some(visit), Some(premises)) = (self.visits.get_mut(&pid), self.premises.get(&pid)) else {
+            return Err(not_in_scope(tid));
+        };
+        let (child, replies) = visit.fork(&self.calls, premises, &mut self.tracees, (&batch, self.by))?;
+        let child = child.ok_or_else(|| failure("copying its memory", tid, twin::refusal(&replies)))?;
+        self.copies.push((pid, Pid(child.0)));
+        let born = (pid, child);
+        let twin = PtraceTwin::take(&self.calls, &self.stragglers, born, &self.held, self.by)?;
+        Ok(Box::new(twin))
+    }
+
     fn own_ranges(&self, pid: Pid) -> Vec<Range<u64>> {
         self.visits.get(&pid).map(Visit::ranges).unwrap_or_default()
     }
@@ -369,8 +422,12 @@ impl Frozen for PtraceFrozen {
     fn kill(mut self: Box<Self>) -> Result<()> {
         /// Giving back the memory of a large program takes its time.
         const DEATH: std::time::Duration = std::time::Duration::from_mins(2);
+        // Else who inherits the children has to.
+        self.by = grace();
+        self.collect_copies();
         self.all_or_none()?;
         self.over = true;
+        self.held.set(false);
         let mut first = Ok(());
         for process in self.processes.iter().filter(|process| !process.zombie) {
             let killed = self.calls.kill(process.pid, libc::SIGKILL);

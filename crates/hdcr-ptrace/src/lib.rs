@@ -40,6 +40,7 @@ mod table;
 mod tasks;
 mod timed;
 mod tracee;
+mod twin;
 mod undertaker;
 mod vdso;
 mod visit;
@@ -58,6 +59,7 @@ pub use faults::Faults;
 
 use calls::Calls;
 use faults::Steps;
+use freeze::Freezing;
 use frozen::PtraceFrozen;
 use nursery::PtraceNursery;
 
@@ -108,7 +110,8 @@ impl Mechanism for Ptrace {
 
     fn freeze(&self, scope: Scope, by: Deadline) -> Result<Box<dyn Frozen>> {
         self.sweep();
-        let frozen = PtraceFrozen::freeze(&self.calls, &self.stragglers, scope, by)?;
+        let freezing = Freezing::new(&self.calls, scope, by);
+        let frozen = PtraceFrozen::freeze(freezing, &self.calls, &self.stragglers, by)?;
         Ok(Box::new(frozen))
     }
 

@@ -198,7 +198,7 @@ impl PtraceNursery {
         let task = self.task_mut(tid)?;
         let meeting = Meeting { ip: task.block + stub::batch_rendezvous(), signal: SIGNAL };
         let who = (task.process, tid);
-        let regs = rendezvous::meet(&calls, who, meeting, by, &mut task.strangers)?;
+        let regs = rendezvous::meet(&calls, who, meeting, by, (&mut task.strangers, &mut None))?;
         let mut bytes = vec![0; table::room(batch)];
         if !self.region.get(at, &mut bytes) {
             return Err(system("reading the service region", Errno::EFAULT));

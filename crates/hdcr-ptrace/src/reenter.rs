@@ -170,6 +170,7 @@ mod tests {
             running: false,
             missed: None,
             put_back: false,
+            born: None,
         };
         (child, tracee)
     }

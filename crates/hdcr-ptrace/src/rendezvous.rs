@@ -47,17 +47,20 @@ pub(crate) fn any_stop(calls: &Calls, pid: Pid, tid: Tid, by: Deadline) -> Resul
 }
 
 /// Waits for a rendezvous; the registers at it. Other stops on the way are passed through. The same signal sent by
-/// somebody else goes to `strangers`.
+/// somebody else goes to `strangers`, a child that was attached at its birth to `born`.
 pub(crate) fn meet(
     calls: &Calls,
     (pid, tid): (Pid, Tid),
     at: Meeting,
     by: Deadline,
-    strangers: &mut Vec<SigInfo>,
+    (strangers, born): (&mut Vec<SigInfo>, &mut Option<Tid>),
 ) -> Result<Regs> {
     loop {
         let status = any_stop(calls, pid, tid, by)?;
         let (signal, event) = (status & 0xff, status >> 8);
+        if event == libc::PTRACE_EVENT_CLONE {
+            *born = i32::try_from(calls.event_message(tid)?).ok().map(Tid);
+        }
         if event != 0 {
             // An interrupt that was still pending, or a group stop that began or ended meanwhile: the kernel puts the
             // thread back into a group stop when it is let go.

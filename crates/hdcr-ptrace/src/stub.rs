@@ -5,6 +5,9 @@
 //! nothing to the program: a traced thread stops at it, an untraced one (the tracer died) does not notice it and goes on
 //! into the heal, which loads every register and the signal mask of the program from the control block.
 //!
+//! A child made by the call `clone` of a table has one way to go: it takes a name, gives up all descriptors and ends. That is
+//! its heal, and its tracer stops it at its end, where its memory is still whole.
+//!
 //! Nothing is written but the table: code and control blocks lie in memory that the program itself cannot write.
 //!
 //! Never an `int3`, never a single step: both kill the thread when the tracer is dead. Plain loads instead of
@@ -23,6 +26,8 @@ pub(crate) const ONCE_CODE_LEN: usize = 0x100;
 /// Distance between the *batch* blocks of two threads.
 pub(crate) const BATCH_STRIDE: usize = 1024;
 const _: () = assert!(BATCH_STRIDE <= hdcr_engine::mechanism::THREAD_ROOM, "what the engine counts with");
+/// The name of a child that a batch has made: what is left of one whose tracer was killed is known by it.
+pub(crate) const CHILD_NAME: &[u8] = b"hdcr-snapshot";
 /// Where the control block of *batch* begins.
 pub(crate) const BATCH_CODE_LEN: usize = 0x200;
 /// Length of a control block.
@@ -115,13 +120,33 @@ hdcr_batch:
     mov 48(%rbx), %r9
     syscall
     mov %rax, 56(%rbx)
-    testb $1, 66(%rbx)
+    testb $2, 66(%rbx)
+    jz 5f
+    test %rax, %rax
+    jz hdcr_batch_child
+5:  testb $1, 66(%rbx)
     jz 4f
     cmp $-4095, %rax
     jae 9f
 4:  add $80, %rbx
     jmp 1b
 9:  hdcr_rendezvous hdcr_batch_ctl, hdcr_batch_here
+hdcr_batch_child:
+    mov $157, %eax                      /* prctl: a name */
+    mov $15, %edi
+    lea hdcr_batch_name(%rip), %rsi
+    syscall
+    mov $436, %eax                      /* close_range: all, of a table of its own */
+    mov $0, %edi
+    mov $-1, %esi
+    mov $2, %edx
+    syscall
+    mov $231, %eax                      /* exit_group */
+    mov $0, %edi
+    syscall
+    hlt
+hdcr_batch_name:
+    .asciz "hdcr-snapshot"
     .org hdcr_batch + 0x200
 hdcr_batch_ctl:
     .org hdcr_batch + 0x2c0
@@ -283,5 +308,11 @@ mod tests {
         assert_eq!(once_code().get(once - 2..once), Some(&[0x0f, 0x05][..]));
         assert_eq!(batch_code().get(batch - 2..batch), Some(&[0x0f, 0x05][..]));
         assert_eq!(once_code().get(..2), Some(&[0x0f, 0x05][..]));
+    }
+
+    #[test]
+    fn a_child_takes_the_name_by_which_it_is_known() {
+        let name = [CHILD_NAME, b"\0"].concat();
+        assert!(batch_code().windows(name.len()).any(|bytes| bytes == name));
     }
 }

@@ -42,7 +42,8 @@ pub(crate) fn encode(batch: &Batch, at: u64) -> Result<Vec<u8>, Misfit> {
             };
             put(entry, 8 + 8 * place, &value.to_le_bytes());
         }
-        put(entry, 66, &[u8::from(call.on_error == OnError::Stop)]);
+        let makes_child = call.nr == libc::SYS_clone.cast_unsigned();
+        put(entry, 66, &[u8::from(call.on_error == OnError::Stop) | u8::from(makes_child) << 1]);
     }
     let Some(data) = rest.get_mut(..batch.data.len()) else {
         return Err("a batch without its data");

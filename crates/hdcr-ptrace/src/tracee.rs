@@ -39,6 +39,8 @@ pub(crate) struct Tracee {
     pub(crate) missed: Option<i32>,
     /// It stands before a call that a stop has ended; `ax` holds when that was, too (`waits`).
     pub(crate) put_back: bool,
+    /// A child that it has made in a stub, attached at its birth.
+    pub(crate) born: Option<Tid>,
 }
 
 impl Tracee {
@@ -87,7 +89,7 @@ impl Tracee {
     pub(crate) fn meet(&mut self, calls: &Calls, at: Meeting, by: Deadline) -> Result<Regs> {
         let mut strangers = Vec::new();
         let task = (self.pid, self.tid);
-        let regs = rendezvous::meet(calls, task, at, by, &mut strangers)?;
+        let regs = rendezvous::meet(calls, task, at, by, (&mut strangers, &mut self.born))?;
         self.running = false;
         // Where the program does not block the signal it was chosen because nobody would notice it.
         if !strangers.is_empty() && self.own.mask & bit(at.signal) != 0 {

@@ -392,6 +392,19 @@ impl Visit {
         Ok((duplicate?, replies))
     }
 
+    /// Has the runner make a child with a copy of its memory as it is now, which ends by itself when it is let run. `None`: it
+    /// may not, and why.
+    pub(crate) fn fork(
+        &mut self,
+        calls: &Calls,
+        premises: &Premises,
+        tracees: &mut Threads,
+        work: (&Batch, Deadline),
+    ) -> Result<(Option<Tid>, Replies)> {
+        let replies = self.run_one(calls, premises, tracees, work)?;
+        Ok((tracees.get_mut(&self.runner).and_then(|runner| runner.born.take()), replies))
+    }
+
     /// Writes blocks and tables of jobs.
     fn write_tables(
         &mut self,

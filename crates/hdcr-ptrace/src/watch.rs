@@ -132,11 +132,11 @@ impl PtraceWatch {
     }
 }
 
-fn open(pid: Pid, name: &str) -> Result<File> {
-    File::open(format!("/proc/{pid}/{name}")).map_err(|error| from_io("opening its pagemap", pid, error))
+pub(crate) fn open(pid: Pid, name: &str) -> Result<File> {
+    File::open(format!("/proc/{pid}/{name}")).map_err(|error| from_io("opening what shows its memory", pid, error))
 }
 
-fn from_io(operation: &'static str, pid: Pid, source: io::Error) -> MechanismError {
+pub(crate) fn from_io(operation: &'static str, pid: Pid, source: io::Error) -> MechanismError {
     match source.raw_os_error() {
         Some(errno) => failure(operation, pid.leader(), Errno::from_raw(errno)),
         None => MechanismError::System { operation, tid: pid.leader(), source },

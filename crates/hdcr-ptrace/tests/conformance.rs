@@ -23,6 +23,7 @@ conform! {
     freeze_and_thaw,
     batch_results,
     writes_are_followed,
+    copies_stay,
     many_threads,
     waits_go_on,
     remaining_time,

@@ -57,7 +57,8 @@ fn soon() -> Deadline {
     Deadline(Instant::now() + Duration::from_secs(20))
 }
 
-/// A whole visit of a checkpoint: freeze, look at timed calls, two batches, follow its memory, thaw.
+/// A whole visit of a checkpoint: freeze, look at timed calls, two batches, follow its memory, copy it, thaw, look into the
+/// copy, and let go of all.
 fn visit(mechanism: &Ptrace, pid: &str) -> Outcome<()> {
     let mut frozen = mechanism.freeze(Scope::Tree(Pid(pid.parse()?)), soon())?;
     let threads: Vec<Tid> = frozen.processes().iter().flat_map(|p| p.threads.clone()).collect();
@@ -77,11 +78,17 @@ fn visit(mechanism: &Ptrace, pid: &str) -> Outcome<()> {
             }
         }
     }
-    let mut watches = Vec::new();
+    let (mut watches, mut twins) = (Vec::new(), Vec::new());
     for process in frozen.processes().to_vec() {
         watches.push(frozen.follow(process.pid)?);
+        twins.push(frozen.fork(process.pid)?);
     }
     frozen.thaw()?;
+    for twin in twins {
+        if twin.mappings()?.is_empty() {
+            return Err("an empty copy".into());
+        }
+    }
     drop(watches);
     Ok(())
 }
@@ -171,6 +178,31 @@ fn named(what: &str, after: u64, error: &dyn Error) -> Box<dyn Error> {
     format!("{what}, killed after {after} calls: {error}").into()
 }
 
+/// No child of ours runs in a program; what is left of one is collected by the next visit that comes to its end.
+fn no_copy(pid: u32, ended: bool) -> Outcome<()> {
+    let by = Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut left = Vec::new();
+        for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let children = std::fs::read_to_string(entry?.path().join("children")).unwrap_or_default();
+            for child in children.split_ascii_whitespace() {
+                let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+                let dead = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
+                if !dead || (ended && stat.contains("(hdcr-snapshot)")) {
+                    left.push(stat);
+                }
+            }
+        }
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= by {
+            return Err(format!("left: {left:?}").into());
+        }
+        std::thread::yield_now();
+    }
+}
+
 /// Kills the tool after every `step`-th call of a visit to one and the same target.
 fn visits(kinds: &str, link: Link, step: usize) -> Outcome<u64> {
     let mut guest = Guest::start(kinds, link)?;
@@ -179,6 +211,8 @@ fn visits(kinds: &str, link: Link, step: usize) -> Outcome<u64> {
     for after in (1..).step_by(step) {
         let end = run_tool(&["--visit", &pid, &after.to_string()]).map_err(|e| named(kinds, after, &*e))?;
         guest.works().map_err(|e| named(kinds, after, &*e))?;
+        let ended = matches!(end, End::Done(_));
+        no_copy(guest.target.0.unsigned_abs(), ended).map_err(|e| named(kinds, after, &*e))?;
         if let End::Done(made) = end {
             say(&format!("visit {kinds} ({link:?}): {made} calls, {kills} kills"));
             break;
@@ -197,6 +231,8 @@ fn visits_of(runtime: &str, threads: u32, step: usize) -> Outcome<u64> {
     for after in (1..).step_by(step) {
         let end = run_tool(&["--visit", &pid, &after.to_string()]).map_err(|e| named(runtime, after, &*e))?;
         program.works().map_err(|e| named(runtime, after, &*e))?;
+        let ended = matches!(end, End::Done(_));
+        no_copy(program.pid(), ended).map_err(|e| named(runtime, after, &*e))?;
         if let End::Done(made) = end {
             say(&format!("visit {runtime}, {threads} threads: {made} calls, {kills} kills"));
             break;

@@ -75,6 +75,12 @@ pub fn detach(tid: i32, signal: i32) -> Result<()> {
     number(libc::PTRACE_DETACH, tid, signal_word(signal))
 }
 
+/// Other options (`PTRACE_O_*`) for a stopped task.
+pub fn set_options(tid: i32, options: i32) -> Result<()> {
+    let options = usize::try_from(options).map_err(|_| Errno::EINVAL)?;
+    number(libc::PTRACE_SETOPTIONS, tid, options)
+}
+
 fn filled<T>(op: c_uint, tid: i32, addr: usize, mut value: T) -> Result<T> {
     let to: *mut T = &raw mut value;
     // SAFETY: the requests made through here write at most size_of::<T>() bytes, to a live local.

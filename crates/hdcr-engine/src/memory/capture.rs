@@ -111,7 +111,10 @@ pub(crate) fn brk_of(replies: &Replies, call: usize) -> Option<u64> {
 
 /// Reads all pages that belong to this address space alone.
 pub(crate) fn pages(cx: &mut Capture<'_>, pid: Pid, id: ObjectId, lines: &[MapLine]) -> Result<()> {
-    if let Some(ways) = cx.ahead.last(pid, lines, cx.alike.get(&id), cx.out.as_deref_mut())? {
+    let mut copy = cx.ahead.copy(cx.frozen, (pid, id), lines)?;
+    if cx.ahead.object(pid).is_some()
+        && let Some(ways) = cx.ahead.last((pid, lines), cx.alike.get(&id), cx.out.as_deref_mut(), copy.take())?
+    {
         return cx.frame(id, &ways);
     }
     let pagemap =
@@ -120,7 +123,18 @@ pub(crate) fn pages(cx: &mut Capture<'_>, pid: Pid, id: ObjectId, lines: &[MapLi
     // process_vm_readv pins what it reads, and pinning gives a process its own copy of a page that it shares.
     let gives = cx.alike.values().any(|alike| alike.from == id);
     let memory = if gives || cx.alike.contains_key(&id) { Some(memory(pid)?) } else { None };
-    for line in lines {
+    let left = match copy {
+        Some((mut forked, why)) => {
+            let (left, ways) = forked.take_mappings(lines, why);
+            forked.leave_out(guards.clone());
+            forked.leave_out(cx.alike.get(&id).map(|alike| alike.ranges.clone()).unwrap_or_default());
+            cx.ahead.keep_copy(forked);
+            cx.frame(id, &ways)?;
+            Some(left)
+        }
+        None => None,
+    };
+    for line in left.as_deref().unwrap_or(lines) {
         let wanted = match kind_of(line) {
             MappingKind::Anonymous if line.has(b"dp") => continue,
             MappingKind::Anonymous => Wanted::Filled,

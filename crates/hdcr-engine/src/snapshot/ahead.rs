@@ -4,15 +4,20 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::choice;
 use super::early::{self, Early, Finished, Read};
+use super::flags::Flags;
+use super::forked::Forked;
 use super::kept::{Kept, length};
 use super::outlet::Outlet;
+use super::record::{Way, WaysRecord, Why};
 use super::series::{Rest, Series};
 use super::space::{Habit, Last, Space, Span};
+use super::spare;
 use crate::checkpoint::Request;
 use crate::error::{Error, Result};
 use crate::ids::Pid;
-use crate::mechanism::{Deadline, FrozenProcess, Mechanism};
+use crate::mechanism::{Deadline, Frozen, FrozenProcess, Mechanism};
 use crate::memory::kin;
 use crate::model::ObjectId;
 use crate::procfs::MapLine;
@@ -50,6 +55,12 @@ pub(crate) struct Ahead {
     refused: BTreeMap<Pid, String>,
     /// Processes that could not be followed to the end this time, and why.
     lost: Vec<String>,
+    /// Processes that are copied by fork in the stop, and why.
+    forks: BTreeMap<Pid, Why>,
+    /// Their copies.
+    forked: Vec<Forked>,
+    /// Pages that the last round has copied of each.
+    left: BTreeMap<Pid, u64>,
     /// Reads the last pages already.
     early: Option<Early>,
     /// What it has kept.
@@ -137,7 +148,7 @@ impl Ahead {
     }
 
     /// Copies in rounds until little is left.
-    pub(crate) fn rounds(&mut self, out: &mut Outlet) -> Result<()> {
+    pub(crate) fn rounds(&mut self, out: &mut Outlet, auto: bool) -> Result<()> {
         let unsure: u64 = self.spaces.values().map(Space::unsure_pages).sum();
         if self.pace.is_some_and(|pace| pace <= BRISK) && unsure <= FEW {
             self.look_at_mappings();
@@ -156,8 +167,64 @@ impl Ahead {
         }
         self.look_at_mappings();
         pages = pages.min(self.round(out)?.max(FEW));
+        if auto && self.series.is_none() && self.fork_the_fast() {
+            pages = FEW;
+        }
         self.make_ready_for(pages);
         Ok(())
+    }
+
+    /// Processes that write faster than they can be copied ahead are to be copied by fork. Whether there are any.
+    fn fork_the_fast(&mut self) -> bool {
+        let fast = |(pid, space): (&Pid, &Space)| {
+            let left = self.left.get(pid).copied().unwrap_or(0);
+            choice::too_much(left, space.held()).then_some((*pid, space.held().saturating_mul(PAGE)))
+        };
+        let fast: Vec<_> = self.spaces.iter().filter_map(fast).collect();
+        self.fork(&fast, Why::Fast);
+        !self.forks.is_empty()
+    }
+
+    /// Processes, with what they hold, are to be copied by fork; not those that should not be there twice.
+    pub(crate) fn fork(&mut self, processes: &[(Pid, u64)], why: Why) {
+        for (pid, size) in processes {
+            match spare::why_not(*pid, *size) {
+                None => {
+                    tracing::debug!("memory: process {pid}: is copied by fork");
+                    self.forks.insert(*pid, why);
+                }
+                Some(cause) => {
+                    self.lost.push(format!("process {pid} is not copied by fork: {cause}"));
+                }
+            }
+        }
+    }
+
+    /// Whether a process is to be copied by fork.
+    pub(crate) fn forks(&self, pid: Pid) -> bool {
+        self.forks.contains_key(&pid)
+    }
+
+    /// In the stop: copies a process by fork when it is to be. `None`: it is read in the stop.
+    pub(crate) fn copy(
+        &mut self,
+        frozen: &mut dyn Frozen,
+        (pid, id): (Pid, ObjectId),
+        lines: &[MapLine],
+    ) -> Result<Option<(Forked, Why)>> {
+        let Some(why) = self.forks.get(&pid) else { return Ok(None) };
+        match Forked::begin(frozen, (pid, id), lines)? {
+            Ok(forked) => Ok(Some((forked, *why))),
+            Err(error) => {
+                self.lost.push(self::why(pid, &error.into()));
+                Ok(None)
+            }
+        }
+    }
+
+    /// The copy is read when the tree runs again.
+    pub(crate) fn keep_copy(&mut self, forked: Forked) {
+        self.forked.push(forked);
     }
 
     /// Touches buffers for so many pages of followed processes, and for what is not copied ahead.
@@ -180,7 +247,10 @@ impl Ahead {
         for pid in pids {
             let Some(space) = self.spaces.get_mut(&pid) else { continue };
             match space.round(out) {
-                Ok(more) => pages += more,
+                Ok(more) => {
+                    pages += more;
+                    self.left.insert(pid, more);
+                }
                 // The image fails, and all go on with the next one.
                 Err(error @ Error::Image(_)) => return Err(error),
                 Err(error) => {
@@ -193,7 +263,10 @@ impl Ahead {
     }
 
     /// Reads what the kernel tells only together with a walk over all pages, so that the stop need not ask for it.
-    fn look_at_mappings(&mut self) {
+    pub(crate) fn look_at_mappings(&mut self) {
+        for pid in self.forks.keys() {
+            self.known.insert(*pid, Flags::default().look(*pid).to_vec());
+        }
         for (pid, space) in &mut self.spaces {
             self.known.insert(*pid, space.flags.look(*pid).to_vec());
         }
@@ -201,7 +274,12 @@ impl Ahead {
 
     /// How memory was read, for people.
     pub(crate) fn in_words(&self) -> String {
-        let way = if self.spaces.is_empty() { "copy" } else { "precopy" };
+        let way = match (self.spaces.is_empty(), self.forked.is_empty()) {
+            (true, true) => "copy",
+            (false, true) => "precopy",
+            (true, false) => "fork",
+            (false, false) => "precopy and fork",
+        };
         match self.refused.values().chain(&self.lost).next() {
             None => way.to_owned(),
             Some(cause) => format!("{way} ({cause})"),
@@ -217,6 +295,9 @@ impl Ahead {
     /// The tree stands still: when it is one process that is followed, its last pages are read while it is looked at.
     pub(crate) fn begin_early(&mut self, processes: &[FrozenProcess]) -> Result<()> {
         let [only] = processes else { return Ok(()) };
+        if self.forks(only.pid) {
+            return Ok(());
+        }
         let known = self.known.get(&only.pid).map(Vec::as_slice).unwrap_or_default();
         // Without it, calls are made from the program's own text, which is then not what it was while it is read.
         let has_vdso = known.iter().any(|line| line.name == b"[vdso]");
@@ -241,14 +322,14 @@ impl Ahead {
     /// In the stop: the rest of a followed process. `None`: it is not followed.
     pub(crate) fn last(
         &mut self,
-        pid: Pid,
-        lines: &[MapLine],
+        (pid, lines): (Pid, &[MapLine]),
         alike: Option<&kin::Alike>,
         out: Option<&mut Outlet>,
-    ) -> Result<Option<super::record::WaysRecord>> {
+        copy: Option<(Forked, Why)>,
+    ) -> Result<Option<WaysRecord>> {
         let early = self.end_early()?;
         let Some(space) = self.spaces.get_mut(&pid) else { return Ok(None) };
-        let (read, forget, ways) = match early {
+        let (read, forget, mut ways) = match early {
             Some(early) if early.lines == lines => (early.left, early.forget, early.ways),
             Some(_) => return Err(changed(pid)),
             None => {
@@ -260,6 +341,17 @@ impl Ahead {
             space.held_alike(&alike.ranges);
         }
         let read = kin::without(read, alike.map(|alike| alike.ranges.as_slice()).unwrap_or_default());
+        let read = match copy {
+            Some((mut forked, why)) => {
+                let left = forked.take_ranges(&read);
+                for mapping in ways.mappings.iter_mut().filter(|mapping| mapping.pages > 0) {
+                    (mapping.way, mapping.why, mapping.pages) = (Way::Fork.into(), why.into(), 0);
+                }
+                self.forked.push(forked);
+                left
+            }
+            None => read,
+        };
         self.forgotten.extend(forget.into_iter().map(|range| (space.id, range)));
         let mut out = out;
         let bytes: usize = read.iter().map(length).sum();
@@ -282,11 +374,12 @@ impl Ahead {
 
     /// When the tree runs again: ends all following, takes out of the image what must not be in it, and sends what was kept.
     pub(crate) fn settle(&mut self, out: &mut Outlet, sent: &mut dyn FnMut(usize)) -> Result<()> {
+        forget_all(&mut self.forgotten, out)?;
+        out.alike(std::mem::take(&mut self.alike))?;
+        std::mem::take(&mut self.forked).into_iter().try_for_each(|forked| forked.send(out, sent))?;
         if self.series.is_none() {
             std::mem::take(&mut self.spaces).into_values().for_each(Space::release);
         }
-        forget_all(&mut self.forgotten, out)?;
-        out.alike(std::mem::take(&mut self.alike))?;
         let mut load = Load::default();
         for (id, at, bytes) in self.pieces() {
             for (piece, from) in bytes.chunks(LOAD).zip((at..).step_by(LOAD)) {
@@ -386,6 +479,8 @@ fn why(pid: Pid, error: &Error) -> String {
     tracing::info!(pid = pid.0, %error, "its memory is read in the stop");
     format!("process {pid}: {error}{cause}")
 }
+
+const PAGE: u64 = 4096;
 
 fn changed(pid: Pid) -> Error {
     Error::Changed { subject: format!("process {pid}"), what: "its mappings have changed while it stood still".into() }

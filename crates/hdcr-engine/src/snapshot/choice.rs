@@ -48,7 +48,7 @@ fn reads_past_the_cache(file: &FileView) -> bool {
 /// The processes that are copied ahead.
 pub(crate) fn ahead(wanted: SnapshotRequest, span: Span, weights: &BTreeMap<Pid, Weight>) -> Vec<Pid> {
     let least = match (wanted, span) {
-        (SnapshotRequest::Copy, _) => return Vec::new(),
+        (SnapshotRequest::Copy | SnapshotRequest::Fork, _) => return Vec::new(),
         (SnapshotRequest::Auto, Span::OneImage) => SMALL,
         (SnapshotRequest::Auto, Span::Series) => SMALL_IN_SERIES,
         (SnapshotRequest::Ahead, _) => 0,
@@ -63,6 +63,19 @@ pub(crate) fn ahead(wanted: SnapshotRequest, span: Span, weights: &BTreeMap<Pid,
         tracing::debug!("memory: process {pid}, {} MiB: {way}", weight.size >> 20);
     }
     weights.iter().filter(|(_, weight)| fits(weight)).map(|(pid, _)| *pid).collect()
+}
+
+/// What is left when a process writes faster than it can be copied ahead: reading so much in the stop takes longer than
+/// copying its page tables, which takes as long as reading one page in sixteen, and it is copied by fork.
+pub(crate) fn too_much(left: u64, held: u64) -> bool {
+    const MANY: u64 = 4096;
+    left > MANY && left > held / 8
+}
+
+/// The processes that are copied by fork on demand.
+pub(crate) fn forks(wanted: SnapshotRequest, weights: &BTreeMap<Pid, Weight>) -> Vec<Pid> {
+    let all = if wanted == SnapshotRequest::Fork { Some(weights.keys()) } else { None };
+    all.into_iter().flatten().copied().collect()
 }
 
 #[cfg(test)]
@@ -82,5 +95,14 @@ mod tests {
         assert_eq!(ahead(SnapshotRequest::Auto, Span::Series, &weights), [Pid(1), Pid(2)]);
         assert_eq!(ahead(SnapshotRequest::Ahead, once, &weights), [Pid(1), Pid(2)]);
         assert_eq!(ahead(SnapshotRequest::Copy, Span::Series, &weights), []);
+        assert_eq!(ahead(SnapshotRequest::Fork, once, &weights), []);
+        assert_eq!(forks(SnapshotRequest::Fork, &weights), [Pid(1), Pid(2), Pid(3)]);
+        assert_eq!(forks(SnapshotRequest::Auto, &weights), []);
+    }
+
+    #[test]
+    fn much_that_is_left_is_copied_by_fork() {
+        assert!(too_much(40_000, 262_144));
+        assert!(!too_much(30_000, 262_144) && !too_much(4000, 8000));
     }
 }

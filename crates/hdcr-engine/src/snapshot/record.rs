@@ -12,9 +12,11 @@ pub(crate) enum Way {
     Copy = 0,
     /// While the program ran; in the stop only what it had written since.
     Ahead = 1,
+    /// From a copy of the process, when the program ran again.
+    Fork = 2,
 }
 
-/// Why a mapping was read in the stop.
+/// Why a mapping was read in the stop, or from a copy.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, prost::Enumeration)]
 #[repr(i32)]
 pub(crate) enum Why {
@@ -30,6 +32,12 @@ pub(crate) enum Why {
     Taken = 4,
     /// It shows a file, and may only be read.
     OnlyRead = 5,
+    /// That was asked for.
+    Asked = 6,
+    /// It wrote faster than it could be copied ahead.
+    Fast = 7,
+    /// A copy of the process does not get it.
+    NotInherited = 8,
 }
 
 impl Why {
@@ -40,6 +48,9 @@ impl Why {
             Self::New => "it came, moved or grew after the last round",
             Self::Impossible => "the kernel does not follow it",
             Self::OnlyRead => "it shows a file and may only be read",
+            Self::Asked => "that was asked for",
+            Self::Fast => "it was written faster than it could be copied ahead",
+            Self::NotInherited => "a copy of the process does not get it",
             Self::Taken => "a userfaultfd of the program's own follows it",
         }
     }
@@ -84,6 +95,7 @@ impl WaysRecord {
             let way = match mapping.way() {
                 Way::Copy => "in the stop",
                 Way::Ahead => "ahead",
+                Way::Fork => "from a copy of the process",
             };
             let (start, end, pages, why) = (mapping.start, mapping.end, mapping.pages, mapping.why().words());
             format!("{start:#x}-{end:#x} {way} ({why}), {pages} pages in the stop")

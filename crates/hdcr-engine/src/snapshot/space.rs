@@ -77,7 +77,7 @@ pub(crate) struct Space {
 }
 
 /// Which pages of a mapping belong to its process alone; `None`: the mapping is not for this way.
-fn pages_of(line: &MapLine) -> Option<Pages> {
+pub(crate) fn pages_of(line: &MapLine) -> Option<Pages> {
     match kind_of(line) {
         // The page that all processes have above their memory.
         _ if line.range.end > END => None,
@@ -108,7 +108,7 @@ fn cut(range: &Range<u64>, size: u64) -> impl Iterator<Item = Range<u64>> + use<
 }
 
 /// Ranges in groups of at most [`PIECE`] bytes, longer ones cut.
-fn groups(ranges: &[Range<u64>]) -> Vec<Vec<Range<u64>>> {
+pub(crate) fn groups(ranges: &[Range<u64>]) -> Vec<Vec<Range<u64>>> {
     let mut all: Vec<Vec<Range<u64>>> = Vec::new();
     let mut room = 0;
     for piece in ranges.iter().flat_map(|range| cut(range, PIECE)) {
@@ -398,6 +398,11 @@ impl Space {
 
     fn is_blind(&self, rule: Blind) -> bool {
         self.habit.blind == Some(rule)
+    }
+
+    /// How many pages the image holds of it.
+    pub(crate) fn held(&self) -> u64 {
+        self.copied.ranges().map(|range| (range.end - range.start) / PAGE).sum()
     }
 
     fn last_of_followed(

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use hdcr_engine::batch::{Arg, Batch};
 use hdcr_engine::ids::{Pid, RemotePtr};
-use hdcr_engine::mechanism::{Deadline, Followed, Frozen, Mechanism, Scope, Written};
+use hdcr_engine::mechanism::{Deadline, Followed, Frozen, Mechanism, Pages, Scope, Written};
 
 use crate::guests::{Guest, Link, Outcome};
 
@@ -135,6 +135,54 @@ pub(crate) fn writes_are_followed(mechanism: &dyn Mechanism) -> Outcome<()> {
     frozen.run(&[(pid.leader(), batch)])?;
     frozen.thaw()?;
     drop(watch);
+    guest.works()?;
+    guest.end()
+}
+
+/// The children of the first thread, as the kernel lists them.
+fn children(pid: Pid) -> Outcome<Vec<i32>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    Ok(text.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>()?)
+}
+
+/// A copy stays as it was while the program goes on, holds nothing else, and nothing of it stays behind, whether it is given
+/// up in the stop or later.
+pub(crate) fn copies_stay(mechanism: &dyn Mechanism) -> Outcome<()> {
+    let mut guest = Guest::start("sn", Link::Dynamic)?;
+    let pid = guest.target;
+    let before = children(pid)?;
+    let mut frozen = freeze(mechanism, pid)?;
+    let mut batch = Batch::new();
+    let size = 64 * 4096_u64;
+    let made = batch.call(libc::SYS_mmap, &[0.into(), size.into(), 3.into(), 0x22.into(), (-1).into(), 0.into()]);
+    let replies = frozen.run(&[(pid.leader(), batch)])?;
+    let at = replies.first().and_then(|replies| replies.result(made)).map_or(0, i64::cast_unsigned);
+    let page = at + 8 * 4096..at + 9 * 4096;
+    let mut batch = Batch::new();
+    batch.call(libc::SYS_getrandom, &[page.start.into(), 4096.into(), 0.into()]);
+    frozen.run(&[(pid.leader(), batch.clone())])?;
+    let (mut old, mut new) = (vec![0; 4096], vec![0; 4096]);
+    frozen.read(pid, RemotePtr(page.start), &mut old)?;
+    drop(frozen.fork(pid)?);
+    let twin = frozen.fork(pid)?;
+    frozen.run(&[(pid.leader(), batch)])?;
+    frozen.read(pid, RemotePtr(page.start), &mut new)?;
+    ensure(old != new, "it was not written")?;
+    frozen.thaw()?;
+    let copies: Vec<i32> = children(pid)?.into_iter().filter(|child| !before.contains(child)).collect();
+    let [copy] = copies.as_slice() else { return Err(format!("copies: {copies:?}").into()) };
+    ensure(std::fs::read_dir(format!("/proc/{copy}/fd"))?.count() == 0, "it has descriptors")?;
+    guest.works()?;
+    ensure(twin.filled(&(at..at + size), Pages::Filled)? == [page.clone()], "filled")?;
+    twin.read(RemotePtr(page.start), &mut new)?;
+    ensure(old == new, "the copy has changed")?;
+    drop(twin);
+    ensure(children(pid)? == before, "a child stayed")?;
+    let mut frozen = freeze(mechanism, pid)?;
+    let mut batch = Batch::new();
+    batch.call(libc::SYS_munmap, &[at.into(), size.into()]);
+    frozen.run(&[(pid.leader(), batch)])?;
+    frozen.thaw()?;
     guest.works()?;
     guest.end()
 }
