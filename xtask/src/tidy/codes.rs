@@ -8,13 +8,14 @@ const ROWS: &str = "docs/errors.md";
 const CRATES: [&str; 3] = ["crates/hdcr-engine/src/", "crates/hdcr-ptrace/src/", "crates/hdcr-cli/src/"];
 
 /// Words in the form of a code that are none: names and keys of files in `/proc`, names of flags and attributes.
-const NO_CODES: [&str; 10] = [
+const NO_CODES: [&str; 11] = [
     "eventfd-count",
     "eventfd-semaphore",
     "fail-nth",
     "fhandle-type",
     "file-limit",
     "file-policy",
+    "hdcr-snapshot",
     "kebab-case",
     "key-users",
     "make-it-fail",
