@@ -3,8 +3,8 @@
 #include "zoo.h"
 
 #define BIG (2UL << 20)
-#define PLAIN (64UL << 20)
-#define THP (32UL << 20)
+#define PLAIN (24UL << 20)
+#define THP (8UL << 20)
 #define PAGES ((PLAIN + THP) / PAGE)
 
 static char *plain, *thp;
