@@ -133,12 +133,15 @@ fn all(args: &ChainArgs, stage: &mut Stage<'_>, guest: &Path, done: &mut Done) -
     while done.links < args.links {
         let left = args.links - done.links;
         let lives = left.div_ceil(STRETCH).max(1);
-        let kills = u32::try_from(u64::from(args.kills - done.kills).div_ceil(lives))?;
+        let to_do = args.kills.saturating_sub(done.kills + done.fills);
+        let kills = u32::try_from(u64::from(to_do).div_ceil(lives))?;
         let every = if lives.is_multiple_of(2) { "60ms" } else { "10ms" };
         let mut job = Job::start(stage, guest, &Way { every, blind: None })?;
         let before = job.newest();
         for kill in 0..kills {
-            job.until(stage, before + (u64::from(kill) + 1) * STRETCH.min(left) / u64::from(kills + 1))?;
+            // The first link of a life shows that the job runs: before, a worker restores it.
+            let after = (u64::from(kill) + 1) * STRETCH.min(left) / u64::from(kills + 1);
+            job.until(stage, before + after.max(1))?;
             if own_disk && kill % 3 == 2 {
                 job.fill_the_disk(stage, &mut dice)?;
                 done.fills += 1;
