@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use super::stage::{LIMIT, Stage};
+use super::stage::{LIMIT, Stage, needs_root};
 use crate::guest;
 use crate::product::utf8;
 use crate::trial::subject::Subject;
@@ -20,6 +20,8 @@ pub(crate) struct Way {
     pub(crate) start: Vec<String>,
     /// Stands before `hdcr checkpoint`, for the first round.
     pub(crate) first: Option<fn(u32) -> Vec<String>>,
+    /// Further options of `hdcr checkpoint`.
+    pub(crate) checkpoint: Vec<&'static str>,
     pub(crate) restore: Vec<&'static str>,
     /// Looked at after each restore, with the pid.
     pub(crate) look: Option<fn(u32) -> Result<()>>,
@@ -52,6 +54,13 @@ pub(crate) fn all(stage: &mut Stage<'_>, names: &[&str], way: &Way) -> Result<()
     Ok(())
 }
 
+/// Memory that is copied by fork, whatever else would fit.
+pub(crate) fn by_fork(stage: &mut Stage<'_>) -> Result<()> {
+    needs_root()?;
+    let way = Way { checkpoint: vec!["--snapshot", "fork"], ..Way::default() };
+    all(stage, &["anon_memory", "thp", "private_file", "madvise_flags", "threads", "moving_memory"], &way)
+}
+
 fn rounds(stage: &mut Stage<'_>, subject: &mut Subject<'_>, way: &Way) -> Result<()> {
     subject.start()?;
     for round in 1..=subject.rounds {
@@ -64,6 +73,7 @@ fn rounds(stage: &mut Stage<'_>, subject: &mut Subject<'_>, way: &Way) -> Result
         let mut words = way.first.filter(|_| round == 1).map_or_else(Vec::new, |first| first(subject.pid));
         words.push(utf8(stage.hdcr())?.to_owned());
         words.extend(["checkpoint", &pid, "--kill", "-o", utf8(&image)?].map(str::to_owned));
+        words.extend(way.checkpoint.iter().map(|option| (*option).to_owned()));
         let mut command = stage.command(&words[0]);
         command.args(&words[1..]);
         let said = stage.end_of(command, &words.join(" "))?;

@@ -45,7 +45,8 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 47] = [
+const TRIALS: [Trial; 48] = [
+    ("snapshot_fork", guests::by_fork),
     ("user_guests", user::guests),
     ("user_job", user::job),
     ("user_told", user::told),

@@ -27,7 +27,7 @@ pub(crate) fn clocks(stage: &mut Stage<'_>) -> Result<()> {
     let own = probe.status().is_ok_and(|status| status.success());
     ensure!(own, Lacking("this kernel or this unshare(1) has no time namespaces"));
     let names = ["blocked_calls", "itimers", "posix_timers", "restart_calls", "timerfd"];
-    let way = Way { start: ahead, first: Some(beside), restore: Vec::new(), look: Some(is_ahead) };
+    let way = Way { start: ahead, first: Some(beside), look: Some(is_ahead), ..Way::default() };
     guests::all(stage, &names, &way)
 }
 
