@@ -6,7 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use crate::userfaultfd::{API, Api, Register, request as common};
+use crate::userfaultfd::{API, Api, register, request as common};
 
 /// `UFFDIO_REGISTER_MODE_MISSING`.
 pub(crate) const MISSING: u64 = 1;
@@ -45,11 +45,7 @@ impl MissingPages {
 
     /// Takes on a mapping, or whole pages of one. Memory of files on disk cannot be (`EINVAL`).
     pub fn register(&self, range: &Range<u64>) -> io::Result<()> {
-        let len = range.end.saturating_sub(range.start);
-        let mut argument = Register { start: range.start, len, mode: MISSING, ioctls: 0 };
-        // SAFETY: the argument is a live local of the type that the request takes.
-        unsafe { common::register(self.0.as_raw_fd(), &raw mut argument) }.map_err(io::Error::from)?;
-        Ok(())
+        register(&self.0, range, MISSING)
     }
 
     /// Puts whole pages into a registered range. A page that is there already is an error (`EEXIST`), and stays.

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use nix::errno::Errno;
 
 use crate::missing::{Copy, MISSING, request as copying};
-use crate::userfaultfd::{API, Api, Register, WriteProtect, request as common};
+use crate::userfaultfd::{API, Api, WriteProtect, register, request as common};
 
 /// `UFFD_FEATURE_EVENT_FORK`, `EVENT_REMAP`, `EVENT_REMOVE`, `EVENT_UNMAP`, `THREAD_ID` (Linux 4.11 and 4.14).
 const FEATURES: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 8;
@@ -119,11 +119,7 @@ impl PageFaults {
 
     /// Takes on a mapping, or whole pages of one.
     pub fn register(&self, range: &Range<u64>) -> io::Result<()> {
-        let len = range.end.saturating_sub(range.start);
-        let mut argument = Register { start: range.start, len, mode: MISSING, ioctls: 0 };
-        // SAFETY: the argument is a live local of the type that the request takes.
-        unsafe { common::register(self.0.as_raw_fd(), &raw mut argument) }.map_err(io::Error::from)?;
-        Ok(())
+        register(&self.0, range, MISSING)
     }
 
     /// Puts whole pages in and wakes who waits for them: how many bytes, and why not all.

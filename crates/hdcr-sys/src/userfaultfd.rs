@@ -52,6 +52,15 @@ pub(crate) mod request {
     nix::ioctl_readwrite!(write_protect, 0xaa, 0x06, super::WriteProtect);
 }
 
+/// Registers a range with a userfaultfd, for what the mode says.
+pub(crate) fn register(fd: &OwnedFd, range: &Range<u64>, mode: u64) -> io::Result<()> {
+    let len = range.end.saturating_sub(range.start);
+    let mut argument = Register { start: range.start, len, mode, ioctls: 0 };
+    // SAFETY: the argument is a live local of the type that the request takes.
+    unsafe { request::register(fd.as_raw_fd(), &raw mut argument) }.map_err(io::Error::from)?;
+    Ok(())
+}
+
 /// `UFFDIO_WRITEPROTECT_MODE_WP`.
 const PROTECTED: u64 = 1;
 
@@ -70,11 +79,7 @@ impl WriteWitness {
 
     /// Follows writes to a whole mapping from now on: its pages may then be protected by `PAGEMAP_SCAN`.
     pub fn follow(&self, range: &Range<u64>) -> io::Result<()> {
-        let len = range.end.saturating_sub(range.start);
-        let mut argument = Register { start: range.start, len, mode: MODE_WP, ioctls: 0 };
-        // SAFETY: the argument is a live local of the type that the request takes.
-        unsafe { request::register(self.0.as_raw_fd(), &raw mut argument) }.map_err(io::Error::from)?;
-        Ok(())
+        register(&self.0, range, MODE_WP)
     }
 
     /// Protects pages that are there: the next write to each shows.
