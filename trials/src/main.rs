@@ -5,10 +5,10 @@
 mod bench;
 mod chain;
 mod demo;
-mod descriptors;
 mod faults;
 mod golden;
 mod guest;
+mod inherited;
 mod modes;
 mod product;
 mod program;
@@ -35,9 +35,9 @@ struct Command {
     what: What,
     #[command(flatten)]
     place: Place,
-    /// Set by the runner itself when it has closed what it inherited.
+    /// Set by the runner itself when it has put off what it inherited.
     #[arg(long, hide = true)]
-    descriptors_closed: bool,
+    begun_anew: bool,
 }
 
 /// Where things lie.
@@ -150,8 +150,8 @@ fn main() -> ExitCode {
 }
 
 fn run(command: &Command) -> Result<bool> {
-    if !command.descriptors_closed && descriptors::any_inherited()? {
-        return Err(descriptors::begin_anew());
+    if !command.begun_anew && inherited::anything()? {
+        return Err(inherited::begin_anew());
     }
     // The orphans of guests and of HDCR come here, see `wait::gone`.
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;

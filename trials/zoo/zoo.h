@@ -139,7 +139,12 @@ __attribute__((unused)) static pid_t zoo_fork(void)
 		return fork();
 	pid_t pid = fork();
 	int error = errno;
+	/* The end of the file is the sign for the parent: the child's last close. */
+	if (pid == 0)
+		close(ends[0]);
 	close(ends[1]);
+	if (pid == 0)
+		return 0;
 	while (pid > 0 && read(ends[0], &none, 1) < 0 && errno == EINTR)
 		;
 	close(ends[0]);
