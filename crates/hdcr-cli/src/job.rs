@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Result};
 use crate::host::Host;
+use crate::parts;
 use crate::process;
 
 /// How a job stands.
@@ -98,6 +99,8 @@ pub(crate) fn name_of(command: &[OsString]) -> String {
 /// The record of a job, held by its keeper; nobody else can hold it at the same time.
 #[derive(Debug)]
 pub(crate) struct Held {
+    store: PathBuf,
+    name: JobName,
     path: PathBuf,
     lock: File,
 }
@@ -123,7 +126,9 @@ impl Held {
                 .open(&lock_path);
             let lock = lock.map_err(Failure::system(format_args!("opening {}", lock_path.display())))?;
             match lock.try_lock() {
-                Ok(()) if is_at(&lock, &lock_path) => return Ok(Self { path, lock }),
+                Ok(()) if is_at(&lock, &lock_path) => {
+                    return Ok(Self { store: store.to_owned(), name: name.clone(), path, lock });
+                }
                 Ok(()) | Err(fs::TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
                 Err(fs::TryLockError::Error(error)) => {
                     return Err(Failure::system(format_args!("locking {}", lock_path.display()))(error));
@@ -152,7 +157,8 @@ impl Held {
     /// Writes the record, whole or not at all.
     pub(crate) fn write(&self, record: &Record) -> Result<()> {
         let bytes = serde_json::to_vec(record).map_err(Failure::system("encoding the record of a job"))?;
-        put(&self.path, &bytes, true)
+        let written = parts::with_room(&self.store, &self.name, || write_whole(&self.path, &bytes, true));
+        written.map_err(Failure::system(format_args!("writing {}", self.path.display())))
     }
 }
 
@@ -187,9 +193,13 @@ impl Drop for Held {
 /// Puts a file of a job in place, whole or not at all. Whoever holds the job is the only one to do so, so that what a killed
 /// keeper has left half written has the name of the next one.
 pub(crate) fn put(path: &Path, bytes: &[u8], durable: bool) -> Result<()> {
+    write_whole(path, bytes, durable).map_err(Failure::system(format_args!("writing {}", path.display())))
+}
+
+fn write_whole(path: &Path, bytes: &[u8], durable: bool) -> std::io::Result<()> {
     let part = part_of(path);
-    let written = write_new(&part, bytes, durable).and_then(|()| fs::rename(&part, path));
-    written.map_err(Failure::system(format_args!("writing {}", path.display())))
+    write_new(&part, bytes, durable)?;
+    fs::rename(&part, path)
 }
 
 fn part_of(path: &Path) -> PathBuf {

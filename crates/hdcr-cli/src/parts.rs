@@ -156,6 +156,7 @@ fn options(task: &RestoreTask, stdio: [OwnedFd; 3], journal: Option<PathBuf>, as
 #[derive(Debug)]
 struct Journal {
     directory: PathBuf,
+    has_reserve: bool,
     _lock: File,
 }
 
@@ -182,7 +183,7 @@ impl Journal {
             let held = lock(&directory)?
                 .ok_or_else(|| Failure::refused("restore-runs", format!("another restore of {name} is at work")))?;
             if is_at(&held, &directory) {
-                return Ok(Self { directory, _lock: held });
+                return Ok(Self { has_reserve: rollback::reserve::is_in(&directory), directory, _lock: held });
             }
         }
         Err(Failure::refused("restore-runs", format!("other restores of {name} come and go")))
@@ -206,9 +207,48 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
+        if self.has_reserve {
+            rollback::reserve::refill(&self.directory);
+        }
         // Not when something was moved aside into it.
         fs::remove_dir(&self.directory).ok();
     }
+}
+
+/// Where roll-backs of a store keep what they replace.
+pub(crate) fn journals(root: &Path) -> PathBuf {
+    root.join(".rollback")
+}
+
+/// Keeps room for the roll-back of a job.
+fn keep_room(root: &Path, job: &str) -> Result<()> {
+    let directory = journals(root).join(job);
+    make_private(&directory)?;
+    rollback::reserve::keep(&directory)
+        .map_err(Failure::system(format_args!("keeping room in {}", directory.display())))
+}
+
+/// Writes something short about a job, if need be with the room that is kept for its roll-back.
+pub(crate) fn with_room(
+    root: &Path,
+    job: &JobName,
+    mut write: impl FnMut() -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let directory = journals(root).join(job.as_str());
+    let is_kept = rollback::reserve::is_in(&directory);
+    let written = rollback::reserve::with_room(&directory, 1, &mut write);
+    if is_kept {
+        rollback::reserve::refill(&directory);
+    }
+    written
+}
+
+/// Gives up the room that is kept for a job which has nothing left to go back to.
+pub(crate) fn forget_room(root: &Path, job: &JobName) {
+    let directory = journals(root).join(job.as_str());
+    let Ok(Some(_held)) = lock(&directory) else { return };
+    rollback::reserve::forget(&directory);
+    fs::remove_dir(&directory).ok();
 }
 
 /// Locks a directory; `None` when somebody else has it locked.

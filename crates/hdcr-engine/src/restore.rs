@@ -399,6 +399,8 @@ pub fn memory(image: &ImageReader) -> u64 {
 
 fn roll_files_back(cx: &mut Restore<'_>, contents: &stored::Pages<'_>, options: &Options) -> Result<()> {
     cx.plan.prepare()?;
+    let notes = cx.plan.notes();
+    cx.notes.extend(notes);
     still_wanted(options)?;
     cx.plan.apply(contents)?;
     cx.put_down();

@@ -52,6 +52,9 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
             parts::remove(store, &job, number)?;
             removed.push(format!("{job}@{number}"));
         }
+        if parts::numbers(store, &job)?.is_empty() {
+            parts::forget_room(store, &job);
+        }
     }
     at.output.result(&Removed { removed })?;
     Ok(0)

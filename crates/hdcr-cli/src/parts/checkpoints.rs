@@ -14,7 +14,7 @@ use hdcr_store::Selector;
 
 use super::{job_name, lineage_from, mechanism, obstacle, request, sink, store};
 use crate::busy::AtWork;
-use crate::failure::Result;
+use crate::failure::{Obstacle, Result};
 use crate::filling::{self, micros};
 use crate::kinds::Then;
 use crate::machine;
@@ -129,7 +129,7 @@ pub(crate) fn checkpoint(
     let look = || Ok(checkpoint::survey_again(request(task, progress.clone()), series)?);
     let surveyed = filling::when_filled(look)?;
     laps.done(&format!("looked at {} processes", surveyed.processes()));
-    let notes = surveyed.notes().iter().map(obstacle).collect();
+    let mut notes: Vec<Obstacle> = surveyed.notes().iter().map(obstacle).collect();
     let (prepared, path) = prepare(task, session, surveyed)?;
     laps.done("copied ahead what can be");
     let prepared_for = prepared.stood();
@@ -152,6 +152,7 @@ pub(crate) fn checkpoint(
     let read = pending.read();
     let Committed { manifest, id: snapshot, chain } = pending.persist(facts)?.commit()?;
     laps.done(&format!("written and durable as {snapshot}"));
+    notes.extend(reserve(&task.target));
     series.committed(chain);
     ended(held, task.then);
     let removed = match (&task.target, task.keep) {
@@ -170,6 +171,21 @@ pub(crate) fn checkpoint(
         notes,
         removed,
         ..committed(manifest, &snapshot)
+    })
+}
+
+/// Makes sure that there will be room for the journal of a roll-back, should the disk be full by then.
+fn reserve(target: &Target) -> Option<Obstacle> {
+    let Target::Store { root, job } = target else { return None };
+    let failure = super::keep_room(root, job).err()?;
+    Some(Obstacle {
+        code: "no-reserve".to_owned(),
+        object: "room for a roll-back".to_owned(),
+        pid: None,
+        fd: None,
+        path: Some(root.display().to_string()),
+        cause: failure.message,
+        remedy: "free some room in the store: where there is none left, the job cannot be rolled back".to_owned(),
     })
 }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 use rustix::fs::FlockOperation;
 
+use super::reserve;
 use super::steps::Steps;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::rights::Rights;
@@ -139,7 +140,8 @@ impl Journal {
         let path = directory.join(NAME);
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true).mode(0o600);
-        let mut file = options.open(&path).map_err(failed("opening the journal", &path))?;
+        let opened = reserve::with_room(directory, 1, || options.open(&path));
+        let mut file = opened.map_err(failed("opening the journal", &path))?;
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(Error::refuse(busy(&path)));
         }
@@ -150,7 +152,17 @@ impl Journal {
 
     /// Adds an entry. It is safe against the death of this process, and after [`Journal::sync`] against a power cut.
     pub(crate) fn add(&mut self, entry: &Entry) -> Result<()> {
-        self.file.write_all(&framed(entry)).map_err(failed("writing the journal", &self.directory))
+        let bytes = framed(entry);
+        let before = self.file.metadata().map_err(failed("writing the journal", &self.directory))?.len();
+        let written = reserve::with_room(&self.directory, 1, || {
+            let written = self.file.write_all(&bytes);
+            if written.is_err() {
+                // Behind a torn entry none is found.
+                self.file.set_len(before)?;
+            }
+            written
+        });
+        written.map_err(failed("writing the journal", &self.directory))
     }
 
     /// Waits until the entries are on the disk.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use super::journal::{self, Entry, Journal, Then, Undo};
+use super::reserve;
 use super::steps::Steps;
 use super::witness::Witness;
 use super::{bytes, path, rename, undo};
@@ -92,11 +93,12 @@ fn turn_over(directory: &Path, now: &[Entry], steps: &Steps) -> Result<()> {
     let mut all = journal::parse(&std::fs::read(&place).unwrap_or_default());
     let number = all.iter().map(|entry| entry.copy).max().unwrap_or_default().saturating_add(1);
     all.extend(now.iter().map(|entry| Entry { copy: number, ..entry.clone() }));
-    write(&place, &all, steps)?;
+    let write = |all: &[Entry]| reserve::with_room_for(directory, 1, || write(&place, all, steps));
+    write(&all)?;
     let before = all.len();
     // What could not be removed is tried again the next time.
     all.retain(|entry| entry.copy.saturating_add(ROLL_BACKS) > number || !remove(entry));
-    if all.len() == before { Ok(()) } else { write(&place, &all, steps) }
+    if all.len() == before { Ok(()) } else { write(&all) }
 }
 
 fn write(place: &Path, entries: &[Entry], steps: &Steps) -> Result<()> {

@@ -11,6 +11,7 @@
 
 mod journal;
 mod left;
+pub mod reserve;
 pub mod since;
 mod steps;
 mod undo;
@@ -28,7 +29,7 @@ pub(crate) use journal::{Entry, Journal, Then, Undo};
 use steps::Steps;
 pub(crate) use witness::Witness;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::ObjectId;
 use crate::resource::data;
 use crate::resource::held;
@@ -55,6 +56,16 @@ pub(crate) enum Action {
     Aside { path: PathBuf, to: PathBuf },
 }
 
+impl Action {
+    /// The length that a file has afterwards.
+    fn size(&self) -> u64 {
+        match self {
+            Self::Contents { size, .. } | Self::Cut { size, .. } => *size,
+            Self::Place { .. } | Self::Aside { .. } => 0,
+        }
+    }
+}
+
 /// The actions of one restore.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
@@ -64,6 +75,8 @@ pub(crate) struct Plan {
     copies: u64,
     finished: bool,
     steps: Steps,
+    /// What a user should know.
+    notes: Vec<Refusal>,
 }
 
 /// An action, and how it is done.
@@ -144,6 +157,11 @@ impl Plan {
     #[cfg(test)]
     pub(crate) fn die(mut self) {
         self.finished = true;
+    }
+
+    /// What a user should know of it, once.
+    pub(crate) fn notes(&mut self) -> Vec<Refusal> {
+        std::mem::take(&mut self.notes)
     }
 
     /// A number that this plan has not given yet.
@@ -257,14 +275,28 @@ impl Plan {
     fn keep_bytes(&mut self, path: &Path, file: &OwnedFd, from: u64, planned: &Planned) -> Result<Entry> {
         let stat = rustix::fs::fstat(file).map_err(Error::system("looking at a file", path.display()))?;
         let (number, size) = (self.number(), stat.st_size.cast_unsigned());
+        let from = from.min(size);
         let place = self.copy(path, number);
         self.will_make(&place, None)?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let copy = rustix::fs::open(&place, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(Error::system("keeping a file", place.display()))?;
         let reader = held::reader(file, planned.rights.as_ref(), path)?;
-        data::copy(reader.as_ref().unwrap_or(file), from.min(size)..size, &copy, 0, path)?;
-        self.steps.sync(&copy, &place)?;
+        let keep = |size: u64| {
+            self.with_room_for(reserve::room_of(&stat, from..size), || {
+                let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+                let copy = rustix::fs::open(&place, flags, Mode::RUSR | Mode::WUSR)
+                    .map_err(Error::system("keeping a file", place.display()))?;
+                data::copy(reader.as_ref().unwrap_or(file), from..size, &copy, 0, path)?;
+                self.steps.sync(&copy, &place)
+            })
+        };
+        let size = match keep(size) {
+            Err(error) if reserve::has_no_room(&error) => {
+                let (size, note) = reserve::less(planned, path, from..size, &place)?;
+                keep(size)?;
+                self.notes.push(note);
+                size
+            }
+            kept => kept.map(|()| size)?,
+        };
         let entry = Entry {
             undo: Undo::WriteBack.into(),
             path: bytes(path),
@@ -273,7 +305,7 @@ impl Plan {
             mtime: stat.st_mtime,
             mtime_ns: u32::try_from(stat.st_mtime_nsec).unwrap_or_default(),
             copy: number,
-            from: from.min(size),
+            from,
             newer: match &planned.newer {
                 Newer::Stay(place) => bytes(place),
                 Newer::Go => Vec::new(),
@@ -281,6 +313,15 @@ impl Plan {
             ..Entry::default()
         };
         Ok(Witness::of(file, path)?.into_entry(entry))
+    }
+
+    /// Where the disk is full, from the reserve.
+    fn with_room_for<T>(&self, bytes: u64, write: impl FnMut() -> Result<T>) -> Result<T> {
+        let mut write = write;
+        match &self.journal {
+            Some(journal) => reserve::with_room_for(journal.directory(), bytes, write),
+            None => write(),
+        }
     }
 
     /// Beside the journal, or else beside the file.
