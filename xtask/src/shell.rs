@@ -58,7 +58,7 @@ impl Shell {
             // Nothing else is seen of it.
             writeln!(io::stderr(), "building hdcr and its trials; the first time this takes some minutes ...")?;
         }
-        let product = ["build", "--quiet", "--release", "--package", "hdcr-cli"];
+        let product = ["build", "--quiet", "--release", "--package", "hdcr-cli", "--package", "hdcr"];
         let runner = ["build", "--quiet", "--package", "trials"];
         Ok(self.run("cargo", &product)? && self.run("cargo", &runner)?)
     }

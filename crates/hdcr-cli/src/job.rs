@@ -48,6 +48,9 @@ pub(crate) struct Record {
     pub(crate) host: Host,
     /// It has a pid namespace of its own.
     pub(crate) private_pids: bool,
+    /// How often it was brought back from a checkpoint, or begun anew after a crash.
+    #[serde(default)]
+    pub(crate) returned: u64,
 }
 
 /// What a keeper does with a record that it finds.
@@ -313,6 +316,7 @@ mod tests {
             main_born: 0,
             host: Host::default(),
             private_pids: false,
+            returned: 0,
         }
     }
 

@@ -3,10 +3,12 @@
 use std::fs;
 use std::time::Duration;
 
+use hdcr::wire;
 use hdcr_image::{Clocks, ManifestFacts};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::failure::{Failure, Obstacle, Result};
+use crate::task::RestoreTask;
 
 /// Processor features, as `/proc/cpuinfo` names them, that a program or its library may have found and now uses.
 const USED_FEATURES: [&str; 28] = [
@@ -71,6 +73,19 @@ pub(crate) fn clocks() -> Clocks {
 pub(crate) fn worked() -> Duration {
     let nanos = u64::try_from(now(ClockId::ProcessCPUTime)).unwrap_or(0);
     Duration::from_nanos(nanos)
+}
+
+/// What a program finds that is restored here and now (`hdcr::wire`).
+pub(crate) fn greeting(task: &RestoreTask, facts: &ManifestFacts) -> Result<Vec<u8>> {
+    let passed = now(ClockId::Realtime).saturating_sub(facts.clocks.realtime_ns);
+    let restored = hdcr::Restored {
+        count: task.greeting.count,
+        image: task.place.to_string(),
+        reason: task.greeting.reason,
+        passed: Duration::from_nanos(u64::try_from(passed).unwrap_or(0)),
+    };
+    let greeting = wire::Greeting { restored, control: task.greeting.control.clone() };
+    serde_json::to_vec(&wire::Answer::Restored(greeting)).map_err(Failure::system("encoding a greeting"))
 }
 
 /// A clock in nanoseconds.

@@ -10,6 +10,7 @@ mod channel;
 mod classes;
 mod cli;
 mod commands;
+mod door;
 mod duration;
 mod failure;
 mod filling;

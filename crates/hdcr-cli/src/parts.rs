@@ -108,7 +108,7 @@ fn request(task: &CheckpointTask, progress: Progress) -> Request {
             touched: Vec::new(),
             policies: rules.collect(),
         },
-        ends: EndRequest { default: ends },
+        ends: EndRequest { default: ends, keepers: task.keepers.clone() },
         compression: Compression::Lz4,
         snapshot: match task.files.snapshot {
             kinds::Snapshot::Auto => SnapshotRequest::Auto,
@@ -149,6 +149,7 @@ fn options(task: &RestoreTask, stdio: [OwnedFd; 3], journal: Option<PathBuf>, as
         asked_by: asked_by.map(Pid),
         progress: Progress::default(),
         lazily: None,
+        greeting: Vec::new(),
     }
 }
 
@@ -317,7 +318,8 @@ pub(crate) fn restore(
     let journal = Journal::take(&task.place, &task.journals, image.manifest())?;
     let options = options(task, stdio, Some(journal.directory.clone()), asked_by);
     let mut standby = filling::standby(&image, task.lazy)?;
-    let options = Options { progress, lazily: filling::lazily(standby.as_ref(), task.lazy)?, ..options };
+    let greeting = machine::greeting(task, &image.manifest().facts)?;
+    let options = Options { progress, lazily: filling::lazily(standby.as_ref(), task.lazy)?, greeting, ..options };
     let mut is_filling = false;
     let filling = restore::restore(&mechanism, &image, &options, &mut |what| {
         match what {

@@ -42,6 +42,13 @@ pub(crate) fn is_kept(pid: i32) -> bool {
     ancestors.any(|pid| program(pid).is_ok_and(|found| found == own))
 }
 
+/// Whether a process is below another one.
+pub(crate) fn is_below(pid: i32, ancestor: i32) -> bool {
+    /// Trees are not so deep.
+    const DEEP: usize = 4096;
+    std::iter::successors(parent(pid), |pid| parent(*pid)).take(DEEP).any(|pid| pid == ancestor)
+}
+
 fn parent(pid: i32) -> Option<i32> {
     stat(pid)?.field(4).and_then(|parent| i32::try_from(parent).ok()).filter(|parent| *parent > 0)
 }

@@ -118,8 +118,13 @@ impl Registry {
     }
 
     /// A path to an entry that is short enough for a socket address, however long the directory's is.
-    fn address(&self, file: &str) -> PathBuf {
+    pub(crate) fn address(&self, file: &str) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}/{file}", self.open.as_raw_fd()))
+    }
+
+    /// The path of an entry, as others know it.
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.directory.join(file)
     }
 
     /// Alone with the directory: nobody sweeps while somebody begins to listen. `None`: somebody has it for too long.
@@ -217,7 +222,7 @@ impl Registry {
     pub(crate) fn forget(&self, name: &str) {
         let Some(_alone) = self.alone() else { return };
         if matches!(self.connect_to(name), Ok(Connected::Nobody | Connected::Dead)) {
-            for ending in ["store", "sock"] {
+            for ending in ["store", "sock", "control"] {
                 if let Err(failure) = remove(&self.address(&format!("{name}.{ending}"))) {
                     tracing::debug!(%failure, "a dead job is still remembered");
                 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hdcr::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Obstacle, told_once};
@@ -77,6 +78,9 @@ pub(crate) struct CheckpointTask {
     pub(crate) jobs: PathBuf,
     /// Remove what is older than the newest so many of the job.
     pub(crate) keep: Option<usize>,
+    /// Socket addresses at which the keeper listens to the program.
+    #[serde(default)]
+    pub(crate) keepers: Vec<Vec<u8>>,
     /// Somebody wants to hear how far it is.
     pub(crate) progress: bool,
     /// The worker takes the next one, too: it knows how long the program has waited in calls, and more.
@@ -103,6 +107,25 @@ pub(crate) struct RestoreTask {
     pub(crate) lazy: Lazy,
     /// Somebody wants to hear how far it is.
     pub(crate) progress: bool,
+    /// What the program is told of its restore.
+    pub(crate) greeting: Greeting,
+}
+
+/// What a restored program is told by whoever restores it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Greeting {
+    /// How often the job was brought back or begun anew, this time included.
+    pub(crate) count: u64,
+    pub(crate) reason: Reason,
+    /// Where its keeper listens.
+    pub(crate) control: Option<String>,
+}
+
+impl Greeting {
+    /// Of a restore by hand: nobody keeps the program.
+    pub(crate) fn by_hand(count: u64) -> Self {
+        Self { count, reason: Reason::Hand, control: None }
+    }
 }
 
 /// The first message to a worker.

@@ -102,10 +102,13 @@ pub enum FilePolicy {
 
 /// What becomes of ends that lead out of the tree (`end-policy`). Standard streams become those of the restoring command
 /// and datagram sockets with a path as their peer (`/dev/log`) are connected to it again, whatever is asked for here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct EndRequest {
     /// For every other end.
     pub default: EndPolicy,
+    /// The socket addresses at which whoever keeps the tree listens to it: an end that leads there is found closed after a
+    /// restore, with what the restoring command says to the program in it ([`crate::restore::Options::greeting`]).
+    pub keepers: Vec<Vec<u8>>,
 }
 
 /// What becomes of an end whose other end lies outside of the tree.

@@ -60,6 +60,8 @@ pub struct Options {
     pub progress: Progress,
     /// Memory may come when the tree runs already; `None`: all of it comes before.
     pub lazily: Option<Lazily>,
+    /// What the program finds in its sockets to whoever kept it ([`crate::checkpoint::EndRequest::keepers`]).
+    pub greeting: Vec<u8>,
 }
 
 /// What whoever asked for a restore is told.
@@ -186,6 +188,8 @@ pub struct Restore<'a> {
     pub(crate) foreign: Vec<PathBuf>,
     /// With whose rights files are found and rolled back.
     pub(crate) rights: TreeRights,
+    /// What waits in sockets to whoever kept the tree.
+    pub(crate) greeting: &'a [u8],
 }
 
 /// A step of [`Restore::late`].

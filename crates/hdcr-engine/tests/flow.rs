@@ -76,6 +76,7 @@ fn options() -> Options {
         asked_by: None,
         progress: Progress::default(),
         lazily: None,
+        greeting: Vec::new(),
     }
 }
 

@@ -9,6 +9,7 @@ mod guests;
 mod jobs;
 mod keeper;
 mod lazy;
+mod library;
 mod paths;
 mod pids;
 mod reboot;
@@ -45,7 +46,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 48] = [
+const TRIALS: [Trial; 51] = [
     ("snapshot_fork", guests::by_fork),
     ("user_guests", user::guests),
     ("user_job", user::job),
@@ -85,6 +86,9 @@ const TRIALS: [Trial; 48] = [
     ("copies_taken_over", copies::taken_over),
     ("lazy_guests", lazy::zoo),
     ("lazy_killed", lazy::killed),
+    ("library_branches", library::branches),
+    ("library_of_user", library::of_user),
+    ("library_by_hand", library::by_hand),
     ("commands_json", commands::json),
     ("commands_settings", commands::settings),
     ("commands_unwritable", reports::unwritable),

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::tidy::Source;
 
 const ROWS: &str = "docs/errors.md";
-const CRATES: [&str; 3] = ["crates/hdcr-engine/src/", "crates/hdcr-ptrace/src/", "crates/hdcr-cli/src/"];
+const CRATES: [&str; 4] =
+    ["crates/hdcr-engine/src/", "crates/hdcr-ptrace/src/", "crates/hdcr-cli/src/", "crates/hdcr/src/"];
 
 /// Words in the form of a code that are none: names and keys of files in `/proc`, names of flags and attributes.
 const NO_CODES: [&str; 11] = [

@@ -30,9 +30,13 @@ pub(super) fn documented(sources: &[Source]) -> Vec<String> {
     silent.map(|source| format!("{} does not begin with `//!`", source.path)).collect()
 }
 
+/// What the library knows of the process that it is linked into, of which there is one.
+const OF_THE_PROCESS: &str = "crates/hdcr/src/ffi.rs";
+
 /// A test may build its guest once and keep the path.
 pub(super) fn no_mutable_statics(sources: &[Source]) -> Vec<String> {
-    let product: Vec<Source> = sources.iter().filter(|source| !source.path.contains("/tests/")).cloned().collect();
+    let product = sources.iter().filter(|source| !source.path.contains("/tests/") && source.path != OF_THE_PROCESS);
+    let product: Vec<Source> = product.cloned().collect();
     of_lines(&product, |line| {
         let item = line.trim_start();
         let item = item.strip_prefix("pub ").or_else(|| item.strip_prefix("pub(crate) ")).unwrap_or(item);
@@ -125,6 +129,7 @@ mod tests {
     #[test]
     fn statics() {
         check(no_mutable_statics, "a.rs", "static NAMES: [&str; 1] = [\"\"];\n", &[]);
+        check(no_mutable_statics, OF_THE_PROCESS, "static N: AtomicU32 = x;\n", &[]);
         check(no_mutable_statics, "a.rs", "pub static N: AtomicU32 = x;\n", &["a.rs:1: a mutable static"]);
         check(no_mutable_statics, "a.rs", "\n  static mut N: u32 = 0;\n", &["a.rs:2: a mutable static"]);
     }

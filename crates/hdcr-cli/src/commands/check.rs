@@ -14,7 +14,7 @@ use crate::kinds::{Lazy, StdioTarget, Then};
 use crate::namespace::{self, Outside};
 use crate::output::{Report, counted, in_the_way};
 use crate::parts;
-use crate::task::{CheckpointTask, RestoreTask, Target, Who};
+use crate::task::{CheckpointTask, Greeting, RestoreTask, Target, Who};
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -115,6 +115,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
             watched: false,
             jobs: at.settings.surroundings.jobs(),
             keep: None,
+            keepers: Vec::new(),
             progress: false,
             stays: false,
             series: None,
@@ -131,6 +132,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
             detach: false,
             lazy: Lazy::default(),
             progress: false,
+            greeting: Greeting::by_hand(0),
         };
         ("restore", parts::check_image(&task, descriptors(&StdioTarget::Null)?)?)
     };

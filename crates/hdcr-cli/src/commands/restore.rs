@@ -29,7 +29,7 @@ use crate::parts;
 use crate::process::{self, shell_status};
 use crate::settings::{absolute, restore_time};
 use crate::signals::Signals;
-use crate::task::{Place, RestoreTask};
+use crate::task::{Greeting, Place, RestoreTask};
 use crate::told::Since;
 use crate::trust;
 
@@ -165,12 +165,20 @@ fn bring_back(
         detach: args.detach,
         lazy: args.lazy,
         progress: false,
+        greeting: Greeting::by_hand(returns(place)?),
     };
     let stdio = descriptors(args.stdio.as_ref().unwrap_or(&StdioTarget::Inherit))?;
     if let Place::Store { root, job, .. } = place {
         remembered::job_lives(root, &parts::job_name(job)?);
     }
     foreground::restore(&task, &stdio, &needed, signals, at.output)
+}
+
+/// How often the job has been brought back, this time included, as far as its record tells.
+fn returns(place: &Place) -> Result<u64> {
+    let Place::Store { root, job, .. } = place else { return Ok(1) };
+    let record = peek(root, &parts::job_name(job)?).ok().flatten();
+    Ok(record.map_or(0, |record| record.returned).saturating_add(1))
 }
 
 /// What the keeper of a job that has not ended by itself knew that is to be undone.

@@ -12,6 +12,7 @@ use super::Surrounding;
 use super::restore::descriptors;
 use crate::by_hand;
 use crate::cli::RunArgs;
+use crate::door::Door;
 use crate::failure::{Class, Failure, Result};
 use crate::host::Host;
 use crate::job::{self, Held, Record, Start, State};
@@ -67,18 +68,19 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
             main_born: 0,
             host: Host::here(),
             private_pids: at.inside.is_some(),
+            returned: 0,
         },
     };
-    let listener = at.registry()?.listen(&name, &store)?;
+    let registry = at.registry()?;
+    let listener = registry.listen(&name, &store)?;
+    let door = Door::open(&registry, &name)?;
     let plan = plan(at, args, name, start)?;
     at.output.detail(&format!("job {} runs, a checkpoint every {}", plan.name, plan.every));
     let stdio: [OwnedFd; 3] = descriptors(&StdioTarget::Inherit)?;
     let outside = at.inside.as_ref().map(std::fs::File::try_clone).transpose();
     let outside = outside.map_err(Failure::system("duplicating the way to the outer process"))?;
-    Keeper::run(
-        plan,
-        Given { output: at.output, held, record, listener, jobs: at.settings.surroundings.jobs(), stdio, outside },
-    )
+    let jobs = at.settings.surroundings.jobs();
+    Keeper::run(plan, Given { output: at.output, held, record, listener, door, jobs, stdio, outside })
 }
 
 /// The name of the job, held: the one given, or the first free one made from the command.

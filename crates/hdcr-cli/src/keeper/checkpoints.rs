@@ -1,6 +1,6 @@
 //! When a worker takes a checkpoint, and what becomes of its answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use hdcr_policy::interval::{Spent, pause_after, pause_after_failure};
@@ -8,6 +8,7 @@ use hdcr_policy::series;
 use nix::sys::signal::Signal;
 use serde::Serialize;
 
+use super::asker::Asker;
 use super::watch::Watch;
 use super::watch::remembered::Life;
 use super::{Keeper, Made, Phase};
@@ -18,7 +19,6 @@ use crate::kinds::{Every, Increments, Then};
 use crate::output::Report as _;
 use crate::process;
 use crate::progress::Bar;
-use crate::registry::{Answer, Client};
 use crate::settings::Files;
 use crate::task::{CheckpointTask, Checkpointed, Reply, Target, Task, Who};
 use crate::told::Touched;
@@ -27,7 +27,7 @@ use crate::worker::Worker;
 /// What somebody asked for through the registry.
 #[derive(Debug)]
 pub(crate) struct Wish {
-    pub(super) client: Client,
+    pub(super) asker: Asker,
     pub(super) target: Option<Target>,
     pub(super) files: Option<Files>,
     pub(super) timeout: Duration,
@@ -38,7 +38,7 @@ pub(crate) struct Wish {
 #[derive(Debug)]
 pub(super) enum Errand {
     /// A checkpoint: the run time at its beginning, and who asked for it.
-    Checkpoint { at: Duration, then: Then, thawed: bool, client: Option<Client> },
+    Checkpoint { at: Duration, then: Then, thawed: bool, askers: Vec<Asker> },
     /// A restore, with its progress.
     Restore { bar: Bar },
 }
@@ -122,7 +122,7 @@ impl Work {
 
     /// Whether nobody waits for this worker.
     pub(super) fn may_be_left(&self) -> bool {
-        matches!(self.errand, Errand::Checkpoint { then: Then::GoOn, client: None, .. })
+        matches!(&self.errand, Errand::Checkpoint { then: Then::GoOn, askers, .. } if askers.is_empty())
     }
 
     /// Whether the end of the program makes it pointless to wait for this worker.
@@ -136,7 +136,7 @@ impl Keeper {
     pub(super) fn time_left(&self) -> Option<Duration> {
         let next = match (&self.work, self.phase) {
             (Some(work), _) => Some(work.deadline),
-            (None, Phase::Running) if !self.wishes.is_empty() => Some(Instant::now()),
+            (None, Phase::Running) if !self.wishes.is_empty() || self.members.wants_back() => Some(Instant::now()),
             (None, Phase::Running) => self.stop.is_none().then_some(self.next_checkpoint),
             (None, Phase::Waiting(_)) => self.patience.map(|patience| patience.next),
             (None, _) => None,
@@ -156,8 +156,10 @@ impl Keeper {
             work.is_late();
         }
         if self.work.is_none() && self.phase == Phase::Running {
-            self.wishes.retain(|wish| wish.client.is_there());
-            if let Some(wish) = self.wishes.pop_front() {
+            self.wishes.retain(|wish| wish.asker.is_there());
+            if self.members.wants_back() {
+                self.roll_back()?;
+            } else if let Some(wish) = self.wishes.pop_front() {
                 self.checkpoint(Some(wish));
             } else if now >= self.next_checkpoint && self.stop.is_none() {
                 self.checkpoint(None);
@@ -179,32 +181,45 @@ impl Keeper {
             then: Then::GoOn,
             watched: self.watch.is_some(),
             jobs: self.jobs.clone(),
+            keepers: vec![self.members.door.address.clone()],
             // It tells that the work goes on.
             progress: true,
             stays: true,
             series: self.in_series().then(|| self.every()),
         };
-        let mut client = None;
+        let mut askers = Vec::new();
         if let Some(wish) = wish {
+            if wish.target.is_none() && matches!(wish.asker, Asker::Program(_)) {
+                askers = self.others_who_ask();
+            }
             task.then = wish.then;
             task.timeout = wish.timeout;
             task.files = wish.files.unwrap_or(task.files);
             if let Some(target) = wish.target {
                 (task.target, task.keep, task.series) = (target, None, None);
             }
-            client = Some(wish.client);
+            askers.push(wish.asker);
         }
         let (then, timeout, stays) = (task.then, task.timeout, task.stays);
         match self.worker_for(task) {
             Ok(worker) => {
                 self.set_apart(worker.pid());
-                let errand = Errand::Checkpoint { at: self.ran(), then, thawed: false, client };
+                let errand = Errand::Checkpoint { at: self.ran(), then, thawed: false, askers };
                 // Freezing has its own deadline; writing may take longer than that.
                 let work = Work::new(worker, errand, timeout.saturating_mul(20) + KILL_LIMIT);
                 self.work = Some(work.staying(stays));
             }
-            Err(failure) => self.not_checkpointed(failure, client, Duration::ZERO),
+            Err(failure) => self.not_checkpointed(failure, askers, Duration::ZERO),
         }
+    }
+
+    /// The other processes of the program that wait for a checkpoint: all are in the same image.
+    fn others_who_ask(&mut self) -> Vec<Asker> {
+        let is_other = |wish: &Wish| wish.target.is_none() && matches!(wish.asker, Asker::Program(_));
+        let (others, left) = std::mem::take(&mut self.wishes).into_iter().partition(is_other);
+        self.wishes = left;
+        let others: VecDeque<Wish> = others;
+        others.into_iter().map(|wish| wish.asker).collect()
     }
 
     /// The worker that has made the last image of the series, else a new one.
@@ -243,10 +258,7 @@ impl Keeper {
                 work.goes_on();
                 match &mut work.errand {
                     Errand::Restore { bar } => bar.teller().at(step),
-                    Errand::Checkpoint { client: Some(client), .. } if client.follows => {
-                        client.tell(&Answer::Progress(step));
-                    }
-                    Errand::Checkpoint { .. } => {}
+                    Errand::Checkpoint { askers, .. } => askers.iter_mut().for_each(|asker| asker.tell(step)),
                 }
             }
             Ok(Reply::Halting) => work.halts(self.plan.timeout),
@@ -316,11 +328,11 @@ impl Keeper {
             (Errand::Restore { .. }, Some(Reply::Restored(_))) => self.settle(),
             (Errand::Restore { .. }, Some(Reply::Failed(failure))) => return self.not_restored(failure),
             (Errand::Restore { .. }, _) => return self.not_restored(silent()),
-            (Errand::Checkpoint { at, client, .. }, Some(Reply::Checkpointed(done))) => {
+            (Errand::Checkpoint { at, askers, .. }, Some(Reply::Checkpointed(done))) => {
                 self.checkpointed(&done, at, took);
                 let then = done.then;
-                if let Some(client) = client {
-                    client.answer(&Answer::Checkpointed(done));
+                for asker in askers {
+                    asker.checkpointed(&done);
                 }
                 if then == Then::Kill {
                     self.end_series();
@@ -328,12 +340,12 @@ impl Keeper {
                     return process::kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {});
                 }
             }
-            (Errand::Checkpoint { client, .. }, answer) => {
+            (Errand::Checkpoint { askers, .. }, answer) => {
                 let failure = match answer {
                     Some(Reply::Failed(failure)) => failure,
                     _ => silent(),
                 };
-                self.not_checkpointed(failure, client, took);
+                self.not_checkpointed(failure, askers, took);
             }
         }
         match self.phase {
@@ -408,9 +420,11 @@ impl Keeper {
     }
 
     /// A checkpoint failed; the program goes on. Told once, until one works again.
-    fn not_checkpointed(&mut self, failure: Failure, client: Option<Client>, took: Duration) {
-        if let Some(client) = client {
-            client.answer(&Answer::Failed(failure));
+    fn not_checkpointed(&mut self, failure: Failure, askers: Vec<Asker>, took: Duration) {
+        if !askers.is_empty() {
+            for asker in askers {
+                asker.failed(&failure);
+            }
             return;
         }
         self.failures = self.failures.saturating_add(1);
@@ -464,7 +478,7 @@ mod tests {
     /// A checkpoint that is as late as can be; the worker's end of its channel.
     fn late_work(keeper: &mut Keeper) -> crate::channel::Channel {
         let (worker, far) = Worker::of_test();
-        let errand = Errand::Checkpoint { at: Duration::ZERO, then: Then::GoOn, thawed: true, client: None };
+        let errand = Errand::Checkpoint { at: Duration::ZERO, then: Then::GoOn, thawed: true, askers: Vec::new() };
         keeper.work = Some(Work::new(worker, errand, Duration::ZERO));
         far
     }

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Keeper, Phase};
+use crate::door::Door;
 use crate::failure::{Failure, Result};
 use crate::foreground::KILL_LIMIT;
 use crate::host::Host;
@@ -88,6 +89,9 @@ impl Keeper {
     }
 
     fn listen_again(&mut self) -> Result<()> {
+        if !self.members.door.is_there() {
+            self.members.door = Door::open(&Registry::open(&self.jobs)?, &self.plan.name)?;
+        }
         if self.listener.is_there() {
             return Ok(());
         }

@@ -21,7 +21,7 @@ use crate::parts;
 use crate::process::{self, kill_all_below, shell_status};
 use crate::settings::restore_time;
 use crate::signals::REQUESTS_TO_END;
-use crate::task::{RestoreTask, Restored, Task};
+use crate::task::{Greeting, RestoreTask, Restored, Task};
 use crate::worker::Worker;
 
 /// A death so long after a passed-on request to end is still its consequence.
@@ -45,6 +45,7 @@ impl Keeper {
                     self.plan.name,
                     self.place(newest.number)
                 ));
+                self.reason = hdcr::Reason::Resume;
                 self.restore(newest)
             }
         }
@@ -79,6 +80,11 @@ impl Keeper {
         let mut command = process::this_program();
         command.args(self.output.json.then_some("--json"));
         command.arg("__program").arg(format!("--unblock={}", unblock.join(","))).arg("--").args(&self.record.command);
+        command.env(hdcr::wire::JOB, self.plan.name.as_str());
+        match self.members.door.path() {
+            Some(path) => command.env(hdcr::wire::CONTROL, path),
+            None => command.env_remove(hdcr::wire::CONTROL),
+        };
         let child = command.spawn().map_err(Failure::system("starting the program"))?;
         self.came_from = None;
         self.lives_as(child.id().cast_signed(), Duration::ZERO);
@@ -145,9 +151,11 @@ impl Keeper {
         self.crash = Some(format!("job {}: {}; {what}", self.plan.name, tell(death)));
         kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
         if let Some(made) = target {
+            self.reason = hdcr::Reason::Crash;
             return self.restore(made);
         }
         self.tell_crash();
+        self.record.returned = self.record.returned.saturating_add(1);
         self.begin_anew()
     }
 
@@ -225,6 +233,11 @@ impl Keeper {
             detach: false,
             lazy: Lazy::default(),
             progress: true,
+            greeting: Greeting {
+                count: self.record.returned.saturating_add(1),
+                reason: self.reason,
+                control: self.members.door.path(),
+            },
         });
         let descriptors: Vec<_> = self.stdio.iter().map(AsFd::as_fd).collect();
         match Worker::start(&task, &descriptors, &needed) {
@@ -253,6 +266,7 @@ impl Keeper {
         restored.notes.iter().for_each(|note| self.note(&note.to_string()));
         self.came_from = Some(self.place(number));
         self.files_are_as_at(number);
+        self.record.returned = self.record.returned.saturating_add(1);
         self.lives_as(main, at);
         match self.ended_early.remove(&main) {
             Some(death) => self.on_death(death),

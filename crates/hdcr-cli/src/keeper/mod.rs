@@ -8,10 +8,13 @@
 //! - `checkpoints.rs`: when a worker is started and what becomes of its answer
 //! - `patience.rs`: a restore waits for process numbers that others have
 //! - `requests.rs`: what others ask for through the registry
+//! - `members.rs`: what the program itself asks for
 
+mod asker;
 mod checkpoints;
 mod footing;
 mod life;
+mod members;
 mod patience;
 mod requests;
 #[cfg(test)]
@@ -28,6 +31,7 @@ use hdcr_policy::interval::{Budget, Rhythm};
 use hdcr_policy::restart::{Death, History, Rules};
 use serde::Serialize;
 
+use crate::door::Door;
 use crate::failure::{Failure, Obstacle, Result};
 use crate::job::{Held, Record, Start, State};
 use crate::kinds::{Every, Increments};
@@ -44,6 +48,7 @@ use crate::worker::Worker;
 
 use checkpoints::{Wish, Work};
 use footing::Footing;
+use members::Members;
 use patience::Patience;
 use requests::Stop;
 use watch::Watch;
@@ -109,6 +114,9 @@ pub(crate) struct Keeper {
     pub(super) jobs: PathBuf,
     pub(super) footing: Footing,
     pub(super) clients: Vec<Client>,
+    pub(super) members: Members,
+    /// Why the program is restored, when it is.
+    pub(super) reason: hdcr::Reason,
     pub(super) stdio: [OwnedFd; 3],
     /// Leads to the process outside of our pid namespace.
     pub(super) outside: Option<File>,
@@ -165,6 +173,8 @@ pub(crate) struct Given {
     pub(crate) held: Held,
     pub(crate) record: Record,
     pub(crate) listener: Listener,
+    /// Where the program finds its keeper.
+    pub(crate) door: Door,
     /// Where its socket lies.
     pub(crate) jobs: PathBuf,
     pub(crate) stdio: [OwnedFd; 3],
@@ -199,6 +209,8 @@ impl Keeper {
             jobs: given.jobs,
             footing: Footing::new(now),
             clients: Vec::new(),
+            members: Members::new(given.door),
+            reason: hdcr::Reason::Crash,
             stdio: given.stdio,
             outside: given.outside,
             phase: Phase::Running,
@@ -254,6 +266,7 @@ impl Keeper {
                 self.clients.extend(Client::accept(&self.listener));
             }
             self.on_clients();
+            self.on_members();
             self.on_time()?;
         }
     }
@@ -262,6 +275,7 @@ impl Keeper {
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.listener.socket.as_fd()];
         fds.extend(self.clients.iter().map(|client| client.stream.as_fd()));
         fds.extend(self.watch.iter().map(Watch::fd));
+        fds.extend(self.members.fds());
         let listening = self.work.as_ref().filter(|work| work.listens);
         fds.extend(listening.map(|work| work.worker.as_fd()));
         let ready = self.signals.wait(&mut fds, self.time_left())?;
@@ -330,14 +344,15 @@ impl Keeper {
         for client in self.stop.take().into_iter().flat_map(|stop| stop.clients) {
             client.answer(&Answer::Stopped(status));
         }
-        let over = Answer::Failed(Failure::new(
-            crate::failure::Class::Changed,
-            "job-ended",
-            format!("job {} has ended", self.plan.name),
-        ));
-        for client in self.wishes.drain(..).map(|wish| wish.client).chain(self.clients.drain(..)) {
-            client.answer(&over);
+        let message = format!("job {} has ended", self.plan.name);
+        let over = Failure::new(crate::failure::Class::Changed, "job-ended", message);
+        for asker in self.wishes.drain(..).map(|wish| wish.asker) {
+            asker.failed(&over);
         }
+        for client in self.clients.drain(..) {
+            client.answer(&Answer::Failed(over.clone()));
+        }
+        self.dismiss_members(&over);
         if nothing_left && let Err(failure) = self.held.forget() {
             self.output.detail(&failure.to_string());
         }

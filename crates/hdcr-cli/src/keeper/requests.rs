@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::asker::Asker;
 use super::checkpoints::Wish;
 use super::{Keeper, Phase};
 use crate::job::show;
@@ -42,7 +43,8 @@ impl Keeper {
             Request::Checkpoint { target, files, timeout, then, progress } => {
                 let timeout = timeout.unwrap_or(self.plan.timeout);
                 client.follows = progress;
-                self.wishes.push_back(Wish { client, target, files, timeout, then });
+                let asker = Asker::Client(client);
+                self.wishes.push_back(Wish { asker, target, files, timeout, then });
             }
             Request::Stop { grace } => self.on_stop(client, grace),
         }

@@ -9,6 +9,7 @@ use hdcr_policy::restart::Rules;
 
 use super::{Given, Keeper, Plan};
 use crate::commands::restore::descriptors;
+use crate::door::Door;
 use crate::host::Host;
 use crate::job::{Held, Record, Start, State};
 use crate::kinds::{Every, Increments, StdioTarget};
@@ -30,12 +31,15 @@ pub(super) fn keeper(folder: &Path) -> Keeper {
         main_born: 0,
         host: Host::default(),
         private_pids: false,
+        returned: 0,
     };
+    let registry = Registry::open(&jobs).unwrap();
     let given = Given {
         output: Output { json: false, quiet: true, verbose: 0 },
         held: Held::take(&store, &name).unwrap(),
         record,
-        listener: Registry::open(&jobs).unwrap().listen(&name, &store).unwrap(),
+        listener: registry.listen(&name, &store).unwrap(),
+        door: Door::open(&registry, &name).unwrap(),
         jobs,
         stdio: descriptors(&StdioTarget::Null).unwrap(),
         outside: None,

@@ -182,6 +182,7 @@ pub(crate) fn restore<'a>(image: &'a Image, journal: &Path, map_path: &'a [(Path
         notes: Vec::new(),
         foreign: Vec::new(),
         rights: crate::rights::TreeRights::default(),
+        greeting: &[],
     }
 }
 

@@ -41,6 +41,13 @@ pub(super) struct Queued {
     pub(super) credentials: Vec<u32>,
 }
 
+impl Queued {
+    /// A message of the restoring command.
+    pub(super) fn saying(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec(), ..Self::default() }
+    }
+}
+
 /// Queues by the inode of the socket.
 #[derive(Debug, Default)]
 pub(crate) struct Queues(BTreeMap<u64, Vec<Queued>>);

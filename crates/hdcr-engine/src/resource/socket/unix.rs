@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::name::{self, Node};
 use super::{SocketRecord, queue, subject};
 use crate::capture::Capture;
-use crate::checkpoint::EndPolicy;
+use crate::checkpoint::{EndPolicy, EndRequest};
 use crate::error::{Error, Refusal, Result};
 use crate::model;
 use crate::procfs;
@@ -47,6 +47,7 @@ pub(super) enum Standing {
 
 /// What is kept of a UNIX socket.
 #[derive(Clone, PartialEq, prost::Message)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the format")]
 pub(super) struct UnixRecord {
     #[prost(enumeration = "Standing", tag = "1")]
     pub(super) standing: i32,
@@ -83,6 +84,10 @@ pub(super) struct UnixRecord {
     /// Whether the peer with that name is in the tree, so that connecting must succeed.
     #[prost(bool, tag = "13")]
     pub(super) peer_inside: bool,
+    /// Its peer kept the tree: what the restoring command says waits in it. A reader that does not know this finds an end
+    /// whose peer is closed.
+    #[prost(bool, tag = "14")]
+    pub(super) greeted: bool,
 }
 
 /// Where the peer is.
@@ -127,6 +132,7 @@ pub(super) fn survey(survey: &mut Survey<'_>, view: &FileView, file: &OwnedFd) -
     let datagrams = i32::from(seen.kind) == libc::SOCK_DGRAM;
     let named = sys::peer_name(file).ok().flatten().filter(|name| name.len() > 2);
     match peer(&seen, |inode| survey.with_inode(inode).next().is_some()) {
+        Peer::Outside | Peer::Unaccepted if leads_to_keeper(&survey.request.ends, named.as_deref()) => {}
         Peer::Outside if datagrams && named.is_some() => {
             let becomes = "is connected to the same name again after a restore, if somebody answers there";
             survey.note(view.refuse("outside-datagram", "UNIX datagram socket", &leads_to(named.as_deref()), becomes));
@@ -138,6 +144,11 @@ pub(super) fn survey(survey: &mut Survey<'_>, view: &FileView, file: &OwnedFd) -
         Peer::None | Peer::Inside(_) | Peer::Gone | Peer::Unaccepted => {}
     }
     Ok(())
+}
+
+/// Whether a socket is connected to whoever keeps the tree.
+fn leads_to_keeper(ends: &EndRequest, peer_name: Option<&[u8]>) -> bool {
+    peer_name.is_some_and(|name| ends.keepers.iter().any(|keeper| keeper == name))
 }
 
 fn leads_to(name: Option<&[u8]>) -> String {
@@ -185,6 +196,11 @@ pub(super) fn capture(cx: &mut Capture<'_>, view: &FileView, file: &OwnedFd, rec
         let peer = peer(&seen, |inode| cx.with_inode(inode).next().is_some());
         match connected(cx, view, &seen, peer, &mut unix)? {
             Place::Inside => {}
+            Place::Outside if leads_to_keeper(&cx.request.ends, Some(&unix.peer_name)) => {
+                unix.set_standing(Standing::Lone);
+                // What it was told before the checkpoint is no news after a restore.
+                (unix.greeted, unix.queue) = (true, Vec::new());
+            }
             Place::Outside => match outside::fate(cx, view) {
                 Fate::Stream(stream) => {
                     record.outside = Some(OutsideRecord { stream, access: 2, ..OutsideRecord::default() });

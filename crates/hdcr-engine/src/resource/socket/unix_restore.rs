@@ -201,7 +201,8 @@ fn connect_and_fill(cx: &mut Restore<'_>, id: ObjectId) -> Result<()> {
         }
     };
     let sender = sender.map(OwnedFd::try_clone).transpose().map_err(failed("dup"))?;
-    for message in &unix.queue {
+    let greeting = (unix.greeted && !cx.greeting.is_empty()).then(|| queue::Queued::saying(cx.greeting));
+    for message in unix.queue.iter().chain(&greeting) {
         let files = message.files.iter().map(|file| own(cx, ObjectId(*file))).collect::<Result<Vec<_>>>()?;
         let files: Vec<&OwnedFd> = files.iter().collect();
         let stream = record.kind == libc::SOCK_STREAM;

@@ -1,0 +1,137 @@
+//! What the program itself asks of its keeper (`hdcr::wire`): who it is, a checkpoint, a roll-back.
+//!
+//! The program is not trusted: only processes of the job are heard, each packet has its limit, there are so many
+//! connections at most, and nobody is waited for.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use hdcr::Heard;
+use hdcr::wire::{self, Answer, Ask, Welcome};
+
+use super::asker::Asker;
+use super::checkpoints::Wish;
+use super::{Keeper, Phase};
+use crate::door::{Caller, Door};
+use crate::failure::{Class, Failure, Result};
+use crate::foreground::KILL_LIMIT;
+use crate::kinds::Then;
+use crate::output::counted;
+use crate::process::{self, kill_all_below};
+
+/// Connections of programs. This process inherits its limit of descriptors to the program, and must not raise it.
+const CALLERS: usize = 512;
+
+/// The conversations with the program.
+#[derive(Debug)]
+pub(crate) struct Members {
+    pub(super) door: Door,
+    /// Have said nothing yet that takes time.
+    callers: Vec<Caller>,
+    /// Wants the job to go back.
+    rollback: Option<(Caller, Option<u64>)>,
+}
+
+impl Members {
+    pub(super) fn new(door: Door) -> Self {
+        Self { door, callers: Vec::new(), rollback: None }
+    }
+
+    /// Where they speak. Nobody more is let in when there are too many.
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let door = (self.callers.len() < CALLERS).then(|| self.door.as_fd());
+        door.into_iter().chain(self.callers.iter().map(|caller| caller.link.as_fd()))
+    }
+
+    /// Those who have just connected and belong to the job.
+    fn let_in(&mut self) {
+        let own = std::process::id().cast_signed();
+        while self.callers.len() < CALLERS
+            && let Some(caller) = self.door.next()
+        {
+            if process::is_below(caller.pid, own) {
+                self.callers.push(caller);
+            } else {
+                tracing::debug!(pid = caller.pid, "somebody else than the program has connected");
+            }
+        }
+    }
+
+    /// Whether a roll-back is to be made when nothing else is at work.
+    pub(super) fn wants_back(&self) -> bool {
+        self.rollback.is_some()
+    }
+}
+
+impl Keeper {
+    /// Hears the program.
+    pub(super) fn on_members(&mut self) {
+        self.members.let_in();
+        for caller in std::mem::take(&mut self.members.callers) {
+            match caller.link.hear() {
+                Ok(Heard::Nothing) => self.members.callers.push(caller),
+                Ok(Heard::Said(ask)) => self.on_ask(caller, &ask),
+                Ok(Heard::Ended) => {}
+                Err(error) => tracing::debug!(%error, pid = caller.pid, "a program says what is no request"),
+            }
+        }
+    }
+
+    fn on_ask(&mut self, caller: Caller, ask: &Ask) {
+        match *ask {
+            Ask::Hello { .. } => {
+                let welcome =
+                    Welcome { version: wire::VERSION, job: self.plan.name.to_string(), count: self.record.returned };
+                if caller.link.send(&Answer::Welcome(welcome)).is_ok() {
+                    self.members.callers.push(caller);
+                }
+            }
+            Ask::Checkpoint { timeout_ms } => {
+                let timeout = timeout_ms.map_or(self.plan.timeout, Duration::from_millis).min(self.plan.timeout);
+                let asker = Asker::Program(caller);
+                self.wishes.push_back(Wish { asker, target: None, files: None, timeout, then: Then::GoOn });
+            }
+            Ask::Rollback { to } => match self.members.rollback {
+                None => self.members.rollback = Some((caller, to)),
+                Some(_) => caller.failed(&Failure::new(Class::Changed, "rollback-runs", "a roll-back is under way")),
+            },
+        }
+    }
+
+    /// Goes back as the program has asked, if it can be done.
+    pub(super) fn roll_back(&mut self) -> Result<()> {
+        let Some((caller, to)) = self.members.rollback.take() else { return Ok(()) };
+        let target = match to {
+            None => self.made.last().copied(),
+            Some(number) => self.made.iter().find(|made| made.number == number).copied(),
+        };
+        let Some(target) = target else {
+            let what = to.map_or_else(|| "no checkpoint yet".to_owned(), |number| format!("no checkpoint {number}"));
+            caller.failed(&Failure::refused("no-such-checkpoint", format!("the job has {what}")));
+            return Ok(());
+        };
+        let ran = self.ran();
+        let lost = crate::duration::show(ran.saturating_sub(target.at));
+        let place = self.place(target.number);
+        self.crash =
+            Some(format!("job {}: rolled back to {place} as it asked for ({lost} of work undone)", self.plan.name));
+        (self.ran_before, self.since) = (ran, Instant::now());
+        self.phase = Phase::Restoring(target.number);
+        self.end_series();
+        kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
+        self.reason = hdcr::Reason::Rollback;
+        self.restore(target)
+    }
+
+    /// Says to those who wait for the program's sake that it is over.
+    pub(super) fn dismiss_members(&mut self, why: &Failure) {
+        if let Some((caller, _)) = self.members.rollback.take() {
+            caller.failed(why);
+        }
+        let left = self.members.callers.len();
+        if left > 0 {
+            tracing::debug!("{} left", counted(left, "connection", "connections"));
+        }
+        self.members.callers.clear();
+    }
+}

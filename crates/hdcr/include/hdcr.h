@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * libhdcr: what a program that runs under `hdcr run` may ask of HDCR, and what it is told.
+ *
+ * A program needs none of this to be checkpointed and rolled back. Without HDCR every call returns at once. Every function
+ * may be called by any thread; none may be called in a signal handler, or between vfork(2) and exec. A child of fork(2)
+ * begins as if it had never called any of them.
+ */
+#ifndef HDCR_H
+#define HDCR_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* On which branch a program is. */
+enum hdcr_branch {
+	HDCR_FAILED = -1,   /* there is no checkpoint; the report says why */
+	HDCR_CONTINUED = 0, /* the checkpoint is durable, the program goes on */
+	HDCR_RESTORED = 1,  /* a later life, brought back from an image taken during the call */
+	HDCR_PENDING = 2    /* not known yet (hdcr_request_wait) */
+};
+
+/* What can be done about a failure. */
+enum hdcr_class {
+	HDCR_REFUSED = 1, /* it cannot be done as things are; nothing was touched */
+	HDCR_CHANGED = 2, /* something changed meanwhile; trying again may work */
+	HDCR_SYSTEM = 3,  /* the system failed */
+	HDCR_CORRUPT = 4  /* an image is not what was written */
+};
+
+/* How a checkpoint is wanted. HDCR_OPTIONS sets the size; what is 0 is left to `hdcr run`. */
+struct hdcr_options {
+	size_t size;
+	uint64_t timeout_ms; /* how long the job may stand still */
+};
+#define HDCR_OPTIONS { sizeof(struct hdcr_options), 0 }
+
+/* What became of it. HDCR_REPORT sets the size. Texts end with a zero; what does not fit is cut off. */
+struct hdcr_report {
+	size_t size;
+	uint64_t count;     /* restored: how often the job was brought back, this time included */
+	uint64_t passed_ms; /* restored: from the checkpoint to the restore, by the clock of the day */
+	int class_;         /* failed: enum hdcr_class */
+	int reserved;
+	char image[320];    /* continued, restored: JOB@NUMBER */
+	char reason[32];    /* restored: crash, rollback, resume, hand */
+	char code[64];      /* failed: a stable word */
+	char message[1024]; /* failed: for people */
+};
+#define HDCR_REPORT { sizeof(struct hdcr_report), 0, 0, 0, 0, "", "", "", "" }
+
+/* 1 under a keeper that has answered, else 0. The first call asks; later ones are one load. */
+int hdcr_is_enabled(void);
+
+/* The name of the job with a zero, when there is room for all of it; its length, or -1 without HDCR. */
+ssize_t hdcr_job(char *name, size_t room);
+
+/* How often the job was brought back from a checkpoint, or begun anew after a crash. */
+uint64_t hdcr_restart_count(void);
+
+/* Where this life came from: 1 and a report, or 0 when it was never restored. */
+int hdcr_restored(struct hdcr_report *report);
+
+/* Takes a checkpoint of the whole job and waits until it is durable. Returns HDCR_CONTINUED, and HDCR_RESTORED in every
+ * life that begins from an image in which this call was under way; HDCR_FAILED when there is no checkpoint. Both pointers
+ * may be null. */
+int hdcr_checkpoint(const struct hdcr_options *options, struct hdcr_report *report);
+
+/* Gives up this life of the job and goes back to its checkpoint with this number, the newest one for 0. Returns only when
+ * that cannot be done: HDCR_FAILED. */
+int hdcr_rollback(uint64_t to, struct hdcr_report *report);
+
+/* A checkpoint that is asked for and not waited for. Null and a report when it cannot be asked for. */
+typedef struct hdcr_request hdcr_request;
+hdcr_request *hdcr_request_begin(const struct hdcr_options *options, struct hdcr_report *report);
+
+/* A descriptor for poll(2): it can be read when the request is met or has failed. Not to be read or closed. */
+int hdcr_request_fd(const hdcr_request *request);
+
+/* Waits for so many milliseconds, without an end when negative. HDCR_PENDING, or the branch, which is said once. */
+int hdcr_request_wait(const hdcr_request *request, int64_t limit_ms, struct hdcr_report *report);
+
+/* Gives it back; a checkpoint that has not begun is not taken then. */
+void hdcr_request_free(hdcr_request *request);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

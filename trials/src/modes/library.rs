@@ -1,0 +1,92 @@
+//! Programs that call the checkpoint library, linked with it in every way in which it is given away.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::stage::{LIMIT, Stage, needs_root};
+use crate::wait;
+
+/// How a program is linked with the library.
+#[derive(Clone, Copy, Debug)]
+enum Linked {
+    Shared,
+    Static,
+}
+
+/// The folder that the library was built into: that of the product.
+fn library(stage: &Stage<'_>) -> Result<PathBuf> {
+    let product = stage.place.hdcr.as_ref().context("no hdcr binary was given")?;
+    Ok(product.parent().context("a folder of the product")?.to_owned())
+}
+
+/// Compiles a program of `trials/library`.
+fn compiled(stage: &Stage<'_>, name: &str, linked: Linked) -> Result<PathBuf> {
+    let sources = std::fs::canonicalize(&stage.place.sources)?;
+    let binary = stage.path(&format!("{name}-{linked:?}"));
+    let built = std::fs::canonicalize(library(stage)?)?;
+    let mut command = Command::new("gcc");
+    command.args(["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-I"]);
+    command.arg(sources.join("../crates/hdcr/include")).arg("-o").arg(&binary);
+    command.arg(sources.join(format!("library/{name}.c")));
+    match linked {
+        Linked::Shared => {
+            // A copy that every user can read, beside the program.
+            std::fs::copy(built.join("libhdcr.so"), stage.path("libhdcr.so"))?;
+            command.arg("-L").arg(&stage.folder).arg("-lhdcr").arg("-Wl,-rpath,$ORIGIN");
+        }
+        Linked::Static => {
+            command.arg("-static").arg(built.join("libhdcr.a")).arg("-lm");
+        }
+    }
+    let out = command.output().context("run gcc")?;
+    ensure!(out.status.success(), "gcc {name}: {}", String::from_utf8_lossy(&out.stderr));
+    Ok(binary)
+}
+
+/// Every branch of a checkpoint, in three lives of each program.
+fn branches_with(stage: &mut Stage<'_>, options: &[&str], linked: Linked) -> Result<()> {
+    let program = compiled(stage, "branches", linked)?.display().to_string();
+    let alone = stage.command(&program);
+    let said = stage.end_of(alone, "branches alone")?;
+    ensure!(said.status == 0 && said.out == "alone\n", "alone: {} {}", said.status, said.both());
+    let name = format!("library-{linked:?}-{}", options.len()).to_lowercase();
+    let mut run = vec!["run", "--name", &name, "--every", "1h"];
+    run.extend(options);
+    run.extend(["--", &program]);
+    let said = stage.expect(0, &run)?;
+    // What the first life said of its branch was rolled back with it.
+    let expected = format!("branch 1 {name}@1 rollback\ndone\n");
+    ensure!(said.out == expected, "it said {:?}, not {expected:?}", said.out);
+    said.names(&["killed by SIGKILL; rolled back to", "as it asked for"])
+}
+
+pub(crate) fn branches(stage: &mut Stage<'_>) -> Result<()> {
+    needs_root()?;
+    branches_with(stage, &[], Linked::Shared)?;
+    branches_with(stage, &[], Linked::Static)?;
+    branches_with(stage, &["--new-pids"], Linked::Shared)
+}
+
+/// The same for an ordinary user.
+pub(crate) fn of_user(stage: &mut Stage<'_>) -> Result<()> {
+    stage.become_user()?;
+    branches_with(stage, &[], Linked::Static)
+}
+
+/// Who is restored without a keeper is told so, and goes on without one.
+pub(crate) fn by_hand(stage: &mut Stage<'_>) -> Result<()> {
+    needs_root()?;
+    let program = compiled(stage, "by_hand", Linked::Shared)?.display().to_string();
+    let name = "library-by-hand";
+    let mut job = stage.start(&["run", "--name", name, "--every", "1h", "--", &program], "says")?;
+    stage.until_said("says", "ready")?;
+    stage.expect(0, &["checkpoint", "--kill", name])?;
+    wait::end_of(&mut job, "the job", LIMIT)?;
+    stage.expect(0, &["restore", name])?;
+    let said = stage.text("says");
+    let expected = "restored 1 library-by-hand@1 hand\nalone\n-1 no-keeper\n";
+    ensure!(said.contains(expected), "it said {said:?}, not {expected:?}");
+    Ok(())
+}
