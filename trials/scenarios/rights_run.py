@@ -75,3 +75,23 @@ job = Job("bash", "-c", PROGRAM, stdout=log_of_root(), **as_user)
 until("output", lambda: len(read("log").splitlines()) > 20)
 hdcr("checkpoint", job.name, **as_user)
 finish(job)
+
+# By the user, with an output that lies where only root may go: no path leads there, but the keeper's own output does.
+os.mkdir("hidden", 0o700)
+if os.path.exists("log"):
+    os.remove("log")
+os.symlink("hidden/log", "log")
+with open("hidden/log", "a", encoding="utf-8") as log:
+    job = Job("bash", "-c", PROGRAM, stdout=log, **as_user)
+until("output", lambda: len(read("log").splitlines()) > 20)
+hdcr("checkpoint", job.name, **as_user)
+finish(job)
+
+# By the user, with a deleted input of root's: in the user's namespace nobody has that owner.
+write("input", "first\nsecond\n")
+with open("input", encoding="utf-8") as source, log_of_root() as log:
+    os.remove("input")
+    job = Job("bash", "-c", PROGRAM.replace("echo end", "read a; echo end; [ $a = first ]"), stdin=source, stdout=log, **as_user)
+until("output", lambda: len(read("log").splitlines()) > 20)
+hdcr("checkpoint", job.name, **as_user)
+finish(job)

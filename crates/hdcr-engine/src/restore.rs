@@ -294,7 +294,7 @@ pub fn check(image: &ImageReader, options: &Options) -> Result<(Vec<Refusal>, Ve
     let steps = plan::plan(&model.processes)?;
     let (mut refusals, notes) = stored::check(&model, &steps, Asker::Check)?;
     if options.since.is_none() {
-        refusals.0.extend(reopen::obstacles(&model.frames, &options.map_path)?);
+        refusals.0.extend(reopen::obstacles(&model.frames, &options.map_path, &options.stdio)?);
     }
     Ok((refusals.0, notes))
 }
@@ -319,7 +319,7 @@ pub fn restore(
     stored::wait_for_the_dead(&model, &steps);
     let (mut refusals, _) = stored::check(&model, &steps, Asker::Restore)?;
     if options.since.is_none() {
-        refusals.0.extend(reopen::obstacles(&model.frames, &options.map_path)?);
+        refusals.0.extend(reopen::obstacles(&model.frames, &options.map_path, &options.stdio)?);
     }
     if !refusals.0.is_empty() {
         return Err(Error::Refused(Refusals(refusals.0)));

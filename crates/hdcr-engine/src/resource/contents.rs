@@ -322,7 +322,9 @@ pub(crate) fn life_of(link: &[u8], stat: &Stat) -> (Life, Vec<u8>) {
         return (Life::Device, link.to_vec());
     }
     let Some(name) = link.strip_suffix(DELETED) else {
-        return (if leads(link) { Life::Named } else { Life::Elsewhere }, link.to_vec());
+        // Where this user may not look, it is taken to be where the link says.
+        let hidden = rustix::fs::lstat(OsStr::from_bytes(link)).is_err_and(|error| error == rustix::io::Errno::ACCESS);
+        return (if hidden || leads(link) { Life::Named } else { Life::Elsewhere }, link.to_vec());
     };
     if leads(link) {
         return (Life::Named, link.to_vec());

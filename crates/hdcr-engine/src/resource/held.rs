@@ -31,10 +31,13 @@ pub(crate) fn look(path: &Path, more: OFlags) -> std::result::Result<OwnedFd, Er
     rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | more, Mode::empty())
 }
 
-/// Looks where the program's user may not go: at the file that was captured, if it is there still.
-pub(crate) fn out_of_reach(record: &InodeRecord, path: &Path) -> Result<OwnedFd> {
+/// Looks where the program's user may not go: at the file that was captured, if it is there still, or if a standard stream
+/// of the restoring command leads to it.
+pub(crate) fn out_of_reach(stdio: &[OwnedFd], record: &InodeRecord, path: &Path) -> Result<OwnedFd> {
     let file = beyond_links(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC).ok();
-    file.filter(|file| is_the_one(record, file)).ok_or_else(|| not_permitted(record))
+    let file = file.filter(|file| is_the_one(record, file));
+    let own = || stdio.iter().find(|own| is_the_one(record, own));
+    file.or_else(|| rustix::io::fcntl_dupfd_cloexec(own()?, 3).ok()).ok_or_else(|| not_permitted(record))
 }
 
 /// Opens with the rights of this process, without following any link.

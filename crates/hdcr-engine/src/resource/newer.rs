@@ -3,7 +3,8 @@
 //!
 //! The program's own lines come again; those of the others would be lost. Who has written what cannot be told from the
 //! file. So what is cut off a file that is only appended to, or that somebody else is known to have written, is kept, and
-//! the user is told where. A file of which the program alone is known to write, at offsets of its own, is not kept.
+//! the user is told where. So is what is cut off a standard output, which a shell may have given to its other commands as
+//! well. A file that the program alone is known to write, at offsets of its own, is not kept.
 
 use std::path::Path;
 
@@ -21,7 +22,7 @@ use crate::stored;
 /// What becomes of the bytes of a file behind its length at the checkpoint.
 pub(super) fn of(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path, now: &Stat) -> Result<Newer> {
     let grown = now.st_size.cast_unsigned().saturating_sub(record.size);
-    if grown == 0 || !(appended(cx, id)? || cx.foreign.iter().any(|foreign| foreign == path)) {
+    if grown == 0 || !(shared(cx, id)? || cx.foreign.iter().any(|foreign| foreign == path)) {
         return Ok(Newer::Go);
     }
     let Some(place) = cx.plan.place_of_newer(path) else { return Ok(Newer::Go) };
@@ -33,17 +34,20 @@ pub(super) fn of(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path:
     Ok(Newer::Stay(place))
 }
 
-/// Whether the program only appends to a file, as programs do that share it with others.
-fn appended(cx: &Restore<'_>, id: ObjectId) -> Result<bool> {
-    let mut found = false;
+/// Whether the program only appends to a file, as programs do that share it with others, or has it as standard output or
+/// error (`script > log 2>&1` gives it to all commands of the script).
+fn shared(cx: &Restore<'_>, id: ObjectId) -> Result<bool> {
+    let (mut written, mut appended) = (false, true);
     for open in stored::ids(cx.frames, RegFileRecord::TAG) {
         let record = stored::one::<RegFileRecord>(cx.frames, open)?;
         if record.writes_to(id) {
-            if !record.appends() {
-                return Ok(false);
+            let holders = cx.holders.get(&open).map(Vec::as_slice).unwrap_or_default();
+            if holders.iter().any(|(_, number)| matches!(number, 1 | 2)) {
+                return Ok(true);
             }
-            found = true;
+            written = true;
+            appended &= record.appends();
         }
     }
-    Ok(found)
+    Ok(written && appended)
 }

@@ -4,7 +4,9 @@
 //! error sequence counters. Needs: nothing; for files that this user may not open for reading, root.
 //! Refused: files of file systems that are windows into the kernel (see [`refused_fs`]), secret and huge memory files.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use hdcr_image::{Record, Tag};
 use hdcr_sys::kcmp::{self, Kind};
@@ -103,6 +105,7 @@ impl FileKind for RegFile {
             survey.refuse(view.refuse("file-unreadable", "regular file", &cause, "run hdcr as a user who may read it"));
         }
         note_large(survey, view);
+        note_out_of_reach(survey, view);
         Ok(())
     }
 
@@ -165,6 +168,20 @@ fn shared_output(cx: &mut Restore<'_>, id: ObjectId, base: &Stat, flags: OFlags)
         }
     }
     None
+}
+
+/// Says when this user can reach a file through the program's descriptor only.
+fn note_out_of_reach(survey: &mut Survey<'_>, view: &FileView) {
+    let hidden = rustix::fs::lstat(OsStr::from_bytes(&view.link)).is_err_and(|error| error == Errno::ACCESS);
+    if hidden && view.stat.st_nlink > 0 {
+        survey.note(view.refuse(
+            "file-out-of-reach",
+            "open file",
+            "this user may not search the directory in which it lies; it is found again by a restore whose own standard \
+             stream leads to it, or by root",
+            "give the user the right to search that directory",
+        ));
+    }
 }
 
 /// Says when a file that is written in place is too large to be kept.

@@ -152,7 +152,8 @@ fn renamed(record: &InodeRecord) -> Refusal {
         code: "file-renamed",
         object: "file".to_owned(),
         owner: Owner { path: Some(model::path_of(&record.path)), ..Owner::default() },
-        cause: "it has another name that this user cannot find out; the program has a copy of it without a name"
+        cause: "it was renamed, and this user cannot find out its new name; the program has a copy of it without a name: what it \
+             writes there is lost when it ends"
             .to_owned(),
         remedy: "restore as root".to_owned(),
     }
@@ -222,7 +223,7 @@ fn named(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Ope
     match look(&path) {
         Ok(file) => existing(cx, id, record, &path, file),
         Err(Errno::NOENT | Errno::NOTDIR) => missing(cx, id, record, &path),
-        Err(Errno::ACCESS) => existing(cx, id, record, &path, held::out_of_reach(record, &path)?),
+        Err(Errno::ACCESS) => existing(cx, id, record, &path, held::out_of_reach(&cx.stdio, record, &path)?),
         Err(error) => Err(Error::system("opening a file", path.display())(error)),
     }
 }
@@ -239,6 +240,7 @@ enum Verdict {
 pub(crate) fn obstacles(
     frames: &BTreeMap<(u16, ObjectId), StoredFrame>,
     map_path: &[(PathBuf, PathBuf)],
+    stdio: &[OwnedFd],
 ) -> Result<Vec<Refusal>> {
     let mut found = Vec::new();
     let unheld = touched::listed(frames)?;
@@ -246,7 +248,7 @@ pub(crate) fn obstacles(
         let record = record_of(frames, id)?;
         if kind_of(&record)?.0 == Life::Named {
             let path = mapped(map_path, &record.checked_path()?);
-            match obstacle(&record, &path) {
+            match obstacle(&record, &path, stdio) {
                 Err(Error::Refused(refusals)) => found.extend(refusals.0),
                 other => other?,
             }
@@ -255,12 +257,13 @@ pub(crate) fn obstacles(
     Ok(found)
 }
 
-fn obstacle(record: &InodeRecord, path: &Path) -> Result<()> {
+fn obstacle(record: &InodeRecord, path: &Path, stdio: &[OwnedFd]) -> Result<()> {
     let file = match look(path) {
         Ok(file) => file,
         Err(Errno::NOENT | Errno::NOTDIR) if record.contents => return Ok(()),
         Err(Errno::NOENT | Errno::NOTDIR) if by_handle(record).is_some() => return Ok(()),
         Err(Errno::NOENT | Errno::NOTDIR) => return Err(gone(record)),
+        Err(Errno::ACCESS) => held::out_of_reach(stdio, record, path)?,
         Err(error) => return Err(Error::system("opening a file", path.display())(error)),
     };
     let stat = stat_of(&file, path)?;
@@ -416,13 +419,14 @@ fn make_parents(cx: &mut Restore<'_>, record: &InodeRecord, path: &Path) -> Resu
     Ok(())
 }
 
-/// Gives an owner and a mode; a user who may not give files away keeps them.
+/// Gives an owner and a mode; a user who may not give files away, or in whose user namespace that owner is nobody, keeps
+/// them.
 pub(crate) fn own(file: &OwnedFd, uid: u32, gid: u32, mode: u32, path: &Path) -> Result<()> {
     let now = stat_of(file, path)?;
     if (now.st_uid, now.st_gid) != (uid, gid) {
         let (owner, group) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
         match rustix::fs::fchown(file, Some(owner), Some(group)) {
-            Ok(()) | Err(Errno::PERM) => {}
+            Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
             Err(error) => return Err(Error::system("giving a file its owner", path.display())(error)),
         }
     }
