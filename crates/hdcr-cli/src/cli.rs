@@ -173,6 +173,9 @@ pub(crate) struct RunArgs {
     /// since the one before [default: auto]
     #[arg(long, value_enum, value_name = "WHEN", env = "HDCR_INCREMENTS")]
     pub(crate) increments: Option<Increments>,
+    /// Memory that is put in after a roll-back while the program runs already, as it touches it and behind [default: never]
+    #[arg(long, value_enum, value_name = "WHICH", env = "HDCR_LAZY")]
+    pub(crate) lazy: Option<Lazy>,
     /// How many times to roll back before giving up [default: 5]
     #[arg(long, value_name = "N", env = "HDCR_RESTARTS")]
     pub(crate) restarts: Option<u32>,

@@ -16,6 +16,9 @@ use rustix::process::{WaitOptions, WaitStatus};
 use crate::failure::{Failure, Result};
 use crate::signals::Signals;
 
+/// The name of a process that stands by for a page server.
+pub(crate) const STANDBY: &str = "page-standby";
+
 /// What became of a child.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Change {
@@ -168,6 +171,7 @@ pub(crate) fn shell_status(death: Death) -> u8 {
 /// Kills and reaps everything below this process, looking again until nothing is left.
 ///
 /// This process has to be the reaper of what is below it (pid 1, or a child subreaper), so that nothing slips away.
+/// Who stands by for a page server is killed last: until then whoever misses a page waits, and is killed while it waits.
 /// Children that ended are handed to `reaped`.
 pub(crate) fn kill_all_below(signals: &Signals, limit: Duration, reaped: &mut dyn FnMut(i32, Death)) -> Result<()> {
     let end = Instant::now() + limit;
@@ -180,12 +184,13 @@ pub(crate) fn kill_all_below(signals: &Signals, limit: Duration, reaped: &mut dy
         }
         let left = below(own);
         let Some(first) = left.first() else { return Ok(()) };
+        let (last, others): (Vec<i32>, Vec<i32>) = left.iter().partition(|pid| name(**pid) == STANDBY);
         if Instant::now() >= end {
             let message = format!("process {first} ({}) does not end although it was killed", name(*first));
             return Err(Failure::new(crate::failure::Class::Failed, "unkillable", message)
                 .remedy("it waits inside the kernel, often for a disk or a network file system that does not answer"));
         }
-        for pid in &left {
+        for pid in if others.is_empty() { &last } else { &others } {
             signal(*pid, Signal::SIGKILL as i32);
         }
         // Also waits for grandchildren, which do not send SIGCHLD to this process before they are its own.

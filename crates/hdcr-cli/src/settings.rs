@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::cli::{Common, FileArgs};
 use crate::duration;
 use crate::failure::{Class, Failure, Result};
-use crate::kinds::{EndPolicy, Every, FilePolicy, FilePolicyRule, Increments, Share, Snapshot};
+use crate::kinds::{EndPolicy, Every, FilePolicy, FilePolicyRule, Increments, Lazy, Share, Snapshot};
 
 /// What of the environment and the user matters for places of files.
 #[derive(Clone, Debug, Default)]
@@ -96,6 +96,7 @@ pub(crate) struct RunConfig {
     pub(crate) keep: Option<NonZeroUsize>,
     pub(crate) budget: Option<Share>,
     pub(crate) increments: Option<Increments>,
+    pub(crate) lazy: Option<Lazy>,
     pub(crate) restarts: Option<u32>,
     #[serde(default)]
     pub(crate) on: Vec<String>,
@@ -259,6 +260,7 @@ fn merge(under: Config, over: Config) -> Config {
             keep: over.run.keep.or(under.run.keep),
             budget: over.run.budget.or(under.run.budget),
             increments: over.run.increments.or(under.run.increments),
+            lazy: over.run.lazy.or(under.run.lazy),
             restarts: over.run.restarts.or(under.run.restarts),
             on: if over.run.on.is_empty() { under.run.on } else { over.run.on },
         },

@@ -7,6 +7,7 @@
 //! server ends the tree in the same way when the one that stands by is killed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
 use std::io::{PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -108,8 +109,9 @@ fn reap(pid: i32) {
 /// What the process that stands by does. All signals are blocked since before it was made.
 fn stand_by(server: &OwnedFd, reader: &PipeReader) -> ! {
     // Its own session: who kills the program's group or session kills it last, if at all.
-    if rustix::process::setsid().is_err() || rustix::thread::set_name(c"page-standby").is_err() {
-        tracing::trace!("it keeps its session and its name");
+    let name = CString::new(process::STANDBY);
+    if rustix::process::setsid().is_err() || name.is_ok_and(|name| rustix::thread::set_name(&name).is_err()) {
+        tracing::trace!("it keeps its session or its name");
     }
     let mut known: BTreeMap<i32, OwnedFd> = BTreeMap::new();
     loop {

@@ -131,6 +131,63 @@ fn killed_once(stage: &mut Stage<'_>, subject: &Subject<'_>, victim: Victim, dic
     Ok(verdict.is_none())
 }
 
+/// A job that is rolled back with `--lazy` sees its own memory only, and comes back when who fills it is killed.
+pub(crate) fn keeper(stage: &mut Stage<'_>) -> Result<()> {
+    const SCRIPT: &str = "import zlib\nmemory = bytearray(bytes(range(1, 252)) * 600000)\nwhile True:\n    \
+                          with open('sums', 'a') as sums: print(zlib.crc32(memory), file=sums)\n";
+    const AGAIN: &str = "once more, with all of its memory";
+    needs_root()?;
+    let name = "lazy-keeper";
+    let options = ["--every", "1h", "--lazy", "always", "--restarts", "50", "--file-policy", "sums=ignore"];
+    let run = ["run", "--name", name].into_iter().chain(options).chain(["--", "python3", "-c", SCRIPT]);
+    let mut job = stage.start(&run.collect::<Vec<_>>(), "says")?;
+    let sums = stage.path("sums");
+    let counted = || fs::read_to_string(&sums).unwrap_or_default().lines().count();
+    let more = |before: usize| wait::until("more sums", LIMIT, || Ok((counted() >= before + 2).then_some(())));
+    more(0)?;
+    stage.expect(0, &["checkpoint", name])?;
+    let victims = [None, Some(Victim::Server), Some(Victim::Server), Some(Victim::Standby), Some(Victim::Server)];
+    for (round, victim) in victims.into_iter().enumerate() {
+        signal(program(stage)?, Signal::KILL);
+        wait::until("the roll-back", LIMIT, || {
+            Ok(stage.text("says").contains(&format!("restart {} of 50", round + 1)).then_some(()))
+        })?;
+        if let Some(victim) = victim {
+            kill_who_fills(stage, victim);
+        }
+        more(counted())?;
+        wait::until("the end of the filling", LIMIT, || {
+            let workers = with_command(&stage.folder, |line| line == "hdcr __worker");
+            Ok((!workers.iter().any(|pid| comm(*pid) == "page-standby")).then_some(()))
+        })?;
+    }
+    stage.log.push(format!("brought back {} times", stage.text("says").matches(AGAIN).count()));
+    stage.expect(0, &["stop", name])?;
+    wait::end_of(&mut job, "the job", LIMIT)?;
+    let text = fs::read_to_string(&sums)?;
+    let mut all = text.lines();
+    let first = all.next().map(str::to_owned);
+    ensure!(all.all(|line| Some(line) == first.as_deref()), "the program saw what is not its own: {text}");
+    Ok(())
+}
+
+/// The program of the job, whatever its interpreter is called.
+fn program(stage: &Stage<'_>) -> Result<u32> {
+    wait::until("the program", LIMIT, || {
+        let found = with_command(&stage.folder, |line| line.contains("zlib.crc32") && !line.contains(" --name "));
+        Ok(if let [only] = found[..] { Some(only) } else { None })
+    })
+}
+
+/// Kills one of those who fill a program's memory, unless they are done.
+fn kill_who_fills(stage: &Stage<'_>, victim: Victim) {
+    let wanted = if victim == Victim::Standby { "page-standby" } else { "hdcr" };
+    let workers = with_command(&stage.folder, |line| line == "hdcr __worker");
+    if workers.iter().any(|pid| comm(*pid) == "page-standby") {
+        workers.iter().filter(|pid| comm(**pid) == wanted).for_each(|pid| signal(*pid, Signal::KILL));
+    }
+}
+
 /// The name of a process that lives.
 fn comm(pid: u32) -> String {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

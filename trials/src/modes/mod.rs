@@ -46,7 +46,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 51] = [
+const TRIALS: [Trial; 52] = [
     ("snapshot_fork", guests::by_fork),
     ("user_guests", user::guests),
     ("user_job", user::job),
@@ -86,6 +86,7 @@ const TRIALS: [Trial; 51] = [
     ("copies_taken_over", copies::taken_over),
     ("lazy_guests", lazy::zoo),
     ("lazy_killed", lazy::killed),
+    ("lazy_keeper", lazy::keeper),
     ("library_branches", library::branches),
     ("library_of_user", library::of_user),
     ("library_by_hand", library::by_hand),

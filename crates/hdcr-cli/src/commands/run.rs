@@ -137,6 +137,7 @@ fn plan(at: &Surrounding<'_>, args: &RunArgs, name: JobName, start: Start) -> Re
         keep: args.keep.or(config.keep).map_or(3, NonZeroUsize::get),
         budget: args.budget.or(config.budget).map(|share| share.0),
         increments: args.increments.or(config.increments).unwrap_or_default(),
+        lazy: args.lazy.or(config.lazy).unwrap_or_default(),
         rules: Rules { on, restarts, slack },
         files: at.settings.files(&args.files)?,
         start,

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use serde::Serialize;
 
 use super::asker::Asker;
+use super::filling;
 use super::watch::Watch;
 use super::watch::remembered::Life;
 use super::{Keeper, Made, Phase};
@@ -41,6 +42,8 @@ pub(super) enum Errand {
     Checkpoint { at: Duration, then: Then, thawed: bool, askers: Vec<Asker> },
     /// A restore, with its progress.
     Restore { bar: Bar },
+    /// The memory of a program that was restored from this checkpoint and runs already.
+    Filling { number: u64 },
 }
 
 /// A checkpoint, for programs that listen.
@@ -97,6 +100,14 @@ impl Work {
         self.deadline = Instant::now() + timeout + KILL_LIMIT;
     }
 
+    /// The program that it restored runs; its memory is still to come.
+    fn fills(&mut self, number: u64) {
+        self.errand = Errand::Filling { number };
+        self.answer = None;
+        self.limit = filling::LIMIT;
+        self.goes_on();
+    }
+
     /// The program goes on.
     fn has_thawed(&mut self) {
         self.halting = None;
@@ -111,7 +122,7 @@ impl Work {
             Errand::Checkpoint { .. } => {
                 ("checkpoint", "look whether the store is slow or stands still; --timeout gives more")
             }
-            Errand::Restore { .. } => {
+            Errand::Restore { .. } | Errand::Filling { .. } => {
                 ("restore", "`timeout` of [restore] in the configuration file gives it more time")
             }
         };
@@ -259,8 +270,11 @@ impl Keeper {
                 match &mut work.errand {
                     Errand::Restore { bar } => bar.teller().at(step),
                     Errand::Checkpoint { askers, .. } => askers.iter_mut().for_each(|asker| asker.tell(step)),
+                    Errand::Filling { .. } => {}
                 }
             }
+            // Its files are; what counts is how the filling ends.
+            Ok(Reply::Settled) => work.goes_on(),
             Ok(Reply::Halting) => work.halts(self.plan.timeout),
             Ok(Reply::Frozen) => {
                 let touched = self.watch.as_mut().map(Watch::mark).unwrap_or_default();
@@ -290,10 +304,13 @@ impl Keeper {
         }
         // A restored program may end at once; it must be known as ours before that is seen.
         if let Some(Reply::Restored(restored)) = &work.answer
-            && let Phase::Restoring(_) = self.phase
+            && let Phase::Restoring(number) = self.phase
         {
             let restored = restored.clone();
             work.errand = Errand::Restore { bar: Bar::default() };
+            if restored.filling {
+                work.fills(number);
+            }
             self.on_restored(&restored)?;
         }
         Ok(())
@@ -328,6 +345,8 @@ impl Keeper {
             (Errand::Restore { .. }, Some(Reply::Restored(_))) => self.settle(),
             (Errand::Restore { .. }, Some(Reply::Failed(failure))) => return self.not_restored(failure),
             (Errand::Restore { .. }, _) => return self.not_restored(silent()),
+            (Errand::Filling { .. }, Some(Reply::Filled(filled))) => self.filled(filled),
+            (Errand::Filling { number }, answer) => return self.not_filled(number, answer),
             (Errand::Checkpoint { at, askers, .. }, Some(Reply::Checkpointed(done))) => {
                 self.checkpointed(&done, at, took);
                 let then = done.then;
@@ -452,6 +471,13 @@ impl Keeper {
         self.end_series();
         if let Some(work) = self.work.take() {
             work.worker.end();
+        }
+    }
+
+    /// Ends the worker, but one that the program needs for its memory.
+    pub(super) fn leave_work(&mut self) {
+        if !self.work.as_ref().is_some_and(|work| matches!(work.errand, Errand::Filling { .. })) {
+            self.drop_work();
         }
     }
 }

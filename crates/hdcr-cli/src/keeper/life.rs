@@ -208,8 +208,13 @@ impl Keeper {
         self.finish(State::Paused, PAUSED);
     }
 
-    /// Starts the worker that brings a checkpoint back.
+    /// Brings a checkpoint back, in the way that was chosen for this job.
     pub(super) fn restore(&mut self, made: Made) -> Result<()> {
+        self.restore_by(made, self.plan.lazy)
+    }
+
+    /// Starts the worker that brings a checkpoint back.
+    pub(super) fn restore_by(&mut self, made: Made, lazy: Lazy) -> Result<()> {
         let place = self.place(made.number);
         let manifest = parts::manifest(&place);
         self.phase = Phase::Restoring(made.number);
@@ -231,7 +236,7 @@ impl Keeper {
             since: self.undo_since(made.number),
             timeout,
             detach: false,
-            lazy: Lazy::default(),
+            lazy,
             progress: true,
             greeting: Greeting {
                 count: self.record.returned.saturating_add(1),

@@ -6,12 +6,14 @@
 //! - `life.rs`: the program begins, ends, is rolled back
 //! - `footing.rs`: what it needs in the store and among the running jobs, made again when it is removed
 //! - `checkpoints.rs`: when a worker is started and what becomes of its answer
+//! - `filling.rs`: the program runs, and its memory is still to come
 //! - `patience.rs`: a restore waits for process numbers that others have
 //! - `requests.rs`: what others ask for through the registry
 //! - `members.rs`: what the program itself asks for
 
 mod asker;
 mod checkpoints;
+mod filling;
 mod footing;
 mod life;
 mod members;
@@ -34,7 +36,7 @@ use serde::Serialize;
 use crate::door::Door;
 use crate::failure::{Failure, Obstacle, Result};
 use crate::job::{Held, Record, Start, State};
-use crate::kinds::{Every, Increments};
+use crate::kinds::{Every, Increments, Lazy};
 use crate::namespace;
 use crate::output::{Output, Said};
 use crate::parts;
@@ -70,6 +72,8 @@ pub(crate) struct Plan {
     pub(crate) keep: usize,
     pub(crate) budget: Option<Budget>,
     pub(crate) increments: Increments,
+    /// Whether memory may come when the program runs again.
+    pub(crate) lazy: Lazy,
     pub(crate) rules: Rules,
     pub(crate) files: Files,
     pub(crate) start: Start,
@@ -329,7 +333,7 @@ impl Keeper {
         self.terminal.take_back();
         self.end_series();
         if ended.is_err() {
-            self.drop_work();
+            self.leave_work();
             self.record.state = State::Paused;
         } else if self.record.state == State::Paused && !self.is_others {
             self.write_files_of_the_dead();

@@ -12,7 +12,7 @@ use crate::commands::restore::descriptors;
 use crate::door::Door;
 use crate::host::Host;
 use crate::job::{Held, Record, Start, State};
-use crate::kinds::{Every, Increments, StdioTarget};
+use crate::kinds::{Every, Increments, Lazy, StdioTarget};
 use crate::output::Output;
 use crate::registry::Registry;
 use crate::settings::Files;
@@ -53,6 +53,7 @@ pub(super) fn keeper(folder: &Path) -> Keeper {
         keep: 3,
         budget: None,
         increments: Increments::Auto,
+        lazy: Lazy::Never,
         rules: Rules { on: BTreeSet::new(), restarts: 5, slack: Duration::from_secs(1) },
         files: Files::default(),
         start: Start::Anew,
