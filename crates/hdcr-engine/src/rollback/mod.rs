@@ -29,7 +29,7 @@ pub(crate) use journal::{Entry, Journal, Then, Undo};
 use steps::Steps;
 pub(crate) use witness::Witness;
 
-use crate::error::{Error, Owner, Refusal, Result};
+use crate::error::{Error, Refusal, Result};
 use crate::model::ObjectId;
 use crate::resource::data;
 use crate::resource::held;
