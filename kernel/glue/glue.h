@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the Rust half and the C half say to one another. The Rust half knows no struct of the kernel: it gets whole
+ * numbers and opaque pointers, so that one object of it fits every kernel. Functions named hk_ are C, hdcr_rs_ Rust.
+ *
+ * Lock order: session mutex (device.c) -> mmap lock of a target -> hk_registry_lock (park.c). RCU is innermost.
+ */
+#ifndef HDCR_GLUE_H
+#define HDCR_GLUE_H
+
+#include <linux/kernel.h>
+#include <linux/sched.h>
+#include <linux/types.h>
+
+struct hk_gate;
+struct hk_park;
+struct mm_struct;
+struct file;
+
+/* Rust, called by device.c and thread.c. */
+void *hdcr_rs_open(void);
+long hdcr_rs_ioctl(void *session, unsigned int command, u64 argument);
+void hdcr_rs_thaw(void *session);
+void hdcr_rs_release(void *session);
+long hdcr_rs_work(void *work);
+
+/* device.c */
+void __noreturn hk_give_up(const u8 *text, u32 length);
+
+/* symbols.c */
+#define HK_ACCESS_CHECK 0
+#define HK_TAKE_BACK 1
+void hk_find_symbols(void);
+u64 hk_features(void);
+bool hk_may_access_exact(struct task_struct *task);
+bool hk_take_back(struct task_struct *task, bool (*match)(struct callback_head *, void *), void *data);
+
+/* park.c */
+#define HK_QUEUED 1	/* the callback has not run */
+#define HK_HELD 2	/* not run, and it need not be waited for: it runs before the task's next instruction */
+#define HK_PARKED 3	/* the task waits in the callback */
+#define HK_GONE 4	/* the task is ending */
+#define HK_DEAD 5	/* it had ended when it was looked at */
+struct hk_gate *hk_gate_new(void);
+long hk_gate_wait(struct hk_gate *gate, u64 ns);
+void hk_gate_open(struct hk_gate *gate);
+void hk_gate_put(struct hk_gate *gate);
+long hk_park_add(struct hk_gate *gate, s32 tid, u64 start, struct hk_park **out);
+void hk_park_drop(struct hk_park *park);
+u32 hk_park_state(const struct hk_park *park);
+bool hk_park_hold(struct hk_park *park);
+struct task_struct *hk_park_task(const struct hk_park *park);
+
+/* tasks.c */
+#define HK_ROW_KERNEL 1		/* a kernel thread, or one that serves io_uring */
+#define HK_ROW_DEAD 2		/* has ended */
+#define HK_ROW_INIT 4		/* the first process of the system */
+#define HK_ROW_CALLER 8		/* a thread of the caller */
+#define HK_ROW_IN_CGROUP 16	/* in the cgroup that was asked for */
+struct hk_row {
+	s32 tid, tgid, ppid, pgid, sid;
+	u32 flags;
+	u64 start;
+};
+u64 hk_start_of(const struct task_struct *task);
+long hk_scan(struct hk_row *rows, u32 room, u64 cgroup);
+
+#define HK_KIND_RUNNING 1	/* runs, or can be woken */
+#define HK_KIND_STOPPED 2
+#define HK_KIND_TRACED 3	/* in a stop of a tracer that lets it go on to no system call */
+#define HK_KIND_TRACED_CALL 4	/* in any other stop of a tracer */
+#define HK_KIND_SLEEPS 5
+#define HK_KIND_ENDED 6
+#define HK_KIND_VFORK 7
+#define HK_KIND_ENDING 8	/* runs no instruction any more */
+struct hk_look {
+	u32 kind;
+	u32 state;		/* bits of __state */
+	u32 off_cpu;
+	s32 other;		/* tgid of the tracer or of the vfork child */
+};
+void hk_look(struct task_struct *task, struct hk_look *out);
+
+struct hk_facts {
+	s32 tid, tgid, ppid, pgid, sid, exit_signal, exit_code;
+	u32 stop_signal;
+	u64 mm, files, fs, sighand;	/* identities: never leave the module */
+	u64 blocked, clear_tid, robust_list, rseq;
+	u32 rseq_size, rseq_signature;
+	u64 stack_at, stack_size;
+	u32 stack_flags;
+	u32 alive;
+	u8 comm[16];
+};
+void hk_facts(struct task_struct *task, struct hk_facts *out);
+bool hk_may_access(struct task_struct *task);
+bool hk_kill(struct task_struct *task);
+u32 hk_xstate_size(void);
+long hk_registers(struct task_struct *task, u32 note, void *out, u32 room);
+
+/* memory.c */
+struct hk_vma {
+	u64 start, end, offset, inode;
+	u32 device, prot, flags, name;
+};
+void *hk_alloc(size_t size);
+void hk_free(void *at);
+long hk_from_user(void *to, u64 from, size_t size);
+long hk_to_user(u64 to, const void *from, size_t size);
+struct mm_struct *hk_mm(struct task_struct *task);
+void hk_mm_put(struct mm_struct *mm);
+long hk_next_mapping(struct mm_struct *mm, u64 from, struct hk_vma *out, u8 *name, u32 room);
+long hk_read_pages(struct mm_struct *mm, u64 at, void *into, u32 bytes);
+struct file *hk_file(s32 fd);
+void hk_file_put(struct file *file);
+long hk_write(struct file *file, const void *from, size_t size, u64 *at);
+u64 hk_now(void);
+void hk_pause(void);
+
+/* thread.c */
+long hk_run_in_thread(void *work);
+bool hk_called_off(void);
+
+/* The Rust half holds its own structs to the same sizes. */
+static_assert(sizeof(struct hk_row) == 32 && sizeof(struct hk_look) == 16);
+static_assert(sizeof(struct hk_facts) == 144 && offsetof(struct hk_facts, comm) == 128);
+static_assert(sizeof(struct hk_vma) == 48);
+
+#endif

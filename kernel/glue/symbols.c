@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Functions of the kernel that are not exported, found by name. Each is called through a static call, which becomes a
+ * direct call: a pointer would fault on processors with IBT, as the kernel seals what is never called by pointer.
+ * Whatever is not found is missing in hk_features(), and its caller has another way or says so.
+ */
+#include <linux/kprobes.h>
+#include <linux/module.h>
+#include <linux/ptrace.h>
+#include <linux/static_call.h>
+#include <linux/task_work.h>
+
+#include "glue.h"
+
+static ulong hide;
+module_param(hide, ulong, 0400);
+MODULE_PARM_DESC(hide, "features that are taken for missing, as bits (for tests)");
+
+static u64 hk_found;
+
+static unsigned long hk_no_name(const char *name)
+{
+	return 0;
+}
+
+static bool hk_no_access(struct task_struct *task, unsigned int mode)
+{
+	return false;
+}
+
+static struct callback_head *hk_no_match(struct task_struct *task, bool (*match)(struct callback_head *, void *),
+					 void *data)
+{
+	return NULL;
+}
+
+DEFINE_STATIC_CALL(hk_sc_name, hk_no_name);
+DEFINE_STATIC_CALL(hk_sc_access, hk_no_access);
+DEFINE_STATIC_CALL(hk_sc_match, hk_no_match);
+
+/* The address where kallsyms_lookup_name begins, its ENDBR included. */
+static unsigned long hk_lookup(void)
+{
+	struct kprobe probe = { .symbol_name = "kallsyms_lookup_name" };
+	unsigned long at;
+	u32 before;
+
+	if (register_kprobe(&probe))
+		return 0;
+	at = (unsigned long)probe.addr;
+	unregister_kprobe(&probe);
+	memcpy(&before, (void *)(at - 4), sizeof(before));
+	return before == 0xfa1e0ff3 ? at - 4 : at;
+}
+
+#define HK_FIND(bit, call, type, symbol)                                                  \
+	do {                                                                              \
+		unsigned long at_ = (hide >> (bit)) & 1 ? 0 : static_call(hk_sc_name)(symbol); \
+		if (at_) {                                                                \
+			static_call_update(call, (type)at_);                              \
+			hk_found |= 1ULL << (bit);                                        \
+		}                                                                         \
+	} while (0)
+
+void hk_find_symbols(void)
+{
+	unsigned long lookup = hk_lookup();
+
+	if (!lookup)
+		return;
+	static_call_update(hk_sc_name, (unsigned long (*)(const char *))lookup);
+	HK_FIND(HK_ACCESS_CHECK, hk_sc_access, bool (*)(struct task_struct *, unsigned int), "ptrace_may_access");
+	HK_FIND(HK_TAKE_BACK, hk_sc_match,
+		struct callback_head *(*)(struct task_struct *, bool (*)(struct callback_head *, void *), void *),
+		"task_work_cancel_match");
+}
+
+u64 hk_features(void)
+{
+	return hk_found;
+}
+
+bool hk_may_access_exact(struct task_struct *task)
+{
+	return static_call(hk_sc_access)(task, PTRACE_MODE_ATTACH_FSCREDS);
+}
+
+bool hk_take_back(struct task_struct *task, bool (*match)(struct callback_head *, void *), void *data)
+{
+	return static_call(hk_sc_match)(task, match, data) != NULL;
+}
