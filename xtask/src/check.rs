@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
+use crate::kmod;
 use crate::packages;
 use crate::shell::{Shell, say};
 use crate::tidy;
@@ -22,13 +23,13 @@ impl Counts {
         Counts { passed: u32::from(success), failed: u32::from(!success), skipped: 0 }
     }
 
-    fn add(&mut self, other: Counts) {
+    pub(crate) fn add(&mut self, other: Counts) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
     }
 
-    fn line(self) -> String {
+    pub(crate) fn line(self) -> String {
         format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
 }
@@ -36,11 +37,12 @@ impl Counts {
 type Part = (&'static str, fn(&Shell) -> Result<Counts>);
 
 /// In the order of how soon they tell.
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 12] = [
     ("fmt", fmt),
     ("tidy", |shell| tidy::report(&shell.root)),
     ("clippy", clippy),
     ("unit", unit),
+    ("kmod", |shell| kmod::test(shell, &[])),
     ("zoo", zoo),
     ("scenarios", |shell| trials(shell, &["scenarios"])),
     ("modes", |shell| trials(shell, &["modes"])),
@@ -136,13 +138,13 @@ fn trials(shell: &Shell, arguments: &[&str]) -> Result<Counts> {
 }
 
 /// `test result: ok. 3 passed; 0 failed; 1 ignored; ...`
-fn of_unit_tests(line: &str) -> Option<Counts> {
+pub(crate) fn of_unit_tests(line: &str) -> Option<Counts> {
     let rest = line.strip_prefix("test result:")?.split_once(". ")?.1;
     counts(rest.split("; "), ["passed", "failed", "ignored"])
 }
 
 /// `3 passed, 0 failed, 1 skipped`
-fn of_trials(line: &str) -> Option<Counts> {
+pub(crate) fn of_trials(line: &str) -> Option<Counts> {
     let parts = line.split(", ");
     (parts.clone().count() == 3).then_some(())?;
     counts(parts, ["passed", "failed", "skipped"])

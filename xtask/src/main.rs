@@ -1,6 +1,7 @@
 //! The project's tasks: `cargo xtask TASK`. Logic that deserves types instead of shell.
 
 mod check;
+mod kmod;
 mod packages;
 mod shell;
 mod tidy;
@@ -29,7 +30,7 @@ enum Task {
     Demo,
     /// Everything that the CI checks: formatting, lints, unit tests, tidy, trials.
     Test {
-        /// Leave out parts: fmt, clippy, unit, tidy, zoo, scenarios, modes, programs, golden, faults, chain.
+        /// Leave out parts: fmt, clippy, unit, tidy, kmod, zoo, scenarios, modes, programs, golden, faults, chain.
         #[arg(long, value_delimiter = ',')]
         without: Vec<String>,
     },
@@ -46,6 +47,11 @@ enum Task {
         /// Programs of `trials/golden`.
         names: Vec<String>,
     },
+    /// The kernel module: `build` it, or `test` it in guests (all tests, or those whose names begin as given).
+    Kmod {
+        #[command(subcommand)]
+        task: Kmod,
+    },
     /// Measures beside CRIU: `all` (the default) or `small`, and by itself `often`; see `cargo xtask bench --help`.
     #[command(disable_help_flag = true)]
     Bench {
@@ -59,6 +65,17 @@ enum Task {
         /// How many times.
         #[arg(long, default_value_t = 100)]
         times: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Kmod {
+    /// For the kernels 6.1 and 6.12 of Debian 12, and the running one if its headers are there.
+    Build,
+    /// On both kernels.
+    Test {
+        /// Beginnings of names.
+        names: Vec<String>,
     },
 }
 
@@ -98,6 +115,8 @@ fn run(command: &Command) -> Result<bool> {
             all.extend(arguments.iter().map(String::as_str));
             shell.trials(&all)
         }
+        Task::Kmod { task: Kmod::Build } => kmod::build(&shell),
+        Task::Kmod { task: Kmod::Test { names } } => Ok(kmod::test(&shell, names)?.failed == 0),
         Task::Golden { names } => golden(&shell, names),
         Task::Soak { name, times } if name == "faults" => {
             let count = times.saturating_mul(10).to_string();

@@ -45,6 +45,17 @@ pub(crate) fn install_named(shell: &Shell, names: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Whether all of these are there.
+pub(crate) fn are_installed(shell: &Shell, names: &[String]) -> Result<bool> {
+    let installed = shell.output("dpkg-query", &["-W", "-f", "${Package} ${db:Status-Status}\n"])?;
+    Ok(missing(names, &installed).is_empty())
+}
+
+/// Whether packages can be installed by this user.
+pub(crate) fn is_root(shell: &Shell) -> Result<bool> {
+    Ok(shell.output("id", &["-u"])?.trim() == "0")
+}
+
 fn missing<'a>(names: &'a [String], installed: &str) -> Vec<&'a str> {
     let has = |name: &str| installed.lines().any(|line| line.split_once(' ') == Some((name, "installed")));
     names.iter().map(String::as_str).filter(|name| !has(name)).collect()
