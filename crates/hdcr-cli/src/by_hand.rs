@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use hdcr_image::JobName;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Result};
 use crate::host::Host;
-use crate::job::make_private;
+use crate::job::{is_at, make_private};
 use crate::process;
 use crate::task::Place;
 
@@ -29,6 +30,57 @@ pub(crate) struct ByHand {
 
 pub(crate) fn path(store: &Path, name: &JobName) -> PathBuf {
     store.join(".jobs").join(format!("{name}.restored"))
+}
+
+/// The turn of a command that brings a job to life: from before it looks whether the job lives until whoever looks next can
+/// see that it does. Else two of them would look at the same moment, and bring it back twice.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    path: PathBuf,
+    lock: Option<fs::File>,
+}
+
+impl Turn {
+    /// Takes the turn; another command is waited for, for a moment. Where nothing can be written (a store that is only read),
+    /// it is nobody's.
+    pub(crate) fn take(store: &Path, name: &JobName) -> Result<Self> {
+        const TRIES: usize = 100;
+        const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+        let path = store.join(".jobs").join(format!("{name}.turn"));
+        for _ in 0..TRIES {
+            let opened = make_private(&store.join(".jobs")).and_then(|()| {
+                let mut options = fs::OpenOptions::new();
+                let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+                options.create(true).truncate(false).write(true).mode(0o600).custom_flags(flags);
+                options.open(&path).map_err(Failure::system(format_args!("opening {}", path.display())))
+            });
+            let lock = match opened {
+                Ok(lock) => lock,
+                Err(failure) => {
+                    tracing::debug!(%failure, "others will not see that the job begins");
+                    return Ok(Self { path, lock: None });
+                }
+            };
+            match lock.try_lock() {
+                Ok(()) if is_at(&lock, &path) => return Ok(Self { path, lock: Some(lock) }),
+                Err(fs::TryLockError::Error(error)) => {
+                    tracing::debug!(%error, "others will not see that the job begins");
+                    return Ok(Self { path, lock: None });
+                }
+                Ok(()) | Err(fs::TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            }
+        }
+        let message = format!("another command is bringing job {name} to life at this moment");
+        Err(Failure::refused("job-begins", message).remedy("see `hdcr ps` and `hdcr list` when it has done so"))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.lock.as_ref().is_some_and(|lock| is_at(lock, &self.path)) {
+            fs::remove_file(&self.path).ok();
+        }
+    }
 }
 
 /// A list that cannot be read is not an empty one: it may name a program that runs.
@@ -106,6 +158,18 @@ pub(crate) fn refuse_beside(store: &Path, name: &JobName, take_over: bool) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_turn_is_one_commands_and_leaves_nothing() {
+        let store = tempfile::tempdir().unwrap();
+        let name = JobName::new("sim").unwrap();
+        let turn = Turn::take(store.path(), &name).unwrap();
+        assert!(turn.lock.is_some());
+        assert_eq!(Turn::take(store.path(), &name).unwrap_err().code, "job-begins");
+        drop(turn);
+        assert!(!store.path().join(".jobs/sim.turn").exists());
+        drop(Turn::take(store.path(), &name).unwrap());
+    }
 
     #[test]
     fn the_living_are_known_and_the_dead_forgotten() {

@@ -382,6 +382,9 @@ pub(crate) struct RmArgs {
     /// Remove a whole job although another machine is said to run the job: it, or the job there, is gone for good
     #[arg(long)]
     pub(crate) take_over: bool,
+    /// Remove also the last checkpoint of a running job: until its next one, a crash begins it anew
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// `hdcr completions`.

@@ -20,7 +20,8 @@ fn failed(operation: &'static str, task: i32, name: &str) -> impl FnOnce(io::Err
         // That a link may not be read is what the kernel says of a task, too, that ended after its name was looked up.
         let unsure = matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied);
         let gone = source.raw_os_error() == Some(libc::ESRCH)
-            || unsure && !PathBuf::from(format!("/proc/{task}")).exists() && !hidden(Pid(task));
+            || unsure && !PathBuf::from(format!("/proc/{task}")).exists() && !hidden(Pid(task))
+            || source.kind() == io::ErrorKind::PermissionDenied && ends(task);
         if gone {
             return MechanismError::Gone { tid: Tid(task), operation }.into();
         }
@@ -29,6 +30,13 @@ fn failed(operation: &'static str, task: i32, name: &str) -> impl FnOnce(io::Err
         }
         Error::System { operation, subject: format!("task {task}, {name}"), source }
     }
+}
+
+/// Whether a task has ended or is about to: it has given its memory back. From then on its files in `/proc` belong to root.
+fn ends(task: i32) -> bool {
+    // Read of any user; the first number is the size of its memory.
+    let size = at_once(&format!("/proc/{task}/statm"));
+    size.is_ok_and(|text| text.starts_with(b"0 ")) || !PathBuf::from(format!("/proc/{task}")).exists()
 }
 
 /// Reads a file whose size is not told beforehand. `fs::read` begins with a few bytes, and asks six times for most files.
@@ -528,11 +536,16 @@ mod tests {
 
     #[test]
     fn a_look_at_a_link_of_a_process_that_has_ended_tells_that_it_has() {
+        use nix::sys::wait::{Id, WaitPidFlag, waitid};
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
+        let denied = || io::Error::from_raw_os_error(libc::EACCES);
+        // A zombie has no memory any more, and for an ordinary user its files are root's.
+        waitid(Id::Pid(nix::unistd::Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap();
+        let ended = failed("reading", pid, "exe")(denied());
+        assert!(matches!(ended, Error::Mechanism(MechanismError::Gone { .. })), "{ended:?}");
         child.wait().unwrap();
         // The kernel says of the links of a process that it has just reaped that one may not read them.
-        let denied = || io::Error::from_raw_os_error(libc::EACCES);
         let ended = failed("reading", pid, "exe")(denied());
         assert!(matches!(ended, Error::Mechanism(MechanismError::Gone { .. })), "{ended:?}");
         let own = failed("reading", 1, "exe")(denied());

@@ -40,8 +40,9 @@ fn restored_twice(stage: &mut Stage<'_>, ways: &[&str]) -> Result<()> {
         wait::gone(pid.parse()?, LIMIT)?;
         stage.end_all()?;
     }
+    at_the_same_moment(stage, &run)?;
     // In the foreground, too, and only as long as it lives.
-    fs::remove_file(stage.path("store/.jobs/twice.restored"))?;
+    fs::remove_file(stage.path("store/.jobs/twice.restored")).ok();
     let mut restored = stage.start(&["restore", "twice"], "restored")?;
     wait::until("the list of programs restored by hand", LIMIT, || {
         Ok(stage.path("store/.jobs/twice.restored").exists().then_some(()))
@@ -50,6 +51,38 @@ fn restored_twice(stage: &mut Stage<'_>, ways: &[&str]) -> Result<()> {
     ensure!(shell(wait::end_of(&mut restored, "the program", LIMIT)?) == 7, "{}", stage.text("restored"));
     stage.expect(7, &run)?;
     stage.counted("count", 400)
+}
+
+/// Commands that bring the job back at the same moment: one of them does.
+fn at_the_same_moment(stage: &mut Stage<'_>, run: &[&str]) -> Result<()> {
+    let restore = ["restore", "twice"];
+    for (round, others) in [[&restore[..], &restore], [&restore, run]].into_iter().cycle().take(6).enumerate() {
+        let mut commands = Vec::new();
+        for (number, words) in [&restore[..]].into_iter().chain(others).enumerate() {
+            let says = format!("moment-{round}-{number}");
+            commands.push((stage.start(words, &says)?, says));
+        }
+        wait::until("the end of all but one of the commands", LIMIT, || {
+            let mut living = 0;
+            for (command, _) in &mut commands {
+                living += usize::from(command.try_wait()?.is_none());
+            }
+            Ok((living <= 1).then_some(()))
+        })?;
+        stage.only("sh -c exec 3>count")?;
+        let mut refused = 0;
+        for (command, says) in &mut commands {
+            if let Some(status) = command.try_wait()? {
+                let text = stage.text(says);
+                let said = ["job-runs", "job-begins"].iter().any(|code| text.contains(code));
+                ensure!(shell(status) == 69 && said, "{says} ended with {}: {text}", shell(status));
+                refused += 1;
+            }
+        }
+        ensure!(refused == 2, "{refused} of three commands were refused");
+        stage.end_all()?;
+    }
+    Ok(())
 }
 
 /// Makes the record of the job one of another machine.

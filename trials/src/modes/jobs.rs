@@ -21,6 +21,7 @@ pub(crate) fn told(stage: &mut Stage<'_>) -> Result<()> {
         let mut job = stage.start(&arguments, "says")?;
         stage.until_counted("count", 5)?;
         stage.expect(0, &["checkpoint", name])?;
+        stage.expect(69, &["rm", &format!("{name}@1")])?.names(&["last-checkpoint", "--force"])?;
         stage.until_counted("count", 15)?;
         let program = with_command(&stage.folder, |command| command.starts_with("sh -c"));
         signal(*program.first().context("no program")?, Signal::KILL);

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::Surrounding;
 use crate::asking;
-use crate::by_hand;
+use crate::by_hand::{self, Turn};
 use crate::cli::RestoreArgs;
 use crate::duration;
 use crate::failure::{Class, Failure, Result};
@@ -53,11 +53,10 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     }
     let manifest = parts::manifest(&place)?;
     can_write_pid(args.pidfile.as_deref())?;
-    if at.inside.is_none() {
-        refuse_running(at, &place, args)?;
-    }
+    // Until the program is written down.
+    let turn = if at.inside.is_none() { refuse_running(at, &place, args)? } else { None };
     if at.inside.is_none() && (args.new_pids || !namespace::may_choose_pids()) {
-        return in_namespace(at, args, &place, manifest.facts.processes.len());
+        return in_namespace(at, args, &place, manifest.facts.processes.len(), turn);
     }
     let signals = Signals::take()?;
     let (restored, filler) = match bring_back(at, args, &place, &manifest, &signals)? {
@@ -81,6 +80,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         namespace::tell_ready(report, main)?;
     } else {
         by_hand::note(&place, main, true);
+        drop(turn);
         write_pid(args.pidfile.as_deref(), main)?;
     }
     if args.detach && at.inside.is_none() {
@@ -98,10 +98,17 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
 }
 
 /// Restores into a private pid namespace, through a command of its own there.
-fn in_namespace(at: &Surrounding<'_>, args: &RestoreArgs, place: &Place, processes: usize) -> Result<u8> {
+fn in_namespace(
+    at: &Surrounding<'_>,
+    args: &RestoreArgs,
+    place: &Place,
+    processes: usize,
+    mut turn: Option<Turn>,
+) -> Result<u8> {
     let mut runs = None;
     let status = namespace::outside(std::env::args_os().skip(1), &mut |pid| {
         by_hand::note(place, pid, true);
+        turn.take();
         write_pid(args.pidfile.as_deref(), pid)?;
         let running = Running { pid, processes, restore_us: None, calls: None, status: None };
         if args.detach {
@@ -227,18 +234,19 @@ pub(crate) fn place(at: &Surrounding<'_>, text: &str) -> Result<Place> {
 }
 
 /// A job that runs is not restored beside itself: its files would be rolled back under it. A keeper that is about to end
-/// is waited for.
-fn refuse_running(at: &Surrounding<'_>, place: &Place, args: &RestoreArgs) -> Result<()> {
+/// is waited for. With the turn of who brings it back.
+fn refuse_running(at: &Surrounding<'_>, place: &Place, args: &RestoreArgs) -> Result<Option<Turn>> {
     const LOOKS: usize = 100;
     const PAUSE: Duration = Duration::from_millis(20);
-    let Place::Store { root, job, .. } = place else { return Ok(()) };
+    let Place::Store { root, job, .. } = place else { return Ok(None) };
     let name = parts::job_name(job)?;
+    let turn = if args.new_pids { None } else { Some(Turn::take(root, &name)?) };
     let record = peek(root, &name)?;
     if !args.take_over {
         refuse_elsewhere(record.as_ref(), &name)?;
     }
     if args.new_pids {
-        return Ok(());
+        return Ok(None);
     }
     by_hand::refuse_beside(root, &name, args.take_over).map_err(|failure| match &*failure.code {
         "job-runs" => failure.remedy("end it first, or take --new-pids for a second one, which writes the same files"),
@@ -258,7 +266,7 @@ fn refuse_running(at: &Surrounding<'_>, place: &Place, args: &RestoreArgs) -> Re
         ended
     };
     if !at_once && (0..LOOKS).any(ends) {
-        return Ok(());
+        return Ok(turn);
     }
     let message = match program {
         Some(pid) => format!("the program of job {job} runs, as pid {pid}"),

@@ -1,12 +1,14 @@
 //! `hdcr rm`: removes checkpoints, one or all of a job.
 
+use std::path::Path;
+
 use hdcr_image::JobName;
 use serde::Serialize;
 
 use super::Surrounding;
 use crate::cli::RmArgs;
 use crate::failure::{Failure, Result};
-use crate::job;
+use crate::job::{self, State};
 use crate::orphan;
 use crate::output::Report;
 use crate::parts;
@@ -32,8 +34,12 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
     let store = &at.settings.store;
     // All is looked at before anything goes: half of a list would be removed in silence else.
     let wanted: Result<Vec<Wanted>> = args.images.iter().map(|text| wanted(at, text)).collect();
+    let wanted = wanted?;
+    if !args.force {
+        refuse_last(store, &wanted)?;
+    }
     let mut removed = Vec::new();
-    for Wanted { job, numbers, is_whole } in wanted? {
+    for Wanted { job, numbers, is_whole } in wanted {
         if is_whole {
             if !args.take_over {
                 job::refuse_elsewhere(job::peek(store, &job)?.as_ref(), &job)?;
@@ -88,6 +94,27 @@ fn wanted(at: &Surrounding<'_>, text: &str) -> Result<Wanted> {
         return Err(Failure::refused("no-such-checkpoint", message).remedy(format!("`hdcr list {job}` shows all")));
     }
     Ok(Wanted { job, numbers: vec![number], is_whole: false })
+}
+
+/// A job that runs has a checkpoint to go back to, or its work so far is lost by the next crash.
+fn refuse_last(store: &Path, wanted: &[Wanted]) -> Result<()> {
+    for Wanted { job, is_whole, .. } in wanted {
+        let Some(record) = job::peek(store, job)?.filter(|record| record.state == State::Running) else { continue };
+        // Whether a whole job may go is looked at for itself.
+        if *is_whole || !job::is_held(store, job) {
+            continue;
+        }
+        let gone: Vec<u64> =
+            wanted.iter().filter(|other| other.job == *job).flat_map(|other| other.numbers.iter().copied()).collect();
+        let own: Vec<u64> = parts::numbers(store, job)?.into_iter().filter(|number| *number > record.after).collect();
+        if !own.is_empty() && own.iter().all(|number| gone.contains(number)) {
+            let message = format!("job {job} is running, and would have no checkpoint to go back to");
+            return Err(Failure::refused("last-checkpoint", message).remedy(format!(
+                "take another one first (`hdcr checkpoint {job}`), end the job (`hdcr stop {job}`), or give --force"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A program that has lost its keeper is known by its record alone: nobody could find it any more.

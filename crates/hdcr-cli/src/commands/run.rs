@@ -10,7 +10,7 @@ use hdcr_policy::restart::{Condition as Rule, Rules};
 
 use super::Surrounding;
 use super::restore::descriptors;
-use crate::by_hand;
+use crate::by_hand::{self, Turn};
 use crate::cli::RunArgs;
 use crate::door::Door;
 use crate::failure::{Class, Failure, Result};
@@ -25,15 +25,20 @@ use crate::parts;
 pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
     at.trusted_store()?;
     let private = args.new_pids || !namespace::may_choose_pids();
-    if let (Some(name), None) = (&args.name, &at.inside) {
-        // Before a namespace is entered in which other processes are not seen.
-        by_hand::refuse_beside(&at.settings.store, &parts::job_name(name)?, args.take_over)?;
-    }
+    let mut turn = turn(at, args)?;
     if private && at.inside.is_none() {
-        return namespace::outside(std::env::args_os().skip(1), &mut |_| Ok(Outside::Waits));
+        return namespace::outside(std::env::args_os().skip(1), &mut |_| {
+            turn.take();
+            Ok(Outside::Waits)
+        });
     }
     let store = at.settings.store.clone();
     let (name, held) = take(at, args)?;
+    // From here on it is seen that the job is held.
+    drop(turn);
+    if let Some(outside) = &at.inside {
+        namespace::tell_ready(outside, std::process::id().cast_signed())?;
+    }
     let old = held.read()?;
     if !args.take_over {
         job::refuse_elsewhere(old.as_ref(), &name)?;
@@ -81,6 +86,16 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
     let outside = outside.map_err(Failure::system("duplicating the way to the outer process"))?;
     let jobs = at.settings.surroundings.jobs();
     Keeper::run(plan, Given { output: at.output, held, record, listener, door, jobs, stdio, outside })
+}
+
+/// The turn of who brings the job to life, when it has a name; refused when it lives by hand.
+fn turn(at: &Surrounding<'_>, args: &RunArgs) -> Result<Option<Turn>> {
+    // Before a namespace is entered in which other processes are not seen.
+    let (Some(name), None) = (&args.name, &at.inside) else { return Ok(None) };
+    let (store, name) = (&at.settings.store, parts::job_name(name)?);
+    let turn = Turn::take(store, &name)?;
+    by_hand::refuse_beside(store, &name, args.take_over)?;
+    Ok(Some(turn))
 }
 
 /// The name of the job, held: the one given, or the first free one made from the command.

@@ -54,13 +54,13 @@ impl Keeper {
     }
 
     /// The machine that has been told to run the job instead of this one, where locks do not reach from one to the other.
-    fn taken_over(&self) -> Option<Host> {
+    pub(super) fn taken_over(&self) -> Option<Host> {
         let record = job::peek(&self.plan.store, &self.plan.name).ok().flatten()?;
         (!record.host.is_this_boot()).then_some(record.host)
     }
 
     /// Ends the job here: two of it would write the same files.
-    fn give_way(&mut self, other: &Host) {
+    pub(super) fn give_way(&mut self, other: &Host) {
         self.drop_work();
         let message = format!("job {} was taken over by host {}, and ends here", self.plan.name, other.called());
         let mut verdict = Failure::refused("taken-over", message);

@@ -215,6 +215,10 @@ impl Keeper {
 
     /// Starts the worker that brings a checkpoint back.
     pub(super) fn restore_by(&mut self, made: Made, lazy: Lazy) -> Result<()> {
+        if let Some(other) = self.taken_over() {
+            self.give_way(&other);
+            return Ok(());
+        }
         let place = self.place(made.number);
         let manifest = parts::manifest(&place);
         self.phase = Phase::Restoring(made.number);
@@ -272,6 +276,10 @@ impl Keeper {
         self.came_from = Some(self.place(number));
         self.files_are_as_at(number);
         self.record.returned = self.record.returned.saturating_add(1);
+        if let Some(other) = self.taken_over() {
+            self.give_way(&other);
+            return Ok(());
+        }
         self.lives_as(main, at);
         match self.ended_early.remove(&main) {
             Some(death) => self.on_death(death),
