@@ -25,12 +25,9 @@ use crate::parts;
 pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
     at.trusted_store()?;
     let private = args.new_pids || !namespace::may_choose_pids();
-    let mut turn = turn(at, args)?;
+    let turn = turn(at, args)?;
     if private && at.inside.is_none() {
-        return namespace::outside(std::env::args_os().skip(1), &mut |_| {
-            turn.take();
-            Ok(Outside::Waits)
-        });
+        return in_namespace(turn);
     }
     let store = at.settings.store.clone();
     let (name, held) = take(at, args)?;
@@ -86,6 +83,14 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
     let outside = outside.map_err(Failure::system("duplicating the way to the outer process"))?;
     let jobs = at.settings.surroundings.jobs();
     Keeper::run(plan, Given { output: at.output, held, record, listener, door, jobs, stdio, outside })
+}
+
+/// Does the same inside of a private pid namespace.
+fn in_namespace(mut turn: Option<Turn>) -> Result<u8> {
+    namespace::outside(std::env::args_os().skip(1), &mut |_| {
+        turn.take();
+        Ok(Outside::Waits)
+    })
 }
 
 /// The turn of who brings the job to life, when it has a name; refused when it lives by hand.
