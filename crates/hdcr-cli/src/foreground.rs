@@ -92,7 +92,8 @@ fn wait_for(worker: &Worker, signals: &Signals, bar: &Bar, limit: Duration) -> R
                 Reply::Restored(restored) => return Ok(Outcome::Runs(restored, None)),
                 Reply::Failed(failure) => return Err(failure),
                 Reply::Progress(step) => bar.teller().at(step),
-                Reply::Halting
+                Reply::Asking
+                | Reply::Halting
                 | Reply::Frozen
                 | Reply::Thawed
                 | Reply::Checkpointed(_)

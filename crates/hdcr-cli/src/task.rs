@@ -78,6 +78,9 @@ pub(crate) struct CheckpointTask {
     pub(crate) jobs: PathBuf,
     /// Remove what is older than the newest so many of the job.
     pub(crate) keep: Option<usize>,
+    /// The program wants to be asked before it is stopped.
+    #[serde(default)]
+    pub(crate) asks: bool,
     /// Socket addresses at which the keeper listens to the program.
     #[serde(default)]
     pub(crate) keepers: Vec<Vec<u8>>,
@@ -241,11 +244,22 @@ pub(crate) struct Filled {
     pub(crate) faults: u64,
 }
 
+/// What a worker may do that has asked.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) enum Permit {
+    /// The program is ready to be stopped.
+    Granted,
+    /// It does not want to be.
+    Denied(Failure),
+}
+
 /// An answer of a worker.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     /// How far it is.
     Progress(Step),
+    /// The program would be stopped now; the worker waits for a [`Permit`].
+    Asking,
     /// The program is about to be stopped; it goes on within the time for that.
     Halting,
     /// The program of a watched job stands still; the worker waits to be told of files.

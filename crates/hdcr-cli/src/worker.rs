@@ -21,10 +21,11 @@ use rustix::time::Timespec;
 
 use crate::channel::Channel;
 use crate::failure::{Class, Failure, Result};
+use crate::keeper::PREPARING;
 use crate::parts::{self, Session};
 use crate::process;
 use crate::progress::Doing;
-use crate::task::{Reply, Task};
+use crate::task::{Permit, Reply, Task};
 use crate::told::Touched;
 
 /// Code of a failure: the keeper has not answered.
@@ -89,9 +90,9 @@ impl Worker {
         self.pid
     }
 
-    /// Tells it which files the program has worked on.
-    pub(crate) fn tell(&self, touched: &Touched) -> Result<()> {
-        self.channel.send(touched, &[])
+    /// Tells it what it has asked for: which files the program has worked on, or whether that may be stopped.
+    pub(crate) fn tell<T: serde::Serialize>(&self, answer: &T) -> Result<()> {
+        self.channel.send(answer, &[])
     }
 
     /// Waits for its next answer; its silent death is a failure.
@@ -254,15 +255,27 @@ fn report(channel: &Channel, reply: &Reply) -> Result<Vec<PathBuf>> {
     if let Err(failure) = channel.send(reply, &[]) {
         tracing::debug!(%failure, "nobody listens");
     }
+    if *reply == Reply::Asking {
+        let cause = "the keeper does not say whether the program may be stopped";
+        return match heard::<Permit>(channel, PREPARING.saturating_mul(2), cause)? {
+            Permit::Granted => Ok(Vec::new()),
+            Permit::Denied(failure) => Err(failure),
+        };
+    }
     if *reply != Reply::Frozen {
         return Ok(Vec::new());
     }
     let cause = "the keeper does not answer while the program stands still";
+    Ok(heard::<Touched>(channel, Duration::from_secs(2), cause)?.paths())
+}
+
+/// What the keeper answers within a time.
+fn heard<T: serde::de::DeserializeOwned>(channel: &Channel, limit: Duration, cause: &str) -> Result<T> {
     let silent = || Failure::new(Class::Changed, SILENT, cause);
     let mut polled = [PollFd::new(channel, PollFlags::IN)];
-    let patience = Timespec { tv_sec: 2, tv_nsec: 0 };
+    let patience = Timespec::try_from(limit).map_err(|_| silent())?;
     match rustix::event::poll(&mut polled, Some(&patience)) {
-        Ok(1) => Ok(channel.receive::<Touched>()?.ok_or_else(silent)?.0.paths()),
+        Ok(1) => Ok(channel.receive::<T>()?.ok_or_else(silent)?.0),
         _ => Err(silent()),
     }
 }

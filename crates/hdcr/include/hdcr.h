@@ -88,6 +88,42 @@ int hdcr_request_wait(const hdcr_request *request, int64_t limit_ms, struct hdcr
 /* Gives it back; a checkpoint that has not begun is not taken then. */
 void hdcr_request_free(hdcr_request *request);
 
+/* ---- hooks ---- */
+
+enum hdcr_when {
+	HDCR_BEFORE = 1,        /* before each checkpoint, in ascending order */
+	HDCR_AFTER = 2,         /* after each one before which hooks were called, in descending order */
+	HDCR_AFTER_RESTORE = 3  /* in each life that begins from an image, in descending order */
+};
+
+struct hdcr_event {
+	size_t size;
+	int when;
+	int captured;                     /* HDCR_AFTER: 1: the program was captured; 0: there was no checkpoint after all */
+	const struct hdcr_report *report; /* HDCR_AFTER_RESTORE: from what */
+	char *text;                       /* HDCR_BEFORE: room for the reason of a veto */
+	size_t room;
+};
+
+/* Called on the library's own thread, which takes no signals. Only what HDCR_BEFORE returns counts: 0, ready; a positive
+ * number, not now; a negative one, never as long as this process lives. Who does not return within some seconds is not
+ * waited for: the checkpoint is taken without it. A hook may not ask for a checkpoint. */
+typedef int hdcr_hook(struct hdcr_event *event, void *data);
+
+/* Sets a hook: its number, or 0. A child of fork(2) has none. */
+uint64_t hdcr_on(int when, int order, hdcr_hook *hook, void *data);
+void hdcr_off(uint64_t hook);
+
+/* ---- critical sections ---- */
+
+/* While some thread is in a section, no checkpoint is taken: it waits for some seconds, then it is skipped, and told who was
+ * inside. While one is being taken, nobody enters. Sections may be nested. A thread in one may not ask for a checkpoint. */
+typedef struct hdcr_section hdcr_section;
+hdcr_section *hdcr_section_new(const char *label); /* to be made once; there is no way to give it back */
+void hdcr_enter(const hdcr_section *section);
+int hdcr_try_enter(const hdcr_section *section); /* 1: inside; 0: it would have to wait */
+void hdcr_leave(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -3,12 +3,13 @@
 //! What a caller gives room for begins with its size, so that a program of an older version is written no further than it
 //! knows. A null pointer for an answer means that it is not wanted.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use crate::hooks::{After, Hook, Veto};
 use crate::outcome::{Class, Failed, Outcome, Restored};
-use crate::{Options, Request};
+use crate::{Inside, Options, Request, Section, sections};
 
 /// `HDCR_CONTINUED` and its kin.
 const CONTINUED: c_int = 0;
@@ -248,6 +249,144 @@ pub unsafe extern "C" fn hdcr_request_wait(request: *const Request, limit_ms: i6
         // SAFETY: as the caller promises.
         Some(outcome) => unsafe { tell_outcome(report, &outcome) },
     }
+}
+
+/// `struct hdcr_event`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct CEvent {
+    size: usize,
+    /// 1: before, 2: after, 3: restored.
+    when: c_int,
+    /// After: the program was captured.
+    captured: c_int,
+    /// Restored: from what.
+    report: *const CReport,
+    /// Before: room for the reason of a veto.
+    text: *mut c_char,
+    room: usize,
+}
+
+/// What a program gives for a hook.
+type CHook = unsafe extern "C" fn(*mut CEvent, *mut c_void) -> c_int;
+
+/// A hook and what it wants to be given.
+#[derive(Clone, Copy)]
+struct Given {
+    hook: CHook,
+    data: *mut c_void,
+}
+
+// SAFETY: the caller of `hdcr_on` promises that both may be used by the agent's thread.
+unsafe impl Send for Given {}
+// SAFETY: as above; only that thread uses them.
+unsafe impl Sync for Given {}
+
+impl Given {
+    fn call(&self, event: &mut CEvent) -> c_int {
+        // SAFETY: the caller of `hdcr_on` promises that it may be called with this.
+        unsafe { (self.hook)(event, self.data) }
+    }
+
+    fn before(&self) -> Result<(), Veto> {
+        let mut text: [c_char; 256] = [0; 256];
+        let mut event = CEvent::of(1);
+        (event.text, event.room) = (text.as_mut_ptr(), text.len());
+        match self.call(&mut event) {
+            0 => Ok(()),
+            code => {
+                let bytes = text.iter().map(|byte| byte.to_ne_bytes()[0]).take_while(|byte| *byte != 0);
+                let text = String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned();
+                Err(Veto { permanent: code < 0, code: code.saturating_abs(), text })
+            }
+        }
+    }
+}
+
+impl CEvent {
+    fn of(when: c_int) -> Self {
+        let (report, text) = (std::ptr::null(), std::ptr::null_mut());
+        Self { size: size_of::<Self>(), when, captured: 0, report, text, room: 0 }
+    }
+}
+
+/// Sets a hook: its number, or 0 when there is no such time.
+///
+/// # Safety
+/// `hook` may be called with `data` by another thread until it is taken away.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hdcr_on(when: c_int, order: c_int, hook: Option<CHook>, data: *mut c_void) -> u64 {
+    let Some(hook) = hook else { return 0 };
+    let given = Given { hook, data };
+    match when {
+        1 => crate::before(order, move || given.before()).0,
+        2 => {
+            let work = move |how| {
+                let mut event = CEvent { captured: c_int::from(how == After::Captured), ..CEvent::of(2) };
+                given.call(&mut event);
+            };
+            crate::after(order, work).0
+        }
+        3 => {
+            let work = move |from: &Restored| {
+                let report = CReport::of_restored(from);
+                let mut event = CEvent { report: &raw const report, ..CEvent::of(3) };
+                given.call(&mut event);
+            };
+            crate::on_restored(order, work).0
+        }
+        _ => 0,
+    }
+}
+
+/// Takes a hook away. One that runs at the moment comes to its end.
+#[unsafe(no_mangle)]
+pub extern "C" fn hdcr_off(hook: u64) {
+    Hook(hook).remove();
+}
+
+/// Makes a critical section.
+///
+/// # Safety
+/// `label` is a text that ends with a zero.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hdcr_section_new(label: *const c_char) -> *mut Section {
+    // SAFETY: as the caller promises.
+    let label = unsafe { CStr::from_ptr(label) };
+    Box::into_raw(Box::new(Section::new(label.to_string_lossy())))
+}
+
+/// Enters a section; waits while a checkpoint is being taken.
+///
+/// # Safety
+/// `section` comes from [`hdcr_section_new`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hdcr_enter(section: *const Section) {
+    // SAFETY: as the caller promises; it is never given back.
+    let inside = unsafe { *section }.enter();
+    keep(inside);
+}
+
+/// Enters a section if that needs no wait: 1, else 0.
+///
+/// # Safety
+/// As [`hdcr_enter`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hdcr_try_enter(section: *const Section) -> c_int {
+    // SAFETY: as the caller promises; it is never given back.
+    let inside = unsafe { *section }.try_enter();
+    c_int::from(inside.map(keep).is_some())
+}
+
+/// Leaves the innermost section of this thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn hdcr_leave() {
+    sections::leave();
+}
+
+/// Who is inside leaves by a call of his own.
+fn keep(inside: Inside) {
+    let _kept = std::mem::ManuallyDrop::new(inside);
 }
 
 /// Gives a request back. A checkpoint that has not begun is not taken then.

@@ -1,10 +1,13 @@
 //! What is safe only because of how this library uses it: the one place of what a process knows, and who empties it when a
 //! child is made.
 
-use std::sync::Once;
+use std::cell::{Cell, RefCell};
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Arc, Once};
 
 use crate::process::Process;
+use crate::sections::{Label, Slot};
 
 /// What this process knows; null until somebody asks, and in a new child.
 static PROCESS: AtomicPtr<Process> = AtomicPtr::new(std::ptr::null_mut());
@@ -36,6 +39,64 @@ fn first(null: *mut Process) -> *mut Process {
             other
         }
     }
+}
+
+thread_local! {
+    /// Of which process this thread knows a slot, by the address of what is known of it: in a child it is another one.
+    static SLOT: RefCell<Option<(usize, Arc<Slot>)>> = const { RefCell::new(None) };
+    static IS_AGENT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does something with the slot of this thread.
+pub(crate) fn with_slot<T>(work: impl FnOnce(&Slot) -> T) -> T {
+    let process = std::ptr::from_ref(this_process()).addr();
+    let slot = SLOT.try_with(|known| {
+        if let Ok(mut known) = known.try_borrow_mut() {
+            let slot = match known.take() {
+                Some((of, slot)) if of == process => slot,
+                old => Slot::of_this_thread(old.map_or(0, |(_, slot)| slot.depth())),
+            };
+            *known = Some((process, Arc::clone(&slot)));
+            return Some(slot);
+        }
+        None
+    });
+    match slot {
+        Ok(Some(slot)) => work(&slot),
+        // The thread is about to end, and is in no section for longer than this.
+        Ok(None) | Err(_) => work(&Slot::default()),
+    }
+}
+
+/// This thread is the agent.
+pub(crate) fn become_agent() {
+    IS_AGENT.set(true);
+}
+
+/// Whether it is.
+pub(crate) fn is_agent() -> bool {
+    IS_AGENT.try_with(Cell::get).unwrap_or(false)
+}
+
+/// The label that a slot names.
+pub(crate) fn label(of: &AtomicPtr<Label>) -> Option<&'static Label> {
+    // SAFETY: null, or what `Section::new` has leaked: nothing else is stored there.
+    unsafe { of.load(Ordering::Relaxed).as_ref() }
+}
+
+/// Makes a thread that takes no signal: it inherits the mask of the one that makes it.
+pub(crate) fn without_signals<T>(work: impl FnOnce() -> T) -> T {
+    let (mut all, mut before) = (MaybeUninit::<libc::sigset_t>::uninit(), MaybeUninit::<libc::sigset_t>::uninit());
+    // SAFETY: the set is written, whatever was in it.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: `all` was written above; `before` is written.
+    let blocked = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+    let done = work();
+    if blocked == 0 {
+        // SAFETY: `before` was written by the call above.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    }
+    done
 }
 
 unsafe extern "C" fn in_child() {

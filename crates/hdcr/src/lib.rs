@@ -7,20 +7,25 @@
 //! The same calls for C are in `hdcr.h` (`capi.rs`), those for Python stand on them. `wire.rs` has the messages, for which
 //! no program has to use this library.
 
+mod agent;
 #[expect(unsafe_code, reason = "the C surface")]
 #[doc(hidden)]
 pub mod capi;
 #[expect(unsafe_code, reason = "what is safe only because of how this library uses it")]
 mod ffi;
+mod hooks;
 mod link;
 mod outcome;
 mod process;
 mod request;
+mod sections;
 pub mod wire;
 
+pub use hooks::{After, Hook, Veto, after, before, on_restored};
 pub use link::{Heard, Link};
 pub use outcome::{Class, Failed, Obstacle, Outcome, Reason, Restored};
 pub use request::{Options, Request};
+pub use sections::{Inside, Section};
 
 /// Whether this program runs under a keeper that has answered. The first call asks; later ones cost nothing.
 pub fn is_enabled() -> bool {

@@ -120,6 +120,11 @@ impl Failed {
         Self::new(Class::Changed, "overtaken", "the job was restored meanwhile")
     }
 
+    /// The caller himself stands in the way.
+    pub(crate) fn in_the_way(code: &str, message: &str) -> Self {
+        Self::new(Class::Refused, code, message)
+    }
+
     pub(crate) fn unheard(error: &std::io::Error) -> Self {
         Self::new(Class::Failed, "keeper-unheard", format_args!("talking with the keeper of the job: {error}"))
     }

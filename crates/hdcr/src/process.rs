@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::agent::Agent;
 use crate::ffi;
+use crate::hooks::Hooks;
 use crate::link::{Heard, Link};
 use crate::outcome::Restored;
+use crate::sections::Sections;
 use crate::wire::{self, Answer, Ask, Greeting, Welcome};
 
 /// How long a keeper may take to say who it is.
@@ -31,6 +34,9 @@ pub(crate) struct Process {
     /// For the callers that must not wait.
     standing: AtomicU8,
     known: Mutex<Known>,
+    pub(crate) agent: Agent,
+    pub(crate) hooks: Hooks,
+    pub(crate) sections: Sections,
 }
 
 #[derive(Debug, Default)]

@@ -3,10 +3,15 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
+use crate::agent;
 use crate::link::{Heard, Link};
 use crate::outcome::{Failed, Outcome};
 use crate::process;
+use crate::sections;
 use crate::wire::{Answer, Ask};
+
+/// Hooks may take so long before who has asked is answered all the same.
+const HOOKS: Duration = Duration::from_mins(1);
 
 /// How a checkpoint is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -30,6 +35,13 @@ pub struct Request {
 
 impl Request {
     pub(crate) fn begin(ask: &Ask) -> Result<Self, Failed> {
+        // A checkpoint waits for the agent, and that for sections.
+        if agent::is_this_thread() {
+            return Err(Failed::in_the_way("in-hook", "a hook of the program asks for it"));
+        }
+        if sections::is_inside() {
+            return Err(Failed::in_the_way("in-section", "the thread that asks for it is in a critical section"));
+        }
         let mut failed = Failed::absent();
         for _ in 0..process::TRIES {
             let link = process::this().connect().ok_or_else(Failed::absent)?;
@@ -50,7 +62,7 @@ impl Request {
     /// Waits for so long, or without an end. `None`: nothing is known yet.
     pub fn wait(&self, limit: Option<Duration>) -> Option<Outcome> {
         let until = limit.and_then(|limit| Instant::now().checked_add(limit));
-        Some(match self.link.wait(until) {
+        let outcome = match self.link.wait(until) {
             Ok(Heard::Nothing) => return None,
             Ok(Heard::Said(Answer::Continued { image })) => Outcome::Continued { image },
             Ok(Heard::Said(Answer::Restored(greeting))) => {
@@ -58,10 +70,15 @@ impl Request {
                 Outcome::Restored(greeting.restored)
             }
             Ok(Heard::Said(Answer::Failed(failed))) => Outcome::Failed(failed),
-            Ok(Heard::Said(Answer::Welcome(_))) => Outcome::Failed(Failed::overtaken()),
+            Ok(Heard::Said(Answer::Welcome(_) | Answer::Prepare { .. } | Answer::Resume { .. })) => {
+                Outcome::Failed(Failed::overtaken())
+            }
             Ok(Heard::Ended) => Outcome::Failed(Failed::gone()),
             Err(error) => Outcome::Failed(Failed::unheard(&error)),
-        })
+        };
+        // The hooks of this branch have run when it is told.
+        process::this().sections.until_open(Some(HOOKS));
+        Some(outcome)
     }
 
     pub(crate) fn finish(self) -> Outcome {

@@ -39,6 +39,27 @@ pub enum Ask {
         #[serde(default)]
         to: Option<u64>,
     },
+    /// From now on the program is asked on this connection before each checkpoint.
+    Attend {},
+    /// It is ready for the checkpoint of this round.
+    Ready {
+        /// As in [`Answer::Prepare`].
+        round: u64,
+    },
+    /// It does not want this checkpoint.
+    Veto {
+        /// As in [`Answer::Prepare`].
+        round: u64,
+        /// Nor any other one, as long as this process lives.
+        #[serde(default)]
+        permanent: bool,
+        /// A number of the program's own.
+        #[serde(default)]
+        code: i32,
+        /// Why, for people.
+        #[serde(default)]
+        text: String,
+    },
 }
 
 /// What the keeper answers.
@@ -54,6 +75,22 @@ pub enum Answer {
     },
     /// The job was brought back from an image.
     Restored(Greeting),
+    /// A checkpoint is about to be taken: [`Ask::Ready`] or [`Ask::Veto`] is expected.
+    Prepare {
+        /// Its number.
+        round: u64,
+        /// So soon; then it is taken all the same.
+        within_ms: u64,
+        /// When nothing was heard for so long after that, the keeper is not to be waited for any more.
+        hold_ms: u64,
+    },
+    /// The program stood still and goes on, or there was no checkpoint after all.
+    Resume {
+        /// As in [`Answer::Prepare`].
+        round: u64,
+        /// The program has been captured. The image may still fail to become durable.
+        captured: bool,
+    },
     /// It cannot be done.
     Failed(Failed),
 }

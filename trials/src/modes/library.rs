@@ -69,6 +69,16 @@ pub(crate) fn branches(stage: &mut Stage<'_>) -> Result<()> {
     branches_with(stage, &["--new-pids"], Linked::Shared)
 }
 
+/// Hooks run in their order before a checkpoint, after it and after a restore; nobody is in a critical section in an image;
+/// a veto has its will, and who holds a section too long is named.
+pub(crate) fn hooks(stage: &mut Stage<'_>) -> Result<()> {
+    needs_root()?;
+    let program = compiled(stage, "hooks", Linked::Shared)?.display().to_string();
+    let said = stage.expect(0, &["run", "--name", "library-hooks", "--every", "1h", "--", &program])?;
+    ensure!(said.out == "done\n", "it said {:?}", said.out);
+    Ok(())
+}
+
 /// The same for an ordinary user.
 pub(crate) fn of_user(stage: &mut Stage<'_>) -> Result<()> {
     stage.become_user()?;

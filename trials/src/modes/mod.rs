@@ -46,7 +46,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 52] = [
+const TRIALS: [Trial; 53] = [
     ("snapshot_fork", guests::by_fork),
     ("user_guests", user::guests),
     ("user_job", user::job),
@@ -88,6 +88,7 @@ const TRIALS: [Trial; 52] = [
     ("lazy_killed", lazy::killed),
     ("lazy_keeper", lazy::keeper),
     ("library_branches", library::branches),
+    ("library_hooks", library::hooks),
     ("library_of_user", library::of_user),
     ("library_by_hand", library::by_hand),
     ("commands_json", commands::json),

@@ -9,13 +9,14 @@ const CRATES: [&str; 4] =
     ["crates/hdcr-engine/src/", "crates/hdcr-ptrace/src/", "crates/hdcr-cli/src/", "crates/hdcr/src/"];
 
 /// Words in the form of a code that are none: names and keys of files in `/proc`, names of flags and attributes.
-const NO_CODES: [&str; 11] = [
+const NO_CODES: [&str; 12] = [
     "eventfd-count",
     "eventfd-semaphore",
     "fail-nth",
     "fhandle-type",
     "file-limit",
     "file-policy",
+    "hdcr-agent",
     "hdcr-snapshot",
     "kebab-case",
     "key-users",

@@ -152,6 +152,7 @@ impl Keeper {
             (None, Phase::Waiting(_)) => self.patience.map(|patience| patience.next),
             (None, _) => None,
         };
+        let next = next.into_iter().chain(self.members.rounds.until()).min();
         let stop = self.stop.as_ref().filter(|_| self.phase == Phase::Running).and_then(|stop| stop.deadline);
         let next = next.into_iter().chain(stop).chain([self.footing.next]).chain(self.files_due()).min();
         next.map(|next| next.saturating_duration_since(Instant::now()))
@@ -163,6 +164,7 @@ impl Keeper {
         self.stop_by_force(now);
         self.write_files_when_due();
         self.look_after_footing(now);
+        self.give_up_round(now);
         if let Some(work) = self.work.as_mut().filter(|work| now >= work.deadline) {
             work.is_late();
         }
@@ -192,6 +194,7 @@ impl Keeper {
             then: Then::GoOn,
             watched: self.watch.is_some(),
             jobs: self.jobs.clone(),
+            asks: self.members.rounds.are_wanted(),
             keepers: vec![self.members.door.address.clone()],
             // It tells that the work goes on.
             progress: true,
@@ -263,8 +266,13 @@ impl Keeper {
 
     /// The worker has said something, or closed its end.
     pub(super) fn on_answer(&mut self) -> Result<()> {
+        let Some(answer) = self.work.as_ref().map(|work| work.worker.answer()) else { return Ok(()) };
+        if answer == Ok(Reply::Asking) {
+            self.on_asking();
+            return Ok(());
+        }
         let Some(work) = &mut self.work else { return Ok(()) };
-        match work.worker.answer() {
+        match answer {
             Ok(Reply::Progress(step)) => {
                 work.goes_on();
                 match &mut work.errand {
@@ -284,6 +292,7 @@ impl Keeper {
             }
             Ok(Reply::Thawed) => {
                 work.has_thawed();
+                self.members.rounds.resume(true);
                 if let Some(watch) = &mut self.watch {
                     watch.thawed();
                 }
@@ -341,6 +350,8 @@ impl Keeper {
 
     fn conclude(&mut self, errand: Errand, answer: Option<Reply>, took: Duration) -> Result<()> {
         let silent = || Failure::new(Class::Internal, "worker-died", "a worker process died");
+        // Of those that let the program go on it was told then.
+        self.members.rounds.resume(matches!(answer, Some(Reply::Checkpointed(_))));
         match (errand, answer) {
             (Errand::Restore { .. }, Some(Reply::Restored(_))) => self.settle(),
             (Errand::Restore { .. }, Some(Reply::Failed(failure))) => return self.not_restored(failure),

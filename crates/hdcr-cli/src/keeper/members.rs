@@ -11,6 +11,7 @@ use hdcr::wire::{self, Answer, Ask, Welcome};
 
 use super::asker::Asker;
 use super::checkpoints::Wish;
+use super::rounds::Rounds;
 use super::{Keeper, Phase};
 use crate::door::{Caller, Door};
 use crate::failure::{Class, Failure, Result};
@@ -28,25 +29,30 @@ pub(crate) struct Members {
     pub(super) door: Door,
     /// Have said nothing yet that takes time.
     callers: Vec<Caller>,
+    pub(super) rounds: Rounds,
     /// Wants the job to go back.
     rollback: Option<(Caller, Option<u64>)>,
 }
 
 impl Members {
     pub(super) fn new(door: Door) -> Self {
-        Self { door, callers: Vec::new(), rollback: None }
+        Self { door, callers: Vec::new(), rounds: Rounds::default(), rollback: None }
     }
 
     /// Where they speak. Nobody more is let in when there are too many.
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let door = (self.callers.len() < CALLERS).then(|| self.door.as_fd());
-        door.into_iter().chain(self.callers.iter().map(|caller| caller.link.as_fd()))
+        let door = (self.count() < CALLERS).then(|| self.door.as_fd());
+        door.into_iter().chain(self.callers.iter().chain(self.rounds.callers()).map(|caller| caller.link.as_fd()))
+    }
+
+    fn count(&self) -> usize {
+        self.callers.len() + self.rounds.callers().count()
     }
 
     /// Those who have just connected and belong to the job.
     fn let_in(&mut self) {
         let own = std::process::id().cast_signed();
-        while self.callers.len() < CALLERS
+        while self.count() < CALLERS
             && let Some(caller) = self.door.next()
         {
             if process::is_below(caller.pid, own) {
@@ -66,6 +72,7 @@ impl Members {
 impl Keeper {
     /// Hears the program.
     pub(super) fn on_members(&mut self) {
+        self.on_rounds();
         self.members.let_in();
         for caller in std::mem::take(&mut self.members.callers) {
             match caller.link.hear() {
@@ -91,6 +98,9 @@ impl Keeper {
                 let asker = Asker::Program(caller);
                 self.wishes.push_back(Wish { asker, target: None, files: None, timeout, then: Then::GoOn });
             }
+            Ask::Attend {} => self.members.rounds.attend(caller),
+            // Of those only who attend.
+            Ask::Ready { .. } | Ask::Veto { .. } => {}
             Ask::Rollback { to } => match self.members.rollback {
                 None => self.members.rollback = Some((caller, to)),
                 Some(_) => caller.failed(&Failure::new(Class::Changed, "rollback-runs", "a roll-back is under way")),
@@ -133,5 +143,6 @@ impl Keeper {
             tracing::debug!("{} left", counted(left, "connection", "connections"));
         }
         self.members.callers.clear();
+        self.members.rounds.forget();
     }
 }

@@ -10,6 +10,7 @@
 //! - `patience.rs`: a restore waits for process numbers that others have
 //! - `requests.rs`: what others ask for through the registry
 //! - `members.rs`: what the program itself asks for
+//! - `rounds.rs`: the program is asked before each checkpoint
 
 mod asker;
 mod checkpoints;
@@ -19,6 +20,7 @@ mod life;
 mod members;
 mod patience;
 mod requests;
+mod rounds;
 #[cfg(test)]
 mod testing;
 mod watch;
@@ -53,6 +55,7 @@ use footing::Footing;
 use members::Members;
 use patience::Patience;
 use requests::Stop;
+pub(crate) use rounds::PREPARING;
 use watch::Watch;
 pub(crate) use watch::remembered;
 use watch::remembered::Remembered;

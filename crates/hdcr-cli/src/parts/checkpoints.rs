@@ -98,6 +98,9 @@ fn stop(
     prepared: Prepared,
     tell: &mut dyn FnMut(Reply) -> Result<Vec<PathBuf>>,
 ) -> Result<(Stopped, Instant)> {
+    if task.asks {
+        tell(Reply::Asking)?;
+    }
     if task.then == Then::GoOn {
         tell(Reply::Halting)?;
     }
