@@ -155,34 +155,61 @@ impl Ahead {
             self.make_ready_for(FEW);
             return Ok(());
         }
-        self.round(out)?;
-        let mut before = u64::MAX;
-        let mut pages = u64::MAX;
+        let forks = auto && self.series.is_none();
+        if forks {
+            self.fork_the_faster();
+        }
+        let mut before = self.round(out)?;
+        let mut pages = before;
         for _ in 1..ROUNDS {
+            if pages <= FEW {
+                break;
+            }
             pages = self.round(out)?;
-            if pages <= FEW || pages > before / 4 * 3 {
+            if pages > before / 4 * 3 {
                 break;
             }
             before = pages;
         }
+        if forks {
+            self.fork_the_fast();
+        }
         self.look_at_mappings();
         pages = pages.min(self.round(out)?.max(FEW));
-        if auto && self.series.is_none() && self.fork_the_fast() {
-            pages = FEW;
-        }
         self.make_ready_for(pages);
         Ok(())
     }
 
-    /// Processes that write faster than they can be copied ahead are to be copied by fork. Whether there are any.
-    fn fork_the_fast(&mut self) -> bool {
+    /// Processes that write faster than anybody copies are to be copied by fork, before anything is copied of them: each
+    /// further copy would only make the image larger.
+    fn fork_the_faster(&mut self) {
+        let mut held = BTreeMap::new();
+        for (pid, space) in &mut self.spaces {
+            match space.see() {
+                Ok(pages) => held.insert(*pid, pages),
+                // A round says what is the matter.
+                Err(_) => None,
+            };
+        }
+        let began = Instant::now();
+        std::thread::sleep(choice::look_for(held.values().sum()));
+        let took = began.elapsed();
+        let faster = |(pid, held): (Pid, u64)| {
+            let seen = self.spaces.get(&pid)?.seen().ok()?;
+            choice::too_fast(seen, held, took).then_some((pid, held.saturating_mul(PAGE)))
+        };
+        let faster: Vec<_> = held.into_iter().filter_map(faster).collect();
+        self.fork(&faster, Why::Fast);
+    }
+
+    /// Processes that write faster than they can be copied ahead are to be copied by fork.
+    fn fork_the_fast(&mut self) {
         let fast = |(pid, space): (&Pid, &Space)| {
             let left = self.left.get(pid).copied().unwrap_or(0);
             choice::too_much(left, space.held()).then_some((*pid, space.held().saturating_mul(PAGE)))
         };
         let fast: Vec<_> = self.spaces.iter().filter_map(fast).collect();
         self.fork(&fast, Why::Fast);
-        !self.forks.is_empty()
     }
 
     /// Processes, with what they hold, are to be copied by fork; not those that should not be there twice.
@@ -240,10 +267,10 @@ impl Ahead {
         self.kept.make_ready(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 
-    /// One round in all processes; one in which it fails is given up.
+    /// One round in all processes that are not copied by fork; one in which it fails is given up.
     fn round(&mut self, out: &mut Outlet) -> Result<u64> {
         let mut pages = 0;
-        let pids: Vec<Pid> = self.spaces.keys().copied().collect();
+        let pids: Vec<Pid> = self.spaces.keys().copied().filter(|pid| !self.forks(*pid)).collect();
         for pid in pids {
             let Some(space) = self.spaces.get_mut(&pid) else { continue };
             match space.round(out) {

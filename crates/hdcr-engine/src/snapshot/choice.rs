@@ -1,6 +1,7 @@
 //! Which processes are copied ahead.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rustix::fs::FileType;
 
@@ -65,6 +66,29 @@ pub(crate) fn ahead(wanted: SnapshotRequest, span: Span, weights: &BTreeMap<Pid,
     weights.iter().filter(|(_, weight)| fits(weight)).map(|(pid, _)| *pid).collect()
 }
 
+/// Pages that are copied in a second, as an estimate for what has not begun: 1 GiB.
+const COPIED: u64 = 262_144;
+
+/// How long to look at what is written before so many pages are copied: a sixteenth of the time that the copy takes.
+pub(crate) fn look_for(held: u64) -> Duration {
+    const LEAST: Duration = Duration::from_millis(2);
+    const MOST: Duration = Duration::from_millis(30);
+    (Duration::from_secs(1) / 16).mul_f64(ratio(held, COPIED)).clamp(LEAST, MOST)
+}
+
+/// Whether a process that has written so many of its pages in that time writes faster than it is copied: what a second round
+/// would find is no less than three quarters of what the first one did. Only what is too much for the stop counts.
+pub(crate) fn too_fast(seen: u64, held: u64, took: Duration) -> bool {
+    let rounds = Duration::from_secs(1).mul_f64(ratio(held, COPIED)).div_duration_f64(took);
+    let again = ratio(seen, held) * rounds;
+    too_much(held, held) && again > 0.75
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn ratio(a: u64, b: u64) -> f64 {
+    if b == 0 { 0.0 } else { a as f64 / b as f64 }
+}
+
 /// What is left when a process writes faster than it can be copied ahead: reading so much in the stop takes longer than
 /// copying its page tables, which takes as long as reading one page in sixteen, and it is copied by fork.
 pub(crate) fn too_much(left: u64, held: u64) -> bool {
@@ -98,6 +122,17 @@ mod tests {
         assert_eq!(ahead(SnapshotRequest::Fork, once, &weights), []);
         assert_eq!(forks(SnapshotRequest::Fork, &weights), [Pid(1), Pid(2), Pid(3)]);
         assert_eq!(forks(SnapshotRequest::Auto, &weights), []);
+    }
+
+    #[test]
+    fn who_writes_all_of_it_while_it_is_copied_is_too_fast() {
+        let (page_of_gib, look) = (262_144, look_for(262_144));
+        assert_eq!(look, Duration::from_millis(30));
+        // 200 MiB/s of 1 GiB, and 3 GiB/s.
+        assert!(!too_fast(1536, page_of_gib, look));
+        assert!(too_fast(23_000, page_of_gib, look));
+        // All of a little is read in the stop; nothing is not written fast.
+        assert!(!too_fast(4000, 4000, look) && !too_fast(0, 0, look) && !too_fast(0, page_of_gib, look));
     }
 
     #[test]

@@ -197,6 +197,34 @@ impl Space {
         Ok(())
     }
 
+    /// Begins to see what is written, and copies nothing yet: all is unsure. How many pages there are.
+    pub(crate) fn see(&mut self) -> Result<u64> {
+        for (range, which) in self.followed()? {
+            let Written::Pages(written) = self.watch.written(&range)? else { continue };
+            for slice in self.sort(&written, which)?.there.iter().flat_map(|run| cut(run, SLICE)) {
+                self.unsure.add(&slice);
+                self.watch.take_written(&slice)?;
+            }
+        }
+        Ok(self.unsure_pages())
+    }
+
+    /// How many pages were written since they are seen.
+    pub(crate) fn seen(&self) -> Result<u64> {
+        let mut pages = 0;
+        for (range, _) in self.followed()? {
+            let Written::Pages(written) = self.watch.written(&range)? else { continue };
+            pages += written.iter().map(|run| count(&self.unsure.within(run))).sum::<u64>();
+        }
+        Ok(pages)
+    }
+
+    /// Mappings that may be followed, as they are now.
+    fn followed(&self) -> Result<Vec<(Range<u64>, Pages)>> {
+        let lines = maps(self.pid)?.into_iter().filter(|line| why_not(line).is_none());
+        Ok(lines.filter_map(|line| pages_of(&line).map(|which| (line.range, which))).collect())
+    }
+
     /// One round: copies what was written since the last one. How many pages that were.
     pub(crate) fn round(&mut self, out: &mut Outlet) -> Result<u64> {
         self.rounds += 1;
