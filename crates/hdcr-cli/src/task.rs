@@ -61,6 +61,7 @@ impl std::fmt::Display for Place {
 }
 
 /// A checkpoint to be taken.
+#[expect(clippy::struct_excessive_bools, reason = "each is an answer of the keeper to a question of the worker")]
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct CheckpointTask {
     pub(crate) who: Who,

@@ -206,10 +206,9 @@ mod tests {
     }
 
     fn round_of(link: &Link) -> u64 {
-        match link.hear().unwrap() {
-            Heard::Said(Answer::Prepare { round, .. }) => round,
-            other => panic!("{other:?}"),
-        }
+        let heard = link.hear().unwrap();
+        let Heard::Said(Answer::Prepare { round, .. }) = heard else { panic!("{heard:?}") };
+        round
     }
 
     #[test]
