@@ -9,6 +9,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+_Static_assert(sizeof(struct hdcr_report) == 1472 && sizeof(struct hdcr_options) == 16, "as the library has them");
+_Static_assert(sizeof(struct hdcr_event) == 40, "as the library has it");
+
 #define CHECK(what) \
 	do { \
 		if (!(what)) { \

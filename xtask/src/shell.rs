@@ -64,8 +64,9 @@ impl Shell {
             writeln!(io::stderr(), "building hdcr and its trials; the first time this takes some minutes ...")?;
         }
         let product = ["build", "--quiet", "--release", "--package", "hdcr-cli", "--package", "hdcr"];
+        let examples = ["build", "--quiet", "--release", "--package", "hdcr", "--examples"];
         let runner = ["build", "--quiet", "--package", "trials"];
-        Ok(self.run("cargo", &product)? && self.run("cargo", &runner)?)
+        Ok(self.run("cargo", &product)? && self.run("cargo", &examples)? && self.run("cargo", &runner)?)
     }
 
     /// The runner's binary and the options that tell it where things lie.

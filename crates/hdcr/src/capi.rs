@@ -44,6 +44,9 @@ pub struct CReport {
     message: [c_char; 1024],
 }
 
+// As `trials/library/branches.c` has them.
+const _: () = assert!(size_of::<CReport>() == 1472 && size_of::<COptions>() == 16);
+
 impl CReport {
     fn new() -> Self {
         Self {
@@ -266,6 +269,8 @@ pub struct CEvent {
     text: *mut c_char,
     room: usize,
 }
+
+const _: () = assert!(size_of::<CEvent>() == 40);
 
 /// What a program gives for a hook.
 type CHook = unsafe extern "C" fn(*mut CEvent, *mut c_void) -> c_int;

@@ -5,7 +5,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::stage::{LIMIT, Stage, needs_root};
+use rustix::process::Signal;
+
+use super::stage::{LIMIT, Lacking, Stage, needs_root, shell, signal};
 use crate::wait;
 
 /// How a program is linked with the library.
@@ -13,6 +15,12 @@ use crate::wait;
 enum Linked {
     Shared,
     Static,
+}
+
+/// The repository.
+fn root(stage: &Stage<'_>) -> Result<PathBuf> {
+    let sources = std::fs::canonicalize(&stage.place.sources)?;
+    Ok(sources.parent().context("a folder around the trials")?.to_owned())
 }
 
 /// The folder that the library was built into: that of the product.
@@ -23,13 +31,19 @@ fn library(stage: &Stage<'_>) -> Result<PathBuf> {
 
 /// Compiles a program of `trials/library`.
 fn compiled(stage: &Stage<'_>, name: &str, linked: Linked) -> Result<PathBuf> {
-    let sources = std::fs::canonicalize(&stage.place.sources)?;
+    compiled_of(stage, &format!("trials/library/{name}.c"), linked)
+}
+
+/// Compiles a program of the repository.
+fn compiled_of(stage: &Stage<'_>, source: &str, linked: Linked) -> Result<PathBuf> {
+    let root = root(stage)?;
+    let source = root.join(source);
+    let name = source.file_stem().context("a name")?.to_string_lossy().into_owned();
     let binary = stage.path(&format!("{name}-{linked:?}"));
     let built = std::fs::canonicalize(library(stage)?)?;
     let mut command = Command::new("gcc");
     command.args(["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-I"]);
-    command.arg(sources.join("../crates/hdcr/include")).arg("-o").arg(&binary);
-    command.arg(sources.join(format!("library/{name}.c")));
+    command.arg(root.join("crates/hdcr/include")).arg("-o").arg(&binary).arg(&source);
     match linked {
         Linked::Shared => {
             // A copy that every user can read, beside the program.
@@ -99,4 +113,62 @@ pub(crate) fn by_hand(stage: &mut Stage<'_>) -> Result<()> {
     let expected = "restored 1 library-by-hand@1 hand\nalone\n-1 no-keeper\n";
     ensure!(said.contains(expected), "it said {said:?}, not {expected:?}");
     Ok(())
+}
+
+/// An example is killed three times and comes to the result of an undisturbed run without HDCR.
+fn killed_thrice(stage: &mut Stage<'_>, name: &str, command: &[String]) -> Result<()> {
+    let folder = |life: &str| format!("{name}-{life}");
+    for life in ["alone", "kept"] {
+        std::fs::create_dir(stage.path(&folder(life)))?;
+    }
+    let (program, words) = command.split_first().context("a command")?;
+    let mut alone = stage.command(program);
+    alone.args(words).arg("result").current_dir(stage.path(&folder("alone")));
+    let said = stage.end_of(alone, name)?;
+    ensure!(said.status == 0, "alone: {}", said.both());
+    let script = format!("cd {} && exec \"$@\"", folder("kept"));
+    let mut run = vec!["run", "--name", name, "--every", "200ms", "--", "sh", "-c", &script, "sh"];
+    run.extend(command.iter().map(String::as_str));
+    run.push("result");
+    let says = format!("says-{name}");
+    let mut job = stage.start(&run, &says)?;
+    for (kill, steps) in ["step 100", "step 250", "step 450"].into_iter().enumerate() {
+        stage.until_said(&says, steps)?;
+        signal(stage.only(&command.join(" "))?, Signal::KILL);
+        stage.until_said(&says, &format!("restart {} of 5", kill + 1))?;
+    }
+    let status = shell(wait::end_of(&mut job, name, LIMIT)?);
+    ensure!(status == 0, "it ended with {status}: {}", stage.text(&says));
+    let result = |life: &str| stage.text(&format!("{}/result", folder(life)));
+    ensure!(!result("kept").is_empty() && result("kept") == result("alone"), "another result than undisturbed");
+    let said = stage.text(&says);
+    ensure!(said.contains("life 3, from ") && !said.contains("no checkpoint:"), "it said {said}");
+    Ok(())
+}
+
+/// The examples of the library.
+pub(crate) fn examples(stage: &mut Stage<'_>) -> Result<()> {
+    needs_root()?;
+    let solver = compiled_of(stage, "crates/hdcr/examples/solver.c", Linked::Shared)?;
+    killed_thrice(stage, "library-c", &[solver.display().to_string()])?;
+    let own = stage.path("solver-rust");
+    std::fs::copy(library(stage)?.join("examples/solver"), &own).context("copy the example in Rust")?;
+    killed_thrice(stage, "library-rust", &[own.display().to_string()])
+}
+
+/// The example in Python, which stands on the C library.
+pub(crate) fn python(stage: &mut Stage<'_>) -> Result<()> {
+    needs_root()?;
+    let mut numpy = Command::new("/usr/bin/python3");
+    let has_numpy = numpy.args(["-c", "import numpy"]).output().is_ok_and(|out| out.status.success());
+    ensure!(has_numpy, Lacking("python3 has no numpy"));
+    let python = root(stage)?.join("python");
+    let train = python.join("examples/train.py").display().to_string();
+    let words = ["/usr/bin/python3".to_owned(), train];
+    let package = stage.path("package");
+    std::fs::create_dir_all(package.join("hdcr"))?;
+    std::fs::copy(python.join("hdcr/__init__.py"), package.join("hdcr/__init__.py"))?;
+    std::fs::copy(library(stage)?.join("libhdcr.so"), package.join("hdcr/libhdcr.so"))?;
+    stage.surround("PYTHONPATH", &package);
+    killed_thrice(stage, "library-python", &words)
 }

@@ -46,7 +46,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 53] = [
+const TRIALS: [Trial; 55] = [
     ("snapshot_fork", guests::by_fork),
     ("user_guests", user::guests),
     ("user_job", user::job),
@@ -89,6 +89,8 @@ const TRIALS: [Trial; 53] = [
     ("lazy_keeper", lazy::keeper),
     ("library_branches", library::branches),
     ("library_hooks", library::hooks),
+    ("library_examples", library::examples),
+    ("library_python", library::python),
     ("library_of_user", library::of_user),
     ("library_by_hand", library::by_hand),
     ("commands_json", commands::json),

@@ -65,6 +65,7 @@ pub(crate) struct Stage<'a> {
     hdcr: PathBuf,
     user: Option<u32>,
     commands: u32,
+    surroundings: Vec<(&'static str, PathBuf)>,
 }
 
 impl<'a> Stage<'a> {
@@ -78,7 +79,7 @@ impl<'a> Stage<'a> {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
         }
         let folder = folder.to_owned();
-        Ok(Stage { folder, place, log: Vec::new(), hdcr: binary, user: None, commands: 0 })
+        Ok(Stage { folder, place, log: Vec::new(), hdcr: binary, user: None, commands: 0, surroundings: Vec::new() })
     }
 
     /// From now on everything is done as an ordinary user; when the runner is one, it stays itself.
@@ -88,6 +89,11 @@ impl<'a> Stage<'a> {
             chown(&self.folder, Some(NOBODY), Some(NOBODY))?;
         }
         Ok(())
+    }
+
+    /// A variable of the environment of all commands from now on.
+    pub(crate) fn surround(&mut self, name: &'static str, path: &Path) {
+        self.surroundings.push((name, path.to_owned()));
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -113,6 +119,7 @@ impl<'a> Stage<'a> {
             .env_remove("XDG_CONFIG_HOME")
             .env_remove("XDG_STATE_HOME")
             .stdin(Stdio::null())
+            .envs(self.surroundings.iter().map(|(name, path)| (name, path)))
             .current_dir(&self.folder);
         if let Some(user) = self.user {
             command.uid(user).gid(user);
