@@ -337,6 +337,11 @@ pub(crate) struct StopArgs {
 /// `hdcr list`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+SIZE is what all files of the checkpoint occupy; those that it shares with others of its job count for each of them. \
+NEW is what was written for this checkpoint alone. It is more than SIZE when memory changed while it was copied: that was \
+written again, and what it replaced was given up before the checkpoint was done. FROM is the checkpoint that the program \
+was brought back from.
+
 Examples:
   hdcr list                   all checkpoints: ids, age, size, lineage
   hdcr list sim               those of one job
@@ -349,6 +354,11 @@ pub(crate) struct ListArgs {
 /// `hdcr show`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+The line `size` has SIZE and NEW of `hdcr list --help`. MAPPED is the address space of a process and the number of its \
+mappings, most of which need not be stored: files have it, or it was never touched. HELD is the memory of it that the \
+image holds. The line `holds` adds it up with the contents of files and of shared memory, all unpacked; packed, and with \
+the records, that is SIZE.
+
 Examples:
   hdcr show sim               processes and open files of the newest one
   hdcr show sim@12 --records  every record: mappings, limits, all else

@@ -31,6 +31,7 @@ mod registry;
 mod settings;
 mod signals;
 mod standby;
+mod table;
 mod task;
 mod terminal;
 mod told;

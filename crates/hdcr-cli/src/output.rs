@@ -20,6 +20,11 @@ pub(crate) trait Report: Serialize {
     /// For people; lines without a trailing line feed.
     fn text(&self) -> String;
 
+    /// The same for people at a terminal of so many columns.
+    fn fitted(&self, _width: usize) -> String {
+        self.text()
+    }
+
     /// The same for people who want to read nothing but the result itself.
     fn brief(&self) -> String {
         self.text()
@@ -40,10 +45,11 @@ pub(crate) struct Output {
 impl Output {
     /// Prints the result of a command.
     pub(crate) fn result(self, report: &impl Report) -> Result<()> {
-        let text = match (self.json, self.quiet) {
-            (true, _) => json(report),
-            (false, true) => tame(&report.brief()),
-            (false, false) => tame(&report.text()),
+        let text = match (self.json, self.quiet, columns()) {
+            (true, ..) => json(report),
+            (false, true, _) => tame(&report.brief()),
+            (false, false, Some(width)) => tame(&report.fitted(width)),
+            (false, false, None) => tame(&report.text()),
         };
         if text.is_empty() {
             return Ok(());
@@ -124,6 +130,12 @@ impl Output {
     }
 }
 
+/// The width of the terminal that results go to; `None`: they go elsewhere.
+fn columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|width| *width > 0)
+}
+
 /// Something that was said in a file.
 #[derive(Debug)]
 pub(crate) struct Said {
@@ -197,7 +209,8 @@ fn tame(text: &str) -> String {
     escaped(text, |c| c.is_control() && c != '\n')
 }
 
-fn escaped(text: &str, is_wild: impl Fn(char) -> bool) -> String {
+/// Text in which wild characters are spelled out.
+pub(crate) fn escaped(text: &str, is_wild: impl Fn(char) -> bool) -> String {
     let mut tamed = String::with_capacity(text.len());
     for c in text.chars() {
         if is_wild(c) { tamed.extend(c.escape_default()) } else { tamed.push(c) }
@@ -245,24 +258,6 @@ pub(crate) fn in_the_way(count: usize) -> String {
     counted(count, "object stands in the way", "objects stand in the way")
 }
 
-/// Lines of columns: each as wide as its widest cell, the last as it is.
-pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    // Also a line feed would spoil the columns.
-    let cells = |row: &Vec<String>| row.iter().map(|cell| escaped(cell, char::is_control)).collect();
-    let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
-    let head: Vec<String> = head.iter().map(|cell| (*cell).to_owned()).collect();
-    let width = |column: usize| {
-        std::iter::once(&head).chain(&rows).filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
-    };
-    let widths: Vec<usize> = (0..head.len()).map(|column| width(column).unwrap_or(0)).collect();
-    let mut lines = Vec::new();
-    for row in std::iter::once(&head).chain(&rows) {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        lines.push(cells.join("  ").trim_end().to_owned());
-    }
-    lines.join("\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,14 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_stand_under_each_other() {
-        let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["long".to_owned(), "22".to_owned()]];
-        assert_eq!(table(&["NAME", "N"], &rows), "NAME  N\na     1\nlong  22");
-    }
-
-    #[test]
     fn names_that_others_chose_cannot_steer_a_terminal() {
         assert_eq!(tame("a\u{1b}[31m\u{9b}b\r\n\u{e4}"), "a\\u{1b}[31m\\u{9b}b\\r\n\u{e4}");
-        assert_eq!(table(&["N"], &[vec!["a\n\u{1b}b".to_owned()]]), "N\na\\n\\u{1b}b");
     }
 }

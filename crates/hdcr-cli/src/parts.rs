@@ -78,7 +78,7 @@ pub(crate) fn steps_to(tell: impl Fn(Step) + Send + Sync + 'static) -> Progress 
             Phase::Settling => Doing::Settling,
             Phase::Filling => Doing::Filling,
         };
-        tell(Step { doing, done: report.done, total: report.total });
+        tell(Step { doing, done: report.done, total: report.total, round: report.round });
     })
 }
 

@@ -44,6 +44,21 @@ pub(crate) struct Step {
     pub(crate) doing: Doing,
     pub(crate) done: u64,
     pub(crate) total: u64,
+    /// The round of copying; 0: there are none.
+    #[serde(default)]
+    pub(crate) round: u32,
+}
+
+impl Step {
+    /// Whether a share of the whole means anything: what is copied while it changes is copied again.
+    fn has_end(self) -> bool {
+        self.total > 0 && self.doing != Doing::Copying
+    }
+
+    fn text(self) -> String {
+        let round = if self.round > 1 { format!(", round {}", self.round) } else { String::new() };
+        format!("{}{round}", self.doing.text())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -115,7 +130,8 @@ fn draw(shared: &Shared) {
         let step = shared.step.lock().ok().and_then(|step| *step);
         if let Some(step) = step {
             let bar = bar.get_or_insert_with(new_bar);
-            bar.set_message(step.doing.text());
+            bar.set_style(style(step));
+            bar.set_message(step.text());
             bar.set_length(step.total);
             bar.set_position(step.done);
         }
@@ -126,11 +142,17 @@ fn draw(shared: &Shared) {
 }
 
 fn new_bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
-    match ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+    ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10))
+}
+
+/// A bar where one can know how much is left, else how much is done.
+fn style(step: Step) -> ProgressStyle {
+    let template = match step {
+        step if step.has_end() => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        Step { done: 0, .. } => "{msg} ({elapsed})",
+        _ => "{msg}: {bytes}, {bytes_per_sec} ({elapsed})",
+    };
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 #[cfg(test)]
@@ -141,9 +163,18 @@ mod tests {
     fn a_bar_ends_with_its_owner_and_takes_steps_from_anybody() {
         let bar = Bar::drawn();
         let teller = bar.teller();
-        teller.at(Step { doing: Doing::Reading, done: 1, total: 2 });
+        teller.at(Step { doing: Doing::Reading, done: 1, total: 2, round: 0 });
         drop(bar);
-        teller.at(Step { doing: Doing::Reading, done: 2, total: 2 });
+        teller.at(Step { doing: Doing::Reading, done: 2, total: 2, round: 0 });
         assert!(!Bar::default().is_seen());
+    }
+
+    #[test]
+    fn what_is_copied_again_has_no_share_and_a_round() {
+        let step = |doing, total, round| Step { doing, done: 1, total, round };
+        let copied = step(Doing::Copying, 2, 3);
+        assert!(!copied.has_end() && copied.text() == "copying the program while it runs, round 3");
+        assert_eq!(step(Doing::Copying, 2, 1).text(), "copying the program while it runs");
+        assert!(step(Doing::Reading, 2, 0).has_end() && !step(Doing::Settling, 0, 0).has_end());
     }
 }

@@ -207,7 +207,7 @@ impl Checkpointed {
         };
         let mut size = crate::duration::show_size(self.bytes);
         if self.increment {
-            size = format!("{size} ({} new)", crate::duration::show_size(self.added));
+            size = format!("size {size}, new {}", crate::duration::show_size(self.added));
         }
         let before =
             if self.prepared_us == 0 { String::new() } else { format!(" (and {} before)", time(self.prepared_us)) };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::mechanism::FrozenProcess;
@@ -30,8 +30,10 @@ pub struct Report {
     pub phase: Phase,
     /// Bytes so far.
     pub done: u64,
-    /// Bytes in all, as far as one can know; never less than `done`.
+    /// Bytes in all, as far as one can know; never less than `done`. What is copied again in rounds has no end that is known.
     pub total: u64,
+    /// The round of copying; 0: it is not done in rounds.
+    pub round: u32,
 }
 
 /// Who is told. It is called often, also while the tree stands still, and must not wait.
@@ -86,15 +88,22 @@ pub(crate) struct Meter {
     phase: Phase,
     done: AtomicU64,
     total: u64,
+    round: AtomicU32,
 }
 
 impl Meter {
     /// Begins a phase. `total` is asked for only when somebody watches.
     pub(crate) fn begin(progress: &Progress, phase: Phase, total: impl FnOnce() -> u64) -> Self {
         let total = if progress.0.is_some() { total() } else { 0 };
-        let meter = Self { progress: progress.clone(), phase, done: AtomicU64::new(0), total };
+        let meter =
+            Self { progress: progress.clone(), phase, done: AtomicU64::new(0), total, round: AtomicU32::new(0) };
         meter.add(0);
         meter
+    }
+
+    /// The next round begins.
+    pub(crate) fn next_round(&self) {
+        self.round.fetch_add(1, Ordering::Relaxed);
     }
 
     /// So many more bytes.
@@ -102,7 +111,8 @@ impl Meter {
         if self.progress.0.is_some() {
             let bytes = u64::try_from(bytes).unwrap_or(0);
             let done = self.done.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-            self.progress.tell(Report { phase: self.phase, done, total: self.total.max(done) });
+            let round = self.round.load(Ordering::Relaxed);
+            self.progress.tell(Report { phase: self.phase, done, total: self.total.max(done), round });
         }
     }
 }
@@ -131,11 +141,13 @@ mod tests {
     fn bytes_are_counted_and_the_total_follows() {
         let told = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&told);
-        let progress = Progress::to(move |report| heard.lock().unwrap().push((report.done, report.total)));
+        let progress =
+            Progress::to(move |report| heard.lock().unwrap().push((report.done, report.total, report.round)));
         let meter = Meter::begin(&progress, Phase::Reading, || 10);
         meter.add(4);
+        meter.next_round();
         meter.add(8);
-        assert_eq!(*told.lock().unwrap(), [(0, 10), (4, 10), (12, 12)]);
+        assert_eq!(*told.lock().unwrap(), [(0, 10, 0), (4, 10, 0), (12, 12, 1)]);
         Meter::begin(&Progress::default(), Phase::Writing, || unreachable!("nobody watches")).add(1);
     }
 

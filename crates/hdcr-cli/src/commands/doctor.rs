@@ -10,8 +10,9 @@ use serde::Serialize;
 use super::Surrounding;
 use crate::failure::{Class, Result};
 use crate::namespace;
-use crate::output::{Report, table};
+use crate::output::Report;
 use crate::parts;
+use crate::table::Table;
 
 /// How a feature stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -52,7 +53,7 @@ impl Report for Examined {
             vec![state.to_owned(), finding.feature.to_owned(), finding.found.clone()]
         };
         let rows: Vec<Vec<String>> = self.findings.iter().map(row).collect();
-        let mut lines = vec![table(&["STATE", "FEATURE", "FOUND"], &rows)];
+        let mut lines = vec![Table::new(&["STATE", "FEATURE", "FOUND"], rows).text(None)];
         let bad = self.findings.iter().filter_map(|finding| Some((finding.feature, finding.follows.as_ref()?)));
         lines.extend(bad.map(|(feature, follows)| format!("{feature}: {follows}")));
         lines.join("\n")
@@ -130,9 +131,9 @@ fn tracing_rights() -> Vec<Finding> {
             "only programs started by `hdcr run` can be checkpointed; `sysctl kernel.yama.ptrace_scope=0`, or root, lifts that (not from 3)",
         ),
         finding(
-            "no seccomp filter on hdcr",
+            "seccomp filter on hdcr",
             either(!filtered, State::Limited),
-            yes(!filtered),
+            yes(filtered),
             "a container's filter may forbid ptrace or namespaces; give it more rights",
         ),
         finding(

@@ -1,5 +1,6 @@
 //! `hdcr list`: what the store holds.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use hdcr_image::Manifest;
@@ -12,9 +13,10 @@ use crate::duration;
 use crate::failure::{Failure, Result};
 use crate::job;
 use crate::machine;
-use crate::output::{Report, table};
+use crate::output::Report;
 use crate::parts;
 use crate::paths::shown;
+use crate::table::{Cut, Table};
 
 /// One checkpoint.
 #[derive(Debug, Serialize)]
@@ -23,7 +25,7 @@ pub(crate) struct Row {
     pub(crate) image: Option<String>,
     pub(crate) age_s: Option<u64>,
     pub(crate) bytes: Option<u64>,
-    /// Of these, what it does not share with the one before.
+    /// Written for it alone; more than `bytes` when memory changed while it was copied and was written again.
     pub(crate) added: Option<u64>,
     pub(crate) processes: Option<usize>,
     pub(crate) command: Option<String>,
@@ -42,13 +44,28 @@ struct Listed {
     checkpoints: Vec<Row>,
 }
 
-impl Report for Listed {
-    fn text(&self) -> String {
+/// Below the table, for people.
+const SIZES: &str = "SIZE: of all its files, shared ones too; NEW: written for it (hdcr list --help)";
+
+impl Listed {
+    fn lines(&self, width: Option<usize>) -> String {
         if self.checkpoints.is_empty() {
             return format!("no checkpoints in {}", self.store.display());
         }
-        let rows: Vec<Vec<String>> = self.checkpoints.iter().map(cells).collect();
-        table(&["CHECKPOINT", "AGE", "SIZE", "NEW", "PROCESSES", "FROM", "COMMAND"], &rows)
+        let head = ["CHECKPOINT", "AGE", "SIZE", "NEW", "PROCESSES", "FROM", "COMMAND"];
+        let table = Table::new(&head, self.checkpoints.iter().map(cells)).cut(&[(6, Cut::End)]).spare(&[4, 5]);
+        let text = table.text(width);
+        if width.is_some() { format!("{text}\n{SIZES}") } else { text }
+    }
+}
+
+impl Report for Listed {
+    fn text(&self) -> String {
+        self.lines(None)
+    }
+
+    fn fitted(&self, width: usize) -> String {
+        self.lines(Some(width))
     }
 }
 
@@ -69,8 +86,6 @@ impl Row {
     /// What a manifest says, `now` being the wall clock in nanoseconds.
     pub(crate) fn of(snapshot: String, manifest: &Manifest, now: i64) -> Self {
         let facts = &manifest.facts;
-        let words: Vec<std::ffi::OsString> =
-            facts.command.iter().map(|word| String::from_utf8_lossy(word).into_owned().into()).collect();
         Self {
             snapshot,
             image: Some(manifest.id.image.to_string()),
@@ -78,10 +93,24 @@ impl Row {
             bytes: Some(manifest.total_size()),
             added: Some(manifest.added_size()),
             processes: Some(facts.processes.len()),
-            command: Some(job::show(&words)),
+            command: Some(command(&facts.command)),
             came_from: facts.lineage.first().map(ToString::to_string),
             base: facts.base.as_ref().map(ToString::to_string),
             fault: None,
+        }
+    }
+}
+
+/// The command of a program; a title that it has written over its arguments (`nginx: worker`) as it stands there.
+fn command(words: &[Vec<u8>]) -> String {
+    match words {
+        [title, rest @ ..] if !title.is_empty() && !rest.is_empty() && rest.iter().all(Vec::is_empty) => {
+            String::from_utf8_lossy(title).trim_end().to_owned()
+        }
+        words => {
+            let words: Vec<OsString> =
+                words.iter().map(|word| String::from_utf8_lossy(word).into_owned().into()).collect();
+            job::show(&words)
         }
     }
 }
@@ -115,4 +144,17 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ListArgs) -> Result<u8> {
     }
     at.output.result(&Listed { store: shown(&at.settings.store), checkpoints })?;
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_title_is_one_word() {
+        let shown = |words: &[&str]| command(&words.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>());
+        assert_eq!(shown(&["redis-server *:7799", "", "", ""]), "redis-server *:7799");
+        assert_eq!(shown(&["sh", "-c", "", "a b"]), "sh -c '' 'a b'");
+        assert_eq!((shown(&["true"]), shown(&[])), ("true".to_owned(), String::new()));
+    }
 }

@@ -9,9 +9,10 @@ use crate::asking;
 use crate::duration;
 use crate::failure::{Failure, Result};
 use crate::orphan::{self, Orphan};
-use crate::output::{Report, table};
+use crate::output::Report;
 use crate::paths::shown;
 use crate::registry::Status;
+use crate::table::{Cut, Table};
 
 /// All that answered.
 #[derive(Debug, Serialize)]
@@ -58,8 +59,8 @@ impl Found {
     }
 }
 
-impl Report for Found {
-    fn text(&self) -> String {
+impl Found {
+    fn lines(&self, width: Option<usize>) -> String {
         let rows: Vec<Vec<String>> =
             self.jobs.iter().map(Self::row).chain(self.orphans.iter().map(Self::orphan_row)).collect();
         let mut lines = Vec::new();
@@ -67,7 +68,8 @@ impl Report for Found {
             lines.push("no jobs are running".to_owned());
         } else if !rows.is_empty() {
             let head = ["NAME", "PID", "STATE", "RAN", "CHECKPOINT", "EVERY", "RESTARTS", "COMMAND"];
-            lines.push(table(&head, &rows));
+            let table = Table::new(&head, rows).cut(&[(7, Cut::End), (0, Cut::End)]).spare(&[6, 5, 3]);
+            lines.push(table.text(width));
         }
         for job in &self.jobs {
             let trouble = job.trouble.as_ref();
@@ -76,6 +78,16 @@ impl Report for Found {
         lines.extend(self.silent.iter().map(|silent| silent.error.to_string()));
         lines.extend(self.orphans.iter().map(|orphan| orphan.refusal().to_string()));
         lines.join("\n")
+    }
+}
+
+impl Report for Found {
+    fn text(&self) -> String {
+        self.lines(None)
+    }
+
+    fn fitted(&self, width: usize) -> String {
+        self.lines(Some(width))
     }
 }
 

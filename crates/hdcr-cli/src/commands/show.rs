@@ -11,8 +11,9 @@ use crate::cli::ShowArgs;
 use crate::duration;
 use crate::failure::Result;
 use crate::machine;
-use crate::output::{Report, table};
+use crate::output::Report;
 use crate::parts;
+use crate::table::{Cut, Table, shortened};
 
 /// What a manifest says, and the records when they were asked for.
 #[derive(Debug, Serialize)]
@@ -59,8 +60,9 @@ struct Process {
     program: String,
     directory: String,
     mappings: usize,
-    /// Bytes of address space, and of memory that the image holds.
+    /// Bytes of address space.
     mapped: u64,
+    /// Bytes of memory that the image holds, unpacked.
     stored: u64,
 }
 
@@ -101,10 +103,12 @@ fn open_file(file: ShownFile) -> OpenFile {
     OpenFile { object: file.id, kind: file.kind, what: file.what, holders }
 }
 
-/// The most of what a record says that fits a table.
-const WIDTH: usize = 70;
+/// The unit of what an image holds.
+const PAGE: u64 = 4096;
+/// Below the processes, for people.
+const COLUMNS: &str = "MAPPED: address space; HELD: memory in the image, unpacked (hdcr show --help)";
 
-fn processes(tree: &[Process]) -> String {
+fn processes(tree: &[Process], width: Option<usize>) -> String {
     let row = |process: &Process| {
         vec![
             process.pid.to_string(),
@@ -121,22 +125,18 @@ fn processes(tree: &[Process]) -> String {
         ]
     };
     let head =
-        ["PID", "PARENT", "GROUP", "SESSION", "STATE", "THREADS", "MAPPINGS", "STORED", "NAME", "PROGRAM", "DIRECTORY"];
-    table(&head, &tree.iter().map(row).collect::<Vec<_>>())
+        ["PID", "PARENT", "GROUP", "SESSION", "STATE", "THREADS", "MAPPED", "HELD", "NAME", "PROGRAM", "DIRECTORY"];
+    let table = Table::new(&head, tree.iter().map(row)).cut(&[(9, Cut::Begin), (10, Cut::Begin)]);
+    table.spare(&[3, 2, 10, 8, 1]).text(width)
 }
 
-fn open_files(files: &[OpenFile]) -> String {
+fn open_files(files: &[OpenFile], width: Option<usize>) -> String {
     let row = |file: &OpenFile| {
         let holders: Vec<String> = file.holders.iter().map(|holder| format!("{}:{}", holder.pid, holder.fd)).collect();
-        let what = file.what.chars();
-        let what: String = if what.clone().count() > WIDTH {
-            what.take(WIDTH - 3).chain("...".chars()).collect()
-        } else {
-            what.collect()
-        };
-        vec![file.object.to_string(), file.kind.clone(), what, holders.join(" ")]
+        vec![file.object.to_string(), file.kind.clone(), file.what.clone(), holders.join(" ")]
     };
-    table(&["OBJECT", "KIND", "WHAT", "HELD BY (PID:FD)"], &files.iter().map(row).collect::<Vec<_>>())
+    let table = Table::new(&["OBJECT", "KIND", "WHAT", "HELD BY (PID:FD)"], files.iter().map(row));
+    table.cut(&[(2, Cut::End), (3, Cut::End)]).text(width)
 }
 
 #[derive(Debug, Serialize)]
@@ -146,39 +146,65 @@ struct Record {
     text: String,
 }
 
-impl Report for Shown {
-    fn text(&self) -> String {
+impl Shown {
+    /// What it occupies, and what is in it.
+    fn sizes(&self) -> [String; 2] {
+        let size = |bytes: Option<u64>| duration::show_size(bytes.unwrap_or(0));
+        let held = self.tree.iter().map(|process| process.stored).fold(0, u64::saturating_add);
+        let all = self.stored_pages.saturating_mul(PAGE);
+        let [all, held] = [all, held].map(duration::show_size);
+        [
+            format!("size        {}, new {}", size(self.row.bytes), size(self.row.added)),
+            format!("holds       {all} unpacked, {held} of it of processes; and {} zero pages", self.zero_pages),
+        ]
+    }
+
+    fn lines(&self, width: Option<usize>) -> String {
         let age = self.row.age_s.map(|age| duration::show(std::time::Duration::from_secs(age))).unwrap_or_default();
-        let size = duration::show_size(self.row.bytes.unwrap_or(0));
+        let command = self.row.command.as_deref().unwrap_or_default();
+        let room = width.map_or(usize::MAX, |width| width.saturating_sub("command     ".len()));
         let mut lines = vec![
             format!(
-                "checkpoint  {} (image {}), {age} old, {size}",
+                "checkpoint  {} (image {}), {age} old",
                 self.row.snapshot,
                 self.row.image.as_deref().unwrap_or("-")
             ),
-            format!("command     {}", self.row.command.as_deref().unwrap_or_default()),
+            format!("command     {}", shortened(command, room, Some(Cut::End))),
             format!(
                 "made by     hdcr {} ({}, {}) on {}, Linux {}, {}",
                 self.made_by, self.mechanism, self.memory_read_by, self.host, self.kernel, self.architecture
             ),
-            format!("memory      {} pages stored, {} zero pages not stored", self.stored_pages, self.zero_pages),
-            format!("records     {} (--records prints them)", self.frames),
         ];
+        lines.extend(self.sizes());
+        lines.push(format!("records     {} (--records prints them)", self.frames));
         if !self.needs.is_empty() {
             lines.push(format!("needs       {}", self.needs.join(", ")));
         }
         if !self.lineage.is_empty() {
             lines.push(format!("came from   {}", self.lineage.join(", ")));
         }
-        lines.push(format!("\n{}", processes(&self.tree)));
+        lines.push(format!("\n{}", processes(&self.tree, width)));
+        if width.is_some() {
+            lines.push(COLUMNS.to_owned());
+        }
         if !self.open_files.is_empty() {
-            lines.push(format!("\n{}", open_files(&self.open_files)));
+            lines.push(format!("\n{}", open_files(&self.open_files, width)));
         }
         if !self.records.is_empty() {
             lines.push("\nOBJECT  RECORD".to_owned());
         }
         lines.extend(self.records.iter().map(|record| format!("{:>6}  {}  {}", record.id, record.kind, record.text)));
         lines.join("\n")
+    }
+}
+
+impl Report for Shown {
+    fn text(&self) -> String {
+        self.lines(None)
+    }
+
+    fn fitted(&self, width: usize) -> String {
+        self.lines(Some(width))
     }
 }
 

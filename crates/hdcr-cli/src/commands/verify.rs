@@ -17,13 +17,14 @@ struct Read {
     whole: bool,
     frames: usize,
     runs: usize,
+    /// Of them, packed as they are.
     bytes: u64,
 }
 
 impl Report for Read {
     fn text(&self) -> String {
         let size = crate::duration::show_size(self.bytes);
-        format!("{}: whole ({} records, {} page runs, {size} read)", self.snapshot, self.frames, self.runs)
+        format!("{}: whole ({} records; {} runs of pages, {size} packed)", self.snapshot, self.frames, self.runs)
     }
 }
 
@@ -32,7 +33,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ImageArgs) -> Result<u8> {
     let image = parts::open(&place)?;
     let bar = at.output.bar();
     let teller = bar.teller();
-    let step = |done, total| Step { doing: Doing::Verifying, done, total };
+    let step = |done, total| Step { doing: Doing::Verifying, done, total, round: 0 };
     let verified = image.verify(&mut |progress| teller.at(step(progress.done, progress.total)));
     drop(bar);
     let verified = verified.map_err(|error| Failure::from(error).during(&place))?;

@@ -526,7 +526,7 @@ mod tests {
         let mut keeper = testing::keeper(folder.path());
         let far = late_work(&mut keeper);
         keeper.work.as_mut().unwrap().limit = Duration::from_hours(1);
-        far.send(&Reply::Progress(Step { doing: Doing::Writing, done: 1, total: 2 }), &[]).unwrap();
+        far.send(&Reply::Progress(Step { doing: Doing::Writing, done: 1, total: 2, round: 0 }), &[]).unwrap();
         keeper.on_answer().unwrap();
         let work = keeper.work.as_ref().unwrap();
         assert!(work.deadline > Instant::now() + Duration::from_mins(30) && work.answer.is_none(), "{work:?}");

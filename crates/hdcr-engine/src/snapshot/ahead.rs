@@ -269,6 +269,7 @@ impl Ahead {
 
     /// One round in all processes that are not copied by fork; one in which it fails is given up.
     fn round(&mut self, out: &mut Outlet) -> Result<u64> {
+        out.next_round();
         let mut pages = 0;
         let pids: Vec<Pid> = self.spaces.keys().copied().filter(|pid| !self.forks(*pid)).collect();
         for pid in pids {

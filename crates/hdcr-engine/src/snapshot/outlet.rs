@@ -81,6 +81,13 @@ impl Outlet {
         self.meter = meter;
     }
 
+    /// What is sent from now on belongs to the next round.
+    pub(crate) fn next_round(&self) {
+        if let Some(meter) = &self.meter {
+            meter.next_round();
+        }
+    }
+
     /// A buffer of this length; what is in it means nothing.
     pub(crate) fn buffer(&mut self, len: usize) -> Vec<u8> {
         let mut buffer = self.empty.try_recv().unwrap_or_default();
