@@ -25,6 +25,8 @@ __all__ = [
     "after",
     "before",
     "checkpoint",
+    "exclude",
+    "include",
     "is_enabled",
     "job",
     "off",
@@ -33,6 +35,7 @@ __all__ = [
     "restart_count",
     "restored",
     "rollback",
+    "secret",
     "section",
 ]
 
@@ -139,6 +142,9 @@ def _typed(library: ctypes.CDLL) -> ctypes.CDLL:
         ("hdcr_request_fd", ctypes.c_int, [pointer]),
         ("hdcr_request_wait", ctypes.c_int, [pointer, ctypes.c_int64, report]),
         ("hdcr_request_free", None, [pointer]),
+        ("hdcr_exclude", ctypes.c_int, [pointer, ctypes.c_size_t, report]),
+        ("hdcr_secret", ctypes.c_int, [pointer, ctypes.c_size_t, report]),
+        ("hdcr_include", ctypes.c_int, [pointer, ctypes.c_size_t, report]),
         ("hdcr_on", ctypes.c_uint64, [ctypes.c_int, ctypes.c_int, _Hook, pointer]),
         ("hdcr_off", None, [ctypes.c_uint64]),
         ("hdcr_section_new", pointer, [ctypes.c_char_p]),
@@ -279,6 +285,38 @@ def request(timeout: Optional[float] = None) -> Union[Request, Failed]:
     outcome = _outcome(_FAILED, report)
     assert isinstance(outcome, Failed)
     return outcome
+
+
+def _of_memory(call: str, buffer: object) -> Optional[Failed]:
+    if _library is None:
+        return _ABSENT
+    view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+    if view.readonly:
+        raise TypeError("memory that is left out must be writable")
+    start = ctypes.addressof((ctypes.c_char * 0).from_buffer(view))
+    report = _new_report()
+    if getattr(_library, call)(start, view.nbytes, ctypes.byref(report)) == 0:
+        return None
+    outcome = _outcome(_FAILED, report)
+    assert isinstance(outcome, Failed)
+    return outcome
+
+
+def exclude(buffer: object) -> Optional[Failed]:
+    """Leaves the memory of a buffer (a numpy array, a bytearray, an mmap) out of checkpoints, for what can be computed
+    again: its whole pages hold zeros in every life that begins from an image. Keep the buffer, and ``include`` it before
+    it is thrown away. ``None``, or why it cannot be done."""
+    return _of_memory("hdcr_exclude", buffer)
+
+
+def secret(buffer: object) -> Optional[Failed]:
+    """The same for what nobody else may see; to be called before the secret is written to it."""
+    return _of_memory("hdcr_secret", buffer)
+
+
+def include(buffer: object) -> Optional[Failed]:
+    """Keeps the memory of a buffer again."""
+    return _of_memory("hdcr_include", buffer)
 
 
 def _on(when: int, order: int, hook: Callable[[_Event], int]) -> int:

@@ -34,6 +34,17 @@ pub(crate) struct Caller {
     pub(crate) link: Link,
     /// Its process, as it is numbered here.
     pub(crate) pid: i32,
+    /// What it leaves out of its memory.
+    pub(crate) omitted: Vec<(u64, u64)>,
+    /// It waits to hear that this is known.
+    pub(crate) waits: bool,
+}
+
+impl Caller {
+    /// Has said nothing yet.
+    pub(crate) fn new(link: Link, pid: i32) -> Self {
+        Self { link, pid, omitted: Vec::new(), waits: false }
+    }
 }
 
 impl Door {
@@ -77,7 +88,7 @@ impl Door {
         loop {
             let socket = accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok()?;
             if let Ok(peer) = sockopt::socket_peercred(&socket) {
-                return Some(Caller { link: Link::from(socket), pid: peer.pid.as_raw_nonzero().get() });
+                return Some(Caller::new(Link::from(socket), peer.pid.as_raw_nonzero().get()));
             }
         }
     }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hdcr_engine::checkpoint::{self, Blind, EndPolicy, EndRequest, FilePolicy, FileRequest, Request, SnapshotRequest};
+use hdcr_engine::checkpoint::{
+    self, Blind, EndPolicy, EndRequest, FilePolicy, FileRequest, Omitted, Request, SnapshotRequest,
+};
 use hdcr_engine::error::Error;
 use hdcr_engine::ids::Pid;
 use hdcr_engine::mechanism::{Deadline, Mechanism, Parent, Scope};
@@ -82,6 +84,14 @@ pub(crate) fn steps_to(tell: impl Fn(Step) + Send + Sync + 'static) -> Progress 
     })
 }
 
+fn omitted(task: &CheckpointTask) -> Omitted {
+    let mut all = Omitted::default();
+    for (pid, start, end) in &task.omitted {
+        all.add(Pid(*pid), &(*start..*end));
+    }
+    all
+}
+
 fn request(task: &CheckpointTask, progress: Progress) -> Request {
     let policy = |policy| match policy {
         kinds::FilePolicy::Auto => FilePolicy::Auto,
@@ -117,6 +127,7 @@ fn request(task: &CheckpointTask, progress: Progress) -> Request {
             kinds::Snapshot::Stop => SnapshotRequest::Copy,
         },
         followed: is_followed(task),
+        omitted: omitted(task),
         blind: blind(),
         progress,
     }
@@ -334,6 +345,7 @@ pub(crate) fn restore(
                 total_us: micros(began.elapsed()),
                 calls: mechanism.calls_made(),
                 notes: restored.notes.iter().map(obstacle).collect(),
+                omitted: restored.omitted.iter().map(|(pid, range)| (pid.0, range.start, range.end)).collect(),
                 filling: is_filling,
             }),
         }

@@ -56,6 +56,14 @@ fn parent(pid: i32) -> Option<i32> {
     stat(pid)?.field(4).and_then(|parent| i32::try_from(parent).ok()).filter(|parent| *parent > 0)
 }
 
+/// Whether a process has a thread of this name.
+pub(crate) fn has_thread(pid: i32, name: &str) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads
+        .flatten()
+        .any(|thread| fs::read(thread.path().join("comm")).is_ok_and(|comm| comm.trim_ascii() == name.as_bytes()))
+}
+
 /// The name of a process, as far as it can be read.
 pub(crate) fn name(pid: i32) -> String {
     stat(pid).map_or_else(|| "?".to_owned(), |stat| String::from_utf8_lossy(&stat.comm).into_owned())

@@ -79,6 +79,9 @@ pub(crate) struct CheckpointTask {
     pub(crate) jobs: PathBuf,
     /// Remove what is older than the newest so many of the job.
     pub(crate) keep: Option<usize>,
+    /// Memory whose contents are left out: process, start, end.
+    #[serde(default)]
+    pub(crate) omitted: Vec<(i32, u64, u64)>,
     /// The program wants to be asked before it is stopped.
     #[serde(default)]
     pub(crate) asks: bool,
@@ -231,6 +234,9 @@ pub(crate) struct Restored {
     pub(crate) calls: u64,
     /// What became of files that a user should know.
     pub(crate) notes: Vec<Obstacle>,
+    /// Memory of which the image has no contents: process, start, end.
+    #[serde(default)]
+    pub(crate) omitted: Vec<(i32, u64, u64)>,
     /// Memory is still to come: the worker says when its files are settled, and when all is there.
     #[serde(default)]
     pub(crate) filling: bool,

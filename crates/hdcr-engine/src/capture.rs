@@ -16,6 +16,7 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::ids::{Fd, Pid, RemotePtr, Tid};
 use crate::mechanism::{Frozen, FrozenProcess, Stand};
+use crate::memory::omitted::{self, OmittedRecord};
 use crate::memory::{self, MmRecord, kin};
 use crate::model::{self, ObjectId};
 use crate::openfile;
@@ -257,6 +258,9 @@ pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, out: &mut Outl
     alike(&mut cx, &processes, &subjects)?;
     for (process, subject) in processes.iter().zip(&subjects).filter(|(process, _)| !process.threads.is_empty()) {
         memory::capture::pages(&mut cx, process.pid, subject.mm, &subject.lines)?;
+        if let Some(omitted) = OmittedRecord::of(&subject.lines, &request.omitted.of(process.pid)) {
+            cx.frame(subject.mm, &omitted)?;
+        }
     }
     let ids: Vec<(Pid, ObjectId)> =
         processes.iter().zip(&subjects).map(|(process, subject)| (process.pid, subject.id)).collect();
@@ -275,7 +279,8 @@ pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, out: &mut Outl
 fn alike(cx: &mut Capture<'_>, processes: &[FrozenProcess], subjects: &[Subject]) -> Result<()> {
     let mut members = Vec::new();
     for (process, subject) in processes.iter().zip(subjects).filter(|(process, _)| !process.threads.is_empty()) {
-        members.push(kin::Member { pid: process.pid, mm: subject.mm, lines: &subject.lines });
+        let lines = omitted::without(&subject.lines, &cx.request.omitted.of(process.pid));
+        members.push(kin::Member { pid: process.pid, mm: subject.mm, lines });
     }
     cx.alike = kin::look(&members)?;
     for subject in subjects {

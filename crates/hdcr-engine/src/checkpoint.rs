@@ -12,6 +12,7 @@ use crate::capture::{self, Taken};
 use crate::error::{Error, Refusal, Refusals, Result};
 use crate::ids::Pid;
 use crate::mechanism::{Deadline, Frozen, Mechanism, Scope};
+pub use crate::memory::omitted::Omitted;
 use crate::progress::{Meter, Phase, Progress};
 use crate::resource::late::LateRecord;
 use crate::snapshot::ahead::Ahead;
@@ -40,6 +41,8 @@ pub struct Request {
     pub snapshot: SnapshotRequest,
     /// The program is followed by its keeper (`userfaultfd(2)`, write protection), which is no obstacle.
     pub followed: bool,
+    /// Memory whose contents are left out.
+    pub omitted: Omitted,
     /// A rule of following that is left out: for the trial that shows what it is for.
     pub blind: Option<Blind>,
 }

@@ -21,6 +21,7 @@ use crate::heirs::Heirs;
 use crate::ids::{Pid, Tid};
 use crate::mechanism::{Deadline, Mechanism, Parent};
 pub use crate::memory::lazy::{Filled, Filling, Lazily, Lazy};
+use crate::memory::omitted::OmittedRecord;
 use crate::model::{self, ObjectId};
 use crate::openfile::OpenFileRecord;
 use crate::plan::{self, Step};
@@ -32,7 +33,7 @@ use crate::rollback::Plan;
 use crate::rollback::since::{self, Since};
 use crate::stored::{self, Asker, Model};
 use crate::task::Stage;
-use crate::tree::Tasks;
+use crate::tree::{StoredProcess, Tasks};
 use crate::works::Works;
 
 /// What the restoring command asks for.
@@ -91,6 +92,8 @@ pub struct Restored {
     pub processes: usize,
     /// What became of files in the roll-back that a user should know.
     pub notes: Vec<Refusal>,
+    /// Memory of which the image has no contents, as its program had asked.
+    pub omitted: Vec<(Pid, Range<u64>)>,
 }
 
 /// The calls of one task in one stage, each with what it is for.
@@ -425,7 +428,22 @@ fn still_wanted(options: &Options) -> Result<()> {
 
 fn roots(model: &Model) -> Restored {
     let roots = model.processes.iter().filter(|process| process.parent.is_none() && !process.zombie());
-    Restored { roots: roots.map(|process| process.pid).collect(), processes: model.processes.len(), notes: Vec::new() }
+    Restored {
+        roots: roots.map(|process| process.pid).collect(),
+        processes: model.processes.len(),
+        notes: Vec::new(),
+        omitted: omitted(model),
+    }
+}
+
+/// What was left out of the memory of each process.
+fn omitted(model: &Model) -> Vec<(Pid, Range<u64>)> {
+    let of = |process: &StoredProcess| {
+        let frame = model.frames.get(&(OmittedRecord::TAG.0, ObjectId(process.record.mm)))?;
+        let record: OmittedRecord = model::decode(frame.version, &frame.body).ok()?;
+        Some(record.parts().map(|part| (process.pid, part)).collect::<Vec<_>>())
+    };
+    model.processes.iter().filter_map(of).flatten().collect()
 }
 
 fn births_of(steps: &[Step]) -> impl Iterator<Item = &Step> {

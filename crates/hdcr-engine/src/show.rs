@@ -10,6 +10,7 @@ use crate::clock::ClockRecord;
 use crate::error::Result;
 use crate::flags;
 use crate::memory::MmRecord;
+use crate::memory::omitted::OmittedRecord;
 use crate::memory::vdso::VdsoRecord;
 use crate::model::{self, ObjectId};
 use crate::openfile::OpenFileRecord;
@@ -212,6 +213,7 @@ const OWN: &[Own] = &[
     own::<ClockRecord>("clocks"),
     own::<VdsoRecord>("vdso"),
     Own { tag: <WaysRecord as Record>::TAG, name: "snapshot", show: ways },
+    Own { tag: <OmittedRecord as Record>::TAG, name: "memory left out", show: omitted },
     own::<contents::InodeRecord>("file"),
     own::<listed::ListedRecord>("listed files"),
     own::<touched::TouchedRecord>("touched files"),
@@ -230,6 +232,11 @@ fn words<R: Record + Debug>(version: u16, body: &[u8]) -> String {
 /// How each mapping was read, and why so.
 fn ways(version: u16, body: &[u8]) -> String {
     model::decode::<WaysRecord>(version, body).map_or_else(|error| error.to_string(), |ways| ways.words())
+}
+
+/// What the program has asked to leave out.
+fn omitted(version: u16, body: &[u8]) -> String {
+    model::decode::<OmittedRecord>(version, body).map_or_else(|error| error.to_string(), |omitted| omitted.words())
 }
 
 /// A line a mapping, as in `/proc/PID/maps`.

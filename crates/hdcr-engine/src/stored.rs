@@ -10,6 +10,7 @@ use crate::clock::ClockRecord;
 use crate::error::{Error, Owner, Refusal, Refusals, Result};
 use crate::ids::Pid;
 use crate::memory::MmRecord;
+use crate::memory::omitted::OmittedRecord;
 use crate::memory::vdso::VdsoRecord;
 use crate::model::{self, ObjectId};
 use crate::openfile::OpenFileRecord;
@@ -45,6 +46,7 @@ pub(crate) fn known() -> Vec<KnownTag> {
         KnownTag::of::<ClockRecord>(),
         KnownTag::of::<VdsoRecord>(),
         KnownTag::of::<WaysRecord>(),
+        KnownTag::of::<OmittedRecord>(),
     ];
     let files = resource::FILES.iter().map(|kind| KnownTag { tag: kind.tag, version: kind.version, name: kind.name });
     let tasks = TASKS.iter().map(|kind| KnownTag { tag: kind.tag, version: kind.version, name: kind.name });

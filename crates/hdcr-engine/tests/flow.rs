@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hdcr_engine::checkpoint::{self, EndRequest, FileRequest, Request, SnapshotRequest, Stopped};
+use hdcr_engine::checkpoint::{self, EndRequest, FileRequest, Omitted, Request, SnapshotRequest, Stopped};
 use hdcr_engine::error::Error;
 use hdcr_engine::ids::{Pid, Tid};
 use hdcr_engine::mechanism::{Deadline, Parent, Scope};
@@ -33,6 +33,7 @@ fn request(witness: &Witness) -> Request {
         compression: Compression::Lz4,
         snapshot: SnapshotRequest::Auto,
         followed: false,
+        omitted: Omitted::default(),
         blind: None,
         progress: Progress::default(),
     }

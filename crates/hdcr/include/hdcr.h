@@ -124,6 +124,21 @@ void hdcr_enter(const hdcr_section *section);
 int hdcr_try_enter(const hdcr_section *section); /* 1: inside; 0: it would have to wait */
 void hdcr_leave(void);
 
+/* ---- memory ---- */
+
+/* Leaves memory out of checkpoints: the pages that lie wholly in it hold zeros in every life that begins from an image. For
+ * what can be computed again. Only private memory that shows no file (malloc, mmap, .bss). Of this process alone: a child
+ * of fork(2) keeps its copy unless it asks itself. To be included again before it is freed or used for anything else. 0,
+ * or -1 and a report. Not to be called in a hook. */
+int hdcr_exclude(const void *start, size_t length, struct hdcr_report *report);
+
+/* The same for what nobody else may see: it is in no image, and a child of fork(2) and a core dump have zeros there. To be
+ * called before the secret is written to it. */
+int hdcr_secret(const void *start, size_t length, struct hdcr_report *report);
+
+/* Keeps it again. */
+int hdcr_include(const void *start, size_t length, struct hdcr_report *report);
+
 #ifdef __cplusplus
 }
 #endif

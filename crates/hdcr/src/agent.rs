@@ -79,11 +79,13 @@ fn one_keeper(process: &'static Process, link: &Link) -> Option<Link> {
                 process.greeted(&greeting);
                 process.hooks.restored(&greeting.restored);
                 // Whoever goes on now and asks for the next checkpoint must not overtake this.
+                process.regions.renew();
                 let next = again(process);
                 process.sections.open();
                 return next;
             }
-            Ok(Heard::Said(Answer::Welcome(_) | Answer::Continued { .. } | Answer::Failed(_))) => {}
+            Ok(Heard::Said(Answer::Welcome(_) | Answer::Continued { .. } | Answer::Failed(_) | Answer::Omitted {})) => {
+            }
             // The keeper stands still, and the program must not.
             Ok(Heard::Nothing) => {
                 resume(process, &mut round, After::Nothing);

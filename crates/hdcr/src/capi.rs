@@ -394,6 +394,51 @@ fn keep(inside: Inside) {
     let _kept = std::mem::ManuallyDrop::new(inside);
 }
 
+/// # Safety
+/// As [`hdcr_checkpoint`].
+unsafe fn told(done: Result<(), Failed>, report: *mut CReport) -> c_int {
+    match done {
+        Ok(()) => 0,
+        // SAFETY: as for this function.
+        Err(failed) => unsafe { tell_outcome(report, &Outcome::Failed(failed)) },
+    }
+}
+
+/// Leaves memory out of checkpoints: 0, or -1 and a report.
+///
+/// # Safety
+/// As [`crate::exclude`]; `report` is null, or points to a `struct hdcr_report` whose size is set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hdcr_exclude(start: *const c_void, length: usize, report: *mut CReport) -> c_int {
+    // SAFETY: as the caller promises.
+    let done = unsafe { crate::exclude(start.cast(), length) };
+    // SAFETY: as the caller promises.
+    unsafe { told(done, report) }
+}
+
+/// The same for secrets.
+///
+/// # Safety
+/// As [`crate::secret`]; `report` is null, or points to a `struct hdcr_report` whose size is set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hdcr_secret(start: *const c_void, length: usize, report: *mut CReport) -> c_int {
+    // SAFETY: as the caller promises.
+    let done = unsafe { crate::secret(start.cast(), length) };
+    // SAFETY: as the caller promises.
+    unsafe { told(done, report) }
+}
+
+/// Keeps memory again: 0, or -1 and a report.
+///
+/// # Safety
+/// `report` is null, or points to a `struct hdcr_report` whose size is set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hdcr_include(start: *const c_void, length: usize, report: *mut CReport) -> c_int {
+    let done = crate::include(start.cast(), length);
+    // SAFETY: as the caller promises.
+    unsafe { told(done, report) }
+}
+
 /// Gives a request back. A checkpoint that has not begun is not taken then.
 ///
 /// # Safety

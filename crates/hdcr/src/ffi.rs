@@ -3,10 +3,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Once};
 
+use crate::outcome::Failed;
 use crate::process::Process;
+use crate::regions::Kind;
 use crate::sections::{Label, Slot};
 
 /// What this process knows; null until somebody asks, and in a new child.
@@ -82,6 +85,35 @@ pub(crate) fn is_agent() -> bool {
 pub(crate) fn label(of: &AtomicPtr<Label>) -> Option<&'static Label> {
     // SAFETY: null, or what `Section::new` has leaked: nothing else is stored there.
     unsafe { of.load(Ordering::Relaxed).as_ref() }
+}
+
+/// Lets a child and a core dump have zeros in place of these pages; false when they are no memory for that.
+pub(crate) fn keep_from_children(pages: &Range<usize>) -> bool {
+    let start = std::ptr::without_provenance_mut(pages.start);
+    let length = pages.end.saturating_sub(pages.start);
+    // SAFETY: advice that changes what others get of these pages, not what this process finds in them.
+    let wiped = unsafe { libc::madvise(start, length, libc::MADV_WIPEONFORK) };
+    // SAFETY: likewise.
+    let kept = unsafe { libc::madvise(start, length, libc::MADV_DONTDUMP) };
+    wiped == 0 && kept == 0
+}
+
+/// Leaves memory out of checkpoints: it can be computed again. The pages that lie wholly in the range hold zeros in every life
+/// that begins from an image. To be kept again ([`crate::include`]) before it is given back or used for anything else.
+///
+/// # Safety
+/// Zeros must be valid contents of it, and nobody may hold a reference to it that says that it does not change.
+pub unsafe fn exclude(start: *const u8, length: usize) -> Result<(), Failed> {
+    this_process().regions.leave_out(start.addr(), length, Kind::Excluded)
+}
+
+/// The same for what nobody else may see: it is in no image, in no child of fork and in no core dump. To be called before
+/// the secret is written to it.
+///
+/// # Safety
+/// As [`exclude`], for a child of fork as well.
+pub unsafe fn secret(start: *const u8, length: usize) -> Result<(), Failed> {
+    this_process().regions.leave_out(start.addr(), length, Kind::Secret)
 }
 
 /// Makes a thread that takes no signal: it inherits the mask of the one that makes it.

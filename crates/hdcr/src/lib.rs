@@ -17,10 +17,12 @@ mod hooks;
 mod link;
 mod outcome;
 mod process;
+mod regions;
 mod request;
 mod sections;
 pub mod wire;
 
+pub use ffi::{exclude, secret};
 pub use hooks::{After, Hook, Veto, after, before, on_restored};
 pub use link::{Heard, Link};
 pub use outcome::{Class, Failed, Obstacle, Outcome, Reason, Restored};
@@ -61,6 +63,11 @@ pub fn checkpoint(options: &Options) -> Outcome {
 /// Asks for a checkpoint and does not wait for it.
 pub fn request(options: &Options) -> Result<Request, Failed> {
     Request::begin(&wire::Ask::Checkpoint { timeout_ms: options.timeout_ms() })
+}
+
+/// Keeps memory again that [`exclude`] or [`secret`] has left out.
+pub fn include(start: *const u8, length: usize) -> Result<(), Failed> {
+    process::this().regions.keep(start.addr(), length)
 }
 
 /// Gives up this life of the job and goes back to a checkpoint of it, the newest one or the one with this number. Returns

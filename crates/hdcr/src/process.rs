@@ -10,6 +10,7 @@ use crate::ffi;
 use crate::hooks::Hooks;
 use crate::link::{Heard, Link};
 use crate::outcome::Restored;
+use crate::regions::Regions;
 use crate::sections::Sections;
 use crate::wire::{self, Answer, Ask, Greeting, Welcome};
 
@@ -37,6 +38,7 @@ pub(crate) struct Process {
     pub(crate) agent: Agent,
     pub(crate) hooks: Hooks,
     pub(crate) sections: Sections,
+    pub(crate) regions: Regions,
 }
 
 #[derive(Debug, Default)]

@@ -70,9 +70,9 @@ impl Request {
                 Outcome::Restored(greeting.restored)
             }
             Ok(Heard::Said(Answer::Failed(failed))) => Outcome::Failed(failed),
-            Ok(Heard::Said(Answer::Welcome(_) | Answer::Prepare { .. } | Answer::Resume { .. })) => {
-                Outcome::Failed(Failed::overtaken())
-            }
+            Ok(Heard::Said(
+                Answer::Welcome(_) | Answer::Prepare { .. } | Answer::Resume { .. } | Answer::Omitted {},
+            )) => Outcome::Failed(Failed::overtaken()),
             Ok(Heard::Ended) => Outcome::Failed(Failed::gone()),
             Err(error) => Outcome::Failed(Failed::unheard(&error)),
         };

@@ -41,6 +41,11 @@ pub enum Ask {
     },
     /// From now on the program is asked on this connection before each checkpoint.
     Attend {},
+    /// The contents of this memory are left out of checkpoints, as long as this connection lives; all of it, each time.
+    Omit {
+        /// Start and end of each part.
+        ranges: Vec<(u64, u64)>,
+    },
     /// It is ready for the checkpoint of this round.
     Ready {
         /// As in [`Answer::Prepare`].
@@ -75,6 +80,8 @@ pub enum Answer {
     },
     /// The job was brought back from an image.
     Restored(Greeting),
+    /// To [`Ask::Omit`]: no checkpoint is being taken that does not know of it.
+    Omitted {},
     /// A checkpoint is about to be taken: [`Ask::Ready`] or [`Ask::Veto`] is expected.
     Prepare {
         /// Its number.

@@ -1,6 +1,6 @@
 //! Programs that call the checkpoint library, linked with it in every way in which it is given away.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -112,6 +112,52 @@ pub(crate) fn by_hand(stage: &mut Stage<'_>) -> Result<()> {
     let said = stage.text("says");
     let expected = "restored 1 library-by-hand@1 hand\nalone\n-1 no-keeper\n";
     ensure!(said.contains(expected), "it said {said:?}, not {expected:?}");
+    Ok(())
+}
+
+/// Whether any file below a folder has these bytes.
+fn holds(folder: &Path, bytes: &[u8]) -> Result<bool> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let found = match path.is_dir() {
+            true => holds(&path, bytes)?,
+            false => std::fs::read(&path)?.windows(bytes.len()).any(|window| window == bytes),
+        };
+        if found {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Some bytes from the middle of what the program fills memory with.
+fn filled(seed: u64) -> Vec<u8> {
+    let words = std::iter::successors(Some(seed), |word| {
+        let word = word ^ (word << 13);
+        let word = word ^ (word >> 7);
+        Some(word ^ (word << 17))
+    });
+    words.skip(1000).take(6).flat_map(u64::to_le_bytes).collect()
+}
+
+/// Memory that is left out is zeros after a restore, however memory is read; a secret is in no file of the store.
+pub(crate) fn memory(stage: &mut Stage<'_>) -> Result<()> {
+    needs_root()?;
+    let program = compiled(stage, "memory", Linked::Shared)?.display().to_string();
+    let secret: u64 = 0x9e37_79b9_7f4a_7c15;
+    let word = format!("{secret:x}");
+    for (way, increments) in [("stop", "off"), ("precopy", "off"), ("fork", "off"), ("auto", "on")] {
+        let name = format!("library-memory-{way}");
+        let run = ["run", "--name", &name, "--every", "1h", "--snapshot", way, "--increments", increments];
+        let run: Vec<&str> = run.into_iter().chain(["--", &program, &word]).collect();
+        let said = stage.expect(0, &run)?;
+        ensure!(said.out == "done\n", "{way}: it said {:?}", said.out);
+        let shown = stage.expect(0, &["show", "--records", &name])?;
+        shown.names(&["bytes are left out as the program has asked"])?;
+    }
+    let store = stage.path("store");
+    ensure!(holds(&store, &filled(1))?, "what is kept of memory is not found");
+    ensure!(!holds(&store, &filled(secret))?, "the secret is in the store");
     Ok(())
 }
 

@@ -115,6 +115,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
             watched: false,
             jobs: at.settings.surroundings.jobs(),
             keep: None,
+            omitted: Vec::new(),
             asks: false,
             keepers: Vec::new(),
             progress: false,

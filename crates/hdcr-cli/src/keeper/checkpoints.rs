@@ -194,6 +194,7 @@ impl Keeper {
             then: Then::GoOn,
             watched: self.watch.is_some(),
             jobs: self.jobs.clone(),
+            omitted: self.members.omitted(),
             asks: self.members.rounds.are_wanted(),
             keepers: vec![self.members.door.address.clone()],
             // It tells that the work goes on.
@@ -225,6 +226,12 @@ impl Keeper {
             }
             Err(failure) => self.not_checkpointed(failure, askers, Duration::ZERO),
         }
+    }
+
+    /// Whether a checkpoint is being taken that may still read memory.
+    pub(super) fn is_capturing(&self) -> bool {
+        let errand = self.work.as_ref().map(|work| &work.errand);
+        matches!(errand, Some(Errand::Checkpoint { thawed: false, .. }))
     }
 
     /// The other processes of the program that wait for a checkpoint: all are in the same image.

@@ -274,6 +274,7 @@ impl Keeper {
         self.detail(&format!("{} restored: {processes} in {took}", self.place(number)));
         restored.notes.iter().for_each(|note| self.note(&note.to_string()));
         self.came_from = Some(self.place(number));
+        self.members.come_from_image(&restored.omitted);
         self.files_are_as_at(number);
         self.record.returned = self.record.returned.saturating_add(1);
         if let Some(other) = self.taken_over() {

@@ -3,6 +3,7 @@
 //! The program is not trusted: only processes of the job are heard, each packet has its limit, there are so many
 //! connections at most, and nobody is waited for.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,11 @@ use crate::process::{self, kill_all_below};
 /// Connections of programs. This process inherits its limit of descriptors to the program, and must not raise it.
 const CALLERS: usize = 512;
 
+/// Parts of the memory of one process that can be left out.
+const REGIONS: usize = 1024;
+/// The thread of the library, which a process loses by an exec.
+const AGENT: &str = "hdcr-agent";
+
 /// The conversations with the program.
 #[derive(Debug)]
 pub(crate) struct Members {
@@ -30,13 +36,15 @@ pub(crate) struct Members {
     /// Have said nothing yet that takes time.
     callers: Vec<Caller>,
     pub(super) rounds: Rounds,
+    /// What processes had left out in the image that they come from, until they say so themselves.
+    from_image: BTreeMap<i32, Vec<(u64, u64)>>,
     /// Wants the job to go back.
     rollback: Option<(Caller, Option<u64>)>,
 }
 
 impl Members {
     pub(super) fn new(door: Door) -> Self {
-        Self { door, callers: Vec::new(), rounds: Rounds::default(), rollback: None }
+        Self { door, callers: Vec::new(), rounds: Rounds::default(), from_image: BTreeMap::new(), rollback: None }
     }
 
     /// Where they speak. Nobody more is let in when there are too many.
@@ -63,6 +71,32 @@ impl Members {
         }
     }
 
+    /// The memory that is left out now: process, start, end. After an exec nothing is, whoever else has the connection.
+    pub(super) fn omitted(&self) -> Vec<(i32, u64, u64)> {
+        let own = self.callers.iter().map(|caller| (caller.pid, &caller.omitted));
+        let all = own.chain(self.from_image.iter().map(|(pid, ranges)| (*pid, ranges)));
+        let all = all.filter(|(pid, ranges)| !ranges.is_empty() && process::has_thread(*pid, AGENT));
+        all.flat_map(|(pid, ranges)| ranges.iter().map(move |(start, end)| (pid, *start, *end))).collect()
+    }
+
+    /// A restored program has left this out.
+    pub(super) fn come_from_image(&mut self, omitted: &[(i32, u64, u64)]) {
+        self.from_image.clear();
+        for (pid, start, end) in omitted {
+            self.from_image.entry(*pid).or_default().push((*start, *end));
+        }
+    }
+
+    /// Answers those who wait until no checkpoint is being taken that does not know what they leave out.
+    fn tell_omitted(&mut self) {
+        for caller in self.callers.iter_mut().filter(|caller| caller.waits) {
+            caller.waits = false;
+            if let Err(error) = caller.link.send(&Answer::Omitted {}) {
+                tracing::debug!(%error, pid = caller.pid, "a program did not take its answer");
+            }
+        }
+    }
+
     /// Whether a roll-back is to be made when nothing else is at work.
     pub(super) fn wants_back(&self) -> bool {
         self.rollback.is_some()
@@ -82,6 +116,9 @@ impl Keeper {
                 Err(error) => tracing::debug!(%error, pid = caller.pid, "a program says what is no request"),
             }
         }
+        if !self.is_capturing() {
+            self.members.tell_omitted();
+        }
     }
 
     fn on_ask(&mut self, caller: Caller, ask: &Ask) {
@@ -98,6 +135,11 @@ impl Keeper {
                 let asker = Asker::Program(caller);
                 self.wishes.push_back(Wish { asker, target: None, files: None, timeout, then: Then::GoOn });
             }
+            Ask::Omit { ref ranges } if ranges.len() <= REGIONS => {
+                self.members.from_image.remove(&caller.pid);
+                self.members.callers.push(Caller { omitted: ranges.clone(), waits: true, ..caller });
+            }
+            Ask::Omit { .. } => caller.failed(&Failure::refused("too-many-regions", "so much is not left out")),
             Ask::Attend {} => self.members.rounds.attend(caller),
             // Of those only who attend.
             Ask::Ready { .. } | Ask::Veto { .. } => {}

@@ -201,7 +201,7 @@ mod tests {
     fn attendant(rounds: &mut Rounds, pid: i32) -> Link {
         let ends = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
         let (near, far): (OwnedFd, OwnedFd) = ends.unwrap();
-        rounds.attend(Caller { link: Link::from(near), pid });
+        rounds.attend(Caller::new(Link::from(near), pid));
         Link::from(far)
     }
 

@@ -10,7 +10,7 @@ use nix::libc;
 
 use super::kin;
 use super::vdso::VdsoRecord;
-use super::{MappingName, MmRecord, PAGE, advice_of, guards, kind_of, overlap};
+use super::{MappingName, MmRecord, PAGE, advice_of, guards, kind_of, omitted, overlap};
 use crate::batch::Replies;
 use crate::capture::Capture;
 use crate::error::{Error, Result};
@@ -111,7 +111,8 @@ pub(crate) fn brk_of(replies: &Replies, call: usize) -> Option<u64> {
 
 /// Reads all pages that belong to this address space alone.
 pub(crate) fn pages(cx: &mut Capture<'_>, pid: Pid, id: ObjectId, lines: &[MapLine]) -> Result<()> {
-    let mut copy = cx.ahead.copy(cx.frozen, (pid, id), lines)?;
+    let wanted = omitted::without(lines, &cx.request.omitted.of(pid));
+    let mut copy = cx.ahead.copy(cx.frozen, (pid, id), &wanted)?;
     if cx.ahead.object(pid).is_some()
         && let Some(ways) = cx.ahead.last((pid, lines), cx.alike.get(&id), cx.out.as_deref_mut(), copy.take())?
     {
@@ -119,6 +120,7 @@ pub(crate) fn pages(cx: &mut Capture<'_>, pid: Pid, id: ObjectId, lines: &[MapLi
     }
     let pagemap =
         File::open(procfs::path(pid, "pagemap")).map_err(Error::system("opening pagemap", format!("process {pid}")))?;
+    let lines = wanted.as_slice();
     let guards = guards::of(pid, lines)?;
     // process_vm_readv pins what it reads, and pinning gives a process its own copy of a page that it shares.
     let gives = cx.alike.values().any(|alike| alike.from == id);

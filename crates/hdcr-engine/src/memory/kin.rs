@@ -33,21 +33,22 @@ pub(crate) struct Alike {
 }
 
 /// A stopped process as this file sees it.
-pub(crate) struct Member<'a> {
+pub(crate) struct Member {
     pub(crate) pid: Pid,
     pub(crate) mm: ObjectId,
-    pub(crate) lines: &'a [MapLine],
+    /// Its mappings of which contents are wanted.
+    pub(crate) lines: Vec<MapLine>,
 }
 
 /// Looks at stopped processes, parents before children: who shares which pages with its parent.
-pub(crate) fn look(members: &[Member<'_>]) -> Result<BTreeMap<ObjectId, Alike>> {
+pub(crate) fn look(members: &[Member]) -> Result<BTreeMap<ObjectId, Alike>> {
     let mut all = BTreeMap::new();
     let mut frames: BTreeMap<Pid, Frames> = BTreeMap::new();
     for (index, member) in members.iter().enumerate() {
         let Ok(stat) = procfs::stat(member.pid) else { continue };
         let parent = members.iter().take(index).find(|other| other.pid == stat.ppid);
         let Some(parent) = parent else { continue };
-        let places = in_both(parent.lines, member.lines);
+        let places = in_both(&parent.lines, &member.lines);
         if places.is_empty() {
             continue;
         }

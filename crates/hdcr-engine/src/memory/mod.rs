@@ -8,6 +8,7 @@ pub(crate) mod fill;
 pub(crate) mod guards;
 pub(crate) mod kin;
 pub(crate) mod lazy;
+pub(crate) mod omitted;
 pub(crate) mod restore;
 pub(crate) mod room;
 pub(crate) mod vdso;

@@ -128,6 +128,7 @@ pub(crate) fn capture(
         compression: Compression::None,
         snapshot: crate::checkpoint::SnapshotRequest::Copy,
         followed: false,
+        omitted: crate::checkpoint::Omitted::default(),
         blind: None,
     };
     let mut tree = NoTree;

@@ -113,6 +113,9 @@ impl Ahead {
         pids: &[Pid],
         by: Deadline,
     ) -> Result<()> {
+        for (pid, space) in &mut self.spaces {
+            space.leave_out(request.omitted.of(*pid));
+        }
         let fresh = |pid: &&Pid| !self.spaces.contains_key(pid) && !self.refused.contains_key(pid);
         let pids: Vec<Pid> = pids.iter().filter(fresh).copied().collect();
         if pids.is_empty() {
@@ -133,6 +136,7 @@ impl Ahead {
                     self.next_id += 1;
                     let habit = Habit { span, blind: request.blind };
                     let mut space = Space::new(*pid, ObjectId(self.next_id), watch, habit);
+                    space.leave_out(request.omitted.of(*pid));
                     space.follow()?;
                     self.spaces.insert(*pid, space);
                 }

@@ -24,6 +24,7 @@ pub(crate) mod forked;
 pub(crate) mod kept;
 pub(crate) mod outlet;
 pub(crate) mod pageset;
+pub(crate) mod pieces;
 pub(crate) mod record;
 pub(crate) mod series;
 pub(crate) mod space;

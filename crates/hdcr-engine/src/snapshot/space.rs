@@ -13,12 +13,13 @@ use super::flags::Flags;
 use super::kept::{Kept, length};
 use super::outlet::Outlet;
 use super::pageset::PageSet;
+use super::pieces::{cut, groups};
 use super::record::{MappingWay, Way, WaysRecord, Why};
 use crate::checkpoint::Blind;
 use crate::error::Result;
 use crate::ids::Pid;
 use crate::mechanism::{Followed, Pages, Watch, Written};
-use crate::memory::{END, PAGE, kind_of};
+use crate::memory::{END, PAGE, kind_of, omitted, overlap};
 use crate::model::ObjectId;
 use crate::procfs::{self, MapLine};
 
@@ -26,8 +27,6 @@ use crate::procfs::{self, MapLine};
 const SLICE: u64 = 4 << 20;
 /// What one page table of the lowest level covers.
 const BLOCK: u64 = 2 << 20;
-/// Bytes read at once.
-const PIECE: u64 = 1 << 20;
 /// A smaller mapping is sooner read than followed.
 const LEAST: u64 = 16 * PAGE;
 /// So many mappings are followed at most, the largest ones: the program stands still for it.
@@ -70,6 +69,8 @@ pub(crate) struct Space {
     refused: BTreeMap<u64, Why>,
     /// Mappings that came since it was last looked for what can be followed.
     new: Vec<Range<u64>>,
+    /// What the program has asked to leave out.
+    omitted: PageSet,
     /// The last image that was committed holds its pages under this number.
     pub(crate) in_base: bool,
     rounds: u32,
@@ -96,34 +97,6 @@ fn why_not(line: &MapLine) -> Option<Why> {
     (kind_of(line) == MappingKind::PrivateFile && !line.perms.contains(&b'w')).then_some(Why::OnlyRead)
 }
 
-/// A range in pieces that end at multiples of `size`.
-fn cut(range: &Range<u64>, size: u64) -> impl Iterator<Item = Range<u64>> + use<> {
-    let (mut at, end) = (range.start, range.end);
-    std::iter::from_fn(move || {
-        let next = (at - at % size).saturating_add(size).min(end);
-        let piece = at..next;
-        at = next;
-        (!piece.is_empty()).then_some(piece)
-    })
-}
-
-/// Ranges in groups of at most [`PIECE`] bytes, longer ones cut.
-pub(crate) fn groups(ranges: &[Range<u64>]) -> Vec<Vec<Range<u64>>> {
-    let mut all: Vec<Vec<Range<u64>>> = Vec::new();
-    let mut room = 0;
-    for piece in ranges.iter().flat_map(|range| cut(range, PIECE)) {
-        let len = piece.end - piece.start;
-        if let Some(group) = all.last_mut().filter(|_| len <= room) {
-            group.push(piece);
-            room -= len;
-        } else {
-            all.push(vec![piece]);
-            room = PIECE - len;
-        }
-    }
-    all
-}
-
 fn count(ranges: &[Range<u64>]) -> u64 {
     ranges.iter().map(|range| (range.end - range.start) / PAGE).sum()
 }
@@ -140,6 +113,7 @@ impl Space {
             habit,
             refused: BTreeMap::new(),
             new: Vec::new(),
+            omitted: PageSet::default(),
             in_base: false,
             rounds: 0,
             flags: Flags::default(),
@@ -168,6 +142,21 @@ impl Space {
         Ok(self.watch.renew()?)
     }
 
+    /// The program leaves out this memory, and no other any more.
+    pub(crate) fn leave_out(&mut self, omitted: PageSet) {
+        for range in std::mem::replace(&mut self.omitted, omitted).ranges() {
+            for again in self.omitted.missing(&range) {
+                // Nothing says what was written to it meanwhile.
+                self.unsure.add(&again);
+            }
+        }
+    }
+
+    /// Its mappings of which contents are wanted, as they are now.
+    fn wanted(&self) -> Result<Vec<MapLine>> {
+        Ok(omitted::without(&maps(self.pid)?, &self.omitted))
+    }
+
     /// How many pages have to be read although nothing says that they were written.
     pub(crate) fn unsure_pages(&self) -> u64 {
         count(&self.unsure.ranges().collect::<Vec<_>>())
@@ -185,6 +174,7 @@ impl Space {
     /// Follows what has come since. At the end of a stop: mappings that are followed alike may become one.
     pub(crate) fn follow_new(&mut self) -> Result<()> {
         let mut new = std::mem::take(&mut self.new);
+        self.make_whole(&mut new)?;
         new.sort_by_key(|range| std::cmp::Reverse(range.end - range.start));
         for range in new.iter().take(MOST) {
             let why = match self.watch.follow(range)? {
@@ -194,6 +184,16 @@ impl Space {
             };
             self.refused.insert(range.start, why);
         }
+        Ok(())
+    }
+
+    /// Parts of a mapping become the whole of it: followed in part it would be two.
+    fn make_whole(&self, new: &mut Vec<Range<u64>>) -> Result<()> {
+        if new.is_empty() || self.omitted == PageSet::default() {
+            return Ok(());
+        }
+        let lines = maps(self.pid)?.into_iter().map(|line| line.range);
+        *new = lines.filter(|whole| new.iter().any(|part| overlap(part, whole))).collect();
         Ok(())
     }
 
@@ -221,7 +221,7 @@ impl Space {
 
     /// Mappings that may be followed, as they are now.
     fn followed(&self) -> Result<Vec<(Range<u64>, Pages)>> {
-        let lines = maps(self.pid)?.into_iter().filter(|line| why_not(line).is_none());
+        let lines = self.wanted()?.into_iter().filter(|line| why_not(line).is_none());
         Ok(lines.filter_map(|line| pages_of(&line).map(|which| (line.range, which))).collect())
     }
 
@@ -229,7 +229,7 @@ impl Space {
     pub(crate) fn round(&mut self, out: &mut Outlet) -> Result<u64> {
         self.rounds += 1;
         let mut pages = 0;
-        for line in maps(self.pid)? {
+        for line in self.wanted()? {
             let Some(which) = pages_of(&line).filter(|_| why_not(&line).is_none()) else { continue };
             let first = line.range.start..line.range.start.saturating_add(PAGE);
             if self.watch.written(&first)? != Written::Unfollowed {
@@ -355,7 +355,7 @@ impl Space {
         self.watch.renew()?;
         let mut last = Last::default();
         let mut valid = PageSet::default();
-        for line in lines {
+        for line in &omitted::without(lines, &self.omitted) {
             let Some(which) = pages_of(line) else { continue };
             let before = count(&last.read);
             let why = match self.watch.written(&line.range)? {
@@ -563,18 +563,4 @@ pub(crate) fn maps(pid: Pid) -> Result<Vec<MapLine>> {
         subject: format!("process {pid}"),
         what: "unreadable maps".into(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_are_cut_at_multiples_and_grouped() {
-        assert_eq!(cut(&(3..9), 4).collect::<Vec<_>>(), [3..4, 4..8, 8..9]);
-        assert_eq!(cut(&(8..8), 4).count(), 0);
-        let groups = groups(&[PAGE..2 * PAGE, PIECE..2 * PIECE, 3 * PIECE..3 * PIECE + PAGE]);
-        assert_eq!(groups.len(), 3);
-        assert_eq!(groups[1].as_slice(), std::slice::from_ref(&(PIECE..2 * PIECE)));
-    }
 }
