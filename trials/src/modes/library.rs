@@ -119,9 +119,10 @@ pub(crate) fn by_hand(stage: &mut Stage<'_>) -> Result<()> {
 fn holds(folder: &Path, bytes: &[u8]) -> Result<bool> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
-        let found = match path.is_dir() {
-            true => holds(&path, bytes)?,
-            false => std::fs::read(&path)?.windows(bytes.len()).any(|window| window == bytes),
+        let found = if path.is_dir() {
+            holds(&path, bytes)?
+        } else {
+            std::fs::read(&path)?.windows(bytes.len()).any(|window| window == bytes)
         };
         if found {
             return Ok(true);
