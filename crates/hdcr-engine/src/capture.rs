@@ -239,7 +239,7 @@ pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, out: &mut Outl
     let living = processes.iter().filter(|process| !process.threads.is_empty());
     ahead.only(&living.map(|process| process.pid).collect::<Vec<_>>(), out)?;
     let (mut look, places) = look_again(request, &pids, &ahead.known)?;
-    for (pid, _) in choice::weigh(&look).into_iter().filter(|(_, weight)| weight.direct) {
+    for pid in choice::past_the_cache(&look) {
         ahead.give_up(pid, out)?;
     }
     let mut cx = Capture::new(frozen, request, Some(out));

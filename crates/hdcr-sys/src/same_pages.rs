@@ -52,8 +52,8 @@ impl Frames {
             let skip = usize::try_from((at - start) / PAGE).unwrap_or(0);
             read_into(other, at, entries, &mut far)?;
             for (one, other) in near.chunks_exact(8).skip(skip).zip(far.chunks_exact(8)) {
-                let entry = one.try_into().map_or(0, u64::from_ne_bytes);
-                let is_same = one == other && entry & PRESENT != 0 && entry & FILE == 0 && entry & FRAME != 0;
+                let entry = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
+                let is_same = same(entry(one), entry(other));
                 match found.last_mut() {
                     Some(last) if is_same && last.end == at => last.end = at + PAGE,
                     _ if is_same => found.push(at..at + PAGE),
@@ -67,6 +67,13 @@ impl Frames {
         }
         Ok(found)
     }
+}
+
+/// Whether two entries tell of the same anonymous memory. The other bits are about the page tables that lead to it: one
+/// process may be followed, and the other not.
+fn same(one: u64, other: u64) -> bool {
+    let told = |entry: u64| entry & (PRESENT | FILE | FRAME);
+    told(one) == told(other) && one & PRESENT != 0 && one & FILE == 0 && one & FRAME != 0
 }
 
 /// As many entries as there are, up to the end of what can be mapped.
@@ -91,6 +98,16 @@ fn read_into(pagemap: &File, at: u64, entries: u64, into: &mut Vec<u8>) -> io::R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_followed_shares_pages_with_who_is_not() {
+        // `PM_UFFD_WP`.
+        let followed = 1 << 57;
+        assert!(same(PRESENT | 0x77, PRESENT | 0x77 | followed));
+        assert!(!same(PRESENT | 0x77, PRESENT | 0x78));
+        assert!(!same(PRESENT, PRESENT), "frames are not shown");
+        assert!(!same(PRESENT | FILE | 0x77, PRESENT | FILE | 0x77) && !same(0x77, 0x77));
+    }
 
     #[test]
     fn a_process_shares_its_own_pages_with_itself() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 
 use hdcr_image::hdcr_layout::{Mapping, MappingKind};
 use hdcr_image::{ImageReader, PageRun};
@@ -67,6 +68,16 @@ pub(crate) fn look(members: &[Member]) -> Result<BTreeMap<ObjectId, Alike>> {
         all.insert(member.mm, Alike { from: parent.mm, ranges });
     }
     Ok(all)
+}
+
+/// Whether the kernel shows us where memory lies; it does so to `CAP_SYS_ADMIN` alone, to others all of it lies at 0.
+pub(crate) fn frames_are_shown() -> bool {
+    const FRAME: u64 = (1 << 55) - 1;
+    let here = [0_u8; 8];
+    let entry = u64::try_from(std::ptr::from_ref(&here).addr()).unwrap_or(0) / PAGE * 8;
+    let mut bytes = here;
+    let pages = File::open("/proc/self/pagemap");
+    pages.is_ok_and(|pages| pages.read_exact_at(&mut bytes, entry).is_ok()) && u64::from_ne_bytes(bytes) & FRAME != 0
 }
 
 fn pagemap(pid: Pid) -> Result<File> {

@@ -1,15 +1,18 @@
 //! Which processes are copied ahead.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rustix::fs::FileType;
 
 use crate::checkpoint::SnapshotRequest;
 use crate::ids::Pid;
+use crate::memory::kin;
+use crate::procfs;
 use crate::resource::FileView;
 use crate::snapshot::space::Span;
 use crate::survey::Look;
+use crate::task::TaskView;
 
 /// A process with less memory of its own is read in the stop: following it would take longer than copying it.
 const SMALL: u64 = 16 << 20;
@@ -23,21 +26,50 @@ const DIRECT: u64 = 0o40_000;
 pub(crate) struct Weight {
     /// Memory of its own, in bytes.
     pub(crate) size: u64,
+    /// The same without what it shares since a fork, when its parent is in the tree: that is read once, in the stop.
+    pub(crate) alone: u64,
     /// It has a file open past the page cache: a device may write into its memory behind its page table.
     pub(crate) direct: bool,
 }
 
 /// Weighs the processes of a look.
 pub(crate) fn weigh(look: &Look) -> BTreeMap<Pid, Weight> {
+    let size_of = |task: &TaskView| {
+        let kib = |key| task.status.number(key).unwrap_or(0);
+        kib("RssAnon").saturating_add(kib("VmSwap")).saturating_mul(1024)
+    };
+    let sizes: BTreeMap<Pid, u64> =
+        look.tasks.iter().filter(|task| task.leads()).map(|task| (task.pid, size_of(task))).collect();
+    let direct = past_the_cache(look);
+    let mut seen = None;
     let mut weights = BTreeMap::new();
     for task in look.tasks.iter().filter(|task| task.leads()) {
-        let kib = |key| task.status.number(key).unwrap_or(0);
-        let size = kib("RssAnon").saturating_add(kib("VmSwap")).saturating_mul(1024);
-        let of_it = look.files.iter().filter(|file| file.pid == task.pid);
-        let direct = of_it.into_iter().any(reads_past_the_cache);
-        weights.insert(task.pid, Weight { size, direct });
+        let size = size_of(task);
+        let direct = direct.contains(&task.pid);
+        let parent = task.status.number("PPid").and_then(|pid| i32::try_from(pid).ok()).map(Pid);
+        let shares = size >= SMALL && parent.and_then(|parent| sizes.get(&parent)).is_some_and(|size| *size >= SMALL);
+        let shares = shares && *seen.get_or_insert_with(kin::frames_are_shown);
+        let alone = if shares { unshared(task.pid).unwrap_or(size).min(size) } else { size };
+        weights.insert(task.pid, Weight { size, alone, direct });
     }
     weights
+}
+
+/// Bytes of memory that nobody else has.
+fn unshared(pid: Pid) -> Option<u64> {
+    let text = procfs::read(pid, "smaps_rollup").ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let kib = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_ascii_whitespace().next()?.parse::<u64>().ok()
+    };
+    let dirty = kib("Private_Dirty:")?.saturating_add(kib("SwapPss:").unwrap_or(0));
+    Some(dirty.saturating_add(kib("Private_Clean:").unwrap_or(0)).saturating_mul(1024))
+}
+
+/// Processes with a file open past the page cache.
+pub(crate) fn past_the_cache(look: &Look) -> BTreeSet<Pid> {
+    look.files.iter().filter(|file| reads_past_the_cache(file)).map(|file| file.pid).collect()
 }
 
 /// The flag means something else for a pipe.
@@ -54,11 +86,13 @@ pub(crate) fn ahead(wanted: SnapshotRequest, span: Span, weights: &BTreeMap<Pid,
         (SnapshotRequest::Auto, Span::Series) => SMALL_IN_SERIES,
         (SnapshotRequest::Ahead, _) => 0,
     };
-    let fits = |weight: &Weight| weight.size >= least && !weight.direct;
+    let counts = |weight: &Weight| if span == Span::Series { weight.size } else { weight.alone };
+    let fits = |weight: &Weight| counts(weight) >= least && !weight.direct;
     for (pid, weight) in weights {
         let way = match weight {
             Weight { direct: true, .. } => "read in the stop, as a file is open past the page cache",
             weight if fits(weight) => "copied while it runs",
+            weight if weight.alone < weight.size => "read in the stop, as it shares most of it since a fork",
             _ => "read in the stop, as it is small",
         };
         tracing::debug!("memory: process {pid}, {} MiB: {way}", weight.size >> 20);
@@ -108,7 +142,7 @@ mod tests {
 
     #[test]
     fn large_processes_without_direct_files_are_copied_ahead() {
-        let weight = |size, direct| Weight { size, direct };
+        let weight = |size, direct| Weight { size, alone: size, direct };
         let weights = BTreeMap::from([
             (Pid(1), weight(1 << 20, false)),
             (Pid(2), weight(64 << 20, false)),
@@ -133,6 +167,21 @@ mod tests {
         assert!(too_fast(23_000, page_of_gib, look));
         // All of a little is read in the stop; nothing is not written fast.
         assert!(!too_fast(4000, 4000, look) && !too_fast(0, 0, look) && !too_fast(0, page_of_gib, look));
+    }
+
+    #[test]
+    fn what_is_shared_since_a_fork_is_not_copied_ahead_for_each() {
+        let weight = |alone| Weight { size: 64 << 20, alone, direct: false };
+        let weights = BTreeMap::from([(Pid(1), weight(64 << 20)), (Pid(2), weight(1 << 20))]);
+        assert_eq!(ahead(SnapshotRequest::Auto, Span::OneImage, &weights), [Pid(1)]);
+        // Who is followed from image to image is read for what it wrote alone.
+        assert_eq!(ahead(SnapshotRequest::Auto, Span::Series, &weights), [Pid(1), Pid(2)]);
+    }
+
+    #[test]
+    fn memory_of_its_own_is_counted() {
+        let own = Pid(std::process::id().cast_signed());
+        assert!(unshared(own).is_some_and(|size| size > 0));
     }
 
     #[test]
