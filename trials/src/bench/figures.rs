@@ -14,16 +14,19 @@ pub(super) enum Act {
     Durable,
     /// A restore from memory.
     Restore,
+    /// The same with memory that comes when the program runs.
+    Lazy,
 }
 
 impl Act {
-    pub(super) const ALL: [Act; 3] = [Act::Checkpoint, Act::Durable, Act::Restore];
+    pub(super) const ALL: [Act; 4] = [Act::Checkpoint, Act::Durable, Act::Restore, Act::Lazy];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Act::Checkpoint => "checkpoint, tmpfs",
             Act::Durable => "checkpoint, disk, durable",
             Act::Restore => "restore, tmpfs",
+            Act::Lazy => "restore --lazy auto",
         }
     }
 }

@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::bench::criu::Criu;
+use crate::wait;
 
 /// A tool that is measured.
 #[derive(Debug, Clone)]
@@ -86,6 +88,28 @@ impl Rival {
         };
         run(&command, folder, measure).map(|(cost, _)| cost)
     }
+
+    /// The same with memory that comes when the program runs; CRIU is restored as ever.
+    pub(crate) fn restore_lazily(&self, image: &Path, folder: &Path, measure: &Path) -> Result<Cost> {
+        let Rival::Hdcr(binary) = self else { return self.restore(image, folder, measure) };
+        let command = [text(binary)?, "restore", text(image)?, "--detach", "--stdio", "null", "--lazy", "auto"];
+        run(&command, folder, measure).map(|(cost, _)| cost)
+    }
+}
+
+/// Waits until nobody is left who fills the memory of what was restored in a folder.
+pub(crate) fn filled(folder: &Path) -> Result<()> {
+    const LIMIT: Duration = Duration::from_mins(2);
+    let mark = format!("HDCR_STORE={}", folder.join("store").display());
+    let fills = |path: &Path| {
+        fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "page-standby")
+            && fs::read(path.join("environ"))
+                .is_ok_and(|all| all.split(|byte| *byte == 0).any(|e| e == mark.as_bytes()))
+    };
+    wait::until("all memory of a program", LIMIT, || {
+        let is_left = fs::read_dir("/proc")?.flatten().any(|entry| fills(&entry.path()));
+        Ok((!is_left).then_some(()))
+    })
 }
 
 /// What CRIU's own statistics say: the field `frozen_time` (2) of the message for a checkpoint (1).

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::bench::figures::{Act, Row, Sample, rows};
 use crate::bench::limit::{self, Limits};
-use crate::bench::rival::{Cost, Request, Rival, remove};
+use crate::bench::rival::{self, Cost, Request, Rival, remove};
 use crate::bench::subjects::{self, Running, Subject};
 use crate::bench::{BenchArgs, Place, busy, page, say, table};
 
@@ -149,7 +149,10 @@ impl Turn<'_> {
         remove(&self.memory.join("image"))?;
         samples.push(self.checkpoint(&running, &self.disk.join("image"), Act::Durable)?);
         remove(&self.disk.join("image"))?;
-        samples.push(self.restore(&running, &self.memory.join("image"))?);
+        samples.push(self.restore(&running, &self.memory.join("image"), Act::Restore)?);
+        if self.rival.name() == "hdcr" {
+            samples.push(self.restore(&running, &self.memory.join("image"), Act::Lazy)?);
+        }
         drop(running);
         remove(&self.memory.join("image"))
     }
@@ -177,7 +180,7 @@ impl Turn<'_> {
     }
 
     /// A checkpoint that ends the program, and its restore.
-    fn restore(&self, running: &Running, image: &PathBuf) -> Result<Sample> {
+    fn restore(&self, running: &Running, image: &PathBuf, act: Act) -> Result<Sample> {
         let memory_before = running.memory_kib();
         let request = Request { pid: running.pid, image, ends: true };
         self.rival.checkpoint(&request, self.disk, self.measure)?;
@@ -185,11 +188,19 @@ impl Turn<'_> {
         let known = running.ticks().len();
         let busy = busy();
         let begun = monotonic_us();
-        let cost = self.rival.restore(image, self.disk, self.measure)?;
+        let cost = match act {
+            Act::Lazy => self.rival.restore_lazily(image, self.disk, self.measure)?,
+            Act::Restore | Act::Checkpoint | Act::Durable => self.rival.restore(image, self.disk, self.measure)?,
+        };
+        let mut filled = cost.wall_us;
+        if act == Act::Lazy {
+            rival::filled(self.disk)?;
+            filled = monotonic_us().saturating_sub(begun);
+        }
         let first = running.ticks_after(known, 2)?.into_iter().find(|tick| tick.ended_us >= begun);
-        let mut sample = self.sample(Act::Restore, busy, cost);
+        let mut sample = self.sample(act, busy, cost);
         sample.first_us = first.map(|tick| tick.ended_us.saturating_sub(begun));
-        sample.filled_us = Some(cost.wall_us);
+        sample.filled_us = Some(filled);
         sample.memory_kib = memory_before.zip(running.memory_kib());
         sample.image_kib = None;
         Ok(sample)
