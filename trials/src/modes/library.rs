@@ -162,6 +162,25 @@ pub(crate) fn memory(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
+/// A keeper that is told nonsense goes on, and hears nobody but its own program.
+pub(crate) fn hostile(stage: &mut Stage<'_>) -> Result<()> {
+    needs_root()?;
+    let script = root(stage)?.join("trials/library/hostile.py").display().to_string();
+    let name = "library-hostile";
+    let kept = format!("echo \"$HDCR_CONTROL\" > control; /usr/bin/python3 {script}; echo > over; exec sleep 1000");
+    let mut job = stage.start(&["run", "--name", name, "--every", "1h", "--", "sh", "-c", &kept], "says")?;
+    wait::until("the end of what it says", LIMIT, || Ok(stage.path("over").exists().then_some(())))?;
+    ensure!(stage.text("says") == "done\n", "it said {}", stage.text("says"));
+    let mut outside = stage.command("/usr/bin/python3");
+    outside.args([&script, "outside"]).env("HDCR_CONTROL", stage.text("control").trim());
+    let said = stage.end_of(outside, "somebody else")?;
+    ensure!(said.out == "unheard\n", "somebody else: {}", said.both());
+    stage.expect(0, &["checkpoint", name])?;
+    stage.expect(0, &["stop", name])?;
+    wait::end_of(&mut job, "the job", LIMIT)?;
+    Ok(())
+}
+
 /// An example is killed three times and comes to the result of an undisturbed run without HDCR.
 fn killed_thrice(stage: &mut Stage<'_>, name: &str, command: &[String]) -> Result<()> {
     let folder = |life: &str| format!("{name}-{life}");

@@ -46,7 +46,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 56] = [
+const TRIALS: [Trial; 57] = [
     ("snapshot_fork", guests::by_fork),
     ("user_guests", user::guests),
     ("user_job", user::job),
@@ -92,6 +92,7 @@ const TRIALS: [Trial; 56] = [
     ("library_examples", library::examples),
     ("library_python", library::python),
     ("library_memory", library::memory),
+    ("library_hostile", library::hostile),
     ("library_of_user", library::of_user),
     ("library_by_hand", library::by_hand),
     ("commands_json", commands::json),
