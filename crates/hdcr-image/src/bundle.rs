@@ -201,7 +201,9 @@ fn parse_extent(bytes: &[u8]) -> Option<Extent> {
         (PartKind::Manifest, 0) => PartName::Manifest,
         (PartKind::Frames, 0) => PartName::Frames,
         (PartKind::Pages, number) => PartName::Pages(number),
-        (PartKind::Manifest | PartKind::Frames | PartKind::Bundle | PartKind::Index, _) => return None,
+        (PartKind::Manifest | PartKind::Frames | PartKind::Bundle | PartKind::Index | PartKind::Alone, _) => {
+            return None;
+        }
     };
     let length = u64::from_le_bytes(length.try_into().ok()?);
     Some(Extent { part, offset: u64::from_le_bytes(*offset), length })

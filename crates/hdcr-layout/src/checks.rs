@@ -6,7 +6,8 @@ use std::vec::Vec;
 
 use crate::{
     Codec, DescriptorEntry, FrameHeader, Header, Itimer, Layout, LayoutError, LogRecord, Mapping, MappingKind,
-    PageRunEntry, PartKind, PathFile, PosixTimer, Registers, SignalAction, Task, TaskState,
+    PageRunEntry, PartKind, PathFile, Pipe, PosixTimer, Registers, SignalAction, Space, Task, TaskState, Thread, Tree,
+    Words,
 };
 
 /// There and back; too little room and each shorter input are errors; no changed byte panics, and what is still read
@@ -180,4 +181,35 @@ fn other_versions_are_refused_by_number() {
     }
     bytes[0] = b'X';
     assert_eq!(Header::decode(&bytes), Err(LayoutError::NotOurs));
+}
+
+#[test]
+fn what_only_the_kernel_module_writes() {
+    check!(Tree, 24, Tree { surroundings: 1 << 60, xstate_size: 832, processes: 2, threads: 3, reserved: 0 });
+    let space = Space { program: 1, folder: 2, marks: [3; 11], auxiliary: Words([4; Words::COUNT]) };
+    check!(Space, 616, space);
+    let thread = Thread {
+        blocked: 1,
+        stack_at: 2,
+        stack_size: 3,
+        clear_tid: 4,
+        robust_list: 5,
+        rseq: 6,
+        rseq_size: 7,
+        rseq_signature: 8,
+        stack_flags: 9,
+        reserved: 0,
+    };
+    check!(Thread, 64, thread);
+    check!(Pipe, 24, Pipe { reader: 1, writer: 2, reader_flags: 3, writer_flags: 4 });
+}
+
+#[test]
+fn trees_without_processes_are_refused() {
+    for (processes, threads) in [(0, 0), (0, 1), (3, 2)] {
+        let tree = Tree { surroundings: 0, xstate_size: 0, processes, threads, reserved: 0 };
+        let mut bytes = [0; Tree::SIZE];
+        tree.encode(&mut bytes).unwrap();
+        assert!(matches!(Tree::decode(&bytes), Err(LayoutError::Invalid { .. })), "{processes} {threads}");
+    }
 }

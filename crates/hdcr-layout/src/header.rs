@@ -25,6 +25,8 @@ stored_enum! {
         Bundle = 4,
         /// A log of the page index.
         Index = 5,
+        /// An image that the kernel module wrote by itself, in one file.
+        Alone = 6,
     }
 }
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+mod alone;
 mod cursor;
 mod error;
 mod file;
@@ -22,6 +23,7 @@ mod task;
 #[cfg(test)]
 mod checks;
 
+pub use alone::{Pipe, Space, Thread, Tree, Words};
 pub use error::LayoutError;
 pub use file::{DescriptorEntry, PATH_LIMIT, PathFile};
 pub use frame::FrameHeader;

@@ -20,5 +20,15 @@ pub const POSIX_TIMER: u16 = 21;
 pub const PATH_FILE: u16 = 22;
 /// [`crate::DescriptorEntry`].
 pub const DESCRIPTOR_ENTRY: u16 = 23;
+/// [`crate::Tree`]; from here to [`XSTATE`] in images of the kernel module only.
+pub const TREE: u16 = 24;
+/// [`crate::Space`].
+pub const SPACE: u16 = 25;
+/// [`crate::Thread`].
+pub const THREAD: u16 = 26;
+/// [`crate::Pipe`].
+pub const PIPE: u16 = 27;
+/// The XSAVE area of a thread, as the kernel lays it out.
+pub const XSTATE: u16 = 28;
 /// The first tag that the container must not know.
 pub const FIRST_FREE: u16 = 256;
