@@ -13,8 +13,8 @@ mod row;
 mod tests;
 
 pub use request::{
-    Freeze, Head, Hello, Kill, Mappings, Pages, Range, Registers, Request, Tasks, Thaw, feature, freeze_flag, hold,
-    register_set, scope,
+    Capture, Freeze, Head, Hello, Kill, Mappings, Pages, Range, Registers, Request, Restore, Tasks, Thaw, capture_flag,
+    feature, freeze_flag, hold, obstacle, register_set, scope,
 };
 pub use row::{MappingRow, TaskRow, mapping_flag, stand};
 

@@ -57,10 +57,20 @@ pub struct Hello {
 
 /// What this module can do on this kernel.
 pub mod feature {
-    /// Whether the caller may touch a task is asked of the kernel itself; else by opening `/proc/PID/mem` in its name.
+    /// Whether the caller may touch a task is asked of the kernel itself; else only who has `CAP_SYS_PTRACE` may.
     pub const ACCESS_CHECK: u64 = 1 << 0;
     /// What is queued in a task that did not answer can be taken back; else it runs later and does nothing.
     pub const TAKE_BACK: u64 = 1 << 1;
+    /// Tasks can be made; with [`VDSO`] and [`PROGRAM`] what a restore needs.
+    pub const CLONE: u64 = 1 << 2;
+    /// The vdso can be put at its place.
+    pub const VDSO: u64 = 1 << 3;
+    /// Pipes can be made.
+    pub const PIPES: u64 = 1 << 4;
+    /// A process can be given its program.
+    pub const PROGRAM: u64 = 1 << 5;
+    /// Processes can be put into sessions and groups.
+    pub const IDS: u64 = 1 << 6;
 }
 
 /// Which tasks a freeze means. `id` is a number in the caller's pid namespace, or that of a cgroup.
@@ -248,6 +258,114 @@ pub struct Pages {
     pub reserved: u32,
 }
 
+/// Bits of the head of [`Capture`].
+pub mod capture_flag {
+    /// Memory is copied on write, and all are let go as soon as that is set up, which ends the freeze; the image is written
+    /// while they run. When it fails before, they stay frozen.
+    pub const ON_WRITE: u32 = 1 << 0;
+}
+
+/// Writes an image of all that is frozen into an empty regular file.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Capture {
+    /// Size and bits of [`capture_flag`].
+    pub head: Head,
+    /// The file, open for writing.
+    pub fd: i32,
+    /// Answer: what no image can hold, one of [`obstacle`].
+    pub obstacle: u32,
+    /// Answer: the thread that has it, or 0.
+    pub culprit: i32,
+    /// Zero.
+    pub reserved: u32,
+    /// Answer: bytes of the image.
+    pub written: u64,
+}
+
+/// Makes the tree of an image again, below the calling process, and lets it go. What it fails for leaves nothing but a
+/// zombie of its first process, for which the caller waits.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Restore {
+    /// Size and flags: none are known.
+    pub head: Head,
+    /// The image, open for reading.
+    pub fd: i32,
+    /// Zero.
+    pub reserved: u32,
+    /// How long it may take; at most [`crate::LONGEST_NS`].
+    pub within_ns: u64,
+    /// Answer: the first process.
+    pub root: i32,
+    /// Answer: what is in the way, one of [`obstacle`].
+    pub obstacle: u32,
+    /// Answer: processes.
+    pub processes: u32,
+    /// Answer: threads.
+    pub threads: u32,
+}
+
+/// What an image cannot hold, or a restore cannot do.
+pub mod obstacle {
+    /// None is in the way.
+    pub const NONE: u32 = 0;
+    /// It is traced.
+    pub const TRACED: u32 = 1;
+    /// A 32-bit task.
+    pub const NARROW: u32 = 2;
+    /// A seccomp filter.
+    pub const SECCOMP: u32 = 3;
+    /// Signals are pending.
+    pub const SIGNALS: u32 = 4;
+    /// A timer is armed or made.
+    pub const TIMERS: u32 = 5;
+    /// It uses `io_uring`.
+    pub const IO_URING: u32 = 6;
+    /// It adopts orphans, or is told of the death of its parent.
+    pub const FAMILY: u32 = 7;
+    /// Debug registers, ports, or segments of its own.
+    pub const PROCESSOR: u32 = 8;
+    /// It is ending.
+    pub const ENDING: u32 = 9;
+    /// It is in other namespaces than the caller.
+    pub const NAMESPACES: u32 = 10;
+    /// It has another root folder than the caller.
+    pub const ROOT: u32 = 11;
+    /// What it maps is locked.
+    pub const LOCKED: u32 = 12;
+    /// Asynchronous input and output.
+    pub const AIO: u32 = 13;
+    /// Registered for `membarrier`.
+    pub const MEMBARRIER: u32 = 14;
+    /// A mapping that is neither private memory nor one of a file with a path.
+    pub const MAPPING: u32 = 32;
+    /// A descriptor that is neither of a file with a path nor of a pipe inside of the tree.
+    pub const DESCRIPTOR: u32 = 33;
+    /// It is stopped, a zombie, or waits for its `vfork` child.
+    pub const STAND: u32 = 34;
+    /// Processes share memory, descriptors, folders or signal actions, or threads of one do not.
+    pub const SHARED: u32 = 35;
+    /// Credentials, limits and the like differ inside of the tree, or from those of whoever restores it.
+    pub const SURROUNDINGS: u32 = 36;
+    /// It waits in a call that cannot be made again.
+    pub const CALL: u32 = 37;
+    /// Its program or its current folder has no path.
+    pub const PLACE: u32 = 38;
+    /// It is no image, or not one of a tree.
+    pub const IMAGE: u32 = 64;
+    /// A file of it cannot be opened.
+    pub const FILE: u32 = 65;
+    /// A number is in use, or tasks cannot be made.
+    pub const TASK: u32 = 66;
+    /// This kernel lacks what it needs: see [`feature`].
+    pub const KERNEL: u32 = 67;
+    /// A task could not build itself.
+    pub const BUILD: u32 = 68;
+    /// Registers that the kernel does not take.
+    pub const REGISTERS: u32 = 69;
+}
+
 macro_rules! numbered {
     ($($number:literal $name:ident,)*) => {$(
         impl Request for $name {
@@ -264,4 +382,6 @@ numbered! {
     5 Mappings,
     6 Registers,
     7 Pages,
+    8 Capture,
+    9 Restore,
 }

@@ -2,7 +2,10 @@
 
 use core::mem::offset_of;
 
-use crate::{Freeze, Head, Hello, Kill, MappingRow, Mappings, Pages, Range, Registers, Request, TaskRow, Tasks, Thaw};
+use crate::{
+    Capture, Freeze, Head, Hello, Kill, MappingRow, Mappings, Pages, Range, Registers, Request, Restore, TaskRow,
+    Tasks, Thaw,
+};
 
 #[test]
 fn sizes() {
@@ -15,6 +18,8 @@ fn sizes() {
     assert_eq!(size_of::<Mappings>(), 40);
     assert_eq!(size_of::<Registers>(), 32);
     assert_eq!(size_of::<Pages>(), 48);
+    assert_eq!(size_of::<Capture>(), 32);
+    assert_eq!(size_of::<Restore>(), 40);
     assert_eq!(size_of::<Range>(), 16);
     assert_eq!(size_of::<TaskRow>(), 128);
     assert_eq!(size_of::<MappingRow>(), 48);
@@ -43,6 +48,8 @@ fn there_is_no_padding() {
     no_gaps!(Mappings: head, at, room, tid, from, used, count);
     no_gaps!(Registers: head, at, room, used, tid, set);
     no_gaps!(Pages: head, ranges, count, tid, offset, written, fd, reserved);
+    no_gaps!(Capture: head, fd, obstacle, culprit, reserved, written);
+    no_gaps!(Restore: head, fd, reserved, within_ns, root, obstacle, processes, threads);
     no_gaps!(Range: start, length);
     no_gaps!(TaskRow: tid, tgid, ppid, pgid, sid, exit_signal, exit_code, stand, memory, files, folders, actions, blocked,
         clear_tid, robust_list, rseq, rseq_size, rseq_signature, stack_at, stack_size, stack_flags, stop_signal, comm);
@@ -59,6 +66,8 @@ fn commands() {
     assert_eq!(Mappings::COMMAND, 0xc028_d705);
     assert_eq!(Registers::COMMAND, 0xc020_d706);
     assert_eq!(Pages::COMMAND, 0xc030_d707);
+    assert_eq!(Capture::COMMAND, 0xc020_d708);
+    assert_eq!(Restore::COMMAND, 0xc028_d709);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use hdcr_abi::{Freeze, Hello, Kill, Mappings, Pages, Registers, Request, Tasks, Thaw};
+use hdcr_abi::{Capture, Freeze, Hello, Kill, Mappings, Pages, Registers, Request, Restore, Tasks, Thaw};
 use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl};
 
@@ -26,7 +26,7 @@ macro_rules! calls {
         }
     )*};
 }
-calls!(Hello, Freeze, Thaw, Kill, Tasks, Mappings, Registers, Pages);
+calls!(Capture, Restore, Hello, Freeze, Thaw, Kill, Tasks, Mappings, Registers, Pages);
 
 /// Makes a call that fills a buffer: `aim` puts the address in.
 pub(crate) fn into<C: Call, T>(

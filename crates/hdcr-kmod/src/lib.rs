@@ -5,4 +5,4 @@
 mod call;
 mod session;
 
-pub use session::{Held, Mapping, Session, SessionError};
+pub use session::{Held, Mapping, Restored, Session, SessionError};

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use hdcr_abi::{
-    Freeze, Hello, Kill, MappingRow, Mappings, Pages, Range, Registers, Request, TaskRow, Tasks, Thaw, VERSION, hold,
+    Capture, Freeze, Hello, Kill, MappingRow, Mappings, Pages, Range, Registers, Request, Restore, TaskRow, Tasks,
+    Thaw, VERSION, hold,
 };
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
@@ -34,6 +35,19 @@ pub enum SessionError {
         culprit: i32,
         /// The kernel's state bits of that thread.
         state: u32,
+        /// The error number of the call.
+        #[source]
+        source: io::Error,
+    },
+    /// Something of a program is in no image of the module's, or cannot be restored.
+    #[error("{operation} is not possible: obstacle {number}")]
+    Obstacle {
+        /// What was asked for.
+        operation: &'static str,
+        /// One of [`hdcr_abi::obstacle`].
+        number: u32,
+        /// The thread that has it; in a restore the first process, a zombie if it was made; or 0.
+        task: i32,
         /// The error number of the call.
         #[source]
         source: io::Error,
@@ -82,6 +96,17 @@ pub struct Held {
     pub rounds: u32,
     /// How long it took in the kernel.
     pub took: Duration,
+}
+
+/// What was made again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Restored {
+    /// The first process, a child of the caller.
+    pub root: i32,
+    /// Processes.
+    pub processes: u32,
+    /// Threads.
+    pub threads: u32,
 }
 
 /// A mapping with its name: a path, a word in brackets, or nothing.
@@ -209,6 +234,37 @@ impl Session {
         let aim = |request: &mut Pages, at, count| (request.ranges, request.count) = (at, count);
         call::of(&mut request, self.device(), ranges, aim).map_err(|error| failed("the copy of memory", error))?;
         Ok(request.written)
+    }
+
+    /// Writes an image of all that is frozen into an empty regular file; how many bytes.
+    /// `flags` are of [`hdcr_abi::capture_flag`].
+    pub fn capture(&mut self, file: BorrowedFd<'_>, flags: u32) -> Result<u64, SessionError> {
+        let mut request = Capture { head: Capture::HEAD, fd: file.as_raw_fd(), ..Capture::default() };
+        request.head.flags = flags;
+        match request.call(self.device()) {
+            Ok(()) => Ok(request.written),
+            Err(error) => Err(SessionError::Obstacle {
+                operation: "a capture",
+                number: request.obstacle,
+                task: request.culprit,
+                source: error.into(),
+            }),
+        }
+    }
+
+    /// Makes the tree of an image again, as a child of this process, and lets it go.
+    pub fn restore(&mut self, file: BorrowedFd<'_>, within: Duration) -> Result<Restored, SessionError> {
+        let within_ns = u64::try_from(within.as_nanos()).unwrap_or(u64::MAX);
+        let mut request = Restore { head: Restore::HEAD, fd: file.as_raw_fd(), within_ns, ..Restore::default() };
+        match request.call(self.device()) {
+            Ok(()) => Ok(Restored { root: request.root, processes: request.processes, threads: request.threads }),
+            Err(error) => Err(SessionError::Obstacle {
+                operation: "a restore",
+                number: request.obstacle,
+                task: request.root,
+                source: error.into(),
+            }),
+        }
     }
 
     /// The open device.

@@ -99,6 +99,10 @@ impl Target {
         let board = Board::open(&path);
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.arg("target").arg(kind).arg(&path).arg(workers.to_string()).stdin(Stdio::null());
+        if kind.starts_with("kept-") {
+            // Nothing of it leads out of it.
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+        }
         if let Some(user) = user {
             std::os::unix::fs::chown(&path, Some(user), Some(user)).unwrap();
             command.uid(user).gid(user);
@@ -106,7 +110,7 @@ impl Target {
         let child = command.spawn().unwrap();
         let mut target = Self { board, workers, child, path };
         until("the workers are at their work", || target.board.get(READY) == workers as u64);
-        if kind == "sleepers" {
+        if kind.ends_with("sleepers") {
             // The others only wait.
             target.workers = 1;
         }

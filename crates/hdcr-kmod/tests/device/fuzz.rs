@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use hdcr_abi::{Freeze, Mappings, Pages, Registers, Request, Tasks, scope};
+use hdcr_abi::{Capture, Freeze, Mappings, Pages, Registers, Request, Restore, Tasks, scope};
 
 use crate::Test;
 use crate::access::{freeze, in_child, session};
@@ -97,16 +97,22 @@ fn shoot(lot: &mut Lot, target: &Target, second: &Target) -> bool {
 
 /// A command that there is, or one that is nearly so.
 fn pick(lot: &mut Lot) -> (u32, u64) {
-    let known = [Freeze::COMMAND, Tasks::COMMAND, Mappings::COMMAND, Registers::COMMAND, Pages::COMMAND];
-    let sizes =
-        [size_of::<Freeze>(), size_of::<Tasks>(), size_of::<Mappings>(), size_of::<Registers>(), size_of::<Pages>()];
-    let at = usize::try_from(lot.below(5)).unwrap();
+    let known = [
+        (Freeze::COMMAND, size_of::<Freeze>()),
+        (Tasks::COMMAND, size_of::<Tasks>()),
+        (Mappings::COMMAND, size_of::<Mappings>()),
+        (Registers::COMMAND, size_of::<Registers>()),
+        (Pages::COMMAND, size_of::<Pages>()),
+        (Capture::COMMAND, size_of::<Capture>()),
+        (Restore::COMMAND, size_of::<Restore>()),
+    ];
+    let (likely, size) = known[usize::try_from(lot.below(known.len() as u64)).unwrap()];
     let command = match lot.below(12) {
-        0 => known[at] ^ (1 << lot.below(32)),
+        0 => likely ^ (1 << lot.below(32)),
         1 => u32::try_from(lot.below(1 << 32)).unwrap(),
-        _ => known[at],
+        _ => likely,
     };
-    (command, sizes[at] as u64)
+    (command, size as u64)
 }
 
 fn fire(device: BorrowedFd<'_>, command: u32, at: u64) {

@@ -9,6 +9,7 @@ mod board;
 mod callers;
 mod first;
 mod fuzz;
+mod images;
 mod kinds;
 mod module;
 mod reads;
@@ -31,8 +32,16 @@ const LONGEST: Duration = Duration::from_mins(4);
 
 type Test = (&'static str, fn());
 
-const TESTS: [&[Test]; 7] =
-    [&access::TESTS, &reads::TESTS, &kinds::TESTS, &scopes::TESTS, &storms::TESTS, &callers::TESTS, &fuzz::TESTS];
+const TESTS: [&[Test]; 8] = [
+    &access::TESTS,
+    &reads::TESTS,
+    &kinds::TESTS,
+    &scopes::TESTS,
+    &storms::TESTS,
+    &callers::TESTS,
+    &images::TESTS,
+    &fuzz::TESTS,
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();

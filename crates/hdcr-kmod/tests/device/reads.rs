@@ -214,7 +214,9 @@ fn odd_pages_are_refused() {
     let (reader, writer) = std::io::pipe().unwrap();
     let null = File::options().write(true).open("/dev/null").unwrap();
     let closed_to_writing = File::open(&path).unwrap();
-    for odd in [reader.as_fd(), writer.as_fd(), null.as_fd(), closed_to_writing.as_fd(), session.device()] {
+    let appended = File::options().append(true).open(&path).unwrap();
+    let closed = closed_to_writing.as_fd();
+    for odd in [reader.as_fd(), writer.as_fd(), null.as_fd(), closed, appended.as_fd(), session.device()] {
         assert_eq!(errno(session.pages(tid, &one, odd, 0).unwrap_err()), libc::EBADF);
     }
     assert_eq!(errno(session.pages(tid, &one, file.as_fd(), u64::MAX).unwrap_err()), libc::EINVAL);

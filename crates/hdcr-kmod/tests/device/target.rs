@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "forks, and calls that wait in the kernel")]
 
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{IntoRawFd, RawFd};
 use std::path::Path;
 use std::process::{Command, exit};
 use std::thread;
@@ -21,10 +21,13 @@ pub(crate) fn run(kind: &str, board: &Path, rest: &[String]) -> ! {
     }
     let board: &'static Board = Box::leak(Box::new(Board::open(board)));
     let count: usize = rest.first().and_then(|count| count.parse().ok()).unwrap();
-    // A test that is killed takes its targets with it.
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
+    let kept = kind.strip_prefix("kept-");
+    if kept.is_none() {
+        // A test that is killed takes its targets with it.
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
     setsid().unwrap();
-    match kind {
+    match kept.unwrap_or(kind) {
         "threads" => threads(board, count, Pace::Nap),
         "spinners" => threads(board, count, Pace::Spin),
         "hidden" => {
@@ -115,10 +118,12 @@ fn storm(board: &'static Board) -> ! {
 
 /// Threads that wait in the kernel, and say when a wait ends that should not.
 fn sleepers(board: &'static Board) -> ! {
+    let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::empty()).unwrap();
+    let epoll = epoll.into_raw_fd();
     for number in 1..5 {
         thread::spawn(move || {
             board.ready();
-            sleep_in(number);
+            sleep_in(number, epoll);
             board.wrong();
         });
     }
@@ -126,16 +131,15 @@ fn sleepers(board: &'static Board) -> ! {
 }
 
 /// The result of the call, if it ever comes back.
-fn sleep_in(number: usize) -> i32 {
+fn sleep_in(number: usize, epoll: RawFd) -> i32 {
     let hour = libc::timespec { tv_sec: 3600, tv_nsec: 0 };
     match number {
         // SAFETY: a valid time, and nowhere to write what remains.
         1 => unsafe { libc::nanosleep(&raw const hour, std::ptr::null_mut()) },
         2 => {
-            let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::empty()).unwrap();
             let mut event = libc::epoll_event { events: 0, u64: 0 };
             // SAFETY: room for one event.
-            unsafe { libc::epoll_wait(epoll.as_raw_fd(), &raw mut event, 1, -1) }
+            unsafe { libc::epoll_wait(epoll, &raw mut event, 1, -1) }
         }
         3 => {
             let (mut reader, writer) = std::io::pipe().unwrap();
