@@ -21,7 +21,7 @@ struct hk_session {
 	void *rust;
 };
 
-static int hk_open(struct inode *inode, struct file *file)
+static int hk_begin_session(struct inode *inode, struct file *file)
 {
 	struct hk_session *session = kzalloc(sizeof(*session), GFP_KERNEL_ACCOUNT);
 
@@ -76,7 +76,7 @@ static int hk_release(struct inode *inode, struct file *file)
 
 static const struct file_operations hk_operations = {
 	.owner = THIS_MODULE,
-	.open = hk_open,
+	.open = hk_begin_session,
 	.unlocked_ioctl = hk_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
 	.flush = hk_flush,

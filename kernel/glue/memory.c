@@ -98,7 +98,7 @@ static u32 hk_flags(struct vm_area_struct *vma)
 	vm_flags_t flags = vma->vm_flags;
 	bool special = !vma->vm_file && vma->vm_ops && vma->vm_ops->name;
 
-	return (flags & VM_SHARED ? 1 : 0) | (flags & VM_GROWSDOWN ? 2 : 0) | (flags & (VM_IO | VM_PFNMAP) ? 4 : 0) |
+	return (flags & VM_MAYSHARE ? 1 : 0) | (flags & VM_GROWSDOWN ? 2 : 0) | (flags & (VM_IO | VM_PFNMAP) ? 4 : 0) |
 	       (is_vm_hugetlb_page(vma) ? 8 : 0) | (special ? 16 : 0) | (flags & VM_DONTCOPY ? 32 : 0) |
 	       (flags & VM_WIPEONFORK ? 64 : 0) | (flags & VM_LOCKED ? 128 : 0);
 }
@@ -181,12 +181,15 @@ long hk_read_pages(struct mm_struct *mm, u64 at, void *into, u32 bytes)
 	return done;
 }
 
-/* A regular file, open for writing; NULL otherwise. Writing to anything else could wait for ever. */
-struct file *hk_file(s32 fd)
+/* A regular file, open for writing or for reading; NULL otherwise. Anything else could be waited for for ever. */
+struct file *hk_file(s32 fd, bool writes)
 {
 	struct file *file = fd < 0 ? NULL : fget(fd);
+	fmode_t mode = writes ? FMODE_WRITE : FMODE_READ;
 
-	if (file && (!S_ISREG(file_inode(file)->i_mode) || !(file->f_mode & FMODE_WRITE))) {
+	/* What is appended goes elsewhere than it is told to. */
+	if (file && (!S_ISREG(file_inode(file)->i_mode) || !(file->f_mode & mode) ||
+		     (writes && (file->f_flags & O_APPEND)))) {
 		fput(file);
 		file = NULL;
 	}
@@ -196,6 +199,27 @@ struct file *hk_file(s32 fd)
 void hk_file_put(struct file *file)
 {
 	fput(file);
+}
+
+/* Exactly so many bytes. */
+long hk_read(struct file *file, void *into, size_t size, u64 at)
+{
+	loff_t place = at;
+
+	while (size) {
+		ssize_t got = kernel_read(file, into, size, &place);
+
+		if (got <= 0)
+			return got ? got : -ENODATA;
+		into += got;
+		size -= got;
+	}
+	return 0;
+}
+
+u64 hk_size(struct file *file)
+{
+	return i_size_read(file_inode(file));
 }
 
 /* All of it. */

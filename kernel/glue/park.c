@@ -9,6 +9,7 @@
 #include <linux/hashtable.h>
 #include <linux/hrtimer.h>
 #include <linux/module.h>
+#include <linux/mutex.h>
 #include <linux/ptrace.h>
 #include <linux/sched/task_stack.h>
 #include <linux/slab.h>
@@ -32,6 +33,7 @@ struct hk_park {
 	struct hlist_node node;
 	refcount_t refs;
 	atomic_t state;
+	struct mutex reading;	/* a task that is killed leaves the callback, and then its stack, only without it */
 	struct task_struct *task;
 	struct hk_gate *gate;
 };
@@ -131,8 +133,9 @@ static void hk_parked(struct callback_head *work)
 		hk_answer(park, HK_PARKED);
 		wait_event_state(park->gate->tasks, smp_load_acquire(&park->gate->open),
 				 (TASK_KILLABLE | TASK_FREEZABLE));
-		if (!smp_load_acquire(&park->gate->open))
-			atomic_set(&park->state, HK_GONE);
+		mutex_lock(&park->reading);
+		atomic_set(&park->state, HK_GONE);
+		mutex_unlock(&park->reading);
 	}
 	hk_park_put(park);
 }
@@ -184,6 +187,7 @@ long hk_park_add(struct hk_gate *gate, s32 tid, u64 start, struct hk_park **out)
 	park->gate = gate;
 	refcount_set(&park->refs, 1);
 	INIT_HLIST_NODE(&park->node);
+	mutex_init(&park->reading);
 	atomic_set(&park->state, HK_DEAD);
 	result = hk_register(park);
 	if (result) {
@@ -241,4 +245,17 @@ bool hk_park_hold(struct hk_park *park)
 struct task_struct *hk_park_task(const struct hk_park *park)
 {
 	return park->task;
+}
+
+/* -EBUSY: it is not parked, and its stack may go at any moment. */
+long hk_park_registers(struct hk_park *park, u32 note, void *out, u32 room)
+{
+	long result = -EBUSY;
+
+	if (mutex_lock_killable(&park->reading))
+		return -EINTR;
+	if (atomic_read(&park->state) == HK_PARKED)
+		result = hk_registers(park->task, note, out, room);
+	mutex_unlock(&park->reading);
+	return result;
 }

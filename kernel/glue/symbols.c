@@ -7,6 +7,7 @@
 #include <linux/kprobes.h>
 #include <linux/module.h>
 #include <linux/ptrace.h>
+#include <linux/sched/task.h>
 #include <linux/static_call.h>
 #include <linux/task_work.h>
 
@@ -34,6 +35,37 @@ static struct callback_head *hk_no_match(struct task_struct *task, bool (*match)
 	return NULL;
 }
 
+static pid_t hk_no_clone(struct kernel_clone_args *args)
+{
+	return -EOPNOTSUPP;
+}
+
+static long hk_no_prctl(struct task_struct *task, int option, unsigned long at)
+{
+	return -EOPNOTSUPP;
+}
+
+static int hk_no_pipe(struct file **files, int flags)
+{
+	return -EOPNOTSUPP;
+}
+
+static void hk_no_pid(struct task_struct *task, enum pid_type type, struct pid *pid)
+{
+}
+
+static int hk_no_program(struct mm_struct *mm, struct file *file)
+{
+	return -EOPNOTSUPP;
+}
+
+static rwlock_t *hk_tasks_lock;
+
+DEFINE_STATIC_CALL(hk_sc_clone, hk_no_clone);
+DEFINE_STATIC_CALL(hk_sc_prctl, hk_no_prctl);
+DEFINE_STATIC_CALL(hk_sc_pipe, hk_no_pipe);
+DEFINE_STATIC_CALL(hk_sc_pid, hk_no_pid);
+DEFINE_STATIC_CALL(hk_sc_program, hk_no_program);
 DEFINE_STATIC_CALL(hk_sc_name, hk_no_name);
 DEFINE_STATIC_CALL(hk_sc_access, hk_no_access);
 DEFINE_STATIC_CALL(hk_sc_match, hk_no_match);
@@ -73,6 +105,13 @@ void hk_find_symbols(void)
 	HK_FIND(HK_TAKE_BACK, hk_sc_match,
 		struct callback_head *(*)(struct task_struct *, bool (*)(struct callback_head *, void *), void *),
 		"task_work_cancel_match");
+	HK_FIND(HK_CLONE, hk_sc_clone, pid_t (*)(struct kernel_clone_args *), "kernel_clone");
+	HK_FIND(HK_VDSO, hk_sc_prctl, long (*)(struct task_struct *, int, unsigned long), "do_arch_prctl_64");
+	HK_FIND(HK_PIPES, hk_sc_pipe, int (*)(struct file **, int), "create_pipe_files");
+	HK_FIND(HK_PROGRAM, hk_sc_program, int (*)(struct mm_struct *, struct file *), "replace_mm_exe_file");
+	hk_tasks_lock = (rwlock_t *)static_call(hk_sc_name)("tasklist_lock");
+	if (hk_tasks_lock)
+		HK_FIND(HK_IDS, hk_sc_pid, void (*)(struct task_struct *, enum pid_type, struct pid *), "change_pid");
 }
 
 u64 hk_features(void)
@@ -88,4 +127,41 @@ bool hk_may_access_exact(struct task_struct *task)
 bool hk_take_back(struct task_struct *task, bool (*match)(struct callback_head *, void *), void *data)
 {
 	return static_call(hk_sc_match)(task, match, data) != NULL;
+}
+
+pid_t hk_kernel_clone(struct kernel_clone_args *args)
+{
+	return static_call(hk_sc_clone)(args);
+}
+
+long hk_arch_prctl(struct task_struct *task, int option, unsigned long at)
+{
+	return static_call(hk_sc_prctl)(task, option, at);
+}
+
+/* The end that is read from, then the one that is written to. */
+long hk_pipe(struct file **files)
+{
+	return static_call(hk_sc_pipe)(files, 0);
+}
+
+long hk_replace_program(struct mm_struct *mm, struct file *file)
+{
+	return static_call(hk_sc_program)(mm, file);
+}
+
+/* Only with HK_IDS, under hk_lock_tasks(). */
+void hk_change_pid(struct task_struct *task, enum pid_type type, struct pid *pid)
+{
+	static_call(hk_sc_pid)(task, type, pid);
+}
+
+void hk_lock_tasks(void)
+{
+	write_lock_irq(hk_tasks_lock);
+}
+
+void hk_unlock_tasks(void)
+{
+	write_unlock_irq(hk_tasks_lock);
 }

@@ -8,6 +8,8 @@ pub(crate) struct Errno(i64);
 impl Errno {
     /// Not permitted.
     pub(crate) const PERM: Self = Self(-1);
+    /// No such file.
+    pub(crate) const NOENT: Self = Self(-2);
     /// No such task.
     pub(crate) const SRCH: Self = Self(-3);
     /// A signal came.
@@ -28,6 +30,10 @@ impl Errno {
     pub(crate) const DEADLK: Self = Self(-35);
     /// Nothing is frozen.
     pub(crate) const NODATA: Self = Self(-61);
+    /// An address without memory.
+    pub(crate) const FAULT: Self = Self(-14);
+    /// What cannot be done, for a reason that the answer names.
+    pub(crate) const NOTSUPP: Self = Self(-95);
     /// More than fits.
     pub(crate) const OVERFLOW: Self = Self(-75);
     /// A version that is not spoken, or none was agreed on.

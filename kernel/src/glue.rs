@@ -31,7 +31,7 @@ mod c {
         pub(super) fn hk_may_access(task: *mut c_void) -> bool;
         pub(super) fn hk_kill(task: *mut c_void) -> bool;
         pub(super) fn hk_xstate_size() -> u32;
-        pub(super) fn hk_registers(task: *mut c_void, note: u32, out: *mut c_void, room: u32) -> i64;
+        pub(super) fn hk_park_registers(park: *mut c_void, note: u32, out: *mut c_void, room: u32) -> i64;
         pub(super) fn hk_alloc(size: usize) -> *mut c_void;
         pub(super) fn hk_free(at: *mut c_void);
         pub(super) fn hk_from_user(to: *mut c_void, from: u64, size: usize) -> i64;
@@ -40,11 +40,14 @@ mod c {
         pub(super) fn hk_mm_put(mm: *mut c_void);
         pub(super) fn hk_next_mapping(mm: *mut c_void, from: u64, out: *mut Vma, name: *mut u8, room: u32) -> i64;
         pub(super) fn hk_read_pages(mm: *mut c_void, at: u64, into: *mut c_void, bytes: u32) -> i64;
-        pub(super) fn hk_file(fd: i32) -> *mut c_void;
+        pub(super) fn hk_file(fd: i32, writes: bool) -> *mut c_void;
         pub(super) fn hk_file_put(file: *mut c_void);
         pub(super) fn hk_write(file: *mut c_void, from: *const c_void, size: usize, at: *mut u64) -> i64;
+        pub(super) fn hk_read(file: *mut c_void, into: *mut c_void, size: usize, at: u64) -> i64;
+        pub(super) fn hk_size(file: *mut c_void) -> u64;
         pub(super) fn hk_now() -> u64;
         pub(super) fn hk_pause();
+        pub(super) fn hk_copy_on_write(mm: *mut c_void, copy: *mut *mut c_void) -> i64;
         pub(super) fn hk_run_in_thread(work: *mut c_void) -> i64;
         pub(super) fn hk_called_off() -> bool;
         pub(super) fn hk_give_up(text: *const u8, length: u32) -> !;
@@ -189,7 +192,7 @@ impl Park {
         unsafe { c::hk_park_hold(self.0.as_ptr()) };
     }
 
-    fn task(&self) -> *mut c_void {
+    pub(crate) fn task(&self) -> *mut c_void {
         // SAFETY: the park is alive, and holds a reference on its task.
         unsafe { c::hk_park_task(self.0.as_ptr()) }
     }
@@ -222,8 +225,9 @@ impl Park {
     /// Registers of one set, of a task that is off the processor; how many bytes.
     pub(crate) fn registers(&self, note: u32, into: &mut [u8]) -> Result<usize> {
         let room = u32::try_from(into.len()).map_err(|_| Errno::OVERFLOW)?;
-        // SAFETY: the task is alive as long as the park; at most `room` bytes are written to `into`.
-        let used = Errno::check(unsafe { c::hk_registers(self.task(), note, into.as_mut_ptr().cast(), room) })?;
+        // SAFETY: the park is alive as long as this reference; at most `room` bytes are written to `into`.
+        let used =
+            Errno::check(unsafe { c::hk_park_registers(self.0.as_ptr(), note, into.as_mut_ptr().cast(), room) })?;
         usize::try_from(used).map_err(|_| Errno::OVERFLOW)
     }
 
@@ -246,6 +250,18 @@ impl Drop for Park {
 pub(crate) struct Memory(NonNull<c_void>);
 
 impl Memory {
+    pub(crate) fn as_ptr(&self) -> *mut c_void {
+        self.0.as_ptr()
+    }
+
+    /// A copy on write, as it is now. Only a thread of the kernel may ask for it.
+    pub(crate) fn copy_on_write(&self) -> Result<Self> {
+        let mut copy = ptr::null_mut();
+        // SAFETY: the address space is alive; `copy` is a place for a reference, which is ours when the answer is 0.
+        Errno::check(unsafe { c::hk_copy_on_write(self.0.as_ptr(), &raw mut copy) })?;
+        NonNull::new(copy).map(Self).ok_or(Errno::NOMEM)
+    }
+
     /// The first mapping that ends behind an address, its name put into `name`.
     pub(crate) fn next(&self, from: u64, name: &mut [u8]) -> Result<Option<Vma>> {
         let room = u32::try_from(name.len()).map_err(|_| Errno::OVERFLOW)?;
@@ -271,13 +287,44 @@ impl Drop for Memory {
     }
 }
 
-/// A regular file of the caller, open for writing.
+/// A file; its use by several tasks at once is the kernel's to order.
 pub(crate) struct File(NonNull<c_void>);
 
+// SAFETY: files are shared by all who have a reference.
+unsafe impl Sync for File {}
+
 impl File {
-    pub(crate) fn of_caller(fd: i32) -> Result<Self> {
+    /// # Safety
+    /// It is null, or a reference that is given away.
+    pub(crate) unsafe fn from_reference(file: *mut c_void) -> Option<Self> {
+        NonNull::new(file).map(Self)
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut c_void {
+        self.0.as_ptr()
+    }
+
+    /// Exactly so many bytes from a place.
+    pub(crate) fn read(&self, into: &mut [u8], at: u64) -> Result<()> {
+        // SAFETY: the file is alive; `into` has that many bytes.
+        Errno::check(unsafe { c::hk_read(self.0.as_ptr(), into.as_mut_ptr().cast(), into.len(), at) }).map(|_| ())
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        // SAFETY: the file is alive.
+        unsafe { c::hk_size(self.0.as_ptr()) }
+    }
+
+    /// A regular file of the caller's, open for writing.
+    pub(crate) fn to_write(fd: i32) -> Result<Self> {
         // SAFETY: any number may be asked for.
-        NonNull::new(unsafe { c::hk_file(fd) }).map(Self).ok_or(Errno::BADF)
+        NonNull::new(unsafe { c::hk_file(fd, true) }).map(Self).ok_or(Errno::BADF)
+    }
+
+    /// A regular file of the caller's, open for reading.
+    pub(crate) fn to_read(fd: i32) -> Result<Self> {
+        // SAFETY: any number may be asked for.
+        NonNull::new(unsafe { c::hk_file(fd, false) }).map(Self).ok_or(Errno::BADF)
     }
 
     /// All of it, at `at`, which moves on.
@@ -371,7 +418,7 @@ pub(crate) fn pause() {
 }
 
 /// Has a thread of the kernel do the work and waits for its end.
-pub(crate) fn run_in_thread(work: &mut crate::read::Copying<'_>) -> Result<()> {
+pub(crate) fn run_in_thread(work: &mut crate::Work<'_, '_>) -> Result<()> {
     // SAFETY: `hdcr_rs_work` takes it as what it is; it outlives the call, which ends after the thread has.
     Errno::check(unsafe { c::hk_run_in_thread(ptr::from_mut(work).cast()) }).map(|_| ())
 }

@@ -7,14 +7,23 @@
 #![warn(missing_docs, unreachable_pub)]
 
 mod answer;
+mod build;
+mod capture;
+mod frames;
 mod freeze;
 mod glue;
+mod image;
+mod looking;
+mod making;
 mod panic;
 mod plain;
 mod read;
+mod restore;
 mod scope;
 mod session;
 mod table;
+
+use core::ffi::c_void;
 
 use session::Session;
 
@@ -53,8 +62,32 @@ unsafe extern "C" fn hdcr_rs_release(session: *mut Session) {
 /// # Safety
 /// `work` is what was given to `hk_run_in_thread`, whose caller waits.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn hdcr_rs_work(work: *mut read::Copying<'_>) -> i64 {
-    // SAFETY: the only one who gives work to a thread is `read::pages`, which waits for its end and does not touch it.
+unsafe extern "C" fn hdcr_rs_work(work: *mut Work<'_, '_>) -> i64 {
+    // SAFETY: who gives work to a thread waits for its end and does not touch it meanwhile (`glue::run_in_thread`).
     let work = unsafe { &mut *work };
-    work.run().map_or_else(|error| error.number(), |()| 0)
+    let done = match work {
+        Work::Copy(copying) => copying.run(),
+        Work::CopyOnWrite(writing) => writing.copy_on_write(),
+        Work::Capture(writing) => writing.run(),
+    };
+    done.map_or_else(|error| error.number(), |()| 0)
+}
+
+/// What a thread of the kernel does for a caller.
+enum Work<'a, 'b> {
+    Copy(&'a mut read::Copying<'b>),
+    CopyOnWrite(&'a mut frames::Writing),
+    Capture(&'a mut frames::Writing),
+}
+
+/// # Safety
+/// `plan` and `site` are those of `making::Site::new`, and the caller is the task with that number.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn hdcr_rs_build(plan: *const restore::Plan, site: *mut c_void, number: u32) -> i64 {
+    // SAFETY: the plan outlives the site, which waits for whoever builds; nobody changes it.
+    let plan = unsafe { &*plan };
+    // SAFETY: the site is alive as long as one of its tasks builds.
+    let crew = unsafe { making::Crew::of(site) }.ok_or(answer::Errno::INVAL);
+    let built = crew.and_then(|crew| build::build(plan, &crew, number as usize));
+    built.map_or_else(|error| error.number(), |()| 0)
 }

@@ -1,7 +1,9 @@
 //! Values that may be copied from and to user space byte by byte.
 // SPDX-License-Identifier: GPL-2.0-only
 
-use hdcr_abi::{Freeze, Head, Hello, Kill, MappingRow, Mappings, Pages, Range, Registers, TaskRow, Tasks, Thaw};
+use hdcr_abi::{
+    Capture, Freeze, Head, Hello, Kill, MappingRow, Mappings, Pages, Range, Registers, Restore, TaskRow, Tasks, Thaw,
+};
 
 use crate::answer::Result;
 use crate::glue;
@@ -18,7 +20,10 @@ macro_rules! plain {
         unsafe impl Plain for $kind {}
     )*};
 }
-plain!(Freeze, Head, Hello, Kill, MappingRow, Mappings, Pages, Range, Registers, TaskRow, Tasks, Thaw, u8);
+plain!(
+    Capture, Freeze, Head, Hello, Kill, MappingRow, Mappings, Pages, Range, Registers, Restore, TaskRow, Tasks, Thaw,
+    u8
+);
 
 /// Reads one from the caller.
 pub(crate) fn from_user<T: Plain>(at: u64) -> Result<T> {

@@ -179,18 +179,19 @@ pub(crate) fn pages(frozen: &Frozen, request: &mut Pages) -> Result<()> {
         return Err(Errno::INVAL);
     }
     let memory = frozen.member(request.tid)?.park.memory()?;
-    let file = File::of_caller(request.fd)?;
+    let file = File::to_write(request.fd)?;
     let mut ranges = Table::<Range>::filled(request.count as usize)?;
     plain::all_from_user(request.ranges, &mut ranges)?;
     let is_odd = |range: &Range| {
-        (range.start | range.length) % PAGE != 0 || range.start.checked_add(range.length).is_none_or(|end| end >> 57 != 0)
+        (range.start | range.length) % PAGE != 0
+            || range.start.checked_add(range.length).is_none_or(|end| end >> 57 != 0)
     };
     if ranges.iter().any(is_odd) {
         return Err(Errno::INVAL);
     }
     let piece = Table::filled(PIECE)?;
     let mut copying = Copying { memory, file, ranges: &ranges, at: request.offset, piece };
-    let result = glue::run_in_thread(&mut copying);
+    let result = glue::run_in_thread(&mut crate::Work::Copy(&mut copying));
     request.written = copying.at - request.offset;
     result
 }

@@ -2,14 +2,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 use hdcr_abi::{
-    Freeze, Head, Hello, Kill, Mappings, Pages, Registers, Request, THREADS, Tasks, Thaw, VERSION, freeze_flag,
+    Capture, Freeze, Head, Hello, Kill, Mappings, Pages, Registers, Request, Restore, THREADS, Tasks, Thaw, VERSION,
+    capture_flag, freeze_flag,
 };
 
 use crate::answer::{Errno, Result};
+use crate::capture::capture;
 use crate::freeze::{Frozen, Orders, freeze};
 use crate::glue;
 use crate::plain::{self, Plain};
 use crate::read;
+use crate::restore::restore;
 use crate::scope::Scope;
 
 /// A session. Dropping it lets all go.
@@ -55,6 +58,13 @@ impl Session {
             Mappings::COMMAND => self.reply(at, |frozen, request| read::mappings(frozen, request)),
             Registers::COMMAND => self.reply(at, |frozen, request| read::registers(frozen, request)),
             Pages::COMMAND => self.reply(at, |frozen, request| read::pages(frozen, request)),
+            Capture::COMMAND => self.capture(at),
+            Restore::COMMAND => {
+                let (mut request, _) = take::<Restore>(at, 0)?;
+                let result = restore(&mut request);
+                plain::to_user(at, &request)?;
+                result
+            }
             _ => Err(Errno::NOTTY),
         }
     }
@@ -102,12 +112,16 @@ impl Session {
         Ok(())
     }
 
+    fn capture(&mut self, at: u64) -> Result<()> {
+        let (mut request, flags) = take::<Capture>(at, capture_flag::ON_WRITE)?;
+        let result = capture(&mut self.frozen, &mut request, flags & capture_flag::ON_WRITE != 0);
+        // What stands in the way is an answer, too.
+        plain::to_user(at, &request)?;
+        result
+    }
+
     /// A request about what is frozen, whose answer goes back into it.
-    fn reply<T: Request + Plain>(
-        &self,
-        at: u64,
-        answer: impl FnOnce(&Frozen, &mut T) -> Result<()>,
-    ) -> Result<()> {
+    fn reply<T: Request + Plain>(&self, at: u64, answer: impl FnOnce(&Frozen, &mut T) -> Result<()>) -> Result<()> {
         let (mut request, _) = take::<T>(at, 0)?;
         answer(self.frozen.as_ref().ok_or(Errno::NODATA)?, &mut request)?;
         plain::to_user(at, &request)

@@ -38,10 +38,11 @@ const FLAGS: [&str; 17] = [
 ];
 
 /// What the C half calls.
-const ENTRIES: [&str; 5] = ["hdcr_rs_open", "hdcr_rs_ioctl", "hdcr_rs_thaw", "hdcr_rs_release", "hdcr_rs_work"];
+const ENTRIES: [&str; 6] =
+    ["hdcr_rs_open", "hdcr_rs_ioctl", "hdcr_rs_thaw", "hdcr_rs_release", "hdcr_rs_work", "hdcr_rs_build"];
 
 /// The crates that both sides share, in the order in which they are built.
-const SHARED: [&str; 1] = ["hdcr-abi"];
+const SHARED: [&str; 2] = ["hdcr-abi", "hdcr-layout"];
 
 /// What an object may be relocated by: nothing goes through a table of addresses.
 const RELOCATIONS: [&str; 5] = ["R_X86_64_64", "R_X86_64_32", "R_X86_64_32S", "R_X86_64_PC32", "R_X86_64_PLT32"];
@@ -68,6 +69,7 @@ pub(super) fn build(shell: &Shell, folder: &Path) -> Result<PathBuf> {
         compile(shell, &[&kind[..], &[&sysroot, "--crate-name", &crate_name, &source, "--out-dir", &out]].concat())?;
         externs.push(format!("--extern={crate_name}={out}/lib{crate_name}.rlib"));
     }
+    externs.push(format!("--extern=xxhash_rust={}", check_sums(shell, &sysroot, &out)?));
     let kind = ["--crate-type", "staticlib", "--edition=2024", "-Clto=fat", "-Dwarnings"];
     let mut arguments = [&kind[..], &[&sysroot, "--crate-name", "hdcr", "--out-dir", &out]].concat();
     arguments.extend(externs.iter().map(String::as_str));
@@ -80,6 +82,19 @@ pub(super) fn build(shell: &Shell, folder: &Path) -> Result<PathBuf> {
     ensure!(shell.run("ld", &link)?, "ld failed");
     check(shell, &text)?;
     Ok(object)
+}
+
+/// The crate of the check sums, as cargo has it.
+fn check_sums(shell: &Shell, sysroot: &str, out: &str) -> Result<String> {
+    let told = shell.output("cargo", &["metadata", "--format-version", "1", "--locked"])?;
+    let told: serde_json::Value = serde_json::from_str(&told).context("cargo metadata")?;
+    let packages = told.get("packages").and_then(|all| all.as_array()).into_iter().flatten();
+    let found = packages.into_iter().find(|package| package.get("name").is_some_and(|name| name == "xxhash-rust"));
+    let manifest = found.and_then(|package| package.get("manifest_path")?.as_str()).context("xxhash-rust")?;
+    let source = Path::new(manifest).with_file_name("src/lib.rs").display().to_string();
+    let kind = ["--crate-type", "rlib", "--edition=2018", "--cap-lints", "allow", "--cfg", "feature=\"xxh3\""];
+    compile(shell, &[&kind[..], &[sysroot, "--crate-name", "xxhash_rust", &source, "--out-dir", out]].concat())?;
+    Ok(format!("{out}/libxxhash_rust.rlib"))
 }
 
 /// `core` for the kernel, kept until the compiler or a flag changes.
