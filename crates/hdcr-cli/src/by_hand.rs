@@ -5,8 +5,9 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hdcr_image::JobName;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Failure, Result};
 use crate::host::Host;
 use crate::job::{is_at, make_private};
+use crate::orphan;
 use crate::process;
 use crate::task::Place;
 
@@ -24,7 +26,7 @@ pub(crate) struct ByHand {
     pub(crate) pid: i32,
     born: i64,
     /// The number of its checkpoint.
-    number: u64,
+    pub(crate) number: u64,
     host: Host,
 }
 
@@ -45,7 +47,7 @@ impl Turn {
     /// it is nobody's.
     pub(crate) fn take(store: &Path, name: &JobName) -> Result<Self> {
         const TRIES: usize = 100;
-        const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+        const PAUSE: Duration = Duration::from_millis(20);
         let path = store.join(".jobs").join(format!("{name}.turn"));
         for _ in 0..TRIES {
             let opened = make_private(&store.join(".jobs")).and_then(|()| {
@@ -138,6 +140,42 @@ pub(crate) fn note(place: &Place, pid: i32, lives: bool) {
     }
 }
 
+/// Those of a job that live here.
+pub(crate) fn living(store: &Path, name: &JobName) -> Result<Vec<ByHand>> {
+    Ok(read(store, name)?.into_iter().filter(ByHand::lives).collect())
+}
+
+/// All of a store that live here, by job. A list that cannot be read is told of.
+pub(crate) fn all(store: &Path) -> Vec<(JobName, ByHand)> {
+    let Ok(entries) = fs::read_dir(store.join(".jobs")) else { return Vec::new() };
+    let file_names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let names = file_names.filter_map(|file| JobName::new(file.strip_suffix(".restored")?).ok());
+    let mut names: Vec<JobName> = names.collect();
+    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    let mut found = Vec::new();
+    for name in names {
+        match living(store, &name) {
+            Ok(living) => found.extend(living.into_iter().map(|program| (name.clone(), program))),
+            Err(failure) => tracing::warn!(%failure, "programs that were restored by hand are not known"),
+        }
+    }
+    found
+}
+
+/// Ends a program: all of its processes, asked first.
+pub(crate) fn end(store: &Path, name: &JobName, program: &ByHand, grace: Duration) -> Result<()> {
+    let path = path(store, name);
+    let found = fs::symlink_metadata(&path).map_err(Failure::system(format_args!("looking at {}", path.display())))?;
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        let message = format!("{} was written by user {}", path.display(), found.uid());
+        return Err(Failure::refused("record-owner", message).remedy("end the program as the user whose it is"));
+    }
+    orphan::end_tree(program.pid, program.born, grace)?;
+    let mut all = read(store, name)?;
+    all.retain(|other| other.lives() || other.host.is_elsewhere());
+    write(store, name, &all)
+}
+
 /// Refuses a job of which a program that was restored by hand still runs, here or (unless `take_over`) elsewhere.
 pub(crate) fn refuse_beside(store: &Path, name: &JobName, take_over: bool) -> Result<()> {
     let all = read(store, name)?;
@@ -146,7 +184,7 @@ pub(crate) fn refuse_beside(store: &Path, name: &JobName, take_over: bool) -> Re
         let message =
             format!("the program of job {name} runs, as pid {pid}: it was restored by hand from {name}@{number}");
         return Err(Failure::refused("job-runs", message)
-            .remedy(format!("end it first (`kill {pid}`), or take another --name or --store")));
+            .remedy(format!("end it first (`hdcr stop {pid}`), or take another --name or --store")));
     }
     match all.iter().find(|other| other.host.is_elsewhere()) {
         Some(other) if !take_over => Err(other.host.refusal(name.as_str())),
@@ -179,6 +217,8 @@ mod tests {
         refuse_beside(store.path(), &name, false).unwrap();
         let own = std::process::id().cast_signed();
         note(&place, own, true);
+        let listed = all(store.path());
+        assert!(matches!(&listed[..], [(job, one)] if *job == name && one.pid == own && one.number == 3), "{listed:?}");
         let refused = refuse_beside(store.path(), &name, true).unwrap_err();
         assert!(refused.code == "job-runs" && refused.message.contains(&format!("pid {own}")), "{refused}");
         note(&place, own, false);

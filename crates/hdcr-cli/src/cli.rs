@@ -91,10 +91,11 @@ pub(crate) enum Command {
     Restore(RestoreArgs),
     /// Say what stands in the way of a checkpoint or a restore; touches nothing
     Check(CheckArgs),
-    /// List the jobs that run under hdcr
+    /// List the jobs that run under hdcr, and programs restored by hand
     #[command(after_help = "\
 PID is the number to be used where this is read. EVERY is the time between checkpoints; a `!` after the state says that \
-the last one failed, and `orphan!` that the keeper was killed while its program runs on.
+the last one failed, and `orphan!` that the keeper was killed while its program runs on. `by hand` is a program that \
+`hdcr restore` brought back from the store: it has no keeper, and nobody rolls it back.
 
 Examples:
   hdcr ps
@@ -266,6 +267,7 @@ Examples:
   hdcr restore ./sim.hdcr     a file or a directory (with a slash in it)
   hdcr restore sim --detach --pidfile sim.pid --stdio sim.log
   hdcr restore sim --new-pids when its pids are in use")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct RestoreArgs {
     /// A file, a directory, the name of a job, or NAME@ID
     #[arg(value_name = "IMAGE|NAME[@ID]", value_hint = ValueHint::AnyPath)]
@@ -279,6 +281,9 @@ pub(crate) struct RestoreArgs {
     /// Restore into a private pid namespace, in which every pid is free
     #[arg(long)]
     pub(crate) new_pids: bool,
+    /// With --new-pids: restore a second copy although the first runs and writes the same files, which are rolled back under it
+    #[arg(long, requires = "new_pids")]
+    pub(crate) force: bool,
     /// Go on although another machine is said to run the job: it, or the job there, is gone for good
     #[arg(long)]
     pub(crate) take_over: bool,
@@ -320,14 +325,15 @@ pub(crate) struct CheckArgs {
 /// `hdcr stop`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A kill -9 of your own would be rolled back. Its checkpoints are kept; `hdcr checkpoint NAME --kill` ends a job that is to \
+A program that was restored by hand is ended as well, by its pid or the name of its job. Of a job, a kill -9 of your own would be rolled back. Its checkpoints are kept; `hdcr checkpoint NAME --kill` ends a job that is to \
 go on later.
 
 Examples:
   hdcr stop sim               SIGTERM, and SIGKILL after ten seconds
   hdcr stop sim --grace 5m    a program that takes its time to end")]
 pub(crate) struct StopArgs {
-    /// The job
+    /// The job, or a pid that `hdcr ps` shows
+    #[arg(value_name = "NAME|PID")]
     pub(crate) name: String,
     /// Time between SIGTERM and SIGKILL
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "10s")]

@@ -48,21 +48,7 @@ impl Orphan {
         let name = parts::job_name(&self.name)?;
         job::refuse_foreign(&self.store, &name)?;
         let held = Held::take(&self.store, &name)?;
-        let mut tree = Tree::of(self.pid);
-        tree.signal(self.pid, Signal::TERM);
-        tree.signal(self.pid, Signal::CONT);
-        if !ends(self.pid, self.record.main_born, grace)? {
-            tree.look(self.pid);
-            tree.signal(self.pid, Signal::KILL);
-        }
-        let end = Instant::now() + KILL_LIMIT;
-        while let Some(left) = tree.kill() {
-            if Instant::now() >= end {
-                let message = format!("process {left} ({}) does not end although it was killed", process::name(left));
-                return Err(Failure::new(Class::Failed, "unkillable", message));
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        end_tree(self.pid, self.record.main_born, grace)?;
         if parts::numbers(&self.store, &name)?.is_empty() {
             held.forget()?;
         } else {
@@ -71,6 +57,26 @@ impl Orphan {
         registry.forget(&self.name);
         Ok(())
     }
+}
+
+/// Ends a process, asked first, and all below it.
+pub(crate) fn end_tree(main: i32, born: i64, grace: Duration) -> Result<()> {
+    let mut tree = Tree::of(main);
+    tree.signal(main, Signal::TERM);
+    tree.signal(main, Signal::CONT);
+    if !ends(main, born, grace)? {
+        tree.look(main);
+        tree.signal(main, Signal::KILL);
+    }
+    let end = Instant::now() + KILL_LIMIT;
+    while let Some(left) = tree.kill() {
+        if Instant::now() >= end {
+            let message = format!("process {left} ({}) does not end although it was killed", process::name(left));
+            return Err(Failure::new(Class::Failed, "unkillable", message));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// Processes with their births, so that nobody is killed who has a number after them.

@@ -422,6 +422,11 @@ pub(crate) fn overview(image: &ImageReader) -> Result<show::Overview> {
     Ok(show::overview(image)?)
 }
 
+/// The files that a restore of an image may change.
+pub(crate) fn written(image: &ImageReader) -> Result<Vec<PathBuf>> {
+    Ok(show::written(image)?)
+}
+
 /// What a user means by a name, `NAME@ID` or a path. A name that the store does not know may be a file here.
 pub(crate) fn resolve(root: &Path, text: &str) -> Result<Place> {
     let store = store(root);

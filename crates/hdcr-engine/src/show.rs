@@ -1,7 +1,10 @@
 //! What an image holds, for people: the tree as a table, its open files, and every record in words.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Debug;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 
 use hdcr_image::hdcr_layout::{DescriptorEntry, Mapping, MappingKind, Registers, TaskState};
 use hdcr_image::{ImageReader, List, Record, Tag};
@@ -103,6 +106,20 @@ pub fn overview(image: &ImageReader) -> Result<Overview> {
         files.push(shown_file(&model, id, holders)?);
     }
     Ok(Overview { processes, files })
+}
+
+/// Paths of the files that a restore of an image may change: those that its program writes.
+pub fn written(image: &ImageReader) -> Result<Vec<PathBuf>> {
+    let model = stored::read(image)?;
+    let mut paths = Vec::new();
+    for id in stored::ids(&model.frames, contents::InodeRecord::TAG) {
+        let inode: contents::InodeRecord = stored::one(&model.frames, id)?;
+        let is_changed = matches!(inode.keep(), contents::Keep::Contents | contents::Keep::Length);
+        if is_changed && inode.life() == contents::Life::Named {
+            paths.push(PathBuf::from(OsStr::from_bytes(&inode.path)));
+        }
+    }
+    Ok(paths)
 }
 
 fn names(model: &Model) -> Result<BTreeMap<i32, String>> {

@@ -53,6 +53,49 @@ fn restored_twice(stage: &mut Stage<'_>, ways: &[&str]) -> Result<()> {
     stage.counted("count", 400)
 }
 
+/// A program that was restored by hand is listed and can be ended; beside it no copy is made that writes the same files.
+pub(crate) fn second(stage: &mut Stage<'_>) -> Result<()> {
+    needs_root()?;
+    let script = counting("count", 100_000);
+    let mut job = stage.start(&["run", "--name", "second", "--every", "1h", "--", "sh", "-c", &script], "says")?;
+    stage.until_counted("count", 5)?;
+    stage.expect(0, &["checkpoint", "second"])?;
+    beside(stage, "second")?;
+    stage.expect(0, &["checkpoint", "second", "--kill"])?;
+    wait::end_of(&mut job, "the job", LIMIT)?;
+    let detached = |options: &[&'static str]| -> Vec<&str> {
+        [&["restore", "second", "--detach", "--pidfile", "pid", "--stdio", "null"], options].concat()
+    };
+    stage.expect(0, &detached(&[]))?;
+    let pid = stage.text("pid").trim().to_owned();
+    stage.expect(0, &["ps"])?.names(&["second", &pid, "by hand"])?;
+    beside(stage, "second")?;
+    // An image knows its program too.
+    stage.expect(0, &["checkpoint", &pid, "-o", "image"])?;
+    beside(stage, "./image")?;
+    stage.expect(0, &detached(&["--new-pids", "--force"]))?;
+    let other = stage.text("pid").trim().to_owned();
+    stage.expect(69, &["stop", "second"])?.names(&["several-copies", &pid, &other])?;
+    for pid in [&pid, &other] {
+        stage.expect(0, &["stop", pid])?.names(&["second", pid])?;
+        wait::gone(pid.parse()?, LIMIT)?;
+    }
+    stage.expect(0, &["ps"])?.names(&["no jobs are running"])?;
+    stage.expect(69, &["stop", "second"])?.names(&["no-such-job"])?;
+    stage.expect(0, &detached(&["--new-pids"]))?;
+    stage.expect(0, &["stop", "second"])?.names(&["second", "has been ended"])
+}
+
+/// A second copy is refused, and what the first one writes stays.
+fn beside(stage: &mut Stage<'_>, image: &str) -> Result<()> {
+    let counted = stage.text("count").lines().count();
+    stage.until_counted("count", counted + 5)?;
+    let refused = stage.expect(69, &["restore", image, "--new-pids", "--detach", "--stdio", "null"])?;
+    refused.names(&["copy-runs", "/count", "--force", "--map-path"])?;
+    ensure!(stage.text("count").lines().count() >= counted + 5, "the file was cut back under the program that runs");
+    Ok(())
+}
+
 /// Commands that bring the job back at the same moment: one of them does.
 fn at_the_same_moment(stage: &mut Stage<'_>, run: &[&str]) -> Result<()> {
     let restore = ["restore", "twice"];

@@ -46,7 +46,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 57] = [
+const TRIALS: [Trial; 58] = [
     ("snapshot_fork", guests::by_fork),
     ("user_guests", user::guests),
     ("user_job", user::job),
@@ -82,6 +82,7 @@ const TRIALS: [Trial; 57] = [
     ("trust_store_of_user", trust::store_of_user),
     ("copies_by_hand", copies::by_hand),
     ("copies_by_hand_of_user", copies::by_hand_of_user),
+    ("copies_second", copies::second),
     ("copies_elsewhere", copies::elsewhere),
     ("copies_taken_over", copies::taken_over),
     ("lazy_guests", lazy::zoo),

@@ -27,7 +27,10 @@ pub(crate) fn taken(stage: &mut Stage<'_>) -> Result<()> {
     signal(program.id(), Signal::STOP);
     for generation in 0..3 {
         let (old, new) = (format!("./image.{generation}"), format!("./image.{}", generation + 1));
-        stage.expect(0, &["restore", &old, "--new-pids", "--detach", "--pidfile", "pid", "--stdio", "null"])?;
+        stage.expect(
+            0,
+            &["restore", &old, "--new-pids", "--force", "--detach", "--pidfile", "pid", "--stdio", "null"],
+        )?;
         let inside = stage.text("pid").trim().to_owned();
         ensure!(inside != pid, "it got the number that is taken");
         stage.expect(0, &["check", &inside])?.names(&["checkpoint of", "is possible"])?;

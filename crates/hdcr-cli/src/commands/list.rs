@@ -102,7 +102,7 @@ impl Row {
 }
 
 /// The command of a program; a title that it has written over its arguments (`nginx: worker`) as it stands there.
-fn command(words: &[Vec<u8>]) -> String {
+pub(crate) fn command(words: &[Vec<u8>]) -> String {
     match words {
         [title, rest @ ..] if !title.is_empty() && !rest.is_empty() && rest.iter().all(Vec::is_empty) => {
             String::from_utf8_lossy(title).trim_end().to_owned()

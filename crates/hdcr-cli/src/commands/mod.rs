@@ -1,5 +1,6 @@
 //! One file a command: values in, one call of an engine, store or keeper, one value printed.
 
+pub(crate) mod beside;
 pub(crate) mod check;
 pub(crate) mod checkpoint;
 pub(crate) mod doctor;

@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Surrounding;
+use super::list::command;
 use crate::asking;
+use crate::by_hand;
 use crate::duration;
 use crate::failure::{Failure, Result};
 use crate::orphan::{self, Orphan};
@@ -22,6 +24,19 @@ struct Found {
     silent: Vec<Silent>,
     /// Programs whose keeper is dead.
     orphans: Vec<Orphan>,
+    /// Programs of this store that were restored by hand.
+    by_hand: Vec<Restored>,
+}
+
+/// A program that has no keeper, and never had one.
+#[derive(Debug, Serialize)]
+struct Restored {
+    name: String,
+    pid: i32,
+    /// The checkpoint it came from.
+    number: u64,
+    command: String,
+    store: std::path::PathBuf,
 }
 
 /// A keeper that does not answer, and why.
@@ -52,6 +67,12 @@ impl Found {
         ]
     }
 
+    fn restored_row(restored: &Restored) -> Vec<String> {
+        let none = "-".to_owned();
+        let (name, pid, from) = (restored.name.clone(), restored.pid.to_string(), format!("from @{}", restored.number));
+        vec![name, pid, "by hand".to_owned(), none.clone(), from, none.clone(), none, restored.command.clone()]
+    }
+
     fn orphan_row(orphan: &Orphan) -> Vec<String> {
         let none = "-".to_owned();
         let (name, pid, command) = (orphan.name.clone(), orphan.pid.to_string(), orphan.command.clone());
@@ -61,8 +82,8 @@ impl Found {
 
 impl Found {
     fn lines(&self, width: Option<usize>) -> String {
-        let rows: Vec<Vec<String>> =
-            self.jobs.iter().map(Self::row).chain(self.orphans.iter().map(Self::orphan_row)).collect();
+        let kept = self.jobs.iter().map(Self::row).chain(self.orphans.iter().map(Self::orphan_row));
+        let rows: Vec<Vec<String>> = kept.chain(self.by_hand.iter().map(Self::restored_row)).collect();
         let mut lines = Vec::new();
         if rows.is_empty() && self.silent.is_empty() {
             lines.push("no jobs are running".to_owned());
@@ -91,9 +112,22 @@ impl Report for Found {
     }
 }
 
+fn restored(store: &std::path::Path, name: &hdcr_image::JobName, program: &by_hand::ByHand) -> Restored {
+    let words = std::fs::read(format!("/proc/{}/cmdline", program.pid)).unwrap_or_default();
+    let words: Vec<Vec<u8>> =
+        words.strip_suffix(b"\0").unwrap_or(&words).split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
+    Restored {
+        name: name.to_string(),
+        pid: program.pid,
+        number: program.number,
+        command: command(&words),
+        store: shown(store),
+    }
+}
+
 pub(crate) fn run(at: &Surrounding<'_>) -> Result<u8> {
     let registry = at.registry()?;
-    let mut found = Found { jobs: Vec::new(), silent: Vec::new(), orphans: Vec::new() };
+    let mut found = Found { jobs: Vec::new(), silent: Vec::new(), orphans: Vec::new(), by_hand: Vec::new() };
     for name in registry.names()? {
         match asking::status(&registry, &name, Duration::from_secs(5)) {
             Ok(status) => found.jobs.extend(status.map(|job| Status { store: shown(&job.store), ..job })),
@@ -102,6 +136,8 @@ pub(crate) fn run(at: &Surrounding<'_>) -> Result<u8> {
     }
     found.orphans = orphan::all(&registry)?;
     found.orphans.iter_mut().for_each(|orphan| orphan.store = shown(&orphan.store));
+    let store = &at.settings.store;
+    found.by_hand = by_hand::all(store).into_iter().map(|(name, program)| restored(store, &name, &program)).collect();
     at.output.result(&found)?;
     Ok(0)
 }

@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::process::Pid;
 use serde::Serialize;
 
-use super::Surrounding;
+use super::{Surrounding, beside};
 use crate::asking;
 use crate::by_hand::{self, Turn};
 use crate::cli::RestoreArgs;
@@ -52,6 +52,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         trust::image(&place, at.trusts)?;
     }
     let manifest = parts::manifest(&place)?;
+    beside::refuse(at, args, &place)?;
     can_write_pid(args.pidfile.as_deref())?;
     // Until the program is written down.
     let turn = if at.inside.is_none() { refuse_running(at, &place, args)? } else { None };
@@ -249,7 +250,8 @@ fn refuse_running(at: &Surrounding<'_>, place: &Place, args: &RestoreArgs) -> Re
         return Ok(None);
     }
     by_hand::refuse_beside(root, &name, args.take_over).map_err(|failure| match &*failure.code {
-        "job-runs" => failure.remedy("end it first, or take --new-pids for a second one, which writes the same files"),
+        "job-runs" => failure
+            .remedy(format!("end it first (`hdcr stop {job}`), or take --new-pids for a second one with other files")),
         _ => failure,
     })?;
     let program = record.filter(Record::program_lives).map(|record| record.main);
@@ -272,9 +274,7 @@ fn refuse_running(at: &Surrounding<'_>, place: &Place, args: &RestoreArgs) -> Re
         Some(pid) => format!("the program of job {job} runs, as pid {pid}"),
         None => format!("job {job} is running already"),
     };
-    let remedy = format!(
-        "end it first (`hdcr stop {job}`), or take --new-pids for a second one, which rolls the same files back and writes them"
-    );
+    let remedy = format!("end it first (`hdcr stop {job}`), or take --new-pids for a second one with other files");
     Err(Failure::refused("job-runs", message).remedy(remedy))
 }
 

@@ -1,0 +1,67 @@
+//! A second copy of a program that runs (`hdcr restore --new-pids`): refused when it would roll back files that the first
+//! one writes, under it.
+
+use std::fs;
+use std::time::Duration;
+
+use hdcr_image::ManifestFacts;
+
+use super::Surrounding;
+use crate::asking;
+use crate::by_hand;
+use crate::cli::RestoreArgs;
+use crate::failure::{Failure, Result};
+use crate::parts;
+use crate::process;
+use crate::task::Place;
+
+/// Files that are named in a refusal.
+const NAMED: usize = 4;
+
+/// Refuses a copy whose files another one writes, unless they are other files for it, or the user has said so.
+pub(crate) fn refuse(at: &Surrounding<'_>, args: &RestoreArgs, place: &Place) -> Result<()> {
+    if args.force || !args.new_pids || at.inside.is_some() {
+        return Ok(());
+    }
+    let image = parts::open(place)?;
+    let Some(first) = first(at, place, &image.manifest().facts)? else { return Ok(()) };
+    let is_moved = |path: &std::path::Path| args.map_path.iter().any(|map| path.starts_with(&map.old));
+    let files = parts::written(&image)?;
+    let files: Vec<String> =
+        files.iter().filter(|path| !is_moved(path)).map(|path| path.display().to_string()).collect();
+    if files.is_empty() {
+        return Ok(());
+    }
+    let mut named: Vec<String> = files.iter().take(NAMED).cloned().collect();
+    let more = files.len().saturating_sub(NAMED);
+    named.extend((more > 0).then(|| format!("and {more} more")));
+    let message = format!(
+        "the program of {place} runs already, as pid {first}, and both would write {}: it would be rolled back under the one \
+         that runs",
+        named.join(", ")
+    );
+    Err(Failure::refused("copy-runs", message).remedy(format!(
+        "end that one first (`hdcr stop {first}`), or give this one other files (`--map-path OLD=NEW`); --force restores it \
+         all the same"
+    )))
+}
+
+/// The first process of a copy that runs here, as far as one can know.
+fn first(at: &Surrounding<'_>, place: &Place, facts: &ManifestFacts) -> Result<Option<i32>> {
+    if let Place::Store { root, job, .. } = place {
+        let living = by_hand::living(root, &parts::job_name(job)?)?;
+        if let Some(copy) = living.first() {
+            return Ok(Some(copy.pid));
+        }
+        let status = asking::status(&at.registry()?, job, Duration::from_secs(1)).ok().flatten();
+        let kept = status.filter(|status| status.store == *root && status.phase != "ending");
+        if let Some(pid) = kept.and_then(|status| status.pid) {
+            return Ok(Some(pid));
+        }
+    }
+    // Whoever has its number and its command is it: the program that was checkpointed, or one that was restored from it.
+    let mut line = facts.command.join(&0);
+    line.push(0);
+    let same = fs::read(format!("/proc/{}/cmdline", facts.root_pid)).is_ok_and(|found| found == line);
+    Ok(Some(facts.root_pid).filter(|pid| same && line.len() > 1 && process::lives(*pid)))
+}
