@@ -51,6 +51,17 @@ pub(crate) struct Record {
     /// How often it was brought back from a checkpoint, or begun anew after a crash.
     #[serde(default)]
     pub(crate) returned: u64,
+    /// The present life came from a checkpoint that was not the newest, and has made none yet.
+    #[serde(default)]
+    pub(crate) went_back: Option<WentBack>,
+}
+
+/// A roll-back to an older checkpoint than the newest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct WentBack {
+    pub(crate) to: u64,
+    /// The newest one then: those up to here that `to` does not come from were made by a life that was given up.
+    pub(crate) newest: u64,
 }
 
 /// What a keeper does with a record that it finds.
@@ -317,6 +328,7 @@ mod tests {
             host: Host::default(),
             private_pids: false,
             returned: 0,
+            went_back: None,
         }
     }
 

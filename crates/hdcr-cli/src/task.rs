@@ -79,6 +79,9 @@ pub(crate) struct CheckpointTask {
     pub(crate) jobs: PathBuf,
     /// Remove what is older than the newest so many of the job.
     pub(crate) keep: Option<usize>,
+    /// What the program can be rolled back to: kept before others.
+    #[serde(default)]
+    pub(crate) line: Vec<u64>,
     /// Memory whose contents are left out: process, start, end.
     #[serde(default)]
     pub(crate) omitted: Vec<(i32, u64, u64)>,

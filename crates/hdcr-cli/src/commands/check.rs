@@ -115,6 +115,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
             watched: false,
             jobs: at.settings.surroundings.jobs(),
             keep: None,
+            line: Vec::new(),
             omitted: Vec::new(),
             asks: false,
             keepers: Vec::new(),

@@ -55,6 +55,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
                 watched: false,
                 jobs: at.settings.surroundings.jobs(),
                 keep: None,
+                line: Vec::new(),
                 omitted: Vec::new(),
                 asks: false,
                 keepers: Vec::new(),

@@ -71,6 +71,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
             host: Host::here(),
             private_pids: at.inside.is_some(),
             returned: 0,
+            went_back: None,
         },
     };
     let registry = at.registry()?;

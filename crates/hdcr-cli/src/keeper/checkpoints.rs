@@ -12,7 +12,7 @@ use super::asker::Asker;
 use super::filling;
 use super::watch::Watch;
 use super::watch::remembered::Life;
-use super::{Keeper, Made, Phase};
+use super::{Keeper, Phase};
 use crate::duration;
 use crate::failure::{Class, Failure, Result};
 use crate::foreground::KILL_LIMIT;
@@ -187,6 +187,7 @@ impl Keeper {
         let mut task = CheckpointTask {
             who: Who::Below(std::process::id().cast_signed()),
             keep: Some(self.plan.keep),
+            line: self.line.numbers_of_line(),
             target: own,
             came_from: self.came_from.clone(),
             files: self.plan.files.clone(),
@@ -408,17 +409,18 @@ impl Keeper {
         }
         self.failures = 0;
         if let (Some(number), None) = (done.number, &done.path) {
-            // When the store was removed meanwhile, numbers begin anew.
-            self.made.retain(|made| made.number < number);
-            self.made.push(Made { number, at, when: Some(now) });
+            self.line.push(number, at, now);
             self.came_from = Some(self.place(number));
+            if self.record.went_back.take().is_some() {
+                self.remember();
+            }
         }
-        self.made.retain(|made| !done.removed.contains(&made.number));
+        self.line.remove(&done.removed);
         if let Some(watch) = &mut self.watch {
             if let (Some(number), None) = (done.number, &done.path) {
                 watch.committed(number);
             }
-            watch.keep(&self.made.iter().map(|made| made.number).collect::<Vec<_>>());
+            watch.keep(&self.line.numbers());
         }
         self.write_files(Life::IsKept);
         let told = self.notes.iter().map(|note| &note.code).eq(done.notes.iter().map(|note| &note.code));

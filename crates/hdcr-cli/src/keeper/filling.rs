@@ -59,7 +59,7 @@ impl Keeper {
             "job {}: {}, and the program was killed; brought back from {place} once more, with all of its memory",
             self.plan.name, failure.message
         ));
-        match self.made.iter().find(|made| made.number == number).copied() {
+        match self.line.find(number) {
             Some(made) => self.restore_by(made, Lazy::Never),
             None => self.not_restored(failure),
         }

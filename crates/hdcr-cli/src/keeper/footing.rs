@@ -103,26 +103,25 @@ impl Keeper {
     /// Checkpoints that are gone are no longer counted on; when the newest one is, another one is taken at once.
     fn miss_checkpoints(&mut self) {
         let busy = self.work.is_some() || self.phase != Phase::Running;
-        let Some(newest) = self.made.last().map(|made| made.number).filter(|_| !busy) else { return };
+        let Some(newest) = self.line.newest().map(|made| made.number).filter(|_| !busy) else { return };
         let Ok(there) = parts::numbers(&self.plan.store, &self.plan.name) else { return };
         if there.contains(&newest) {
             return;
         }
-        let before = self.made.len();
-        self.made.retain(|made| there.contains(&made.number));
-        let lost = before - self.made.len();
+        let lost: Vec<u64> = self.line.numbers().into_iter().filter(|number| !there.contains(number)).collect();
+        self.line.remove(&lost);
         if there.is_empty() {
             // Numbers begin anew.
-            self.record.after = 0;
+            (self.record.after, self.record.went_back) = (0, None);
             self.remember();
         }
-        self.came_from = None;
+        self.came_from = self.line.present().map(|number| self.place(number));
         if let Some(watch) = &mut self.watch {
-            watch.keep(&self.made.iter().map(|made| made.number).collect::<Vec<_>>());
+            watch.keep(&self.line.numbers());
         }
         self.note(&format!(
             "{} of job {} removed, the newest among them; a new one is taken now",
-            counted(lost, "checkpoint", "checkpoints"),
+            counted(lost.len(), "checkpoint", "checkpoints"),
             self.plan.name
         ));
         self.next_checkpoint = Instant::now();

@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use hdcr_image::SnapshotId;
 use hdcr_policy::restart::{Death, Decision, Ended, History, decide};
 use nix::sys::signal::Signal;
 
 use super::checkpoints::{Errand, Work};
-use super::{Keeper, Made, PAUSED, Phase};
+use super::{Keeper, Line, Made, PAUSED, Phase};
 use crate::duration;
 use crate::failure::{Class, Failure, Result, chain};
 use crate::foreground::{KILL_LIMIT, tell};
 use crate::host::Host;
-use crate::job::{Start, State};
+use crate::job::{Start, State, WentBack};
 use crate::kinds::Lazy;
 use crate::namespace;
 use crate::output::counted;
@@ -28,14 +29,14 @@ use crate::worker::Worker;
 const CONSEQUENCE: Duration = Duration::from_secs(10);
 
 impl Keeper {
-    /// The first life: anew, or from the newest checkpoint.
+    /// The first life: anew, or from where the last one stood.
     pub(super) fn begin(&mut self) -> Result<()> {
         match self.plan.start {
             Start::Anew => self.begin_anew(),
             Start::GoOn => {
-                self.made = self.remembered()?;
+                self.line = self.remembered()?;
                 self.remember_files();
-                let newest = self.made.last().copied();
+                let newest = self.line.newest();
                 let newest = newest.ok_or_else(|| {
                     Failure::refused("no-such-checkpoint", "the job has no checkpoint to go on from")
                         .remedy("--fresh begins anew")
@@ -51,26 +52,35 @@ impl Keeper {
         }
     }
 
-    /// The checkpoints of this run that an earlier keeper made, oldest first.
-    fn remembered(&self) -> Result<Vec<Made>> {
-        let mut made = Vec::new();
+    /// The checkpoints of this run that an earlier keeper made, and where its last life was among them.
+    fn remembered(&self) -> Result<Line> {
+        let mut made: Vec<Made> = Vec::new();
+        let mut images = Vec::new();
         let mut first = None;
         for entry in parts::list(&self.plan.store, Some(&self.plan.name))? {
             if entry.sequence <= self.record.after {
                 continue;
             }
-            let time = entry.manifest.map(|manifest| manifest.facts.clocks.realtime_ns);
-            if let Err(error) = &time {
-                let place = self.place(entry.sequence);
-                self.note(&format!("checkpoint {place} cannot be used: {}", chain(error)));
-            }
-            if let Ok(time) = time {
-                let since = time.saturating_sub(*first.get_or_insert(time));
-                let at = Duration::from_nanos(u64::try_from(since).unwrap_or(0));
-                made.push(Made { number: entry.sequence, at, when: None });
-            }
+            let manifest = match entry.manifest {
+                Ok(manifest) => manifest,
+                Err(error) => {
+                    let place = self.place(entry.sequence);
+                    self.note(&format!("checkpoint {place} cannot be used: {}", chain(&error)));
+                    continue;
+                }
+            };
+            let time = manifest.facts.clocks.realtime_ns;
+            let since = time.saturating_sub(*first.get_or_insert(time));
+            let at = Duration::from_nanos(u64::try_from(since).unwrap_or(0));
+            let known = |ancestor: &SnapshotId| images.iter().find(|(image, _)| *image == ancestor.image);
+            let before = manifest.facts.lineage.iter().find_map(known).map(|(_, number)| *number);
+            made.push(Made { number: entry.sequence, at, when: None, before });
+            images.push((manifest.id.image, entry.sequence));
         }
-        Ok(made)
+        let newest = made.last().map(|made| made.number);
+        let back = self.record.went_back.filter(|back| newest.is_some_and(|newest| newest <= back.newest));
+        let back = back.map(|back| back.to).filter(|to| made.iter().any(|made| made.number == *to));
+        Ok(Line::of(made, back.or(newest)))
     }
 
     /// Starts the program from its beginning.
@@ -87,6 +97,8 @@ impl Keeper {
         };
         let child = command.spawn().map_err(Failure::system("starting the program"))?;
         self.came_from = None;
+        self.line.begin_anew();
+        self.record.went_back = None;
         self.lives_as(child.id().cast_signed(), Duration::ZERO);
         Ok(())
     }
@@ -135,7 +147,7 @@ impl Keeper {
             Decision::End => return self.end(death, ended.asked_for),
             Decision::GiveUp => return self.give_up(death),
             Decision::Begin => None,
-            Decision::Rollback(place) => self.made.get(place).copied(),
+            Decision::Rollback(place) => self.line.ways_back().get(place).copied(),
         };
         self.rhythm.failed();
         let restarts = self.history.restarts + 1;
@@ -161,7 +173,7 @@ impl Keeper {
 
     fn decision(&self, death: Death) -> (Decision, Ended) {
         let ended = Ended { death, asked_for: self.asked_for(death), at: self.ran_before };
-        let checkpoints: Vec<Duration> = self.made.iter().map(|made| made.at).collect();
+        let checkpoints: Vec<Duration> = self.line.ways_back().iter().map(|made| made.at).collect();
         (decide(&self.plan.rules, ended, self.history, &checkpoints), ended)
     }
 
@@ -183,7 +195,7 @@ impl Keeper {
         self.tell_who_is_left();
         let finished = stopped || death == Death::Exit(0) || (matches!(death, Death::Exit(_)) && !asked_for);
         let state = if finished { State::Ended } else { State::Paused };
-        if let (State::Paused, Some(made)) = (state, self.made.last()) {
+        if let (State::Paused, Some(made)) = (state, self.line.newest()) {
             let place = self.place(made.number);
             self.note(&format!(
                 "job {} was ended ({}); the same command goes on from {place}",
@@ -198,7 +210,7 @@ impl Keeper {
     /// It has crashed too often. All checkpoints stay.
     fn give_up(&mut self, death: Death) -> Result<()> {
         kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
-        self.verdict = Some(gave_up(self.plan.name.as_str(), death, self.history.restarts, !self.made.is_empty()));
+        self.verdict = Some(gave_up(self.plan.name.as_str(), death, self.history.restarts, !self.line.is_empty()));
         self.finish(State::Paused, shell_status(death));
         Ok(())
     }
@@ -262,7 +274,7 @@ impl Keeper {
     /// The program runs again.
     pub(super) fn on_restored(&mut self, restored: &Restored) -> Result<()> {
         let Phase::Restoring(number) = self.phase else { return Ok(()) };
-        let at = self.made.iter().find(|made| made.number == number).map_or(Duration::ZERO, |made| made.at);
+        let at = self.line.find(number).map_or(Duration::ZERO, |made| made.at);
         let main = restored.roots.iter().copied().find(|pid| *pid == self.record.main);
         let main = main.or_else(|| restored.roots.first().copied());
         let main =
@@ -275,6 +287,7 @@ impl Keeper {
         restored.notes.iter().for_each(|note| self.note(&note.to_string()));
         self.came_from = Some(self.place(number));
         self.members.come_from_image(&restored.omitted);
+        self.record.went_back = self.line.came_back(number).map(|newest| WentBack { to: number, newest });
         self.files_are_as_at(number);
         self.record.returned = self.record.returned.saturating_add(1);
         if let Some(other) = self.taken_over() {
@@ -322,14 +335,11 @@ impl Keeper {
         let place = self.place(number);
         let bare = failure.message.strip_prefix(&format!("{place}: ")).map(str::to_owned);
         failure.message = bare.unwrap_or(failure.message);
-        let at = self.made.iter().position(|made| made.number == number);
         // Damaged, or no longer there (somebody removed it): an older one is better than none.
         let useless = failure.class == Class::Corrupt || ["store-gone", "no-such-checkpoint"].contains(&&*failure.code);
         if useless {
             self.note(&format!("checkpoint {place} cannot be used: {failure}"));
-            self.made.retain(|made| made.number != number);
-            let older = at.and_then(|at| at.checked_sub(1)).and_then(|at| self.made.get(at)).copied();
-            if let Some(older) = older.or_else(|| self.made.last().copied()) {
+            if let Some(older) = self.line.instead_of(number) {
                 self.note(&format!("trying {} instead", self.place(older.number)));
                 return self.restore(older);
             }

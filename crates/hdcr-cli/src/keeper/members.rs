@@ -154,8 +154,8 @@ impl Keeper {
     pub(super) fn roll_back(&mut self) -> Result<()> {
         let Some((caller, to)) = self.members.rollback.take() else { return Ok(()) };
         let target = match to {
-            None => self.made.last().copied(),
-            Some(number) => self.made.iter().find(|made| made.number == number).copied(),
+            None => self.line.newest(),
+            Some(number) => self.line.find(number),
         };
         let Some(target) = target else {
             let what = to.map_or_else(|| "no checkpoint yet".to_owned(), |number| format!("no checkpoint {number}"));

@@ -4,6 +4,7 @@
 //! program nor the keeper. What follows from an end is decided by `hdcr-policy`.
 //!
 //! - `life.rs`: the program begins, ends, is rolled back
+//! - `line.rs`: which checkpoints can be gone back to
 //! - `footing.rs`: what it needs in the store and among the running jobs, made again when it is removed
 //! - `checkpoints.rs`: when a worker is started and what becomes of its answer
 //! - `filling.rs`: the program runs, and its memory is still to come
@@ -17,6 +18,7 @@ mod checkpoints;
 mod filling;
 mod footing;
 mod life;
+mod line;
 mod members;
 mod patience;
 mod requests;
@@ -52,6 +54,7 @@ use crate::worker::Worker;
 
 use checkpoints::{Wish, Work};
 use footing::Footing;
+use line::{Line, Made};
 use members::Members;
 use patience::Patience;
 use requests::Stop;
@@ -80,16 +83,6 @@ pub(crate) struct Plan {
     pub(crate) rules: Rules,
     pub(crate) files: Files,
     pub(crate) start: Start,
-}
-
-/// A checkpoint that can be gone back to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Made {
-    pub(super) number: u64,
-    /// Run time of the program then, along the line of its checkpoints.
-    pub(super) at: Duration,
-    /// When it was made, by the clock of this machine.
-    pub(super) when: Option<Instant>,
 }
 
 /// Where the job stands.
@@ -131,7 +124,7 @@ pub(crate) struct Keeper {
     /// Run time of the program at `since`.
     pub(super) ran_before: Duration,
     pub(super) since: Instant,
-    pub(super) made: Vec<Made>,
+    pub(super) line: Line,
     /// The checkpoint that the present life came from or made last.
     pub(super) came_from: Option<Place>,
     pub(super) history: History,
@@ -223,7 +216,7 @@ impl Keeper {
             phase: Phase::Running,
             ran_before: Duration::ZERO,
             since: now,
-            made: Vec::new(),
+            line: Line::default(),
             came_from: None,
             history: History::default(),
             passed_on: BTreeMap::new(),
@@ -370,7 +363,7 @@ impl Keeper {
                 status: *status,
                 goes_on: self.record.state == State::Paused,
                 restarts: self.history.restarts,
-                newest: self.made.last().map(|made| made.number),
+                newest: self.line.newest().map(|made| made.number),
             }),
             (None, Err(_)) => {}
         }

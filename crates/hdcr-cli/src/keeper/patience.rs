@@ -62,7 +62,7 @@ impl Keeper {
     /// Tries again when it is time.
     pub(super) fn try_again(&mut self) -> Result<()> {
         let (Phase::Waiting(number), Some(patience)) = (self.phase, self.patience) else { return Ok(()) };
-        let made = self.made.iter().find(|made| made.number == number).copied();
+        let made = self.line.find(number);
         match made.filter(|_| Instant::now() >= patience.next) {
             Some(made) => self.restore(made),
             None => Ok(()),

@@ -84,7 +84,7 @@ impl Keeper {
             Phase::Restoring(_) | Phase::Waiting(_) => "restoring",
             Phase::Dying(_) | Phase::Done(_) => "ending",
         };
-        let newest = self.made.last();
+        let newest = self.line.newest();
         Status {
             name: self.plan.name.to_string(),
             keeper: std::process::id().cast_signed(),

@@ -32,6 +32,7 @@ pub(super) fn keeper(folder: &Path) -> Keeper {
         host: Host::default(),
         private_pids: false,
         returned: 0,
+        went_back: None,
     };
     let registry = Registry::open(&jobs).unwrap();
     let given = Given {

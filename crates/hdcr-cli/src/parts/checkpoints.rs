@@ -9,6 +9,7 @@ use hdcr_engine::error::{Error, Refusals};
 use hdcr_engine::mechanism::Deadline;
 use hdcr_engine::progress::{Laps, Progress};
 use hdcr_image::{Chain, Committed, JobName, Manifest, ManifestFacts, Sink, SnapshotId};
+use hdcr_policy::retention::{self, Stored};
 use hdcr_ptrace::Ptrace;
 use hdcr_store::Selector;
 
@@ -159,7 +160,11 @@ pub(crate) fn checkpoint(
     series.committed(chain);
     ended(held, task.then);
     let removed = match (&task.target, task.keep) {
-        (Target::Store { root, job }, Some(keep)) => give_up(root, &job_name(job)?, keep),
+        (Target::Store { root, job }, Some(keep)) => {
+            let own = snapshot.place.as_ref().map(|(_, number)| *number);
+            let line: Vec<u64> = task.line.iter().copied().chain(own).collect();
+            give_up(root, &job_name(job)?, keep, &line)
+        }
         _ => Vec::new(),
     };
     Ok(Checkpointed {
@@ -206,13 +211,14 @@ fn committed(manifest: Manifest, snapshot: &SnapshotId) -> Checkpointed {
     }
 }
 
-/// Removes what the policy gives up. The new checkpoint is safe, so a failure here is only told.
-fn give_up(root: &Path, job: &JobName, keep: usize) -> Vec<u64> {
+/// Removes what the policy gives up, first what is not of the line of the present life. The new checkpoint is safe, so a failure here is only told.
+fn give_up(root: &Path, job: &JobName, keep: usize, line: &[u64]) -> Vec<u64> {
     let store = store(root);
     let Ok(numbers) = store.sequences(job) else { return Vec::new() };
     // What an image needs of the one before it has as well: none is kept for another one's sake.
-    let stored = vec![hdcr_policy::retention::Stored::default(); numbers.len()];
-    let gone = hdcr_policy::retention::give_up(&stored, keep);
+    let stored = |number| Stored { left: !line.contains(number), ..Stored::default() };
+    let stored: Vec<Stored> = numbers.iter().map(stored).collect();
+    let gone = retention::give_up(&stored, keep);
     let gone = gone.into_iter().filter_map(|place| numbers.get(place).copied());
     gone.filter(|number| {
         store

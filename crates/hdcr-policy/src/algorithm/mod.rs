@@ -226,7 +226,7 @@ pub fn oldest_beyond(kept: &[Kept], keep: usize) -> Vec<u64> {
     let place = |number: u64| kept.iter().position(|one| one.number == number);
     let stored: Vec<crate::retention::Stored> = kept
         .iter()
-        .map(|one| crate::retention::Stored { base: one.base.and_then(place), pinned: one.pinned })
+        .map(|one| crate::retention::Stored { base: one.base.and_then(place), pinned: one.pinned, left: false })
         .collect();
     let given_up = crate::retention::give_up(&stored, keep);
     given_up.into_iter().filter_map(|place| kept.get(place)).map(|one| one.number).collect()

@@ -400,7 +400,8 @@ impl Watch {
     /// Begins to count from a checkpoint that was not marked, of which files are about to be as they were.
     pub(crate) fn begin_from(&mut self, number: u64) {
         self.drain();
-        self.waiting.clear();
+        self.settle(None);
+        self.before_rollback = Some(self.table.clone());
         self.mark_now(number);
     }
 
@@ -472,7 +473,12 @@ impl Keeper {
         if let Some(since) = self.known_earlier(number) {
             return Some(since);
         }
-        let changes = self.watch.as_mut()?.roll_back(number)?;
+        let watch = self.watch.as_mut()?;
+        let Some(changes) = watch.roll_back(number) else {
+            // From here on it is known what is done.
+            watch.begin_from(number);
+            return None;
+        };
         Some(Since::new(&changes, &self.plan.files, self.aside(number), self.plan.store.clone()))
     }
 

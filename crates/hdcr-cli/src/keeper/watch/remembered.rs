@@ -137,7 +137,8 @@ impl Keeper {
 
     /// Files are as they were at a checkpoint: what was known before is done.
     pub(in crate::keeper) fn files_are_as_at(&mut self, number: u64) {
-        self.remembered.earlier.remove(&number);
+        let line = self.line.numbers_of_line();
+        self.remembered.earlier.retain(|earlier, _| *earlier != number && line.contains(earlier));
         self.write_files(Life::GoesOn);
     }
 
@@ -169,10 +170,10 @@ impl Keeper {
         let told = watch.told();
         let began = Instant::now();
         let mut tables = self.remembered.earlier.clone();
-        for made in &self.made {
-            if let Some(changes) = watch.since(made.number) {
-                let since = Since::new(&changes, &self.plan.files, self.aside(made.number), self.plan.store.clone());
-                tables.entry(made.number).or_insert(since);
+        for number in self.line.numbers() {
+            if let Some(changes) = watch.since(number) {
+                let since = Since::new(&changes, &self.plan.files, self.aside(number), self.plan.store.clone());
+                tables.entry(number).or_insert(since);
             }
         }
         if let Err(failure) = write(&self.plan.store, &self.plan.name, tables, life) {
