@@ -60,7 +60,7 @@ enum Task {
     },
     /// The same trials many times over.
     Soak {
-        /// A trial, or the beginning of the names of several; `faults` kills and flips, and `chain` makes links and kills, ten times as often as this.
+        /// A trial, or the beginning of the names of several; `faults` kills and flips, and `chain` makes links and kills, ten times as often as this; `sync` searches the states of the protocol for parallel jobs as far as memory allows.
         name: String,
         /// How many times.
         #[arg(long, default_value_t = 100)]
@@ -125,6 +125,10 @@ fn run(command: &Command) -> Result<bool> {
         Task::Soak { name, times } if name == "chain" => {
             let count = times.saturating_mul(10).to_string();
             shell.trials(&["chain", "--links", &count, "--kills", &count])
+        }
+        Task::Soak { name, .. } if name == "sync" => {
+            let search = ["HDCR_SYNC_SOAK=1", "cargo", "test", "--release", "-p", "hdcr-sync", "--", "--nocapture"];
+            shell.run("env", &search)
         }
         Task::Bench { arguments } => {
             let mut all = vec!["bench"];
