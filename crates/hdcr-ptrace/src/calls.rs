@@ -19,6 +19,9 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use crate::faults::Steps;
 use crate::registers;
 
+/// Signals that wait in one queue.
+const MOST_PENDING: usize = 8192;
+
 /// `NT_X86_XSTATE` (elf.h).
 const XSTATE_NOTE: i32 = 0x202;
 /// Above any XSAVE area that exists (AMX: 11 KiB).
@@ -135,6 +138,10 @@ impl Calls {
         self.counted("setting its xstate", tid, result)
     }
 
+    pub(crate) fn is_in_32_bit_call(&self, tid: Tid) -> Result<bool> {
+        self.counted("asking for its system call", tid, ptrace::is_in_32_bit_call(tid.0))
+    }
+
     pub(crate) fn pending(&self, tid: Tid, queue: SignalQueue) -> Result<Vec<SigInfo>> {
         let mut all = Vec::new();
         loop {
@@ -145,6 +152,10 @@ impl Calls {
                 return Ok(all);
             }
             all.extend(some);
+            // Each look walks the queue from its beginning, while the program stands still.
+            if all.len() > MOST_PENDING {
+                return Err(MechanismError::Unsupported { tid, kind: "flooded with signals (more than 8192 wait)" });
+            }
         }
     }
 

@@ -45,6 +45,14 @@ pub(crate) fn settle(calls: &Calls, premises: &Premises, tid: Tid, attached: &At
     if regs.cs != USER_CS {
         return Err(MechanismError::Unsupported { tid, kind: "a 32-bit task" });
     }
+    // With it every instruction of a stub would trap, into the program's handler or its death.
+    if regs.flags & stub::TRAP_FLAG != 0 {
+        return Err(MechanismError::Unsupported { tid, kind: "stepping through itself (trap flag)" });
+    }
+    // The numbers of its calls mean other calls, and the instruction that makes one is another one, too.
+    if regs.orig_ax.cast_signed() >= 0 && calls.is_in_32_bit_call(tid)? {
+        return Err(MechanismError::Unsupported { tid, kind: "a 64-bit task in a 32-bit system call (int 0x80)" });
+    }
     let mut tracee = Tracee {
         tid,
         pid: attached.pid,

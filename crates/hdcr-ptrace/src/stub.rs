@@ -203,7 +203,7 @@ pub(crate) struct Control {
 }
 
 /// The trap flag: never to be loaded by `popfq`.
-const TRAP_FLAG: u64 = 0x100;
+pub(crate) const TRAP_FLAG: u64 = 0x100;
 
 impl Control {
     /// The bytes of the block.

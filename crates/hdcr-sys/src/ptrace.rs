@@ -145,6 +145,14 @@ pub fn rseq_configuration(tid: i32) -> Result<RseqConfiguration> {
     filled(GET_RSEQ_CONFIGURATION, tid, size_of::<RseqConfiguration>(), RseqConfiguration::default())
 }
 
+/// Whether the call that the stopped task is in was made as one of a 32-bit program, by `int 0x80` (Linux 5.3).
+pub fn is_in_32_bit_call(tid: i32) -> Result<bool> {
+    // `AUDIT_ARCH_I386` (linux/audit.h); the architecture is the second word of the answer, after the kind of stop.
+    const I386: u32 = 0x4000_0003;
+    let [_, arch] = filled(libc::PTRACE_GET_SYSCALL_INFO, tid, size_of::<[u32; 2]>(), [0u32; 2])?;
+    Ok(arch == I386)
+}
+
 fn note_word(note: i32) -> Result<usize> {
     usize::try_from(note).map_err(|_| Errno::EINVAL)
 }

@@ -89,7 +89,9 @@ impl Keeper {
         let unblock: Vec<String> = self.signals.to_unblock().iter().map(ToString::to_string).collect();
         let mut command = process::this_program();
         command.args(self.output.json.then_some("--json"));
-        command.arg("__program").arg(format!("--unblock={}", unblock.join(","))).arg("--").args(&self.record.command);
+        command.arg("__program");
+        command.args(unblock.iter().map(|number| format!("--unblock={number}")));
+        command.arg("--").args(&self.record.command);
         command.env(hdcr::wire::JOB, self.plan.name.as_str());
         match self.members.door.path() {
             Some(path) => command.env(hdcr::wire::CONTROL, path),
