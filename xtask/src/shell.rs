@@ -60,10 +60,9 @@ impl Shell {
     /// Builds what the trials need: the product as users get it, and the runner.
     pub(crate) fn build(&self) -> Result<bool> {
         if !self.target.join("release/hdcr").exists() {
-            // Nothing else is seen of it.
             writeln!(io::stderr(), "building hdcr and its trials; the first time this takes some minutes ...")?;
         }
-        let product = ["build", "--quiet", "--release", "--package", "hdcr-cli", "--package", "hdcr"];
+        let product = ["build", "--release", "--package", "hdcr-cli", "--package", "hdcr"];
         let examples = ["build", "--quiet", "--release", "--package", "hdcr", "--examples"];
         let runner = ["build", "--quiet", "--package", "trials"];
         Ok(self.run("cargo", &product)? && self.run("cargo", &examples)? && self.run("cargo", &runner)?)
