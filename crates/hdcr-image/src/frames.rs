@@ -15,14 +15,18 @@ use crate::sink::WritePart;
 /// The longest body of a frame, in bytes.
 pub const FRAME_LIMIT: usize = 256 << 20;
 
-/// How much is gathered before it is given to the store.
-pub(crate) const BUFFER: usize = 1 << 20;
+/// How much is gathered before it is given to the store: no more than stays in a processor's own cache meanwhile.
+pub(crate) const BUFFER: usize = 256 << 10;
+/// As much is given to the store as it is: a call costs less than a copy.
+const DIRECT: usize = 8 << 10;
 
 /// A part being written through a buffer.
 #[derive(Debug)]
 pub(crate) struct Output {
     part: Box<dyn WritePart>,
+    /// Never shorter than before: what is behind the used bytes means nothing, and need not be cleared again.
     buffer: Vec<u8>,
+    used: usize,
     pub(crate) written: u64,
 }
 
@@ -31,31 +35,54 @@ impl Output {
     pub(crate) fn new(part: Box<dyn WritePart>, name: PartName, header: &Header) -> Result<Self, ImageError> {
         let mut block = vec![0; Header::SIZE];
         header.encode(&mut block).map_err(|error| ImageError::layout(name, error))?;
-        Ok(Self { part, written: size(block.len()), buffer: block })
+        Ok(Self { part, written: size(block.len()), used: block.len(), buffer: block })
     }
 
     /// Goes on with a part that has as many bytes.
     pub(crate) fn resume(part: Box<dyn WritePart>, written: u64) -> Self {
-        Self { part, written, buffer: Vec::new() }
+        Self { part, written, used: 0, buffer: Vec::new() }
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.written = self.written.saturating_add(size(bytes.len()));
-        if self.buffer.len().saturating_add(bytes.len()) > BUFFER {
+        if bytes.len() >= DIRECT {
             self.flush()?;
-        }
-        if bytes.len() >= BUFFER {
+            self.written = self.written.saturating_add(size(bytes.len()));
             return self.part.write(bytes);
         }
-        self.buffer.extend_from_slice(bytes);
+        self.room(bytes.len())?.copy_from_slice(bytes);
+        self.take(bytes.len());
         Ok(())
+    }
+
+    /// Room for so many bytes behind what waits; how many of them were put there says [`Output::take`].
+    pub(crate) fn room(&mut self, len: usize) -> Result<&mut [u8], StoreError> {
+        if self.used.saturating_add(len) > BUFFER {
+            self.flush()?;
+        }
+        let end = self.used.saturating_add(len);
+        if self.buffer.len() < end {
+            self.buffer.resize(end.max(BUFFER), 0);
+        }
+        Ok(self.buffer.get_mut(self.used..end).unwrap_or_default())
+    }
+
+    /// So many bytes were put into the room.
+    pub(crate) fn take(&mut self, len: usize) {
+        self.used = self.used.saturating_add(len).min(self.buffer.len());
+        self.written = self.written.saturating_add(size(len));
+    }
+
+    /// What waits.
+    fn waiting(&self) -> &[u8] {
+        self.buffer.get(..self.used).unwrap_or_default()
     }
 
     /// Hands on what waits.
     pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
-        if !self.buffer.is_empty() {
-            self.part.write(&self.buffer)?;
-            self.buffer.clear();
+        if self.used > 0 {
+            let waiting = self.buffer.get(..self.used).unwrap_or_default();
+            self.part.write(waiting)?;
+            self.used = 0;
         }
         Ok(())
     }
@@ -79,7 +106,7 @@ impl FrameWriter {
         let header = header_of(image, version);
         let out = Output::new(part, PartName::Frames, &header)?;
         let mut digest = blake3::Hasher::new();
-        digest.update(&out.buffer);
+        digest.update(out.waiting());
         Ok(Self { out, digest, count: 0 })
     }
 

@@ -14,7 +14,7 @@ use crate::manifest::SegmentFacts;
 use crate::name::PartName;
 use crate::number::len;
 use crate::reader::{Identity, check_sum, identity, plain_size, unpack};
-use crate::segments::Segments;
+use crate::segments::{Place, Segments};
 use crate::sink::{ReadPart, Sink};
 use crate::workers::Packed;
 
@@ -133,10 +133,27 @@ impl Packer {
 
     /// Stores whole pages together. What comes back names all of them, at no address yet.
     pub(crate) fn store(&mut self, sink: &mut dyn Sink, bytes: &[u8]) -> Result<PageRunEntry, ImageError> {
-        let (codec, stored) = self.compressor.compress(bytes)?.unwrap_or((Codec::Plain, bytes));
         let pages = bytes.len().checked_div(PAGE).unwrap_or(0);
         let pages = u16::try_from(pages).unwrap_or(u16::MAX);
-        place(&mut self.segments, sink, (codec, stored, xxh3_64(stored)), pages)
+        let (out, place) = self.segments.output(sink)?;
+        // Right where it is to be: no copy.
+        let room = out.room(self.compressor.room(bytes.len()))?;
+        let packed = self.compressor.compress_into(bytes, room)?;
+        let (codec, length, xxh3) = if let Some((codec, used)) = packed {
+            let xxh3 = xxh3_64(room.get(..used).unwrap_or_default());
+            out.take(used);
+            (codec, used, xxh3)
+        } else {
+            out.write(bytes)?;
+            (Codec::Plain, bytes.len(), xxh3_64(bytes))
+        };
+        self.segments.note(length);
+        Ok(run_at(place, (codec, length, xxh3), pages))
+    }
+
+    /// Compresses otherwise from now on.
+    pub(crate) fn compress_by(&mut self, compression: Compression) -> Result<(), ImageError> {
+        self.compressor.change(compression)
     }
 
     /// Stores what a thread has compressed.
@@ -202,19 +219,23 @@ fn place(
     pages: u16,
 ) -> Result<PageRunEntry, ImageError> {
     let place = segments.store(sink, stored)?;
-    Ok(PageRunEntry {
+    Ok(run_at(place, (codec, stored.len(), xxh3), pages))
+}
+
+fn run_at(place: Place, (codec, length, xxh3): (Codec, usize, u64), pages: u16) -> PageRunEntry {
+    PageRunEntry {
         address: 0,
         offset: place.offset,
         generation: place.generation,
         xxh3,
         pages: u32::from(pages),
         segment: place.segment,
-        length: u32::try_from(stored.len()).unwrap_or(u32::MAX),
+        length: u32::try_from(length).unwrap_or(u32::MAX),
         codec,
         stored: pages,
         skip: 0,
         reserved: 0,
-    })
+    }
 }
 
 fn unpacked(run: &PageRunEntry, stored: Vec<u8>) -> Result<Vec<u8>, ImageError> {

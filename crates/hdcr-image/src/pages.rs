@@ -74,6 +74,13 @@ pub(crate) struct PageWriter {
     queue: VecDeque<Waiting>,
 }
 
+/// Whether pages that follow may yet be stored together with these.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Open,
+    Known,
+}
+
 /// Something that the index is to hear of in its turn.
 #[derive(Debug)]
 enum Waiting {
@@ -110,6 +117,11 @@ impl PageWriter {
         }
     }
 
+    /// Compresses otherwise from now on. Not together with other threads that compress.
+    pub(crate) fn compress_as(&mut self, compression: Compression) -> Result<(), ImageError> {
+        self.packer.compress_by(compression)
+    }
+
     pub(crate) fn limit_shadow(&mut self, bytes: u64) {
         if let Some(upkeep) = &mut self.upkeep {
             upkeep.shadow.limit(bytes);
@@ -138,14 +150,16 @@ impl PageWriter {
         let mut rest = bytes;
         while let Some(first) = rest.get(..PAGE) {
             let zero = first == ZERO_PAGE;
-            let alike = rest.chunks_exact(PAGE).take_while(|page| (*page == ZERO_PAGE) == zero).count();
+            let others = rest.chunks_exact(PAGE).skip(1);
+            let alike = others.take_while(|page| (*page == ZERO_PAGE) == zero).count().saturating_add(1);
             let (here, after) = rest.split_at(alike.saturating_mul(PAGE).min(rest.len()));
             if zero {
                 self.zeroes(sink, space, at, size(alike))?;
             } else if self.remembers {
                 self.known(sink, space, at, here)?;
             } else {
-                self.data(sink, space, at, here)?;
+                let end = if after.is_empty() { End::Open } else { End::Known };
+                self.data(sink, (space, at), here, end)?;
             }
             at = at.saturating_add(size(here.len()));
             rest = after;
@@ -187,7 +201,13 @@ impl PageWriter {
         Ok(())
     }
 
-    fn data(&mut self, sink: &mut dyn Sink, space: u64, address: u64, bytes: &[u8]) -> Result<(), ImageError> {
+    fn data(
+        &mut self,
+        sink: &mut dyn Sink,
+        (space, address): (u64, u64),
+        bytes: &[u8],
+        end: End,
+    ) -> Result<(), ImageError> {
         let mut at = address;
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -198,7 +218,9 @@ impl PageWriter {
             }
             let room = self.run.saturating_sub(self.pending.bytes.len());
             let (here, after) = rest.split_at(room.min(rest.len()));
-            if here.len() == self.run {
+            // What nothing is joined with need not be copied.
+            let last = after.is_empty() && end == End::Known;
+            if here.len() == self.run || (last && self.pending.bytes.is_empty()) {
                 self.store(sink, space, at, here)?;
             } else {
                 self.pending.bytes.extend_from_slice(here);
@@ -214,7 +236,7 @@ impl PageWriter {
         for (page, at) in bytes.chunks_exact(PAGE).zip((address..).step_by(PAGE)) {
             let copy = self.upkeep.as_mut().and_then(|upkeep| upkeep.shadow.compare((space, at), page));
             match copy.filter(|(map, _)| map.count_ones() <= delta::WORTH) {
-                None => self.data(sink, space, at, page)?,
+                None => self.data(sink, (space, at), page, End::Open)?,
                 Some((0, whole)) => {
                     self.flush(sink)?;
                     self.packer.ledger.put_anew(space, PageRunEntry { address: at, ..whole });

@@ -84,6 +84,14 @@ impl Segments {
 
     /// Appends stored bytes.
     pub(crate) fn store(&mut self, sink: &mut dyn Sink, bytes: &[u8]) -> Result<Place, ImageError> {
+        let (out, place) = self.output(sink)?;
+        out.write(bytes)?;
+        self.note(bytes.len());
+        Ok(place)
+    }
+
+    /// Where stored bytes are to be appended, and what their place will be. [`Segments::note`] is told how many they were.
+    pub(crate) fn output(&mut self, sink: &mut dyn Sink) -> Result<(&mut Output, Place), ImageError> {
         if self.open.as_ref().is_some_and(|open| open.out.written >= self.full) {
             self.close()?;
         }
@@ -92,10 +100,14 @@ impl Segments {
             None => self.begin(sink)?,
         };
         let open = self.open.insert(open);
-        let offset = open.out.written;
-        open.out.write(bytes)?;
-        self.added = self.added.saturating_add(size(bytes.len()));
-        Ok(Place { segment: open.facts.number, generation: open.facts.generation, offset })
+        let SegmentFacts { number, generation, .. } = open.facts;
+        let place = Place { segment: number, generation, offset: open.out.written };
+        Ok((&mut open.out, place))
+    }
+
+    /// So many bytes were appended.
+    pub(crate) fn note(&mut self, len: usize) {
+        self.added = self.added.saturating_add(size(len));
     }
 
     fn begin(&mut self, sink: &mut dyn Sink) -> Result<Open, ImageError> {

@@ -90,6 +90,12 @@ impl ImageWriter {
         self
     }
 
+    /// Compresses pages otherwise from now on: which way is the fastest depends on the pages and on where they go. Threads that
+    /// compress ([`ImageWriter::with_threads`]) go on as they were told first.
+    pub fn compress_by(&mut self, compression: Compression) -> Result<(), ImageError> {
+        self.pages.compress_as(compression)
+    }
+
     /// Keeps copies of so many bytes of the pages that increments write (64 MiB, unless it is said otherwise): of a page that comes again
     /// only the lines of 64 bytes that differ are stored.
     #[must_use]
