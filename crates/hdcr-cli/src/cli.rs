@@ -8,7 +8,8 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 
 use crate::duration;
 use crate::kinds::{
-    Condition, EndPolicy, Every, FilePolicyRule, Increments, Lazy, PathMap, Share, Snapshot, StdioTarget, at_least_one,
+    Compress, Condition, EndPolicy, Every, FilePolicyRule, Increments, Lazy, PathMap, Share, Snapshot, StdioTarget,
+    at_least_one,
 };
 
 /// Printed after the help of the whole program.
@@ -163,9 +164,15 @@ pub(crate) struct RunArgs {
     /// often the program crashes, between 1s and 1h [default: 30s]
     #[arg(long, value_name = "TIME|auto", env = "HDCR_EVERY")]
     pub(crate) every: Option<Every>,
-    /// How many checkpoints to keep [default: 3]
+    /// How many checkpoints to keep [default: 3, and no limit when another one is given]
     #[arg(long, value_name = "N", env = "HDCR_KEEP", value_parser = at_least_one)]
     pub(crate) keep: Option<NonZeroUsize>,
+    /// Give up checkpoints that are older than this, such as 2d; the newest stays
+    #[arg(long, value_name = "TIME", env = "HDCR_KEEP_FOR", value_parser = duration::parse)]
+    pub(crate) keep_for: Option<Duration>,
+    /// Give up the oldest checkpoints until all of the job take no more than this, such as 10G; the newest stays
+    #[arg(long, value_name = "SIZE", env = "HDCR_KEEP_SIZE", value_parser = duration::parse_size)]
+    pub(crate) keep_size: Option<u64>,
     /// Most of the time that checkpoints may take, such as 10%: the program standing still and the processor time of hdcr
     /// together; when they take more they come less often [default: no limit]
     #[arg(long, value_name = "SHARE", env = "HDCR_BUDGET")]
@@ -220,6 +227,9 @@ pub(crate) struct FileArgs {
     /// How memory is read; `hdcr show --records` tells which way each mapping went, and why [default: auto]
     #[arg(long, value_enum, value_name = "WAY", env = "HDCR_SNAPSHOT")]
     pub(crate) snapshot: Option<Snapshot>,
+    /// How memory is compressed; `hdcr show` tells how much went which way [default: auto]
+    #[arg(long, value_enum, value_name = "WAY", env = "HDCR_COMPRESS")]
+    pub(crate) compress: Option<Compress>,
 }
 
 /// `hdcr checkpoint`.

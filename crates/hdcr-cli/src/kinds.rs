@@ -85,6 +85,22 @@ impl<'de> Deserialize<'de> for Share {
     }
 }
 
+/// Which checkpoints of a job are kept (`--keep`, `--keep-for`, `--keep-size`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Keep {
+    pub(crate) count: Option<usize>,
+    pub(crate) time: Option<Duration>,
+    pub(crate) bytes: Option<u64>,
+}
+
+impl Keep {
+    /// What was asked for; three when nothing was.
+    pub(crate) fn of(count: Option<NonZeroUsize>, time: Option<Duration>, bytes: Option<u64>) -> Self {
+        let default = if time.is_none() && bytes.is_none() { Some(3) } else { None };
+        Self { count: count.map(NonZeroUsize::get).or(default), time, bytes }
+    }
+}
+
 /// `--keep`: at least one is kept, else there is nothing to go back to.
 pub(crate) fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
     text.trim().parse().map_err(|_| format!("{text:?} is not a whole number from 1 on"))
@@ -226,6 +242,21 @@ pub(crate) enum Snapshot {
     Fork,
     /// All of it while the program stands still
     Stop,
+}
+
+/// How pages are compressed (`--compress`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Compress {
+    /// As brings them to the store the soonest: each way is tried now and then while they are written
+    #[default]
+    Auto,
+    /// Not at all
+    None,
+    /// By LZ4
+    Lz4,
+    /// By Zstandard, for the smallest image
+    Zstd,
 }
 
 /// Whether checkpoints are made on top of one another (`--increments`).

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hdcr_engine::checkpoint::{
-    self, Blind, EndPolicy, EndRequest, FilePolicy, FileRequest, Omitted, Request, SnapshotRequest,
+    self, Blind, CompressionRequest, EndPolicy, EndRequest, FilePolicy, FileRequest, Omitted, Request, SnapshotRequest,
 };
 use hdcr_engine::error::Error;
 use hdcr_engine::ids::Pid;
@@ -119,7 +119,12 @@ fn request(task: &CheckpointTask, progress: Progress) -> Request {
             policies: rules.collect(),
         },
         ends: EndRequest { default: ends, keepers: task.keepers.clone() },
-        compression: Compression::Lz4,
+        compression: match task.files.compress {
+            kinds::Compress::Auto => CompressionRequest::Auto,
+            kinds::Compress::None => CompressionRequest::Always(Compression::None),
+            kinds::Compress::Lz4 => CompressionRequest::Always(Compression::Lz4),
+            kinds::Compress::Zstd => CompressionRequest::Always(Compression::Zstd(3)),
+        },
         snapshot: match task.files.snapshot {
             kinds::Snapshot::Auto => SnapshotRequest::Auto,
             kinds::Snapshot::Precopy => SnapshotRequest::Ahead,

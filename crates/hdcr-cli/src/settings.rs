@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::cli::{Common, FileArgs};
 use crate::duration;
 use crate::failure::{Class, Failure, Result};
-use crate::kinds::{EndPolicy, Every, FilePolicy, FilePolicyRule, Increments, Lazy, Share, Snapshot};
+use crate::kinds::{Compress, EndPolicy, Every, FilePolicy, FilePolicyRule, Increments, Lazy, Share, Snapshot};
 
 /// What of the environment and the user matters for places of files.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +94,10 @@ pub(crate) struct Config {
 pub(crate) struct RunConfig {
     pub(crate) every: Option<Every>,
     pub(crate) keep: Option<NonZeroUsize>,
+    #[serde(default, rename = "keep-for", deserialize_with = "time")]
+    pub(crate) keep_for: Option<Duration>,
+    #[serde(default, rename = "keep-size", deserialize_with = "size")]
+    pub(crate) keep_size: Option<u64>,
     pub(crate) budget: Option<Share>,
     pub(crate) increments: Option<Increments>,
     pub(crate) lazy: Option<Lazy>,
@@ -110,6 +114,7 @@ pub(crate) struct CheckpointConfig {
     pub(crate) timeout: Option<Duration>,
     pub(crate) ends: Option<EndPolicy>,
     pub(crate) snapshot: Option<Snapshot>,
+    pub(crate) compress: Option<Compress>,
 }
 
 /// `[restore]`.
@@ -151,6 +156,8 @@ pub(crate) struct Files {
     pub(crate) ends: EndPolicy,
     /// And with memory.
     pub(crate) snapshot: Snapshot,
+    #[serde(default)]
+    pub(crate) compress: Compress,
 }
 
 /// Configuration files and flags together.
@@ -200,9 +207,10 @@ impl Settings {
         }
         let ends = args.ends.or(self.config.checkpoint.ends).unwrap_or_default();
         let snapshot = args.snapshot.or(self.config.checkpoint.snapshot).unwrap_or_default();
+        let compress = args.compress.or(self.config.checkpoint.compress).unwrap_or_default();
         let policies = policies.into_iter().map(|(path, policy)| FilePolicyRule { path, policy }).collect();
         let limit = args.limit.or(config.limit).unwrap_or(64 << 20);
-        Ok(Files { always: always?, limit, policies, ends, snapshot })
+        Ok(Files { always: always?, limit, policies, ends, snapshot, compress })
     }
 
     /// Where restores keep what their roll-back of files replaces.
@@ -258,6 +266,8 @@ fn merge(under: Config, over: Config) -> Config {
         run: RunConfig {
             every: over.run.every.or(under.run.every),
             keep: over.run.keep.or(under.run.keep),
+            keep_for: over.run.keep_for.or(under.run.keep_for),
+            keep_size: over.run.keep_size.or(under.run.keep_size),
             budget: over.run.budget.or(under.run.budget),
             increments: over.run.increments.or(under.run.increments),
             lazy: over.run.lazy.or(under.run.lazy),
@@ -268,6 +278,7 @@ fn merge(under: Config, over: Config) -> Config {
             timeout: over.checkpoint.timeout.or(under.checkpoint.timeout),
             ends: over.checkpoint.ends.or(under.checkpoint.ends),
             snapshot: over.checkpoint.snapshot.or(under.checkpoint.snapshot),
+            compress: over.checkpoint.compress.or(under.checkpoint.compress),
         },
         restore: RestoreConfig { timeout: over.restore.timeout.or(under.restore.timeout) },
         files: FilesConfig {

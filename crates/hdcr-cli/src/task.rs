@@ -7,7 +7,7 @@ use hdcr::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Obstacle, told_once};
-use crate::kinds::{Lazy, PathMap, Then};
+use crate::kinds::{Keep, Lazy, PathMap, Then};
 use crate::output::{Report, counted};
 use crate::progress::Step;
 use crate::settings::Files;
@@ -77,8 +77,8 @@ pub(crate) struct CheckpointTask {
     /// Where running jobs are known, and processes that are being checkpointed.
     #[serde(with = "crate::paths")]
     pub(crate) jobs: PathBuf,
-    /// Remove what is older than the newest so many of the job.
-    pub(crate) keep: Option<usize>,
+    /// Remove what of the job is not to be kept.
+    pub(crate) keep: Option<Keep>,
     /// What the program can be rolled back to: kept before others.
     #[serde(default)]
     pub(crate) line: Vec<u64>,

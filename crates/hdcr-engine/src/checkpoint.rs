@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hdcr_image::{Compression, Durable, ImageWriter, ManifestFacts, Options, Record, Sink};
+use hdcr_image::{Durable, ImageWriter, ManifestFacts, Options, Record, Sink};
 
 use crate::capture::{self, Taken};
 use crate::error::{Error, Refusal, Refusals, Result};
@@ -18,6 +18,7 @@ use crate::resource::late::LateRecord;
 use crate::snapshot::ahead::Ahead;
 use crate::snapshot::choice::{self, Weight};
 use crate::snapshot::outlet::Outlet;
+pub use crate::snapshot::pace::CompressionRequest;
 use crate::snapshot::record::Why;
 pub use crate::snapshot::series::Series;
 use crate::survey::{self, Judged};
@@ -34,7 +35,7 @@ pub struct Request {
     /// What becomes of ends that lead out of the tree.
     pub ends: EndRequest,
     /// How pages are compressed.
-    pub compression: Compression,
+    pub compression: CompressionRequest,
     /// Who is told how far it is.
     pub progress: Progress,
     /// How memory is read.
@@ -233,7 +234,7 @@ impl Surveyed {
     /// sink at once.
     pub fn prepare(self, mechanism: &dyn Mechanism, sink: Box<dyn Sink>) -> Result<Prepared> {
         let options = self.options()?;
-        let out = Outlet::begin(ImageWriter::new(sink, options)?)?;
+        let out = Outlet::begin(ImageWriter::new(sink, options)?, self.request.compression)?;
         self.copy(mechanism, out, Ahead::default())
     }
 
@@ -248,12 +249,13 @@ impl Surveyed {
             Some(chain) => ImageWriter::onto(sink, options, chain, &ahead.objects())?,
             None => ImageWriter::first(sink, options)?,
         };
-        self.copy(mechanism, Outlet::begin(writer)?, ahead)
+        let out = Outlet::begin(writer, self.request.compression)?;
+        self.copy(mechanism, out, ahead)
     }
 
     fn options(&self) -> Result<Options> {
         if self.refusals.0.is_empty() {
-            return Ok(Options { compression: self.request.compression });
+            return Ok(Options { compression: self.request.compression.first() });
         }
         Err(Error::Refused(self.refusals.clone()))
     }

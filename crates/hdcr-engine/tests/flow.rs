@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hdcr_engine::checkpoint::{self, EndRequest, FileRequest, Omitted, Request, SnapshotRequest, Stopped};
+use hdcr_engine::checkpoint::{
+    self, CompressionRequest, EndRequest, FileRequest, Omitted, Request, SnapshotRequest, Stopped,
+};
 use hdcr_engine::error::Error;
 use hdcr_engine::ids::{Pid, Tid};
 use hdcr_engine::mechanism::{Deadline, Parent, Scope};
@@ -30,7 +32,7 @@ fn request(witness: &Witness) -> Request {
         by: Deadline(Instant::now() + Duration::from_mins(1)),
         files: FileRequest { limit: 1 << 20, ..FileRequest::default() },
         ends: EndRequest::default(),
-        compression: Compression::Lz4,
+        compression: CompressionRequest::Always(Compression::Lz4),
         snapshot: SnapshotRequest::Auto,
         followed: false,
         omitted: Omitted::default(),

@@ -105,8 +105,7 @@ impl Compressor {
         } else {
             self.large.get_or_insert_with(CompressTable::large)
         };
-        compress_into_with_table(bytes, into, table)
-            .map_err(|error| ImageError::Compress(std::io::Error::other(error)))
+        compress_into_with_table(bytes, into, table).map_err(|error| ImageError::Compress(std::io::Error::other(error)))
     }
 
     fn zstd(&mut self, bytes: &[u8], into: &mut [u8]) -> Result<usize, ImageError> {

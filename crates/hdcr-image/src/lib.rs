@@ -46,7 +46,7 @@ pub use manifest::{
 };
 pub use memory::{MemoryImage, MemorySink, MemorySource};
 pub use name::{ImageId, JobName, NameError, PartName, SnapshotId};
-pub use reader::ImageReader;
+pub use reader::{ImageReader, StoredBy};
 pub use record::{KnownTag, List, Record, RecordError, Tag, decode_wire, encode_wire, first_unknown};
 pub use sink::{ReadPart, Sink, Source, WritePart};
 pub use verify::{Progress, Verified};

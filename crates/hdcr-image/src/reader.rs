@@ -1,6 +1,6 @@
 //! Reading an image: nothing is let out before it was checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hdcr_layout::{Codec, Header, PageRunEntry, PartKind, tag};
 use xxhash_rust::xxh3::xxh3_64;
@@ -30,6 +30,15 @@ pub(crate) fn read_from(segments: &[Segment], entry: &PageRunEntry, into: &mut [
     let segment = segments.iter().find(|segment| segment.number == entry.segment);
     let segment = segment.ok_or_else(|| corrupt(entry, "a page run names a segment that is not there"))?;
     Ok(segment.part.read_at(entry.offset, into)?)
+}
+
+/// What is stored in one way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StoredBy {
+    /// Pages.
+    pub pages: u64,
+    /// The bytes that they take.
+    pub bytes: u64,
 }
 
 /// An image whose manifest, frames and page index are checked. Pages are checked as they are read.
@@ -107,6 +116,28 @@ impl ImageReader {
     /// The spaces that have pages.
     pub fn spaces(&self) -> impl Iterator<Item = u64> {
         self.spaces.keys().copied()
+    }
+
+    /// How pages are stored, by the way they are compressed.
+    pub fn stored_by(&self) -> BTreeMap<&'static str, StoredBy> {
+        let mut seen = BTreeSet::new();
+        let mut all: BTreeMap<_, StoredBy> = BTreeMap::new();
+        for run in self.spaces.values().flatten() {
+            let entry = run.entry();
+            let name = match entry.codec {
+                Codec::Zero => continue,
+                Codec::Plain => "none",
+                Codec::Lz4 => "lz4",
+                Codec::Zstd => "zstd",
+                Codec::Delta | Codec::PackedDelta => "delta",
+            };
+            let so_far = all.entry(name).or_default();
+            so_far.pages = so_far.pages.saturating_add(u64::from(entry.pages));
+            if seen.insert((entry.segment, entry.offset)) {
+                so_far.bytes = so_far.bytes.saturating_add(u64::from(entry.length));
+            }
+        }
+        all
     }
 
     /// The runs of a space by address, none over another; empty for a space without pages.

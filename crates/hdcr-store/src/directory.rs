@@ -188,7 +188,7 @@ impl Sink for DirectorySink {
             None => (Arc::new(self.disk.create_file(&path)?), 1),
         };
         self.files.push((path.clone(), Arc::clone(&file)));
-        Ok(Box::new(DirectoryPart { disk: self.disk.clone(), path, file, generation }))
+        Ok(Box::new(DirectoryPart { disk: self.disk.clone(), path, file, generation, waiting: 0 }))
     }
 
     fn can_share(&self, base: &SnapshotId) -> bool {
@@ -204,7 +204,7 @@ impl Sink for DirectorySink {
         let file = Arc::new(self.sharing.extend(base, name, at, &path)?);
         self.extended.push((path.clone(), Arc::clone(&file), at));
         self.files.push((path.clone(), Arc::clone(&file)));
-        Ok(Box::new(DirectoryPart { disk: self.disk.clone(), path, file, generation: 1 }))
+        Ok(Box::new(DirectoryPart { disk: self.disk.clone(), path, file, generation: 1, waiting: 0 }))
     }
 
     fn reader(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
@@ -265,6 +265,8 @@ struct DirectoryPart {
     path: PathBuf,
     file: Arc<File>,
     generation: u64,
+    /// Bytes that the disk has not begun with.
+    waiting: u64,
 }
 
 impl WritePart for DirectoryPart {
@@ -273,7 +275,9 @@ impl WritePart for DirectoryPart {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.disk.write(&self.file, &self.path, bytes)
+        self.disk.write(&self.file, &self.path, bytes)?;
+        self.disk.begin_writing(&self.file, &mut self.waiting, bytes.len());
+        Ok(())
     }
 
     fn close(self: Box<Self>) -> Result<(), StoreError> {

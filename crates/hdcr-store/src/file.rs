@@ -2,19 +2,24 @@
 //!
 //! Where the file system can, the file has no name until it is whole, so that a writer that is killed leaves nothing; else
 //! it has a temporary one beside its own, which the next writer sweeps.
+//!
+//! An image that makes way for the next one of its name is kept as a spare, `.FILE.free`, for the one after that to be written
+//! over: a new file costs several times as much.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Seek};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hdcr_image::bundle::BundleWriter;
+use hdcr_image::hdcr_layout::Header;
 use hdcr_image::{ImageId, PartName, Sink, SnapshotId, StoreError, WritePart};
 
 use crate::disk::{Disk, Durability, Faults, Replaced, failed, random, random_suffix};
 use crate::error::Error;
 use crate::lock;
+use crate::pool::free;
 
 /// An image file in the making.
 #[derive(Debug)]
@@ -24,10 +29,25 @@ pub struct FileSink {
     target: PathBuf,
     directory: PathBuf,
     shared: Arc<Shared>,
+    /// Where an image that makes way is kept.
+    spare: PathBuf,
+    /// As long it must be to be worth that.
+    least: u64,
     /// The file has a temporary name.
     named: bool,
     visible: bool,
 }
+
+/// Where a file in the making lies: the name that it has or will get when another one has to make way for it.
+#[derive(Debug)]
+struct Place {
+    temporary: PathBuf,
+    file: File,
+    named: bool,
+}
+
+/// Files of fewer bytes are as quickly made anew, and a spare beside them would only puzzle people.
+const WORTH: u64 = 16 << 20;
 
 #[derive(Debug)]
 struct Shared {
@@ -35,16 +55,18 @@ struct Shared {
     /// The name that the file has, or will have when another one has to make way for it.
     temporary: PathBuf,
     file: File,
-    bundle: Mutex<Option<BundleWriter>>,
+    /// With the bytes that the disk has not begun with.
+    bundle: Mutex<Option<(BundleWriter, u64)>>,
 }
 
 impl Shared {
     fn append(&self, part: PartName, bytes: &[u8]) -> Result<(), StoreError> {
         let mut bundle = self.bundle.lock().unwrap_or_else(PoisonError::into_inner);
         let closed = || failed("writing", &self.temporary, io::ErrorKind::InvalidInput.into());
-        let bundle = bundle.as_mut().ok_or_else(closed)?;
+        let (bundle, waiting) = bundle.as_mut().ok_or_else(closed)?;
         self.disk.write(&self.file, &self.temporary, bytes)?;
         bundle.appended(part, bytes.len());
+        self.disk.begin_writing(&self.file, waiting, bytes.len());
         Ok(())
     }
 }
@@ -57,6 +79,11 @@ impl FileSink {
 
     /// As [`FileSink::create`], on a file system that fails as planned.
     pub fn with_faults(target: &Path, durability: Durability, faults: Faults) -> Result<Self, Error> {
+        Self::with_spares_of(WORTH, target, durability, faults)
+    }
+
+    /// The same, and images of so many bytes are worth to be written over.
+    fn with_spares_of(least: u64, target: &Path, durability: Durability, faults: Faults) -> Result<Self, Error> {
         let disk = Disk { faults, durability };
         let bad = |why| Error::BadTarget { path: target.to_owned(), why };
         let name = target.file_name().ok_or_else(|| bad("it is not the name of a file"))?;
@@ -66,25 +93,30 @@ impl FileSink {
         let directory = directory_around(target)?;
         let prefix = format!(".{}.new-", name.to_string_lossy());
         sweep(&disk, &directory, &prefix)?;
-        let (temporary, file, named) = match create_unnamed(&disk, &directory, &prefix)? {
-            Some((temporary, file)) => (temporary, file, false),
-            None => create_locked(&disk, &directory, &prefix).map(|(temporary, file)| (temporary, file, true))?,
+        let spare = directory.join(format!(".{}.free", name.to_string_lossy()));
+        let place = match take_spare(&disk, &spare, &directory.join(format!("{prefix}{}", random_suffix()?))) {
+            Some(place) => place,
+            None => match create_unnamed(&disk, &directory, &prefix)? {
+                Some(place) => place,
+                None => create_locked(&disk, &directory, &prefix)?,
+            },
         };
-        Self::begin(disk, target, directory, (temporary, file, named))
+        Self::begin(disk, (target, directory, spare), least, place)
     }
 
     fn begin(
         disk: Disk,
-        target: &Path,
-        directory: PathBuf,
-        (temporary, file, named): (PathBuf, File, bool),
+        (target, directory, spare): (&Path, PathBuf, PathBuf),
+        least: u64,
+        Place { temporary, file, named }: Place,
     ) -> Result<Self, Error> {
         let snapshot = SnapshotId { image: ImageId(random()?), place: None };
         let bundle = BundleWriter::new(snapshot.image)?;
         let header = bundle.header().to_vec();
-        let shared = Shared { disk: disk.clone(), temporary, file, bundle: Mutex::new(Some(bundle)) };
+        let shared = Shared { disk: disk.clone(), temporary, file, bundle: Mutex::new(Some((bundle, 0))) };
         let shared = Arc::new(shared);
-        let sink = Self { disk, snapshot, target: target.to_owned(), directory, shared, named, visible: false };
+        let target = target.to_owned();
+        let sink = Self { disk, snapshot, target, directory, shared, spare, least, named, visible: false };
         sink.disk.write(&sink.shared.file, &sink.shared.temporary, &header)?;
         Ok(sink)
     }
@@ -124,17 +156,43 @@ impl FileSink {
         }
         if replaced == Replaced::Kept {
             // The image is committed; what was there before is swept by the next writer if it stays now.
-            self.disk.remove_file(temporary).ok();
+            let kept = is_worth(temporary, self.least) && self.disk.rename(temporary, &self.spare).is_ok();
+            if !kept {
+                self.disk.remove_file(temporary).ok();
+            }
         }
         Ok(())
     }
 }
 
+/// Whether a file that made way is an image of ours that can be written over, of so many bytes at least.
+fn is_worth(path: &Path, least: u64) -> bool {
+    free(path).is_some_and(|file| {
+        let mut block = [0; Header::SIZE];
+        let is_image = file.read_exact_at(&mut block, 0).is_ok() && Header::decode(&block).is_ok();
+        is_image && file.metadata().is_ok_and(|found| found.len() >= least)
+    })
+}
+
+/// Gives the spare a temporary name to be written over under; `None` when there is none that nobody else has.
+fn take_spare(disk: &Disk, spare: &Path, temporary: &Path) -> Option<Place> {
+    let file = free(spare)?;
+    // Its lock is held, so no other writer has it, and none sweeps it.
+    disk.rename(spare, temporary).ok()?;
+    if lock::is_at(&file, temporary) {
+        return Some(Place { temporary: temporary.to_owned(), file, named: true });
+    }
+    // Another writer was faster and has left its own there.
+    disk.rename(temporary, spare).ok();
+    None
+}
+
 /// Makes a file without a name and takes its lock, before anybody can see it. `None`: the file system has no such files.
-fn create_unnamed(disk: &Disk, directory: &Path, prefix: &str) -> Result<Option<(PathBuf, File)>, Error> {
+fn create_unnamed(disk: &Disk, directory: &Path, prefix: &str) -> Result<Option<Place>, Error> {
     let path = directory.join(format!("{prefix}{}", random_suffix()?));
     let Some(file) = disk.create_unnamed(directory)? else { return Ok(None) };
-    Ok(lock::is_taken_now(&file, &path)?.then_some((path, file)))
+    let taken = lock::is_taken_now(&file, &path)?;
+    Ok(taken.then_some(Place { temporary: path, file, named: false }))
 }
 
 /// The directory that an image outside of a store is to lie in.
@@ -149,14 +207,14 @@ pub(crate) fn directory_around(target: &Path) -> Result<PathBuf, Error> {
 }
 
 /// Makes a temporary file and takes its lock; anew when a sweep came in between.
-fn create_locked(disk: &Disk, directory: &Path, prefix: &str) -> Result<(PathBuf, File), Error> {
+fn create_locked(disk: &Disk, directory: &Path, prefix: &str) -> Result<Place, Error> {
     for _ in 0..16 {
         let path = directory.join(format!("{prefix}{}", random_suffix()?));
         let file = disk.create_file(&path)?;
         let ours = file.metadata().map_err(|error| failed("reading", &path, error))?.ino();
         let taken = lock::is_taken_now(&file, &path)?;
         if taken && std::fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == ours) {
-            return Ok((path, file));
+            return Ok(Place { temporary: path, file, named: true });
         }
     }
     Err(Error::Store(StoreError::Busy { subject: directory.join(prefix).display().to_string() }))
@@ -201,13 +259,23 @@ impl Sink for FileSink {
     fn persist(&mut self, manifest: &[u8]) -> Result<(), StoreError> {
         self.shared.append(PartName::Manifest, manifest)?;
         let bundle = self.shared.bundle.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let end = bundle.map(BundleWriter::finish).unwrap_or_default();
-        self.disk.write(&self.shared.file, &self.shared.temporary, &end)?;
+        let end = bundle.map(|(bundle, _)| bundle.finish()).unwrap_or_default();
+        let Shared { file, temporary, .. } = self.shared.as_ref();
+        self.disk.write(file, temporary, &end)?;
+        // What it was before may have been longer.
+        let read = |error| failed("reading", temporary, error);
+        let mut position = file;
+        let used = position.stream_position().map_err(read)?;
+        if file.metadata().map_err(read)?.len() > used {
+            self.disk.truncate(file, temporary, used)?;
+        }
         self.disk.sync_file(&self.shared.file, &self.shared.temporary)
     }
 
     fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
         self.publish()?;
+        // Whoever opens it need not wait.
+        lock::let_go(&self.shared.file, &self.target).ok();
         self.visible = true;
         Ok(())
     }
@@ -256,8 +324,85 @@ mod tests {
         let directory = target.parent().unwrap().to_owned();
         let prefix = format!(".{}.new-", target.file_name().unwrap().to_str().unwrap());
         sweep(&disk, &directory, &prefix).unwrap();
-        let (temporary, file) = create_locked(&disk, &directory, &prefix).unwrap();
-        FileSink::begin(disk, target, directory, (temporary, file, true)).unwrap()
+        let place = create_locked(&disk, &directory, &prefix).unwrap();
+        let spare = directory.join(".image.free");
+        FileSink::begin(disk, (target, directory, spare), WORTH, place).unwrap()
+    }
+
+    fn with_spares(target: &Path, faults: Faults) -> Result<FileSink, Error> {
+        FileSink::with_spares_of(1, target, Durability::Fsync, faults)
+    }
+
+    fn inode(path: &Path) -> u64 {
+        std::fs::metadata(path).unwrap().ino()
+    }
+
+    #[test]
+    fn the_one_before_the_last_is_written_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("image");
+        let spare = directory.path().join(".image.free");
+        let write = || sample::write(Box::new(with_spares(&target, Faults::default()).unwrap()), Options::default());
+        write().unwrap();
+        assert!(!spare.exists(), "nothing has made way");
+        let first = inode(&target);
+        write().unwrap();
+        assert_eq!(inode(&spare), first);
+        // A longer one is cut off at its end.
+        File::options().append(true).open(&spare).unwrap().set_len(1 << 20).unwrap();
+        let second = inode(&target);
+        write().unwrap();
+        assert_eq!((inode(&target), inode(&spare)), (first, second));
+        let source = open_path(&target).unwrap();
+        ImageReader::open(source.as_ref()).unwrap().verify(&mut |_| ()).unwrap();
+        // Whoever reads an image keeps it from being written over, also when it has made way meanwhile.
+        write().unwrap();
+        write().unwrap();
+        assert_ne!(inode(&target), first);
+        ImageReader::open(source.as_ref()).unwrap().verify(&mut |_| ()).unwrap();
+        drop(with_spares(&target, Faults::default()).unwrap());
+        assert!(std::fs::read_dir(directory.path()).unwrap().count() <= 2, "one that is given up leaves nothing");
+    }
+
+    #[test]
+    fn what_is_not_ours_alone_is_not_written_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("image");
+        let write = || sample::write(Box::new(with_spares(&target, Faults::default()).unwrap()), Options::default());
+        std::fs::write(&target, "a text of the user's, as long as it may be").unwrap();
+        write().unwrap();
+        let spare = directory.path().join(".image.free");
+        assert!(!spare.exists(), "it is no image");
+        let linked = directory.path().join("linked");
+        std::fs::hard_link(&target, &linked).unwrap();
+        write().unwrap();
+        write().unwrap();
+        ImageReader::open(open_path(&linked).unwrap().as_ref()).unwrap().verify(&mut |_| ()).unwrap();
+    }
+
+    /// Whatever call fails, there is a whole image, and nothing is left but a spare.
+    #[test]
+    fn a_failed_call_over_a_spare_leaves_a_whole_image() {
+        for for_good in [false, true] {
+            for at in 0.. {
+                let directory = tempfile::tempdir().unwrap();
+                let target = directory.path().join("image");
+                let write = |faults| {
+                    sample::write(Box::new(with_spares(&target, faults)?), Options::default()).map_err(Error::from)
+                };
+                write(Faults::default()).unwrap();
+                write(Faults::default()).unwrap();
+                let faults = if for_good { Faults::die_at(at) } else { Faults::fail_at(at) };
+                write(faults.clone()).ok();
+                ImageReader::open(open_path(&target).unwrap().as_ref()).unwrap().verify(&mut |_| ()).unwrap();
+                write(Faults::default()).unwrap();
+                let left = std::fs::read_dir(directory.path()).unwrap().count();
+                assert!(left <= 2, "{left} files after a failure of call {at}");
+                if faults.calls_made() <= at {
+                    break;
+                }
+            }
+        }
     }
 
     #[test]

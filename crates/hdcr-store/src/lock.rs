@@ -43,7 +43,7 @@ fn open(path: &Path) -> Result<File, StoreError> {
         .map_err(|error| failed("opening", path, error))
 }
 
-fn is_at(file: &File, path: &Path) -> bool {
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     let identity = |found: std::fs::Metadata| (found.dev(), found.ino());
     let here = file.metadata().map(identity).ok();
     here.is_some() && here == std::fs::symlink_metadata(path).map(identity).ok()

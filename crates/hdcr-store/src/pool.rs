@@ -98,7 +98,7 @@ fn names_in(path: &Path) -> Vec<String> {
 }
 
 /// Opens and locks a file that is ours alone; `None` when it is not.
-fn free(path: &Path) -> Option<File> {
+pub(crate) fn free(path: &Path) -> Option<File> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
     lock::is_taken_now(&file, path).ok().filter(|taken| *taken)?;

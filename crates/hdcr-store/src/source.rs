@@ -100,5 +100,7 @@ pub fn open_path(path: &Path) -> Result<Box<dyn Source>, Error> {
     let file =
         OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| failed("opening", path, error))?;
     let part = FilePart::new(file, path.to_owned())?;
+    // As long as it is open, nobody writes over it.
+    lock::hold(&part.file, path)?;
     Ok(Box::new(BundleSource::open(Arc::new(part))?))
 }

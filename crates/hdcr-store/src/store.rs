@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Seek};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use hdcr_image::{ImageError, ImageId, ImageReader, JobName, Manifest, Source};
@@ -209,6 +210,19 @@ impl DirectoryStore {
         self.disk.rename(&image, &gone)?;
         drop(lock);
         Ok(gone)
+    }
+
+    /// The files of a checkpoint: the number of each, which it has in common with other checkpoints that hold the same file, and
+    /// the bytes that it takes.
+    pub fn files(&self, job: &JobName, sequence: u64) -> Result<Vec<(u64, u64)>, Error> {
+        const BLOCK: u64 = 512;
+        let path = self.job_path(job).join(sequence.to_string());
+        let mut files = Vec::new();
+        for name in names_in(&path)? {
+            let found = fs::symlink_metadata(path.join(&name)).map_err(|error| failed("reading", &path, error))?;
+            files.push((found.ino(), found.blocks().saturating_mul(BLOCK)));
+        }
+        Ok(files)
     }
 
     /// Retires the oldest checkpoints of a job until `keep` are left, at least one. Returns the numbers removed.

@@ -8,10 +8,14 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Act {
-    /// A checkpoint into memory (tmpfs) of a program that runs on.
+    /// A checkpoint into a new file in memory (tmpfs) of a program that runs on.
     Checkpoint,
-    /// The same onto a disk, durable.
+    /// The same once more, over an image that the one before has replaced. CRIU makes new files each time.
+    Recycled,
+    /// A checkpoint onto a disk, durable.
     Durable,
+    /// The same once more, over an image.
+    DurableRecycled,
     /// A restore from memory.
     Restore,
     /// The same with memory that comes when the program runs.
@@ -19,12 +23,20 @@ pub(super) enum Act {
 }
 
 impl Act {
-    pub(super) const ALL: [Act; 4] = [Act::Checkpoint, Act::Durable, Act::Restore, Act::Lazy];
+    /// Whether all bytes are to be on a disk at its end.
+    pub(super) fn is_durable(self) -> bool {
+        matches!(self, Act::Durable | Act::DurableRecycled)
+    }
+
+    pub(super) const ALL: [Act; 6] =
+        [Act::Checkpoint, Act::Recycled, Act::Durable, Act::DurableRecycled, Act::Restore, Act::Lazy];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Act::Checkpoint => "checkpoint, tmpfs",
+            Act::Recycled => "the same, image recycled",
             Act::Durable => "checkpoint, disk, durable",
+            Act::DurableRecycled => "the same, disk, recycled",
             Act::Restore => "restore, tmpfs",
             Act::Lazy => "restore --lazy auto",
         }

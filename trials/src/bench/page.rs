@@ -14,10 +14,12 @@ svg text{font:12px sans-serif}.hdcr{fill:#2a6f97}.criu{fill:#c9a227}.spread{stro
 /// A plot: its title, the act it is about, and what is drawn.
 type Plot = (&'static str, Act, fn(&Row) -> Option<Spread>);
 
-const PLOTS: [Plot; 6] = [
+const PLOTS: [Plot; 8] = [
     ("Stop of the program, as the tool tells it (checkpoint, tmpfs)", Act::Checkpoint, |row| row.stopped_ms),
     ("Longest gap that the program saw (checkpoint, tmpfs)", Act::Checkpoint, |row| row.gap_ms),
     ("Wall time of a checkpoint, tmpfs", Act::Checkpoint, |row| row.wall_ms),
+    ("Wall time of a checkpoint, tmpfs, image recycled", Act::Recycled, |row| row.wall_ms),
+    ("Wall time of a checkpoint, disk, durable, image recycled", Act::DurableRecycled, |row| row.wall_ms),
     ("Wall time of a checkpoint, disk, durable", Act::Durable, |row| row.wall_ms),
     ("Restore: first instruction", Act::Restore, |row| row.first_ms),
     ("Restore: all pages in", Act::Restore, |row| row.filled_ms),

@@ -35,6 +35,8 @@ pub(crate) struct Request<'a> {
     pub(crate) image: &'a Path,
     /// Whether the program ends with it.
     pub(crate) ends: bool,
+    /// HDCR finds an image there.
+    pub(crate) over: bool,
 }
 
 impl Rival {
@@ -49,7 +51,9 @@ impl Rival {
     pub(crate) fn checkpoint(&self, request: &Request<'_>, folder: &Path, measure: &Path) -> Result<Cost> {
         let pid = request.pid.to_string();
         let image = request.image;
-        remove(image)?;
+        if !(request.over && matches!(self, Rival::Hdcr(_))) {
+            remove(image)?;
+        }
         match self {
             Rival::Hdcr(binary) => {
                 let mut command = vec![text(binary)?, "checkpoint", &pid, "-o", text(image)?, "--json"];

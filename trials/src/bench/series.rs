@@ -145,10 +145,8 @@ impl Turn<'_> {
         let folder = self.disk.join("program");
         remove(&folder)?;
         let running = Running::start(self.subject, &folder)?;
-        samples.push(self.checkpoint(&running, &self.memory.join("image"), Act::Checkpoint)?);
-        remove(&self.memory.join("image"))?;
-        samples.push(self.checkpoint(&running, &self.disk.join("image"), Act::Durable)?);
-        remove(&self.disk.join("image"))?;
+        self.twice(&running, self.memory, (Act::Checkpoint, Act::Recycled), samples)?;
+        self.twice(&running, self.disk, (Act::Durable, Act::DurableRecycled), samples)?;
         samples.push(self.restore(&running, &self.memory.join("image"), Act::Restore)?);
         if self.rival.name() == "hdcr" {
             samples.push(self.restore(&running, &self.memory.join("image"), Act::Lazy)?);
@@ -157,14 +155,35 @@ impl Turn<'_> {
         remove(&self.memory.join("image"))
     }
 
+    /// A checkpoint into a new file, and one over an old one.
+    fn twice(
+        &self,
+        running: &Running,
+        folder: &Path,
+        (first, again): (Act, Act),
+        samples: &mut Vec<Sample>,
+    ) -> Result<()> {
+        let image = folder.join("image");
+        samples.push(self.checkpoint(running, &image, first)?);
+        if let Rival::Hdcr(_) = self.rival {
+            // The first one makes way for this, and is then there to be written over.
+            let request = Request { pid: running.pid, image: &image, ends: false, over: true };
+            self.rival.checkpoint(&request, self.disk, self.measure)?;
+        }
+        samples.push(self.checkpoint(running, &image, again)?);
+        remove(&folder.join(".image.free"))?;
+        remove(&image)
+    }
+
     /// A checkpoint of a program that runs on.
     fn checkpoint(&self, running: &Running, image: &PathBuf, act: Act) -> Result<Sample> {
         let before = running.ticks();
         let begun = Instant::now();
         let busy = busy();
-        let request = Request { pid: running.pid, image, ends: false };
+        let over = matches!(act, Act::Recycled | Act::DurableRecycled);
+        let request = Request { pid: running.pid, image, ends: false, over };
         let mut cost = self.rival.checkpoint(&request, self.disk, self.measure)?;
-        if act == Act::Durable && self.rival.name() == "criu" {
+        if act.is_durable() && self.rival.name() == "criu" {
             // It does not do so itself.
             syncfs(fs::File::open(image)?)?;
             cost.wall_us = u64::try_from(begun.elapsed().as_micros())?;
@@ -182,7 +201,7 @@ impl Turn<'_> {
     /// A checkpoint that ends the program, and its restore.
     fn restore(&self, running: &Running, image: &PathBuf, act: Act) -> Result<Sample> {
         let memory_before = running.memory_kib();
-        let request = Request { pid: running.pid, image, ends: true };
+        let request = Request { pid: running.pid, image, ends: true, over: false };
         self.rival.checkpoint(&request, self.disk, self.measure)?;
         running.gone()?;
         let known = running.ticks().len();

@@ -154,7 +154,7 @@ impl<'a> Series<'a> {
 
     fn once(&mut self, measure: &Path) -> Result<()> {
         let image = self.folder.join("image");
-        let request = Request { pid: self.pid, image: &image, ends: true };
+        let request = Request { pid: self.pid, image: &image, ends: true, over: false };
         let down = self.rival.checkpoint(&request, &self.folder, measure)?;
         wait::gone(self.pid, LIMIT)?;
         let back = self.rival.restore(&image, &self.folder, measure)?;

@@ -8,6 +8,7 @@ mod foreground;
 mod guests;
 mod jobs;
 mod keeper;
+mod kept;
 mod lazy;
 mod library;
 mod paths;
@@ -75,6 +76,7 @@ const TRIALS: [Trial; 58] = [
     ("keeper_damaged", rollback::damaged),
     ("keeper_complete", rollback::complete),
     ("keeper_auto", keeper::auto),
+    ("keeper_keeps", kept::limits),
     ("keeper_waits", keeper::waits),
     ("commands_busy", busy::told),
     ("commands_verbose", reports::verbose),

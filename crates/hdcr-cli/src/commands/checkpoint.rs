@@ -78,8 +78,9 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
 /// Asks the keeper of a job.
 fn of_job(at: &Surrounding<'_>, args: &CheckpointArgs, then: Then) -> Result<crate::task::Checkpointed> {
     let target = args.output.as_ref().map(|path| file_target(path)).transpose()?;
-    let FileArgs { always, policies, limit, ends, snapshot } = &args.files;
-    let given = !always.is_empty() || !policies.is_empty() || limit.is_some() || ends.is_some() || snapshot.is_some();
+    let FileArgs { always, policies, limit, ends, snapshot, compress } = &args.files;
+    let given = !always.is_empty() || !policies.is_empty() || limit.is_some() || ends.is_some();
+    let given = given || snapshot.is_some() || compress.is_some();
     let files = given.then(|| at.settings.files(&args.files)).transpose()?;
     let bar = at.output.bar();
     let request = Request::Checkpoint { target, files, timeout: args.timeout, then, progress: bar.is_seen() };

@@ -1,7 +1,6 @@
 //! `hdcr run`: a program under a keeper.
 
 use std::collections::BTreeSet;
-use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use crate::failure::{Class, Failure, Result};
 use crate::host::Host;
 use crate::job::{self, Held, Record, Start, State};
 use crate::keeper::{Given, Keeper, Plan};
-use crate::kinds::{Condition, Every, StdioTarget};
+use crate::kinds::{Condition, Every, Keep, StdioTarget};
 use crate::namespace::{self, Outside};
 use crate::orphan;
 use crate::parts;
@@ -155,7 +154,11 @@ fn plan(at: &Surrounding<'_>, args: &RunArgs, name: JobName, start: Start) -> Re
         every,
         timeout: at.settings.checkpoint_timeout(args.timeout),
         restore_timeout: at.settings.restore_timeout(None),
-        keep: args.keep.or(config.keep).map_or(3, NonZeroUsize::get),
+        keep: Keep::of(
+            args.keep.or(config.keep),
+            args.keep_for.or(config.keep_for),
+            args.keep_size.or(config.keep_size),
+        ),
         budget: args.budget.or(config.budget).map(|share| share.0),
         increments: args.increments.or(config.increments).unwrap_or_default(),
         lazy: args.lazy.or(config.lazy).unwrap_or_default(),

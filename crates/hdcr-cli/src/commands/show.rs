@@ -1,6 +1,7 @@
 //! `hdcr show`: what a checkpoint holds.
 
 use hdcr_engine::show::{ShownFile, ShownProcess};
+use hdcr_image::{ImageReader, StoredBy};
 use rustix::time::ClockId;
 use serde::Serialize;
 
@@ -33,12 +34,29 @@ struct Shown {
     processes_named: Vec<Named>,
     stored_pages: u64,
     zero_pages: u64,
+    /// How the stored ones lie there.
+    packed: Vec<Packed>,
     frames: u64,
     /// The tree: every process with where it stands.
     tree: Vec<Process>,
     open_files: Vec<OpenFile>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     records: Vec<Record>,
+}
+
+#[derive(Debug, Serialize)]
+struct Packed {
+    by: &'static str,
+    pages: u64,
+    /// What they take.
+    bytes: u64,
+}
+
+impl Packed {
+    fn words(&self) -> String {
+        let (pages, bytes) = (duration::show_size(self.pages * 4096), duration::show_size(self.bytes));
+        format!("{pages} by {} in {bytes}", self.by)
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -176,6 +194,10 @@ impl Shown {
             ),
         ];
         lines.extend(self.sizes());
+        if !self.packed.is_empty() {
+            let packed: Vec<String> = self.packed.iter().map(Packed::words).collect();
+            lines.push(format!("packed      {}", packed.join(", ")));
+        }
         lines.push(format!("records     {} (--records prints them)", self.frames));
         if !self.needs.is_empty() {
             lines.push(format!("needs       {}", self.needs.join(", ")));
@@ -208,6 +230,11 @@ impl Report for Shown {
     }
 }
 
+fn packed(image: &ImageReader) -> Vec<Packed> {
+    let all = image.stored_by().into_iter();
+    all.map(|(by, StoredBy { pages, bytes })| Packed { by, pages, bytes }).collect()
+}
+
 pub(crate) fn run(at: &Surrounding<'_>, args: &ShowArgs) -> Result<u8> {
     let place = place(at, &args.image.image)?;
     let manifest = parts::manifest(&place)?;
@@ -234,6 +261,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ShowArgs) -> Result<u8> {
         processes_named: facts.processes.iter().map(named).collect(),
         stored_pages: manifest.pages.stored_pages,
         zero_pages: manifest.pages.zero_pages,
+        packed: packed(&image),
         frames: manifest.frames.count,
         tree: overview.processes.into_iter().map(process).collect(),
         open_files: overview.files.into_iter().map(open_file).collect(),

@@ -40,7 +40,7 @@ use serde::Serialize;
 use crate::door::Door;
 use crate::failure::{Failure, Obstacle, Result};
 use crate::job::{Held, Record, Start, State};
-use crate::kinds::{Every, Increments, Lazy};
+use crate::kinds::{Every, Increments, Keep, Lazy};
 use crate::namespace;
 use crate::output::{Output, Said};
 use crate::parts;
@@ -75,7 +75,7 @@ pub(crate) struct Plan {
     pub(crate) timeout: Duration,
     /// When it was chosen.
     pub(crate) restore_timeout: Option<Duration>,
-    pub(crate) keep: usize,
+    pub(crate) keep: Keep,
     pub(crate) budget: Option<Budget>,
     pub(crate) increments: Increments,
     /// Whether memory may come when the program runs again.

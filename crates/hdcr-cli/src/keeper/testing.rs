@@ -12,7 +12,7 @@ use crate::commands::restore::descriptors;
 use crate::door::Door;
 use crate::host::Host;
 use crate::job::{Held, Record, Start, State};
-use crate::kinds::{Every, Increments, Lazy, StdioTarget};
+use crate::kinds::{Every, Increments, Keep, Lazy, StdioTarget};
 use crate::output::Output;
 use crate::registry::Registry;
 use crate::settings::Files;
@@ -51,7 +51,7 @@ pub(super) fn keeper(folder: &Path) -> Keeper {
         every: Every::Fixed(Duration::from_hours(1)),
         timeout: Duration::from_mins(1),
         restore_timeout: None,
-        keep: 3,
+        keep: Keep::of(None, None, None),
         budget: None,
         increments: Increments::Auto,
         lazy: Lazy::Never,

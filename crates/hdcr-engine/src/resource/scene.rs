@@ -11,7 +11,7 @@ use hdcr_image::Compression;
 use super::{contents, listed};
 use crate::batch::{Batch, Replies};
 use crate::capture::{Capture, OpenFile};
-use crate::checkpoint::{FileRequest, Request};
+use crate::checkpoint::{CompressionRequest, FileRequest, Request};
 use crate::error::Result;
 use crate::ids::{Fd, Pid, RemotePtr, Tid};
 use crate::mechanism::{
@@ -125,7 +125,7 @@ pub(crate) fn capture(
         files: request,
         ends: crate::checkpoint::EndRequest::default(),
         progress: crate::progress::Progress::default(),
-        compression: Compression::None,
+        compression: CompressionRequest::Always(Compression::None),
         snapshot: crate::checkpoint::SnapshotRequest::Copy,
         followed: false,
         omitted: crate::checkpoint::Omitted::default(),

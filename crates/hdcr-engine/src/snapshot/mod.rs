@@ -23,6 +23,7 @@ pub(crate) mod flags;
 pub(crate) mod forked;
 pub(crate) mod kept;
 pub(crate) mod outlet;
+pub(crate) mod pace;
 pub(crate) mod pageset;
 pub(crate) mod pieces;
 pub(crate) mod record;

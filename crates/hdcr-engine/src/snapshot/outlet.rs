@@ -4,22 +4,23 @@
 //! the deadline and no longer, though the store hang for ever.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hdcr_image::{ImageError, ImageWriter};
 
 use super::kept::length;
+use super::pace::{CompressionRequest, Pace};
 use crate::error::{Error, Result};
 use crate::mechanism::Deadline;
 use crate::model::ObjectId;
 use crate::progress::Meter;
 
-/// Loads on their way; each has at most 1 MiB.
-const QUEUE: usize = 32;
+/// Loads on their way; each has at most 1 MiB. No more than stays in a processor's cache from the reading to the writing.
+const QUEUE: usize = 8;
 /// How long the end of a given-up image is waited for, so that nothing of it stays in the store.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks at a full queue or at a thread that comes to its end.
@@ -36,6 +37,9 @@ enum Load {
     Alike(Vec<(ObjectId, ObjectId, Range<u64>)>),
 }
 
+/// The one that came back last is used first: it is in the cache.
+type Buffers = Arc<Mutex<Vec<Vec<u8>>>>;
+
 type Work = std::result::Result<ImageWriter, ImageError>;
 
 /// An image that is written by a thread of its own.
@@ -43,8 +47,8 @@ type Work = std::result::Result<ImageWriter, ImageError>;
 pub(crate) struct Outlet {
     queue: Option<SyncSender<Load>>,
     thread: Option<JoinHandle<Work>>,
-    /// Buffers that come back: a fresh one costs as much as what it is for.
-    empty: Receiver<Vec<u8>>,
+    /// Buffers that came back: a fresh one costs as much as what it is for.
+    empty: Buffers,
     /// Until when a full queue is waited for; `None`: as long as it takes.
     by: Option<Deadline>,
     /// The thread takes nothing more: in the stop it would only take the processor away from what the program waits for.
@@ -57,14 +61,15 @@ pub(crate) struct Outlet {
 
 impl Outlet {
     /// Begins the thread.
-    pub(crate) fn begin(writer: ImageWriter) -> Result<Self> {
+    pub(crate) fn begin(writer: ImageWriter, compression: CompressionRequest) -> Result<Self> {
         let (queue, loads) = sync_channel(QUEUE);
-        let (back, empty) = sync_channel(QUEUE);
+        let empty = Buffers::default();
+        let back = Arc::clone(&empty);
         let held = Arc::new(AtomicBool::new(false));
         let holds = Arc::clone(&held);
         let thread = std::thread::Builder::new().name("writer".to_owned());
         let thread = thread
-            .spawn(move || write(writer, &loads, &back, &holds))
+            .spawn(move || write(writer, Pace::of(compression), (&loads, &back), &holds))
             .map_err(Error::system("starting a thread", "what writes the image"))?;
         Ok(Self { queue: Some(queue), thread: Some(thread), empty, by: None, held, meter: None, sent: 0 })
     }
@@ -90,7 +95,8 @@ impl Outlet {
 
     /// A buffer of this length; what is in it means nothing.
     pub(crate) fn buffer(&mut self, len: usize) -> Vec<u8> {
-        let mut buffer = self.empty.try_recv().unwrap_or_default();
+        let empty = self.empty.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut buffer = empty.unwrap_or_default();
         buffer.resize(len, 0);
         buffer
     }
@@ -181,7 +187,12 @@ impl Drop for Outlet {
     }
 }
 
-fn write(mut writer: ImageWriter, loads: &Receiver<Load>, back: &SyncSender<Vec<u8>>, held: &AtomicBool) -> Work {
+fn write(
+    mut writer: ImageWriter,
+    mut pace: Pace,
+    (loads, back): (&Receiver<Load>, &Buffers),
+    held: &AtomicBool,
+) -> Work {
     for load in loads {
         while held.load(Ordering::Relaxed) {
             std::thread::sleep(STEP);
@@ -194,14 +205,19 @@ fn write(mut writer: ImageWriter, loads: &Receiver<Load>, back: &SyncSender<Vec<
                 }
             }
             Load::Pages(space, ranges, bytes) => {
+                writer.compress_by(pace.next())?;
+                let began = Instant::now();
                 let mut rest = bytes.as_slice();
                 for range in ranges {
                     let (piece, after) = rest.split_at(length(&range).min(rest.len()));
                     writer.pages(space, range.start, piece)?;
                     rest = after;
                 }
-                // Nobody takes it at the very end, nor when there are enough: then it is given up.
-                back.try_send(bytes).ok();
+                pace.went(began.elapsed(), bytes.len());
+                let mut back = back.lock().unwrap_or_else(PoisonError::into_inner);
+                if back.len() < QUEUE {
+                    back.push(bytes);
+                }
             }
         }
     }
@@ -210,8 +226,6 @@ fn write(mut writer: ImageWriter, loads: &Receiver<Load>, back: &SyncSender<Vec<
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use hdcr_image::{ImageId, Options, PartName, Sink, SnapshotId, StoreError, WritePart};
 
     use super::*;
@@ -253,7 +267,7 @@ mod tests {
 
     fn outlet(gate: &Arc<Mutex<()>>) -> Outlet {
         let sink = Hanging(SnapshotId { image: ImageId([1; 16]), place: None }, Arc::clone(gate));
-        Outlet::begin(ImageWriter::new(Box::new(sink), Options::default()).unwrap()).unwrap()
+        Outlet::begin(ImageWriter::new(Box::new(sink), Options::default()).unwrap(), CompressionRequest::Auto).unwrap()
     }
 
     fn noise(outlet: &mut Outlet, at: u64) -> Result<()> {
@@ -276,7 +290,7 @@ mod tests {
         outlet.queue = None;
         let thread = outlet.thread.take().unwrap();
         assert!(thread.join().unwrap().is_ok());
-        assert!(outlet.empty.try_iter().count() <= QUEUE);
+        assert!(outlet.empty.lock().unwrap().len() <= QUEUE);
     }
 
     #[test]

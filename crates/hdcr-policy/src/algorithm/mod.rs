@@ -226,9 +226,14 @@ pub fn oldest_beyond(kept: &[Kept], keep: usize) -> Vec<u64> {
     let place = |number: u64| kept.iter().position(|one| one.number == number);
     let stored: Vec<crate::retention::Stored> = kept
         .iter()
-        .map(|one| crate::retention::Stored { base: one.base.and_then(place), pinned: one.pinned, left: false })
+        .map(|one| crate::retention::Stored {
+            base: one.base.and_then(place),
+            pinned: one.pinned,
+            ..Default::default()
+        })
         .collect();
-    let given_up = crate::retention::give_up(&stored, keep);
+    let given_up =
+        crate::retention::give_up(&stored, &crate::retention::Limits { count: Some(keep), ..Default::default() });
     given_up.into_iter().filter_map(|place| kept.get(place)).map(|one| one.number).collect()
 }
 
