@@ -90,13 +90,13 @@ pub(crate) struct Config {
 
 /// `[run]`.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct RunConfig {
     pub(crate) every: Option<Every>,
     pub(crate) keep: Option<NonZeroUsize>,
-    #[serde(default, rename = "keep-for", deserialize_with = "time")]
+    #[serde(default, deserialize_with = "time")]
     pub(crate) keep_for: Option<Duration>,
-    #[serde(default, rename = "keep-size", deserialize_with = "size")]
+    #[serde(default, deserialize_with = "size")]
     pub(crate) keep_size: Option<u64>,
     pub(crate) budget: Option<Share>,
     pub(crate) increments: Option<Increments>,

@@ -46,12 +46,12 @@ impl Chain {
         let open = open_segments(source, &manifest)?;
         let mut bases = Bases::new();
         for run in spaces.values().flat_map(Index::runs) {
-            PageRun::check(*run, &manifest.segments)?;
-            if is_delta(run) && !bases.contains_key(&identity(run)) {
+            PageRun::check(run, &manifest.segments)?;
+            if is_delta(&run) && !bases.contains_key(&identity(&run)) {
                 let mut stored = vec![0; len(u64::from(run.length))];
-                read_from(&open, run, &mut stored)?;
-                check_sum(run, &stored)?;
-                bases.insert(identity(run), *base_of(run, &stored, &manifest.segments)?.entry());
+                read_from(&open, &run, &mut stored)?;
+                check_sum(&run, &stored)?;
+                bases.insert(identity(&run), *base_of(&run, &stored, &manifest.segments)?.entry());
             }
         }
         let log = LogState { facts, digest };

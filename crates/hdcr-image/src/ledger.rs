@@ -154,8 +154,8 @@ impl Ledger {
         if self.is_fresh {
             for (space, index) in &self.spaces {
                 for run in index.runs() {
-                    there.check(run)?;
-                    log.put(*space, *run)?;
+                    there.check(&run)?;
+                    log.put(*space, run)?;
                 }
             }
         }

@@ -361,7 +361,7 @@ impl PageWriter {
         let (segments, stored) = segments.finish()?;
         let there = There::new(&segments, &bases);
         if is_all {
-            ledger.spaces().values().flat_map(Index::runs).try_for_each(|run| there.check(run))?;
+            ledger.spaces().values().flat_map(Index::runs).try_for_each(|run| there.check(&run))?;
         }
         let (spaces, log) = ledger.finish(&there)?;
         let (log, logged) = log.map_or((None, 0), |(log, added)| (Some(log), added));

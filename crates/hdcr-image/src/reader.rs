@@ -298,7 +298,7 @@ fn read_log(
     }
     let (spaces, _) = replay(source, manifest, log)?;
     let checked = |(space, index): (u64, Index)| {
-        let runs = index.runs().map(|run| PageRun::check(*run, &manifest.segments)).collect::<Result<_, _>>()?;
+        let runs = index.runs().map(|run| PageRun::check(run, &manifest.segments)).collect::<Result<_, _>>()?;
         Ok((space, runs))
     };
     spaces.into_iter().map(checked).collect()

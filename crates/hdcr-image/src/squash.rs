@@ -105,11 +105,11 @@ impl Upkeep {
         let runs = || packer.ledger.spaces().values().flat_map(Index::runs).filter(|run| run.codec != Codec::Zero);
         let mut bases = Bases::new();
         for run in runs() {
-            alive.mark(run);
-            let base = if is_delta(run) { packer.bases.get(&identity(run)) } else { None };
+            alive.mark(&run);
+            let base = if is_delta(&run) { packer.bases.get(&identity(&run)) } else { None };
             if let Some(base) = base {
                 alive.mark(base);
-                bases.insert(identity(run), *base);
+                bases.insert(identity(&run), *base);
             }
         }
         packer.bases = bases;
@@ -134,12 +134,12 @@ fn items(spaces: &BTreeMap<u64, Index>, bases: &Bases, victim: u32) -> VecDeque<
     let mut places: BTreeMap<Identity, usize> = BTreeMap::new();
     let mut items: Vec<Item> = Vec::new();
     for (space, index) in spaces {
-        let concerned = |run: &&PageRunEntry| {
+        let concerned = |run: &PageRunEntry| {
             let changes = || is_delta(run) && bases.get(&identity(run)).is_some_and(|base| base.segment == victim);
             run.codec != Codec::Zero && (run.segment == victim || changes())
         };
         for run in index.runs().filter(concerned) {
-            let of = identity(run);
+            let of = identity(&run);
             let at = *places.entry(of).or_insert(items.len());
             let range = run.address..run.end().unwrap_or(run.address);
             match items.get_mut(at) {

@@ -186,9 +186,13 @@ impl ImageWriter {
 fn write_index(frames: &mut FrameWriter, stored: &Stored) -> Result<PageFacts, ImageError> {
     let mut digest = blake3::Hasher::new();
     for (space, index) in &stored.spaces {
-        let entries: Vec<PageRunEntry> = index.runs().copied().collect();
-        for chunk in entries.chunks(INDEX_ENTRIES) {
-            let body = encode_list(chunk)?;
+        let mut runs = index.runs();
+        loop {
+            let chunk: Vec<PageRunEntry> = runs.by_ref().take(INDEX_ENTRIES).collect();
+            if chunk.is_empty() {
+                break;
+            }
+            let body = encode_list(&chunk)?;
             digest.update(&space.to_le_bytes());
             digest.update(&body);
             frames.frame(Tag(tag::PAGE_INDEX), <PageRunEntry as Layout>::VERSION, *space, &body)?;
