@@ -209,7 +209,9 @@ impl Turn<'_> {
         let begun = monotonic_us();
         let cost = match act {
             Act::Lazy => self.rival.restore_lazily(image, self.disk, self.measure)?,
-            Act::Restore | Act::Checkpoint | Act::Durable => self.rival.restore(image, self.disk, self.measure)?,
+            Act::Checkpoint | Act::Recycled | Act::Durable | Act::DurableRecycled | Act::Restore => {
+                self.rival.restore(image, self.disk, self.measure)?
+            }
         };
         let mut filled = cost.wall_us;
         if act == Act::Lazy {
