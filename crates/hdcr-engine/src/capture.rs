@@ -226,8 +226,13 @@ struct Subject {
     threads: Vec<(TaskView, ObjectId)>,
 }
 
-/// Captures a stopped tree.
-pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, out: &mut Outlet, mut ahead: Ahead) -> Result<Taken> {
+/// Captures a stopped tree. After an error `ahead` is as it was: giving it up takes time, and the tree stands still.
+pub(crate) fn capture(
+    frozen: &mut dyn Frozen,
+    request: &Request,
+    out: &mut Outlet,
+    ahead: &mut Ahead,
+) -> Result<Taken> {
     let processes = frozen.processes().to_vec();
     let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
     if processes.iter().all(|process| process.threads.is_empty()) {
@@ -238,41 +243,52 @@ pub(crate) fn capture(frozen: &mut dyn Frozen, request: &Request, out: &mut Outl
     }
     let living = processes.iter().filter(|process| !process.threads.is_empty());
     ahead.only(&living.map(|process| process.pid).collect::<Vec<_>>(), out)?;
-    let (mut look, places) = look_again(request, &pids, &ahead.known)?;
+    let (look, places) = look_again(request, &pids, &ahead.known)?;
     for pid in choice::past_the_cache(&look) {
         ahead.give_up(pid, out)?;
     }
     let mut cx = Capture::new(frozen, request, Some(out));
     cx.next_id = ahead.next_id;
-    cx.ahead = ahead;
+    cx.ahead = std::mem::take(ahead);
     cx.places = places;
-    openfile::group(&mut cx, std::mem::take(&mut look.files))?;
+    match everything(&mut cx, &processes, look) {
+        Ok(()) => Ok(taken(cx, &processes)),
+        Err(error) => {
+            *ahead = std::mem::take(&mut cx.ahead);
+            Err(error)
+        }
+    }
+}
+
+/// All that the tree has, as it stands.
+fn everything(cx: &mut Capture<'_>, processes: &[FrozenProcess], mut look: survey::Look) -> Result<()> {
+    openfile::group(cx, std::mem::take(&mut look.files))?;
     let mut subjects = Vec::new();
-    for process in &processes {
-        subjects.push(subject(&mut cx, process, &mut look)?);
+    for process in processes {
+        subjects.push(subject(cx, process, &mut look)?);
     }
-    let mut replies = ask(&mut cx, &mut subjects)?;
+    let mut replies = ask(cx, &mut subjects)?;
     for subject in &mut subjects {
-        answer(&mut cx, subject, &mut replies)?;
+        answer(cx, subject, &mut replies)?;
     }
-    alike(&mut cx, &processes, &subjects)?;
+    alike(cx, processes, &subjects)?;
     for (process, subject) in processes.iter().zip(&subjects).filter(|(process, _)| !process.threads.is_empty()) {
-        memory::capture::pages(&mut cx, process.pid, subject.mm, &subject.lines)?;
-        if let Some(omitted) = OmittedRecord::of(&subject.lines, &request.omitted.of(process.pid)) {
+        memory::capture::pages(cx, process.pid, subject.mm, &subject.lines)?;
+        if let Some(omitted) = OmittedRecord::of(&subject.lines, &cx.request.omitted.of(process.pid)) {
             cx.frame(subject.mm, &omitted)?;
         }
     }
     let ids: Vec<(Pid, ObjectId)> =
         processes.iter().zip(&subjects).map(|(process, subject)| (process.pid, subject.id)).collect();
-    openfile::capture(&mut cx, &ids)?;
-    genealogy(&mut cx, &processes, &subjects)?;
-    listed::note_listed(&mut cx)?;
-    touched::note(&mut cx)?;
-    contents::finish(&mut cx)?;
-    let clocks = clock::capture(pids.first().copied().unwrap_or(Pid(0)));
+    openfile::capture(cx, &ids)?;
+    genealogy(cx, processes, &subjects)?;
+    listed::note_listed(cx)?;
+    touched::note(cx)?;
+    contents::finish(cx)?;
+    let first = processes.first().map_or(Pid(0), |process| process.pid);
+    let clocks = clock::capture(first);
     cx.frame(ObjectId(0), &clocks)?;
-    cx.ahead.follow_new()?;
-    Ok(taken(cx, &processes))
+    cx.ahead.follow_new()
 }
 
 /// Finds pages that processes share since a fork, and has the image hold them once.

@@ -308,13 +308,14 @@ impl Stopped {
     /// Looks again, and reads everything that is not copied yet. Refuses when anything stands in the way. What does not fit
     /// the buffer goes to the sink at once, the rest is kept until [`Pending::persist`].
     pub fn capture(mut self) -> Result<Captured> {
-        let taken = capture::capture(self.frozen.as_mut(), &self.request, &mut self.out, self.ahead);
+        let taken = capture::capture(self.frozen.as_mut(), &self.request, &mut self.out, &mut self.ahead);
         // The tree goes on before anything else is given up.
-        let Self { request, frozen, out, .. } = self;
+        let Self { request, frozen, out, ahead } = self;
         let taken = match taken {
             Ok(taken) => taken,
             Err(error) => {
                 drop(frozen);
+                drop(ahead);
                 return Err(error);
             }
         };

@@ -63,6 +63,8 @@ pub(crate) struct Work {
     deadline: Instant,
     /// Its end of the channel is open.
     pub(super) listens: bool,
+    /// How long whoever asked for it lets the program stand still; `None`: as the job says.
+    pub(super) timeout: Option<Duration>,
     /// It has stopped the program, or is about to, and has so long to let it go on.
     halting: Option<Duration>,
     /// It stays when it has answered, for the next checkpoint.
@@ -74,7 +76,8 @@ impl Work {
     pub(super) fn new(worker: Worker, errand: Errand, limit: Duration) -> Self {
         let now = Instant::now();
         let deadline = now + limit;
-        Self { worker, errand, began: now, limit, deadline, listens: true, halting: None, stays: false, answer: None }
+        let (listens, stays, timeout, halting, answer) = (true, false, None, None, None);
+        Self { worker, errand, began: now, limit, deadline, listens, timeout, halting, stays, answer }
     }
 
     /// The worker stays when it has answered.
@@ -96,6 +99,7 @@ impl Work {
 
     /// The program stands still from now on, and that must not last.
     fn halts(&mut self, timeout: Duration) {
+        let timeout = self.timeout.unwrap_or(timeout);
         self.halting = Some(timeout);
         self.deadline = Instant::now() + timeout + KILL_LIMIT;
     }
@@ -223,7 +227,7 @@ impl Keeper {
                 let errand = Errand::Checkpoint { at: self.ran(), then, thawed: false, askers };
                 // Freezing has its own deadline; writing may take longer than that.
                 let work = Work::new(worker, errand, timeout.saturating_mul(20) + KILL_LIMIT);
-                self.work = Some(work.staying(stays));
+                self.work = Some(Work { timeout: Some(timeout), ..work.staying(stays) });
             }
             Err(failure) => self.not_checkpointed(failure, askers, Duration::ZERO),
         }
@@ -527,6 +531,20 @@ mod tests {
         let errand = Errand::Checkpoint { at: Duration::ZERO, then: Then::GoOn, thawed: true, askers: Vec::new() };
         keeper.work = Some(Work::new(worker, errand, Duration::ZERO));
         far
+    }
+
+    #[test]
+    fn who_asks_with_patience_is_given_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut keeper = testing::keeper(folder.path());
+        let _far = late_work(&mut keeper);
+        let (own, asked) = (Duration::from_secs(10), Duration::from_secs(600));
+        for (timeout, at_least) in [(None, own), (Some(asked), asked)] {
+            let work = keeper.work.as_mut().unwrap();
+            work.timeout = timeout;
+            work.halts(own);
+            assert!(work.deadline > Instant::now() + at_least);
+        }
     }
 
     #[test]

@@ -157,7 +157,8 @@ fn vetoed(pid: i32, permanent: bool, code: i32, text: &str) -> Failure {
 impl Keeper {
     /// The worker has copied ahead and wants to stop the program.
     pub(super) fn on_asking(&mut self) {
-        let hold = self.plan.timeout + PREPARING;
+        let timeout = self.work.as_ref().and_then(|work| work.timeout).unwrap_or(self.plan.timeout);
+        let hold = timeout + PREPARING;
         let permit = self.members.rounds.ask(hold);
         self.permit(permit);
     }

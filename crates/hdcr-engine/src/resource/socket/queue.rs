@@ -145,14 +145,18 @@ fn peek(view: &FileView, file: &OwnedFd) -> Result<Vec<Message>> {
         let cause = "an error is still to be reported, and looking at the messages behind it would take it away";
         return Err(Error::refuse(view.refuse("socket-error", "UNIX socket with messages", cause, remedy)));
     }
-    if stream {
+    let before = sys::option_int(file, libc::SOL_SOCKET, libc::SO_PEEK_OFF).map_err(failed)?;
+    if stream && has_urgent(file) {
+        return Err(Error::refuse(urgent(view)));
+    }
+    // With an offset set, every peek moves it.
+    if stream && before < 0 {
         let first = sys::receive(file, waiting, libc::MSG_PEEK | libc::MSG_DONTWAIT).map_err(failed)?;
         if first.bytes.len() == waiting {
             return Ok(vec![first]);
         }
     }
     let ended = kind == libc::SOCK_SEQPACKET && events.intersects(PollFlags::RDHUP | PollFlags::HUP);
-    let before = sys::option_int(file, libc::SOL_SOCKET, libc::SO_PEEK_OFF).map_err(failed)?;
     let all = if ended { peek_ended(file, waiting) } else { peek_on(file, stream, waiting, End::WouldBlock) };
     let hides = all.as_ref().map_or(Ok(false), |all| hides_first(file, all, stream, ended));
     sys::set_option_int(file, libc::SOL_SOCKET, libc::SO_PEEK_OFF, before).map_err(failed)?;
@@ -160,6 +164,16 @@ fn peek(view: &FileView, file: &OwnedFd) -> Result<Vec<Message>> {
         return Err(Error::refuse(hidden(view)));
     }
     all.map_err(failed)
+}
+
+/// Whether an urgent byte waits in a stream (net/unix/af_unix.c `unix_stream_recv_urg`).
+fn has_urgent(file: &OwnedFd) -> bool {
+    sys::receive(file, 1, libc::MSG_OOB | libc::MSG_PEEK | libc::MSG_DONTWAIT).is_ok()
+}
+
+fn urgent(view: &FileView) -> Refusal {
+    let cause = "an urgent byte (`MSG_OOB`) waits in it, whose mark cannot be put back";
+    view.refuse("socket-urgent", "UNIX socket with messages", cause, "let the program read it first")
 }
 
 /// The refusal of a queue with messages that nobody can see.
@@ -335,6 +349,22 @@ mod tests {
             assert_eq!(sys::option_int(&b, libc::SOL_SOCKET, libc::SO_PEEK_OFF).unwrap(), -1);
             let first = sys::receive(&b, 100, libc::MSG_DONTWAIT).unwrap();
             assert_eq!((first.bytes.as_slice(), first.descriptors.len()), expected[0]);
+        }
+    }
+
+    #[test]
+    fn where_the_program_peeks_next_stays_and_an_urgent_byte_is_refused() {
+        let view = testing::view("socket:[1]", 2);
+        let [a, b] = sys::pair(libc::AF_UNIX, libc::SOCK_STREAM, 0).unwrap();
+        send(&a, &[], &Queued { bytes: b"one message".to_vec(), ..Queued::default() }, &[], true).unwrap();
+        sys::set_option_int(&b, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 5).unwrap();
+        for _ in 0..2 {
+            assert_eq!(texts(&peek(&view, &b).unwrap()), [(&b"one message"[..], 0)]);
+            assert_eq!(sys::option_int(&b, libc::SOL_SOCKET, libc::SO_PEEK_OFF).unwrap(), 5);
+        }
+        // Urgent bytes came with Linux 5.15.
+        if nix::sys::socket::send(a.as_raw_fd(), b"!", nix::sys::socket::MsgFlags::MSG_OOB).is_ok() {
+            assert!(peek(&view, &b).unwrap_err().to_string().contains("socket-urgent"));
         }
     }
 
