@@ -268,6 +268,14 @@ impl Table {
         self.marks.iter().find(|mark| mark.sequence == sequence).map(|mark| mark.state.changes())
     }
 
+    /// A roll-back has made a file or a directory anew that was gone: for older checkpoints it is what it was, but another one.
+    pub fn placed(&mut self, path: &Path, identity: &Identity) {
+        for mark in &mut self.marks {
+            let before = mark.before.iter_mut().map(|old| &mut old.state);
+            std::iter::once(&mut mark.state).chain(before).for_each(|state| state.placed(path, identity));
+        }
+    }
+
     /// Goes back to how it was at a checkpoint, as its files have done.
     pub fn roll_back(&mut self, sequence: u64) {
         let Some(at) = self.marks.iter().position(|mark| mark.sequence == sequence) else { return };

@@ -98,6 +98,13 @@ impl State {
         }
     }
 
+    /// What is known under a name is another file now, with the same contents.
+    pub(super) fn placed(&mut self, path: &Path, identity: &Identity) {
+        if let Some(Now::New(_, old) | Now::Old(_, old)) = self.now.get_mut(path) {
+            old.clone_from(identity);
+        }
+    }
+
     /// What is under a name: by what happened to it, else to a directory above it, else what always was.
     fn under(&self, path: &Path) -> Now {
         if let Some(now) = self.now.get(path) {

@@ -130,3 +130,20 @@ fn each_checkpoint_counts_by_itself_and_a_rollback_rewinds_the_older_ones() {
     assert_eq!(table.since(1), None);
     assert!(table.knows(Path::new("/log")) && !table.knows(Path::new("/x")));
 }
+
+#[test]
+fn what_a_rollback_has_made_anew_is_of_the_job_for_older_checkpoints() {
+    let mut table = Table::default();
+    let made = |name: &str, identity: u8| Event::Created(PathBuf::from(name), Kind::File, vec![identity]);
+    table.mark(1, Duration::from_secs(100));
+    table.tell(&made("/a", 1));
+    table.mark(2, Duration::from_secs(100));
+    table.tell(&Event::Removed(PathBuf::from("/a"), Kind::File));
+    table.roll_back(2);
+    table.placed(Path::new("/a"), &vec![7]);
+    for _ in 0..2 {
+        let new = table.since(1).unwrap().new;
+        assert_eq!(new, [New { at: PathBuf::from("/a"), kind: Kind::File, identity: vec![7] }]);
+        table.roll_back(2);
+    }
+}

@@ -25,7 +25,7 @@ use hdcr_policy::touched::{Changes, Event, Identity, Kind, Look, Replaced, Table
 use hdcr_sys::births::{self, Births};
 use hdcr_sys::fanotify::{self, Emptied, Fanotify, Happened};
 use rustix::event::epoll;
-use rustix::fs::{AtFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
 use super::Keeper;
 use crate::failure::{Failure, Result};
@@ -81,6 +81,8 @@ pub(crate) struct Watch {
     waiting: VecDeque<Heard>,
     /// The table as it was before the rollback that is tried.
     before_rollback: Option<Table>,
+    /// What a roll-back that goes on makes anew, if it is in the image.
+    placed: Vec<PathBuf>,
     blind: Vec<String>,
 }
 
@@ -114,8 +116,21 @@ impl Watch {
         // Births are heard from before this look, so that no child is missed.
         let kin = Kin::new(keeper, process::below(keeper));
         let (table, waiting) = (Table::default(), VecDeque::new());
-        let (restorer, before_rollback) = (None, None);
-        Ok(Self { fanotify, births, either, keeper, kin, restorer, places, table, waiting, before_rollback, blind })
+        let (restorer, before_rollback, placed) = (None, None, Vec::new());
+        Ok(Self {
+            fanotify,
+            births,
+            either,
+            keeper,
+            kin,
+            restorer,
+            places,
+            table,
+            waiting,
+            before_rollback,
+            placed,
+            blind,
+        })
     }
 
     /// Readable when [`Watch::drain`] has something to do.
@@ -394,7 +409,17 @@ impl Watch {
         let changes = self.table.since(number)?;
         self.before_rollback = Some(self.table.clone());
         self.table.roll_back(number);
+        self.placed = [changes.lost.as_slice(), changes.directories.as_slice()].concat();
         Some(changes)
+    }
+
+    /// Files are as they were at the checkpoint. Those that were gone are others now, and of the job all the same.
+    pub(crate) fn rolled_back(&mut self) {
+        for path in std::mem::take(&mut self.placed) {
+            if let Some(identity) = identity(&path) {
+                self.table.placed(&path, &identity);
+            }
+        }
     }
 
     /// Begins to count from a checkpoint that was not marked, of which files are about to be as they were.
@@ -496,6 +521,13 @@ fn either_of(fanotify: &Fanotify, births: Option<&Births>) -> std::io::Result<Ow
         epoll::add(&either, births, data, epoll::EventFlags::IN)?;
     }
     Ok(either)
+}
+
+/// Who lies under a name now.
+fn identity(path: &Path) -> Option<Identity> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    hdcr_sys::handle::of(&file).ok().map(|handle| places::identity(&handle))
 }
 
 /// A look at the regular file that lies under a name now.

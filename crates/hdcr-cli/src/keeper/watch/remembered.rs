@@ -139,6 +139,9 @@ impl Keeper {
     pub(in crate::keeper) fn files_are_as_at(&mut self, number: u64) {
         let line = self.line.numbers_of_line();
         self.remembered.earlier.retain(|earlier, _| *earlier != number && line.contains(earlier));
+        if let Some(watch) = &mut self.watch {
+            watch.rolled_back();
+        }
         self.write_files(Life::GoesOn);
     }
 
