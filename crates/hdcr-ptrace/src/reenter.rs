@@ -3,6 +3,7 @@
 //! The thread runs no instruction of its program: it is let go to the border of the call and into it, and if the call
 //! ends it stops at the border again. Then the call's result stands in its registers, as if the freeze had come later.
 
+use hdcr_engine::ids::{Pid, Tid};
 use hdcr_engine::mechanism::{Deadline, MechanismError, Result};
 use hdcr_engine::regs::Regs;
 use hdcr_sys::ptrace::EVENT_STOP;
@@ -110,6 +111,20 @@ fn pass_on(calls: &Calls, tracee: &Tracee, status: i32) -> Result<()> {
     calls.cont_to_syscall(tracee.tid, signal)
 }
 
+/// Where a thread sleeps. It is said to sleep a moment before it has left its processor, and until then nothing is told.
+fn asleep_in(pid: Pid, tid: Tid) -> String {
+    const TIMES: u32 = 200;
+    const PAUSE: std::time::Duration = std::time::Duration::from_micros(20);
+    for _ in 0..TIMES {
+        let channel = tasks::wait_channel(pid, tid);
+        if !channel.is_empty() {
+            return channel;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    String::new()
+}
+
 /// Learns the true number of a call that hides behind `restart_syscall`, of a thread that was caught between two sleeps.
 pub(crate) fn name_call(calls: &Calls, tracee: &mut Tracee, by: Deadline) -> Result<()> {
     let regs = &tracee.own.regs;
@@ -118,7 +133,7 @@ pub(crate) fn name_call(calls: &Calls, tracee: &mut Tracee, by: Deadline) -> Res
         return Ok(());
     }
     let (pid, tid) = (tracee.pid, tracee.tid);
-    let channel = observe(calls, tracee, by, || tasks::wait_channel(pid, tid))?;
+    let channel = observe(calls, tracee, by, || asleep_in(pid, tid))?;
     if let Some(nr) = channel.and_then(|channel| restarted_call(&tracee.own.regs, &channel)) {
         tracee.own.regs.orig_ax = nr;
     }
@@ -130,7 +145,6 @@ mod tests {
     use std::process::{Child, Command};
     use std::time::{Duration, Instant};
 
-    use hdcr_engine::ids::Pid;
     use hdcr_engine::mechanism::Stand;
     use nix::sys::signal::{Signal, kill};
 

@@ -254,7 +254,11 @@ pub(crate) fn stopped_and_leaderless(mechanism: &dyn Mechanism) -> Outcome<()> {
     ensure([19, 20].contains(&(seen & 0xffff_ffff)), "stopped by SIGTSTP")?;
     nursery.finish(&[last(root)])?;
     nursery.release()?;
-    ensure(field(stopped, "State").is_some_and(|s| s.starts_with('T')), "stopped")?;
+    let mut patience = 0..5000;
+    while !field(stopped, "State").is_some_and(|s| s.starts_with('T')) {
+        ensure(patience.next().is_some(), "stopped")?;
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
     ensure(field(leaderless, "State").is_some_and(|s| s.starts_with('Z')), "leaderless")?;
     pauses(survivor)?;
     kill(Raw::from_raw(stopped.0), Signal::SIGCONT)?;
