@@ -538,7 +538,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut keeper = testing::keeper(folder.path());
         let _far = late_work(&mut keeper);
-        let (own, asked) = (Duration::from_secs(10), Duration::from_secs(600));
+        let (own, asked) = (Duration::from_secs(10), Duration::from_mins(10));
         for (timeout, at_least) in [(None, own), (Some(asked), asked)] {
             let work = keeper.work.as_mut().unwrap();
             work.timeout = timeout;

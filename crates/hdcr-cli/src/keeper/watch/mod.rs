@@ -82,7 +82,7 @@ pub(crate) struct Watch {
     /// The table as it was before the rollback that is tried.
     before_rollback: Option<Table>,
     /// What a roll-back that goes on makes anew, if it is in the image.
-    placed: Vec<PathBuf>,
+    made_anew: Vec<PathBuf>,
     blind: Vec<String>,
 }
 
@@ -116,7 +116,7 @@ impl Watch {
         // Births are heard from before this look, so that no child is missed.
         let kin = Kin::new(keeper, process::below(keeper));
         let (table, waiting) = (Table::default(), VecDeque::new());
-        let (restorer, before_rollback, placed) = (None, None, Vec::new());
+        let (restorer, before_rollback, made_anew) = (None, None, Vec::new());
         Ok(Self {
             fanotify,
             births,
@@ -128,7 +128,7 @@ impl Watch {
             table,
             waiting,
             before_rollback,
-            placed,
+            made_anew,
             blind,
         })
     }
@@ -409,13 +409,13 @@ impl Watch {
         let changes = self.table.since(number)?;
         self.before_rollback = Some(self.table.clone());
         self.table.roll_back(number);
-        self.placed = [changes.lost.as_slice(), changes.directories.as_slice()].concat();
+        self.made_anew = [changes.lost.as_slice(), changes.directories.as_slice()].concat();
         Some(changes)
     }
 
     /// Files are as they were at the checkpoint. Those that were gone are others now, and of the job all the same.
     pub(crate) fn rolled_back(&mut self) {
-        for path in std::mem::take(&mut self.placed) {
+        for path in std::mem::take(&mut self.made_anew) {
             if let Some(identity) = identity(&path) {
                 self.table.placed(&path, &identity);
             }

@@ -166,7 +166,7 @@ fn peek(view: &FileView, file: &OwnedFd) -> Result<Vec<Message>> {
     all.map_err(failed)
 }
 
-/// Whether an urgent byte waits in a stream (net/unix/af_unix.c `unix_stream_recv_urg`).
+/// Whether an urgent byte waits in a stream (`unix_stream_recv_urg` in `net/unix/af_unix.c`).
 fn has_urgent(file: &OwnedFd) -> bool {
     sys::receive(file, 1, libc::MSG_OOB | libc::MSG_PEEK | libc::MSG_DONTWAIT).is_ok()
 }
