@@ -3,8 +3,14 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+
+/// A command that has ended has nothing more to say when it has been silent for so long.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// Where commands run and where they build.
 #[derive(Debug)]
@@ -35,7 +41,8 @@ impl Shell {
         Ok(status.success())
     }
 
-    /// Runs a command, shows each line of its output and hands it to `see`.
+    /// Runs a command, shows each line of its output and hands it to `see`. When the command has ended and says nothing more
+    /// it is over, though somebody that a failed test has left behind may hold its output open.
     pub(crate) fn watch(&self, program: &str, arguments: &[&str], mut see: impl FnMut(&str)) -> Result<bool> {
         let mut child = self
             .command(program, arguments)
@@ -43,10 +50,18 @@ impl Shell {
             .spawn()
             .with_context(|| format!("start {program}"))?;
         let out = child.stdout.take().context("the output of a child")?;
-        for line in BufReader::new(out).lines() {
-            let line = line?;
-            say(&line)?;
-            see(&line);
+        let (send, lines) = channel();
+        thread::spawn(move || BufReader::new(out).lines().try_for_each(|line| send.send(line)));
+        loop {
+            match lines.recv_timeout(SILENCE) {
+                Ok(line) => {
+                    let line = line?;
+                    say(&line)?;
+                    see(&line);
+                }
+                Err(RecvTimeoutError::Timeout) if child.try_wait()?.is_none() => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
         }
         Ok(child.wait()?.success())
     }
@@ -109,4 +124,19 @@ pub(crate) fn say(line: &str) -> Result<()> {
 pub(crate) fn complain(error: &anyhow::Error) {
     // Nothing is left to do when standard error is closed.
     writeln!(io::stderr(), "xtask: {error:#}").ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_left_behind_with_the_output_is_not_waited_for() {
+        let shell = Shell::new(Path::new("/"), Path::new("target"));
+        let mut seen = Vec::new();
+        let script = "sleep 600 & echo $!; exit 3";
+        assert!(!shell.watch("sh", &["-c", script], |line| seen.push(line.to_owned())).unwrap());
+        assert_eq!(seen.len(), 1);
+        Command::new("kill").arg(&seen[0]).status().unwrap();
+    }
 }
