@@ -460,8 +460,10 @@ impl<'a> Freezing<'a> {
     fn let_go(mut self) -> Vec<Tid> {
         let threads = std::mem::take(&mut self.attached);
         let tids = threads.keys().copied().chain(std::mem::take(&mut self.born));
-        let by = crate::grace();
-        tids.filter(|tid| !let_go_of(self.calls, *tid, by)).collect()
+        let (now, by) = (Deadline(Instant::now()), crate::grace());
+        // Those that have stopped already do not wait for the others.
+        let late: Vec<Tid> = tids.filter(|tid| !let_go_of(self.calls, *tid, now)).collect();
+        late.into_iter().filter(|tid| !let_go_of(self.calls, *tid, by)).collect()
     }
 }
 
