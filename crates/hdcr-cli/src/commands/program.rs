@@ -25,7 +25,7 @@ pub(crate) fn become_it(command: &[OsString], unblock: &[i32]) -> Failure {
         return Failure::usage("a word of the command has a NUL in it");
     };
     // Not by the standard library, which sets SIGPIPE to its default.
-    hdcr_sys::sigpipe::give_back();
+    hdcr_sys::dispositions::give_back();
     let error = match nix::unistd::execvp(&path, &words) {
         Err(error) => error,
         Ok(never) => match never {},
