@@ -314,17 +314,24 @@ pub(crate) struct RestoreArgs {
 /// `hdcr check`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status 0: possible; 69: refused, with a list of all that stands in the way, by pid, descriptor and path.
+Exit status 0: possible; 69: refused, with a list of all that stands in the way, by pid, descriptor and path, or there is \
+no such process, job or image; 65: the image is damaged; 71: the system failed; 75: it changed while it was looked at, or \
+another hdcr is at work on it.
 
 Examples:
   hdcr check 4711             could it be checkpointed, with all below it?
   hdcr check sim              the same of a job that runs; of one that does not:
                               could its newest checkpoint be restored?
+  hdcr check sim --wait 10s   of a job that is just starting
   hdcr check ./sim.hdcr       could this be restored here and now?")]
 pub(crate) struct CheckArgs {
     /// A process or a job (could it be checkpointed?), or an image (could it be restored here and now?)
     #[arg(value_name = "PID|IMAGE", value_hint = ValueHint::AnyPath)]
     pub(crate) target: String,
+    /// For a process or a job: look again until nothing stands in the way, at most for this time, such as 10s; for a program
+    /// that is just starting, or that another hdcr is at work on [default: look once]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub(crate) wait: Option<Duration>,
     /// For an image: a path of it is another one now (repeat for more)
     #[arg(long, value_name = "OLD=NEW")]
     pub(crate) map_path: Vec<PathMap>,
@@ -487,6 +494,7 @@ mod tests {
             "hdcr checkpoint n --snapshot precopy",
             "hdcr restore n@3 --detach --pidfile f --new-pids --map-path /a=/b --stdio null",
             "hdcr check 4711",
+            "hdcr check n --wait 10s",
             "hdcr --json ps",
             "hdcr stop n",
             "hdcr list --json",

@@ -11,6 +11,7 @@ mod keeper;
 mod kept;
 mod lazy;
 mod library;
+mod manners;
 mod paths;
 mod pids;
 mod reboot;
@@ -47,7 +48,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 59] = [
+const TRIALS: [Trial; 60] = [
     ("snapshot_fork", guests::by_fork),
     ("user_guests", user::guests),
     ("user_job", user::job),
@@ -78,6 +79,7 @@ const TRIALS: [Trial; 59] = [
     ("keeper_auto", keeper::auto),
     ("keeper_keeps", kept::limits),
     ("keeper_waits", keeper::waits),
+    ("commands_check_waits", manners::check_waits),
     ("commands_busy", busy::told),
     ("commands_verbose", reports::verbose),
     ("trust_store", trust::store),

@@ -60,7 +60,7 @@ pub(crate) fn job(stage: &mut Stage<'_>) -> Result<()> {
         stage.expect(0, &["checkpoint", "j"])?;
         if kill == 1 {
             stage.expect(0, &["ps"])?.names(&["j", "running"])?;
-            stage.expect(0, &["check", "j"])?.names(&["is possible", "[files-unwatched]"])?;
+            stage.expect(0, &["check", "j", "--wait", "30s"])?.names(&["is possible", "[files-unwatched]"])?;
         }
         signal(stage.only("sh -c")?, Signal::KILL);
         stage.until_said("says", &format!("restart {kill} of 5"))?;

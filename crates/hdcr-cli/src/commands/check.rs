@@ -1,6 +1,6 @@
 //! `hdcr check`: what stands in the way of a checkpoint or a restore. Touches nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -8,6 +8,7 @@ use super::Surrounding;
 use super::checkpoint::{must_exist, pid};
 use super::restore::{descriptors, place};
 use crate::asking;
+use crate::busy::BUSY;
 use crate::cli::CheckArgs;
 use crate::failure::{Class, Failure, Obstacle, Result, told_once};
 use crate::kinds::{Lazy, StdioTarget, Then};
@@ -15,6 +16,9 @@ use crate::namespace::{self, Outside};
 use crate::output::{Report, counted, in_the_way};
 use crate::parts;
 use crate::task::{CheckpointTask, Greeting, RestoreTask, Target, Who};
+
+/// What a process is checked for.
+const CHECKPOINT: &str = "checkpoint";
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -86,11 +90,68 @@ fn is_something(at: &Surrounding<'_>, target: &str) -> Result<()> {
 }
 
 pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
+    // A path or a number of a checkpoint names what is there or is not; a job may be about to begin.
+    let may_begin = pid(&args.target).is_none() && !args.target.contains(['@', '/']);
+    let passes = |failure: &Failure| {
+        (failure.class == Class::Changed && failure.code != "keeper-stuck")
+            || (may_begin && failure.code == "no-such-checkpoint")
+    };
+    let seen = until_possible(args.wait.unwrap_or_default(), passes, || look(at, args))?;
+    let (checked, status) = match seen {
+        Seen::Elsewhere(status) => return Ok(status),
+        Seen::Checked(checked) => {
+            let status = if checked.possible { 0 } else { Class::Refused.status() };
+            (checked, status)
+        }
+    };
+    at.output.result(&checked)?;
+    Ok(status)
+}
+
+/// What one look has found.
+#[derive(Debug)]
+enum Seen {
+    Checked(Checked),
+    /// It was done, and told, in other namespaces.
+    Elsewhere(u8),
+}
+
+/// Looks again while something stands in the way of a checkpoint, or may pass, for so long at most; what changed under our
+/// eyes is looked at a few times in any case. An image does not get better by waiting.
+fn until_possible(
+    limit: Duration,
+    passes: impl Fn(&Failure) -> bool,
+    mut look: impl FnMut() -> Result<Seen>,
+) -> Result<Seen> {
+    const PAUSE: Duration = Duration::from_millis(50);
+    const AGAIN: usize = 3;
+    let end = Instant::now() + limit;
+    let mut looks = 0;
+    loop {
+        let seen = look();
+        looks += 1;
+        let again = match &seen {
+            Ok(Seen::Checked(checked)) => !checked.possible && checked.operation == CHECKPOINT && Instant::now() < end,
+            Ok(Seen::Elsewhere(_)) => false,
+            Err(failure) => {
+                let moved = failure.class == Class::Changed && failure.code != BUSY && looks < AGAIN;
+                passes(failure) && (moved || Instant::now() < end)
+            }
+        };
+        if !again {
+            return seen;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Looks once.
+fn look(at: &Surrounding<'_>, args: &CheckArgs) -> Result<Seen> {
     let timeout = at.settings.checkpoint_timeout(None);
     let who = match (at.entered, living(at, &args.target, timeout)?) {
         (Some(entered), _) => Some(Who::Tree(entered)),
         (None, Some(outer)) => match namespace::enter(outer)? {
-            Some(status) => return Ok(status),
+            Some(status) => return Ok(Seen::Elsewhere(status)),
             None => Some(Who::Tree(outer)),
         },
         (None, None) => None,
@@ -100,7 +161,8 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
     }
     // It is restored into a pid namespace of its own: there it has to be looked at, too.
     if who.is_none() && at.inside.is_none() && !namespace::may_choose_pids() {
-        return namespace::outside(std::env::args_os().skip(1), &mut |_| Ok(Outside::Waits));
+        let done = namespace::outside(std::env::args_os().skip(1), &mut |_| Ok(Outside::Waits));
+        return done.map(Seen::Elsewhere);
     }
     let (operation, found) = if let Some(who) = who {
         let target = Target::File(std::path::PathBuf::new());
@@ -123,7 +185,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
             stays: false,
             series: None,
         };
-        ("checkpoint", parts::check_processes(&task)?)
+        (CHECKPOINT, parts::check_processes(&task)?)
     } else {
         let map_path = args.map_path.clone();
         let task = RestoreTask {
@@ -140,10 +202,52 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
         ("restore", parts::check_image(&task, descriptors(&StdioTarget::Null)?)?)
     };
     let (refusals, mut notes, processes) = found;
-    if operation == "checkpoint" && !parts::can_watch() {
+    if operation == CHECKPOINT && !parts::can_watch() {
         notes.push(unwatched());
     }
     let possible = refusals.is_empty();
-    at.output.result(&Checked { target: args.target.clone(), operation, possible, processes, refusals, notes })?;
-    Ok(if possible { 0 } else { Class::Refused.status() })
+    Ok(Seen::Checked(Checked { target: args.target.clone(), operation, possible, processes, refusals, notes }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(operation: &'static str, possible: bool) -> Seen {
+        let (refusals, notes) = (Vec::new(), Vec::new());
+        Seen::Checked(Checked { target: "4711".to_owned(), operation, possible, processes: 1, refusals, notes })
+    }
+
+    /// The looks that were had, and whether the last one found that it is possible.
+    fn looked(limit: Duration, mut found: Vec<Result<Seen>>) -> (usize, Result<bool>) {
+        let mut looks = 0;
+        found.reverse();
+        let passes = |failure: &Failure| failure.class == Class::Changed;
+        let seen = until_possible(limit, passes, || {
+            looks += 1;
+            found.pop().unwrap()
+        });
+        (looks, seen.map(|seen| matches!(seen, Seen::Checked(checked) if checked.possible)))
+    }
+
+    #[test]
+    fn what_may_pass_is_looked_at_again_for_its_time() {
+        let long = Duration::from_mins(1);
+        let changed = |code| Err(Failure::new(Class::Changed, code, "it moved"));
+        let all =
+            || vec![Ok(checked(CHECKPOINT, false)), changed(BUSY), changed("changed"), Ok(checked(CHECKPOINT, true))];
+        assert_eq!(looked(long, all()), (4, Ok(true)));
+        assert_eq!(looked(Duration::ZERO, all()), (1, Ok(false)));
+        assert_eq!(looked(long, vec![Ok(checked("restore", false)), Ok(checked("restore", true))]), (1, Ok(false)));
+        assert_eq!(looked(Duration::ZERO, vec![changed(BUSY), Ok(checked(CHECKPOINT, true))]).0, 1);
+        let (looks, end) = looked(long, vec![Err(Failure::refused("not-permitted", "it is not yours"))]);
+        assert_eq!((looks, end.unwrap_err().code), (1, "not-permitted".to_owned()));
+    }
+
+    #[test]
+    fn what_changed_under_our_eyes_is_looked_at_again_without_being_asked() {
+        let changed = || Err(Failure::new(Class::Changed, "changed", "it moved"));
+        assert_eq!(looked(Duration::ZERO, vec![changed(), changed(), Ok(checked(CHECKPOINT, true))]), (3, Ok(true)));
+        assert_eq!(looked(Duration::ZERO, vec![changed(), changed(), changed()]).0, 3);
+    }
 }
