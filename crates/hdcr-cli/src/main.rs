@@ -30,6 +30,7 @@ mod progress;
 mod registry;
 mod settings;
 mod signals;
+mod slow;
 mod standby;
 mod table;
 mod task;

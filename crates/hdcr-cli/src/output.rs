@@ -128,6 +128,14 @@ impl Output {
         let silent = self.quiet || self.json || !io::stderr().is_terminal();
         if silent { Bar::default() } else { Bar::drawn() }
     }
+
+    /// The same; without a terminal a line when it takes a while. `tree`: the processes that are to stop.
+    pub(crate) fn bar_or_line(self, tree: impl Fn() -> Vec<i32> + Send + 'static) -> Bar {
+        if self.quiet || self.json || io::stderr().is_terminal() {
+            return self.bar();
+        }
+        Bar::told(Box::new(tree), move |text| self.note(text))
+    }
 }
 
 /// The width of the terminal that results go to; `None`: they go elsewhere.

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
+
+use crate::duration;
+use crate::slow::{self, PATIENCE};
 
 /// Nothing is drawn of what takes less, and then so often.
 const BEAT: Duration = Duration::from_millis(200);
@@ -17,7 +20,10 @@ const BEAT: Duration = Duration::from_millis(200);
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Doing {
+    /// Nothing is touched yet.
+    Looking,
     Copying,
+    Stopping,
     Reading,
     Writing,
     Settling,
@@ -28,6 +34,8 @@ pub(crate) enum Doing {
 impl Doing {
     fn text(self) -> &'static str {
         match self {
+            Self::Looking => "looking at the program",
+            Self::Stopping => "stopping the program",
             Self::Copying => "copying the program while it runs",
             Self::Reading => "reading the program",
             Self::Writing => "writing the checkpoint",
@@ -50,12 +58,17 @@ pub(crate) struct Step {
 }
 
 impl Step {
+    /// One that is not counted.
+    pub(crate) fn begins(doing: Doing) -> Self {
+        Self { doing, done: 0, total: 0, round: 0 }
+    }
+
     /// Whether a share of the whole means anything: what is copied while it changes is copied again.
-    fn has_end(self) -> bool {
+    pub(crate) fn has_end(self) -> bool {
         self.total > 0 && self.doing != Doing::Copying
     }
 
-    fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         let round = if self.round > 1 { format!(", round {}", self.round) } else { String::new() };
         format!("{}{round}", self.doing.text())
     }
@@ -64,6 +77,8 @@ impl Step {
 #[derive(Debug, Default)]
 struct Shared {
     step: Mutex<Option<Step>>,
+    /// What the work waits for before it begins.
+    waits: Mutex<Option<String>>,
     over: AtomicBool,
 }
 
@@ -85,7 +100,17 @@ impl Teller {
             *place = Some(step);
         }
     }
+
+    /// It waits for this, and has not begun.
+    pub(crate) fn waits(&self, what: String) {
+        if let Ok(mut place) = self.0.waits.lock() {
+            *place = Some(what);
+        }
+    }
 }
+
+/// Finds the processes that are to stop.
+pub(crate) type Tree = Box<dyn Fn() -> Vec<i32> + Send>;
 
 impl Bar {
     /// A bar that is drawn on standard error.
@@ -93,6 +118,15 @@ impl Bar {
         let shared = Arc::new(Shared::default());
         let seen = Arc::clone(&shared);
         let drawer = std::thread::Builder::new().name("progress".to_owned()).spawn(move || draw(&seen)).ok();
+        Self { shared, drawer }
+    }
+
+    /// A line for those who have no terminal, told once when it takes a while.
+    pub(crate) fn told(tree: Tree, tell: impl Fn(&str) + Send + 'static) -> Self {
+        let shared = Arc::new(Shared::default());
+        let seen = Arc::clone(&shared);
+        let drawer = std::thread::Builder::new().name("progress".to_owned());
+        let drawer = drawer.spawn(move || tell_late(&seen, PATIENCE, &tree, &tell)).ok();
         Self { shared, drawer }
     }
 
@@ -119,6 +153,29 @@ impl Drop for Bar {
     }
 }
 
+/// Tells what is being done when it is not over after its time.
+fn tell_late(shared: &Shared, patience: Duration, tree: &Tree, tell: &impl Fn(&str)) {
+    let end = Instant::now() + patience;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if shared.over.load(Ordering::Acquire) {
+            return;
+        }
+        if left.is_zero() {
+            break;
+        }
+        std::thread::park_timeout(left);
+    }
+    let step = shared.step.lock().ok().and_then(|step| *step);
+    let waits = shared.waits.lock().ok().and_then(|waits| waits.clone());
+    let doing = match (step, waits) {
+        (Some(step), _) => slow::doing(step, tree),
+        (None, Some(waits)) => format!("waiting: {waits}"),
+        (None, None) => "waiting for an answer".to_owned(),
+    };
+    tell(&format!("not done after {}: {doing}", duration::show(patience)));
+}
+
 /// Draws until it is over.
 fn draw(shared: &Shared) {
     let mut bar: Option<ProgressBar> = None;
@@ -128,6 +185,13 @@ fn draw(shared: &Shared) {
             break;
         }
         let step = shared.step.lock().ok().and_then(|step| *step);
+        let waits = shared.waits.lock().ok().and_then(|waits| waits.clone());
+        if let (None, Some(waits)) = (step, waits) {
+            let bar = bar.get_or_insert_with(new_bar);
+            bar.set_style(style(Step::begins(Doing::Looking)));
+            bar.set_message(format!("waiting: {waits}"));
+            bar.tick();
+        }
         if let Some(step) = step {
             let bar = bar.get_or_insert_with(new_bar);
             bar.set_style(style(step));
@@ -167,6 +231,26 @@ mod tests {
         drop(bar);
         teller.at(Step { doing: Doing::Reading, done: 2, total: 2, round: 0 });
         assert!(!Bar::default().is_seen());
+    }
+
+    /// What is told of work that is late at once.
+    fn told_late(change: impl Fn(&Teller)) -> Vec<String> {
+        let shared = Arc::new(Shared::default());
+        change(&Teller(Arc::clone(&shared)));
+        let told = Mutex::new(Vec::new());
+        let tell = |text: &str| told.lock().unwrap().push(text.to_owned());
+        tell_late(&shared, Duration::ZERO, &(Box::new(Vec::new) as Tree), &tell);
+        told.into_inner().unwrap()
+    }
+
+    #[test]
+    fn who_has_no_terminal_is_told_once_what_it_waits_for() {
+        let writing = Step { doing: Doing::Writing, done: 1 << 20, total: 2 << 20, round: 0 };
+        let told = told_late(|teller| teller.at(writing));
+        assert_eq!(told, ["not done after 0 s: writing the checkpoint, 1.0 MiB of 2.0 MiB"]);
+        assert_eq!(told_late(|teller| teller.waits("X".to_owned())), ["not done after 0 s: waiting: X"]);
+        let over = |teller: &Teller| teller.0.over.store(true, Ordering::Release);
+        assert!(told_late(over).is_empty(), "it is done");
     }
 
     #[test]

@@ -91,6 +91,12 @@ pub(crate) struct Status {
     pub(crate) newest_age_s: Option<u64>,
     /// Why the last checkpoint failed, if it did.
     pub(crate) trouble: Option<String>,
+    /// What the last checkpoint took its time for, if that was longer than the interval.
+    #[serde(default)]
+    pub(crate) slow: Option<String>,
+    /// What the checkpoint that is at work does, if that takes a while.
+    #[serde(default)]
+    pub(crate) at_work: Option<String>,
 }
 
 /// The directory with the sockets.

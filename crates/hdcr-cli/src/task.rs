@@ -178,6 +178,9 @@ pub(crate) struct Checkpointed {
     pub(crate) snapshot_by: String,
     /// How long all of it took.
     pub(crate) total_us: u64,
+    /// The parts of that.
+    #[serde(default)]
+    pub(crate) took: Vec<Took>,
     /// Processor time of the worker for it.
     #[serde(default)]
     pub(crate) worked_us: u64,
@@ -188,6 +191,14 @@ pub(crate) struct Checkpointed {
     pub(crate) notes: Vec<Obstacle>,
     /// Numbers of older checkpoints that were given up for it.
     pub(crate) removed: Vec<u64>,
+}
+
+/// One part of a checkpoint with its time.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Took {
+    /// In words, such as `writing`.
+    pub(crate) part: String,
+    pub(crate) us: u64,
 }
 
 impl Report for Checkpointed {
@@ -202,6 +213,15 @@ impl Report for Checkpointed {
 }
 
 impl Checkpointed {
+    /// What took the time: the parts that took a tenth of it or more, the longest first.
+    pub(crate) fn longest(&self) -> String {
+        let all: u64 = self.took.iter().map(|took| took.us).sum();
+        let mut parts: Vec<&Took> = self.took.iter().filter(|took| took.us >= all / 10).collect();
+        parts.sort_by_key(|took| std::cmp::Reverse(took.us));
+        let words = |took: &&Took| format!("{} {}", took.part, crate::duration::show(Duration::from_micros(took.us)));
+        parts.iter().map(words).collect::<Vec<_>>().join(", ")
+    }
+
     /// Without the notes.
     pub(crate) fn line(&self) -> String {
         let time = |us| crate::duration::show(Duration::from_micros(us));
@@ -282,4 +302,17 @@ pub(crate) enum Reply {
     Settled,
     Filled(Filled),
     Failed(Failure),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_that_took_the_time_are_told_the_longest_first() {
+        let took = |part: &str, us| Took { part: part.to_owned(), us };
+        let parts = vec![took("looking", 100), took("reading", 2_000_000), took("writing", 5_000_000)];
+        let done = Checkpointed { took: parts, ..Checkpointed::default() };
+        assert_eq!(done.longest(), "writing 5.0 s, reading 2.0 s");
+    }
 }

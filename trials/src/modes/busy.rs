@@ -47,6 +47,8 @@ pub(crate) fn told(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect(75, &["checkpoint", &pid, "-o", "second", "--wait", "100ms"])?.names(&named)?;
     stage.expect(75, &["check", &pid])?.names(&named)?;
     let second = stage.start(&["checkpoint", &pid, "-o", "second", "--wait", "30s"], "second.out")?;
+    let waits = format!("not done after 3.0 s: waiting: another hdcr (process {})", first.id());
+    stage.until_said("second.out", &waits)?;
     signal(first.id(), Signal::CONT);
     for (mut child, says) in [(first, "first.out"), (second, "second.out")] {
         let status = shell(wait::end_of(&mut child, says, LIMIT)?);

@@ -16,9 +16,11 @@ use crate::namespace;
 use crate::orphan;
 use crate::parts::{self, Session};
 use crate::process;
-use crate::registry::{Answer, Request};
+use crate::progress::{Bar, Teller};
+use crate::registry::{Answer, Registry, Request};
 use crate::settings::absolute;
-use crate::task::{CheckpointTask, Target, Who};
+use crate::slow;
+use crate::task::{CheckpointTask, Checkpointed, Reply, Target, Who};
 
 pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
     let then = match (args.kill, args.stop) {
@@ -45,6 +47,8 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
             };
             let timeout = at.settings.checkpoint_timeout(args.timeout);
             let files = at.settings.files(&args.files)?;
+            let tree = at.entered.unwrap_or(pid);
+            let bar = at.output.bar_or_line(move || slow::tree_of(tree));
             let task = CheckpointTask {
                 who: Who::Tree(at.entered.unwrap_or(pid)),
                 target,
@@ -59,15 +63,11 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
                 omitted: Vec::new(),
                 asks: false,
                 keepers: Vec::new(),
-                progress: false,
+                progress: bar.is_seen(),
                 stays: false,
                 series: None,
             };
-            let bar = at.output.bar();
-            let teller = bar.is_seen().then(|| bar.teller());
-            let progress = teller.map_or_else(Progress::default, |teller| parts::steps_to(move |step| teller.at(step)));
-            let attempt = || parts::checkpoint(&task, &Session::new(), &progress, &mut |_| Ok(Vec::new()));
-            wait_for_others(args.wait.unwrap_or_default(), || retry(attempt))?
+            by_hand(&task, &bar, args.wait.unwrap_or_default())?
         }
         None => of_job(at, args, then)?,
     };
@@ -75,14 +75,31 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
     Ok(0)
 }
 
+/// Takes it in this very process.
+fn by_hand(task: &CheckpointTask, bar: &Bar, wait: Duration) -> Result<Checkpointed> {
+    let teller = bar.teller();
+    let steps = bar.teller();
+    let progress = if bar.is_seen() { parts::steps_to(move |step| steps.at(step)) } else { Progress::default() };
+    let mut hear = |reply| {
+        if let Reply::Progress(step) = reply {
+            teller.at(step);
+        }
+        Ok(Vec::new())
+    };
+    let mut attempt = || parts::checkpoint(task, &Session::new(), &progress, &mut hear);
+    wait_for_others(wait, &bar.teller(), || retry(&mut attempt))
+}
+
 /// Asks the keeper of a job.
-fn of_job(at: &Surrounding<'_>, args: &CheckpointArgs, then: Then) -> Result<crate::task::Checkpointed> {
+fn of_job(at: &Surrounding<'_>, args: &CheckpointArgs, then: Then) -> Result<Checkpointed> {
     let target = args.output.as_ref().map(|path| file_target(path)).transpose()?;
     let FileArgs { always, policies, limit, ends, snapshot, compress } = &args.files;
     let given = !always.is_empty() || !policies.is_empty() || limit.is_some() || ends.is_some();
     let given = given || snapshot.is_some() || compress.is_some();
     let files = given.then(|| at.settings.files(&args.files)).transpose()?;
-    let bar = at.output.bar();
+    let (jobs, name) = (at.settings.surroundings.jobs(), args.target.clone());
+    let bar = at.output.bar_or_line(move || tree_of_job(&jobs, &name));
+    bar.teller().waits(format!("the keeper of job {} has not begun with it", args.target));
     let request = Request::Checkpoint { target, files, timeout: args.timeout, then, progress: bar.is_seen() };
     let limit = at.settings.checkpoint_timeout(args.timeout).saturating_mul(20) + Duration::from_mins(1);
     let registry = at.registry()?;
@@ -98,13 +115,22 @@ fn of_job(at: &Surrounding<'_>, args: &CheckpointArgs, then: Then) -> Result<cra
     }
 }
 
+/// The processes of a job, when its keeper tells.
+fn tree_of_job(jobs: &Path, name: &str) -> Vec<i32> {
+    let status = Registry::open(jobs).and_then(|registry| asking::status(&registry, name, Duration::from_secs(1)));
+    status.ok().flatten().and_then(|status| status.pid).map(slow::tree_of).unwrap_or_default()
+}
+
 /// Tries again while another hdcr is at work on the program, for so long at most.
-fn wait_for_others<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+fn wait_for_others<T>(limit: Duration, teller: &Teller, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     const PAUSE: Duration = Duration::from_millis(20);
     let end = Instant::now() + limit;
     loop {
         match attempt() {
-            Err(failure) if failure.code == BUSY && Instant::now() < end => std::thread::sleep(PAUSE),
+            Err(failure) if failure.code == BUSY && Instant::now() < end => {
+                teller.waits(failure.message);
+                std::thread::sleep(PAUSE);
+            }
             other => return other,
         }
     }

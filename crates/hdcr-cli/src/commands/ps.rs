@@ -95,6 +95,8 @@ impl Found {
         for job in &self.jobs {
             let trouble = job.trouble.as_ref();
             lines.extend(trouble.map(|trouble| format!("{}: the last checkpoint failed: {trouble}", job.name)));
+            lines.extend(job.slow.as_ref().map(|slow| format!("{}: {slow}", job.name)));
+            lines.extend(job.at_work.as_ref().map(|doing| format!("{}: {doing}", job.name)));
         }
         lines.extend(self.silent.iter().map(|silent| silent.error.to_string()));
         lines.extend(self.orphans.iter().map(|orphan| orphan.refusal().to_string()));

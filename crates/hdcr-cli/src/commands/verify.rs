@@ -31,7 +31,7 @@ impl Report for Read {
 pub(crate) fn run(at: &Surrounding<'_>, args: &ImageArgs) -> Result<u8> {
     let place = place(at, &args.image)?;
     let image = parts::open(&place)?;
-    let bar = at.output.bar();
+    let bar = at.output.bar_or_line(Vec::new);
     let teller = bar.teller();
     let step = |done, total| Step { doing: Doing::Verifying, done, total, round: 0 };
     let verified = image.verify(&mut |progress| teller.at(step(progress.done, progress.total)));

@@ -5,13 +5,12 @@ use std::time::{Duration, Instant};
 
 use hdcr_policy::interval::{Spent, pause_after, pause_after_failure};
 use hdcr_policy::series;
-use nix::sys::signal::Signal;
 use serde::Serialize;
 
 use super::asker::Asker;
-use super::filling;
 use super::watch::Watch;
 use super::watch::remembered::Life;
+use super::work::{Errand, Work};
 use super::{Keeper, Phase};
 use crate::duration;
 use crate::failure::{Class, Failure, Result};
@@ -35,115 +34,10 @@ pub(crate) struct Wish {
     pub(super) then: Then,
 }
 
-/// What a worker is doing.
-#[derive(Debug)]
-pub(super) enum Errand {
-    /// A checkpoint: the run time at its beginning, and who asked for it.
-    Checkpoint { at: Duration, then: Then, thawed: bool, askers: Vec<Asker> },
-    /// A restore, with its progress.
-    Restore { bar: Bar },
-    /// The memory of a program that was restored from this checkpoint and runs already.
-    Filling { number: u64 },
-}
-
 /// A checkpoint, for programs that listen.
 #[derive(Debug, Serialize)]
 struct Told<'a> {
     checkpoint: &'a Checkpointed,
-}
-
-/// A worker at work.
-#[derive(Debug)]
-pub(crate) struct Work {
-    pub(super) worker: Worker,
-    pub(super) errand: Errand,
-    began: Instant,
-    /// It is killed when it has not come further for so long.
-    limit: Duration,
-    deadline: Instant,
-    /// Its end of the channel is open.
-    pub(super) listens: bool,
-    /// How long whoever asked for it lets the program stand still; `None`: as the job says.
-    pub(super) timeout: Option<Duration>,
-    /// It has stopped the program, or is about to, and has so long to let it go on.
-    halting: Option<Duration>,
-    /// It stays when it has answered, for the next checkpoint.
-    stays: bool,
-    answer: Option<Reply>,
-}
-
-impl Work {
-    pub(super) fn new(worker: Worker, errand: Errand, limit: Duration) -> Self {
-        let now = Instant::now();
-        let deadline = now + limit;
-        let (listens, stays, timeout, halting, answer) = (true, false, None, None, None);
-        Self { worker, errand, began: now, limit, deadline, listens, timeout, halting, stays, answer }
-    }
-
-    /// The worker stays when it has answered.
-    fn staying(self, stays: bool) -> Self {
-        Self { stays, ..self }
-    }
-
-    /// Whether it has said all that it will say, and lives on.
-    fn is_done(&self) -> bool {
-        self.stays && self.listens && matches!(self.answer, Some(Reply::Checkpointed(_) | Reply::Failed(_)))
-    }
-
-    /// It has come further.
-    fn goes_on(&mut self) {
-        if self.halting.is_none() {
-            self.deadline = Instant::now() + self.limit;
-        }
-    }
-
-    /// The program stands still from now on, and that must not last.
-    fn halts(&mut self, timeout: Duration) {
-        let timeout = self.timeout.unwrap_or(timeout);
-        self.halting = Some(timeout);
-        self.deadline = Instant::now() + timeout + KILL_LIMIT;
-    }
-
-    /// The program that it restored runs; its memory is still to come.
-    fn fills(&mut self, number: u64) {
-        self.errand = Errand::Filling { number };
-        self.answer = None;
-        self.limit = filling::LIMIT;
-        self.goes_on();
-    }
-
-    /// The program goes on.
-    fn has_thawed(&mut self) {
-        self.halting = None;
-        self.goes_on();
-    }
-
-    /// Its time is over: it is killed, and has failed unless it has said something else.
-    fn is_late(&mut self) {
-        process::signal(self.worker.pid(), Signal::SIGKILL as i32);
-        self.deadline = Instant::now() + KILL_LIMIT;
-        let (what, remedy) = match self.errand {
-            Errand::Checkpoint { .. } => {
-                ("checkpoint", "look whether the store is slow or stands still; --timeout gives more")
-            }
-            Errand::Restore { .. } | Errand::Filling { .. } => {
-                ("restore", "`timeout` of [restore] in the configuration file gives it more time")
-            }
-        };
-        let limit = self.halting.unwrap_or(self.limit);
-        let message = format!("the {what} has not come further for {}", duration::show(limit));
-        self.answer.get_or_insert_with(|| Reply::Failed(Failure::new(Class::Failed, "late", message).remedy(remedy)));
-    }
-
-    /// Whether nobody waits for this worker.
-    pub(super) fn may_be_left(&self) -> bool {
-        matches!(&self.errand, Errand::Checkpoint { then: Then::GoOn, askers, .. } if askers.is_empty())
-    }
-
-    /// Whether the end of the program makes it pointless to wait for this worker.
-    pub(super) fn useless_after_death(&self) -> bool {
-        matches!(self.errand, Errand::Checkpoint { thawed: false, then: Then::GoOn, .. })
-    }
 }
 
 impl Keeper {
@@ -287,6 +181,7 @@ impl Keeper {
         match answer {
             Ok(Reply::Progress(step)) => {
                 work.goes_on();
+                work.step = Some(step);
                 match &mut work.errand {
                     Errand::Restore { bar } => bar.teller().at(step),
                     Errand::Checkpoint { askers, .. } => askers.iter_mut().for_each(|asker| asker.tell(step)),
@@ -396,7 +291,7 @@ impl Keeper {
         }
     }
 
-    fn checkpointed(&mut self, done: &Checkpointed, at: Duration, took: Duration) {
+    pub(super) fn checkpointed(&mut self, done: &Checkpointed, at: Duration, took: Duration) {
         let now = Instant::now();
         self.rhythm.checkpointed(Duration::from_micros(done.stopped_us), Duration::from_micros(done.total_us));
         self.tell_every();
@@ -412,6 +307,7 @@ impl Keeper {
             self.note(&format!("checkpoints of job {} work again", self.plan.name));
         }
         self.failures = 0;
+        self.note_slow(done, took);
         if let (Some(number), None) = (done.number, &done.path) {
             self.line.push(number, at, now);
             self.came_from = Some(self.place(number));
@@ -509,7 +405,7 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::super::requests::Stop;
-    use super::super::testing;
+    use super::super::testing::{self, late_work};
     use super::*;
     use crate::progress::{Doing, Step};
 
@@ -523,14 +419,6 @@ mod tests {
         assert_eq!(keeper.time_left(), Some(Duration::ZERO));
         keeper.stop = Some(Stop { deadline: Some(Instant::now() + later), clients: Vec::new() });
         assert!(keeper.time_left() > Some(later / 2), "it would look again and again: {:?}", keeper.time_left());
-    }
-
-    /// A checkpoint that is as late as can be; the worker's end of its channel.
-    fn late_work(keeper: &mut Keeper) -> crate::channel::Channel {
-        let (worker, far) = Worker::of_test();
-        let errand = Errand::Checkpoint { at: Duration::ZERO, then: Then::GoOn, thawed: true, askers: Vec::new() };
-        keeper.work = Some(Work::new(worker, errand, Duration::ZERO));
-        far
     }
 
     #[test]

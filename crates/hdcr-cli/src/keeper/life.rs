@@ -8,7 +8,7 @@ use hdcr_image::SnapshotId;
 use hdcr_policy::restart::{Death, Decision, Ended, History, decide};
 use nix::sys::signal::Signal;
 
-use super::checkpoints::{Errand, Work};
+use super::work::{Errand, Work};
 use super::{Keeper, Line, Made, PAUSED, Phase};
 use crate::duration;
 use crate::failure::{Class, Failure, Result, chain};

@@ -7,6 +7,7 @@
 //! - `line.rs`: which checkpoints can be gone back to
 //! - `footing.rs`: what it needs in the store and among the running jobs, made again when it is removed
 //! - `checkpoints.rs`: when a worker is started and what becomes of its answer
+//! - `work.rs`: what that worker does, and that it is slow
 //! - `filling.rs`: the program runs, and its memory is still to come
 //! - `patience.rs`: a restore waits for process numbers that others have
 //! - `requests.rs`: what others ask for through the registry
@@ -26,6 +27,7 @@ mod rounds;
 #[cfg(test)]
 mod testing;
 mod watch;
+mod work;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -52,7 +54,7 @@ use crate::task::Place;
 use crate::terminal::{Stop as Stopped, Terminal};
 use crate::worker::Worker;
 
-use checkpoints::{Wish, Work};
+use checkpoints::Wish;
 use footing::Footing;
 use line::{Line, Made};
 use members::Members;
@@ -62,6 +64,7 @@ pub(crate) use rounds::PREPARING;
 use watch::Watch;
 pub(crate) use watch::remembered;
 use watch::remembered::Remembered;
+use work::Work;
 
 /// Exit status of a job that was checkpointed and ended on request: run it again.
 pub(crate) const PAUSED: u8 = 75;
@@ -142,6 +145,10 @@ pub(crate) struct Keeper {
     pub(super) patience: Option<Patience>,
     pub(super) failures: u32,
     pub(super) trouble: Option<String>,
+    /// What checkpoints take longer than their interval for.
+    pub(super) slow: Option<String>,
+    /// That was told to the user.
+    pub(super) told_slow: bool,
     /// What is to be told of a crash when it is rolled back: told before, it would be cut off a file that the program has
     /// written to as well.
     pub(super) crash: Option<String>,
@@ -228,6 +235,8 @@ impl Keeper {
             patience: None,
             failures: 0,
             trouble: None,
+            slow: None,
+            told_slow: false,
             crash: None,
             told: Vec::new(),
             notes: Vec::new(),

@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 
 use super::asker::Asker;
 use super::checkpoints::Wish;
+use super::work::Work;
 use super::{Keeper, Phase};
 use crate::job::show;
 use crate::kinds::Every;
@@ -102,6 +103,8 @@ impl Keeper {
             newest: newest.map(|made| made.number),
             newest_age_s: newest.and_then(|made| made.when).map(|when| when.elapsed().as_secs()),
             trouble: self.trouble.clone(),
+            slow: self.slow.clone(),
+            at_work: self.work.as_ref().and_then(Work::slowly),
         }
     }
 }

@@ -7,15 +7,18 @@ use std::time::Duration;
 use hdcr_image::JobName;
 use hdcr_policy::restart::Rules;
 
+use super::work::{Errand, Work};
 use super::{Given, Keeper, Plan};
+use crate::channel::Channel;
 use crate::commands::restore::descriptors;
 use crate::door::Door;
 use crate::host::Host;
 use crate::job::{Held, Record, Start, State};
-use crate::kinds::{Every, Increments, Keep, Lazy, StdioTarget};
+use crate::kinds::{Every, Increments, Keep, Lazy, StdioTarget, Then};
 use crate::output::Output;
 use crate::registry::Registry;
 use crate::settings::Files;
+use crate::worker::Worker;
 
 /// Its store and its socket lie in the folder.
 pub(super) fn keeper(folder: &Path) -> Keeper {
@@ -60,4 +63,12 @@ pub(super) fn keeper(folder: &Path) -> Keeper {
         start: Start::Anew,
     };
     Keeper::new(plan, given).unwrap()
+}
+
+/// A checkpoint that is as late as can be; the worker's end of its channel.
+pub(super) fn late_work(keeper: &mut Keeper) -> Channel {
+    let (worker, far) = Worker::of_test();
+    let errand = Errand::Checkpoint { at: Duration::ZERO, then: Then::GoOn, thawed: true, askers: Vec::new() };
+    keeper.work = Some(Work::new(worker, errand, Duration::ZERO));
+    far
 }

@@ -20,7 +20,8 @@ use crate::failure::{Obstacle, Result};
 use crate::filling::{self, micros};
 use crate::kinds::{Keep, Then};
 use crate::machine;
-use crate::task::{CheckpointTask, Checkpointed, Reply, Target};
+use crate::progress::{Doing, Step};
+use crate::task::{CheckpointTask, Checkpointed, Reply, Target, Took};
 
 /// What a worker has at hand from one checkpoint to the next.
 #[derive(Debug)]
@@ -106,11 +107,39 @@ fn stop(
     if task.then == Then::GoOn {
         tell(Reply::Halting)?;
     }
+    step(task, tell, Doing::Stopping)?;
     let halted = Instant::now();
     // Copying ahead may take long, and nobody waits for it: the stop has its whole time left.
     let stopped = prepared.freeze(mechanism, Deadline(halted + task.timeout))?;
     let stopped = if task.watched { stopped.with_touched(tell(Reply::Frozen)?) } else { stopped };
     Ok((stopped, halted))
+}
+
+/// Tells what begins now, when somebody wants to hear that.
+fn step(task: &CheckpointTask, tell: &mut dyn FnMut(Reply) -> Result<Vec<PathBuf>>, doing: Doing) -> Result<()> {
+    if task.progress { tell(Reply::Progress(Step::begins(doing))).map(drop) } else { Ok(()) }
+}
+
+/// Each part of a checkpoint, told as it is done, and kept with its time.
+#[derive(Debug)]
+struct Parts {
+    laps: Laps,
+    since: Instant,
+    took: Vec<Took>,
+}
+
+impl Parts {
+    fn begin() -> Self {
+        Self { laps: Laps::begin("checkpoint"), since: Instant::now(), took: Vec::new() }
+    }
+
+    /// One is done: in words for the curious, and its name.
+    fn done(&mut self, words: &str, part: &str) {
+        self.laps.done(words);
+        let now = Instant::now();
+        self.took.push(Took { part: part.to_owned(), us: micros(now.saturating_duration_since(self.since)) });
+        self.since = now;
+    }
 }
 
 /// Takes a checkpoint. `tell` hears when the program stands still, if it is watched, and answers with the files that it
@@ -121,29 +150,29 @@ pub(crate) fn checkpoint(
     progress: &Progress,
     tell: &mut dyn FnMut(Reply) -> Result<Vec<PathBuf>>,
 ) -> Result<Checkpointed> {
-    let (began, worked) = (Instant::now(), machine::worked());
+    let (began, worked, calls) = (Instant::now(), machine::worked(), session.mechanism.calls_made());
     let Session { mechanism, series, .. } = session;
-    let calls = mechanism.calls_made();
     let _at_work = AtWork::take(&task.jobs, task.who)?;
     let lineage = task.came_from.as_ref().map(lineage_from).transpose().unwrap_or_else(|failure| {
         // Somebody has removed it; what is made now does not build on it.
         tracing::debug!(%failure, "where the program came from is not known any more");
         None
     });
-    let mut laps = Laps::begin("checkpoint");
+    step(task, tell, Doing::Looking)?;
+    let mut laps = Parts::begin();
     let look = || Ok(checkpoint::survey_again(request(task, progress.clone()), series)?);
     let surveyed = filling::when_filled(look)?;
-    laps.done(&format!("looked at {} processes", surveyed.processes()));
+    laps.done(&format!("looked at {} processes", surveyed.processes()), "looking");
     let mut notes: Vec<Obstacle> = surveyed.notes().iter().map(obstacle).collect();
     let (prepared, path) = prepare(task, session, surveyed)?;
-    laps.done("copied ahead what can be");
+    laps.done("copied ahead what can be", "copying ahead");
     let prepared_for = prepared.stood();
     let facts = ManifestFacts { lineage: lineage.unwrap_or_default(), ..machine::facts("ptrace", "copy") };
     let (stopped, halted) = stop(task, mechanism, prepared, tell)?;
     let facts = ManifestFacts { clocks: machine::clocks(), ..facts };
-    laps.done("stopped");
+    laps.done("stopped", "stopping");
     let captured = stopped.capture()?;
-    laps.done("read");
+    laps.done("read", "reading");
     let (pending, held, stopped_for) = if task.then == Then::GoOn {
         let pending = captured.thaw()?;
         let stopped_for = halted.elapsed();
@@ -153,10 +182,10 @@ pub(crate) fn checkpoint(
         let (pending, held) = captured.hold();
         (pending, Some(held), halted.elapsed())
     };
-    laps.done(if held.is_some() { "kept stopped" } else { "let go" });
+    laps.done(if held.is_some() { "kept stopped" } else { "let go" }, "letting go");
     let read = pending.read();
     let Committed { manifest, id: snapshot, chain } = pending.persist(facts)?.commit()?;
-    laps.done(&format!("written and durable as {snapshot}"));
+    laps.done(&format!("written and durable as {snapshot}"), "writing");
     notes.extend(reserve(&task.target));
     series.committed(chain);
     ended(held, task.then);
@@ -179,6 +208,7 @@ pub(crate) fn checkpoint(
         then: task.then,
         notes,
         removed,
+        took: laps.took,
         ..committed(manifest, &snapshot)
     })
 }
