@@ -28,6 +28,7 @@ pub mod restore;
 mod resume;
 mod rights;
 pub mod rollback;
+mod route;
 pub mod show;
 mod snapshot;
 mod stored;

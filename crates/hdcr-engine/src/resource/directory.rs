@@ -17,6 +17,7 @@ use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::Pid;
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
+use crate::route;
 use crate::survey::Survey;
 
 pub(crate) struct Directory;
@@ -173,8 +174,19 @@ fn held_open(cx: &Restore<'_>, place: ObjectId, flags: OFlags) -> std::result::R
 
 fn out_of_reach(record: &PlaceRecord, path: &Path, flags: OFlags) -> std::result::Result<OwnedFd, Errno> {
     let file = held::beyond_links(path, flags)?;
+    if is_the_one(record, &file) { Ok(file) } else { Err(Errno::ACCESS) }
+}
+
+/// The very directory, behind a link that somebody else may have put there.
+fn through_links(record: &PlaceRecord, path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).ok();
+    file.filter(|file| is_the_one(record, file)).ok_or_else(|| Error::refuse(route::barred("directory", path)))
+}
+
+fn is_the_one(record: &PlaceRecord, file: &OwnedFd) -> bool {
     let same = |stat: Stat| record.inode != 0 && (stat.st_dev, stat.st_ino) == (record.device, record.inode);
-    if rustix::fs::fstat(&file).is_ok_and(same) { Ok(file) } else { Err(Errno::ACCESS) }
+    rustix::fs::fstat(file).is_ok_and(same)
 }
 
 fn look(path: &Path) -> std::result::Result<OwnedFd, Errno> {
@@ -189,6 +201,7 @@ fn make(cx: &mut Restore<'_>, record: &PlaceRecord) -> Result<OwnedFd> {
     match look(&path) {
         Err(Errno::ACCESS) => out_of_reach(record, &path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)
             .map_err(Error::system("opening a directory", path.display())),
+        Err(Errno::LOOP) => through_links(record, &path),
         Err(Errno::NOENT) if record.volatile => make_directory(cx, record, &path),
         Err(Errno::NOENT | Errno::NOTDIR) => {
             let owner = Owner { path: Some(path), ..Owner::default() };
@@ -200,14 +213,10 @@ fn make(cx: &mut Restore<'_>, record: &PlaceRecord) -> Result<OwnedFd> {
 }
 
 fn make_directory(cx: &mut Restore<'_>, record: &PlaceRecord, path: &Path) -> Result<OwnedFd> {
-    let missing: Vec<PathBuf> = path.ancestors().take_while(|place| !place.exists()).map(Path::to_owned).collect();
+    let missing: Vec<PathBuf> = path.ancestors().take_while(|place| route::directory(place).is_err()).map(Path::to_owned).collect();
     for place in missing.iter().rev() {
         cx.plan.make_directory(place, record.mode)?;
-        let made = rustix::fs::open(
-            place,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        );
+        let made = route::open(place, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
         reopen::own(
             &made.map_err(Error::system("making a directory", place.display()))?,
             record.uid,
@@ -223,18 +232,14 @@ fn make_directory(cx: &mut Restore<'_>, record: &PlaceRecord, path: &Path) -> Re
 fn make_removed(cx: &mut Restore<'_>, record: &PlaceRecord, path: &Path) -> Result<OwnedFd> {
     let name = path.file_name().unwrap_or_default();
     let free = reopen::nearest_directory(path).join(name);
-    let hidden = if free.symlink_metadata().is_ok() { Some(reopen::hidden_directory(cx, &free)?) } else { None };
+    let hidden = if route::lstat(&free).is_ok() { Some(reopen::hidden_directory(cx, &free)?) } else { None };
     let place = hidden.as_ref().map_or(free, |hidden| hidden.join(name));
     cx.plan.make_directory(&place, 0o700)?;
-    let open = rustix::fs::open(
-        &place,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    );
+    let open = route::open(&place, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
     let file = open.map_err(Error::system("making a directory", place.display()))?;
     reopen::own(&file, record.uid, record.gid, record.mode, &place)?;
     for made in [Some(&place), hidden.as_ref()].into_iter().flatten() {
-        rustix::fs::rmdir(made).map_err(Error::system("removing a directory", made.display()))?;
+        route::rmdir(made).map_err(Error::system("removing a directory", made.display()))?;
     }
     Ok(file)
 }

@@ -6,11 +6,10 @@
 //! (`held.rs`). Reads: `tee(2)` as for a pipe. No opening waits for a peer: one of both directions is held meanwhile.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use hdcr_image::{Record, Tag};
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
@@ -23,6 +22,7 @@ use crate::model::{self, ObjectId};
 use crate::restore::Restore;
 use crate::rights::Turn;
 use crate::rollback::{self, Action, Newer, Witness};
+use crate::route;
 
 const ACCESS: u64 = 3;
 const WRITE: u64 = 1;
@@ -151,16 +151,17 @@ fn make(cx: &mut Restore<'_>, path: &Path, id: ObjectId, record: &FifoRecord) ->
     let subject = path.display().to_string();
     let failed = |operation| Error::system::<Errno>(operation, &subject);
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let found = rustix::fs::lstat(path);
+    let found = route::lstat(path);
     let keeper = match &found {
         Ok(stat) if !record.deleted && FileType::from_raw_mode(stat.st_mode) == FileType::Fifo => {
-            match rustix::fs::open(path, flags, Mode::empty()) {
+            match route::open(path, flags, Mode::empty()) {
                 Err(error) if held::DENIED.contains(&error) => out_of_reach(path, flags, record)?,
                 other => other.map_err(failed("opening a FIFO"))?,
             }
         }
         Ok(_) if !record.deleted => return Err(Error::refuse(taken(path))),
         Err(Errno::ACCESS) if !record.deleted => out_of_reach(path, flags, record)?,
+        Err(Errno::LOOP) => return Err(Error::refuse(route::barred("FIFO", path))),
         Ok(_) | Err(_) => match fresh(cx, path, record) {
             Err(error) if held::is_denied(&error) => return Err(not_permitted(path)),
             other => other?,
@@ -207,7 +208,7 @@ fn not_permitted(path: &Path) -> Error {
 /// can be given for a moment.
 fn fresh(cx: &mut Restore<'_>, path: &Path, record: &FifoRecord) -> Result<OwnedFd> {
     let failed = |operation| Error::system::<Errno>(operation, path.display());
-    let in_use = record.deleted && !path.parent().is_some_and(Path::is_dir);
+    let in_use = record.deleted && route::place(path).is_err();
     let around = if in_use { Path::new("/tmp").join(path.file_name().unwrap_or_default()) } else { path.to_owned() };
     let mut place = data::free_beside(&around, "new", || cx.plan.number());
     cx.plan.will_make(&place, None)?;
@@ -220,16 +221,17 @@ fn fresh(cx: &mut Restore<'_>, path: &Path, record: &FifoRecord) -> Result<Owned
     if rollback::rename(&place, &around).is_ok() {
         place = around;
     }
-    rustix::fs::unlink(&place).map_err(failed("taking the name of a FIFO away"))?;
+    route::unlink(&place).map_err(failed("taking the name of a FIFO away"))?;
     Ok(keeper)
 }
 
 fn born(path: &Path, record: &FifoRecord) -> rustix::io::Result<OwnedFd> {
     let mode = Mode::from_raw_mode(record.mode & 0o7777);
-    rustix::fs::mknodat(CWD, path.as_os_str().as_bytes(), FileType::Fifo, mode, 0)?;
+    let (above, name) = route::place(path)?;
+    rustix::fs::mknodat(&above, name, FileType::Fifo, mode, 0)?;
     // By descriptor: the owner of the directory could put a link in its place meanwhile.
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(path, flags, Mode::empty())?;
+    let opened = rustix::fs::openat(&above, name, flags, Mode::empty())?;
     if FileType::from_raw_mode(rustix::fs::fstat(&opened)?.st_mode) != FileType::Fifo {
         return Err(Errno::EXIST);
     }

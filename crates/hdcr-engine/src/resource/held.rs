@@ -17,7 +17,7 @@ use crate::error::{Error, Owner, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
 use crate::rights::{Rights, Turn};
-use crate::stored;
+use crate::{route, stored};
 
 pub(super) const DENIED: [Errno; 2] = [Errno::ACCESS, Errno::PERM];
 
@@ -28,7 +28,14 @@ pub(crate) fn is_denied(error: &Error) -> bool {
 
 /// Opens a path only to look at it.
 pub(crate) fn look(path: &Path, more: OFlags) -> std::result::Result<OwnedFd, Errno> {
-    rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | more, Mode::empty())
+    route::open(path, OFlags::PATH | more, Mode::empty())
+}
+
+/// Looks where the path goes through a link that somebody else may have put there: at the file that was captured, if it
+/// leads there.
+pub(crate) fn through_links(record: &InodeRecord, path: &Path) -> Result<OwnedFd> {
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok();
+    file.filter(|file| is_the_one(record, file)).ok_or_else(|| Error::refuse(route::barred("file", path)))
 }
 
 /// Looks where the program's user may not go: at the file that was captured, if it is there still, or if a standard stream

@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hdcr_image::{Record, Tag};
 use rustix::fs::FileType;
@@ -19,6 +19,7 @@ use crate::model::{self, ObjectId};
 use crate::restore::Restore;
 use crate::rights::Turn;
 use crate::rollback::{Action, Newer, since};
+use crate::route;
 
 /// The list of inodes that belong to no descriptor and no mapping, but to a path that the user named; one in an image.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -59,7 +60,7 @@ const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];
 /// Notes every regular file at or below the paths that the user named, and the companions of files that are written.
 pub(crate) fn note_listed(cx: &mut Capture<'_>) -> Result<()> {
     let mut list = ListedRecord::default();
-    let mut todo: Vec<PathBuf> = cx.request.files.always.clone();
+    let mut todo: Vec<PathBuf> = cx.request.files.always.iter().map(|path| without_links(path)).collect();
     for file in contents::written(cx) {
         let name = file.file_name().unwrap_or_default().to_owned();
         todo.extend(COMPANIONS.iter().map(|suffix| {
@@ -90,6 +91,12 @@ pub(crate) fn note_listed(cx: &mut Capture<'_>) -> Result<()> {
     if list == ListedRecord::default() { Ok(()) } else { cx.frame(LISTED, &list) }
 }
 
+/// A path that the user has given, as the kernel tells it: what leads to it by links may lead elsewhere later.
+fn without_links(path: &Path) -> PathBuf {
+    let above = path.parent().and_then(|above| above.canonicalize().ok());
+    above.zip(path.file_name()).map_or_else(|| path.to_owned(), |(above, name)| above.join(name))
+}
+
 /// Finds or makes the files that the user named, and moves aside what has come since.
 pub(crate) fn restore(cx: &mut Restore<'_>) -> Result<()> {
     if !cx.has::<ListedRecord>(LISTED) {
@@ -107,14 +114,26 @@ pub(crate) fn restore(cx: &mut Restore<'_>) -> Result<()> {
     }
     for directory in &list.directories {
         let path = cx.mapped(&contents::checked_path(&directory.path)?);
-        let names = if path.is_dir() { data::names(&path)? } else { Vec::new() };
+        let names = match route::directory(&path) {
+            Ok(open) => data::names(&data::door(&open))?,
+            Err(Errno::LOOP) => {
+                cx.notes.push(route::barred("directory", &path));
+                continue;
+            }
+            Err(_) => Vec::new(),
+        };
         let unknown = names.into_iter().filter(|name| !directory.names.contains(name) && !data::ours(name));
         newer.extend(unknown.map(|name| path.join(OsStr::from_bytes(&name))));
     }
     newer.sort();
     newer.dedup();
     for path in newer {
-        if path.symlink_metadata().is_ok_and(|there| there.is_file()) {
+        if route::is_barred(&path) {
+            cx.notes.push(route::barred("file", &path));
+            continue;
+        }
+        let there = route::lstat(&path).map(|there| FileType::from_raw_mode(there.st_mode));
+        if there == Ok(FileType::RegularFile) {
             let to = data::free_beside(&path, "newer", || cx.plan.number());
             let cause = format!("it was not there at the checkpoint; moved to {}", to.display());
             cx.notes.push(since::note("rollback-aside", &path, cause, "remove it when it is not needed"));

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 
 use hdcr_image::{Record, Tag};
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::contents::{self, Life};
 use super::{FileKind, FileView, regfile};
@@ -13,6 +14,7 @@ use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
+use crate::route;
 use crate::survey::Survey;
 
 pub(crate) struct PathFd;
@@ -77,9 +79,10 @@ impl FileKind for PathFd {
     fn restore(cx: &mut Restore<'_>, id: ObjectId, record: PathFdRecord) -> Result<OwnedFd> {
         let _turn = cx.turn_of_holders(id)?;
         let path = cx.mapped(&contents::checked_path(&record.path)?);
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::open(&path, flags, Mode::empty()).map_err(Error::system("opening a path", path.display()))?;
+        let file = match route::open(&path, OFlags::PATH, Mode::empty()) {
+            Err(Errno::LOOP) => return Err(Error::refuse(route::barred("O_PATH descriptor", &path))),
+            other => other.map_err(Error::system("opening a path", path.display()))?,
+        };
         let stat = rustix::fs::fstat(&file).map_err(Error::system("looking at a path", path.display()))?;
         if stat.st_mode & TYPE == record.kind {
             return Ok(file);

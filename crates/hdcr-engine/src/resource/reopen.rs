@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use hdcr_image::Record;
-use rustix::fs::{AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::contents::{self, InodeRecord, Keep, Life, ParentDirectory};
@@ -21,7 +21,7 @@ use crate::model::{self, ObjectId};
 use crate::restore::{Restore, StoredFrame, mapped};
 use crate::rights::Turn;
 use crate::rollback::{Action, Changed, Newer, Witness};
-use crate::stored;
+use crate::{route, stored};
 
 /// An inode that has been found or made.
 #[derive(Debug)]
@@ -203,16 +203,18 @@ fn by_handle(record: &InodeRecord) -> Option<OwnedFd> {
 /// linked there for a moment, if the name is free.
 fn under_old_name(cx: &mut Restore<'_>, path: &Path, opened: Opened) -> Opened {
     let Ok(stat) = rustix::fs::fstat(&opened.base) else { return opened };
-    if path.symlink_metadata().is_ok() || cx.plan.will_make(path, Witness::of(&opened.base, path).ok()).is_err() {
+    let Ok((above, name)) = route::place(path) else { return opened };
+    let free = rustix::fs::statat(&above, name, AtFlags::SYMLINK_NOFOLLOW).is_err();
+    if !free || cx.plan.will_make(path, Witness::of(&opened.base, path).ok()).is_err() {
         return opened;
     }
     let place = data::door(&opened.base);
-    let linked = rustix::fs::linkat(CWD, &place, CWD, path, AtFlags::SYMLINK_FOLLOW);
+    let linked = rustix::fs::linkat(CWD, &place, &above, name, AtFlags::SYMLINK_FOLLOW);
     if linked.is_err() {
         return opened;
     }
     let again = look(path).ok().filter(|file| rustix::fs::fstat(file).is_ok_and(|now| contents::same(&now, &stat)));
-    if rustix::fs::unlink(path).is_err() {
+    if rustix::fs::unlinkat(&above, name, AtFlags::empty()).is_err() {
         return opened;
     }
     again.map_or(opened, Opened::new)
@@ -224,6 +226,7 @@ fn named(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Ope
         Ok(file) => existing(cx, id, record, &path, file),
         Err(Errno::NOENT | Errno::NOTDIR) => missing(cx, id, record, &path),
         Err(Errno::ACCESS) => existing(cx, id, record, &path, held::out_of_reach(&cx.stdio, record, &path)?),
+        Err(Errno::LOOP) => existing(cx, id, record, &path, held::through_links(record, &path)?),
         Err(error) => Err(Error::system("opening a file", path.display())(error)),
     }
 }
@@ -264,6 +267,7 @@ fn obstacle(record: &InodeRecord, path: &Path, stdio: &[OwnedFd]) -> Result<()> 
         Err(Errno::NOENT | Errno::NOTDIR) if by_handle(record).is_some() => return Ok(()),
         Err(Errno::NOENT | Errno::NOTDIR) => return Err(gone(record)),
         Err(Errno::ACCESS) => held::out_of_reach(stdio, record, path)?,
+        Err(Errno::LOOP) => held::through_links(record, path)?,
         Err(error) => return Err(Error::system("opening a file", path.display())(error)),
     };
     let stat = stat_of(&file, path)?;
@@ -403,16 +407,14 @@ fn make_parents(cx: &mut Restore<'_>, record: &InodeRecord, path: &Path) -> Resu
     ancestors.reverse();
     let facts = record.parents.iter().cloned().map(Some).chain(std::iter::repeat(None));
     for (directory, facts) in ancestors.into_iter().zip(facts) {
-        if directory.exists() {
-            continue;
+        match route::directory(directory) {
+            Err(Errno::NOENT) => {}
+            Err(Errno::LOOP) => return Err(Error::refuse(route::barred("directory", directory))),
+            Ok(_) | Err(_) => continue,
         }
         let facts = facts.unwrap_or(ParentDirectory { mode: 0o755, uid: record.uid, gid: record.gid });
         cx.plan.make_directory(directory, facts.mode)?;
-        let open = rustix::fs::open(
-            directory,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        );
+        let open = route::open(directory, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
         let open = open.map_err(Error::system("making a directory", directory.display()))?;
         own(&open, facts.uid, facts.gid, facts.mode, directory)?;
     }
@@ -436,16 +438,17 @@ pub(crate) fn own(file: &OwnedFd, uid: u32, gid: u32, mode: u32, path: &Path) ->
 
 /// A new file of ours beside a path, with a name that is not taken.
 fn create_beside(cx: &mut Restore<'_>, path: &Path, word: &str) -> Result<(PathBuf, OwnedFd)> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
     for _ in 0..1000 {
         let place = data::beside(path, word, cx.plan.number());
-        if place.symlink_metadata().is_ok() {
+        if route::lstat(&place).is_ok() {
             continue;
         }
         cx.plan.will_make(&place, None)?;
-        match rustix::fs::open(&place, flags, Mode::RUSR | Mode::WUSR) {
+        match route::open(&place, flags, Mode::RUSR | Mode::WUSR) {
             Ok(file) => return Ok((place, file)),
             Err(Errno::EXIST) => {}
+            Err(Errno::LOOP) => return Err(Error::refuse(route::barred("file", path))),
             Err(error) => return Err(Error::system("making a file", place.display())(error)),
         }
     }
@@ -461,7 +464,7 @@ fn dress(cx: &Restore<'_>, file: &OwnedFd, id: ObjectId, record: &InodeRecord, p
 
 /// The directory nearest to the one in which a file lay.
 pub(crate) fn nearest_directory(path: &Path) -> PathBuf {
-    let found = path.ancestors().skip(1).find(|directory| directory.is_dir());
+    let found = path.ancestors().skip(1).find(|directory| route::directory(directory).is_ok());
     found.unwrap_or(Path::new("/")).to_owned()
 }
 
@@ -469,7 +472,7 @@ pub(crate) fn nearest_directory(path: &Path) -> PathBuf {
 pub(crate) fn hidden_directory(cx: &mut Restore<'_>, path: &Path) -> Result<PathBuf> {
     loop {
         let hidden = path.with_file_name(format!(".hdcr-copy-{}", cx.plan.number()));
-        if hidden.symlink_metadata().is_err() {
+        if route::lstat(&hidden).is_err() {
             cx.plan.make_directory(&hidden, 0o700)?;
             return Ok(hidden);
         }
@@ -489,14 +492,14 @@ fn without_name(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Res
     };
     let from = hidden.join(path.file_name().unwrap_or_default());
     cx.plan.will_make(&from, None)?;
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::open(&from, flags, Mode::RUSR | Mode::WUSR);
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+    let file = route::open(&from, flags, Mode::RUSR | Mode::WUSR);
     let file = file.map_err(Error::system("making a file", from.display()))?;
     cx.plan.will_make(&place, Some(Witness::of(&file, &from)?))?;
-    let moved = rustix::fs::renameat_with(CWD, &from, CWD, &place, RenameFlags::NOREPLACE);
+    let moved = crate::rollback::rename(&from, &place);
     let name = moved.map_or(&from, |()| &place);
-    rustix::fs::unlink(name).map_err(Error::system("removing the name of a file", name.display()))?;
-    rustix::fs::rmdir(&hidden).map_err(Error::system("removing a directory", hidden.display()))?;
+    route::unlink(name).map_err(Error::system("removing the name of a file", name.display()))?;
+    route::rmdir(&hidden).map_err(Error::system("removing a directory", hidden.display()))?;
     dress(cx, &file, id, record, &path)?;
     Ok(Opened::new(reopenable(file, record, &path)?))
 }
@@ -513,7 +516,10 @@ fn reopenable(file: OwnedFd, record: &InodeRecord, path: &Path) -> Result<OwnedF
 fn nameless(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Opened> {
     let path = cx.mapped(&record.checked_path()?);
     let directory = nearest_directory(&path);
-    match rustix::fs::open(&directory, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = route::directory(&directory)
+        .and_then(|directory| rustix::fs::openat(directory, ".", flags, Mode::RUSR | Mode::WUSR));
+    match file {
         Ok(file) => {
             dress(cx, &file, id, record, &path)?;
             Ok(Opened { nameless: true, ..Opened::new(file) })

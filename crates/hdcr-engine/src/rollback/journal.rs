@@ -137,6 +137,8 @@ impl Journal {
     /// Opens and locks the journal of a directory; also the entries of a roll-back that died there.
     pub(crate) fn open(directory: &Path) -> Result<(Self, Vec<Entry>)> {
         std::fs::create_dir_all(directory).map_err(failed("making the journal's directory", directory))?;
+        // Who says where it lies may say so by links.
+        let directory = &directory.canonicalize().map_err(failed("opening the journal", directory))?;
         let path = directory.join(NAME);
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true).mode(0o600);

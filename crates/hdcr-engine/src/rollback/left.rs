@@ -8,6 +8,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::journal::{self, Entry, Journal, Then, Undo};
@@ -17,6 +18,7 @@ use super::witness::Witness;
 use super::{bytes, path, rename, undo};
 use crate::error::{Error, Result};
 use crate::rights::{Rights, Turn};
+use crate::route;
 
 const NAME: &str = "left.list";
 
@@ -120,12 +122,13 @@ fn remove(entry: &Entry) -> bool {
     if !Witness::in_entry(entry).fits(&there) {
         return true;
     }
-    let is_directory = place.symlink_metadata().is_ok_and(|there| there.is_dir());
+    let is_directory =
+        route::lstat(&place).is_ok_and(|there| FileType::from_raw_mode(there.st_mode) == FileType::Directory);
     let removed = match (entry.undo(), is_directory) {
         // The shelter itself: what is in it now is of a later roll-back.
-        (Undo::RemoveDirectory, _) => return std::fs::remove_dir(&place).is_ok(),
-        (_, true) => std::fs::remove_dir_all(&place),
-        (_, false) => std::fs::remove_file(&place),
+        (Undo::RemoveDirectory, _) => return route::rmdir(&place).is_ok(),
+        (_, true) => route::remove_all(&place),
+        (_, false) => route::unlink(&place).map_err(Into::into),
     };
     removed.inspect_err(|error| tracing::warn!(%error, path = %place.display(), "left over from a roll-back")).is_ok()
 }

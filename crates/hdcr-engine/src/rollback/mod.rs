@@ -35,6 +35,7 @@ use crate::resource::data;
 use crate::resource::held;
 use crate::restore::Contents;
 use crate::rights::{Rights, Turn};
+use crate::route;
 
 /// The time of a file's last change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -230,12 +231,12 @@ impl Plan {
         let mode = Mode::from_raw_mode(mode & 0o7777);
         if data::ours(path.file_name().unwrap_or_default().as_bytes()) {
             self.write_down(entry(path))?;
-            return rustix::fs::mkdir(path, mode).map_err(failed());
+            return route::mkdir(path, mode).map_err(failed());
         }
         // Under a name of ours first: an empty directory that somebody else makes there meanwhile is not removed for ours.
         let from = data::free_beside(path, "new", || self.number());
         self.write_down(entry(&from))?;
-        rustix::fs::mkdir(&from, mode).map_err(failed())?;
+        route::mkdir(&from, mode).map_err(failed())?;
         let witness = Witness::at(&from).ok_or(Errno::NOENT).map_err(failed())?;
         self.write_down(witness.into_entry(entry(path)))?;
         rename(&from, path).map_err(failed())
@@ -433,8 +434,8 @@ fn sync(action: &Action, steps: &Steps) -> Result<()> {
         Action::Contents { path, file, .. } | Action::Cut { path, file, .. } => steps.sync(file, path),
         Action::Place { path, .. } => {
             // A FIFO, or a file that its own mode forbids us to read, has nothing that a disk keeps, or is waited for below.
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            if let Ok(file) = rustix::fs::open(path, flags, Mode::empty()) {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+            if let Ok(file) = route::open(path, flags, Mode::empty()) {
                 steps.sync(file, path)?;
             }
             steps.sync_directory_of(path)
@@ -451,7 +452,7 @@ fn sync(action: &Action, steps: &Steps) -> Result<()> {
 fn directory_of(path: &Path) -> std::result::Result<OwnedFd, Errno> {
     let above = path.parent().ok_or(Errno::INVAL)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match rustix::fs::open(above, flags, Mode::empty()) {
+    match route::directory(above) {
         Err(Errno::ACCESS) => held::beyond_links(above, flags),
         other => other,
     }

@@ -17,6 +17,7 @@ use crate::error::{Error, Owner, Refusal, Result};
 use crate::resource::{data, held, reopen, touched};
 use crate::restore::Restore;
 use crate::rights::{Rights, Turn};
+use crate::route;
 
 /// A file by its handle: kind (four bytes of this machine) and bytes of `name_to_handle_at(2)`; empty: not known.
 pub type Identity = Vec<u8>;
@@ -109,8 +110,14 @@ pub(crate) fn note(code: &'static str, path: &Path, cause: impl Into<String>, re
 
 const LOOK: &str = "look whether it fits the restored program";
 
+fn is_directory(path: &Path) -> bool {
+    route::lstat(path).is_ok_and(|there| FileType::from_raw_mode(there.st_mode) == FileType::Directory)
+}
+
 /// Puts names back: newer files aside, removed directories made again, renamed files home.
 pub(crate) fn names(cx: &mut Restore<'_>, since: &Since) -> Result<()> {
+    // Who has said where it lies may have said so by links.
+    let shelter = since.shelter.canonicalize().unwrap_or_else(|_| since.shelter.clone());
     for (path, why) in &since.doubtful {
         cx.notes.push(note("rollback-doubtful", path, *why, LOOK));
     }
@@ -120,7 +127,7 @@ pub(crate) fn names(cx: &mut Restore<'_>, since: &Since) -> Result<()> {
     }
     let (directories, files): (Vec<_>, Vec<_>) = since.newer.iter().partition(|newer| newer.directory);
     for newer in files {
-        aside(cx, newer, since)?;
+        aside(cx, newer, &since.aside, &shelter)?;
     }
     let turn = Turn::to_some(cx.rights.of_root())?;
     for directory in &since.directories {
@@ -129,7 +136,7 @@ pub(crate) fn names(cx: &mut Restore<'_>, since: &Since) -> Result<()> {
     move_home(cx, since)?;
     drop(turn);
     for newer in directories {
-        aside(cx, newer, since)?;
+        aside(cx, newer, &since.aside, &shelter)?;
     }
     Ok(())
 }
@@ -139,6 +146,10 @@ fn is_there(cx: &mut Restore<'_>, path: &Path, identity: &Identity) -> bool {
     let file = match reopen::look(path) {
         Ok(file) => file,
         Err(Errno::NOENT | Errno::NOTDIR) => return false,
+        Err(Errno::LOOP) => {
+            cx.notes.push(route::barred("file", path));
+            return false;
+        }
         Err(error) => {
             cx.notes.push(note("rollback-left", path, format!("it cannot be looked at: {error}"), LOOK));
             return false;
@@ -153,14 +164,14 @@ fn is_there(cx: &mut Restore<'_>, path: &Path, identity: &Identity) -> bool {
     same
 }
 
-fn aside(cx: &mut Restore<'_>, newer: &Newer, since: &Since) -> Result<()> {
+fn aside(cx: &mut Restore<'_>, newer: &Newer, aside: &OsStr, around: &Path) -> Result<()> {
     let (Some(name), Some(above)) = (newer.at.file_name(), newer.at.parent()) else { return Ok(()) };
     let _turn = turn_of_owner(cx, &newer.at)?;
-    if since.aside.is_empty() || !is_there(cx, &newer.at, &newer.identity) {
+    if aside.is_empty() || !is_there(cx, &newer.at, &newer.identity) {
         return Ok(());
     }
-    let shelter = shelter(above, &since.shelter);
-    let directory = shelter.join(&since.aside);
+    let shelter = shelter(above, around);
+    let directory = shelter.join(aside);
     let to = place_in_shelter(cx, shelter, &directory, name)?;
     let moved = cx.plan.move_aside(&newer.at, &to);
     if let Err(error) = moved {
@@ -178,7 +189,7 @@ fn aside(cx: &mut Restore<'_>, newer: &Newer, since: &Since) -> Result<()> {
 
 /// With the rights of the process of the tree that what lies somewhere belongs to.
 fn turn_of_owner(cx: &Restore<'_>, path: &Path) -> Result<Turn> {
-    let user = rustix::fs::lstat(path).map(|stat| rustix::fs::Uid::from_raw(stat.st_uid));
+    let user = route::lstat(path).map(|stat| rustix::fs::Uid::from_raw(stat.st_uid));
     Turn::to_some(user.map_or_else(|_| cx.rights.of_root(), |user| cx.rights.of_user(user)))
 }
 
@@ -187,13 +198,13 @@ fn turn_of_owner(cx: &Restore<'_>, path: &Path) -> Result<Turn> {
 fn place_in_shelter(cx: &mut Restore<'_>, shelter: &Path, directory: &Path, name: &OsStr) -> Result<PathBuf> {
     let user = Rights::now()?;
     let _turn = Turn::home()?;
-    if !directory.symlink_metadata().is_ok_and(|there| there.is_dir()) {
+    if !is_directory(directory) {
         let home = Rights::now()?;
         let own = (user != home).then_some((user.uid, user.gid));
         make_for(cx, directory, shelter, 0o700, own)?;
     }
     let mut to = directory.join(name);
-    while to.symlink_metadata().is_ok() {
+    while route::lstat(&to).is_ok() {
         let mut other = name.to_owned();
         other.push(format!(".{}", cx.plan.number()));
         to = directory.join(other);
@@ -229,17 +240,21 @@ fn make_for(cx: &mut Restore<'_>, path: &Path, like: &Path, mode: u32, own: Opti
     let owner = rustix::fs::stat(like).map_err(Error::system("looking at a directory", like.display()))?;
     let (uid, gid) = own.unwrap_or((owner.st_uid, owner.st_gid));
     cx.plan.make_directory(path, mode)?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(path, flags, Mode::empty());
+    let directory = route::open(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
     let directory = directory.map_err(Error::system("making a directory", path.display()))?;
     reopen::own(&directory, uid, gid, mode, path)
 }
 
 /// A directory that the job has removed. What was in it comes from the image, as far as it is there.
 fn make_again(cx: &mut Restore<'_>, path: &Path) -> Result<()> {
-    let Some(above) = path.parent().filter(|above| above.is_dir()) else { return Ok(()) };
-    if path.symlink_metadata().is_ok() {
-        return Ok(());
+    let Some(above) = path.parent() else { return Ok(()) };
+    match route::directory(above) {
+        Ok(_) if route::lstat(path).is_err() => {}
+        Err(Errno::LOOP) => {
+            cx.notes.push(route::barred("directory", path));
+            return Ok(());
+        }
+        Ok(_) | Err(_) => return Ok(()),
     }
     let mode = rustix::fs::stat(above).map_or(0o755, |stat| stat.st_mode & 0o777);
     make_like(cx, path, above, mode)?;
@@ -263,7 +278,8 @@ fn move_home(cx: &mut Restore<'_>, since: &Since) -> Result<()> {
         let before = left.len();
         let mut waiting = Vec::new();
         for (at, home) in left {
-            let free = home.symlink_metadata().is_err() && home.parent().is_some_and(Path::is_dir);
+            let free = route::lstat(&home).is_err_and(|error| error == Errno::NOENT)
+                && home.parent().is_some_and(|above| route::directory(above).is_ok());
             if free { move_now(&mut cx.plan, &at, &home)? } else { waiting.push((at, home)) }
         }
         left = waiting;
@@ -305,12 +321,9 @@ pub(crate) fn contents(cx: &mut Restore<'_>, since: Option<&Since>) -> Result<()
 fn cut(cx: &mut Restore<'_>, path: &Path, length: Option<&Length>) -> Result<Option<Refusal>> {
     const CODE: &str = "rollback-written";
     let say = |cause: &str| Ok(Some(note(CODE, path, cause, "keep it with --files")));
-    let file: OwnedFd = match rustix::fs::open(
-        path,
-        OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
-        Mode::empty(),
-    ) {
+    let file: OwnedFd = match route::open(path, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()) {
         Ok(file) => file,
+        Err(Errno::LOOP) if route::is_barred(path) => return Ok(Some(route::barred("file", path))),
         Err(_) => return say("it was written after the checkpoint, and cannot be opened now"),
     };
     let stat = rustix::fs::fstat(&file).map_err(Error::system("looking at a file", path.display()))?;

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::rights::Turn;
+use crate::route;
 
 /// The steps of a roll-back.
 #[derive(Debug, Default)]
@@ -42,18 +43,18 @@ impl Steps {
     pub(super) fn sync_directory_of(&self, path: &Path) -> Result<()> {
         let Some(directory) = path.parent() else { return Ok(()) };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(directory, flags, Mode::empty());
-        let opened = match opened {
+        let open = || rustix::fs::openat(route::directory(directory)?, ".", flags, Mode::empty());
+        let opened = match open() {
             Err(Errno::ACCESS) => {
                 let _turn = Turn::home()?;
-                rustix::fs::open(directory, flags, Mode::empty())
+                open()
             }
             other => other,
         };
         match opened {
             Ok(opened) => self.sync(opened, directory),
             // One that may be written and not read, or that has gone since.
-            Err(Errno::ACCESS | Errno::NOENT | Errno::NOTDIR) => Ok(()),
+            Err(Errno::ACCESS | Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
             Err(error) => Err(Error::system("waiting for the disk", directory.display())(error)),
         }
     }

@@ -2,10 +2,9 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::steps::Steps;
@@ -13,6 +12,7 @@ use super::{Action, Changed, Entry, Journal, Planned, Undo, Witness, path, renam
 use crate::error::{Error, Result};
 use crate::resource::data;
 use crate::rights::Turn;
+use crate::route;
 
 /// Undoes what entries say, the last one first; `planned` has files that may be open still. All are tried; the first error
 /// is told.
@@ -38,7 +38,7 @@ fn undo_one(entry: &Entry, journal: Option<&Journal>, planned: &[Planned], steps
             remove(&target)?;
             steps.sync_directory_of(&target)
         }
-        Undo::RemoveDirectory => match rustix::fs::rmdir(&target) {
+        Undo::RemoveDirectory => match route::rmdir(&target) {
             Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => Ok(()),
             Err(error) => Err(Error::system("removing a directory", target.display())(error)),
         },
@@ -54,10 +54,9 @@ fn undo_one(entry: &Entry, journal: Option<&Journal>, planned: &[Planned], steps
 
 /// A socket that was made since the entry was written, and that nobody answers at.
 fn is_dead_socket(entry: &Entry, target: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(there) = target.symlink_metadata() else { return false };
-    let since = (there.ctime(), there.ctime_nsec()) >= (entry.mtime, i64::from(entry.mtime_ns));
-    there.file_type().is_socket() && since && crate::resource::nobody_answers(target)
+    let Ok(there) = route::lstat(target) else { return false };
+    let since = (there.st_ctime, there.st_ctime_nsec.cast_signed()) >= (entry.mtime, i64::from(entry.mtime_ns));
+    FileType::from_raw_mode(there.st_mode) == FileType::Socket && since && crate::resource::nobody_answers(target)
 }
 
 fn move_back(entry: &Entry, target: &Path, steps: &Steps) -> Result<()> {
@@ -93,12 +92,13 @@ fn in_reach(place: &Path) -> Option<Witness> {
 /// Opens the file of an entry: by its name, and when that is not permitted, as it is open here still.
 fn reopen(entry: &Entry, target: &Path, planned: &[Planned]) -> Result<Option<OwnedFd>> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let open = || rustix::fs::open(target, flags, Mode::empty());
+    let open = || route::open(target, flags, Mode::empty());
     let is_it = |file: &OwnedFd| Witness::of(file, target).is_ok_and(|now| Witness::in_entry(entry).fits(&now));
     match open() {
         Ok(file) => return Ok(Some(file).filter(|file| is_it(file))),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
-        Err(Errno::ACCESS | Errno::PERM) => {}
+        Err(Errno::LOOP) if !route::is_barred(target) => return Ok(None),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(Errno::ACCESS | Errno::PERM | Errno::LOOP) => {}
         Err(error) => return Err(Error::system("undoing a roll-back", target.display())(error)),
     }
     for planned in planned {
@@ -107,6 +107,14 @@ fn reopen(entry: &Entry, target: &Path, planned: &[Planned]) -> Result<Option<Ow
         {
             return file.try_clone().map(Some).map_err(Error::system("undoing a roll-back", target.display()));
         }
+    }
+    if route::is_barred(target) {
+        // Whatever link leads there: that very one, or none.
+        let file = rustix::fs::open(target, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok();
+        let file = file.filter(|file| is_it(file));
+        return Ok(
+            file.and_then(|file| rustix::fs::open(data::door(&file), flags - OFlags::NOFOLLOW, Mode::empty()).ok())
+        );
     }
     // It was rolled back although its user may not open it: that very one, then, by no link.
     match crate::resource::held::beyond_links(target, flags) {
@@ -154,10 +162,8 @@ fn warn_of_stranger(target: &Path) {
 
 /// Removes a file, if it is there.
 pub(super) fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::system("removing a file", path.display())(error))
-        }
-        Ok(()) | Err(_) => Ok(()),
+    match route::unlink(path) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(Error::system("removing a file", path.display())(error)),
     }
 }

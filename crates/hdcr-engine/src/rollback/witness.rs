@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
 use super::journal::Entry;
 use crate::error::{Error, Result};
+use crate::route;
 
 /// A file by its device and number, and, as far as its file system tells them, by its birth and by its handle, in which
 /// there is a generation.
@@ -39,8 +40,7 @@ impl Witness {
 
     /// Of what lies at a path, if anything does.
     pub(crate) fn at(path: &Path) -> Option<Self> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+        let file = route::open(path, OFlags::PATH, Mode::empty()).ok()?;
         Self::of(&file, path).ok()
     }
 

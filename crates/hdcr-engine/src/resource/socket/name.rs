@@ -12,6 +12,8 @@ use hdcr_sys::socket as sys;
 use nix::libc;
 use rustix::fs::{FileType, Mode, OFlags};
 
+use crate::route;
+
 /// `struct sockaddr_un`: the family, then at most so many bytes of path.
 const PATH_AT: usize = 2;
 const PATH_MOST: usize = 108;
@@ -86,6 +88,8 @@ pub(super) enum Taken {
     Answers,
     /// A file that is no socket is there.
     OtherFile,
+    /// Behind a link that somebody else may have put there.
+    Behind,
     /// Something else.
     Failed(io::Error),
 }
@@ -98,6 +102,9 @@ impl From<io::Error> for Taken {
 
 /// Binds a socket to its path, with a file in the file system.
 pub(super) fn bind_at(file: &OwnedFd, name: &[u8], node: &Node, place: &Path) -> Result<(), Taken> {
+    if route::is_barred(place) {
+        return Err(Taken::Behind);
+    }
     let wanted = path(name).unwrap_or(place);
     if wanted == place {
         sys::bind(file, name)?;
@@ -112,14 +119,14 @@ pub(super) fn bind_at(file: &OwnedFd, name: &[u8], node: &Node, place: &Path) ->
     }
     // By descriptor: the owner of the directory could put a link in its place meanwhile.
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made = rustix::fs::open(place, flags, Mode::empty()).map_err(io::Error::from)?;
+    let made = route::open(place, flags, Mode::empty()).map_err(io::Error::from)?;
     let stat = rustix::fs::fstat(&made).map_err(io::Error::from)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
         return Err(io::Error::from(rustix::io::Errno::EXIST).into());
     }
     let door = format!("/proc/self/fd/{}", made.as_raw_fd());
-    fs::set_permissions(door, fs::Permissions::from_mode(node.mode & 0o7777))?;
-    match std::os::unix::fs::lchown(place, Some(node.uid), Some(node.gid)) {
+    fs::set_permissions(&door, fs::Permissions::from_mode(node.mode & 0o7777))?;
+    match std::os::unix::fs::chown(door, Some(node.uid), Some(node.gid)) {
         Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error.into()),
         _ => Ok(()),
     }

@@ -16,7 +16,7 @@ use crate::model::{self, ObjectId};
 use crate::resource::data;
 use crate::restore::Restore;
 use crate::rollback::Witness;
-use crate::stored;
+use crate::{route, stored};
 use hdcr_image::Record;
 
 /// Room for what is being put into a queue, whatever its sizes say about the moment.
@@ -124,6 +124,7 @@ fn give_name(cx: &mut Restore<'_>, id: ObjectId, file: &OwnedFd, record: &Socket
                 Taken::Failed(error) => failed(error),
                 Taken::Answers => taken_refusal(&place, "another program answers under this path"),
                 Taken::OtherFile => taken_refusal(&place, "another file is in its place"),
+                Taken::Behind => Error::refuse(route::barred("socket", &place)),
             })
         }
         // Only the name, which nobody can reach: worth keeping where it can be kept.
@@ -146,6 +147,7 @@ fn make_way(cx: &mut Restore<'_>, kind: i32, place: &std::path::Path) -> Result<
             cx.plan.move_away(place, &aside)?;
         }
         Err(Taken::Answers) => return Err(taken_refusal(place, "another program answers under this path")),
+        Err(Taken::Behind) => return Err(Error::refuse(route::barred("socket", place))),
         Err(Taken::OtherFile) => return Err(taken_refusal(place, "another file is in its place")),
         Err(Taken::Failed(error)) => {
             return Err(Error::System {
