@@ -22,6 +22,7 @@ use crate::model::{self, ObjectId};
 use crate::openfile;
 use crate::procfs::{self, MapLine};
 use crate::progress::{self, Meter, Phase};
+use crate::reports::{self, Child, Question, Report};
 use crate::resource::inotify::Places;
 use crate::resource::socket::Queues;
 use crate::resource::{FileView, backing, contents, late, listed, touched};
@@ -224,6 +225,8 @@ struct Subject {
     vdso: ObjectId,
     brk: usize,
     threads: Vec<(TaskView, ObjectId)>,
+    /// What it was asked about its children.
+    questions: Vec<Question>,
 }
 
 /// Captures a stopped tree. After an error `ahead` is as it was: giving it up takes time, and the tree stands still.
@@ -268,7 +271,10 @@ fn everything(cx: &mut Capture<'_>, processes: &[FrozenProcess], mut look: surve
         subjects.push(subject(cx, process, &mut look)?);
     }
     let mut replies = ask(cx, &mut subjects)?;
+    let mut told = BTreeMap::new();
     for subject in &mut subjects {
+        let speaker = subject.threads.first().and_then(|(view, _)| replies.get(&view.tid));
+        told.extend(speaker.map(|asked| reports::read(&subject.questions, &asked.replies)).unwrap_or_default());
         answer(cx, subject, &mut replies)?;
     }
     alike(cx, processes, &subjects)?;
@@ -281,7 +287,7 @@ fn everything(cx: &mut Capture<'_>, processes: &[FrozenProcess], mut look: surve
     let ids: Vec<(Pid, ObjectId)> =
         processes.iter().zip(&subjects).map(|(process, subject)| (process.pid, subject.id)).collect();
     openfile::capture(cx, &ids)?;
-    genealogy(cx, processes, &subjects)?;
+    genealogy(cx, processes, &subjects, &told)?;
     listed::note_listed(cx)?;
     touched::note(cx)?;
     contents::finish(cx)?;
@@ -318,7 +324,15 @@ fn look_again(request: &Request, pids: &[Pid], known: &survey::Known) -> Result<
 fn subject(cx: &mut Capture<'_>, process: &FrozenProcess, look: &mut survey::Look) -> Result<Subject> {
     let id = cx.new_id();
     if process.threads.is_empty() {
-        return Ok(Subject { id, mm: ObjectId(0), lines: Vec::new(), vdso: ObjectId(0), brk: 0, threads: Vec::new() });
+        return Ok(Subject {
+            id,
+            mm: ObjectId(0),
+            lines: Vec::new(),
+            vdso: ObjectId(0),
+            brk: 0,
+            threads: Vec::new(),
+            questions: Vec::new(),
+        });
     }
     let gone = || Error::Changed {
         subject: format!("process {}", process.pid),
@@ -332,7 +346,7 @@ fn subject(cx: &mut Capture<'_>, process: &FrozenProcess, look: &mut survey::Loo
         let place = look.tasks.iter().position(|view| view.tid == *tid).ok_or_else(gone)?;
         threads.push((look.tasks.swap_remove(place), cx.new_id()));
     }
-    Ok(Subject { id, mm, lines, vdso, brk: 0, threads })
+    Ok(Subject { id, mm, lines, vdso, brk: 0, threads, questions: Vec::new() })
 }
 
 /// What a thread is still to be told from its replies.
@@ -345,11 +359,15 @@ struct Asked {
 fn ask(cx: &mut Capture<'_>, subjects: &mut [Subject]) -> Result<BTreeMap<Tid, Asked>> {
     let mut work = Vec::new();
     let mut answers = Vec::new();
+    let speakers = subjects.iter().filter_map(|subject| subject.threads.first());
+    let children: Vec<Child> = speakers.map(|(view, _)| Child::of(view)).collect();
     for subject in subjects {
         for (index, (view, _)) in subject.threads.iter().enumerate() {
             let mut batch = Batch::new();
             if index == 0 {
                 subject.brk = batch.call(libc::SYS_brk, &[Arg::Value(0)]);
+                let own = children.iter().filter(|child| child.parent == view.pid);
+                subject.questions = own.map(|child| reports::ask(&mut batch, child)).collect();
             }
             let kinds = TASKS.iter().filter(|kind| kind.site == Site::Thread || index == 0);
             answers.push(kinds.map(|kind| (kind.ask)(view, &mut batch)).collect::<Vec<_>>());
@@ -415,7 +433,12 @@ fn thread(cx: &mut Capture<'_>, tid: Tid, id: ObjectId) -> Result<()> {
 }
 
 /// Who is whose child, in which session and group: the frames of the tree itself.
-fn genealogy(cx: &mut Capture<'_>, processes: &[FrozenProcess], subjects: &[Subject]) -> Result<()> {
+fn genealogy(
+    cx: &mut Capture<'_>,
+    processes: &[FrozenProcess],
+    subjects: &[Subject],
+    told: &BTreeMap<Pid, Report>,
+) -> Result<()> {
     let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
     let leaders = tree::Leaders::new(pids.iter().copied().collect());
     let parents = tree::parents(&pids)?;
@@ -423,12 +446,13 @@ fn genealogy(cx: &mut Capture<'_>, processes: &[FrozenProcess], subjects: &[Subj
     for (process, subject) in processes.iter().zip(subjects) {
         let stat = procfs::stat(process.pid)?;
         let parent = parents.get(&process.pid);
+        let report = told.get(&process.pid).copied();
         let stopped = match process.threads.first().map(|tid| cx.frozen.stand(*tid)).transpose()? {
             Some(Stand::Stopped(signal)) => signal,
             Some(Stand::Running) | None => 0,
         };
         let state = if stopped != 0 { TaskState::Stopped } else { TaskState::Running };
-        let whole = Kin { process, ppid: parent.map_or(0, |(pid, _)| pid.0), stat: &stat };
+        let whole = Kin { process, ppid: parent.map_or(0, |(pid, _)| pid.0), stat: &stat, report };
         let leader_lives = process.threads.first() == Some(&process.pid.leader());
         if !leader_lives {
             let state = if process.threads.is_empty() { TaskState::Zombie } else { TaskState::DeadLeader };
@@ -451,6 +475,7 @@ fn genealogy(cx: &mut Capture<'_>, processes: &[FrozenProcess], subjects: &[Subj
             tty: stat.tty,
             tty_pgrp: stat.tty_pgrp,
             threads: subject.threads.iter().map(|(_, id)| id.0).collect(),
+            continued: report == Some(Report::Continued),
         };
         cx.frame(subject.id, &record)?;
     }
@@ -461,6 +486,7 @@ struct Kin<'a> {
     process: &'a FrozenProcess,
     ppid: i32,
     stat: &'a procfs::Stat,
+    report: Option<Report>,
 }
 
 fn task(kin: &Kin<'_>, tid: Tid, comm: &[u8], state: TaskState) -> Task {
@@ -476,7 +502,12 @@ fn task(kin: &Kin<'_>, tid: Tid, comm: &[u8], state: TaskState) -> Task {
         pgid: kin.stat.pgid,
         sid: kin.stat.sid,
         exit_signal: number(38),
-        exit_status: if state == TaskState::Running { 0 } else { number(52) },
+        exit_status: match (state, kin.report) {
+            // Before Linux 5.17 `stat` does not tell of stops.
+            (TaskState::Stopped, Some(Report::Stop(signal))) => signal,
+            (TaskState::Running, _) | (TaskState::Stopped, Some(_)) => 0,
+            _ => number(52),
+        },
         state,
         flags: 0,
         comm: name,

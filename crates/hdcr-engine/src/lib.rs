@@ -23,6 +23,7 @@ mod plan;
 pub mod procfs;
 pub mod progress;
 pub mod regs;
+mod reports;
 mod resource;
 pub mod restore;
 mod resume;

@@ -58,6 +58,9 @@ pub(crate) struct ProcessRecord {
     /// Frames of each thread have these ids, in the order of [`Task`]s.
     #[prost(uint64, repeated, tag = "12")]
     pub(crate) threads: Vec<u64>,
+    /// Its parent has still to be told that it went on after a stop.
+    #[prost(bool, tag = "13")]
+    pub(crate) continued: bool,
 }
 
 impl Record for ProcessRecord {

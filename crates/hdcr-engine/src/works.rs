@@ -27,7 +27,7 @@ use crate::regs::Regs;
 use crate::restore::{Afterwards, Options, Restore, TaskBatch};
 use crate::resume::last_state;
 use crate::stored::{Model, Pages};
-use crate::task::{STAGES, Stage, pending};
+use crate::task::{STAGES, Stage};
 use crate::tree::StoredProcess;
 /// The tree in the making.
 #[derive(Debug)]
@@ -231,6 +231,7 @@ impl<'a> Works<'a> {
 
     /// Puts descriptors at their numbers, then runs all stages.
     pub(crate) fn stages(&mut self, cx: &mut Restore<'_>, spaces: &BTreeMap<Pid, Space>) -> Result<()> {
+        self.continued()?;
         self.tables(cx)?;
         for process in self.living() {
             let Some(space) = spaces.get(&process.pid) else { continue };
@@ -304,12 +305,10 @@ impl<'a> Works<'a> {
             for (tid, id) in process.threads.iter().rev() {
                 finals.push(last_state(cx, *tid, *id, stopped)?);
             }
-            // A stop that the parent has not waited for yet is still to be waited for.
-            let known = process.exit_status == 0;
-            if let (Some(_), Some((parent, _)), true) = (stopped, process.parent, known) {
+            if stopped.is_some() && process.parent.is_some() {
                 self.nursery.finish(&finals)?;
                 finals.clear();
-                self.forget_stop(cx, process.pid, parent)?;
+                self.settle_stop(cx, process)?;
             }
         }
         Ok(self.nursery.finish(&finals)?)
@@ -321,25 +320,7 @@ impl<'a> Works<'a> {
         Ok(self.nursery.release()?)
     }
 
-    /// The parent has been told of a stop that it knew of long ago. Where it was still to be told of something else by
-    /// `SIGCHLD`, the kernel has queued no second one.
-    fn forget_stop(&mut self, cx: &Restore<'_>, pid: Pid, parent: Pid) -> Result<()> {
-        let Some(parent) = self.model.processes.iter().find(|process| process.pid == parent) else { return Ok(()) };
-        let mut batch = TaskBatch::default();
-        let set = batch.bytes(&(1_u64 << (libc::SIGCHLD - 1)).to_le_bytes());
-        let at_once = batch.room(16);
-        let options = libc::WSTOPPED | libc::WNOHANG;
-        let wait =
-            [Arg::from(libc::P_PID.cast_signed()), Arg::from(pid.0), Arg::Value(0), Arg::from(options), Arg::Value(0)];
-        batch.try_call("forgetting a stop", libc::SYS_waitid, &wait);
-        if !pending::holds(cx, parent, libc::SIGCHLD)? {
-            let signal = [Arg::Data(set), Arg::Value(0), Arg::Data(at_once), Arg::Value(8)];
-            batch.try_call("forgetting SIGCHLD", libc::SYS_rt_sigtimedwait, &signal);
-        }
-        self.run_one(parent.speaker(), batch)
-    }
-
-    fn living(&self) -> Vec<&'a StoredProcess> {
+    pub(crate) fn living(&self) -> Vec<&'a StoredProcess> {
         self.model.processes.iter().filter(|process| !process.zombie()).collect()
     }
 

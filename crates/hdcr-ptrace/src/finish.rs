@@ -56,6 +56,9 @@ pub(crate) fn all(nursery: &mut PtraceNursery, finals: &[Final]) -> Result<()> {
             stop_process(nursery, finals, process, signal)?;
             stopped.push(process);
         }
+        if last.stopped.is_some() {
+            nursery.task_mut(last.tid)?.stopped = true;
+        }
     }
     Ok(())
 }

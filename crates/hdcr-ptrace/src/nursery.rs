@@ -22,15 +22,17 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::absent;
 use crate::birth;
-use crate::calls::{Calls, as_rseq, failure};
+use crate::calls::{Calls, Patience, as_rseq, failure};
 use crate::finish;
 use crate::freeze::forgive_dead;
+use crate::grace;
 use crate::hole;
 use crate::pages;
 use crate::registers::NO_CALL;
 use crate::rendezvous::{self, Meeting, all_but};
 use crate::stub::{self, Control};
 use crate::table;
+use crate::tasks;
 
 /// The rendezvous signal of new tasks.
 pub(crate) const SIGNAL: i32 = libc::SIGURG;
@@ -58,6 +60,8 @@ pub(crate) struct Task {
     pub(crate) finished: bool,
     /// A leader that has ended before its threads.
     pub(crate) ended: bool,
+    /// It stands in a group stop.
+    pub(crate) stopped: bool,
 }
 
 /// A tree in the making. It belongs to the thread that made it: ptrace knows tracers by thread.
@@ -159,7 +163,8 @@ impl PtraceNursery {
         self.put(block, stub::batch_code())?;
         let behind = u64::try_from(stub::BATCH_CODE_LEN).unwrap_or(0);
         self.put(block + behind, &control.encode())?;
-        let task = Task { process, space, block, born, strangers: Vec::new(), finished: false, ended: false };
+        let task =
+            Task { process, space, block, born, strangers: Vec::new(), finished: false, ended: false, stopped: false };
         self.tasks.insert(tid, task);
         self.strays.retain(|stray| *stray != tid);
         Ok(())
@@ -346,6 +351,11 @@ impl Nursery for PtraceNursery {
         for tid in &self.finished {
             if let Err(error) = forgive_dead(self.calls.detach(*tid, 0)) {
                 tracing::warn!(%error, "a restored task was not let go cleanly");
+            }
+            // Its parent, which comes later, finds it as stopped as it was.
+            if let Some(task) = self.tasks.get(tid).filter(|task| task.stopped) {
+                let mut patience = Patience::until(grace());
+                while tasks::state(task.process, *tid).is_some_and(|state| state == 'R') && patience.wait() {}
             }
         }
         Ok(())
