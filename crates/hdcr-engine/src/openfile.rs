@@ -177,7 +177,8 @@ fn common(view: &FileView, kind: Tag, file: &OwnedFd) -> Result<OpenFileRecord> 
     })
 }
 
-fn told(view: &FileView, file: &OwnedFd) -> Result<(owner::Owner, i32)> {
+/// Who is told about an open file, and by which signal.
+pub(crate) fn told(view: &FileView, file: &OwnedFd) -> Result<(owner::Owner, i32)> {
     owner::get(file).map_err(Error::system("asking for the owner", format!("pid {}, fd {}", view.pid, view.fd)))
 }
 

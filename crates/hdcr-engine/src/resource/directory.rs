@@ -1,7 +1,7 @@
 //! Open directories, and the directories that a task works in: `cwd` and `root`.
 //!
 //! Captured: path, flags, position of `readdir(3)`, whether it has been removed. A removed one comes back as a removed
-//! one. Not captured: entries. The position is the file system's own number: it stays right in the same directory only.
+//! one. Refused: one whose changes are told by a signal. Not captured: entries. The position is the file system's own number: it stays right in the same directory only.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::Pid;
 use crate::model::{self, ObjectId};
+use crate::openfile::{self, path_flag};
 use crate::restore::Restore;
 use crate::route;
 use crate::survey::Survey;
@@ -102,6 +103,16 @@ fn hidden(link: &[u8], owner: &Owner) -> Refusal {
     regfile::refuse_path("path-hidden", "directory", owner, cause, "leave it before the checkpoint")
 }
 
+/// A directory that tells somebody of its changes (`F_NOTIFY`). Only to whom is to be seen, not of which: a directory has an
+/// owner for signals for that reason alone, and keeps it when it has told all that it was to tell.
+fn tells(view: &FileView, file: &OwnedFd) -> Result<Option<Refusal>> {
+    if view.info.flags & path_flag() != 0 || openfile::told(view, file)?.0.pid == 0 {
+        return Ok(None);
+    }
+    let cause = "it has changes in this directory told by a signal (F_NOTIFY), and of which ones is not to be seen";
+    Ok(Some(view.refuse("directory-notify", "directory", cause, "use inotify(7), or close it before the checkpoint")))
+}
+
 impl FileKind for Directory {
     type Record = DirectoryRecord;
 
@@ -114,10 +125,16 @@ impl FileKind for Directory {
         if view.stat.st_nlink > 0 && life != Life::Named && !view.link.ends_with(b" (deleted)") {
             survey.refuse(hidden(&view.link, &Owner { pid: Some(view.pid), fd: Some(view.fd), ..Owner::default() }));
         }
+        if let Some(refusal) = tells(view, &view.duplicate()?)? {
+            survey.refuse(refusal);
+        }
         Ok(())
     }
 
-    fn capture(cx: &mut Capture<'_>, view: &FileView, _file: &OwnedFd) -> Result<DirectoryRecord> {
+    fn capture(cx: &mut Capture<'_>, view: &FileView, file: &OwnedFd) -> Result<DirectoryRecord> {
+        if let Some(refusal) = tells(view, file)? {
+            return Err(Error::refuse(refusal));
+        }
         let owner = Owner { pid: Some(view.pid), fd: Some(view.fd), ..Owner::default() };
         let place = note(cx, &view.link, &view.stat, &owner)?;
         Ok(DirectoryRecord { place: place.0, position: view.info.pos, flags: regfile::flags_of(view) })
