@@ -12,7 +12,7 @@ use serde_json::Value;
 /// Programs of the first images, with the names of their processes and a record of each that only they have.
 const FIRST: [(&str, &[&str], &str); 3] = [
     ("alone-0.1.0", &["golden one"], "eventfd"),
-    ("threads-0.1.0", &["golden"], "rseq: Some"),
+    ("threads-0.1.0", &["golden"], "rseq: (at: "),
     ("tree-0.1.0", &["golden", "golden", "golden child", "golden orphan"], "socket"),
 ];
 

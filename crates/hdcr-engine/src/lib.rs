@@ -19,6 +19,7 @@ pub mod mechanism;
 mod memory;
 pub mod model;
 mod openfile;
+mod plain;
 mod plan;
 pub mod procfs;
 pub mod progress;

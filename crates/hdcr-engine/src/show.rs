@@ -17,6 +17,7 @@ use crate::memory::omitted::OmittedRecord;
 use crate::memory::vdso::VdsoRecord;
 use crate::model::{self, ObjectId};
 use crate::openfile::OpenFileRecord;
+use crate::plain::plain;
 use crate::resource::socket::SocketRecord;
 use crate::resource::{self, contents, directory, fifo, late, listed, locks, pipe, pty, regfile, touched};
 use crate::snapshot::record::WaysRecord;
@@ -180,15 +181,13 @@ fn shown_file(model: &Model, id: ObjectId, holders: Vec<(i32, i32)>) -> Result<S
     });
     let place = place.or_else(|_| stored::one::<SocketRecord>(&model.frames, id).map(|socket| socket.summary()));
     let text = kind.zip(frame).map(|(kind, frame)| (kind.show)(frame.version, &frame.body)).unwrap_or_default();
-    let what =
-        place.ok().filter(|path| !path.is_empty()).unwrap_or_else(|| bare(&flags::in_words(name, &readable(&text))));
+    let what = place.ok().filter(|path| !path.is_empty()).unwrap_or_else(|| in_words(name, &text));
     Ok(ShownFile { id: id.0, kind: name.to_owned(), what, holders })
 }
 
-/// A record without its name and braces: `path: "/dev/null", major: 1`.
-fn bare(words: &str) -> String {
-    let inner = words.split_once(" { ").and_then(|(_, rest)| rest.strip_suffix(" }"));
-    inner.unwrap_or(words).to_owned()
+/// A record of a kind as people read it.
+fn in_words(kind: &str, debug: &str) -> String {
+    plain(&flags::in_words(kind, &readable(debug)))
 }
 
 /// Every record in words; one that cannot be read says so.
@@ -202,7 +201,7 @@ pub fn records(image: &ImageReader) -> Vec<ShownFrame> {
         let unknown =
             || ("object", format!("{} bytes of kind {}, which this hdcr does not know", frame.body.len(), frame.tag));
         let (kind, text) = file.or(task).or(own).unwrap_or_else(unknown);
-        shown.push(ShownFrame { id: frame.id, kind: kind.to_owned(), text: flags::in_words(kind, &readable(&text)) });
+        shown.push(ShownFrame { id: frame.id, kind: kind.to_owned(), text: in_words(kind, &text) });
     }
     shown
 }

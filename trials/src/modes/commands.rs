@@ -50,6 +50,9 @@ pub(crate) fn json(stage: &mut Stage<'_>) -> Result<()> {
     let said = stage.expect(0, &["show", &snapshot, "--records"])?;
     said.names(&["THREADS", "regfile", &count, &format!("{pid}:3")])?;
     ensure!(!said.out.contains("of kind"), "a record without words: {}", said.out);
+    let debug = ["Some(", " { ", " None", "List(", "Record", ": true", ": false"];
+    let line = said.out.lines().find(|line| debug.iter().any(|words| line.contains(words)));
+    ensure!(line.is_none(), "a record as programmers read it: {line:?}");
     says(stage, 0, &["verify", "./image"], "whole")?;
     says(stage, 0, &["ps"], "jobs")?;
     ensure!(says(stage, 69, &["check", "./image"], "possible")? == false, "its pids are in use");

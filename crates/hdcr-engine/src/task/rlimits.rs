@@ -83,7 +83,7 @@ pub(crate) fn check(task: Tid, record: &RlimitsRecord, own: &RlimitsRecord) -> V
     let hard_of = |resource| own.limits.iter().find(|limit| limit.resource == resource).map_or(0, |limit| limit.hard);
     let refusal = |limit: &Limit| Refusal {
         code: "limit-above-own",
-        object: format!("limit {:?}", name_of(limit.resource).unwrap_or("?")),
+        object: format!("limit \"{}\"", name_of(limit.resource).unwrap_or("?")),
         owner: Owner { pid: Some(Pid(task.0)), ..Owner::default() },
         cause: format!(
             "its hard limit {} is above the {} of this user",
