@@ -28,10 +28,10 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         let (unit, after) = split(after, |c| c.is_ascii_alphabetic());
         let factor = TIMES.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
         let factor = factor.ok_or_else(|| match unit {
-            "" => format!("{text:?} lacks a unit: write {text}s, {text}m or {text}h"),
-            other => format!("{other:?} is no unit of time; there are ms, s, m, h and d"),
+            "" => format!("\"{text}\" lacks a unit: write {text}s, {text}m or {text}h"),
+            other => format!("\"{other}\" is no unit of time; there are ms, s, m, h and d"),
         })?;
-        let ns = scale(number, factor).ok_or_else(|| format!("{number:?} is not a number that fits"))?;
+        let ns = scale(number, factor).ok_or_else(|| format!("\"{number}\" is not a number that fits"))?;
         total = total.checked_add(Duration::from_nanos(ns)).ok_or("the duration is too long")?;
         rest = after;
     }
@@ -46,7 +46,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let factor = SIZES.iter().find(|(name, _)| *name == short).map(|(_, factor)| *factor);
     factor
         .and_then(|factor| scale(number, factor))
-        .ok_or_else(|| format!("{text:?} is not a size; write for example 4096, 64K, 16M or 1.5G"))
+        .ok_or_else(|| format!("\"{text}\" is not a size; write for example 4096, 64K, 16M or 1.5G"))
 }
 
 fn split(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {

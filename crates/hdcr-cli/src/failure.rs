@@ -205,7 +205,7 @@ impl fmt::Display for Failure {
             write!(f, "\n  {refusal}")?;
         }
         if let Some(remedy) = &self.remedy {
-            write!(f, "\n  {remedy}")?;
+            write!(f, "\n  {}", remedy.replace('\n', "\n  "))?;
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ impl FromStr for Condition {
 
     fn from_str(text: &str) -> Result<Self, String> {
         use hdcr_policy::restart::Condition as Rule;
-        let wrong = || format!("{text:?} is not exit:STATUS, exit:any, signal:NAME or signal:any");
+        let wrong = || format!("\"{text}\" is not exit:STATUS, exit:any, signal:NAME or signal:any");
         let rule = match text.split_once(':').ok_or_else(wrong)? {
             ("exit", "any") => Rule::AnyFailure,
             ("exit", status) => Rule::Exit(status.parse::<u8>().map_err(|_| wrong())?.into()),
@@ -75,7 +75,7 @@ impl FromStr for Share {
     fn from_str(text: &str) -> Result<Self, String> {
         let number = text.trim().strip_suffix('%').and_then(|number| number.trim().parse().ok());
         let budget = number.and_then(hdcr_policy::interval::Budget::percent);
-        budget.map(Self).ok_or_else(|| format!("{text:?} is not a share from 1% to 100%"))
+        budget.map(Self).ok_or_else(|| format!("\"{text}\" is not a share from 1% to 100%"))
     }
 }
 
@@ -103,7 +103,7 @@ impl Keep {
 
 /// `--keep`: at least one is kept, else there is nothing to go back to.
 pub(crate) fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
-    text.trim().parse().map_err(|_| format!("{text:?} is not a whole number from 1 on"))
+    text.trim().parse().map_err(|_| format!("\"{text}\" is not a whole number from 1 on"))
 }
 
 /// The number of a signal by its name, with or without `SIG`, or by its number.
@@ -140,7 +140,7 @@ impl FromStr for PathMap {
             Some((old, new)) if old.starts_with('/') && new.starts_with('/') => {
                 Ok(Self { old: PathBuf::from(old), new: PathBuf::from(new) })
             }
-            _ => Err(format!("{text:?} is not OLD=NEW with two absolute paths")),
+            _ => Err(format!("\"{text}\" is not OLD=NEW with two absolute paths")),
         }
     }
 }
@@ -199,7 +199,7 @@ impl FromStr for FilePolicyRule {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not PATH=POLICY with auto, content, truncate, verify or ignore");
+        let wrong = || format!("\"{text}\" is not PATH=POLICY with auto, content, truncate, verify or ignore");
         let (path, policy) = text.rsplit_once('=').ok_or_else(wrong)?;
         let policy = match policy {
             "auto" => FilePolicy::Auto,

@@ -20,6 +20,7 @@ mod job;
 mod keeper;
 mod kinds;
 mod machine;
+mod names;
 mod namespace;
 mod orphan;
 mod output;

@@ -13,7 +13,7 @@ use hdcr_engine::checkpoint::{
 };
 use hdcr_engine::error::Error;
 use hdcr_engine::ids::Pid;
-use hdcr_engine::mechanism::{Deadline, Mechanism, Parent, Scope};
+use hdcr_engine::mechanism::{Deadline, Mechanism, MechanismError, Parent, Scope};
 use hdcr_engine::progress::{Phase, Progress};
 use hdcr_engine::restore::{self, Afterwards, Options, Told};
 use hdcr_engine::rollback::{self, repair};
@@ -28,6 +28,7 @@ use crate::filling::{self, Unfilled, micros};
 use crate::job::{is_at, make_private};
 use crate::kinds::{self, PathMap};
 use crate::machine;
+use crate::names;
 use crate::process;
 use crate::progress::{Doing, Step};
 use crate::task::{CheckpointTask, Place, RestoreTask, Restored, Target, Who};
@@ -369,8 +370,20 @@ pub(crate) fn restore(
     }
 }
 
+/// Refuses a tree that holds this very process, before anything of it is taken from others.
+fn refuse_caller(who: Who) -> Result<()> {
+    let own = std::process::id().cast_signed();
+    match who {
+        Who::Tree(pid) if pid == own || process::is_below(own, pid) => {
+            Err(Error::Mechanism(MechanismError::HoldsCaller { pid: Pid(own) }).into())
+        }
+        Who::Tree(_) | Who::Below(_) => Ok(()),
+    }
+}
+
 /// What stands in the way of a checkpoint, what is worth knowing, and how many processes there are.
 pub(crate) fn check_processes(task: &CheckpointTask) -> Result<(Vec<Obstacle>, Vec<Obstacle>, usize)> {
+    refuse_caller(task.who)?;
     let surveyed = checkpoint::survey(request(task, Progress::default()))?;
     if let Some(busy) = busy::alone_in_the_way(surveyed.refusals()) {
         return Err(busy);
@@ -438,22 +451,28 @@ pub(crate) fn resolve(root: &Path, text: &str) -> Result<Place> {
     let selector: Selector = match text.parse() {
         Ok(selector) => selector,
         Err(_) if Path::new(text).exists() => Selector::Path(PathBuf::from(text)),
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(names::a_process(text).unwrap_or_else(|| error.into())),
     };
     match selector {
         Selector::Path(path) => Ok(Place::Path(path)),
         Selector::Snapshot(job, number) => {
-            store.find(&Selector::Snapshot(job.clone(), number))?;
+            store.find(&Selector::Snapshot(job.clone(), number)).map_err(|error| {
+                let numbers = store.sequences(&job).unwrap_or_default();
+                let here = names::there_are(job.as_str(), &numbers);
+                let remedy = if numbers.is_empty() { names::no_checkpoint(root, job.as_str(), &here) } else { here };
+                Failure::from(error).remedy(remedy)
+            })?;
             Ok(Place::Store { root: root.to_owned(), job: job.to_string(), number })
         }
         Selector::Newest(job) => match store.sequences(&job)?.last() {
             Some(number) => Ok(Place::Store { root: root.to_owned(), job: job.to_string(), number: *number }),
             None if Path::new(text).exists() => Ok(Place::Path(PathBuf::from(text))),
-            None => Err(store
-                .find(&Selector::Newest(job))
-                .err()
-                .map_or_else(|| Failure::usage(text), Failure::from)
-                .remedy("see `hdcr list`; write a path with a slash in it: ./FILE")),
+            None => {
+                let otherwise = "`hdcr list` shows all; write a path with a slash in it: ./FILE";
+                let remedy = names::no_checkpoint(root, job.as_str(), otherwise);
+                let failure = store.find(&Selector::Newest(job)).err();
+                Err(failure.map_or_else(|| Failure::usage(text), Failure::from).remedy(remedy))
+            }
         },
     }
 }
@@ -462,6 +481,11 @@ pub(crate) fn resolve(root: &Path, text: &str) -> Result<Place> {
 pub(crate) fn list(root: &Path, job: Option<&JobName>) -> Result<Vec<Entry>> {
     let store = store(root);
     Ok(job.map_or_else(|| store.list(), |job| store.list_job(job))?)
+}
+
+/// The jobs that have checkpoints.
+pub(crate) fn jobs(root: &Path) -> Result<Vec<JobName>> {
+    Ok(store(root).jobs()?)
 }
 
 /// The numbers of a job's checkpoints, oldest first.

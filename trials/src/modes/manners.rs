@@ -65,3 +65,49 @@ fn state(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.trim().chars().next()
 }
+
+/// Who has mistyped is told what may be meant, and what to write instead.
+pub(crate) fn mistyped(stage: &mut Stage<'_>) -> Result<()> {
+    stage.start(&["run", "--name", "simulation", "--every", "1h", "--", "sleep", "1000"], "says")?;
+    stage.only("sleep 1000")?;
+    for command in ["checkpoint", "stop", "check"] {
+        stage.expect(69, &[command, "simulatoin"])?.names(&["did you mean simulation?", "hdcr ps"])?;
+    }
+    stage.expect(0, &["checkpoint", "simulation"])?;
+    stage.expect(69, &["checkpoint", "simulation@1"])?.names(&["a job is named without it: simulation"])?;
+    stage.expect(0, &["checkpoint", "simulation", "--kill"])?;
+    let gone = || Ok(with_command(&stage.folder, |_| true).is_empty().then_some(()));
+    wait::until("the end of the job", LIMIT, gone)?;
+    stage
+        .expect(69, &["checkpoint", "simulation"])?
+        .names(&["the newest is simulation@2", "hdcr restore simulation"])?;
+    for command in ["show", "verify", "restore", "rm", "list"] {
+        stage.expect(69, &[command, "simulaton"])?.names(&["did you mean simulation?", "hdcr list"])?;
+        if command != "list" {
+            let said = stage.expect(69, &[command, "simulation@7"])?;
+            said.names(&["there are simulation@2, simulation@1", "no-such-checkpoint"])?;
+            stage.expect(64, &[command, "4711"])?.names(&["4711 is the number of a process", "./4711"])?;
+        }
+    }
+    let program = ["-- before the program: `hdcr run [OPTIONS] -- sleep ...`", "[usage]"];
+    stage.expect(64, &["run", "sleep", "10"])?.names(&program)?;
+    stage.expect(64, &["run", "--name", "n", "sleep", "10"])?.names(&program)?;
+    for (variable, value) in
+        [("HDCR_EVERY", "soon"), ("HDCR_LAZY", "perhaps"), ("HDCR_KEEP", "0"), ("HDCR_RESTARTS", "-1")]
+    {
+        let mut command = stage.command(stage.hdcr());
+        command.args(["run", "--", "true"]).env(variable, value);
+        let said = stage.end_of(command, &format!("{variable}={value} hdcr run"))?;
+        ensure!(said.status == 64, "{}", said.both());
+        said.names(&[value, &format!("environment variable {variable}")])?;
+    }
+    // The shell that starts the command is in the tree.
+    for command in ["checkpoint", "check"] {
+        let mut inside = stage.command("sh");
+        inside.args(["-c", "\"$0\" \"$1\" $$; status=$?; exit $status"]).arg(stage.hdcr()).arg(command);
+        let said = stage.end_of(inside, &format!("hdcr {command} $$"))?;
+        ensure!(said.status == 69, "{}", said.both());
+        said.names(&["holds-caller", "from outside"])?;
+    }
+    stage.end_all()
+}

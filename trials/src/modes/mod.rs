@@ -48,7 +48,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 61] = [
+const TRIALS: [Trial; 62] = [
     ("snapshot_fork", guests::by_fork),
     ("user_guests", user::guests),
     ("user_job", user::job),
@@ -81,6 +81,7 @@ const TRIALS: [Trial; 61] = [
     ("keeper_waits", keeper::waits),
     ("commands_check_waits", manners::check_waits),
     ("commands_slow", manners::slow),
+    ("commands_mistyped", manners::mistyped),
     ("commands_busy", busy::told),
     ("commands_verbose", reports::verbose),
     ("trust_store", trust::store),

@@ -12,6 +12,7 @@ use crate::busy::BUSY;
 use crate::cli::CheckArgs;
 use crate::failure::{Class, Failure, Obstacle, Result, told_once};
 use crate::kinds::{Lazy, StdioTarget, Then};
+use crate::names;
 use crate::namespace::{self, Outside};
 use crate::output::{Report, counted, in_the_way};
 use crate::parts;
@@ -83,6 +84,9 @@ fn is_something(at: &Surrounding<'_>, target: &str) -> Result<()> {
     manifest.map_err(|failure| match &*failure.code {
         "no-such-checkpoint" if !target.contains('@') => Failure {
             message: format!("{target} is no process, no running job, no checkpoint, and no file or directory"),
+            remedy: names::nearest(target, at.registry().and_then(|registry| registry.names()).unwrap_or_default())
+                .map(|near| format!("did you mean {near}? `hdcr ps` lists running jobs, `hdcr list` checkpoints"))
+                .or(failure.remedy),
             ..failure
         },
         _ => failure,

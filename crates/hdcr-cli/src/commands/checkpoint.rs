@@ -12,6 +12,7 @@ use crate::cli::{CheckpointArgs, FileArgs};
 use crate::failure::{Class, Failure, Result};
 use crate::job::{self, State};
 use crate::kinds::Then;
+use crate::names;
 use crate::namespace;
 use crate::orphan;
 use crate::parts::{self, Session};
@@ -172,8 +173,20 @@ pub(crate) fn no_such_job(at: &Surrounding<'_>, name: &str) -> Failure {
         let message = format!("job {name} does not run here, but on host {host}, or ran there when that was lost");
         return Failure::refused("job-elsewhere", message).remedy(format!("give this command on {host}"));
     }
-    Failure::refused("no-such-job", format!("no job {name} is running"))
-        .remedy("`hdcr ps` lists the jobs of this user; a process is named by its pid")
+    let failure = Failure::refused("no-such-job", format!("no job {name} is running"));
+    if let Some((job, _)) = name.split_once('@') {
+        return failure.remedy(format!("{name} would be a checkpoint; a job is named without it: {job}"));
+    }
+    let running = at.registry().and_then(|registry| registry.names()).unwrap_or_default();
+    let otherwise = "`hdcr ps` lists the jobs of this user; a process is named by its pid";
+    let kept = parts::job_name(name).and_then(|job| parts::numbers(&at.settings.store, &job)).unwrap_or_default();
+    match (names::nearest(name, running), kept.last()) {
+        (_, Some(newest)) => failure.remedy(format!(
+            "it has checkpoints, the newest is {name}@{newest}: `hdcr restore {name}`, or the same `hdcr run`, brings it back"
+        )),
+        (Some(near), None) => failure.remedy(format!("did you mean {near}? {otherwise}")),
+        (None, None) => failure.remedy(otherwise),
+    }
 }
 
 /// A job name for a process that runs under no keeper.

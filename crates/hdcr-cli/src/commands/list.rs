@@ -13,6 +13,7 @@ use crate::duration;
 use crate::failure::{Failure, Result};
 use crate::job;
 use crate::machine;
+use crate::names;
 use crate::output::Report;
 use crate::parts;
 use crate::paths::shown;
@@ -140,7 +141,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ListArgs) -> Result<u8> {
     if let (Some(job), true) = (&job, checkpoints.is_empty()) {
         let store = at.settings.store.display();
         return Err(Failure::refused("no-such-checkpoint", format!("no checkpoint of {job} in {store}"))
-            .remedy("`hdcr list` shows all"));
+            .remedy(names::no_checkpoint(&at.settings.store, job.as_str(), "`hdcr list` shows all")));
     }
     at.output.result(&Listed { store: shown(&at.settings.store), checkpoints })?;
     Ok(0)

@@ -15,10 +15,15 @@ pub(crate) mod stop;
 pub(crate) mod texts;
 pub(crate) mod verify;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use crate::cli::Cli;
 use crate::failure::{Class, Failure, Result};
 use crate::output::{Output, written};
 use crate::registry::Registry;
@@ -59,7 +64,6 @@ impl Surrounding<'_> {
 
 /// Commands that are parts of hdcr itself are nothing that a user has meant.
 fn propose_nothing_hidden(error: &mut clap::Error) {
-    use clap::error::{ContextKind, ContextValue};
     let kind = ContextKind::SuggestedSubcommand;
     let hidden = |name: &String| name.starts_with("__");
     let proposed = match error.remove(kind) {
@@ -75,6 +79,74 @@ fn propose_nothing_hidden(error: &mut clap::Error) {
     }
 }
 
+/// The word of the command line that is the command, when it is one.
+fn command_of(words: &[OsString]) -> Option<clap::Command> {
+    let mut program = Cli::command();
+    program.build();
+    let found = words.iter().skip(1).find_map(|word| program.find_subcommand(word.to_str()?)).cloned();
+    found.filter(|command| !command.is_hide_set())
+}
+
+/// What is wrong with the command line, in the form of all other failures.
+fn wrong(error: &clap::Error, words: &[OsString]) -> Failure {
+    let text = error.to_string();
+    let mut lines = text.trim().trim_start_matches("error: ").lines();
+    let mut message = lines.next().unwrap_or_default().to_owned();
+    let rest = lines.skip_while(|line| line.trim().is_empty());
+    // What is missing, or could be chosen, stands in lines of their own below.
+    let details: Vec<&str> = rest.take_while(|line| line.starts_with("  ")).map(str::trim).collect();
+    if message.ends_with(':') {
+        message = format!("{message} {}", details.join(", "));
+    } else if let [choices] = details.as_slice()
+        && choices.starts_with('[')
+    {
+        message = format!("{message} {choices}");
+    }
+    let tips = text.lines().filter_map(|line| line.trim().strip_prefix("tip: ")).map(str::to_owned);
+    let mut remedy: Vec<String> = tips.collect();
+    let command = command_of(words);
+    if let Some(variable) = command.as_ref().and_then(|command| variable_of(error, command, words)) {
+        message = format!("{message} (the value is that of the environment variable {variable})");
+    }
+    let is_run = command.as_ref().is_some_and(|command| command.get_name() == "run");
+    if is_run && !words.iter().any(|word| word == "--") {
+        remedy.clear();
+        remedy.push(before_the_program(error));
+    }
+    if let Some(mut command) = command {
+        let usage = command.render_usage().to_string();
+        remedy.push(format!(
+            "{}; `hdcr {} --help` tells more",
+            usage.trim().replace("Usage:", "usage:"),
+            command.get_name()
+        ));
+    } else {
+        remedy.push("`hdcr --help` lists the commands".to_owned());
+    }
+    Failure::usage(message).remedy(remedy.join("\n"))
+}
+
+/// The environment variable that a wrong value came from.
+fn variable_of(error: &clap::Error, command: &clap::Command, words: &[OsString]) -> Option<String> {
+    let Some(ContextValue::String(named)) = error.get(ContextKind::InvalidArg) else { return None };
+    let flag = named.split_whitespace().next().filter(|flag| flag.starts_with("--"))?;
+    let is_given = |word: &OsString| word.to_str().is_some_and(|word| word.split('=').next() == Some(flag));
+    let option = command.get_arguments().find(|option| option.get_long() == flag.get(2..))?;
+    let variable = option.get_env()?.to_string_lossy().into_owned();
+    (error.kind() == ErrorKind::ValueValidation || error.kind() == ErrorKind::InvalidValue)
+        .then_some(variable)
+        .filter(|_| !words.iter().any(is_given))
+}
+
+/// The program of `run` is not an option of hdcr.
+fn before_the_program(error: &clap::Error) -> String {
+    let word = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(word)) if error.kind() == ErrorKind::UnknownArgument => word.as_str(),
+        _ => "PROGRAM",
+    };
+    format!("write -- before the program: `hdcr run [OPTIONS] -- {word} ...`")
+}
+
 /// A command line that is not one: help and version are printed and are no error.
 pub(crate) fn usage(mut error: clap::Error) -> ExitCode {
     propose_nothing_hidden(&mut error);
@@ -88,12 +160,15 @@ pub(crate) fn usage(mut error: clap::Error) -> ExitCode {
             }
         };
     }
-    let json = std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json");
-    if json {
-        let failure = Failure::usage(error.to_string().trim().trim_start_matches("error: ").to_owned());
-        Output { json, quiet: true, verbose: 0 }.failure(&failure, false);
-    } else if error.print().is_err() {
-        tracing::debug!("standard error is closed");
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
+    // `hdcr` alone asks what there is.
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && !json {
+        if error.print().is_err() {
+            tracing::debug!("standard error is closed");
+        }
+    } else {
+        Output { json, quiet: true, verbose: 0 }.failure(&wrong(&error, &words), false);
     }
     ExitCode::from(Class::Usage.status())
 }
@@ -103,7 +178,32 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::cli::Cli;
+
+    fn refused(line: &str) -> String {
+        let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        wrong(&Cli::try_parse_from(&words).unwrap_err(), &words).to_string()
+    }
+
+    #[test]
+    fn a_wrong_line_is_told_with_what_to_write() {
+        for (line, told) in [
+            ("hdcr run sleep 10", "write -- before the program: `hdcr run [OPTIONS] -- sleep ...`"),
+            ("hdcr run --name a ./sim --steps 3", "-- ./sim ..."),
+            ("hdcr run --name a", "write -- before the program: `hdcr run [OPTIONS] -- PROGRAM ...`"),
+            ("hdcr run --evry 3s -- sleep", "a similar argument exists: '--every'"),
+            ("hdcr run --every 5 -- sleep", "\"5\" lacks a unit"),
+            ("hdcr checkpoint", "were not provided: <PID|NAME>"),
+            ("hdcr run --lazy maybe -- sleep", "[possible values: auto, always, never]"),
+            ("hdcr restor x", "'restore'"),
+            (
+                "hdcr checkpoint 1 --kill --stop",
+                "usage: hdcr checkpoint [OPTIONS] <PID|NAME>; `hdcr checkpoint --help`",
+            ),
+        ] {
+            let text = refused(line);
+            assert!(text.contains(told) && !text.contains("error:") && !text.contains("tip:"), "{line}: {text}");
+        }
+    }
 
     #[test]
     fn only_commands_for_users_are_proposed() {

@@ -9,6 +9,7 @@ use super::Surrounding;
 use crate::cli::RmArgs;
 use crate::failure::{Failure, Result};
 use crate::job::{self, State};
+use crate::names;
 use crate::orphan;
 use crate::output::Report;
 use crate::parts;
@@ -77,21 +78,27 @@ struct Wanted {
 fn wanted(at: &Surrounding<'_>, text: &str) -> Result<Wanted> {
     let store = &at.settings.store;
     let (name, number) = text.split_once('@').map_or((text, None), |(name, number)| (name, Some(number)));
+    if let Some(failure) = names::a_process(name) {
+        return Err(failure);
+    }
     let job = parts::job_name(name)?;
     let all = parts::numbers(store, &job)?;
     if all.is_empty() && job::peek(store, &job)?.is_none() {
         let message = format!("no checkpoint of {job} in {}", store.display());
-        return Err(Failure::refused("no-such-checkpoint", message)
-            .remedy("`hdcr list` shows all; a file is removed with rm(1)"));
+        return Err(Failure::refused("no-such-checkpoint", message).remedy(names::no_checkpoint(
+            store,
+            name,
+            "`hdcr list` shows all; a file is removed with rm(1)",
+        )));
     }
     let Some(number) = number else {
         refuse_orphan(at, &job)?;
         return Ok(Wanted { job, numbers: all, is_whole: true });
     };
-    let number = number.parse().map_err(|_| Failure::usage(format!("{text:?} is neither NAME nor NAME@ID")))?;
+    let number = number.parse().map_err(|_| Failure::usage(format!("\"{text}\" is neither NAME nor NAME@ID")))?;
     if !all.contains(&number) {
         let message = format!("no checkpoint {job}@{number} in {}", store.display());
-        return Err(Failure::refused("no-such-checkpoint", message).remedy(format!("`hdcr list {job}` shows all")));
+        return Err(Failure::refused("no-such-checkpoint", message).remedy(names::there_are(job.as_str(), &all)));
     }
     Ok(Wanted { job, numbers: vec![number], is_whole: false })
 }

@@ -115,6 +115,12 @@ fn stop(
     Ok((stopped, halted))
 }
 
+/// Nobody else is at work on the program, and this process is no part of it.
+fn alone_at_work(task: &CheckpointTask) -> Result<AtWork> {
+    super::refuse_caller(task.who)?;
+    AtWork::take(&task.jobs, task.who)
+}
+
 /// Tells what begins now, when somebody wants to hear that.
 fn step(task: &CheckpointTask, tell: &mut dyn FnMut(Reply) -> Result<Vec<PathBuf>>, doing: Doing) -> Result<()> {
     if task.progress { tell(Reply::Progress(Step::begins(doing))).map(drop) } else { Ok(()) }
@@ -152,7 +158,7 @@ pub(crate) fn checkpoint(
 ) -> Result<Checkpointed> {
     let (began, worked, calls) = (Instant::now(), machine::worked(), session.mechanism.calls_made());
     let Session { mechanism, series, .. } = session;
-    let _at_work = AtWork::take(&task.jobs, task.who)?;
+    let _at_work = alone_at_work(task)?;
     let lineage = task.came_from.as_ref().map(lineage_from).transpose().unwrap_or_else(|failure| {
         // Somebody has removed it; what is made now does not build on it.
         tracing::debug!(%failure, "where the program came from is not known any more");
