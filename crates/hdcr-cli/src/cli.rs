@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
+use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueHint};
 
 use crate::duration;
 use crate::kinds::{
@@ -117,6 +117,8 @@ Examples:
     Verify(ImageArgs),
     /// Remove checkpoints
     Rm(RmArgs),
+    /// Remove old checkpoints: all but so many, or of so long, or what is too much
+    Prune(PruneArgs),
     /// Say what this machine, kernel and user can do, and what follows
     #[command(after_help = "\
 Examples:
@@ -407,7 +409,10 @@ pub(crate) struct ImageArgs {
 #[command(after_help = "\
 Examples:
   hdcr rm sim@12 sim@13       two checkpoints
-  hdcr rm sim                 all of a job, and the job itself")]
+  hdcr rm sim                 all of a job, and the job itself
+
+A checkpoint that others go on from can go as well: they keep what they need of it. One from which the memory of a program \
+is still being filled (`hdcr restore --lazy`) is refused.")]
 pub(crate) struct RmArgs {
     /// NAME@ID for one checkpoint, NAME for all of a job
     #[arg(required = true, value_name = "NAME[@ID]")]
@@ -415,9 +420,38 @@ pub(crate) struct RmArgs {
     /// Remove a whole job although another machine is said to run the job: it, or the job there, is gone for good
     #[arg(long)]
     pub(crate) take_over: bool,
-    /// Remove also the last checkpoint of a running job: until its next one, a crash begins it anew
+    /// Remove also the last checkpoint of a running job (until its next one, a crash begins it anew), and one that is being
+    /// read: a program whose memory is still to come from it may be killed
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+/// `hdcr prune`.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("limits").required(true).multiple(true).args(["keep", "keep_for", "keep_size"])), after_help = "\
+What any of the limits gives up goes, as with `hdcr run --keep`. The newest of a job always stays, and so do the one that a \
+running job would go back to, one that is being restored, and jobs of another machine: these are named.
+
+Examples:
+  hdcr prune --keep 2 --dry-run   what would go, of all jobs
+  hdcr prune sim --keep-for 2d    of one job what is older than two days
+  hdcr prune --keep-size 10G      until no job takes more than 10 GiB")]
+pub(crate) struct PruneArgs {
+    /// Only these jobs [default: all in the store]
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Keep the newest so many of each job
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) keep: Option<NonZeroUsize>,
+    /// Give up those that are older than this, such as 12h or 2d
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub(crate) keep_for: Option<Duration>,
+    /// Give up the oldest until those of each job take no more than this, such as 10G
+    #[arg(long, value_name = "SIZE", value_parser = duration::parse_size)]
+    pub(crate) keep_size: Option<u64>,
+    /// Say what would go; remove nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// `hdcr completions`.
@@ -501,6 +535,7 @@ mod tests {
             "hdcr show n@1",
             "hdcr verify f",
             "hdcr rm n@1 n@2",
+            "hdcr prune n --keep 2 --keep-for 2d --keep-size 1G --dry-run",
             "hdcr doctor -v",
             "hdcr completions bash",
         ] {
@@ -511,6 +546,7 @@ mod tests {
             "hdcr run sh",
             "hdcr run --every 30 -- sh",
             "hdcr run --keep 0 -- sh",
+            "hdcr prune",
             "hdcr checkpoint 1 --kill --stop",
             "hdcr restore a --map-path x",
         ] {

@@ -97,6 +97,7 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
         Command::Show(args) => commands::show::run(&at, &args),
         Command::Verify(args) => commands::verify::run(&at, &args),
         Command::Rm(args) => commands::rm::run(&at, &args),
+        Command::Prune(args) => commands::prune::run(&at, &args),
         Command::Doctor => commands::doctor::run(&at),
         Command::Completions(args) => commands::texts::completions(&args),
         Command::Manpage(args) => commands::texts::manpage(&args),

@@ -1,6 +1,7 @@
 //! Where the concrete parts meet: which mechanism, which store, which clock. The only file that names them.
 
 mod checkpoints;
+pub(crate) mod retention;
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;

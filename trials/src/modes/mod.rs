@@ -48,7 +48,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 62] = [
+const TRIALS: [Trial; 64] = [
     ("snapshot_fork", guests::by_fork),
     ("user_guests", user::guests),
     ("user_job", user::job),
@@ -82,6 +82,8 @@ const TRIALS: [Trial; 62] = [
     ("commands_check_waits", manners::check_waits),
     ("commands_slow", manners::slow),
     ("commands_mistyped", manners::mistyped),
+    ("commands_pruned", kept::pruned),
+    ("commands_base", kept::base),
     ("commands_busy", busy::told),
     ("commands_verbose", reports::verbose),
     ("trust_store", trust::store),

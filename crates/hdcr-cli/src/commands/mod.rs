@@ -6,6 +6,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod doctor;
 pub(crate) mod list;
 pub(crate) mod program;
+pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod restore;
 pub(crate) mod rm;

@@ -12,21 +12,24 @@ use crate::job::{self, State};
 use crate::names;
 use crate::orphan;
 use crate::output::Report;
-use crate::parts;
+use crate::parts::{self, retention};
+use crate::process::{self, STANDBY};
 
 /// What is gone.
 #[derive(Debug, Serialize)]
 struct Removed {
     removed: Vec<String>,
+    /// What others of the job had in common with them, and keep.
+    notes: Vec<String>,
 }
 
 impl Report for Removed {
     fn text(&self) -> String {
         if self.removed.is_empty() {
-            "nothing to remove".to_owned()
-        } else {
-            format!("removed {}", self.removed.join(", "))
+            return "nothing to remove".to_owned();
         }
+        let notes = self.notes.iter().map(|note| format!("\n  note: {note}"));
+        std::iter::once(format!("removed {}", self.removed.join(", "))).chain(notes).collect()
     }
 }
 
@@ -38,8 +41,10 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
     let wanted = wanted?;
     if !args.force {
         refuse_last(store, &wanted)?;
+        refuse_read(store, &wanted)?;
     }
     let mut removed = Vec::new();
+    let notes = wanted.iter().flat_map(|wanted| bases(store, wanted)).collect();
     for Wanted { job, numbers, is_whole } in wanted {
         if is_whole {
             if !args.take_over {
@@ -63,7 +68,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
             parts::forget_room(store, &job);
         }
     }
-    at.output.result(&Removed { removed })?;
+    at.output.result(&Removed { removed, notes })?;
     Ok(0)
 }
 
@@ -122,6 +127,41 @@ fn refuse_last(store: &Path, wanted: &[Wanted]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Why a checkpoint cannot go that somebody reads.
+pub(super) fn read_by(pid: i32) -> String {
+    let name = process::name(pid);
+    let why = if ["hdcr", STANDBY].contains(&name.as_str()) {
+        ": it is being restored, or memory of a program is still being filled from it"
+    } else {
+        ""
+    };
+    format!("process {pid} ({name}) reads it{why}")
+}
+
+/// A program whose memory is still to come would be killed when the rest cannot be read.
+fn refuse_read(store: &Path, wanted: &[Wanted]) -> Result<()> {
+    for Wanted { job, numbers, .. } in wanted {
+        for number in numbers {
+            if let Some(pid) = retention::reader(store, job, *number) {
+                let message = format!("{job}@{number} is in use: {}", read_by(pid));
+                return Err(Failure::refused("image-in-use", message)
+                    .remedy("wait until that is done (`hdcr restore -v` says when), or give --force"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Which checkpoints that stay go on from those that go.
+fn bases(store: &Path, wanted: &Wanted) -> Vec<String> {
+    let Wanted { job, numbers, is_whole } = wanted;
+    let based = |number: &u64| {
+        let on = retention::goes_on_from(store, job, *number).filter(|on| !is_whole && !numbers.contains(on))?;
+        Some(format!("{job}@{on} goes on from {job}@{number}, and keeps what it needs of it"))
+    };
+    numbers.iter().filter_map(based).collect()
 }
 
 /// A program that has lost its keeper is known by its record alone: nobody could find it any more.

@@ -1,24 +1,22 @@
 //! One checkpoint from the task to the answer, and what a worker keeps for the next one.
 
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use hdcr_engine::checkpoint::{self, Held, Next, Prepared, Series, Stopped, Surveyed};
 use hdcr_engine::error::{Error, Refusals};
 use hdcr_engine::mechanism::Deadline;
 use hdcr_engine::progress::{Laps, Progress};
-use hdcr_image::{Chain, Committed, ImageReader, JobName, Manifest, ManifestFacts, Sink, SnapshotId};
-use hdcr_policy::retention::{self, Limits, Stored};
+use hdcr_image::{Chain, Committed, Manifest, ManifestFacts, Sink, SnapshotId};
 use hdcr_ptrace::Ptrace;
 use hdcr_store::Selector;
-use rustix::time::ClockId;
 
 use super::{job_name, lineage_from, mechanism, obstacle, request, sink, store};
 use crate::busy::AtWork;
 use crate::failure::{Obstacle, Result};
 use crate::filling::{self, micros};
-use crate::kinds::{Keep, Then};
+use crate::kinds::Then;
 use crate::machine;
 use crate::progress::{Doing, Step};
 use crate::task::{CheckpointTask, Checkpointed, Reply, Target, Took};
@@ -199,7 +197,7 @@ pub(crate) fn checkpoint(
         (Target::Store { root, job }, Some(keep)) => {
             let own = snapshot.place.as_ref().map(|(_, number)| *number);
             let line: Vec<u64> = task.line.iter().copied().chain(own).collect();
-            give_up(root, &job_name(job)?, &keep, &line)
+            super::retention::give_up(root, &job_name(job)?, &keep, &line)
         }
         _ => Vec::new(),
     };
@@ -246,36 +244,4 @@ fn committed(manifest: Manifest, snapshot: &SnapshotId) -> Checkpointed {
         snapshot_by: manifest.facts.snapshot,
         ..Checkpointed::default()
     }
-}
-
-/// Removes what the policy gives up, first what is not of the line of the present life. The new checkpoint is safe, so a
-/// failure here is only told.
-fn give_up(root: &Path, job: &JobName, keep: &Keep, line: &[u64]) -> Vec<u64> {
-    let store = store(root);
-    let Ok(numbers) = store.sequences(job) else { return Vec::new() };
-    let Keep { count, time, bytes } = *keep;
-    let now = machine::now(ClockId::Realtime);
-    let age = |number: u64| {
-        let source = store.source(&Selector::Snapshot(job.clone(), number)).ok()?;
-        let made = ImageReader::manifest_of(&source).ok()?.facts.clocks.realtime_ns;
-        Some(Duration::from_nanos(u64::try_from(now.saturating_sub(made)).unwrap_or(0)))
-    };
-    // What an image needs of the one before it has as well: none is kept for another one's sake. Only what a limit is about is
-    // looked at.
-    let stored = |number: &u64| Stored {
-        left: !line.contains(number),
-        age: time.and_then(|_| age(*number)).unwrap_or_default(),
-        parts: bytes.and_then(|_| store.files(job, *number).ok()).unwrap_or_default(),
-        ..Stored::default()
-    };
-    let stored: Vec<Stored> = numbers.iter().map(stored).collect();
-    let gone = retention::give_up(&stored, &Limits { count, age: time, bytes });
-    let gone = gone.into_iter().filter_map(|place| numbers.get(place).copied());
-    gone.filter(|number| {
-        store
-            .retire(job, *number)
-            .inspect_err(|error| tracing::warn!(%error, number, "an old checkpoint could not be removed"))
-            .is_ok()
-    })
-    .collect()
 }

@@ -1,0 +1,119 @@
+//! Which checkpoints of a job go: after each new one, and by hand.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use hdcr_image::{ImageReader, JobName};
+use hdcr_policy::retention::{self, Limits, Stored};
+use hdcr_store::{DirectoryStore, Selector};
+use rustix::time::ClockId;
+
+use super::store;
+use crate::failure::Result;
+use crate::kinds::Keep;
+use crate::machine;
+use crate::process;
+
+/// What a decision has to know of a checkpoint. Only what a limit is about is looked at.
+fn stored(store: &DirectoryStore, job: &JobName, number: u64, keep: &Keep) -> Stored {
+    let now = machine::now(ClockId::Realtime);
+    let age = || {
+        let source = store.source(&Selector::Snapshot(job.clone(), number)).ok()?;
+        let made = ImageReader::manifest_of(&source).ok()?.facts.clocks.realtime_ns;
+        Some(Duration::from_nanos(u64::try_from(now.saturating_sub(made)).unwrap_or(0)))
+    };
+    // What an image needs of the one before it has as well: none is kept for another one's sake.
+    Stored {
+        age: keep.time.and_then(|_| age()).unwrap_or_default(),
+        parts: keep.bytes.and_then(|_| store.files(job, number).ok()).unwrap_or_default(),
+        ..Stored::default()
+    }
+}
+
+fn limits(keep: &Keep) -> Limits {
+    let Keep { count, time, bytes } = *keep;
+    Limits { count, age: time, bytes }
+}
+
+/// Removes what the policy gives up, first what is not of the line of the present life. The new checkpoint is safe, so a
+/// failure here is only told.
+pub(super) fn give_up(root: &Path, job: &JobName, keep: &Keep, line: &[u64]) -> Vec<u64> {
+    let store = store(root);
+    let Ok(numbers) = store.sequences(job) else { return Vec::new() };
+    let left = |number: &u64| Stored { left: !line.contains(number), ..stored(&store, job, *number, keep) };
+    let all: Vec<Stored> = numbers.iter().map(left).collect();
+    let gone = retention::give_up(&all, &limits(keep));
+    let gone = gone.into_iter().filter_map(|place| numbers.get(place).copied());
+    gone.filter(|number| {
+        store
+            .retire(job, *number)
+            .inspect_err(|error| tracing::warn!(%error, number, "an old checkpoint could not be removed"))
+            .is_ok()
+    })
+    .collect()
+}
+
+/// What goes when somebody prunes a job, oldest first, and what would go if it could.
+pub(crate) fn plan(
+    root: &Path,
+    job: &JobName,
+    keep: &Keep,
+    pinned: &dyn Fn(u64) -> bool,
+) -> Result<(Vec<u64>, Vec<u64>)> {
+    let store = store(root);
+    let numbers = store.sequences(job)?;
+    let all: Vec<Stored> = numbers.iter().map(|number| stored(&store, job, *number, keep)).collect();
+    let named = |places: Vec<usize>| -> BTreeSet<u64> {
+        places.into_iter().filter_map(|place| numbers.get(place).copied()).collect()
+    };
+    let wanted = named(retention::give_up(&all, &limits(keep)));
+    let with_pin = |(one, number): (&Stored, &u64)| {
+        let pinned = wanted.contains(number) && pinned(*number);
+        Stored { pinned, ..one.clone() }
+    };
+    let held: Vec<Stored> = all.iter().zip(&numbers).map(with_pin).collect();
+    let gone = named(retention::give_up(&held, &limits(keep)));
+    // The newest stays whatever is asked for.
+    let newest = numbers.last().zip(all.last());
+    let newest = newest.filter(|(_, one)| keep.time.is_some_and(|time| one.age > time)).map(|(number, _)| *number);
+    let back = wanted.difference(&gone).copied().chain(newest).collect();
+    Ok((gone.into_iter().collect(), back))
+}
+
+/// The bytes that only these checkpoints of a job take.
+pub(crate) fn freed(root: &Path, job: &JobName, gone: &[u64]) -> u64 {
+    let store = store(root);
+    let files = |number: &u64| store.files(job, *number).unwrap_or_default();
+    let numbers = store.sequences(job).unwrap_or_default();
+    let kept: BTreeSet<u64> =
+        numbers.iter().filter(|number| !gone.contains(number)).flat_map(files).map(|(file, _)| file).collect();
+    let lost: BTreeSet<(u64, u64)> = gone.iter().flat_map(files).filter(|(file, _)| !kept.contains(file)).collect();
+    lost.iter().map(|(_, bytes)| bytes).sum()
+}
+
+/// The process that reads a checkpoint: the memory of a program is still being filled from it, or it is being restored.
+pub(crate) fn reader(root: &Path, job: &JobName, number: u64) -> Option<i32> {
+    let directory = store(root).find(&Selector::Snapshot(job.clone(), number)).ok()?;
+    let directory = fs::canonicalize(directory).ok()?;
+    let own = std::process::id().cast_signed();
+    let reads = |pid: &i32| {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files
+            .filter_map(|file| fs::read_link(file.path()).ok())
+            .any(|path| path.starts_with(&directory) && path != directory)
+    };
+    process::all().into_iter().filter(|pid| *pid != own).find(reads)
+}
+
+/// The oldest checkpoint of a job that goes on from this one: it keeps what it needs of it.
+pub(crate) fn goes_on_from(root: &Path, job: &JobName, number: u64) -> Option<u64> {
+    let store = store(root);
+    let is_based = |other: &u64| {
+        let base = store.source(&Selector::Snapshot(job.clone(), *other)).ok();
+        let base = base.and_then(|source| ImageReader::manifest_of(&source).ok()?.facts.base);
+        base.and_then(|base| base.place).is_some_and(|(of, at)| of == *job && at == number)
+    };
+    store.sequences(job).ok()?.into_iter().find(|other| *other > number && is_based(other))
+}
