@@ -49,7 +49,9 @@ const OURS: [u8; 2] = *b"uw";
 pub(crate) fn with_known_flags(now: Vec<MapLine>, known: &[MapLine]) -> Option<Vec<MapLine>> {
     let mut lines = now;
     for line in &mut lines {
-        let before = known.iter().find(|before| before.range.start == line.range.start)?;
+        // Both in the order of addresses.
+        let before = known.binary_search_by_key(&line.range.start, |before| before.range.start).ok()?;
+        let before = known.get(before)?;
         let same = before.range.end <= line.range.end
             && (before.perms, before.offset, before.device, before.inode)
                 == (line.perms, line.offset, line.device, line.inode)

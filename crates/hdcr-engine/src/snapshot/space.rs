@@ -357,7 +357,7 @@ impl Space {
         let mut valid = PageSet::default();
         for line in &omitted::without(lines, &self.omitted) {
             let Some(which) = pages_of(line) else { continue };
-            let before = count(&last.read);
+            let before = last.read.len();
             let why = match self.watch.written(&line.range)? {
                 Written::Unfollowed if self.is_blind(Blind::NewMappings) => {
                     valid.add(&line.range);
@@ -384,7 +384,7 @@ impl Space {
                 end: line.range.end,
                 way: way.into(),
                 why: why.into(),
-                pages: count(&last.read) - before,
+                pages: count(last.read.get(before..).unwrap_or_default()),
             });
         }
         last.ways.rounds = self.rounds;
