@@ -80,6 +80,8 @@ pub struct Capture<'a> {
     pub(crate) queues: Option<Queues>,
     /// Where watched files are.
     pub(crate) places: Places,
+    /// The processors that are there, once they are asked for.
+    pub(crate) processors: Option<Vec<u8>>,
     /// What a restore must be able to do, by name.
     pub(crate) needs: Vec<String>,
     /// Pages that a process shares with its parent, by address space: the image holds them once.
@@ -122,6 +124,7 @@ impl<'a> Capture<'a> {
             queues: None,
             places: Places::default(),
             needs: Vec::new(),
+            processors: None,
             alike: BTreeMap::new(),
             meter,
             out,

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use nix::libc;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::PidfdFlags;
 
 use crate::error::{Error, Owner, Refusal, Result};
@@ -39,12 +40,32 @@ fn ends(task: i32) -> bool {
     size.is_ok_and(|text| text.starts_with(b"0 ")) || !PathBuf::from(format!("/proc/{task}")).exists()
 }
 
-/// Reads a file whose size is not told beforehand. `fs::read` begins with a few bytes, and asks six times for most files.
-fn at_once(path: &str) -> io::Result<Vec<u8>> {
+/// Files of one record: the kernel makes the whole of it for the first read, so a read that does not fill its room has got
+/// all of it (`fs/seq_file.c`). Of others, such as `children`, a short read is not the end.
+const ONE_RECORD: [&str; 5] = ["stat", "status", "statm", "comm", "wchan"];
+
+/// Reads a file of `/proc` whose size nothing tells, with as few calls as can be: `fs::read` asks for its size and place
+/// first, begins with a few bytes, and each read of such a file may cost as much as its making.
+pub fn at_once(path: &str) -> io::Result<Vec<u8>> {
     const USUAL: usize = 4096;
-    let mut file = fs::File::open(path)?;
-    let mut bytes = Vec::with_capacity(USUAL);
-    file.read_to_end(&mut bytes).map(|_| bytes)
+    let one_record = path.rsplit('/').next().is_some_and(|name| ONE_RECORD.contains(&name));
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut bytes = vec![0; USUAL];
+    let mut len = 0;
+    loop {
+        let got = match rustix::io::read(&file, bytes.get_mut(len..).unwrap_or_default()) {
+            Err(rustix::io::Errno::INTR) => continue,
+            got => got?,
+        };
+        len += got;
+        if got == 0 || one_record && len < bytes.len() {
+            bytes.truncate(len);
+            return Ok(bytes);
+        }
+        if len == bytes.len() {
+            bytes.resize(2 * len, 0);
+        }
+    }
 }
 
 /// The number by which `/proc` shows what a process holds (memory, descriptors, directories): its own, or that of its
@@ -256,27 +277,45 @@ pub fn stat(pid: Pid) -> Result<Stat> {
 
 /// The `Key: value` lines of files such as `status` and `fdinfo`. Keys that appear several times keep every value.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct KeyValues(pub Vec<(String, String)>);
+pub struct KeyValues {
+    text: String,
+    /// Where keys and values lie in the text.
+    pairs: Vec<(Range<usize>, Range<usize>)>,
+}
 
 impl KeyValues {
     /// Parses; lines without a colon are kept with an empty key.
     pub fn parse(text: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(text);
-        let pairs = text.lines().filter(|line| !line.trim().is_empty()).map(|line| match line.split_once(':') {
-            Some((key, value)) => (key.trim().to_owned(), value.trim().to_owned()),
-            None => (String::new(), line.trim().to_owned()),
-        });
-        Self(pairs.collect())
+        let text = String::from_utf8_lossy(text).into_owned();
+        let mut pairs = Vec::with_capacity(64);
+        let mut begin = 0;
+        for line in text.split_inclusive('\n') {
+            let colon = line.find(':');
+            let (key, value) =
+                (trimmed(line, 0..colon.unwrap_or(0)), trimmed(line, colon.map_or(0, |at| at + 1)..line.len()));
+            if colon.is_some() || !value.is_empty() {
+                let place = |range: Range<usize>| begin + range.start..begin + range.end;
+                pairs.push((place(key), place(value)));
+            }
+            begin += line.len();
+        }
+        Self { text, pairs }
+    }
+
+    /// The lines in order, key and value.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let part = |range: &Range<usize>| self.text.get(range.clone()).unwrap_or_default();
+        self.pairs.iter().map(move |(key, value)| (part(key), part(value)))
     }
 
     /// The first value of a key.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+        self.pairs().find(|(k, _)| *k == key).map(|(_, v)| v)
     }
 
     /// All values of a key.
     pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_str())
+        self.pairs().filter(move |(k, _)| *k == key).map(|(_, v)| v)
     }
 
     /// The first value as a decimal number (the first word of it).
@@ -298,6 +337,13 @@ impl KeyValues {
     pub fn list(&self, key: &str) -> Option<Vec<u64>> {
         self.get(key)?.split_ascii_whitespace().map(|word| word.parse().ok()).collect()
     }
+}
+
+/// A part of a line without the white space around it.
+fn trimmed(line: &str, range: Range<usize>) -> Range<usize> {
+    let part = line.get(range.clone()).unwrap_or_default();
+    let start = range.start + (part.len() - part.trim_start().len());
+    start..start + part.trim().len()
 }
 
 /// Reads and parses the `status` of a thread.

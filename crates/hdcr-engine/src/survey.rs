@@ -14,6 +14,8 @@ use crate::procfs::{self, MapLine};
 use crate::resource::inotify::Places;
 use crate::resource::{self, FileView, backing};
 use crate::snapshot::{flags, space};
+use crate::task::creds::CredsRecord;
+use crate::task::namespaces::Links;
 use crate::task::{Site, TASKS, TaskView};
 use crate::tree;
 
@@ -44,8 +46,21 @@ pub struct Survey<'a> {
     pub(crate) places: Places,
     /// How many mappings a process may have, once it is asked for.
     pub(crate) most_mappings: Option<usize>,
-    /// The namespaces of this process by name, as far as they were asked for.
+    /// What is the same for all tasks, as far as it was asked for.
+    pub(crate) common: Common,
+}
+
+/// What need not be asked for each task anew.
+#[derive(Default, Debug)]
+pub(crate) struct Common {
+    /// The namespaces of this process by name.
     pub(crate) own_namespaces: BTreeMap<&'static str, Option<Vec<u8>>>,
+    /// What this process may.
+    pub(crate) own_credentials: Option<CredsRecord>,
+    /// Tracers that were met, and whether they are threads of this process.
+    pub(crate) tracers: BTreeMap<u64, bool>,
+    /// The link to the time namespace of the first process.
+    pub(crate) clock: Option<Vec<u8>>,
 }
 
 impl Survey<'_> {
@@ -84,10 +99,20 @@ pub(crate) type Known = BTreeMap<Pid, Vec<MapLine>>;
 /// Looks at the processes. One that is gone when we come to it is left out. For those that are `known` the kernel need not
 /// walk over all pages.
 pub(crate) fn look(pids: &[Pid], known: &Known) -> Result<Look> {
+    /// Below this many the start of a thread costs more than it gains.
+    const MANY: usize = 6;
     let mut look = Look { pids: pids.to_vec(), tasks: Vec::new(), files: Vec::new(), lines: BTreeMap::new() };
-    for pid in pids {
-        match look_at(*pid, &mut look, known) {
-            Ok(()) => {}
+    let looks = halves(pids, MANY, |pid| {
+        let mut one = Look { pids: Vec::new(), tasks: Vec::new(), files: Vec::new(), lines: BTreeMap::new() };
+        look_at(*pid, &mut one, known).map(|()| one)
+    });
+    for (pid, one) in pids.iter().zip(looks) {
+        match one {
+            Ok(mut one) => {
+                look.tasks.append(&mut one.tasks);
+                look.files.append(&mut one.files);
+                look.lines.append(&mut one.lines);
+            }
             Err(_) if procfs::stat(*pid).is_ok_and(|stat| stat.state == b'Z') || procfs::stat(*pid).is_err() => {}
             Err(error) => return Err(error),
         }
@@ -95,17 +120,36 @@ pub(crate) fn look(pids: &[Pid], known: &Known) -> Result<Look> {
     Ok(look)
 }
 
+/// What is told of each, in order. The second half of many is looked at by a thread of its own: under the freeze a second
+/// processor is idle.
+fn halves<T: Sync, R: Send>(all: &[T], many: usize, look: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let (mine, others) = all.split_at(if all.len() < many { all.len() } else { all.len() / 2 });
+    if others.is_empty() {
+        return mine.iter().map(look).collect();
+    }
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| others.iter().map(&look).collect::<Vec<_>>());
+        let mut told: Vec<R> = mine.iter().map(&look).collect();
+        // It cannot have panicked; what it did not see is looked at here.
+        told.extend(other.join().unwrap_or_else(|_| others.iter().map(&look).collect()));
+        told
+    })
+}
+
 fn look_at(pid: Pid, look: &mut Look, known: &Known) -> Result<()> {
+    /// Below this many the start of a thread costs more than it gains.
+    const MANY: usize = 24;
     if procfs::stat(pid)?.state == b'Z' && procfs::numbers(pid, "task")?.len() <= 1 {
         return Ok(());
     }
     let before = look.tasks.len();
-    for tid in procfs::numbers(pid, "task")? {
-        match view(pid, Tid(tid)) {
+    let tids: Vec<Tid> = procfs::numbers(pid, "task")?.into_iter().map(Tid).collect();
+    for (tid, view) in tids.iter().zip(halves(&tids, MANY, |tid| view(pid, *tid))) {
+        match view {
             // A dead thread holds nothing; the first living one speaks for the process.
             Ok(view) if procfs::dead(view.stat.state) => {}
             Ok(view) => look.tasks.push(TaskView { speaks: look.tasks.len() == before, ..view }),
-            Err(_) if procfs::read_thread(pid, Tid(tid), "stat").is_err() => {}
+            Err(_) if procfs::read_thread(pid, *tid, "stat").is_err() => {}
             Err(error) => return Err(error),
         }
     }
@@ -133,7 +177,8 @@ fn lines_of(pid: Pid, known: &Known) -> Result<Vec<MapLine>> {
 pub(crate) fn view(pid: Pid, tid: Tid) -> Result<TaskView> {
     let stat = procfs::parse_stat(&procfs::read_thread(pid, tid, "stat")?);
     let stat = stat.ok_or_else(|| Error::Changed { subject: format!("task {tid}"), what: "unreadable stat".into() })?;
-    Ok(TaskView { pid, tid, speaks: pid.leader() == tid, stat, status: procfs::status(pid, tid)? })
+    let (status, namespaces) = (procfs::status(pid, tid)?, Links::read(pid, tid));
+    Ok(TaskView { pid, tid, speaks: pid.leader() == tid, stat, status, namespaces })
 }
 
 /// What came of a survey.
@@ -167,7 +212,7 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<Judged> {
         masters: None,
         places: Places::default(),
         most_mappings: None,
-        own_namespaces: BTreeMap::new(),
+        common: Common::default(),
     };
     for task in &look.tasks {
         for kind in TASKS.iter().filter(|kind| kind.site == Site::Thread || task.leads()) {

@@ -1,32 +1,13 @@
 //! What `/proc` tells about tasks: threads, children, state, signals.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 
 use hdcr_engine::ids::{Pid, Tid};
-
-/// The whole of a small file of `/proc`, most of them in one read: each read of such a file costs as much as its making.
-pub(crate) fn read_small(path: &str) -> io::Result<Vec<u8>> {
-    const USUAL: usize = 4096;
-    let mut file = File::open(path)?;
-    let mut bytes = vec![0; USUAL];
-    let mut len = 0;
-    loop {
-        let got = file.read(bytes.get_mut(len..).unwrap_or_default())?;
-        len += got;
-        // A short read is not the end of a file of several records, so the end is always asked for.
-        if got == 0 {
-            bytes.truncate(len);
-            return Ok(bytes);
-        }
-        if len == bytes.len() {
-            bytes.resize(2 * len, 0);
-        }
-    }
-}
+use hdcr_engine::procfs;
 
 fn read_text(path: &str) -> io::Result<String> {
-    let bytes = read_small(path)?;
+    let bytes = procfs::at_once(path)?;
     // Names of tasks may hold any byte; nothing that is looked for does.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -30,7 +30,6 @@ use crate::freeze::{Freezing, late};
 use crate::frozen::PtraceFrozen;
 use crate::rendezvous::{any_stop, syscall_stop};
 use crate::stub::CHILD_NAME;
-use crate::tasks;
 use crate::watch::{from_io, open};
 
 const OPTIONS: i32 = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESYSGOOD;
@@ -108,7 +107,7 @@ impl PtraceTwin {
     }
 
     fn list(&self, name: &str) -> Result<Vec<u8>> {
-        tasks::read_small(&format!("/proc/{}/{name}", self.child))
+        procfs::at_once(&format!("/proc/{}/{name}", self.child))
             .map_err(|error| from_io("listing its mappings", self.parent, error))
     }
 

@@ -7,15 +7,18 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdcr_engine::ids::Pid;
 use hdcr_sys::wait::{Seen, Take, look};
 
 use crate::tasks::threads;
 
-/// How often it looks. An exec that met the tracer is held up this long at most.
+/// How often it looks. An exec that met the tracer is held up this long, or [`SHARE`] rounds.
 const ROUND: Duration = Duration::from_millis(2);
+/// It rests this many times as long as a round took: with hundreds of threads to look at it would else take a processor from
+/// those who stop them.
+const SHARE: u32 = 20;
 
 /// What both threads know: the processes to look after, or that it is over.
 type Charges = Arc<Mutex<Option<BTreeSet<Pid>>>>;
@@ -33,8 +36,15 @@ impl Undertaker {
         let charges: Charges = Arc::new(Mutex::new(Some(BTreeSet::new())));
         let theirs = Arc::clone(&charges);
         let thread = thread::Builder::new().name("undertaker".into()).spawn(move || {
-            while go_round(&theirs) {
-                thread::park_timeout(ROUND);
+            let mut rest = ROUND;
+            loop {
+                // The tracer meets an exec seldom; nothing is lost by resting first.
+                thread::park_timeout(rest);
+                let began = Instant::now();
+                if !go_round(&theirs) {
+                    break;
+                }
+                rest = ROUND.max(began.elapsed() * SHARE);
             }
         })?;
         Ok(Self { charges, thread: Some(thread) })

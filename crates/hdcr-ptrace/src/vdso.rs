@@ -11,7 +11,6 @@ use hdcr_engine::text;
 
 use crate::calls::Calls;
 use crate::stub::ONCE_LEN;
-use crate::tasks;
 
 const PAGE: u64 = 4096;
 /// No vdso is larger.
@@ -93,7 +92,7 @@ fn image_end(head: &[u8; 64]) -> Option<u64> {
 }
 
 fn auxiliary_vector(pid: Pid, tid: Tid) -> Option<u64> {
-    let bytes = tasks::read_small(&format!("/proc/{pid}/task/{tid}/auxv")).ok()?;
+    let bytes = hdcr_engine::procfs::at_once(&format!("/proc/{pid}/task/{tid}/auxv")).ok()?;
     let mut pairs = bytes.chunks_exact(16).filter_map(|pair| {
         let (key, value) = pair.split_at_checked(8)?;
         Some((u64::from_le_bytes(key.try_into().ok()?), u64::from_le_bytes(value.try_into().ok()?)))

@@ -67,6 +67,8 @@ pub(crate) struct TaskView {
     pub(crate) stat: Stat,
     /// `/proc/PID/task/TID/status`.
     pub(crate) status: KeyValues,
+    /// `/proc/PID/task/TID/ns`.
+    pub(crate) namespaces: namespaces::Links,
 }
 
 impl TaskView {
@@ -203,6 +205,7 @@ macro_rules! kinds {
 
 mod attribute;
 mod execmem;
+pub(crate) mod namespaces;
 mod own;
 mod unsupported;
 

@@ -141,20 +141,23 @@ impl TaskKind for Sched {
         }
     }
 
-    fn capture(_cx: &mut Capture<'_>, task: &TaskView, asked: Asked, replies: &Replies) -> Result<SchedRecord> {
+    fn capture(cx: &mut Capture<'_>, task: &TaskView, asked: Asked, replies: &Replies) -> Result<SchedRecord> {
         let missing = |what| move || model::no_reply(task, what);
         super::reply(task, replies, asked.attributes.0, "sched_getattr")?;
         let attributes = replies.bytes(asked.attributes.1, ATTRIBUTES).ok_or_else(missing("sched_getattr"))?;
         let attributes = with_idle_nice(attributes, task.stat.field(PRIORITY));
         super::reply(task, replies, asked.mask.0, "sched_getaffinity")?;
         let mask = replies.bytes(asked.mask.1, MASK).ok_or_else(missing("sched_getaffinity"))?;
-        let online = std::fs::read_to_string("/sys/devices/system/cpu/online").ok().and_then(|list| mask_of(&list));
+        if cx.processors.is_none() {
+            let online = std::fs::read_to_string("/sys/devices/system/cpu/online");
+            cx.processors = online.ok().and_then(|list| mask_of(&list));
+        }
         let nice =
             task.stat.field(NICE).and_then(|nice| i32::try_from(nice).ok()).ok_or_else(missing("nice in stat"))?;
         Ok(SchedRecord {
             attributes,
             nice,
-            processors: trimmed(mask, online.as_deref()),
+            processors: trimmed(mask, cx.processors.as_deref()),
             io_priority: super::optional(replies, asked.io_priority).map(model::low32),
             timer_slack_ns: super::reply(task, replies, asked.slack, "PR_GET_TIMERSLACK")?,
         })

@@ -7,25 +7,25 @@ use std::path::Path;
 
 use hdcr_sys::kcmp::{self, Kind};
 
-use super::{TaskView, execmem};
+use super::{TaskView, execmem, namespaces};
 use crate::error::{Owner, Refusal};
 use crate::ids::Pid;
 use crate::procfs;
 use crate::survey::Survey;
 
-/// The links of `/proc/PID/ns`, without those of time.
-const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "user", "uts"];
 /// Attributes of a security module that a thread set for what it makes later.
 const MODULE_ATTRIBUTES: [&str; 4] = ["exec", "fscreate", "keycreate", "sockcreate"];
 
 /// What each thread may have.
 pub(super) fn of_thread(survey: &mut Survey<'_>, task: &TaskView) {
-    for refusal in from_status(task) {
+    let tracer = task.status.number("TracerPid").unwrap_or(0);
+    // Looked at under the freeze, a thread of this process may be the tracer.
+    let own = |tracer: u64| Path::new(&format!("/proc/self/task/{tracer}")).exists();
+    let traced_by_us = *survey.common.tracers.entry(tracer).or_insert_with(|| own(tracer));
+    for refusal in from_status(task, traced_by_us) {
         survey.refuse(refusal);
     }
-    namespaces(survey, task);
-    clocks(survey, task);
-    children_to_come(survey, task);
+    namespaces::survey(survey, task);
     core_cookie(survey, task);
 }
 
@@ -44,7 +44,7 @@ pub(super) fn of_process(survey: &mut Survey<'_>, task: &TaskView) {
 }
 
 /// What `status` tells.
-fn from_status(task: &TaskView) -> Vec<Refusal> {
+fn from_status(task: &TaskView, traced_by_us: bool) -> Vec<Refusal> {
     let mut found = Vec::new();
     let status = &task.status;
     if status.number("Seccomp").unwrap_or(0) != 0 {
@@ -52,9 +52,7 @@ fn from_status(task: &TaskView) -> Vec<Refusal> {
         let remedy = "run the program without a sandbox (docker: --security-opt seccomp=unconfined)";
         found.push(task.refuse("seccomp-filter", "seccomp", cause, remedy));
     }
-    // Looked at under the freeze, a thread of this process may be the tracer.
-    let foreign = |tracer: &u64| *tracer != 0 && !Path::new(&format!("/proc/self/task/{tracer}")).exists();
-    if let Some(tracer) = status.number("TracerPid").filter(foreign) {
+    if let Some(tracer) = status.number("TracerPid").filter(|tracer| *tracer != 0 && !traced_by_us) {
         let cause = format!("process {tracer} traces it, and a task has one tracer only");
         let mut refusal = task.refuse("task-traced", "task", &cause, "detach the debugger (or strace) first");
         refusal.owner.tracer = i32::try_from(tracer).ok().map(Pid);
@@ -70,55 +68,6 @@ fn from_status(task: &TaskView) -> Vec<Refusal> {
         found.push(task.refuse("tagged-addresses", "address space", cause, "run the program without them"));
     }
     found
-}
-
-fn namespace(task: &TaskView, name: &str) -> Option<Vec<u8>> {
-    procfs::link(task.pid, &format!("task/{}/ns/{name}", task.tid)).ok()
-}
-
-fn namespaces(survey: &mut Survey<'_>, task: &TaskView) {
-    for name in NAMESPACES {
-        let own = survey.own_namespaces.entry(name).or_insert_with(|| {
-            let own = fs::read_link(format!("/proc/self/ns/{name}")).ok()?;
-            Some(std::os::unix::ffi::OsStringExt::into_vec(own.into_os_string()))
-        });
-        let Some(theirs) = namespace(task, name).filter(|theirs| Some(theirs) != own.as_ref()) else { continue };
-        let parents = procfs::link(task.stat.ppid, &format!("ns/{name}")).ok();
-        let inherited = survey.pids.contains(&task.stat.ppid) && task.leads() && parents == Some(theirs);
-        // Of a whole tree in another namespace its root alone is named.
-        if inherited {
-            continue;
-        }
-        let cause = format!("it is in another {name} namespace than hdcr");
-        let remedy = "run hdcr in the same namespaces (nsenter), or the program without its own";
-        survey.refuse(task.refuse("namespace", "namespace", &cause, remedy));
-    }
-}
-
-/// The tree may have clocks of its own (a restore after a reboot gives it such), but all of it the same ones, and so its
-/// children to come.
-fn clocks(survey: &mut Survey<'_>, task: &TaskView) {
-    let Some(theirs) = namespace(task, "time") else { return };
-    let for_children = namespace(task, "time_for_children");
-    let of_root = survey.first.and_then(|root| procfs::link(root, "ns/time").ok());
-    let differs = for_children.is_some_and(|other| other != theirs) || of_root.is_some_and(|other| other != theirs);
-    if differs {
-        let cause = "it, or what it starts next, is in another time namespace than the rest of the program";
-        let remedy = "run the whole program in one time namespace";
-        survey.refuse(task.refuse("namespace", "namespace", cause, remedy));
-    }
-}
-
-/// After `unshare(CLONE_NEWPID)` a task stays where it is, and its next child begins a pid namespace: until then its link
-/// cannot be read at all.
-fn children_to_come(survey: &mut Survey<'_>, task: &TaskView) {
-    let Some(theirs) = namespace(task, "pid") else { return };
-    let next = namespace(task, "pid_for_children");
-    if next.as_ref() != Some(&theirs) && namespace(task, "pid").is_some() {
-        let cause = "what it starts next is in another pid namespace";
-        let remedy = "run the program without namespaces of its own";
-        survey.refuse(task.refuse("namespace", "namespace", cause, remedy));
-    }
 }
 
 /// A core scheduling cookie is a random number: another one would say something else.
@@ -237,18 +186,25 @@ mod tests {
 
     fn view(status: &str) -> TaskView {
         let stat = procfs::parse_stat(b"17 (a) S 1 17 17 0 -1 0").unwrap();
-        TaskView { pid: Pid(17), tid: Tid(17), speaks: true, stat, status: KeyValues::parse(status.as_bytes()) }
+        TaskView {
+            pid: Pid(17),
+            tid: Tid(17),
+            speaks: true,
+            stat,
+            status: KeyValues::parse(status.as_bytes()),
+            namespaces: namespaces::Links::default(),
+        }
     }
 
     #[test]
     fn what_status_tells_is_refused_by_name() {
-        let codes = |status| from_status(&view(status)).iter().map(|refusal| refusal.code).collect::<Vec<_>>();
+        let codes = |status| from_status(&view(status), false).iter().map(|refusal| refusal.code).collect::<Vec<_>>();
         assert_eq!(
             codes("Seccomp:\t0\nTracerPid:\t0\nuntag_mask:\t0xffffffffffffffff\nx86_Thread_features:\t\n"),
             [""; 0]
         );
         assert_eq!(codes("Seccomp:\t2\nTracerPid:\t9\n"), ["seccomp-filter", "task-traced"]);
-        assert_eq!(from_status(&view("TracerPid:\t9\n")).pop().unwrap().owner.tracer, Some(Pid(9)));
+        assert_eq!(from_status(&view("TracerPid:\t9\n"), false).pop().unwrap().owner.tracer, Some(Pid(9)));
         assert_eq!(
             codes("untag_mask:\t0x7fff\nx86_Thread_features:\tshstk wrss\n"),
             ["shadow-stack", "tagged-addresses"]

@@ -1,0 +1,91 @@
+//! Namespaces of tasks: who is in another one than HDCR, or would start something there, stands in the way.
+
+use std::fs;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::TaskView;
+use crate::ids::{Pid, Tid};
+use crate::procfs;
+use crate::survey::Survey;
+
+/// The links of `/proc/PID/ns`, without those of time.
+const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "user", "uts"];
+/// The links of `/proc/PID/ns` that lead to clocks.
+const CLOCKS: [&str; 2] = ["time", "time_for_children"];
+
+/// The links of a task's `ns`, by name.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Links(Vec<(&'static str, Vec<u8>)>);
+
+impl Links {
+    /// Reads each once, by a descriptor of the directory: with hundreds of threads they are a good part of the look under the
+    /// freeze.
+    pub(crate) fn read(pid: Pid, tid: Tid) -> Self {
+        let path = format!("/proc/{pid}/task/{tid}/ns");
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(directory) = rustix::fs::open(path, flags, Mode::empty()) else { return Self(Vec::new()) };
+        let read = |name| Some((name, rustix::fs::readlinkat(&directory, name, Vec::new()).ok()?.into_bytes()));
+        Self(NAMESPACES.into_iter().chain(CLOCKS).filter_map(read).collect())
+    }
+
+    fn get(&self, name: &str) -> Option<&Vec<u8>> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, link)| link)
+    }
+}
+
+/// What each thread may have; the whole tree is in ours.
+pub(super) fn survey(survey: &mut Survey<'_>, task: &TaskView) {
+    namespaces(survey, task);
+    clocks(survey, task);
+    children_to_come(survey, task);
+}
+
+fn namespaces(survey: &mut Survey<'_>, task: &TaskView) {
+    for name in NAMESPACES {
+        let own = survey.common.own_namespaces.entry(name).or_insert_with(|| {
+            let own = fs::read_link(format!("/proc/self/ns/{name}")).ok()?;
+            Some(std::os::unix::ffi::OsStringExt::into_vec(own.into_os_string()))
+        });
+        let Some(theirs) = task.namespaces.get(name).filter(|theirs| Some(*theirs) != own.as_ref()) else { continue };
+        let parents = procfs::link(task.stat.ppid, &format!("ns/{name}")).ok();
+        let inherited = survey.pids.contains(&task.stat.ppid) && task.leads() && parents.as_ref() == Some(theirs);
+        // Of a whole tree in another namespace its root alone is named.
+        if inherited {
+            continue;
+        }
+        let cause = format!("it is in another {name} namespace than hdcr");
+        let remedy = "run hdcr in the same namespaces (nsenter), or the program without its own";
+        survey.refuse(task.refuse("namespace", "namespace", &cause, remedy));
+    }
+}
+
+/// The tree may have clocks of its own (a restore after a reboot gives it such), but all of it the same ones, and so its
+/// children to come.
+fn clocks(survey: &mut Survey<'_>, task: &TaskView) {
+    let Some(theirs) = task.namespaces.get("time") else { return };
+    let first = survey.first;
+    if survey.common.clock.is_none() {
+        survey.common.clock = first.and_then(|root| procfs::link(root, "ns/time").ok());
+    }
+    let of_root = survey.common.clock.as_ref();
+    let differs =
+        [task.namespaces.get("time_for_children"), of_root].into_iter().flatten().any(|other| other != theirs);
+    if differs {
+        let cause = "it, or what it starts next, is in another time namespace than the rest of the program";
+        let remedy = "run the whole program in one time namespace";
+        survey.refuse(task.refuse("namespace", "namespace", cause, remedy));
+    }
+}
+
+/// After `unshare(CLONE_NEWPID)` a task stays where it is, and its next child begins a pid namespace: until then its link
+/// cannot be read at all.
+fn children_to_come(survey: &mut Survey<'_>, task: &TaskView) {
+    let Some(theirs) = task.namespaces.get("pid") else { return };
+    // A task that ends in between has no link of that name either, but then it has no `pid` any more.
+    if task.namespaces.get("pid_for_children") != Some(theirs) && Links::read(task.pid, task.tid).get("pid").is_some() {
+        let cause = "what it starts next is in another pid namespace";
+        let remedy = "run the program without namespaces of its own";
+        survey.refuse(task.refuse("namespace", "namespace", cause, remedy));
+    }
+}
