@@ -10,16 +10,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use hdcr_image::{Record, Tag};
 use hdcr_sys::kcmp::{self, EpollSlot};
+use nix::libc;
 use rustix::event::{Timespec, epoll};
 
-use super::{FileKind, FileView, outside, pidfd};
-use crate::capture::Capture;
+use super::{FileKind, FileView, outside, pidfd, signalfd};
+use crate::batch::Arg;
+use crate::capture::{Capture, OpenFile};
 use crate::error::{Error, Refusal, Result};
-use crate::ids::Fd;
+use crate::ids::{Fd, Pid};
 use crate::procfs;
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
 use crate::survey::Survey;
+use crate::task::Stage;
 
 const ONESHOT: u32 = 1 << 30;
 /// Bits that stay when a member with `EPOLLONESHOT` has fired (fs/eventpoll.c `EP_PRIVATE_BITS`).
@@ -36,17 +39,17 @@ pub(crate) struct EpollRecord {
 
 /// A watched file.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct Member {
+struct Member {
     /// The open file.
     #[prost(uint64, tag = "1")]
     file: u64,
     /// Number under which it was added.
     #[prost(int32, tag = "2")]
-    pub(super) number: i32,
+    number: i32,
     #[prost(uint32, tag = "3")]
-    pub(super) events: u32,
+    events: u32,
     #[prost(uint64, tag = "4")]
-    pub(super) data: u64,
+    data: u64,
 }
 
 impl Record for EpollRecord {
@@ -122,12 +125,13 @@ impl FileKind for Epoll {
             for file in likely.into_iter().chain(cx.with_inode(line.inode)) {
                 let holder = procfs::door(file.view.pid);
                 if told(kcmp::is_epoll_member(holder, file.view.fd.0, owner, slot), view)? {
-                    member = Some(file.id);
+                    member = Some(file);
                     break;
                 }
             }
             let file = member.ok_or_else(|| Error::refuse(lost(view, line)))?;
-            members.push(Member { file: file.0, number: line.number, events: line.events, data: line.data });
+            refuse_unreachable(cx, view, file, line)?;
+            members.push(Member { file: file.id.0, number: line.number, events: line.events, data: line.data });
         }
         Ok(EpollRecord { members })
     }
@@ -138,10 +142,24 @@ impl FileKind for Epoll {
     }
 }
 
+/// What can be added by a process only that holds both, and is held by none.
+fn refuse_unreachable(cx: &Capture<'_>, view: &FileView, file: &OpenFile, line: Line) -> Result<()> {
+    let by_process = signalfd::SignalFd::claims(&file.view) || pidfd::PidFd::claims(&file.view);
+    if !by_process {
+        return Ok(());
+    }
+    let numbers = |holders: &[(Pid, Fd)]| holders.iter().map(|(pid, fd)| (*pid, fd.0)).collect::<Vec<_>>();
+    let instance = cx.behind(view.pid, view.fd).map(|file| numbers(&file.holders)).unwrap_or_default();
+    match adder(&instance, &numbers(&file.holders), line.number) {
+        Some(_) => Ok(()),
+        None => Err(Error::refuse(lost(view, line))),
+    }
+}
+
 /// `ENOENT`: the instance has no such member (any more). What else the kernel does not tell is an error, not a no.
 fn told(answer: std::io::Result<bool>, view: &FileView) -> Result<bool> {
     match answer {
-        Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(false),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
         answer => answer.map_err(Error::system("looking for a member of epoll", format!("pid {}, fd {}", view.pid, view.fd))),
     }
 }
@@ -153,12 +171,59 @@ fn add_members(cx: &mut Restore<'_>, id: ObjectId) -> Result<()> {
     record.members.sort_by_key(|member| !off(member));
     for member in &record.members {
         let file = ObjectId(member.file);
-        if cx.has::<pidfd::PidFdRecord>(file) {
-            pidfd::watch(cx, id, file, member)?;
+        if cx.has::<pidfd::PidFdRecord>(file) || cx.has::<signalfd::SignalFdRecord>(file) {
+            add_inside(cx, id, file, member)?;
             continue;
         }
         let file = cx.open_file(file)?.try_clone().map_err(Error::system("dup", id))?;
         add(&instance, file.as_fd(), member).map_err(Error::system("adding a member to an epoll instance", id))?;
+    }
+    Ok(())
+}
+
+/// Who can add a member: a process that holds both, best under the number of old; and its numbers of the instance and the
+/// file.
+fn adder(instances: &[(Pid, i32)], files: &[(Pid, i32)], number: i32) -> Option<(Pid, i32, i32)> {
+    let with = |wanted: &dyn Fn(i32) -> bool| {
+        let mut pairs = instances.iter().flat_map(|(pid, epoll)| files.iter().map(move |file| (*pid, *epoll, *file)));
+        let found = pairs.find(|(pid, _, (holder, fd))| pid == holder && wanted(*fd));
+        found.map(|(pid, epoll, (_, fd))| (pid, epoll, fd))
+    };
+    with(&|fd| fd == number).or_else(|| with(&|_| true))
+}
+
+/// Lets a process of the tree add a member: a pidfd leads to nobody before the processes exist, and a signalfd wakes for the
+/// signals of whoever added it (`fs/signalfd.c`, `signalfd_poll` waits at `current->sighand`). Which of several that share
+/// both added it cannot be seen; the first one is the parent.
+fn add_inside(cx: &mut Restore<'_>, instance: ObjectId, file: ObjectId, member: &Member) -> Result<()> {
+    let holders = |id| cx.holders.get(&id).map(Vec::as_slice).unwrap_or_default();
+    let (pid, epoll, fd) = adder(holders(instance), holders(file), member.number).ok_or_else(|| {
+        Error::Unsound(format!("no process holds both {instance} and {file}, which it watches as {}", member.number))
+    })?;
+    let taken = cx.holders.values().flatten().any(|holder| *holder == (pid, member.number));
+    let batch = cx.batch(Stage::InTable, pid.leader());
+    let number = Arg::from(member.number);
+    // Under another number than of old: it is given that one for the moment, and who has it is kept meanwhile.
+    let moved = fd != member.number;
+    let aside = (moved && taken).then(|| batch.call("keeping a descriptor", libc::SYS_dup, &[number]));
+    let close_on_exec = aside.map(|_| batch.call("flags of a descriptor", libc::SYS_fcntl, &[number, Arg::from(libc::F_GETFD)]));
+    if moved {
+        batch.call("placing a member", libc::SYS_dup2, &[Arg::from(fd), number]);
+    }
+    // struct epoll_event is packed on x86-64.
+    let at = batch.bytes(&[&member.events.to_ne_bytes()[..], &member.data.to_ne_bytes()].concat());
+    let args = [Arg::from(epoll), Arg::from(libc::EPOLL_CTL_ADD), number, Arg::Data(at)];
+    batch.call("adding a member to an epoll instance", libc::SYS_epoll_ctl, &args);
+    match aside.zip(close_on_exec) {
+        Some((aside, flags)) => {
+            batch.call("placing a descriptor back", libc::SYS_dup2, &[Arg::Result(aside), number]);
+            batch.call("flags of a descriptor", libc::SYS_fcntl, &[number, Arg::from(libc::F_SETFD), Arg::Result(flags)]);
+            batch.call("closing a descriptor", libc::SYS_close, &[Arg::Result(aside)]);
+        }
+        None if moved => {
+            batch.call("closing a member's number", libc::SYS_close, &[number]);
+        }
+        None => {}
     }
     Ok(())
 }
@@ -216,6 +281,16 @@ mod tests {
         let expected = [(0, 5 | 0x18), (low, 1 << 31 | 0x19), (high, ONESHOT)];
         assert_eq!(seen(&instance).iter().map(|line| (line.number, line.events)).collect::<Vec<_>>(), expected);
         assert!(seen(&instance).iter().all(|line| line.data == 1 << 40));
+    }
+
+    #[test]
+    fn a_member_is_added_by_who_holds_both_and_best_by_its_number() {
+        let (parent, child) = (Pid(7), Pid(8));
+        let instances = [(parent, 3), (child, 3)];
+        assert_eq!(adder(&instances, &[(parent, 4), (child, 4)], 4), Some((parent, 3, 4)));
+        assert_eq!(adder(&instances, &[(parent, 9), (child, 4)], 4), Some((child, 3, 4)));
+        assert_eq!(adder(&instances, &[(child, 9)], 4), Some((child, 3, 9)));
+        assert_eq!(adder(&[(parent, 3)], &[(child, 4)], 4), None);
     }
 
     #[test]

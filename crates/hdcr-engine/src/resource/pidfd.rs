@@ -10,7 +10,6 @@ use hdcr_image::{Record, Tag};
 use nix::libc;
 use rustix::fs::{Mode, OFlags};
 
-use super::epoll::Member;
 use super::{FileKind, FileView};
 use crate::batch::Arg;
 use crate::capture::Capture;
@@ -105,25 +104,6 @@ impl FileKind for PidFd {
         let stand_in = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
         stand_in.map_err(Error::system("opening /dev/null", id))
     }
-}
-
-/// Lets the task that holds both add a process descriptor to an epoll instance.
-pub(super) fn watch(cx: &mut Restore<'_>, instance: ObjectId, file: ObjectId, member: &Member) -> Result<()> {
-    let here = cx.holders.get(&file).cloned().unwrap_or_default();
-    let instances = cx.holders.get(&instance).cloned().unwrap_or_default();
-    let both = instances.into_iter().find(|(pid, _)| here.contains(&(*pid, member.number)));
-    let (pid, epoll) = both.ok_or_else(|| {
-        Error::Unsound(format!(
-            "no process holds both {instance} and the process descriptor {} that it watches",
-            member.number
-        ))
-    })?;
-    let batch = cx.batch(Stage::InTable, pid.leader());
-    // struct epoll_event is packed on x86-64.
-    let at = batch.bytes(&[&member.events.to_ne_bytes()[..], &member.data.to_ne_bytes()].concat());
-    let args = [Arg::from(epoll), Arg::from(libc::EPOLL_CTL_ADD), Arg::from(member.number), Arg::Data(at)];
-    batch.call("watching a process descriptor", libc::SYS_epoll_ctl, &args);
-    Ok(())
 }
 
 #[cfg(test)]
