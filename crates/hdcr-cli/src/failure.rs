@@ -195,7 +195,26 @@ pub(crate) fn chain(error: &dyn StdError) -> String {
         }
         next = cause.source();
     }
-    text
+    without_numbers(&text)
+}
+
+/// Without the number of an error of the system that stands behind its words.
+fn without_numbers(text: &str) -> String {
+    const BEFORE: &str = " (os error ";
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(BEFORE) {
+        plain.push_str(before);
+        let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+        if let Some(tail) = after.get(digits..).and_then(|tail| tail.strip_prefix(')')) {
+            rest = tail;
+        } else {
+            plain.push_str(BEFORE);
+            rest = after;
+        }
+    }
+    plain.push_str(rest);
+    plain
 }
 
 impl fmt::Display for Failure {
@@ -223,6 +242,13 @@ mod tests {
         let failure = Failure::system(format_args!("writing {}", "/x"))(inner);
         assert_eq!(failure.to_string(), "writing /x: no space");
         assert_eq!(failure.class.status(), 71);
+    }
+
+    #[test]
+    fn errors_of_the_system_have_words_and_no_numbers() {
+        let error = std::io::Error::from_raw_os_error(13);
+        assert_eq!(chain(&error), "Permission denied");
+        assert_eq!(without_numbers("a (os error 2): b (os error x) (os error 17)"), "a: b (os error x)");
     }
 
     #[test]

@@ -127,7 +127,9 @@ impl Held {
     /// Takes hold of a job; refused when its keeper lives.
     pub(crate) fn take(store: &Path, name: &JobName) -> Result<Self> {
         let directory = store.join(".jobs");
-        make_private(&directory)?;
+        make_private(&directory).map_err(|failure| {
+            failure.remedy("name a store that you can write with --store, HDCR_STORE or in the configuration file")
+        })?;
         let path = directory.join(format!("{name}.json"));
         let lock_path = path.with_extension("lock");
         for _ in 0..TRIES {

@@ -76,7 +76,7 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
     if let Command::Program(args) = &cli.command {
         return Err(commands::program::become_it(&args.command, &args.unblock));
     }
-    let settings = Settings::read(&cli.common)?;
+    let settings = Settings::read(&cli.common, cli.command.needs_store())?;
     let inside = cli.common.inside.as_deref().map(namespace::inside).transpose()?;
     let at = Surrounding {
         output,

@@ -1,5 +1,4 @@
 //! The only place that prints: results on standard output, remarks, progress and errors on standard error.
-#![expect(clippy::print_stderr, reason = "this is the one place that prints")]
 
 use std::fmt;
 use std::fs::File;
@@ -62,7 +61,7 @@ impl Output {
         if self.json {
             line(&mut io::stderr(), &json(report));
         } else if !self.quiet {
-            eprintln!("hdcr: {}", tame(&report.text()));
+            line(&mut io::stderr(), &format!("hdcr: {}", tame(&report.text())));
         }
     }
 
@@ -82,7 +81,7 @@ impl Output {
     /// Says something that a user wants to know while it goes on.
     pub(crate) fn note(self, text: &str) {
         if !self.quiet && !self.json {
-            eprintln!("hdcr: {}", tame(text));
+            line(&mut io::stderr(), &format!("hdcr: {}", tame(text)));
         }
     }
 
@@ -117,7 +116,7 @@ impl Output {
         if !self.json {
             let text = failure.to_string();
             let (first, rest) = text.split_once('\n').map_or((&*text, String::new()), |(a, b)| (a, format!("\n{b}")));
-            eprintln!("hdcr: {} [{}]{}", tame(first), failure.code, tame(&rest));
+            line(&mut io::stderr(), &format!("hdcr: {} [{}]{}", tame(first), failure.code, tame(&rest)));
         } else if aside || write_line(&mut io::stdout(), &json(&Wrapped { error: failure })).is_err() {
             line(&mut io::stderr(), &json(&Wrapped { error: failure }));
         }
@@ -173,8 +172,10 @@ pub(crate) fn trace(output: Output) {
         _ => tracing::Level::TRACE,
     };
     let format = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).with_ansi(false);
+    // It would be said on the very stream that cannot be written, and a failure of that ends the process.
+    let format = format.log_internal_errors(false);
     if format.event_format(Plain).try_init().is_err() {
-        eprintln!("hdcr: traces cannot be shown");
+        line(&mut io::stderr(), "hdcr: traces cannot be shown");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Settings: defaults, then `/etc/hdcr/config.toml`, the user's file, the environment, and flags; the last one wins.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,7 +38,8 @@ impl Surroundings {
             home: absolute("HOME"),
             config_home: absolute("XDG_CONFIG_HOME"),
             state_home: absolute("XDG_STATE_HOME"),
-            runtime_dir: absolute("XDG_RUNTIME_DIR"),
+            // After a change of the user it may be still that of the one before.
+            runtime_dir: absolute("XDG_RUNTIME_DIR").filter(|path| is_owned(path, uid.as_raw())),
         }
     }
 
@@ -71,6 +73,10 @@ impl Surroundings {
         files.extend(user.map(|user| user.join("hdcr/config.toml")));
         files
     }
+}
+
+fn is_owned(path: &Path, uid: u32) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.is_dir() && std::os::unix::fs::MetadataExt::uid(&found) == uid)
 }
 
 /// A configuration file. Every key may be left out; a key that is not known is an error.
@@ -160,6 +166,9 @@ pub(crate) struct Files {
     pub(crate) compress: Compress,
 }
 
+/// What can be nothing, for commands that need no store.
+const NO_STORE: &str = "/nonexistent/hdcr";
+
 /// Configuration files and flags together.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -170,7 +179,9 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// Reads the configuration files and puts the environment and flags over them.
-    pub(crate) fn read(common: &Common) -> Result<Self> {
+    ///
+    /// `needs_store`: where no place for a store is known, that is an error; else there is none.
+    pub(crate) fn read(common: &Common, needs_store: bool) -> Result<Self> {
         let surroundings = Surroundings::of_this_process();
         let config = if let Some(path) = &common.config {
             let missing = || Failure::usage(format!("there is no configuration file {}", path.display()));
@@ -192,7 +203,8 @@ impl Settings {
             }
             config
         };
-        let store = common.store.clone().or_else(|| config.store.clone()).map_or_else(|| surroundings.store(), Ok)?;
+        let store = common.store.clone().or_else(|| config.store.clone()).map_or_else(|| surroundings.store(), Ok);
+        let store = if needs_store { store? } else { store.unwrap_or_else(|_| PathBuf::from(NO_STORE)) };
         Ok(Self { surroundings, store: absolute(&store)?, config })
     }
 
@@ -248,10 +260,17 @@ fn read_file(path: &Path) -> Result<Option<Config>> {
         Ok(text) => match toml::from_str(&text) {
             Ok(config) => Ok(Some(config)),
             Err(error) => {
-                Err(Failure::usage(format!("configuration file {}: {}", path.display(), error.to_string().trim_end())))
+                let text = error.to_string().replace("TOML parse error at ", "");
+                let text = text
+                    .replace("a nonzero usize", "a whole number from 1 on")
+                    .replace("expected u32", "expected a whole number");
+                Err(Failure::usage(format!("wrong configuration in {}, {}", path.display(), text.trim_end())))
             }
         },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::IsADirectory) => Err(Failure::usage(
+            format!("{} is no configuration file: {}", path.display(), crate::failure::chain(&error)),
+        )),
         Err(error) => Err(Failure::system(format_args!("reading configuration file {}", path.display()))(error)),
     }
 }

@@ -111,3 +111,41 @@ pub(crate) fn mistyped(stage: &mut Stage<'_>) -> Result<()> {
     }
     stage.end_all()
 }
+
+/// Streams that are full or closed, surroundings with nothing in them: a clear word or none, and never a fault of hdcr.
+pub(crate) fn bare(stage: &mut Stage<'_>) -> Result<()> {
+    let with_shell = |stage: &mut Stage<'_>, script: &str| {
+        let mut shell = stage.command("bash");
+        shell.args(["-c", script, "bash"]).arg(stage.hdcr()).env_remove("HDCR_STORE").env_remove("HOME");
+        stage.end_of(shell, script)
+    };
+    for (script, status) in [
+        ("\"$1\" frobnicate 2>/dev/full", 64),
+        ("\"$1\" --config nowhere list 2>/dev/full", 64),
+        ("\"$1\" --store s stop nobody 2>/dev/full >/dev/full", 69),
+        ("\"$1\" --store s run -vv --name full -- sh -c 'exit 5' 2>/dev/full", 5),
+        ("\"$1\" --store s list <&- >&- 2>&-", 0),
+        ("\"$1\" --store s run --name closed -- sh -c 'exit 5' <&- >&- 2>&-", 5),
+        ("set -o pipefail; \"$1\" --store s doctor -vv | head -1", 0),
+    ] {
+        let said = with_shell(stage, script)?;
+        ensure!(said.status == status, "{script} ended with {}: {}", said.status, said.both());
+    }
+    stage.become_user()?;
+    for script in
+        ["\"$1\" ps", "\"$1\" check $PPID --json; true", "XDG_RUNTIME_DIR=/root \"$1\" ps", "\"$1\" doctor; true"]
+    {
+        let said = with_shell(stage, script)?;
+        ensure!(said.status == 0 && !said.both().contains("HOME"), "{script}: {}", said.both());
+    }
+    for script in ["\"$1\" list", "\"$1\" run -- true"] {
+        let said = with_shell(stage, script)?;
+        ensure!(said.status == 64, "{}", said.both());
+        said.names(&["neither HOME nor XDG_STATE_HOME is set", "--store"])?;
+    }
+    let said = with_shell(stage, "\"$1\" --store /proc/none run -- true")?;
+    ensure!(said.status == 71, "{}", said.both());
+    said.names(&["/proc/none", "name a store that you can write", "[system]"])?;
+    ensure!(!said.both().contains("os error"), "{}", said.both());
+    stage.end_all()
+}

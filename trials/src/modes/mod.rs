@@ -48,7 +48,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 64] = [
+const TRIALS: [Trial; 65] = [
     ("snapshot_fork", guests::by_fork),
     ("user_guests", user::guests),
     ("user_job", user::job),
@@ -84,6 +84,7 @@ const TRIALS: [Trial; 64] = [
     ("commands_mistyped", manners::mistyped),
     ("commands_pruned", kept::pruned),
     ("commands_base", kept::base),
+    ("commands_bare", manners::bare),
     ("commands_busy", busy::told),
     ("commands_verbose", reports::verbose),
     ("trust_store", trust::store),

@@ -5,7 +5,8 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use nix::errno::Errno;
 
-use crate::failure::{Class, Failure};
+use crate::failure::{Class, Failure, chain};
+use crate::job;
 use crate::namespace;
 use crate::signals;
 
@@ -32,5 +33,9 @@ pub(crate) fn become_it(command: &[OsString], unblock: &[i32]) -> Failure {
     };
     let class = if error == Errno::ENOENT { Class::NoProgram } else { Class::NotExecutable };
     let cause = std::io::Error::from(error);
-    Failure::new(class, "exec", format!("{} cannot be run: {cause}", program.display()))
+    Failure::new(
+        class,
+        "exec",
+        format!("{} cannot be run: {}", job::show(std::slice::from_ref(program)), chain(&cause)),
+    )
 }

@@ -121,9 +121,13 @@ fn take(at: &Surrounding<'_>, args: &RunArgs) -> Result<(JobName, Held)> {
         if !parts::numbers(store, &name)?.is_empty() || job::peek(store, &name)?.is_some() {
             continue;
         }
-        if let Ok(held) = Held::take(store, &name) {
-            at.output.note(&format!("job {name} (--name gives it another name)"));
-            return Ok((name, held));
+        match Held::take(store, &name) {
+            Ok(held) => {
+                at.output.note(&format!("job {name} (--name gives it another name)"));
+                return Ok((name, held));
+            }
+            Err(failure) if failure.code == "job-runs" => {}
+            Err(failure) => return Err(failure),
         }
     }
     Err(Failure::refused("no-free-name", format!("no name {stem}-N is free"))
