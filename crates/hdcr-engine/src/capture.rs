@@ -26,6 +26,7 @@ use crate::reports::{self, Child, Question, Report};
 use crate::resource::inotify::Places;
 use crate::resource::socket::Queues;
 use crate::resource::{FileView, backing, contents, late, listed, touched};
+use crate::semaphores;
 use crate::snapshot::ahead::Ahead;
 use crate::snapshot::outlet::Outlet;
 use crate::snapshot::{choice, kept};
@@ -294,6 +295,7 @@ fn everything(cx: &mut Capture<'_>, processes: &[FrozenProcess], mut look: surve
     listed::note_listed(cx)?;
     touched::note(cx)?;
     contents::finish(cx)?;
+    semaphores::capture(cx)?;
     let first = processes.first().map_or(Pid(0), |process| process.pid);
     let clocks = clock::capture(first);
     cx.frame(ObjectId(0), &clocks)?;

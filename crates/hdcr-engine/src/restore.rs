@@ -31,6 +31,7 @@ use crate::resource::{listed, reopen};
 use crate::rights::{TreeRights, Turn};
 use crate::rollback::Plan;
 use crate::rollback::since::{self, Since};
+use crate::semaphores;
 use crate::stored::{self, Asker, Model};
 use crate::task::Stage;
 use crate::tree::{StoredProcess, Tasks};
@@ -359,6 +360,7 @@ pub fn restore(
     }
     works.abandon()?;
     let filling = works.serve(&cx, image, lazily)?;
+    semaphores::restore(&mut cx, &model)?;
     works.stages(&mut cx, &spaces)?;
     for step in last_of(&steps) {
         works.step(&cx, step)?;

@@ -19,6 +19,7 @@ use crate::procfs::{self, Stat};
 use crate::progress::Meter;
 use crate::resource;
 use crate::restore::{Contents, StoredFrame};
+use crate::semaphores::SemaphoresRecord;
 use crate::snapshot::record::WaysRecord;
 use crate::task::TASKS;
 use crate::tree::{self, ProcessRecord, StoredProcess, Tasks, ThreadRecord};
@@ -47,6 +48,7 @@ pub(crate) fn known() -> Vec<KnownTag> {
         KnownTag::of::<VdsoRecord>(),
         KnownTag::of::<WaysRecord>(),
         KnownTag::of::<OmittedRecord>(),
+        KnownTag::of::<SemaphoresRecord>(),
     ];
     let files = resource::FILES.iter().map(|kind| KnownTag { tag: kind.tag, version: kind.version, name: kind.name });
     let tasks = TASKS.iter().map(|kind| KnownTag { tag: kind.tag, version: kind.version, name: kind.name });

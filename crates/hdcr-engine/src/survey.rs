@@ -13,6 +13,7 @@ use crate::openfile;
 use crate::procfs::{self, MapLine};
 use crate::resource::inotify::Places;
 use crate::resource::{self, FileView, backing};
+use crate::semaphores;
 use crate::snapshot::{flags, space};
 use crate::task::creds::CredsRecord;
 use crate::task::namespaces::Links;
@@ -222,6 +223,7 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<Judged> {
             }
         }
     }
+    semaphores::survey(&mut survey);
     shared_halves(&mut survey, look)?;
     for pid in look.lines.keys() {
         long_paths(&mut survey, *pid);

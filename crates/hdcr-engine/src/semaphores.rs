@@ -1,0 +1,297 @@
+//! System V semaphores that a tree uses: their values go back with its memory.
+//!
+//! A set belongs to nobody, and nothing says who may use it; what the kernel remembers of each semaphore is the process that
+//! changed it last. A set is taken for the tree's when one of its processes is among those, and nobody else who lives. A set
+//! that outsiders use as well is named and left alone, at the checkpoint and at the restore.
+//!
+//! Values are put back by processes of the tree, each those that it had changed last: so the next checkpoint sees the same.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use hdcr_image::{Record, Tag};
+use hdcr_sys::semaphores::{self, Rights};
+use nix::libc;
+
+use crate::batch::Arg;
+use crate::capture::Capture;
+use crate::error::{Error, Owner, Refusal, Result};
+use crate::ids::{Pid, Tid};
+use crate::model::{self, ObjectId};
+use crate::procfs;
+use crate::restore::Restore;
+use crate::stored::Model;
+use crate::survey::Survey;
+use crate::task::Stage;
+
+/// What is kept of all sets; one in an image.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct SemaphoresRecord {
+    /// Numbers of sets mean something as long as this system runs, and in this namespace only.
+    #[prost(bytes = "vec", tag = "1")]
+    boot: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    namespace: Vec<u8>,
+    #[prost(message, repeated, tag = "3")]
+    sets: Vec<SetRecord>,
+}
+
+/// What is kept of a set.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct SetRecord {
+    #[prost(int32, tag = "1")]
+    id: i32,
+    #[prost(int32, tag = "2")]
+    key: i32,
+    #[prost(uint32, tag = "3")]
+    mode: u32,
+    #[prost(uint32, tag = "4")]
+    uid: u32,
+    #[prost(uint32, tag = "5")]
+    gid: u32,
+    #[prost(uint32, repeated, tag = "6")]
+    values: Vec<u32>,
+    /// Who changed each of them last, 0: nobody.
+    #[prost(int32, repeated, tag = "7")]
+    users: Vec<i32>,
+}
+
+impl Record for SemaphoresRecord {
+    const TAG: Tag = Tag(0x0105);
+    const VERSION: u16 = 1;
+    model::prost_record!();
+}
+
+/// So many semaphores are looked at.
+const MOST: usize = 1 << 16;
+/// The highest value of a semaphore (`SEMVMX`).
+const HIGHEST: u32 = 32_767;
+
+/// A set as `/proc/sysvipc/sem` shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Row {
+    key: i32,
+    id: i32,
+    mode: u32,
+    count: usize,
+    uid: u32,
+    gid: u32,
+}
+
+fn parse(text: &str) -> Vec<Row> {
+    let row = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let (key, id) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let mode = u32::from_str_radix(words.next()?, 8).ok()?;
+        let (count, uid, gid) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        Some(Row { key, id, mode, count, uid, gid })
+    };
+    text.lines().skip(1).filter_map(row).collect()
+}
+
+fn rows() -> Vec<Row> {
+    parse(&fs::read_to_string("/proc/sysvipc/sem").unwrap_or_default())
+}
+
+/// Who changed each semaphore of a set last. `None`: it is gone, or not for this user, and then not for the tree's either.
+fn users_of(row: &Row) -> Option<Vec<i32>> {
+    (0..row.count).map(|number| semaphores::last_process(row.id, i32::try_from(number).ok()?).ok()).collect()
+}
+
+/// Whose a set is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Use {
+    /// Not the tree's.
+    None,
+    /// The tree's alone, as far as anybody knows.
+    Own,
+    /// This process outside uses it as well.
+    Shared(Pid),
+}
+
+fn use_of(users: &[i32], tree: &BTreeSet<Pid>, lives: &dyn Fn(Pid) -> bool) -> Use {
+    let users = || users.iter().copied().filter(|user| *user != 0).map(Pid);
+    if !users().any(|user| tree.contains(&user)) {
+        return Use::None;
+    }
+    users().find(|user| !tree.contains(user) && lives(*user)).map_or(Use::Own, Use::Shared)
+}
+
+fn lives(pid: Pid) -> bool {
+    procfs::stat(pid).is_ok()
+}
+
+/// The sets that a tree uses, with who changed them last.
+fn of_tree(tree: &BTreeSet<Pid>) -> Vec<(Row, Vec<i32>, Use)> {
+    let mut left = MOST;
+    let mut found = Vec::new();
+    for row in rows() {
+        let Some(rest) = left.checked_sub(row.count) else { continue };
+        left = rest;
+        let Some(users) = users_of(&row) else { continue };
+        match use_of(&users, tree, &lives) {
+            Use::None => {}
+            whose @ (Use::Own | Use::Shared(_)) => found.push((row, users, whose)),
+        }
+    }
+    found
+}
+
+fn note(code: &'static str, id: i32, cause: String, remedy: &str) -> Refusal {
+    let object = format!("System V semaphores {id}");
+    Refusal { code, object, owner: Owner::default(), cause, remedy: remedy.to_owned() }
+}
+
+fn shared(id: i32, user: Pid) -> Refusal {
+    let cause = format!("process {user}, which is not of the tree, uses them as well");
+    note("semaphore-outside", id, cause, "know that a restore leaves them as they are")
+}
+
+/// Names the sets that stay as they are.
+pub(crate) fn survey(survey: &mut Survey<'_>) {
+    for (row, _, whose) in of_tree(survey.pids) {
+        if let Use::Shared(user) = whose {
+            survey.note(shared(row.id, user));
+        }
+    }
+}
+
+fn place() -> (Vec<u8>, Vec<u8>) {
+    let boot = fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let own = Pid(rustix::process::getpid().as_raw_nonzero().get());
+    (boot, procfs::link(own, "ns/ipc").unwrap_or_default())
+}
+
+/// Keeps the values of the sets that nobody else uses.
+pub(crate) fn capture(cx: &mut Capture<'_>) -> Result<()> {
+    let tree = cx.frozen.processes().iter().map(|process| process.pid).collect();
+    let mut sets = Vec::new();
+    for (row, users, _) in of_tree(&tree).into_iter().filter(|(_, _, whose)| *whose == Use::Own) {
+        let Ok(values) = semaphores::values(row.id, row.count) else { continue };
+        let values = values.into_iter().map(u32::from).collect();
+        sets.push(SetRecord { id: row.id, key: row.key, mode: row.mode, uid: row.uid, gid: row.gid, values, users });
+    }
+    if sets.is_empty() {
+        return Ok(());
+    }
+    let (boot, namespace) = place();
+    cx.frame(ObjectId(0), &SemaphoresRecord { boot, namespace, sets })
+}
+
+/// Puts values back, in sets that are there still or are made again.
+pub(crate) fn restore(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
+    if !cx.has::<SemaphoresRecord>(ObjectId(0)) {
+        return Ok(());
+    }
+    let record: SemaphoresRecord = cx.record(ObjectId(0))?;
+    let (boot, namespace) = place();
+    let same_place = (&record.boot, &record.namespace) == (&boot, &namespace);
+    let tree: BTreeSet<Pid> = model.processes.iter().map(|process| process.pid).collect();
+    let living: BTreeSet<Pid> = model.processes.iter().filter(|p| !p.zombie()).map(|p| p.pid).collect();
+    let rows = rows();
+    for set in &record.sets {
+        sound(set)?;
+        let found = rows.iter().find(|row| same_place && row.id == set.id);
+        match found.filter(|row| (row.key, row.count) == (set.key, set.values.len())) {
+            Some(row) => {
+                if let Some(user) = foreign(set, &users_of(row).unwrap_or_default(), &tree) {
+                    cx.notes.push(shared(set.id, user));
+                    continue;
+                }
+            }
+            None => {
+                if let Err(error) = make(set) {
+                    cx.notes.push(lost(set.id, &error));
+                    continue;
+                }
+            }
+        }
+        put_back(cx, set, &living);
+    }
+    Ok(())
+}
+
+fn sound(set: &SetRecord) -> Result<()> {
+    let sound = set.values.len() == set.users.len() && set.values.iter().all(|value| *value <= HIGHEST);
+    if sound { Ok(()) } else { Err(Error::Unsound(format!("semaphores {} with values that cannot be", set.id))) }
+}
+
+/// Somebody who uses a set now and is not of the tree. One who is not to be seen in this pid namespace is process 0.
+fn foreign(set: &SetRecord, now: &[i32], tree: &BTreeSet<Pid>) -> Option<Pid> {
+    let unseen = now.len() != set.users.len() || now.iter().zip(&set.users).any(|(now, then)| *now == 0 && *then != 0);
+    let other = || now.iter().map(|user| Pid(*user)).find(|user| user.0 != 0 && !tree.contains(user) && lives(*user));
+    if unseen { Some(Pid(0)) } else { other() }
+}
+
+fn make(set: &SetRecord) -> std::io::Result<()> {
+    let mode = u16::try_from(set.mode & 0o777).unwrap_or_default();
+    let count = i32::try_from(set.values.len()).unwrap_or_default();
+    let id = semaphores::make(set.key, count, Rights { uid: set.uid, gid: set.gid, mode }, set.id)?;
+    if id == set.id { Ok(()) } else { Err(std::io::Error::other("the number is in use")) }
+}
+
+fn lost(id: i32, error: &std::io::Error) -> Refusal {
+    let cause = format!("they are gone, and cannot be made again under their number: {error}");
+    note("semaphore-gone", id, cause, "start the program anew if it needs them")
+}
+
+/// After the death of the old processes nobody uses them, and the new ones stand still.
+fn put_back(cx: &mut Restore<'_>, set: &SetRecord, living: &BTreeSet<Pid>) {
+    let Some(any) = living.first().copied() else { return };
+    for (number, (value, user)) in set.values.iter().zip(&set.users).enumerate() {
+        let Ok(number) = i32::try_from(number) else { return };
+        let task = Some(Pid(*user)).filter(|user| living.contains(user)).unwrap_or(any);
+        let args = [Arg::from(set.id), Arg::from(number), Arg::from(libc::SETVAL), Arg::Value((*value).into())];
+        cx.batch(Stage::Limits, Tid(task.0)).try_call("putting a semaphore back", libc::SYS_semctl, &args);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(users: &[i32]) -> SetRecord {
+        let values = users.iter().map(|_| 3).collect();
+        SetRecord { id: 98_307, key: 0, mode: 0o600, uid: 1, gid: 2, values, users: users.to_vec() }
+    }
+
+    #[test]
+    fn the_record_comes_back_as_it_was_and_what_cannot_be_is_refused() {
+        let record = SemaphoresRecord { boot: b"a".to_vec(), namespace: b"ipc:[1]".to_vec(), sets: vec![set(&[7, 0])] };
+        assert_eq!(SemaphoresRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
+        assert!(sound(&set(&[7, 0])).is_ok());
+        assert!(sound(&SetRecord { values: vec![3], ..set(&[7, 0]) }).is_err());
+        assert!(sound(&SetRecord { values: vec![3, HIGHEST + 1], ..set(&[7, 0]) }).is_err());
+    }
+
+    #[test]
+    fn rows_are_read() {
+        let text = "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n\
+                    -559038737      65540   640          2 65534  1000 65534 65534          0 1795655739\nodd\n";
+        let expected = Row { key: -559_038_737, id: 65_540, mode: 0o640, count: 2, uid: 65_534, gid: 1000 };
+        assert_eq!(parse(text), [expected]);
+    }
+
+    #[test]
+    fn a_set_is_the_trees_when_it_was_the_last_and_nobody_else_lives() {
+        let tree = BTreeSet::from([Pid(7), Pid(8)]);
+        let lives = |pid: Pid| pid == Pid(9);
+        let whose = |users: &[i32]| use_of(users, &tree, &lives);
+        assert_eq!(whose(&[0, 0]), Use::None);
+        assert_eq!(whose(&[9, 0]), Use::None);
+        assert_eq!(whose(&[7, 0, 8]), Use::Own);
+        // One that has ended may have been the tree's.
+        assert_eq!(whose(&[7, 5]), Use::Own);
+        assert_eq!(whose(&[7, 9]), Use::Shared(Pid(9)));
+    }
+
+    #[test]
+    fn who_uses_a_set_now_is_seen_or_not() {
+        let tree = BTreeSet::from([Pid(7)]);
+        let own = Pid(i32::try_from(std::process::id()).unwrap());
+        assert_eq!(foreign(&set(&[7, 0]), &[7, 0], &tree), None);
+        assert_eq!(foreign(&set(&[7, 0]), &[7, own.0], &tree), Some(own));
+        assert_eq!(foreign(&set(&[7, 0]), &[0, 0], &tree), Some(Pid(0)));
+        assert_eq!(foreign(&set(&[7, 0]), &[], &tree), Some(Pid(0)));
+    }
+}
