@@ -4,7 +4,6 @@
 //! It comes as plain data from whoever has watched the job. Everything that is moved is looked at first: another file
 //! than the one that was watched is left alone and named. All is in the journal of the roll-back, and is undone with it.
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -129,13 +128,9 @@ pub(crate) fn names(cx: &mut Restore<'_>, since: &Since) -> Result<()> {
     for newer in files {
         aside(cx, newer, &since.aside, &shelter)?;
     }
-    let turn = Turn::to_some(cx.rights.of_root())?;
-    for directory in &since.directories {
-        make_again(cx, directory)?;
-    }
-    move_home(cx, since)?;
-    drop(turn);
-    for newer in directories {
+    let mut away = Away { directories: directories.into_iter().cloned().collect(), ..Away::default() };
+    bring_home(cx, &mut away, since, &shelter)?;
+    for newer in &away.directories {
         aside(cx, newer, &since.aside, &shelter)?;
     }
     Ok(())
@@ -164,11 +159,12 @@ fn is_there(cx: &mut Restore<'_>, path: &Path, identity: &Identity) -> bool {
     same
 }
 
-fn aside(cx: &mut Restore<'_>, newer: &Newer, aside: &OsStr, around: &Path) -> Result<()> {
-    let (Some(name), Some(above)) = (newer.at.file_name(), newer.at.parent()) else { return Ok(()) };
+/// Where it was moved to, if it was.
+fn aside(cx: &mut Restore<'_>, newer: &Newer, aside: &OsStr, around: &Path) -> Result<Option<PathBuf>> {
+    let (Some(name), Some(above)) = (newer.at.file_name(), newer.at.parent()) else { return Ok(None) };
     let _turn = turn_of_owner(cx, &newer.at)?;
     if aside.is_empty() || !is_there(cx, &newer.at, &newer.identity) {
-        return Ok(());
+        return Ok(None);
     }
     let shelter = shelter(above, around);
     let directory = shelter.join(aside);
@@ -180,11 +176,11 @@ fn aside(cx: &mut Restore<'_>, newer: &Newer, aside: &OsStr, around: &Path) -> R
         }
         let cause = format!("it was made after the checkpoint and could not be moved to {}: {error}", to.display());
         cx.notes.push(note("rollback-left", &newer.at, cause, LOOK));
-        return Ok(());
+        return Ok(None);
     }
     let cause = format!("it was made after the checkpoint; moved to {}", to.display());
     cx.notes.push(note("rollback-aside", &newer.at, cause, "remove it when it is not needed"));
-    Ok(())
+    Ok(Some(to))
 }
 
 /// With the rights of the process of the tree that what lies somewhere belongs to.
@@ -263,40 +259,92 @@ fn make_again(cx: &mut Restore<'_>, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Renames files back. One may lie where another one belongs, and in a directory that goes elsewhere: the innermost go
-/// first, those that cannot go yet wait, and when nothing can go any more one makes room.
-fn move_home(cx: &mut Restore<'_>, since: &Since) -> Result<()> {
-    let mut left: Vec<(PathBuf, PathBuf)> = Vec::new();
-    for moved in &since.moved {
-        if is_there(cx, &moved.at, &moved.identity) {
-            left.push((moved.at.clone(), moved.home.clone()));
+/// What is not where it was at the checkpoint, as it lies now.
+#[derive(Default)]
+struct Away {
+    /// Where it is, and where it was.
+    moved: Vec<(PathBuf, PathBuf)>,
+    /// Those that are newer than the checkpoint.
+    directories: Vec<Newer>,
+}
+
+impl Away {
+    /// Something was renamed, with all that is in it.
+    fn carry(&mut self, from: &Path, to: &Path) {
+        let moved = self.moved.iter_mut().map(|(at, _)| at);
+        for at in moved.chain(self.directories.iter_mut().map(|newer| &mut newer.at)) {
+            *at = carried(at, from, to);
         }
     }
-    left.sort_by_key(|(at, _)| std::cmp::Reverse(at.components().count()));
-    let mut displaced = BTreeSet::new();
-    while !left.is_empty() {
-        let before = left.len();
-        let mut waiting = Vec::new();
-        for (at, home) in left {
-            let free = route::lstat(&home).is_err_and(|error| error == Errno::NOENT)
-                && home.parent().is_some_and(|above| route::directory(above).is_ok());
-            if free { move_now(&mut cx.plan, &at, &home)? } else { waiting.push((at, home)) }
-        }
-        left = waiting;
-        if left.len() == before {
-            let Some((at, home)) = left.iter().find(|(at, _)| !displaced.contains(at)).cloned() else { break };
-            let room = data::free_beside(&at, "moved", || cx.plan.number());
-            move_now(&mut cx.plan, &at, &room)?;
-            displaced.insert(room.clone());
-            left.retain(|(other, _)| *other != at);
-            left.push((room, home));
+}
+
+/// Makes removed directories again and renames files back: outer ones first, so that what lies in a directory finds it.
+fn bring_home(cx: &mut Restore<'_>, away: &mut Away, since: &Since, shelter: &Path) -> Result<()> {
+    {
+        let _turn = Turn::to_some(cx.rights.of_root())?;
+        for moved in &since.moved {
+            if is_there(cx, &moved.at, &moved.identity) {
+                away.moved.push((moved.at.clone(), moved.home.clone()));
+            }
         }
     }
-    for (at, home) in left {
-        let cause = format!("it was {} at the checkpoint, and something else lies there now", home.display());
-        cx.notes.push(note("rollback-left", &at, cause, LOOK));
+    let homes = away.moved.iter().map(|(_, home)| home.clone());
+    let mut wanted: Vec<PathBuf> = since.directories.iter().cloned().chain(homes).collect();
+    wanted.sort_by_key(|place| place.components().count());
+    for place in wanted {
+        make_room(cx, away, since, shelter, &place)?;
+        let _turn = Turn::to_some(cx.rights.of_root())?;
+        match away.moved.iter().position(|(_, home)| *home == place) {
+            Some(position) => {
+                let (at, home) = away.moved.swap_remove(position);
+                move_home(cx, away, &at, &home)?;
+            }
+            None => make_again(cx, &place)?,
+        }
     }
     Ok(())
+}
+
+/// What lies where something belongs, and belongs elsewhere itself, goes out of the way.
+fn make_room(cx: &mut Restore<'_>, away: &mut Away, since: &Since, shelter: &Path, place: &Path) -> Result<()> {
+    if let Some(position) = away.directories.iter().position(|newer| newer.at == place) {
+        let newer = away.directories.swap_remove(position);
+        if let Some(to) = aside(cx, &newer, &since.aside, shelter)? {
+            away.carry(place, &to);
+        }
+    }
+    if away.moved.iter().any(|(at, home)| at == place && home != place) {
+        let _turn = Turn::to_some(cx.rights.of_root())?;
+        let room = data::free_beside(place, "moved", || cx.plan.number());
+        move_now(&mut cx.plan, place, &room)?;
+        away.carry(place, &room);
+    }
+    Ok(())
+}
+
+fn move_home(cx: &mut Restore<'_>, away: &mut Away, at: &Path, home: &Path) -> Result<()> {
+    if at == home {
+        return Ok(());
+    }
+    let free = route::lstat(home).is_err_and(|error| error == Errno::NOENT)
+        && home.parent().is_some_and(|above| route::directory(above).is_ok());
+    if free {
+        move_now(&mut cx.plan, at, home)?;
+        away.carry(at, home);
+    } else {
+        let cause = format!("it was {} at the checkpoint, and something else lies there now", home.display());
+        cx.notes.push(note("rollback-left", at, cause, LOOK));
+    }
+    Ok(())
+}
+
+/// Where something is after it, or a directory above it, was renamed.
+fn carried(path: &Path, from: &Path, to: &Path) -> PathBuf {
+    match path.strip_prefix(from) {
+        Ok(rest) if rest.as_os_str().is_empty() => to.to_owned(),
+        Ok(rest) => to.join(rest),
+        Err(_) => path.to_owned(),
+    }
 }
 
 /// Puts the contents of files back that nothing of the restored tree holds: from the image where it has them, else cut

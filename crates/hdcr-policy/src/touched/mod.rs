@@ -70,12 +70,25 @@ pub enum Event {
         /// The file that was renamed.
         identity: Identity,
     },
+    /// The job has exchanged two (`RENAME_EXCHANGE`): each side is as it was before.
+    Exchanged(Side, Side),
     /// It was looked at; nothing has happened.
     Seen(PathBuf, Look),
     /// Somebody else, or nobody knows who, has made, written, removed or renamed it.
     Foreign(PathBuf),
     /// Events were lost.
     Lost,
+}
+
+/// What was under a name before it was exchanged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Side {
+    /// The name.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: Kind,
+    /// Which file it is.
+    pub identity: Identity,
 }
 
 /// A file that is at another place than at the checkpoint.
@@ -202,6 +215,7 @@ impl Table {
                 self.note(to, true);
             }
             Event::Renamed { from, to, kind: Kind::Directory, .. } => self.move_known(from, to),
+            Event::Exchanged(one, other) => self.exchange_known(one, other),
             Event::Removed(path, Kind::Directory) => {
                 for (_, fact) in self.known.range_mut(path.clone()..).take_while(|(name, _)| name.starts_with(path)) {
                     fact.0 = false;
@@ -229,6 +243,18 @@ impl Table {
     fn move_known(&mut self, from: &Path, to: &Path) {
         for (name, fact) in state::take_below(&mut self.known, from) {
             self.known.insert(state::carried(&name, from, to), fact);
+        }
+    }
+
+    fn exchange_known(&mut self, one: &Side, other: &Side) {
+        for (path, to) in state::take_both(&mut self.known, &one.path, &other.path) {
+            self.known.insert(path, to);
+        }
+        for (side, to) in [(one, &other.path), (other, &one.path)] {
+            self.known.remove(to);
+            if side.kind == Kind::File {
+                self.note(to, true);
+            }
         }
     }
 
@@ -294,3 +320,5 @@ impl Table {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walk;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Changes, Doubt, Event, Identity, Kind, Length, Look, Moved, New, Replaced};
+use super::{Changes, Doubt, Event, Identity, Kind, Length, Look, Moved, New, Replaced, Side};
 
 /// File systems take their times from a clock that stands still between two ticks.
 const TICK: Duration = Duration::from_millis(20);
@@ -53,6 +53,14 @@ pub(super) fn take_below<V>(map: &mut BTreeMap<PathBuf, V>, directory: &Path) ->
     names.into_iter().filter_map(|name| map.remove_entry(&name)).collect()
 }
 
+/// Takes everything below two directories out of a map by names, with the names after these two were exchanged.
+pub(super) fn take_both<V>(map: &mut BTreeMap<PathBuf, V>, one: &Path, other: &Path) -> Vec<(PathBuf, V)> {
+    let (of_one, of_other) = (take_below(map, one), take_below(map, other));
+    let of_one = of_one.into_iter().map(|(name, value)| (carried(&name, one, other), value));
+    let of_other = of_other.into_iter().map(|(name, value)| (carried(&name, other, one), value));
+    of_one.chain(of_other).collect()
+}
+
 /// The name of something in a directory after the directory was renamed.
 pub(super) fn carried(name: &Path, from: &Path, to: &Path) -> PathBuf {
     match name.strip_prefix(from) {
@@ -92,6 +100,7 @@ impl State {
                 let moved = Moved { at: to.clone(), home: from.clone(), identity: identity.clone() };
                 self.renamed(&moved, *kind, *replaced);
             }
+            Event::Exchanged(one, other) => self.exchanged(one, other),
             Event::Seen(path, look) => self.seen(path, *look),
             Event::Foreign(path) => self.foreign(path),
             Event::Lost => self.incomplete = true,
@@ -178,17 +187,56 @@ impl State {
         }
     }
 
-    fn renamed(&mut self, moved: &Moved, kind: Kind, replaced: Replaced) {
-        let (from, to) = (moved.home.as_path(), moved.at.as_path());
+    /// What a rename takes from a name.
+    fn taken_from(&mut self, from: &Path, identity: &Identity) -> Now {
         let what = match self.under(from) {
-            Now::Old(home, _) => Now::Old(home, moved.identity.clone()),
-            Now::New(kind, _) => Now::New(kind, moved.identity.clone()),
+            Now::Old(home, _) => Now::Old(home, identity.clone()),
+            Now::New(kind, _) => Now::New(kind, identity.clone()),
             // It came here without our notice.
             Now::Nothing | Now::Foreign => Now::Foreign,
         };
         if matches!(&what, Now::Old(home, _) if home == from) {
             self.note_before(from, Before::Something);
         }
+        what
+    }
+
+    /// What a rename puts under a name.
+    fn put(&mut self, to: &Path, what: Now) {
+        // Back at home in its directory, wherever that is: as if nothing had happened.
+        if let Now::Old(home, _) = &what {
+            self.now.remove(to);
+            if matches!(self.under(to), Now::Old(there, _) if there == *home) {
+                self.lost.remove(home);
+                if home == to {
+                    self.before.remove(to);
+                }
+                return;
+            }
+        }
+        self.now.insert(to.to_owned(), what);
+    }
+
+    fn put_below(&mut self, name: PathBuf, now: Now) {
+        if matches!(now, Now::New(..) | Now::Old(..)) && !self.before.contains_key(&name) {
+            self.note_before(&name, Before::Nothing);
+        }
+        self.now.insert(name, now);
+    }
+
+    fn exchanged(&mut self, one: &Side, other: &Side) {
+        let from_one = self.taken_from(&one.path, &one.identity);
+        let from_other = self.taken_from(&other.path, &other.identity);
+        self.put(&other.path, from_one);
+        self.put(&one.path, from_other);
+        for (name, now) in take_both(&mut self.now, &one.path, &other.path) {
+            self.put_below(name, now);
+        }
+    }
+
+    fn renamed(&mut self, moved: &Moved, kind: Kind, replaced: Replaced) {
+        let (from, to) = (moved.home.as_path(), moved.at.as_path());
+        let what = self.taken_from(from, &moved.identity);
         match (self.now.get(to).cloned(), replaced) {
             (Some(there), _) => self.lose(&there, kind),
             (None, Replaced::Yes) => {
@@ -200,21 +248,10 @@ impl State {
             (None, Replaced::Unknown) => self.note_before(to, Before::Unknown),
         }
         self.empty(from);
-        // Back at home: as if nothing had happened.
-        if matches!(&what, Now::Old(home, _) if home == to) {
-            self.lost.remove(to);
-            self.now.remove(to);
-            self.before.remove(to);
-        } else {
-            self.now.insert(to.to_owned(), what);
-        }
+        self.put(to, what);
         if kind == Kind::Directory {
             for (name, now) in take_below(&mut self.now, from) {
-                let new_name = carried(&name, from, to);
-                if matches!(now, Now::New(..) | Now::Old(..)) && !self.before.contains_key(&new_name) {
-                    self.note_before(&new_name, Before::Nothing);
-                }
-                self.now.insert(new_name, now);
+                self.put_below(carried(&name, from, to), now);
             }
         }
     }
@@ -238,7 +275,7 @@ impl State {
         let mut changes = Changes { incomplete: self.incomplete, ..Changes::default() };
         for (at, now) in &self.now {
             match now {
-                Now::Old(home, identity) if home != at => {
+                Now::Old(home, identity) => {
                     changes.moved.push(Moved { at: at.clone(), home: home.clone(), identity: identity.clone() });
                     self.doubt(at, &mut changes);
                 }
@@ -248,13 +285,15 @@ impl State {
                     changes.new.push(New { at: at.clone(), kind: *kind, identity: identity.clone() });
                 }
                 Now::Foreign => changes.doubtful.push((at.clone(), Doubt::Foreign)),
-                Now::Old(..) | Now::Nothing => {}
+                Now::Nothing => {}
             }
         }
-        // What lies in a new directory goes with it, unless it stands in the way of nothing else.
-        let directories: BTreeSet<PathBuf> =
-            changes.new.iter().filter(|new| new.kind == Kind::Directory).map(|new| new.at.clone()).collect();
-        changes.new.retain(|new| !new.at.ancestors().skip(1).any(|above| directories.contains(above)));
+        // What lies in a new directory goes with it, but for what is in an old one that comes home from there.
+        changes.new.retain(|new| {
+            let around = new.at.ancestors().skip(1).filter_map(|above| self.now.get(above));
+            let mut around = around.filter(|around| matches!(around, Now::New(Kind::Directory, _) | Now::Old(..)));
+            !matches!(around.next(), Some(Now::New(..)))
+        });
         changes.new.sort_by_key(|new| new.kind == Kind::Directory);
         let foreign = |path: &Path| self.now.get(path) == Some(&Now::Foreign);
         for (home, kind) in &self.lost {

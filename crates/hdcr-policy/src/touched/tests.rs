@@ -10,13 +10,16 @@ fn look(size: u64, changed: u64) -> Look {
     Look { size, modified: Duration::from_secs(changed), changed: Duration::from_secs(changed) }
 }
 
-/// Words: `+f` created, `+d/` a directory, `-f`, `~f` written, `f>g` renamed (`f>>g` over something, `f>?g` not known),
+/// Words: `f<>g` exchanged, `+f` created, `+d/` a directory, `-f`, `~f` written, `f>g` renamed (`f>>g` over something, `f>?g` not known),
 /// `of` seen unchanged, `!f` somebody else, `*` events lost. The checkpoint is at second 100.
 fn tell(table: &mut Table, story: &str) {
     for word in story.split_whitespace() {
         let path = |text: &str| Path::new("/").join(text.trim_end_matches('/'));
         let kind = |text: &str| if text.ends_with('/') { Kind::Directory } else { Kind::File };
-        let event = if let Some((from, to)) = word.split_once('>') {
+        let side = |text: &str| Side { path: path(text), kind: kind(text), identity: id("i") };
+        let event = if let Some((one, other)) = word.split_once("<>") {
+            Event::Exchanged(side(one), side(other))
+        } else if let Some((from, to)) = word.split_once('>') {
             let (to, replaced) = match to.split_at(1) {
                 (">", to) => (to, Replaced::Yes),
                 ("?", to) => (to, Replaced::Unknown),
@@ -100,6 +103,37 @@ fn directories_carry_what_is_in_them() {
     check("-d/x -d/", "mkdir d, lost d/x");
     check("a>d/a +d/b d/>e/", "aside e/b, e>d, e/a>a");
     check("+d/ a>d/a", "aside d, d/a>a");
+    check("d/>e +d/ e/x>d/x", "aside d, d/x>d/x, e>d");
+    check("d/>e +d/ e/x>d/x d/x>e/x", "aside d, e>d");
+    check("d/>e e/x>x x>e/x e/>d", "");
+}
+
+#[test]
+fn what_is_exchanged_comes_home() {
+    check("a<>b", "a>b, b>a");
+    check("a<>b b<>a", "");
+    check("a<>b b<>c", "a>b, b>c, c>a");
+    check("a<>b ~a", "a>b, b>a, written b");
+    check("+t ~t t<>a", "aside a, t>a");
+    check("+t ~t t<>a -t", "aside a, lost a");
+    check("+t t<>a t<>a", "aside t");
+    check("a<>b -b", "a>b, lost a");
+    check("a<>b a>c", "b>a, c>b");
+    check("a>t b>a c>b t>c", "a>b, b>c, c>a");
+    check("d/<>f ~f/x +f/new", "aside f/new, d>f, f>d, written d/x");
+    check("d/<>e/ ~d/x d/x>y", "d>e, e>d, y>e/x, written e/x");
+    check("+d/new e/x>e/y d/<>e/", "aside e/new, d>e, d/y>e/x, e>d");
+    check("+d/new e/x>e/y d/<>e/ d/<>e/", "aside d/new, e/y>e/x");
+    check("+n/ +n/x n/<>d/", "aside d, n>d");
+}
+
+#[test]
+fn what_is_exchanged_is_known_by_its_name() {
+    let mut table = Table::default();
+    tell(&mut table, "~a ~d/x +e/ +e/y d/<>a");
+    assert_eq!(table.touched(), ["/d", "/e/y", "/a/x"].map(Path::new));
+    tell(&mut table, "a/<>e/");
+    assert_eq!(table.touched(), ["/d", "/a/y", "/e/x"].map(Path::new));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hdcr_policy::kin::{self, Kin, Whose};
-use hdcr_policy::touched::{Changes, Event, Identity, Kind, Look, Replaced, Table};
+use hdcr_policy::touched::{Changes, Event, Identity, Kind, Look, Replaced, Side, Table};
 use hdcr_sys::births::{self, Births};
 use hdcr_sys::fanotify::{self, Emptied, Fanotify, Happened};
 use rustix::event::epoll;
@@ -247,6 +247,7 @@ impl Watch {
     /// A worker that takes a checkpoint holds duplicates of the job's open files, and may be the last to close one that the
     /// job has written. Whatever else a worker does to the job's files brings back what was.
     fn hear_own(&mut self, happened: &Happened) {
+        self.follow(happened);
         if happened.mask & fanotify::CLOSE_WRITE == 0 || Some(happened.pid) == self.restorer {
             return;
         }
@@ -265,9 +266,7 @@ impl Watch {
         }
         let paths =
             [&happened.place, &happened.to].map(|place| place.as_ref().and_then(|place| self.places.known(place)));
-        if let ([Some(from), Some(to)], true) = (&paths, happened.mask & fanotify::DIRECTORY != 0) {
-            self.places.renamed(from, to);
-        }
+        self.follow(happened);
         for path in paths.into_iter().flatten() {
             self.push(happened.pid, &Identity::new(), Event::Foreign(path));
         }
@@ -302,6 +301,11 @@ impl Watch {
             self.push(happened.pid, &identity, Event::Removed(from, kind));
             return;
         };
+        self.meet(happened, &from);
+        let now = Side { path: from.clone(), kind, identity: identity.clone() };
+        if self.is_exchange(happened.pid, &to, &now) {
+            return;
+        }
         if kind == Kind::Directory {
             self.places.renamed(&from, &to);
         }
@@ -309,8 +313,55 @@ impl Watch {
         self.push(happened.pid, &Identity::new(), Event::Renamed { from, to, kind, replaced, identity });
     }
 
+    /// A directory that is made or renamed is known from then on, wherever it lies when something in it is heard.
+    fn meet(&mut self, happened: &Happened, path: &Path) {
+        let (Some(place), Some(file)) = (&happened.place, &happened.file) else { return };
+        if happened.mask & fanotify::DIRECTORY == 0 {
+            return;
+        }
+        if happened.mask & fanotify::DELETE != 0 && path.symlink_metadata().is_err() {
+            self.places.gone(place.file_system, file);
+        } else {
+            self.places.met(place.file_system, file, path);
+        }
+    }
+
+    /// Somebody who is not of the job, but may be who brings it back, renames directories in which it works.
+    fn follow(&mut self, happened: &Happened) {
+        if happened.mask & fanotify::DIRECTORY == 0 || happened.mask & fanotify::RENAME == 0 {
+            return;
+        }
+        let from = happened.place.as_ref().and_then(|place| self.places.known(place));
+        let to = happened.to.as_ref().and_then(|place| self.places.path(place));
+        if let (Some(from), Some(to)) = (from, to) {
+            self.places.renamed(&from, &to);
+        }
+    }
+
+    /// An exchange is told of as two renames in one call, of two different files (`vfs_rename` in fs/namei.c).
+    fn is_exchange(&mut self, pid: i32, to: &Path, other: &Side) -> bool {
+        let of_it = |heard: &&mut Heard| heard.pid == pid;
+        let Some(Heard { what: What::Event(event), .. }) = self.waiting.iter_mut().rev().find(of_it) else {
+            return false;
+        };
+        let Event::Renamed { from, to: its_to, kind, identity, .. } = event else { return false };
+        let known = !identity.is_empty() && !other.identity.is_empty();
+        if !known || *identity == other.identity || *from != to || *its_to != other.path {
+            return false;
+        }
+        let one = Side { path: from.clone(), kind: *kind, identity: identity.clone() };
+        match (one.kind, other.kind) {
+            (Kind::Directory, Kind::Directory) => self.places.exchanged(&other.path, to),
+            (Kind::File, Kind::Directory) => self.places.renamed(&other.path, to),
+            (_, Kind::File) => {}
+        }
+        *event = Event::Exchanged(one, other.clone());
+        true
+    }
+
     /// Several things that a process did to one name may have been joined into one event.
     fn hear_name(&mut self, happened: &Happened, path: &Path, kind: Kind, file: &Identity) {
+        self.meet(happened, path);
         let there = path.symlink_metadata().is_ok();
         let has = |bit: u64| happened.mask & bit != 0;
         let (created, removed) = (has(fanotify::CREATE), has(fanotify::DELETE));

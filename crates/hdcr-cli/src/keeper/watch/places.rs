@@ -1,6 +1,6 @@
 //! From the directories that events name to paths: the file systems that are watched, and where they are mounted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -106,8 +106,13 @@ struct FileSystem {
 #[derive(Debug, Default)]
 pub(super) struct Places {
     systems: BTreeMap<u64, FileSystem>,
-    known: BTreeMap<(u64, Vec<u8>), PathBuf>,
+    known: BTreeMap<Key, PathBuf>,
+    /// What lay in the directory that was renamed last, and itself.
+    renamed_last: BTreeSet<Key>,
 }
+
+/// A directory: its file system and its handle.
+type Key = (u64, Vec<u8>);
 
 impl Places {
     /// Takes the mounts of one file system; an error in words when its directories could not be found again.
@@ -159,17 +164,40 @@ impl Places {
         })
     }
 
+    /// A directory was made here, or is about to be renamed: later it may lie elsewhere.
+    pub(super) fn met(&mut self, file_system: u64, directory: &Handle, path: &Path) {
+        self.known.insert((file_system, identity(directory)), path.to_owned());
+    }
+
+    /// A directory is gone.
+    pub(super) fn gone(&mut self, file_system: u64, directory: &Handle) {
+        self.known.remove(&(file_system, identity(directory)));
+    }
+
     /// A directory was renamed.
     pub(super) fn renamed(&mut self, from: &Path, to: &Path) {
-        for path in self.known.values_mut() {
+        self.renamed_last = self.rename_but(from, to, &BTreeSet::new());
+    }
+
+    /// It has changed places with the one that was renamed last.
+    pub(super) fn exchanged(&mut self, from: &Path, to: &Path) {
+        let others = std::mem::take(&mut self.renamed_last);
+        self.rename_but(from, to, &others);
+    }
+
+    fn rename_but(&mut self, from: &Path, to: &Path, others: &BTreeSet<Key>) -> BTreeSet<Key> {
+        let mut renamed = BTreeSet::new();
+        for (key, path) in self.known.iter_mut().filter(|(key, _)| !others.contains(*key)) {
             if let Ok(rest) = path.strip_prefix(from) {
                 *path = if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) };
+                renamed.insert(key.clone());
             }
         }
+        renamed
     }
 }
 
-fn key(place: &Place) -> (u64, Vec<u8>) {
+fn key(place: &Place) -> Key {
     (place.file_system, identity(&place.directory))
 }
 

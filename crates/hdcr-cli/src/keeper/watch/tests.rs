@@ -144,6 +144,29 @@ os.rename('3', 'b'); os.link('b', 'c')";
 }
 
 #[test]
+fn exchanged_names_are_told_from_renames() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.foreign("for i in 1 2 3 4; do echo $i > $i; done; mkdir d e; echo x > d/x; echo y > e/y");
+    let script = "import ctypes, os
+def exchange(a, b):
+    assert ctypes.CDLL(None, use_errno=True).renameat2(-100, a, -100, b, 2) == 0
+exchange(b'1', b'2')
+exchange(b'3', b'd')
+open('3/z', 'w').close(); os.rename('4', '3/4')
+exchange(b'3', b'e')
+open('3/n', 'w').close(); os.unlink('e/x')";
+    if Command::new("python3").arg("-V").status().is_err() {
+        println!("skipped: there is no python3");
+        return;
+    }
+    scene.job("echo 0 > d/0; echo 0 > e/0");
+    scene.mark(1);
+    let python = Command::new("python3").args(["-c", script]).current_dir(scene.directory.path()).status().unwrap();
+    assert!(python.success());
+    assert_eq!(scene.since(1), "new 3/n, new e/z, 1>2, 2>1, 3>e, d>3, e>d, e/4>4, lost d/x");
+}
+
+#[test]
 fn files_of_others_are_not_of_the_job() {
     let Some(mut scene) = Scene::new() else { return };
     scene.foreign(BEFORE);

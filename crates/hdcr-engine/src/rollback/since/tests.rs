@@ -159,6 +159,69 @@ fn renamed_files_come_home_whatever_lies_there() {
 }
 
 #[test]
+fn what_was_exchanged_comes_home_with_all_that_is_in_it() {
+    let place =
+        Place::new(&[("a", "a"), ("b", "b"), ("c", "c"), ("f", "f"), ("d/x", "x"), ("d/y", "y"), ("e/x", "ex")]);
+    let image = place.capture(&["a", "b", "d/x"]);
+    let exchange = |one: &str, other: &str| {
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        let (one, other) = (place.at(one), place.at(other));
+        rustix::fs::renameat_with(rustix::fs::CWD, one, rustix::fs::CWD, other, flags).unwrap();
+    };
+    exchange("a", "b");
+    exchange("b", "c");
+    exchange("d", "f");
+    exchange("f", "e");
+    fs::rename(place.at("f/x"), place.at("f/z")).unwrap();
+    exchange("e/y", "e/x");
+    place.write(&[("a", "bb"), ("e/y", "xx"), ("e/new", "n")]);
+    let since = Since {
+        newer: vec![place.newer("e/new")],
+        moved: vec![
+            place.moved("a", "b"),
+            place.moved("b", "c"),
+            place.moved("c", "a"),
+            place.moved("d", "f"),
+            place.moved("e", "d"),
+            place.moved("f", "e"),
+            place.moved("f/z", "e/x"),
+            place.moved("e/x", "d/y"),
+            place.moved("e/y", "d/x"),
+        ],
+        written: vec![place.at("b"), place.at("d/x")],
+        ..nothing()
+    };
+    assert_eq!(place.roll_back(&image, Some(&since)), "rollback-aside");
+    assert_eq!(place.files(), ".hdcr-aside-job-1/new=n a=a b=b c=c d/x=x d/y=y e/x=ex f=f");
+}
+
+#[test]
+fn directories_come_home_whatever_was_made_in_them_and_where_they_were() {
+    let place = Place::new(&[("d/x", "x"), ("d/s/y", "y"), ("g/z", "z"), ("h/w", "w")]);
+    let image = place.capture(&["d/s/y"]);
+    let rename = |from: &str, to: &str| fs::rename(place.at(from), place.at(to)).unwrap();
+    rename("d", "e");
+    fs::remove_dir_all(place.at("e/s")).unwrap();
+    place.write(&[("d/n", "n"), ("e/m/n", "m"), ("h/n/o", "o")]);
+    rename("e/x", "d/x");
+    rename("g/z", "z");
+    fs::remove_dir(place.at("g")).unwrap();
+    rename("h", "g");
+    let since = Since {
+        newer: vec![place.newer("d"), place.newer("e/m"), place.newer("g/n")],
+        moved: vec![place.moved("d/x", "d/x"), place.moved("e", "d"), place.moved("g", "h"), place.moved("z", "g/z")],
+        directories: vec![place.at("d/s"), place.at("g")],
+        lost: vec![place.at("d/s/y")],
+        ..nothing()
+    };
+    let codes = place.roll_back(&image, Some(&since));
+    assert_eq!(codes, "rollback-directory rollback-aside rollback-directory rollback-aside rollback-aside");
+    let (aside, home) =
+        (".hdcr-aside-job-1/d/n=n .hdcr-aside-job-1/m/n=m .hdcr-aside-job-1/n/o=o", "d/s/y=y d/x=x g/z=z h/w=w");
+    assert_eq!(place.files(), format!("{aside} {home}"));
+}
+
+#[test]
 fn removed_directories_are_made_again() {
     let place = Place::new(&[("d/e/x", "x"), ("d/y", "y")]);
     let image = place.capture(&["d/e/x"]);
