@@ -118,7 +118,7 @@ fn use_of(users: &[i32], tree: &BTreeSet<Pid>, lives: &dyn Fn(Pid) -> bool) -> U
 }
 
 fn lives(pid: Pid) -> bool {
-    procfs::stat(pid).is_ok()
+    procfs::stat(pid).is_ok() || procfs::hidden(pid)
 }
 
 /// The sets that a tree uses, with who changed them last.
