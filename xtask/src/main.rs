@@ -42,6 +42,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Manual pages (`man/man1`) and completions for shells (`completions`), in the directory where cargo builds.
+    Man,
     /// Adds golden images of this version, of the programs named or of all that have none yet (see docs/format.md).
     Golden {
         /// Programs of `trials/golden`.
@@ -117,6 +119,7 @@ fn run(command: &Command) -> Result<bool> {
         }
         Task::Kmod { task: Kmod::Build } => kmod::build(&shell),
         Task::Kmod { task: Kmod::Test { names } } => Ok(kmod::test(&shell, names)?.failed == 0),
+        Task::Man => man(&shell),
         Task::Golden { names } => golden(&shell, names),
         Task::Soak { name, times } if name == "faults" => {
             let count = times.saturating_mul(10).to_string();
@@ -159,4 +162,20 @@ fn golden(shell: &Shell, names: &[String]) -> Result<bool> {
     all.extend(["golden", "--make"]);
     all.extend(names.iter().map(String::as_str));
     shell.run("unshare", &all)
+}
+
+/// Both come from the description of the command line in the program itself.
+fn man(shell: &Shell) -> Result<bool> {
+    let words = ["build", "--quiet", "--package", "hdcr-cli"];
+    ensure!(shell.run("cargo", &words)?, "the build failed");
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let (program, pages) = (shell.target().join("debug/hdcr"), shell.target().join("man/man1"));
+    let completions = shell.target().join("completions");
+    std::fs::create_dir_all(&completions)?;
+    for (name, file) in [("bash", "hdcr"), ("zsh", "_hdcr"), ("fish", "hdcr.fish")] {
+        std::fs::write(completions.join(file), shell.output(&text(&program), &["completions", name])?)?;
+    }
+    let made = shell.run(&text(&program), &["manpage", &text(&pages)])?;
+    shell::say(&format!("manual pages in {}, completions in {}", pages.display(), completions.display()))?;
+    Ok(made)
 }

@@ -29,6 +29,7 @@ Exit status:
   70  fault of hdcr
   71  the system failed (a call, a disk, a missing right)
   75  it changed while it was looked at, or it was checkpointed and ended
+  126, 127  run: the program cannot be executed, or is not there
 
 `hdcr run` and `hdcr restore` return the status of the program itself: its own, or 128+n when signal n killed it.
 
@@ -128,10 +129,14 @@ Examples:
     /// Print a completion script for a shell
     #[command(after_help = "\
 Examples:
-  hdcr completions bash > /usr/share/bash-completion/completions/hdcr")]
+  hdcr completions bash > /usr/share/bash-completion/completions/hdcr
+  hdcr completions zsh > /usr/local/share/zsh/site-functions/_hdcr
+  hdcr completions fish > ~/.config/fish/completions/hdcr.fish")]
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory
-    #[command(hide = true)]
+    #[command(after_help = "\
+Examples:
+  hdcr manpage /usr/local/share/man/man1      then: man hdcr, man hdcr-run")]
     Manpage(ManpageArgs),
     /// Part of hdcr itself: tries whether a private pid namespace can be made
     #[command(name = "__probe", hide = true)]
@@ -478,10 +483,10 @@ pub(crate) struct CompletionsArgs {
     pub(crate) shell: clap_complete::Shell,
 }
 
-/// The hidden `manpage`.
+/// `hdcr manpage`.
 #[derive(Debug, Args)]
 pub(crate) struct ManpageArgs {
-    /// Where they go
+    /// Where they go; made when it is missing
     pub(crate) directory: PathBuf,
 }
 

@@ -251,6 +251,42 @@ mod tests {
         assert_eq!(without_numbers("a (os error 2): b (os error x) (os error 17)"), "a: b (os error x)");
     }
 
+    /// Exit statuses are told in the README, in the help and in the pages made from it; these are all that there are.
+    #[test]
+    fn exit_statuses_are_those_that_are_told() {
+        use clap::CommandFactory as _;
+        const ALL: [(Class, &str); 8] = [
+            (Class::Usage, "usage"),
+            (Class::Corrupt, "corrupt"),
+            (Class::Refused, "refused"),
+            (Class::Internal, "internal"),
+            (Class::Failed, "failed"),
+            (Class::Changed, "changed"),
+            (Class::NotExecutable, ""),
+            (Class::NoProgram, ""),
+        ];
+        let readme = include_str!("../../../README.md");
+        let rows = readme.lines().skip_while(|line| !line.starts_with("| status |")).skip(2);
+        let told: Vec<(u8, &str)> = rows
+            .take_while(|line| line.starts_with('|'))
+            .flat_map(|row| {
+                let mut cells = row.trim_matches('|').split('|').map(str::trim);
+                let (statuses, class) = (cells.next().unwrap(), cells.next().unwrap());
+                statuses.split(", ").map(move |status| (status.parse().unwrap(), class))
+            })
+            .collect();
+        let all = ALL.map(|(class, name)| (class.status(), name));
+        assert_eq!(told, std::iter::once((0, "")).chain(all).collect::<Vec<_>>());
+        let help = crate::cli::Cli::command().get_after_help().unwrap().to_string();
+        let list = help.lines().skip_while(|line| *line != "Exit status:").skip(1).take_while(|line| !line.is_empty());
+        let told: Vec<u8> = list
+            .flat_map(|line| {
+                line.trim_start().split("  ").next().unwrap().split(", ").map(|text| text.parse().unwrap())
+            })
+            .collect();
+        assert_eq!(told, std::iter::once(0).chain(all.map(|(status, _)| status)).collect::<Vec<_>>());
+    }
+
     #[test]
     fn what_holds_of_many_descriptors_is_told_once() {
         let note = |pid, fd, path: &str| Obstacle {
