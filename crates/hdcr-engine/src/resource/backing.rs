@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
-use super::contents::{self, InodeRecord, Met, Uses, Window};
+use super::contents::{self, InodeRecord, Life, Met, Uses, Window};
+use super::keep::{self, Case};
 use super::{data, directory, regfile, reopen};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
@@ -45,7 +46,23 @@ pub(crate) fn survey(survey: &mut Survey<'_>, pid: Pid, line: &MapLine) {
         Some(refusal) => survey.refuse(refusal),
         // A process that has ended meanwhile has nothing to be reached.
         None if !reachable && procfs::stat(pid).is_ok() => survey.refuse(unreachable(pid, line)),
-        None => {}
+        None => large(survey, pid, line),
+    }
+}
+
+/// A file that is written through a shared mapping, and too large to be kept.
+fn large(survey: &mut Survey<'_>, pid: Pid, line: &MapLine) {
+    let files = &survey.request.files;
+    let path = model::path_of(&line.name);
+    let Some((_, stat)) = by_path(line).filter(|_| line.shared() && line.has(b"mw")) else { return };
+    if data::path_on_tmpfs(&path) {
+        return;
+    }
+    let uses = Uses { write: true, overwrite: true, in_place: true, ..Uses::default() };
+    let case = Case { life: Life::Named, path: &path, size: keep::stored(&stat), uses, tmpfs: false };
+    if keep::beyond(&case, files) {
+        let refusal = keep::beyond_limit(owner(pid, line), files.limit);
+        survey.refuse(refusal);
     }
 }
 
@@ -120,6 +137,7 @@ pub(crate) fn capture(cx: &mut Capture<'_>, pid: Pid, line: &MapLine) -> Result<
     let uses = Uses {
         write: shared_write,
         overwrite: shared_write,
+        in_place: shared_write,
         read: !line.shared(),
         shared: line.shared(),
         shared_write,

@@ -15,7 +15,7 @@ use nix::libc;
 use rustix::fs::{Mode, OFlags, Stat};
 
 use super::data;
-use super::keep::{Case, Decision, Rooms, decide, volatile};
+use super::keep::{self, Case, Decision, Rooms, decide, volatile};
 use super::late::LateFile;
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
@@ -172,6 +172,8 @@ pub(crate) struct Uses {
     pub(crate) write: bool,
     /// Written elsewhere than at its end: open without `O_APPEND`, or mapped shared and writable.
     pub(crate) overwrite: bool,
+    /// Seen to be so: its offset is not at the end, or it is mapped.
+    pub(crate) in_place: bool,
     /// Open for reading, or mapped private: what was read before must still be there.
     pub(crate) read: bool,
     /// Mapped shared.
@@ -190,6 +192,7 @@ impl Uses {
     fn join(&mut self, other: Self) {
         self.write |= other.write;
         self.overwrite |= other.overwrite;
+        self.in_place |= other.in_place;
         self.read |= other.read;
         self.shared |= other.shared;
         self.shared_write |= other.shared_write;
@@ -350,7 +353,7 @@ fn last_name(path: &[u8]) -> &[u8] {
 pub(crate) fn finish(cx: &mut Capture<'_>) -> Result<()> {
     let mut rooms = Rooms::new(cx.request.files.limit);
     for (id, pending) in std::mem::take(&mut cx.inodes.pending) {
-        let record = keep(cx, id, &pending, &mut rooms)?;
+        let record = record(cx, id, &pending, &mut rooms)?;
         cx.frame(id, &record)?;
     }
     Ok(())
@@ -366,12 +369,17 @@ fn just_changed(stat: &Stat) -> bool {
     age < TICKS_NS
 }
 
-fn keep(cx: &mut Capture<'_>, id: ObjectId, pending: &Pending, rooms: &mut Rooms) -> Result<InodeRecord> {
+fn record(cx: &mut Capture<'_>, id: ObjectId, pending: &Pending, rooms: &mut Rooms) -> Result<InodeRecord> {
     let stat = pending.file.as_ref().and_then(|file| rustix::fs::fstat(file).ok()).or(pending.stat);
     let path = model::path_of(&pending.path);
     let tmpfs = pending.file.as_ref().is_some_and(data::on_tmpfs);
     let size = stat.map_or(0, |stat| stat.st_size.cast_unsigned());
-    let case = Case { life: pending.life, path: &path, size, uses: pending.uses, tmpfs };
+    let room = stat.as_ref().map_or(size, keep::stored);
+    let case = Case { life: pending.life, path: &path, size: room, uses: pending.uses, tmpfs };
+    if keep::beyond(&case, &cx.request.files) {
+        let owner = Owner { path: Some(path.clone()), ..pending.owner.clone() };
+        return Err(Error::refuse(keep::beyond_limit(owner, cx.request.files.limit)));
+    }
     let Decision { keep, contents } = decide(&case, &cx.request.files, rooms);
     let mut record = InodeRecord {
         path: pending.path.clone(),

@@ -26,10 +26,17 @@ pub(crate) fn door(file: impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{number}"))
 }
 
+/// `TMPFS_MAGIC` (`<linux/magic.h>`).
+const TMPFS: u64 = 0x0102_1994;
+
 /// Whether a file lies in memory only.
 pub(crate) fn on_tmpfs(file: &OwnedFd) -> bool {
-    const TMPFS: u64 = 0x0102_1994;
     rustix::fs::fstatfs(file).is_ok_and(|fs| magic(&fs) == TMPFS)
+}
+
+/// The same of what a path leads to.
+pub(crate) fn path_on_tmpfs(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|fs| magic(&fs) == TMPFS)
 }
 
 /// The magic number of a file system, without the sign that some architectures give it.

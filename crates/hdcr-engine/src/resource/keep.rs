@@ -4,7 +4,10 @@
 use std::path::Path;
 
 use super::contents::{Keep, Life, Uses};
+use rustix::fs::Stat;
+
 use crate::checkpoint::{FilePolicy, FileRequest};
+use crate::error::{Owner, Refusal};
 
 /// Whether a path lies where packages put files: those can be had again, so their contents are not kept.
 pub(crate) fn of_the_system(path: &Path) -> bool {
@@ -59,9 +62,42 @@ impl Decision {
 pub(crate) struct Case<'a> {
     pub(crate) life: Life,
     pub(crate) path: &'a Path,
+    /// What it takes on its disk: holes are not stored.
     pub(crate) size: u64,
     pub(crate) uses: Uses,
     pub(crate) tmpfs: bool,
+}
+
+/// What a file takes on its disk, in bytes, and never more than its length.
+pub(crate) fn stored(stat: &Stat) -> u64 {
+    const BLOCK: u64 = 512;
+    stat.st_blocks.cast_unsigned().saturating_mul(BLOCK).min(stat.st_size.cast_unsigned())
+}
+
+/// Whether the tree writes a file in place, nothing was said about it, and it is too large to be kept: a roll-back could not
+/// bring back what is written over, and the program would go on with contents that its memory does not know.
+pub(crate) fn beyond(case: &Case<'_>, files: &FileRequest) -> bool {
+    let Case { life, path, size, uses, tmpfs } = *case;
+    let listed = uses.listed || files.always.iter().any(|top| path.starts_with(top));
+    let named = matches!(life, Life::Named | Life::Elsewhere);
+    let kept = listed || (uses.shared && tmpfs) || policy_of(files, path) != FilePolicy::Auto;
+    named && uses.in_place && !kept && size > files.limit
+}
+
+/// The words for it.
+pub(crate) fn beyond_limit(owner: Owner, limit: u64) -> Refusal {
+    Refusal {
+        code: "file-beyond-limit",
+        object: "file that is written in place".to_owned(),
+        owner,
+        cause: format!(
+            "it takes more than the {} MiB that are kept of one file, so a roll-back could not bring back what is written over",
+            limit >> 20
+        ),
+        remedy: "keep it whatever its size with --files PATH, raise --file-limit, or have it left as it is with \
+                 --file-policy PATH=ignore"
+            .to_owned(),
+    }
 }
 
 /// Decides by policy, use, size and place; takes the room for programs and for what is not held.
@@ -119,6 +155,27 @@ mod tests {
         let case = Case { life: Life::Named, path: Path::new(path), size, uses, tmpfs: path.starts_with("/dev/shm") };
         let Decision { keep, contents } = decide(&case, &files, &mut Rooms { programs: 5000, touched: 3000 });
         (keep, contents)
+    }
+
+    #[test]
+    fn what_is_written_in_place_is_kept_or_refused() {
+        let in_place = Uses { write: true, overwrite: true, in_place: true, ..Uses::default() };
+        let files = FileRequest {
+            always: vec!["/a/always".into()],
+            limit: 1000,
+            touched: Vec::new(),
+            policies: vec![("/b".into(), FilePolicy::Ignore)],
+        };
+        let beyond = |path: &str, size, uses| {
+            beyond(&Case { life: Life::Named, path: Path::new(path), size, uses, tmpfs: false }, &files)
+        };
+        assert!(beyond("/a/x", 1001, in_place));
+        assert!(
+            !beyond("/a/x", 1000, in_place)
+                && !beyond("/a/always/x", 1001, in_place)
+                && !beyond("/b/x", 1001, in_place)
+        );
+        assert!(!beyond("/a/x", 1001, Uses { in_place: false, ..in_place }));
     }
 
     #[test]

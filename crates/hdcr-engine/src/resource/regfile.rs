@@ -13,10 +13,10 @@ use hdcr_sys::kcmp::{self, Kind};
 use rustix::fs::{FileType, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
-use super::contents::{self, Met, Uses};
+use super::contents::{self, Life, Met, Uses};
+use super::keep::Case;
 use super::{FileKind, FileView, data, keep, reopen};
 use crate::capture::Capture;
-use crate::checkpoint::FilePolicy;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
@@ -76,6 +76,12 @@ fn uses(flags: u32) -> Uses {
     Uses { write, overwrite: write && flags & OFlags::APPEND.bits() == 0, read, ..Uses::default() }
 }
 
+/// The same, with what its offset tells: a file that is only ever made longer is written at its end.
+fn uses_of(view: &FileView, size: u64) -> Uses {
+    let uses = uses(flags_of(view));
+    Uses { in_place: uses.overwrite && view.info.pos != size, ..uses }
+}
+
 impl FileKind for RegFile {
     type Record = RegFileRecord;
 
@@ -104,7 +110,7 @@ impl FileKind for RegFile {
             let cause = format!("its contents cannot be kept: this user may not open it for reading ({error})");
             survey.refuse(view.refuse("file-unreadable", "regular file", &cause, "run hdcr as a user who may read it"));
         }
-        note_large(survey, view);
+        large(survey, view);
         note_out_of_reach(survey, view);
         Ok(())
     }
@@ -115,7 +121,7 @@ impl FileKind for RegFile {
             .map_err(Error::system("looking at an open file", model::path_of(&view.link).display()))?;
         let owner = Owner { pid: Some(view.pid), fd: Some(view.fd), ..Owner::default() };
         let met = Met { link: &view.link, stat: &stat, door: Some(data::door(file)), owner };
-        let inode = contents::note(cx, &met, uses(flags));
+        let inode = contents::note(cx, &met, uses_of(view, stat.st_size.cast_unsigned()));
         Ok(RegFileRecord { inode: inode.0, offset: view.info.pos, flags })
     }
 
@@ -184,13 +190,23 @@ fn note_out_of_reach(survey: &mut Survey<'_>, view: &FileView) {
     }
 }
 
-/// Says when a file that is written in place is too large to be kept.
-fn note_large(survey: &mut Survey<'_>, view: &FileView) {
+/// A file that is written in place and too large to be kept stands in the way; of one that seems to be written at its end
+/// only, a user is told.
+fn large(survey: &mut Survey<'_>, view: &FileView) {
     let (files, path) = (&survey.request.files, model::path_of(&view.link));
-    let kept =
-        files.always.iter().any(|top| path.starts_with(top)) || keep::policy_of(files, &path) != FilePolicy::Auto;
-    let large = view.stat.st_size.cast_unsigned() > files.limit && view.stat.st_nlink > 0;
-    if large && !kept && uses(flags_of(view)).overwrite {
+    let uses = uses_of(view, view.stat.st_size.cast_unsigned());
+    let door = crate::procfs::path(view.pid, &format!("fd/{}", view.fd));
+    // What is mapped from there as well is kept: that is known under the freeze only.
+    if view.stat.st_nlink == 0 || data::path_on_tmpfs(&door) {
+        return;
+    }
+    let size = keep::stored(&view.stat);
+    let seen = |in_place| Case { life: Life::Named, path: &path, size, uses: Uses { in_place, ..uses }, tmpfs: false };
+    if keep::beyond(&seen(uses.in_place), files) {
+        let owner = Owner { pid: Some(view.pid), fd: Some(view.fd), path: Some(path.clone()), ..Owner::default() };
+        let refusal = keep::beyond_limit(owner, files.limit);
+        survey.refuse(refusal);
+    } else if keep::beyond(&seen(uses.overwrite), files) {
         let cause =
             "it is larger than the limit: a rollback cuts it back to its length, but what was overwritten stays";
         survey.note(view.refuse(

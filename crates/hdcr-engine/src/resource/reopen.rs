@@ -297,8 +297,14 @@ fn existing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Pat
     match judge(record, &file, &stat, path)? {
         Verdict::Use => {}
         Verdict::Contents => {
+            // Where the user has mapped the path to, there it is meant to be.
+            let another = record.checked_path()? == path && is_another(record, &file, &stat);
+            if another && let Some(moved) = moved(cx, record, path)? {
+                return existing(cx, id, record, &moved.0, moved.1);
+            }
             let writer = held::writer(cx, id, record, &file)?;
-            let newer = newer::of(cx, id, record, path, &stat)?;
+            let newer =
+                if another { newer::of_another(cx, id, path)? } else { newer::of(cx, id, record, path, &stat)? };
             let action = Action::Contents { path: path.to_owned(), file: writer, id, size: record.size, changed };
             cx.plan.add(action, newer)?;
         }
@@ -312,6 +318,38 @@ fn existing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Pat
         }
     }
     Ok(Opened::new(file))
+}
+
+/// Whether a file is not the very one of the record, and not a copy of it as it was. Handles tell apart also what was given
+/// the same inode number later.
+fn is_another(record: &InodeRecord, file: &OwnedFd, stat: &Stat) -> bool {
+    let copied = stat.st_size.cast_unsigned() == record.size
+        && (stat.st_mtime, stat.st_mtime_nsec) == (record.mtime, record.mtime_ns.into());
+    let handles = data::handle_of(file).filter(|_| !record.handle.is_empty());
+    let same = handles.map(|(kind, bytes)| kind == record.handle_type && bytes == record.handle);
+    !copied && !same.unwrap_or(stat.st_ino == record.inode)
+}
+
+/// The file of the record under the name that it has now, while another one lies at its own.
+fn moved(cx: &mut Restore<'_>, record: &InodeRecord, path: &Path) -> Result<Option<(PathBuf, OwnedFd)>> {
+    let Some(file) = by_handle(record) else { return Ok(None) };
+    let now = std::fs::read_link(data::door(&file)).map_err(Error::system("looking for a file", path.display()))?;
+    let same = look(&now).is_ok_and(|there| match (stat_of(&there, &now), stat_of(&file, &now)) {
+        (Ok(there), Ok(file)) => contents::same(&there, &file),
+        _ => false,
+    });
+    if !same {
+        return Ok(None);
+    }
+    let cause =
+        format!("the program's file is {} now, and goes back there; what lies here is left alone", now.display());
+    cx.notes.push(crate::rollback::since::note(
+        "rollback-moved",
+        path,
+        cause,
+        "move it back if the program opens it by name",
+    ));
+    Ok(Some((now, file)))
 }
 
 /// What does when the file at the path is another one: the old inode under its new name, or a private copy.

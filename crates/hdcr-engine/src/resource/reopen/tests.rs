@@ -94,6 +94,34 @@ fn a_written_file_rolls_back_and_keeps_its_inode() {
 }
 
 #[test]
+fn what_another_file_holds_is_not_overwritten_without_a_copy() {
+    let place = Place::new();
+    let path = place.write("data", "0123456789");
+    let file = open_with(&path, OFlags::RDWR);
+    let (ids, image) = scene::capture(&[&file], limit(), |_| {});
+    let back = |code: &str| {
+        let mut cx = scene::restore(&image, &place.journal(), &[]);
+        scene::make(&mut cx, ids[0]).unwrap();
+        let notes: Vec<_> = cx.notes.iter().map(|note| (note.code, note.cause.clone())).collect();
+        assert_eq!(notes.iter().map(|note| note.0).collect::<Vec<_>>(), [code]);
+        scene::finish(cx);
+        notes[0].1.rsplit(' ').next().unwrap().to_owned()
+    };
+    // The file itself lives on under another name: it goes back, and the other one is left alone.
+    fs::rename(&path, place.path("moved")).unwrap();
+    place.write("moved", "newer");
+    place.write("data", "of another program");
+    back("rollback-moved");
+    assert_eq!((place.text("data").as_str(), place.text("moved").as_str()), ("of another program", "0123456789"));
+    // It is gone: the other one gives way, and is kept.
+    drop(file);
+    fs::remove_file(place.path("moved")).unwrap();
+    let kept = back("rollback-replaced");
+    assert_eq!(place.text("data"), "0123456789");
+    assert_eq!(fs::read_to_string(kept).unwrap(), "of another program");
+}
+
+#[test]
 fn a_log_is_cut_back_and_another_file_is_refused() {
     let place = Place::new();
     let path = place.write("log", "one\n");

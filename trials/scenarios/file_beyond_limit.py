@@ -1,0 +1,54 @@
+"""Files that are written in place and too large to be kept are refused before anything is touched; a sparse one is kept, and
+so is one that only grows."""
+from scenario import *
+
+BINARY = compile_c("writer", r"""
+int main(int argc, char **argv) {
+    (void)argc;
+    int fd = open(argv[1], O_RDWR | O_CREAT, 0644), grows = open("grows", O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    long size = strtol(argv[2], 0, 10), *map = 0;
+    static char block[1 << 20];
+    MUST(fd >= 0 && grows >= 0 && ftruncate(fd, size) == 0);
+    memset(block, 7, sizeof block);
+    if (!strcmp(argv[3], "full")) for (long at = 0; at < size; at += sizeof block) MUST(pwrite(fd, block, sizeof block, at) > 0);
+    map = mmap(0, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    MUST(map != MAP_FAILED);
+    for (int i = 0; i < 5; i++) MUST(write(grows, block, sizeof block) > 0);
+    say("ready", "");
+    for (long turn = 1; access("go", F_OK) != 0; turn++) { map[0] = turn; map[size / 16] = turn; usleep(500); }
+    char text[64];
+    snprintf(text, sizeof text, "%s", map[0] == map[size / 16] ? "good" : "bad");
+    say("result", text);
+    return 0;
+}
+""")
+SIZE = 8 << 20
+
+
+def writer(name, kind):
+    for old in ("ready", "go", "result", name):
+        if os.path.exists(old):
+            os.remove(old)
+    program = start(BINARY, name, str(SIZE), kind)
+    ready()
+    return program
+
+
+full = writer("full", "full")
+text = hdcr("checkpoint", full.pid, "-o", "none.hdcr", "--file-limit", "4MiB", ok=False)
+must("[file-beyond-limit]" in text and "/full" in text, "not refused by name: " + text)
+must(not os.path.exists("none.hdcr"), "a refused checkpoint left an image")
+hdcr("checkpoint", full.pid, "-o", "kept.hdcr", "--file-limit", "4MiB", "--files", os.path.abspath("full"))
+hdcr("checkpoint", full.pid, "-o", "left.hdcr", "--file-limit", "4MiB", "--file-policy", f"{os.path.abspath('full')}=ignore")
+kill(full.pid)
+os.truncate("full", 0)
+restore("./kept.hdcr")
+must(os.path.getsize("full") == SIZE, "the file did not come back")
+must(result() == "good", "the program found other contents than its memory knows")
+sparse = writer("sparse", "sparse")
+hdcr("checkpoint", sparse.pid, "-o", "sparse.hdcr", "--file-limit", "4MiB", "--kill")
+gone(sparse.pid)
+with open("sparse", "r+b") as file:
+    file.write(b"something else")
+restore("./sparse.hdcr")
+must(result() == "good", "a sparse file did not come back")
