@@ -305,7 +305,7 @@ Examples:
 pub(crate) struct RestoreArgs {
     /// A file, a directory, the name of a job, or NAME@ID
     #[arg(value_name = "IMAGE|NAME[@ID]", value_hint = ValueHint::AnyPath)]
-    pub(crate) image: String,
+    pub(crate) image: std::ffi::OsString,
     /// Return as soon as the program runs
     #[arg(long)]
     pub(crate) detach: bool,
@@ -351,7 +351,7 @@ Examples:
 pub(crate) struct CheckArgs {
     /// A process or a job (could it be checkpointed?), or an image (could it be restored here and now?)
     #[arg(value_name = "PID|IMAGE", value_hint = ValueHint::AnyPath)]
-    pub(crate) target: String,
+    pub(crate) target: std::ffi::OsString,
     /// For a process or a job: look again until nothing stands in the way, at most for this time, such as 10s; for a program
     /// that is just starting, or that another hdcr is at work on [default: look once]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
@@ -423,7 +423,7 @@ pub(crate) struct ShowArgs {
 pub(crate) struct ImageArgs {
     /// A file, a directory, the name of a job, or NAME@ID
     #[arg(value_name = "IMAGE|NAME[@ID]", value_hint = ValueHint::AnyPath)]
-    pub(crate) image: String,
+    pub(crate) image: std::ffi::OsString,
 }
 
 /// `hdcr rm`.

@@ -3,6 +3,7 @@
 mod checkpoints;
 pub(crate) mod retention;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -447,7 +448,9 @@ pub(crate) fn written(image: &ImageReader) -> Result<Vec<PathBuf>> {
 }
 
 /// What a user means by a name, `NAME@ID` or a path. A name that the store does not know may be a file here.
-pub(crate) fn resolve(root: &Path, text: &str) -> Result<Place> {
+pub(crate) fn resolve(root: &Path, text: &OsStr) -> Result<Place> {
+    // What is no text can be a path alone.
+    let Some(text) = text.to_str() else { return Ok(Place::Path(PathBuf::from(text))) };
     let store = store(root);
     let selector: Selector = match text.parse() {
         Ok(selector) => selector,

@@ -1,5 +1,6 @@
 //! `hdcr check`: what stands in the way of a checkpoint or a restore. Touches nothing.
 
+use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -79,12 +80,13 @@ fn living(at: &Surrounding<'_>, target: &str, timeout: Duration) -> Result<Optio
 }
 
 /// Says that a target is nothing at all, whatever its user took it for.
-fn is_something(at: &Surrounding<'_>, target: &str) -> Result<()> {
+fn is_something(at: &Surrounding<'_>, target: &OsStr) -> Result<()> {
     let manifest = place(at, target).and_then(|place| parts::manifest(&place).map(drop));
+    let target = target.to_string_lossy();
     manifest.map_err(|failure| match &*failure.code {
         "no-such-checkpoint" if !target.contains('@') => Failure {
             message: format!("{target} is no process, no running job, no checkpoint, and no file or directory"),
-            remedy: names::nearest(target, at.registry().and_then(|registry| registry.names()).unwrap_or_default())
+            remedy: names::nearest(&target, at.registry().and_then(|registry| registry.names()).unwrap_or_default())
                 .map(|near| format!("did you mean {near}? `hdcr ps` lists running jobs, `hdcr list` checkpoints"))
                 .or(failure.remedy),
             ..failure
@@ -95,7 +97,8 @@ fn is_something(at: &Surrounding<'_>, target: &str) -> Result<()> {
 
 pub(crate) fn run(at: &Surrounding<'_>, args: &CheckArgs) -> Result<u8> {
     // A path or a number of a checkpoint names what is there or is not; a job may be about to begin.
-    let may_begin = pid(&args.target).is_none() && !args.target.contains(['@', '/']);
+    let target = args.target.to_string_lossy();
+    let may_begin = pid(&target).is_none() && !target.contains(['@', '/']);
     let passes = |failure: &Failure| {
         (failure.class == Class::Changed && failure.code != "keeper-stuck")
             || (may_begin && failure.code == "no-such-checkpoint")
@@ -149,10 +152,34 @@ fn until_possible(
     }
 }
 
+/// The checkpoint that is not made.
+fn task_of(at: &Surrounding<'_>, args: &CheckArgs, who: Who, timeout: Duration) -> Result<CheckpointTask> {
+    let target = Target::File(std::path::PathBuf::new());
+    let files = at.settings.files(&args.files)?;
+    Ok(CheckpointTask {
+        who,
+        target,
+        came_from: None,
+        files,
+        timeout,
+        then: Then::GoOn,
+        watched: false,
+        jobs: at.settings.surroundings.jobs(),
+        keep: None,
+        line: Vec::new(),
+        omitted: Vec::new(),
+        asks: false,
+        keepers: Vec::new(),
+        progress: false,
+        stays: false,
+        series: None,
+    })
+}
+
 /// Looks once.
 fn look(at: &Surrounding<'_>, args: &CheckArgs) -> Result<Seen> {
     let timeout = at.settings.checkpoint_timeout(None);
-    let who = match (at.entered, living(at, &args.target, timeout)?) {
+    let who = match (at.entered, living(at, &args.target.to_string_lossy(), timeout)?) {
         (Some(entered), _) => Some(Who::Tree(entered)),
         (None, Some(outer)) => match namespace::enter(outer)? {
             Some(status) => return Ok(Seen::Elsewhere(status)),
@@ -169,26 +196,7 @@ fn look(at: &Surrounding<'_>, args: &CheckArgs) -> Result<Seen> {
         return done.map(Seen::Elsewhere);
     }
     let (operation, found) = if let Some(who) = who {
-        let target = Target::File(std::path::PathBuf::new());
-        let files = at.settings.files(&args.files)?;
-        let task = CheckpointTask {
-            who,
-            target,
-            came_from: None,
-            files,
-            timeout,
-            then: Then::GoOn,
-            watched: false,
-            jobs: at.settings.surroundings.jobs(),
-            keep: None,
-            line: Vec::new(),
-            omitted: Vec::new(),
-            asks: false,
-            keepers: Vec::new(),
-            progress: false,
-            stays: false,
-            series: None,
-        };
+        let task = task_of(at, args, who, timeout)?;
         (CHECKPOINT, parts::check_processes(&task)?)
     } else {
         let map_path = args.map_path.clone();
@@ -210,7 +218,14 @@ fn look(at: &Surrounding<'_>, args: &CheckArgs) -> Result<Seen> {
         notes.push(unwatched());
     }
     let possible = refusals.is_empty();
-    Ok(Seen::Checked(Checked { target: args.target.clone(), operation, possible, processes, refusals, notes }))
+    Ok(Seen::Checked(Checked {
+        target: args.target.to_string_lossy().into_owned(),
+        operation,
+        possible,
+        processes,
+        refusals,
+        notes,
+    }))
 }
 
 #[cfg(test)]

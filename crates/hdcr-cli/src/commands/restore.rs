@@ -1,6 +1,7 @@
 //! `hdcr restore`: a program back from a checkpoint, in the foreground or detached.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
@@ -227,7 +228,7 @@ impl Report for Running {
 }
 
 /// The image that a user means; a path is made absolute, because it travels to another process.
-pub(crate) fn place(at: &Surrounding<'_>, text: &str) -> Result<Place> {
+pub(crate) fn place(at: &Surrounding<'_>, text: &OsStr) -> Result<Place> {
     match parts::resolve(&at.settings.store, text)? {
         Place::Path(path) => Ok(Place::Path(absolute(&path)?)),
         in_store @ Place::Store { .. } => Ok(in_store),
