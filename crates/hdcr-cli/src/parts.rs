@@ -34,6 +34,7 @@ use crate::names;
 use crate::process;
 use crate::progress::{Doing, Step};
 use crate::task::{CheckpointTask, Place, RestoreTask, Restored, Target, Who};
+use crate::told::Since;
 
 pub(crate) use checkpoints::{Session, checkpoint};
 
@@ -164,7 +165,7 @@ fn options(task: &RestoreTask, stdio: [OwnedFd; 3], journal: Option<PathBuf>, as
         map_path: task.map_path.iter().map(|PathMap { old, new }| (old.clone(), new.clone())).collect(),
         by: Deadline(Instant::now() + task.timeout),
         journal,
-        since: task.since.as_ref().map(crate::told::Since::for_engine),
+        since: task.since.as_ref().map(Since::for_engine),
         asked_by: asked_by.map(Pid),
         progress: Progress::default(),
         lazily: None,
@@ -318,6 +319,16 @@ pub(crate) fn forget_files(journals: &Path, job: &JobName) -> Result<()> {
         lock(&directory)?.ok_or_else(|| Failure::refused("restore-runs", format!("a restore of {job} is at work")))?;
     repair(&directory)?;
     fs::remove_dir_all(&directory).map_err(Failure::system(format_args!("removing {}", directory.display())))
+}
+
+/// Puts files back as they were before a job began that has no checkpoint; what its user should know.
+pub(crate) fn files_as_before(root: &Path, job: &JobName, since: &Since) -> Result<Vec<Obstacle>> {
+    let directory = journals(root).join(job.as_str());
+    make_private(&directory)?;
+    let _held =
+        lock(&directory)?.ok_or_else(|| Failure::refused("restore-runs", format!("a restore of {job} is at work")))?;
+    let notes = rollback::to_the_start(&directory, &since.for_engine())?;
+    Ok(obstacles(&notes))
 }
 
 /// Restores an image for a process, our parent; the roots become its children.

@@ -97,6 +97,7 @@ impl Keeper {
             Some(path) => command.env(hdcr::wire::CONTROL, path),
             None => command.env_remove(hdcr::wire::CONTROL),
         };
+        self.watch_from_the_start();
         let child = command.spawn().map_err(Failure::system("starting the program"))?;
         self.came_from = None;
         self.line.begin_anew();
@@ -169,6 +170,7 @@ impl Keeper {
             return self.restore(made);
         }
         self.tell_crash();
+        self.files_as_before();
         self.record.returned = self.record.returned.saturating_add(1);
         self.begin_anew()
     }

@@ -13,6 +13,7 @@ mod journal;
 mod left;
 pub mod reserve;
 pub mod since;
+mod start;
 mod steps;
 mod undo;
 mod witness;
@@ -26,6 +27,7 @@ use rustix::fs::{Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 pub(crate) use journal::{Entry, Journal, Then, Undo};
+pub use start::to_the_start;
 use steps::Steps;
 pub(crate) use witness::Witness;
 

@@ -13,8 +13,9 @@
 
 mod places;
 pub(crate) mod remembered;
+mod undone;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -27,10 +28,8 @@ use hdcr_sys::fanotify::{self, Emptied, Fanotify, Happened};
 use rustix::event::epoll;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
-use super::Keeper;
 use crate::failure::{Failure, Result};
 use crate::process;
-use crate::told::Since;
 use places::{Mount, Places};
 
 const WANTED: u64 = fanotify::CREATE
@@ -46,6 +45,8 @@ const SAME_CALL: Duration = Duration::from_secs(1);
 /// So many directories are looked at after a checkpoint, the latest ones, and so many names in each.
 const DIRECTORIES: usize = 32;
 const NAMES: usize = 2000;
+/// The number for the start of the program, before its first checkpoint.
+const START: u64 = 0;
 /// The number of a checkpoint that is not complete.
 const UNFINISHED: u64 = u64::MAX;
 
@@ -432,13 +433,18 @@ impl Watch {
         let mut directories = self.table.directories(DIRECTORIES);
         let current = self.kin.members().take(DIRECTORIES);
         directories.extend(current.filter_map(|pid| fs::read_link(format!("/proc/{pid}/cwd")).ok()));
-        for directory in directories {
-            let Ok(entries) = fs::read_dir(&directory) else { continue };
-            for path in entries.flatten().take(NAMES).map(|entry| entry.path()) {
-                if let Some(look) = look(&path) {
-                    self.table.tell(&Event::Seen(path, look));
-                }
-            }
+        for (path, look) in looks(directories) {
+            self.table.tell(&Event::Seen(path, look));
+        }
+    }
+
+    /// The job is about to begin, in the directory of this process: nothing of it is at work, and all is as it finds it.
+    pub(crate) fn begins(&mut self) {
+        self.begin_from(START);
+        let mut directories = self.table.directories(DIRECTORIES);
+        directories.extend(std::env::current_dir());
+        for (path, look) in looks(directories) {
+            self.table.tell(&Event::Seen(path, Look { changed: Duration::ZERO, ..look }));
         }
     }
 
@@ -513,57 +519,6 @@ impl Watch {
     }
 }
 
-impl Keeper {
-    /// Begins to watch, where that is permitted.
-    pub(super) fn begin_watching(&mut self) {
-        if !rustix::process::geteuid().is_root() {
-            return;
-        }
-        match Watch::start(std::process::id().cast_signed()) {
-            Ok(watch) => {
-                for line in watch.blind() {
-                    self.detail(&format!("files are not watched on {line}"));
-                }
-                self.watch = Some(watch);
-            }
-            Err(failure) => self.detail(&failure.to_string()),
-        }
-    }
-
-    /// A worker is not of the job.
-    pub(super) fn set_apart(&mut self, pid: i32) {
-        if let Some(watch) = &mut self.watch {
-            watch.set_apart(pid);
-        }
-    }
-
-    /// Nor is the one that brings it back.
-    pub(super) fn set_apart_restorer(&mut self, pid: i32) {
-        if let Some(watch) = &mut self.watch {
-            watch.set_apart_restorer(pid);
-        }
-    }
-
-    /// What is to be undone of what the job did to files since a checkpoint.
-    pub(super) fn undo_since(&mut self, number: u64) -> Option<Since> {
-        if let Some(since) = self.known_earlier(number) {
-            return Some(since);
-        }
-        let watch = self.watch.as_mut()?;
-        let Some(changes) = watch.roll_back(number) else {
-            // From here on it is known what is done.
-            watch.begin_from(number);
-            return None;
-        };
-        Some(Since::new(&changes, &self.plan.files, self.aside(number), self.plan.store.clone()))
-    }
-
-    /// The name of the directory for what is newer than a checkpoint.
-    fn aside(&self, number: u64) -> String {
-        format!(".hdcr-aside-{}-{number}", self.plan.name)
-    }
-}
-
 fn either_of(fanotify: &Fanotify, births: Option<&Births>) -> std::io::Result<OwnedFd> {
     let either = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let data = epoll::EventData::new_u64(0);
@@ -572,6 +527,13 @@ fn either_of(fanotify: &Fanotify, births: Option<&Births>) -> std::io::Result<Ow
         epoll::add(&either, births, data, epoll::EventFlags::IN)?;
     }
     Ok(either)
+}
+
+/// Looks at what lies in some directories.
+fn looks(directories: BTreeSet<PathBuf>) -> impl Iterator<Item = (PathBuf, Look)> {
+    let entries = directories.into_iter().filter_map(|directory| fs::read_dir(directory).ok());
+    let paths = entries.flat_map(|entries| entries.flatten().take(NAMES).map(|entry| entry.path()));
+    paths.filter_map(|path| Some((path.clone(), look(&path)?)))
 }
 
 /// Who lies under a name now.
