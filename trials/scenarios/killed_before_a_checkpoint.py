@@ -34,7 +34,7 @@ for round in range(3):
     must(job.keeper.poll() is None, f"the program met what it had left: {read('job.err')}")
 said = read("job.err")
 for code, name in [("rollback-aside", "made"), ("rollback-aside", "fresh"), ("rollback-lost", "gone"), ("rollback-written", "changed")]:
-    must(re.search(rf"\[{code}\] file \(\S*/work/{name}\)", said), f"{code} of {name} is not said: {said}")
+    must(re.search(rf"\[{code}\] file \(\S*/{name}\)", said), f"{code} of {name} is not said: {said}")
 must("the checkpoint" not in said, f"there was no checkpoint: {said}")
 ready("changed_all")
 write("end", "")

@@ -6,9 +6,11 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -34,6 +36,17 @@ impl Channel {
         let made = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
         let (near, far) = made.map_err(Failure::system("making a pair of sockets"))?;
         Ok((Self(near), Self(far)))
+    }
+
+    /// From now on a message that does not come, or not any further, for so long is a failure.
+    pub(crate) fn wait_at_most(&self, limit: Duration) -> Result<()> {
+        set_socket_timeout(&self.0, Timeout::Recv, Some(limit)).map_err(Failure::system("limiting a wait"))
+    }
+
+    /// Whether there is something to be received, or never will be.
+    pub(crate) fn is_ready(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&now)) == Ok(1)
     }
 
     /// The end that a worker gets as its standard input.
@@ -173,6 +186,17 @@ mod tests {
         assert_eq!(far.receive::<String>().unwrap().unwrap().0, long);
         drop(near);
         assert!(far.receive::<String>().unwrap().is_none());
+    }
+
+    #[test]
+    fn half_a_message_is_not_waited_for_without_limit() {
+        let (near, far) = Channel::pair().unwrap();
+        near.wait_at_most(Duration::from_millis(10)).unwrap();
+        assert!(!near.is_ready());
+        rustix::io::write(&far, &[9, 0, 0, 0, b'"']).unwrap();
+        assert!(near.is_ready() && near.receive::<String>().is_err());
+        drop(far);
+        assert!(near.is_ready());
     }
 
     #[test]

@@ -30,6 +30,8 @@ use crate::told::Touched;
 
 /// Code of a failure: the keeper has not answered.
 const SILENT: &str = "keeper-silent";
+/// What a worker has begun to say it says within this time; it is waited for its words elsewhere, with other limits.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How often a worker is started anew because its pid is one that the image needs.
 const TRIES: usize = 8;
 
@@ -74,6 +76,7 @@ impl Worker {
 
     fn spawn(task: &Task) -> Result<Self> {
         let (near, far) = Channel::pair()?;
+        near.wait_at_most(ANSWER_LIMIT)?;
         let mut command = process::this_program();
         command.args(crate::output::verbosity()).arg("__worker").stdin(Stdio::from(OwnedFd::from(far)));
         if matches!(task, Task::Restore(task) if task.detach) {
@@ -95,7 +98,12 @@ impl Worker {
         self.channel.send(answer, &[])
     }
 
-    /// Waits for its next answer; its silent death is a failure.
+    /// Whether its next answer, or its end, is there.
+    pub(crate) fn has_said(&self) -> bool {
+        self.channel.is_ready()
+    }
+
+    /// Its next answer, which has come or comes soon; its silent death is a failure.
     pub(crate) fn answer(&self) -> Result<Reply> {
         match self.channel.receive()? {
             Some((reply, _)) => Ok(reply),

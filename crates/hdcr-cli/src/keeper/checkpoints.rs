@@ -237,7 +237,8 @@ impl Keeper {
         if let Some(work) = &mut self.work {
             work.stays = false;
         }
-        while self.work.as_ref().is_some_and(|work| work.listens) {
+        // Who stands by for a page server has its end of the channel too, and may live on.
+        while self.work.as_ref().is_some_and(|work| work.listens && work.worker.has_said()) {
             self.on_answer()?;
         }
         let Some(work) = self.work.take() else { return Ok(()) };
@@ -458,5 +459,18 @@ mod tests {
         keeper.on_worker_end().unwrap();
         let trouble = keeper.trouble.unwrap_or_default();
         assert!(trouble.contains("the checkpoint has not come further for"), "{trouble}");
+    }
+
+    #[test]
+    fn nobody_is_waited_for_who_has_only_the_end_of_a_dead_worker() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut keeper = testing::keeper(folder.path());
+        let far = late_work(&mut keeper);
+        far.send(&Reply::Progress(Step { doing: Doing::Writing, done: 1, total: 2, round: 0 }), &[]).unwrap();
+        keeper.on_worker_end().unwrap();
+        assert!(keeper.work.is_none());
+        let trouble = keeper.trouble.unwrap_or_default();
+        assert!(trouble.contains("a worker process died"), "{trouble}");
+        drop(far);
     }
 }
