@@ -211,7 +211,8 @@ pub(crate) struct RunArgs {
     /// How many times to roll back before giving up [default: 5]
     #[arg(long, value_name = "N", env = "HDCR_RESTARTS")]
     pub(crate) restarts: Option<u32>,
-    /// Roll back on this too: exit:STATUS, exit:any, signal:NAME, signal:any (repeat, or separate by commas)
+    /// Roll back on this too: exit:STATUS, exit:any, signal:NAME, signal:any, such as
+    /// exit:75,signal:TERM (repeat, or separate by commas)
     #[arg(long, value_name = "WHAT", value_delimiter = ',', allow_hyphen_values = false)]
     pub(crate) on: Vec<Condition>,
     /// Begin anew although the job has checkpoints to go on from
@@ -220,7 +221,7 @@ pub(crate) struct RunArgs {
     /// Go on although another machine is said to run the job: it, or the job there, is gone for good
     #[arg(long)]
     pub(crate) take_over: bool,
-    /// Longest time for one checkpoint [default: 30s]
+    /// Longest time for one checkpoint, such as 30s or 2m [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub(crate) timeout: Option<Duration>,
     /// Give the job a private pid namespace (always so without root), so that its pids are free at every rollback
@@ -239,10 +240,11 @@ pub(crate) struct FileArgs {
     /// Always save these files, or all files below these directories (repeat for more)
     #[arg(long = "files", value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) always: Vec<PathBuf>,
-    /// What to do with files: PATH=auto|content|truncate|verify|ignore; the longest path wins (repeat for more)
+    /// What to do with files: PATH=auto|content|truncate|verify|ignore; the longest path wins, such as
+    /// /data/scratch=ignore (repeat for more)
     #[arg(long = "file-policy", value_name = "PATH=POLICY")]
     pub(crate) policies: Vec<FilePolicyRule>,
-    /// Largest written file to be saved by policy auto [default: 64M]
+    /// Largest written file to be saved by policy auto, such as 64M or 1G [default: 64M]
     #[arg(long = "file-limit", value_name = "SIZE", value_parser = duration::parse_size)]
     pub(crate) limit: Option<u64>,
     /// What a restore does with pipes and sockets whose other end lies outside (not stdin, stdout, stderr) [default: refuse]
@@ -276,13 +278,13 @@ pub(crate) struct CheckpointArgs {
     /// Kill the program once the checkpoint is safe on disk; not one instruction is run after it
     #[arg(long, conflicts_with = "stop")]
     pub(crate) kill: bool,
-    /// When another hdcr is at work on the program: wait for that, up to this time
+    /// When another hdcr is at work on the program: wait for that, up to this time, such as 10s [default: do not wait]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub(crate) wait: Option<Duration>,
     /// Leave the program stopped (as by SIGSTOP) once the checkpoint is safe on disk
     #[arg(long)]
     pub(crate) stop: bool,
-    /// Give up, leaving the program as it was, after this time [default: 30s]
+    /// Give up, leaving the program as it was, after this time, such as 30s or 2m [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub(crate) timeout: Option<Duration>,
     #[command(flatten)]
@@ -321,7 +323,7 @@ pub(crate) struct RestoreArgs {
     /// Go on although another machine is said to run the job: it, or the job there, is gone for good
     #[arg(long)]
     pub(crate) take_over: bool,
-    /// A path of the image is another one now (repeat for more)
+    /// A path of the image is another one now, such as /data=/mnt/data (repeat for more)
     #[arg(long, value_name = "OLD=NEW")]
     pub(crate) map_path: Vec<PathMap>,
     /// What stdin, stdout and stderr that led out of the program become: inherit, null, or a file [default: inherit]
@@ -330,7 +332,7 @@ pub(crate) struct RestoreArgs {
     /// Memory that is put in while the program runs already, as it touches it and behind
     #[arg(long, value_enum, default_value = "never")]
     pub(crate) lazy: Lazy,
-    /// Give up, leaving nothing behind, after this time [default: 30s, and more for a large image]
+    /// Give up, leaving nothing behind, after this time, such as 5m [default: 30s, and more for a large image]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub(crate) timeout: Option<Duration>,
 }
@@ -356,7 +358,7 @@ pub(crate) struct CheckArgs {
     /// that is just starting, or that another hdcr is at work on [default: look once]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub(crate) wait: Option<Duration>,
-    /// For an image: a path of it is another one now (repeat for more)
+    /// For an image: a path of it is another one now, such as /data=/mnt/data (repeat for more)
     #[arg(long, value_name = "OLD=NEW")]
     pub(crate) map_path: Vec<PathMap>,
     #[command(flatten)]
@@ -376,7 +378,7 @@ pub(crate) struct StopArgs {
     /// The job, or a pid that `hdcr ps` shows
     #[arg(value_name = "NAME|PID")]
     pub(crate) name: String,
-    /// Time between SIGTERM and SIGKILL
+    /// Time between SIGTERM and SIGKILL, such as 500ms, 30s or 5m
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "10s")]
     pub(crate) grace: Duration,
 }
@@ -519,6 +521,20 @@ mod tests {
             let example = format!("  hdcr {}", command.get_name());
             let examples: Vec<&str> = help.lines().filter(|line| line.starts_with(&example)).collect();
             assert!(!examples.is_empty(), "{} has no example", command.get_name());
+        }
+    }
+
+    /// Who reads a help should not have to guess how a time, a size or a pair is written.
+    #[test]
+    fn every_value_with_a_form_of_its_own_has_an_example() {
+        let program = Cli::command();
+        for command in program.get_subcommands().filter(|command| !command.is_hide_set()) {
+            for option in command.get_arguments().filter(|option| option.get_long().is_some()) {
+                let name = option.get_value_names().and_then(|names| names.first()).map_or("", |name| name.as_str());
+                let has_form = ["TIME", "SIZE", "SHARE", "=", "WHAT"].iter().any(|form| name.contains(form));
+                let help = option.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(!has_form || help.contains("such as"), "{} {option}: {help}", command.get_name());
+            }
         }
     }
 
