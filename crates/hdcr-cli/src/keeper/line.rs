@@ -62,6 +62,17 @@ impl Line {
         self.ancestors().iter().map(|made| made.number).collect()
     }
 
+    /// The ancestors of a checkpoint of a life that was given up, the newest first; `None`: it is of the present life.
+    pub(super) fn given_up(&self, number: u64) -> Option<Vec<u64>> {
+        if self.ancestors().iter().any(|made| made.number == number) {
+            return None;
+        }
+        let mut line = Self { made: self.made.clone(), present: Some(number) }.numbers_of_line();
+        line.retain(|ancestor| *ancestor != number);
+        line.reverse();
+        Some(line)
+    }
+
     /// One with this number, also of a life that was given up.
     pub(super) fn find(&self, number: u64) -> Option<Made> {
         self.made.iter().find(|made| made.number == number).copied()
@@ -143,6 +154,7 @@ mod tests {
         assert_eq!((ways(&job), job.newest().unwrap().number), (vec![1, 2], 2));
         job.push(4, Duration::from_secs(25), Instant::now());
         assert_eq!((ways(&job), job.numbers()), (vec![1, 2, 4], vec![1, 2, 3, 4]));
+        assert_eq!((job.given_up(3), job.given_up(2)), (Some(vec![2, 1]), None));
         assert_eq!(job.came_back(4), None);
         assert_eq!(job.came_back(1), Some(4));
         assert_eq!(ways(&job), [1]);

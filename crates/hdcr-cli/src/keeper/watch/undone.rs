@@ -1,5 +1,7 @@
 //! The keeper's side of its watch: when it begins, and what is undone with what it knows.
 
+use hdcr_policy::touched::{Changes, Event};
+
 use super::super::Keeper;
 use super::{START, Watch};
 use crate::parts;
@@ -41,8 +43,10 @@ impl Keeper {
         if let Some(since) = self.known_earlier(number) {
             return Some(since);
         }
+        let given_up = self.line.given_up(number);
         let watch = self.watch.as_mut()?;
-        let Some(changes) = watch.roll_back(number) else {
+        let known = watch.roll_back(number);
+        let Some(changes) = known.or_else(|| Some(watch.change_lives(number, &given_up?))) else {
             // From here on it is known what is done.
             watch.begin_from(number);
             return None;
@@ -80,5 +84,52 @@ impl Keeper {
     /// The name of the directory for what is newer than a checkpoint.
     pub(super) fn aside(&self, number: u64) -> String {
         format!(".hdcr-aside-{}-{number}", self.plan.name)
+    }
+}
+
+impl Watch {
+    /// The job goes back to a checkpoint of a life that was given up: what it has done since the two lives parted is undone.
+    /// What the other life had done to names from there on is not known; its files come from the image, as far as it has
+    /// them.
+    fn change_lives(&mut self, number: u64, ancestors: &[u64]) -> Changes {
+        let changes = ancestors.iter().find_map(|ancestor| self.roll_back(*ancestor)).unwrap_or_default();
+        let before = self.before_rollback.take();
+        // Older checkpoints have not seen what comes back now.
+        self.table.tell(&Event::Lost);
+        self.begin_from(number);
+        self.before_rollback = before.or(self.before_rollback.take());
+        Changes { incomplete: true, lengths: Vec::new(), ..changes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use hdcr_policy::touched::{Event, Kind, New};
+
+    use super::*;
+
+    #[test]
+    fn who_goes_back_to_a_life_that_was_given_up_undoes_what_came_since_they_parted() {
+        let Ok(mut watch) = Watch::start(std::process::id().cast_signed()) else { return };
+        let made = |name: &str| Event::Created(PathBuf::from(name), Kind::File, name.as_bytes().to_vec());
+        watch.begin_from(1);
+        watch.table.tell(&made("/x/one"));
+        watch.begin_from(2);
+        watch.table.tell(&made("/x/two"));
+        watch.begin_from(3);
+        watch.roll_back(2).unwrap();
+        watch.table.tell(&made("/x/three"));
+        assert!(watch.roll_back(3).is_none());
+        let news = |changes: &[New]| -> Vec<String> {
+            changes.iter().map(|new| new.at.display().to_string()).filter(|name| name.starts_with("/x/")).collect()
+        };
+        let changes = watch.change_lives(3, &[2, 1]);
+        assert_eq!((news(&changes.new), changes.incomplete), (vec!["/x/three".to_owned()], true));
+        assert!(watch.since(1).unwrap().incomplete && !watch.since(3).unwrap().incomplete);
+        // It fails.
+        watch.not_rolled_back();
+        assert_eq!(news(&watch.since(1).unwrap().new), ["/x/one", "/x/three"]);
     }
 }
