@@ -29,10 +29,12 @@ pub(crate) fn store(stage: &mut Stage<'_>) -> Result<()> {
     let now = command(stage, &["ps", "--json"]);
     let said = good(stage, now, "ps")?;
     let told: serde_json::Value = serde_json::from_str(&said.out)?;
-    ensure!(told["jobs"].as_array().is_some_and(|jobs| jobs.iter().any(|job| job["name"] == "odd")), "{told}");
+    // Jobs of others may run beside it.
+    let own = told["jobs"].as_array().and_then(|jobs| jobs.iter().find(|job| job["name"] == "odd").cloned());
+    let own = own.with_context(|| told.to_string())?;
     let now = command(stage, &["checkpoint", "odd", "--json"]);
     good(stage, now, "checkpoint")?;
-    let pid = told["jobs"][0]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).context("pid")?;
+    let pid = own["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).context("pid")?;
     super::stage::signal(pid, rustix::process::Signal::KILL);
     stage.until_counted("count", 60)?;
     let now = command(stage, &["stop", "odd"]);
