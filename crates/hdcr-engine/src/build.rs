@@ -63,6 +63,7 @@ pub(crate) fn context<'a>(model: &'a Model, contents: &'a dyn Contents, options:
         late: Vec::new(),
         apart: BTreeMap::new(),
         foreign: options.since.iter().flat_map(Since::foreign).map(std::path::Path::to_owned).collect(),
+        unheld: false,
         rights: task::creds::rights(model)?,
         greeting: &options.greeting,
     })

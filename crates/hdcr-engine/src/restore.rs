@@ -190,6 +190,8 @@ pub struct Restore<'a> {
     pub(crate) apart: BTreeMap<(Pid, i32), OwnedFd>,
     /// Files that somebody else than the program is known to have written since the checkpoint.
     pub(crate) foreign: Vec<PathBuf>,
+    /// What is opened now is not held by the tree: named by the user, or worked on earlier.
+    pub(crate) unheld: bool,
     /// With whose rights files are found and rolled back.
     pub(crate) rights: TreeRights,
     /// What waits in sockets to whoever kept the tree.
@@ -340,8 +342,10 @@ pub fn restore(
     let mut spaces = build::spaces(&mut cx, &model)?;
     build::facts(&mut cx, &model)?;
     build::owners(&mut cx, &model)?;
+    cx.unheld = true;
     listed::restore(&mut cx)?;
     since::contents(&mut cx, options.since.as_ref())?;
+    cx.unheld = false;
     clock::restore(&stored::one(&model.frames, ObjectId(0))?)?;
     laps.done("files found and opened");
     let mut works = Works::begin(mechanism, &cx, &model, &mut spaces, options)?;

@@ -13,7 +13,6 @@ use rustix::fs::Stat;
 
 use super::contents::InodeRecord;
 use super::regfile::RegFileRecord;
-use super::touched;
 use crate::error::Result;
 use crate::model::ObjectId;
 use crate::restore::Restore;
@@ -37,14 +36,12 @@ pub(super) fn of(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path:
 
 /// What becomes of another file that now lies where one of the program's was, and is to get its contents: all of it is kept.
 /// Of files that the tree does not hold, which are often replaced by newer ones of the program's own, none is.
-pub(super) fn of_another(cx: &mut Restore<'_>, id: ObjectId, path: &Path) -> Result<Newer> {
-    if touched::listed(cx.frames)?.contains(&id.0) {
-        return Ok(Newer::Go);
-    }
-    let Some(place) = cx.plan.place_of_newer(path) else { return Ok(Newer::Go) };
+pub(super) fn of_another(cx: &mut Restore<'_>, path: &Path) -> Newer {
+    let place = if cx.unheld { None } else { cx.plan.place_of_newer(path) };
+    let Some(place) = place else { return Newer::Go };
     let cause = format!("another file lay at its path; what it held is in {}", place.display());
     cx.notes.push(since::note("rollback-replaced", path, cause, ""));
-    Ok(Newer::Stay(place))
+    Newer::Stay(place)
 }
 
 /// Whether the program only appends to a file, as programs do that share it with others, or has it as standard output or

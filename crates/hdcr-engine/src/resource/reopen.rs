@@ -303,8 +303,7 @@ fn existing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Pat
                 return existing(cx, id, record, &moved.0, moved.1);
             }
             let writer = held::writer(cx, id, record, &file)?;
-            let newer =
-                if another { newer::of_another(cx, id, path)? } else { newer::of(cx, id, record, path, &stat)? };
+            let newer = if another { newer::of_another(cx, path) } else { newer::of(cx, id, record, path, &stat)? };
             let action = Action::Contents { path: path.to_owned(), file: writer, id, size: record.size, changed };
             cx.plan.add(action, newer)?;
         }

@@ -182,6 +182,7 @@ pub(crate) fn restore<'a>(image: &'a Image, journal: &Path, map_path: &'a [(Path
         plan: Plan::at(journal).unwrap(),
         notes: Vec::new(),
         foreign: Vec::new(),
+        unheld: false,
         rights: crate::rights::TreeRights::default(),
         greeting: &[],
     }

@@ -59,6 +59,7 @@ pub fn to_the_start(directory: &Path, since: &Since) -> Result<Vec<Refusal>> {
         late: Vec::new(),
         apart: BTreeMap::new(),
         foreign: Vec::new(),
+        unheld: true,
         rights: TreeRights::default(),
         greeting: &[],
     };
