@@ -132,7 +132,7 @@ impl From<DirectoryError> for Failure {
             }
             DirectoryError::NotAnImage { .. } => Self::new(class, "not-an-image", error.to_string()),
             DirectoryError::BadTarget { .. } => Self::new(class, "bad-target", error.to_string())
-                .remedy("name a file, or a directory that is empty or does not exist yet"),
+                .remedy("name an older image or a file that does not exist yet, or a directory that is empty or does not exist yet"),
             DirectoryError::BadSelector { .. } => Self::usage(error.to_string()),
         }
     }

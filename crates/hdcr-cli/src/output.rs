@@ -1,6 +1,6 @@
 //! The only place that prints: results on standard output, remarks, progress and errors on standard error.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::unix::fs::FileExt;
@@ -214,7 +214,7 @@ where
 }
 
 /// Text in which names that others have chosen (of a process, a file, in an image) cannot steer a terminal.
-fn tame(text: &str) -> String {
+pub(crate) fn tame(text: &str) -> String {
     escaped(text, |c| c.is_control() && c != '\n')
 }
 
@@ -228,8 +228,19 @@ pub(crate) fn escaped(text: &str, is_wild: impl Fn(char) -> bool) -> String {
 }
 
 fn json<T: Serialize>(value: &T) -> String {
-    serde_json::to_string(value)
-        .unwrap_or_else(|error| format!("{{\"error\":{{\"class\":\"internal\",\"message\":{:?}}}}}", error.to_string()))
+    let text = serde_json::to_string(value).unwrap_or_else(|error| {
+        format!("{{\"error\":{{\"class\":\"internal\",\"message\":{:?}}}}}", error.to_string())
+    });
+    // Controls above ASCII steer terminals as well, and are left alone by JSON. They can only be within strings.
+    let mut tamed = String::with_capacity(text.len());
+    for c in text.chars() {
+        if !c.is_control() {
+            tamed.push(c);
+        } else if write!(tamed, "\\u{:04x}", u32::from(c)).is_err() {
+            tracing::trace!("a string takes all");
+        }
+    }
+    tamed
 }
 
 /// A line to a stream whose failure cannot be told anywhere.
@@ -294,5 +305,8 @@ mod tests {
     #[test]
     fn names_that_others_chose_cannot_steer_a_terminal() {
         assert_eq!(tame("a\u{1b}[31m\u{9b}b\r\n\u{e4}"), "a\\u{1b}[31m\\u{9b}b\\r\n\u{e4}");
+        let name = "a\u{1b}\u{9b}\u{7f}\n\u{e4}";
+        assert_eq!(json(&name), "\"a\\u001b\\u009b\\u007f\\n\u{e4}\"");
+        assert_eq!(serde_json::from_str::<String>(&json(&name)).unwrap(), name);
     }
 }

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
 use crate::duration;
+use crate::output::tame;
 use crate::slow::{self, PATIENCE};
 
 /// Nothing is drawn of what takes less, and then so often.
@@ -189,7 +190,7 @@ fn draw(shared: &Shared) {
         if let (None, Some(waits)) = (step, waits) {
             let bar = bar.get_or_insert_with(new_bar);
             bar.set_style(style(Step::begins(Doing::Looking)));
-            bar.set_message(format!("waiting: {waits}"));
+            bar.set_message(tame(&format!("waiting: {waits}")));
             bar.tick();
         }
         if let Some(step) = step {

@@ -6,6 +6,8 @@ use crate::output::escaped;
 const GAP: usize = 2;
 /// A cell that is cut shows at least so much.
 const LEAST: usize = 12;
+/// No cell shows more, wherever the table goes: all its column would be as wide.
+const WIDEST: usize = 1000;
 
 /// Where a cell that is too wide is cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,7 +55,17 @@ impl<'a> Table<'a> {
 
     fn natural(&self, number: usize) -> usize {
         let cells = self.rows.iter().filter_map(|row| row.get(number)).map(|cell| cell.chars().count());
-        cells.chain(self.head.get(number).map(|head| head.chars().count())).max().unwrap_or(0)
+        cells.chain(self.head.get(number).map(|head| head.chars().count())).max().unwrap_or(0).min(WIDEST)
+    }
+
+    /// The columns of which even a pipe gets not all.
+    fn too_long(&self, columns: &[Column]) -> Vec<&str> {
+        let is_long = |number: usize| {
+            let mut cells = self.rows.iter().filter_map(|row| row.get(number));
+            cells.any(|cell| cell.chars().nth(WIDEST).is_some())
+        };
+        let long = columns.iter().filter(|column| is_long(column.number));
+        long.filter_map(|column| self.head.get(column.number).copied()).collect()
     }
 
     /// The columns that are printed, as wide as they may be.
@@ -81,7 +93,10 @@ impl<'a> Table<'a> {
         for row in std::iter::once(&head).chain(&self.rows) {
             let cell = |column: &Column| {
                 let cell = row.get(column.number).map(String::as_str).unwrap_or_default();
-                format!("{:<width$}", shortened(cell, column.width, column.cut), width = column.width)
+                // Where nothing has to fit, only what is longer than any reader wants is cut.
+                let cell = shortened(cell, column.width, column.cut.or(Some(Cut::End)));
+                let padding = column.width.saturating_sub(cell.chars().count());
+                cell + &" ".repeat(padding)
             };
             let cells: Vec<String> = columns.iter().map(cell).collect();
             lines.push(cells.join("  ").trim_end().to_owned());
@@ -90,6 +105,9 @@ impl<'a> Table<'a> {
         let left_out: Vec<&str> = left_out.filter_map(|number| self.head.get(number).copied()).collect();
         if !left_out.is_empty() {
             lines.push(format!("(not shown: {}; a wider terminal or a pipe shows all)", left_out.join(", ")));
+        }
+        if width.is_none() && !self.too_long(&columns).is_empty() {
+            lines.push(format!("(cut: {}; --json shows all)", self.too_long(&columns).join(", ")));
         }
         lines.join("\n")
     }
@@ -146,6 +164,20 @@ mod tests {
         let rows = [row(&["a", "1"]), row(&["long", "22"])];
         assert_eq!(Table::new(&["NAME", "N"], rows).text(None), "NAME  N\na     1\nlong  22");
         assert_eq!(Table::new(&["N"], [row(&["a\n\u{1b}b"])]).text(None), "N\na\\n\\u{1b}b");
+    }
+
+    #[test]
+    fn a_cell_of_any_length_is_printed() {
+        let rows = || [row(&["sim", &"x".repeat(100_000), "z"]), row(&["b", "sh", "y"])];
+        let table = Table::new(&["NAME", "COMMAND", "N"], rows()).cut(&[(1, Cut::End)]);
+        for width in [None, Some(80)] {
+            let text = table.text(width);
+            assert!(text.chars().count() < 5000 && text.contains("xx…  z") && text.contains('y'), "{text}");
+            assert_eq!(text.ends_with("\n(cut: COMMAND; --json shows all)"), width.is_none(), "{text}");
+        }
+        // Also one that nobody may cut, as the only one of its kind.
+        let alone = Table::new(&["NAME", "COMMAND", "N"], rows());
+        assert!([None, Some(80)].iter().all(|width| alone.text(*width).chars().count() < 5000));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hdcr_image::bundle::BundleWriter;
-use hdcr_image::hdcr_layout::Header;
+use hdcr_image::hdcr_layout::{Header, MAGIC};
 use hdcr_image::{ImageId, PartName, Sink, SnapshotId, StoreError, WritePart};
 
 use crate::disk::{Disk, Durability, Faults, Replaced, failed, random, random_suffix};
@@ -72,7 +72,7 @@ impl Shared {
 }
 
 impl FileSink {
-    /// Begins an image that will be this file, taking the place of a regular file of that name.
+    /// Begins an image that will be this file, taking the place of an older image, or of an empty file, of that name.
     pub fn create(target: &Path, durability: Durability) -> Result<Self, Error> {
         Self::with_faults(target, durability, Faults::default())
     }
@@ -87,8 +87,8 @@ impl FileSink {
         let disk = Disk { faults, durability };
         let bad = |why| Error::BadTarget { path: target.to_owned(), why };
         let name = target.file_name().ok_or_else(|| bad("it is not the name of a file"))?;
-        if std::fs::metadata(target).is_ok_and(|found| !found.is_file()) {
-            return Err(bad("something other than a regular file is there"));
+        if let Some(why) = keeps(target) {
+            return Err(bad(why));
         }
         let directory = directory_around(target)?;
         let prefix = format!(".{}.new-", name.to_string_lossy());
@@ -142,8 +142,15 @@ impl FileSink {
         self.replace()
     }
 
+    /// What another program has put there meanwhile is not replaced either.
+    fn may_replace(&self) -> Result<(), StoreError> {
+        let refused = |why| failed("replacing", &self.target, io::Error::new(io::ErrorKind::AlreadyExists, why));
+        keeps(&self.target).map_or(Ok(()), |why| Err(refused(why)))
+    }
+
     /// Renames the file over another one.
     fn replace(&self) -> Result<(), StoreError> {
+        self.may_replace()?;
         let (temporary, target) = (&self.shared.temporary, &self.target);
         let replaced = self.disk.put_in_place(temporary, target)?;
         if let Err(error) = self.disk.sync_dir(&self.directory) {
@@ -162,6 +169,26 @@ impl FileSink {
             }
         }
         Ok(())
+    }
+}
+
+/// Why what is there already must stay; `None`: there is nothing, or nothing that an image may not replace.
+fn keeps(target: &Path) -> Option<&'static str> {
+    let found = std::fs::metadata(target).ok()?;
+    if !found.is_file() {
+        return Some("something other than a regular file is there");
+    }
+    if found.len() == 0 {
+        return None;
+    }
+    let mut begin = MAGIC;
+    match File::open(target).and_then(|file| file.read_exact_at(&mut begin, 0)) {
+        Ok(()) if begin == MAGIC => None,
+        Ok(()) => Some("a file that is no image is there, and it would be lost"),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Some("a file that is no image is there, and it would be lost")
+        }
+        Err(_) => Some("a file that cannot be read is there, and may be no image"),
     }
 }
 
@@ -369,15 +396,36 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("image");
         let write = || sample::write(Box::new(with_spares(&target, Faults::default()).unwrap()), Options::default());
-        std::fs::write(&target, "a text of the user's, as long as it may be").unwrap();
         write().unwrap();
-        let spare = directory.path().join(".image.free");
-        assert!(!spare.exists(), "it is no image");
         let linked = directory.path().join("linked");
         std::fs::hard_link(&target, &linked).unwrap();
         write().unwrap();
         write().unwrap();
         ImageReader::open(open_path(&linked).unwrap().as_ref()).unwrap().verify(&mut |_| ()).unwrap();
+    }
+
+    #[test]
+    fn only_an_image_or_nothing_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("image");
+        let begin = || with_spares(&target, Faults::default());
+        let write = || sample::write(Box::new(begin().unwrap()), Options::default());
+        for text in ["results of a user, as long as they may be", "short"] {
+            std::fs::write(&target, text).unwrap();
+            assert!(matches!(begin(), Err(Error::BadTarget { .. })), "{text}");
+            assert_eq!(std::fs::read_to_string(&target).unwrap(), text);
+            assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+        }
+        std::fs::write(&target, "").unwrap();
+        write().unwrap();
+        write().unwrap();
+        // Nor what came while the image was written.
+        for put in [begin().unwrap(), named(&target)] {
+            std::fs::remove_file(&target).unwrap();
+            std::fs::write(&target, "results").unwrap();
+            assert!(sample::write(Box::new(put), Options::default()).is_err());
+            assert_eq!(std::fs::read_to_string(&target).unwrap(), "results");
+        }
     }
 
     /// Whatever call fails, there is a whole image, and nothing is left but a spare.

@@ -313,12 +313,30 @@ fn can_write_pid(path: Option<&Path>) -> Result<()> {
     if whole.is_dir() {
         return Err(doing()(std::io::Error::from(std::io::ErrorKind::IsADirectory)));
     }
+    if !is_pid_file(&whole) {
+        let message = format!("{} is there already and holds no pid; it would be lost", path.display());
+        return Err(Failure::refused("bad-target", message).remedy("name another file for the pid, or remove that one"));
+    }
     let parent = whole.parent().unwrap_or(Path::new("/"));
     if !parent.is_dir() {
         let message = format!("writing {}: there is no directory {}", path.display(), parent.display());
         return Err(Failure::new(Class::Failed, "system", message));
     }
     tempfile::NamedTempFile::new_in(parent).map(drop).map_err(doing())
+}
+
+/// Whether a file may be replaced by one with a pid: it holds nothing else, or is not there.
+fn is_pid_file(path: &Path) -> bool {
+    /// No pid is longer.
+    const LONGEST: u64 = 24;
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() && found.len() <= LONGEST => std::fs::read(path).is_ok_and(|bytes| {
+            let text = bytes.trim_ascii();
+            text.iter().all(u8::is_ascii_digit)
+        }),
+        Ok(_) => false,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
 }
 
 /// Writes the pid file, whole or not at all.
@@ -330,4 +348,24 @@ fn write_pid(path: Option<&Path>, pid: i32) -> Result<()> {
     writeln!(file, "{pid}").map_err(doing())?;
     file.persist(&path).map_err(|error| doing()(error.error))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_pid_is_replaced_by_a_pid() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        can_write_pid(Some(&path)).unwrap();
+        for (text, may) in
+            [("", true), ("4711\n", true), ("results", false), ("47 11", false), (&"1".repeat(99), false)]
+        {
+            std::fs::write(&path, text).unwrap();
+            let refused = can_write_pid(Some(&path)).err();
+            assert_eq!(refused.as_ref().map(|failure| &*failure.code), (!may).then_some("bad-target"), "{text}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+    }
 }
