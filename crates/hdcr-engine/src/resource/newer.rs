@@ -34,11 +34,9 @@ pub(super) fn of(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path:
     Ok(Newer::Stay(place))
 }
 
-/// What becomes of another file that now lies where one of the program's was, and is to get its contents: all of it is kept.
-/// Of files that the tree does not hold, which are often replaced by newer ones of the program's own, none is.
+/// What becomes of another file that now lies where one that the tree holds was, and is to get its contents: all is kept.
 pub(super) fn of_another(cx: &mut Restore<'_>, path: &Path) -> Newer {
-    let place = if cx.unheld { None } else { cx.plan.place_of_newer(path) };
-    let Some(place) = place else { return Newer::Go };
+    let Some(place) = cx.plan.place_of_newer(path) else { return Newer::Go };
     let cause = format!("another file lay at its path; what it held is in {}", place.display());
     cx.notes.push(since::note("rollback-replaced", path, cause, ""));
     Newer::Stay(place)

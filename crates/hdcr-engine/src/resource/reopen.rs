@@ -297,8 +297,9 @@ fn existing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Pat
     match judge(record, &file, &stat, path)? {
         Verdict::Use => {}
         Verdict::Contents => {
-            // Where the user has mapped the path to, there it is meant to be.
-            let another = record.checked_path()? == path && is_another(record, &file, &stat);
+            // Where the user has mapped the path to, there it is meant to be; and what the tree does not hold is known by
+            // its name alone, as programs replace files by newer ones.
+            let another = !cx.unheld && record.checked_path()? == path && is_another(record, &file, &stat);
             if another && let Some(moved) = moved(cx, record, path)? {
                 return existing(cx, id, record, &moved.0, moved.1);
             }
