@@ -177,7 +177,7 @@ pub(crate) fn work() -> Result<()> {
         let Some((task, stdio)) = channel.receive::<Task>()? else { return Ok(()) };
         let stays = matches!(&task, Task::Checkpoint(task) if task.stays);
         let listened = perform(&channel, task, stdio, &mut session)?;
-        if !stays || !listened {
+        if !stays || !listened || session.as_ref().is_some_and(Session::holds_late_threads) {
             return Ok(());
         }
     }

@@ -4,7 +4,7 @@
 //! [`Pending`] → persist → [`Durable`] → commit.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdcr_image::{Durable, ImageWriter, ManifestFacts, Options, Record, Sink};
 
@@ -298,6 +298,11 @@ impl Prepared {
 }
 
 impl Stopped {
+    /// When it was stopped, if that was later than it was asked for.
+    pub fn since(&self) -> Option<Instant> {
+        self.frozen.since()
+    }
+
     /// Hands over the files that the tree has worked on, as they are known now that it stands still.
     #[must_use]
     pub fn with_touched(mut self, touched: Vec<std::path::PathBuf>) -> Self {

@@ -181,6 +181,10 @@ pub struct TimedCall {
 pub trait Frozen: fmt::Debug {
     /// All processes of the scope, parents before children.
     fn processes(&self) -> &[FrozenProcess];
+    /// When the first task was stopped at the earliest, in the attempt that has stopped all. `None`: when it was asked for.
+    fn since(&self) -> Option<Instant> {
+        None
+    }
     /// How the thread stood.
     fn stand(&self, tid: Tid) -> Result<Stand>;
     /// Its registers, with what a stop spoils already repaired: an interrupted rseq critical section stands at its abort

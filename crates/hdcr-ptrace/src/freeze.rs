@@ -4,12 +4,15 @@
 //! So a `vfork` child runs on until its parent can be stopped (the parent sleeps in the kernel until then; stopping the
 //! child first would be a deadlock). The scan that ends the freeze is made with every known thread stopped.
 //!
+//! Those that stand wait for no other one longer than [`STANDING`]: then all are let go, and it is tried again when the late
+//! one has come to a stop, or after a pause (`lib.rs`).
+//!
 //! `PTRACE_O_TRACECLONE` and `PTRACE_O_TRACEFORK` make what a not yet stopped thread clones ours from birth, so no chain
 //! of clones runs ahead of the scan. `PTRACE_O_TRACEVFORK` is left out on purpose: such a child must run.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hdcr_engine::ids::{Pid, Tid};
 use hdcr_engine::mechanism::{Deadline, FrozenProcess, MechanismError, Result, Scope, Stand};
@@ -25,6 +28,13 @@ use crate::undertaker::Undertaker;
 use crate::waits;
 
 const OPTIONS: i32 = libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACESYSGOOD;
+
+/// So long the threads that have stopped stand still for one that sleeps where no stop reaches it. Most such sleeps (a `vfork`
+/// whose child executes its program at once, a read from a disk) are over by then, and few clients of a program have lost
+/// patience.
+const STANDING: Duration = Duration::from_millis(200);
+/// The same for one that runs, or would if it got a processor.
+const CROWDED: Duration = Duration::from_secs(2);
 
 /// A thread that is attached.
 #[derive(Debug)]
@@ -44,6 +54,9 @@ pub(crate) struct Freezing<'a> {
     by: Deadline,
     caller: Pid,
     tracer: Tid,
+    began: Instant,
+    /// When the last thread has stopped, or a new one was met.
+    news: Instant,
     attached: BTreeMap<Tid, Attached>,
     /// What is left of dead tasks; they cannot be attached.
     dead: BTreeSet<Tid>,
@@ -64,6 +77,8 @@ pub(crate) struct Freezing<'a> {
 pub(crate) struct Caught {
     pub(crate) processes: Vec<FrozenProcess>,
     pub(crate) threads: BTreeMap<Tid, Attached>,
+    /// Nothing stood still before.
+    pub(crate) since: Instant,
 }
 
 enum Attempt {
@@ -87,6 +102,8 @@ impl<'a> Freezing<'a> {
             by,
             caller: Pid(nix::unistd::getpid().as_raw()),
             tracer: Tid(nix::unistd::gettid().as_raw()),
+            began: Instant::now(),
+            news: Instant::now(),
             attached: BTreeMap::new(),
             dead: BTreeSet::new(),
             born: BTreeSet::new(),
@@ -106,7 +123,7 @@ impl<'a> Freezing<'a> {
     /// go only of stopped ones) are handed back.
     pub(crate) fn catch(mut self) -> std::result::Result<Caught, (MechanismError, Vec<Tid>)> {
         match self.refuse_own_ancestry().and_then(|()| self.stop_all()) {
-            Ok(processes) => Ok(Caught { processes, threads: self.attached }),
+            Ok(processes) => Ok(Caught { processes, threads: self.attached, since: self.began }),
             Err(error) => Err((error, self.let_go())),
         }
     }
@@ -138,7 +155,10 @@ impl<'a> Freezing<'a> {
                 break;
             }
             let idle = fresh == 0 && !moved;
-            if (idle && !patience.wait()) || Instant::now() >= self.by.0 {
+            if !idle {
+                self.news = Instant::now();
+            }
+            if (idle && !patience.wait()) || Instant::now() >= self.by.0 || self.is_stuck() {
                 return Err(self.late());
             }
         }
@@ -324,13 +344,25 @@ impl<'a> Freezing<'a> {
             if news {
                 quiet = 0;
                 patience.renew();
+                self.news = Instant::now();
             } else {
                 quiet += 1;
-                if !patience.wait() {
+                if !patience.wait() || self.is_stuck() {
                     return Err(self.late());
                 }
             }
         }
+    }
+
+    /// Whether others have stood still long enough for those that do not stop.
+    fn is_stuck(&self) -> bool {
+        let waited = self.news.elapsed();
+        if waited < STANDING || self.attached.values().all(|a| a.stand.is_none()) {
+            return false;
+        }
+        let mut running = self.attached.iter().filter(|(_, a)| a.stand.is_none());
+        let sleeps = running.any(|(tid, attached)| tasks::state(attached.pid, *tid) == Some('D'));
+        waited >= CROWDED || self.asleep.is_some() || sleeps
     }
 
     /// Forgets numbers that a thread nobody has attached to has taken over by an exec: the next scan meets it. A child of
@@ -461,9 +493,10 @@ impl<'a> Freezing<'a> {
         let threads = std::mem::take(&mut self.attached);
         let tids = threads.keys().copied().chain(std::mem::take(&mut self.born));
         let (now, by) = (Deadline(Instant::now()), crate::grace());
-        // Those that have stopped already do not wait for the others.
+        // Those that have stopped already do not wait for the others, and nobody for one that sleeps.
         let late: Vec<Tid> = tids.filter(|tid| !let_go_of(self.calls, *tid, now)).collect();
-        late.into_iter().filter(|tid| !let_go_of(self.calls, *tid, by)).collect()
+        let until = |tid: Tid| if tasks::state(Pid(tid.0), tid) == Some('D') { now } else { by };
+        late.into_iter().filter(|tid| !let_go_of(self.calls, *tid, until(*tid))).collect()
     }
 }
 

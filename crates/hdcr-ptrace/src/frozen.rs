@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Instant;
 
 use hdcr_engine::batch::{Batch, Replies};
 use hdcr_engine::ids::{Fd, Pid, RemotePtr, Tid};
@@ -38,6 +39,7 @@ use crate::{Stragglers, grace};
 pub(crate) struct PtraceFrozen {
     calls: Calls,
     by: Deadline,
+    since: Instant,
     processes: Vec<FrozenProcess>,
     tracees: Threads,
     premises: BTreeMap<Pid, Premises>,
@@ -58,12 +60,15 @@ impl PtraceFrozen {
         let caught = match freezing.catch() {
             Ok(caught) => caught,
             Err((error, left)) => {
-                stragglers.borrow_mut().extend(left);
+                let mut stragglers = stragglers.borrow_mut();
+                stragglers.extend(left);
+                stragglers.sort_unstable();
+                stragglers.dedup();
                 return Err(error);
             }
         };
         let stopped_at = timed::now();
-        let Caught { mut processes, threads } = caught;
+        let Caught { mut processes, threads, since } = caught;
         let mut copies = Vec::new();
         processes.retain(|process| {
             let ours = process.zombie && twin::is_remains(process.pid);
@@ -73,6 +78,7 @@ impl PtraceFrozen {
         let mut frozen = Self {
             calls: calls.clone(),
             by,
+            since,
             processes,
             tracees: BTreeMap::new(),
             premises: BTreeMap::new(),
@@ -256,6 +262,10 @@ fn not_in_scope(tid: Tid) -> MechanismError {
 }
 
 impl Frozen for PtraceFrozen {
+    fn since(&self) -> Option<Instant> {
+        Some(self.since)
+    }
+
     fn processes(&self) -> &[FrozenProcess] {
         &self.processes
     }
@@ -433,7 +443,7 @@ impl Frozen for PtraceFrozen {
             let killed = self.calls.kill(process.pid, libc::SIGKILL);
             first = first.and(forgive_dead(killed));
         }
-        first.and(self.wait_until_dead(Deadline(std::time::Instant::now() + DEATH)))
+        first.and(self.wait_until_dead(Deadline(Instant::now() + DEATH)))
     }
 }
 

@@ -6,6 +6,7 @@
 //!   the thread stands in a stub. Trials kill the tool after each of its calls ([`Faults`]).
 //! - **A nursery's tasks die with the tool** (`PTRACE_O_EXITKILL`) until they are released.
 //! - **Every wait has a deadline.** Nothing here blocks in the kernel for another task.
+//! - **No thread stands still for long for one that does not stop**: all are let go and it is tried again.
 //! - Nothing of ours stays: no mapping, no mask, no descriptor, and the tail of the vdso is zero again.
 //!
 //! Order within a visit: attach and stop (`freeze`), repair what the stop did (`repair`, `reenter`), set up at the first
@@ -53,7 +54,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hdcr_engine::ids::Tid;
-use hdcr_engine::mechanism::{Capabilities, Deadline, Frozen, Mechanism, Nursery, Result, Scope};
+use hdcr_engine::mechanism::{Capabilities, Deadline, Frozen, Mechanism, MechanismError, Nursery, Result, Scope};
+use hdcr_sys::wait::Seen;
 
 pub use faults::Faults;
 
@@ -65,6 +67,10 @@ use nursery::PtraceNursery;
 
 /// Threads that are attached and have not stopped, so that they could not be let go.
 pub(crate) type Stragglers = Rc<RefCell<Vec<Tid>>>;
+
+/// How long a program runs after an attempt to stop it that some thread was late for; then twice as long, and so on: it
+/// stands still for a small part of the time.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long letting go may take, however late it is.
 pub(crate) fn grace() -> Deadline {
@@ -95,6 +101,33 @@ impl Ptrace {
         self.calls.steps.made()
     }
 
+    /// Whether threads are attached that a failed attempt could not let go: when such a one stops it stands still until
+    /// the next attempt, or until this tracer ends.
+    pub fn holds_late_threads(&self) -> bool {
+        self.sweep();
+        !self.stragglers.borrow().is_empty()
+    }
+
+    /// The program runs after an attempt that this thread was late for. Waits until it is time for another one: `false`
+    /// when there is no time for that.
+    fn pause(&self, late: Tid, (pause, by): (Duration, Deadline)) -> bool {
+        const LOOK: Duration = Duration::from_millis(1);
+        let again = Instant::now() + pause;
+        loop {
+            // One that has stopped stays so for the next attempt; where there are others, it does not stand for them.
+            let waited_for = self.stragglers.borrow().as_slice() == [late];
+            if waited_for && matches!(self.calls.look(late), Ok(Seen::Stopped(_))) {
+                return true;
+            }
+            self.sweep();
+            let now = Instant::now();
+            if now >= by.0 || now >= again {
+                return now < by.0;
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
     /// Lets go of threads that have stopped since they were late.
     fn sweep(&self) {
         let now = Deadline(Instant::now());
@@ -110,9 +143,19 @@ impl Mechanism for Ptrace {
 
     fn freeze(&self, scope: Scope, by: Deadline) -> Result<Box<dyn Frozen>> {
         self.sweep();
-        let freezing = Freezing::new(&self.calls, scope, by);
-        let frozen = PtraceFrozen::freeze(freezing, &self.calls, &self.stragglers, by)?;
-        Ok(Box::new(frozen))
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let freezing = Freezing::new(&self.calls, scope, by);
+            match PtraceFrozen::freeze(freezing, &self.calls, &self.stragglers, by) {
+                Ok(frozen) => return Ok(Box::new(frozen)),
+                Err(MechanismError::Late { tid, .. }) if self.pause(tid, (pause, by)) => {}
+                Err(error) => {
+                    self.sweep();
+                    return Err(error);
+                }
+            }
+            pause = pause.saturating_mul(2);
+        }
     }
 
     fn nursery(&self, avoid: &[Range<u64>], by: Deadline) -> Result<Box<dyn Nursery>> {

@@ -35,6 +35,11 @@ impl Session {
     pub(crate) fn new() -> Self {
         Self { mechanism: mechanism(), series: Series::default(), last: Cell::default() }
     }
+
+    /// Whether threads of the program are held that could not be let go: they are when this process ends.
+    pub(crate) fn holds_late_threads(&self) -> bool {
+        self.mechanism.holds_late_threads()
+    }
 }
 
 /// Finds out what the next image of a series goes on from; when that is not known any more, it is a whole one.
@@ -110,6 +115,7 @@ fn stop(
     // Copying ahead may take long, and nobody waits for it: the stop has its whole time left.
     let stopped = prepared.freeze(mechanism, Deadline(halted + task.timeout))?;
     let stopped = if task.watched { stopped.with_touched(tell(Reply::Frozen)?) } else { stopped };
+    let halted = stopped.since().unwrap_or(halted);
     Ok((stopped, halted))
 }
 

@@ -124,6 +124,7 @@ impl Ahead {
         let span = self.span();
         let began = Instant::now();
         let mut frozen = mechanism.freeze(request.scope, by)?;
+        let began = frozen.since().unwrap_or(began);
         let alive: Vec<Pid> = frozen
             .processes()
             .iter()

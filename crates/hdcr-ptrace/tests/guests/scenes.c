@@ -90,7 +90,14 @@ static void vforks(void) {
     }
 }
 
+static void *spin(void *a) {
+    for (;;) *(volatile long *)a += 1;
+}
+
 static void vfork_waits(void) {
+    static long turns;
+    pthread_t thread;
+    pthread_create(&thread, NULL, spin, &turns);
     if (vfork() == 0) { say("ready 1\n"); char c; if (read(0, &c, 1) != 1) _exit(1); _exit(0); }
 }
 

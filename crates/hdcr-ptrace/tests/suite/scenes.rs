@@ -86,7 +86,8 @@ pub(crate) fn stopped_job_stays_stopped(mechanism: &dyn Mechanism) -> Outcome<()
     scene.ends_well()
 }
 
-/// A program that is in `vfork` most of the time is stopped every time; one that stays in it is let be.
+/// A program that is in `vfork` most of the time is stopped every time; one that stays in it is let be, and its other thread
+/// runs meanwhile.
 pub(crate) fn vfork_in_progress(mechanism: &dyn Mechanism) -> Outcome<()> {
     let scene = Scene::start("vforks")?;
     for _ in 0..30 {
@@ -96,11 +97,18 @@ pub(crate) fn vfork_in_progress(mechanism: &dyn Mechanism) -> Outcome<()> {
     }
     ensure(matches!(scene.state()?, 'S' | 'R' | 'D'), "it lives")?;
     let mut scene = Scene::start("vfork_waits")?;
-    let soon = Deadline(Instant::now() + Duration::from_millis(100));
+    let threads = std::fs::read_dir(format!("/proc/{}/task", scene.pid))?;
+    let names = threads.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let other = names.filter_map(|name| name.parse().ok()).map(Tid).find(|tid| *tid != scene.pid.leader());
+    let other = other.ok_or("no thread")?;
+    let before = run_time(scene.pid, other)?;
+    let soon = Deadline(Instant::now() + Duration::from_millis(1500));
     match mechanism.freeze(Scope::Tree(scene.pid), soon) {
         Err(MechanismError::Late { tid, .. }) => ensure(tid == scene.pid.leader(), "who is late")?,
         other => return Err(format!("not late: {other:?}").into()),
     }
+    // Let go only at the end, it would have run for some microseconds.
+    ensure(run_time(scene.pid, other)? > before + 20_000_000, "it stood still for a thread that does not stop")?;
     scene.tell()?;
     // It stops when its child is gone, for it is still attached; whoever freezes next lets it go, perhaps to its end.
     drop(mechanism.freeze(Scope::Tree(scene.pid), super::soon()));

@@ -115,9 +115,12 @@ pub(super) fn capture(file: &OwnedFd, family: Family) -> Vec<OptionValue> {
     out
 }
 
-/// Sets the options that the socket has not got already.
+/// Sets the options that the socket has not got already; the priority last, because `IP_TOS` sets it as well (net/ipv4
+/// `__ip_sock_set_tos`).
 pub(super) fn apply(file: &OwnedFd, options: &[OptionValue]) -> io::Result<()> {
-    for option in options {
+    let is_priority = |option: &&OptionValue| (option.level, option.name) == (SOL_SOCKET, libc::SO_PRIORITY);
+    let (last, first): (Vec<_>, Vec<_>) = options.iter().partition(is_priority);
+    for option in first.into_iter().chain(last) {
         let now = sys::option(file, option.level, option.name, ROOM);
         if now.is_ok_and(|now| now == option.value) {
             continue;
@@ -171,7 +174,9 @@ mod tests {
         sys::set_option_int(&old, SOL_SOCKET, SO_RCVBUF, 30_000).unwrap();
         sys::set_option_int(&old, IPPROTO_TCP, libc::TCP_KEEPIDLE, 77).unwrap();
         sys::set_option_int(&old, IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 3).unwrap();
-        sys::set_option_int(&old, IPPROTO_IP, libc::IP_TOS, 0x10).unwrap();
+        sys::set_option_int(&old, IPPROTO_IP, libc::IP_TOS, 0x28).unwrap();
+        // The kernel made it something else just now.
+        sys::set_option_int(&old, SOL_SOCKET, libc::SO_PRIORITY, 4).unwrap();
         apply(&new, &capture(&old, family)).unwrap();
         assert_eq!(capture(&new, family), capture(&old, family));
         assert_eq!(int(&capture(&new, family), SOL_SOCKET, SO_RCVBUF), Some(60_000));
