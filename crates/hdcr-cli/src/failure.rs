@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::output::counted;
+use crate::output::{counted, escaped};
 
 /// What the user can do about it; fixes the exit status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -70,9 +70,11 @@ pub(crate) struct Obstacle {
 impl Obstacle {
     /// The text, with the holders as they are given.
     fn of(&self, holders: &str) -> String {
-        let holders = if holders.is_empty() { String::new() } else { format!(" ({holders})") };
+        // A name with a line feed in it would be a line of its own.
+        let tame = |text: &str| escaped(text, char::is_control);
+        let holders = if holders.is_empty() { String::new() } else { format!(" ({})", tame(holders)) };
         let remedy = if self.remedy.is_empty() { String::new() } else { format!("\n      {}", self.remedy) };
-        format!("[{}] {}{holders}: {}{remedy}", self.code, self.object, self.cause)
+        format!("[{}] {}{holders}: {}{remedy}", self.code, tame(&self.object), self.cause)
     }
 }
 
@@ -85,14 +87,21 @@ impl fmt::Display for Obstacle {
     }
 }
 
+/// Notes as they are told one after another: many of one code in one line, unless each is wanted.
+pub(crate) fn told(notes: &[Obstacle], each: bool) -> Vec<String> {
+    if each { notes.iter().map(ToString::to_string).collect() } else { told_once(notes) }
+}
+
 /// All that is to be told, with what holds of several holders of one thing told once.
 pub(crate) fn told_once(obstacles: &[Obstacle]) -> Vec<String> {
     /// A tree of a thousand processes has as many holders of its terminal.
     const HOLDERS: usize = 4;
+    /// More of one code are not read one by one.
+    const SINGLY: usize = 20;
     let same = |a: &Obstacle, b: &Obstacle| {
         let known = |o: &Obstacle| o.pid.is_some() && o.path.is_some();
-        let what = |o: &Obstacle| (o.code.clone(), o.object.clone(), o.path.clone(), o.cause.clone(), o.remedy.clone());
-        known(a) && known(b) && what(a) == what(b)
+        let is_same = |o: &Obstacle, p: &Obstacle| (&o.code, &o.object, &o.path) == (&p.code, &p.object, &p.path);
+        known(a) && known(b) && is_same(a, b) && (&a.cause, &a.remedy) == (&b.cause, &b.remedy)
     };
     let mut groups: Vec<Vec<&Obstacle>> = Vec::new();
     for obstacle in obstacles {
@@ -101,12 +110,46 @@ pub(crate) fn told_once(obstacles: &[Obstacle]) -> Vec<String> {
             None => groups.push(vec![obstacle]),
         }
     }
-    let text = |group: Vec<&Obstacle>| match group.as_slice() {
-        [] => String::new(),
-        [alone] => alone.to_string(),
-        [first, ..] => first.of(&holders(&group, HOLDERS)),
+    let mut told = Vec::new();
+    while let Some(first) = groups.first().and_then(|group| group.first().copied()) {
+        let is_alike = |group: &Vec<&Obstacle>| group.first().is_some_and(|other| other.code == first.code);
+        let alike: Vec<Vec<&Obstacle>> = groups.extract_if(.., |group| is_alike(group)).collect();
+        if alike.len() > SINGLY {
+            told.push(together(&alike.concat()));
+            continue;
+        }
+        told.extend(alike.iter().map(|group| match group.as_slice() {
+            [] => String::new(),
+            [alone] => alone.to_string(),
+            [first, ..] => first.of(&holders(group, HOLDERS)),
+        }));
+    }
+    told
+}
+
+/// What is alike, in one line: how much there is, the first ones, and why.
+fn together(alike: &[&Obstacle]) -> String {
+    const NAMED: usize = 4;
+    let Some(first) = alike.first() else { return String::new() };
+    let holder = |one: &&Obstacle| match (&one.path, one.pid, one.fd) {
+        (Some(path), ..) => path.clone(),
+        (None, Some(pid), Some(fd)) => format!("pid {pid}, fd {fd}"),
+        (None, Some(pid), None) => format!("pid {pid}"),
+        (None, None, _) => one.object.clone(),
     };
-    groups.into_iter().map(text).collect()
+    let mut named: Vec<String> = Vec::new();
+    for name in alike.iter().map(holder) {
+        if named.len() < NAMED && !named.contains(&name) {
+            named.push(name);
+        }
+    }
+    let is_same = alike.iter().all(|other| other.cause == first.cause);
+    let all = Obstacle {
+        object: format!("{} times {}", alike.len(), first.object),
+        cause: if is_same { first.cause.clone() } else { format!("the first of them: {}", first.cause) },
+        ..(*first).clone()
+    };
+    all.of(&format!("{}, ...; --json or -v names all", named.join(", ")))
 }
 
 /// `pid 7, fd 0, 1, 2; pid 8, fd 0`, and how many more there are.
@@ -309,6 +352,30 @@ mod tests {
         let told = told_once(&many);
         assert!(told[0].contains("pid 10, fd 0; and 96 more processes; /dev/pts/0)"), "{told:?}");
         assert_eq!(told.len(), 1);
+    }
+
+    #[test]
+    fn many_of_a_code_are_one_line() {
+        let note = |code: &str, number: usize, cause: &str| Obstacle {
+            code: code.to_owned(),
+            object: "file".to_owned(),
+            pid: None,
+            fd: None,
+            path: Some(format!("/data/{number}\n")),
+            cause: cause.to_owned(),
+            remedy: "keep it with --files".to_owned(),
+        };
+        let few: Vec<Obstacle> = (0..20).map(|number| note("rollback-aside", number, "new")).collect();
+        assert_eq!(told_once(&few).len(), 20);
+        let many = (0..300).map(|number| note("rollback-written", number, "it was written"));
+        let all: Vec<Obstacle> = few.into_iter().chain(many).chain([note("rollback-aside", 21, "late")]).collect();
+        let told = told_once(&all);
+        let written = "[rollback-written] 300 times file (/data/0\\n, /data/1\\n, /data/2\\n, /data/3\\n, ...; \
+                       --json or -v names all): it was written\n      keep it with --files";
+        assert!(told.len() == 2 && told[1] == written, "{told:?}");
+        assert!(
+            told[0].starts_with("[rollback-aside] 21 times file (") && told[0].contains("): the first of them: new")
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::failure::{Class, Failure, Result};
+use crate::failure::{Class, Failure, Obstacle, Result, told};
 use crate::progress::Bar;
 
 /// A result that can be shown to people and to programs.
@@ -82,6 +82,13 @@ impl Output {
     pub(crate) fn note(self, text: &str) {
         if !self.quiet && !self.json {
             line(&mut io::stderr(), &format!("hdcr: {}", tame(text)));
+        }
+    }
+
+    /// Tells what a user should know of what was done.
+    pub(crate) fn notes(self, notes: &[Obstacle]) {
+        for note in told(notes, self.verbose > 0) {
+            self.note(&note);
         }
     }
 

@@ -525,6 +525,21 @@ pub(crate) fn can_watch() -> bool {
     group.and_then(|group| group.mark_file_system(Path::new("/"), hdcr_sys::fanotify::CREATE)).is_ok()
 }
 
+/// What follows when nobody hears what a program does to files.
+pub(crate) fn unwatched() -> Obstacle {
+    Obstacle {
+        code: "files-unwatched".to_owned(),
+        object: "files".to_owned(),
+        pid: None,
+        fd: None,
+        path: None,
+        cause: "this user may not watch what the program does to files (fanotify takes CAP_SYS_ADMIN): only files that are \
+                open at a checkpoint, and those of --files, are rolled back"
+            .to_owned(),
+        remedy: "name with --files what the program opens and closes as it goes, or run it as root".to_owned(),
+    }
+}
+
 /// Checks the name of a job.
 pub(crate) fn job_name(name: &str) -> Result<JobName> {
     JobName::new(name).map_err(|error| Failure::usage(error.to_string()))

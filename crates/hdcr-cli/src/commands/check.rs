@@ -47,21 +47,6 @@ impl Report for Checked {
     }
 }
 
-/// What follows when nobody hears what a program does to files.
-fn unwatched() -> Obstacle {
-    Obstacle {
-        code: "files-unwatched".to_owned(),
-        object: "files".to_owned(),
-        pid: None,
-        fd: None,
-        path: None,
-        cause: "this user may not watch what the program does to files (fanotify takes CAP_SYS_ADMIN): only files that are \
-                open at a checkpoint, and those of --files, are rolled back"
-            .to_owned(),
-        remedy: "name with --files what the program opens and closes as it goes, or run it as root".to_owned(),
-    }
-}
-
 /// The process that is meant, as it is numbered here: by its number, or by the name of a job that runs.
 fn living(at: &Surrounding<'_>, target: &str, timeout: Duration) -> Result<Option<i32>> {
     if at.entered.is_some() {
@@ -215,7 +200,7 @@ fn look(at: &Surrounding<'_>, args: &CheckArgs) -> Result<Seen> {
     };
     let (refusals, mut notes, processes) = found;
     if operation == CHECKPOINT && !parts::can_watch() {
-        notes.push(unwatched());
+        notes.push(parts::unwatched());
     }
     let possible = refusals.is_empty();
     Ok(Seen::Checked(Checked {

@@ -19,7 +19,7 @@ use crate::asking;
 use crate::by_hand::{self, Turn};
 use crate::cli::RestoreArgs;
 use crate::duration;
-use crate::failure::{Class, Failure, Result};
+use crate::failure::{Class, Failure, Obstacle, Result};
 use crate::foreground::{self, Outcome};
 use crate::job::{Record, State, is_held, peek, refuse_elsewhere};
 use crate::keeper::remembered;
@@ -65,7 +65,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         Outcome::Interrupted(signal) => return Ok(shell_status(Death::Signal(signal))),
         Outcome::Runs(restored, filler) => (restored, filler),
     };
-    restored.notes.iter().for_each(|note| at.output.note(&note.to_string()));
+    at.output.notes(&restored.notes);
     if args.lazy == Lazy::Always && !restored.filling {
         at.output.note(NOT_LAZY);
     }
@@ -73,7 +73,8 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     let main = restored.roots.iter().find(|pid| **pid == root).or(restored.roots.first()).copied();
     let main = main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))?;
     let (restore_us, calls) = (Some(restored.total_us), Some(restored.calls));
-    let running = Running { pid: main, processes: restored.processes, restore_us, calls, status: None };
+    let (processes, notes) = (restored.processes, restored.notes);
+    let running = Running { pid: main, processes, restore_us, calls, status: None, notes };
     if let Some(report) = &at.inside {
         if args.detach {
             let_go_of_stdio()?;
@@ -112,7 +113,7 @@ fn in_namespace(
         by_hand::note(place, pid, true);
         turn.take();
         write_pid(args.pidfile.as_deref(), pid)?;
-        let running = Running { pid, processes, restore_us: None, calls: None, status: None };
+        let running = Running { pid, processes, restore_us: None, calls: None, status: None, notes: Vec::new() };
         if args.detach {
             at.output.result_aside(&running);
             return Ok(Outside::Leaves);
@@ -217,6 +218,9 @@ struct Running {
     /// What it returned in the foreground.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u8>,
+    /// What a user should know; those of a restore within a pid namespace are told there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<Obstacle>,
 }
 
 impl Report for Running {

@@ -288,7 +288,8 @@ impl Keeper {
         let took = duration::show(Duration::from_micros(restored.total_us));
         let processes = counted(restored.processes, "process", "processes");
         self.detail(&format!("{} restored: {processes} in {took}", self.place(number)));
-        restored.notes.iter().for_each(|note| self.note(&note.to_string()));
+        self.tell_notes(&restored.notes);
+        self.tell_unwatched();
         self.came_from = Some(self.place(number));
         self.members.come_from_image(&restored.omitted);
         self.record.went_back = self.line.came_back(number).map(|newest| WentBack { to: number, newest });

@@ -40,7 +40,7 @@ use hdcr_policy::restart::{Death, History, Rules};
 use serde::Serialize;
 
 use crate::door::Door;
-use crate::failure::{Failure, Obstacle, Result};
+use crate::failure::{Failure, Obstacle, Result, told};
 use crate::job::{Held, Record, Start, State};
 use crate::kinds::{Every, Increments, Keep, Lazy};
 use crate::namespace;
@@ -387,6 +387,13 @@ impl Keeper {
     /// Tells the user something, in what may be a file that is rolled back with the program.
     pub(super) fn note(&self, text: &str) {
         self.output.note_at_end(text);
+    }
+
+    /// Tells what a user should know of what was done.
+    pub(super) fn tell_notes(&self, notes: &[Obstacle]) {
+        for note in told(notes, self.output.verbose > 0) {
+            self.note(&note);
+        }
     }
 
     /// Tells of the crash that was rolled back, and once more of earlier ones where that has been cut off.

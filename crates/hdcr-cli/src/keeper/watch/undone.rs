@@ -4,6 +4,7 @@ use hdcr_policy::touched::{Changes, Event};
 
 use super::super::Keeper;
 use super::{START, Watch};
+use crate::failure::Obstacle;
 use crate::parts;
 use crate::told::Since;
 
@@ -11,7 +12,7 @@ impl Keeper {
     /// Begins to watch, where that is permitted.
     pub(in crate::keeper) fn begin_watching(&mut self) {
         if !rustix::process::geteuid().is_root() {
-            return;
+            return self.warn_unwatched();
         }
         match Watch::start(std::process::id().cast_signed()) {
             Ok(watch) => {
@@ -20,7 +21,26 @@ impl Keeper {
                 }
                 self.watch = Some(watch);
             }
-            Err(failure) => self.detail(&failure.to_string()),
+            Err(failure) => {
+                self.detail(&failure.to_string());
+                self.warn_unwatched();
+            }
+        }
+    }
+
+    /// Says at the beginning what will not be rolled back, to whoever has not named files.
+    fn warn_unwatched(&self) {
+        if self.plan.files.always.is_empty() {
+            self.tell_notes(&[parts::unwatched()]);
+        }
+    }
+
+    /// Says with each roll-back what may be newer than the program, when nobody has watched.
+    pub(in crate::keeper) fn tell_unwatched(&self) {
+        if self.watch.is_none() {
+            let cause = "nobody watches them (it takes root): those that the program did not hold open at the checkpoint, and \
+                         that --files does not name, stay as it left them";
+            self.tell_notes(&[Obstacle { cause: cause.to_owned(), remedy: String::new(), ..parts::unwatched() }]);
         }
     }
 
@@ -56,7 +76,9 @@ impl Keeper {
 
     /// The program is dead, has no checkpoint, and is about to begin anew: among the files that there were before it.
     pub(in crate::keeper) fn files_as_before(&mut self) {
-        let Some(changes) = self.watch.as_mut().and_then(|watch| watch.roll_back(START)) else { return };
+        let Some(changes) = self.watch.as_mut().and_then(|watch| watch.roll_back(START)) else {
+            return self.tell_unwatched();
+        };
         let since = Since::new(&changes, &self.plan.files, self.aside(START), self.plan.store.clone());
         let done = parts::files_as_before(&self.plan.store, &self.plan.name, &since);
         if let Some(watch) = &mut self.watch {
@@ -65,7 +87,7 @@ impl Keeper {
             if done.is_ok() { watch.rolled_back() } else { watch.not_rolled_back() }
         }
         match done {
-            Ok(notes) => notes.iter().for_each(|note| self.note(&note.to_string())),
+            Ok(notes) => self.tell_notes(&notes),
             Err(failure) => {
                 let failure =
                     failure.during(format_args!("the files of job {} are as the program left them", self.plan.name));
