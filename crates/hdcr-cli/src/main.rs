@@ -38,6 +38,7 @@ mod task;
 mod terminal;
 mod told;
 mod trust;
+mod upright;
 mod worker;
 
 use std::process::ExitCode;
@@ -57,7 +58,10 @@ fn main() -> ExitCode {
     };
     let output = Output { json: cli.common.json, quiet: cli.common.quiet, verbose: cli.common.verbose };
     output::trace(output);
-    let aside = matches!(cli.command, Command::Run(_) | Command::Restore(_) | Command::Worker | Command::Program(_));
+    let aside = matches!(
+        cli.command,
+        Command::Run(_) | Command::Restore(_) | Command::Worker | Command::Beside | Command::Program(_)
+    );
     match run(cli, output) {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {
@@ -69,9 +73,12 @@ fn main() -> ExitCode {
 
 /// Does what the command line says; the exit status.
 fn run(cli: Cli, output: Output) -> Result<u8> {
-    // These two know nothing of settings, so that a bad configuration cannot hinder them.
+    // These know nothing of settings, so that a bad configuration cannot hinder them.
     if let Command::Worker = &cli.command {
         return worker::work().map(|()| 0);
+    }
+    if let Command::Beside = &cli.command {
+        return upright::watch().map(|()| 0);
     }
     if let Command::Program(args) = &cli.command {
         return Err(commands::program::become_it(&args.command, &args.unblock));
@@ -102,7 +109,7 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
         Command::Completions(args) => commands::texts::completions(&args),
         Command::Manpage(args) => commands::texts::manpage(&args),
         Command::Probe => commands::doctor::probe(&at),
-        Command::Worker | Command::Program(_) => Ok(0),
+        Command::Worker | Command::Beside | Command::Program(_) => Ok(0),
     };
     if at.inside.is_some() {
         namespace::wait_for_entered();

@@ -18,6 +18,7 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use crate::faults::Steps;
 use crate::registers;
+use crate::standing::Standing;
 
 /// Signals that wait in one queue.
 const MOST_PENDING: usize = 8192;
@@ -37,6 +38,7 @@ pub(crate) struct Calls {
     pub(crate) steps: Steps,
     /// Whether calls that are put back can carry since when (`waits`).
     pub(crate) marks: bool,
+    pub(crate) standing: Standing,
 }
 
 /// What an error number of a call on a task means.

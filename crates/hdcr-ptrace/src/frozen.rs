@@ -24,6 +24,7 @@ use crate::freeze::{Caught, Freezing, bury, forgive_dead, late, let_go_of, paren
 use crate::reenter;
 use crate::registers::waits_for_ever;
 use crate::repair::{Premises, settle};
+use crate::standing;
 use crate::table;
 use crate::tasks;
 use crate::timed;
@@ -53,10 +54,13 @@ pub(crate) struct PtraceFrozen {
     held: Rc<Cell<bool>>,
     /// Let go, left stopped or killed.
     over: bool,
+    /// Given up when all are let go.
+    _stand: standing::Stand,
 }
 
 impl PtraceFrozen {
     pub(crate) fn freeze(freezing: Freezing<'_>, calls: &Calls, stragglers: &Stragglers, by: Deadline) -> Result<Self> {
+        let stand = calls.standing.begin();
         let caught = match freezing.catch() {
             Ok(caught) => caught,
             Err((error, left)) => {
@@ -88,6 +92,7 @@ impl PtraceFrozen {
             copies,
             held: Rc::new(Cell::new(true)),
             over: false,
+            _stand: stand,
         };
         let mut refused = Ok(());
         for (tid, attached) in threads {

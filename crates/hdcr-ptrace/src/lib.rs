@@ -36,6 +36,7 @@ mod reenter;
 mod registers;
 mod rendezvous;
 mod repair;
+mod standing;
 mod stub;
 mod table;
 mod tasks;
@@ -58,12 +59,14 @@ use hdcr_engine::mechanism::{Capabilities, Deadline, Frozen, Mechanism, Mechanis
 use hdcr_sys::wait::Seen;
 
 pub use faults::Faults;
+pub use standing::Hears;
 
 use calls::Calls;
 use faults::Steps;
 use freeze::Freezing;
 use frozen::PtraceFrozen;
 use nursery::PtraceNursery;
+use standing::Standing;
 
 /// Threads that are attached and have not stopped, so that they could not be let go.
 pub(crate) type Stragglers = Rc<RefCell<Vec<Tid>>>;
@@ -90,10 +93,17 @@ impl Ptrace {
     /// Probes the kernel and is ready. `faults` is for trials; its default is none.
     pub fn new(faults: Faults) -> Self {
         Self {
-            calls: Calls { steps: Steps::new(faults), marks: waits::marks_are_kept() },
+            calls: Calls { steps: Steps::new(faults), marks: waits::marks_are_kept(), standing: Standing::default() },
             capabilities: probe::capabilities(),
             stragglers: Stragglers::default(),
         }
+    }
+
+    /// Somebody hears when a tree stands still, and when it goes on.
+    #[must_use]
+    pub fn heard_by(mut self, hears: Rc<dyn Hears>) -> Self {
+        self.calls.standing = Standing::heard_by(hears);
+        self
     }
 
     /// How many calls on other tasks were made, for the choice of [`Faults::die_after`].

@@ -14,6 +14,7 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use crate::calls::Calls;
 use crate::faults::{Faults, Steps};
 use crate::rendezvous::any_stop;
+use crate::standing::Standing;
 
 /// Probes all of it.
 pub(crate) fn capabilities() -> Capabilities {
@@ -39,7 +40,7 @@ fn on_a_clone(found: &mut Capabilities, guardian: BorrowedFd<'_>) {
     let Ok(child) = clone_waiting(0, 0, None, guardian) else {
         return;
     };
-    let calls = Calls { steps: Steps::new(Faults::default()), marks: false };
+    let calls = Calls { steps: Steps::new(Faults::default()), marks: false, standing: Standing::default() };
     let (pid, tid) = (Pid(child), Tid(child));
     let by = Deadline(Instant::now() + Duration::from_secs(1));
     let with = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_SUSPEND_SECCOMP;

@@ -151,10 +151,11 @@ mod tests {
     use super::*;
     use crate::faults::{Faults, Steps};
     use crate::registers::RestartBlock;
+    use crate::standing::Standing;
     use crate::tracee::{Own, Place};
 
     fn calls(fail_at: Option<u64>) -> Calls {
-        Calls { steps: Steps::new(Faults { fail_at, ..Faults::default() }), marks: true }
+        Calls { steps: Steps::new(Faults { fail_at, ..Faults::default() }), marks: true, standing: Standing::default() }
     }
 
     fn soon() -> Deadline {

@@ -1,6 +1,7 @@
 //! Two checkpoints of one program at the same time: the second says who is at work, or waits, and the program is unharmed.
 
 use std::fs;
+use std::path::Path;
 use std::process::Child;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -35,9 +36,46 @@ fn held_up(stage: &mut Stage<'_>, pid: &str) -> Result<Child> {
     bail!("no checkpoint was met in the middle")
 }
 
+/// A program does not stand still for a command that is stopped: Ctrl-Z waits until it goes on, and who cannot wait is ended.
+pub(crate) fn stopped(stage: &mut Stage<'_>) -> Result<()> {
+    let program = stage.program(&counting("count", 100_000))?;
+    stage.until_counted("count", 3)?;
+    let pid = program.id().to_string();
+    let first = |letter: &str, of: u32| {
+        fs::read_to_string(format!("/proc/{of}/status")).is_ok_and(|text| text.contains(&format!("State:\t{letter}")))
+    };
+    for _ in 0..20 {
+        let mut command = stage.start(&["checkpoint", &pid, "-o", "image", "--timeout", "50s"], "terminal.out")?;
+        while command.try_wait()?.is_none() {
+            if first("t", program.id()) {
+                signal(command.id(), Signal::TSTP);
+                break;
+            }
+        }
+        // In a group that nobody watches over it is not stopped at all.
+        wait::until("its stop or its end", LIMIT, || {
+            let at_rest = first("T", command.id()) || command.try_wait()?.is_some();
+            Ok(at_rest.then_some(()))
+        })?;
+        ensure!(!first("t", program.id()), "the program stands still for a command that is stopped");
+        signal(command.id(), Signal::CONT);
+        let status = shell(wait::end_of(&mut command, "the command", LIMIT)?);
+        ensure!(status == 0, "{status}: {}", stage.text("terminal.out"));
+    }
+    let mut command = held_up(stage, &pid)?;
+    let so_far = stage.text("count").lines().count();
+    let status = shell(wait::end_of(&mut command, "the stopped command", LIMIT)?);
+    ensure!(status == 137, "{status}: {}", stage.text("first.out"));
+    stage.until_said("first.out", "hdcr-stopped")?;
+    stage.until_counted("count", so_far + 10)?;
+    stage.expect(0, &["checkpoint", &pid, "-o", "image"])?;
+    stage.end_all()
+}
+
 /// The same user, and another one, who has another place for what runs.
 pub(crate) fn told(stage: &mut Stage<'_>) -> Result<()> {
     needs_root()?;
+    stage.surround("HDCR_TRIAL_UNWATCHED", Path::new("yes"));
     let mut program = stage.program(&counting("count", 300))?;
     stage.until_counted("count", 3)?;
     let pid = program.id().to_string();

@@ -48,7 +48,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 65] = [
+const TRIALS: [Trial; 66] = [
     ("snapshot_fork", guests::by_fork),
     ("user_guests", user::guests),
     ("user_job", user::job),
@@ -86,6 +86,7 @@ const TRIALS: [Trial; 65] = [
     ("commands_base", kept::base),
     ("commands_bare", manners::bare),
     ("commands_busy", busy::told),
+    ("commands_stopped", busy::stopped),
     ("commands_verbose", reports::verbose),
     ("trust_store", trust::store),
     ("trust_store_of_user", trust::store_of_user),

@@ -1,6 +1,7 @@
 //! `hdcr checkpoint`: one checkpoint of a process or a job.
 
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hdcr_engine::progress::Progress;
@@ -22,6 +23,7 @@ use crate::registry::{Answer, Registry, Request};
 use crate::settings::absolute;
 use crate::slow;
 use crate::task::{CheckpointTask, Checkpointed, Reply, Target, Who};
+use crate::upright::Upright;
 
 pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
     let then = match (args.kill, args.stop) {
@@ -49,6 +51,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
             let timeout = at.settings.checkpoint_timeout(args.timeout);
             let files = at.settings.files(&args.files)?;
             let tree = at.entered.unwrap_or(pid);
+            let upright = Rc::new(Upright::keep()?);
             let bar = at.output.bar_or_line(move || slow::tree_of(tree));
             let task = CheckpointTask {
                 who: Who::Tree(at.entered.unwrap_or(pid)),
@@ -68,7 +71,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
                 stays: false,
                 series: None,
             };
-            by_hand(&task, &bar, args.wait.unwrap_or_default())?
+            by_hand(&task, &bar, &upright, args.wait.unwrap_or_default())?
         }
         None => of_job(at, args, then)?,
     };
@@ -77,7 +80,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
 }
 
 /// Takes it in this very process.
-fn by_hand(task: &CheckpointTask, bar: &Bar, wait: Duration) -> Result<Checkpointed> {
+fn by_hand(task: &CheckpointTask, bar: &Bar, upright: &Rc<Upright>, wait: Duration) -> Result<Checkpointed> {
     let teller = bar.teller();
     let steps = bar.teller();
     let progress = if bar.is_seen() { parts::steps_to(move |step| steps.at(step)) } else { Progress::default() };
@@ -87,7 +90,10 @@ fn by_hand(task: &CheckpointTask, bar: &Bar, wait: Duration) -> Result<Checkpoin
         }
         Ok(Vec::new())
     };
-    let mut attempt = || parts::checkpoint(task, &Session::new(), &progress, &mut hear);
+    let mut attempt = || {
+        let session = Session::new().heard_by(Rc::<Upright>::clone(upright));
+        parts::checkpoint(task, &session, &progress, &mut hear)
+    };
     wait_for_others(wait, &bar.teller(), || retry(&mut attempt))
 }
 

@@ -22,6 +22,7 @@ use crate::progress::Bar;
 use crate::settings::Files;
 use crate::task::{CheckpointTask, Checkpointed, Reply, Target, Task, Who};
 use crate::told::Touched;
+use crate::upright;
 use crate::worker::Worker;
 
 /// What somebody asked for through the registry.
@@ -53,7 +54,8 @@ impl Keeper {
         let next = next.into_iter().chain(self.members.rounds.until()).min();
         let stop = self.stop.as_ref().filter(|_| self.phase == Phase::Running).and_then(|stop| stop.deadline);
         let next = next.into_iter().chain(stop).chain([self.footing.next]).chain(self.files_due()).min();
-        next.map(|next| next.saturating_duration_since(Instant::now()))
+        let left = next.map(|next| next.saturating_duration_since(Instant::now()));
+        left.into_iter().chain(self.is_capturing().then_some(upright::LOOK)).min()
     }
 
     /// Does what is due.
@@ -63,6 +65,9 @@ impl Keeper {
         self.write_files_when_due();
         self.look_after_footing(now);
         self.give_up_round(now);
+        if let Some(work) = &mut self.work {
+            work.must_stand_upright();
+        }
         if let Some(work) = self.work.as_mut().filter(|work| now >= work.deadline) {
             work.is_late();
         }

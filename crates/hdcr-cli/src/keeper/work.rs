@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use rustix::process::Pid;
 
 use super::Keeper;
 use super::asker::Asker;
@@ -15,6 +16,7 @@ use crate::process;
 use crate::progress::{Bar, Step};
 use crate::slow;
 use crate::task::{Checkpointed, Reply};
+use crate::upright::{self, Stopped};
 use crate::worker::Worker;
 
 /// What a worker is doing.
@@ -48,6 +50,7 @@ pub(crate) struct Work {
     /// What it does.
     pub(super) step: Option<Step>,
     pub(super) answer: Option<Reply>,
+    pub(super) stopped: Stopped,
 }
 
 impl Work {
@@ -55,7 +58,20 @@ impl Work {
         let now = Instant::now();
         let deadline = now + limit;
         let (listens, stays, timeout, halting, step, answer) = (true, false, None, None, None, None);
-        Self { worker, errand, began: now, limit, deadline, listens, timeout, halting, stays, step, answer }
+        Self {
+            worker,
+            errand,
+            began: now,
+            limit,
+            deadline,
+            listens,
+            timeout,
+            halting,
+            stays,
+            step,
+            answer,
+            stopped: Stopped::default(),
+        }
     }
 
     /// The worker stays when it has answered.
@@ -88,6 +104,16 @@ impl Work {
         self.answer = None;
         self.limit = filling::LIMIT;
         self.goes_on();
+    }
+
+    /// Kills a worker that somebody has stopped (`SIGSTOP`) while the program may stand still for it.
+    pub(super) fn must_stand_upright(&mut self) {
+        let capturing = matches!(self.errand, Errand::Checkpoint { thawed: false, .. });
+        let pid = Pid::from_raw(self.worker.pid()).filter(|_| capturing && self.answer.is_none());
+        if pid.is_some_and(|pid| self.stopped.too_long(pid)) {
+            process::signal(self.worker.pid(), Signal::SIGKILL as i32);
+            self.answer = Some(Reply::Failed(upright::failure()));
+        }
     }
 
     /// The program goes on.

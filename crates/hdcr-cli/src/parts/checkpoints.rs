@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hdcr_engine::checkpoint::{self, Held, Next, Prepared, Series, Stopped, Surveyed};
@@ -9,7 +10,7 @@ use hdcr_engine::error::{Error, Refusals};
 use hdcr_engine::mechanism::Deadline;
 use hdcr_engine::progress::{Laps, Progress};
 use hdcr_image::{Chain, Committed, Manifest, ManifestFacts, Sink, SnapshotId};
-use hdcr_ptrace::Ptrace;
+use hdcr_ptrace::{Hears, Ptrace};
 use hdcr_store::Selector;
 
 use super::{job_name, lineage_from, mechanism, obstacle, request, sink, store};
@@ -34,6 +35,11 @@ impl Session {
     /// Nothing is followed yet.
     pub(crate) fn new() -> Self {
         Self { mechanism: mechanism(), series: Series::default(), last: Cell::default() }
+    }
+
+    /// Somebody hears when the program stands still.
+    pub(crate) fn heard_by(self, hears: Rc<dyn Hears>) -> Self {
+        Self { mechanism: self.mechanism.heard_by(hears), ..self }
     }
 
     /// Whether threads of the program are held that could not be let go: they are when this process ends.

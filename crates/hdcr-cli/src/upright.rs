@@ -1,0 +1,190 @@
+//! A command for which a program stands still must not stand still itself.
+//!
+//! What a terminal's Ctrl-Z asks for (`SIGTSTP` and its kin) waits until the program goes on. `SIGSTOP` cannot wait, so a
+//! process beside watches: a command that stands stopped while it holds a program is killed, and the kernel and what lies in
+//! the program (`hdcr-ptrace`) let that go on as it was. So it is with `--kill` and `--stop` as well, where the program is held
+//! until its image is durable: a checkpoint that comes to no end leaves the program running.
+
+use std::cell::RefCell;
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hdcr_ptrace::Hears;
+use nix::sys::signal::{SigSet, Signal, raise};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use rustix::time::Timespec;
+
+use crate::failure::{Class, Failure, Result};
+use crate::process;
+
+/// What a terminal stops its jobs by.
+const OF_TERMINALS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
+/// A command that stands stopped for so long while it holds a program is killed: longer than a debugger or a supervisor stops
+/// something for a look, shorter than the patience of whoever talks to the program.
+pub(crate) const STOPPED: Duration = Duration::from_secs(1);
+/// How often is looked whether it does.
+pub(crate) const LOOK: Duration = Duration::from_millis(100);
+
+const STANDS: u8 = 1;
+const GOES_ON: u8 = 0;
+
+/// Whether the program stands still.
+#[derive(Debug, Default)]
+struct Gate {
+    stands: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.stands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops this process as a signal asks for, when no program stands still for it; none is stopped before it goes on.
+    fn stop_by(&self, signal: Signal) {
+        let mut stands = self.lock();
+        while *stands {
+            stands = self.changed.wait(stands).unwrap_or_else(PoisonError::into_inner);
+        }
+        let only = SigSet::from(signal);
+        if raise(signal).and_then(|()| only.thread_unblock()).and_then(|()| only.thread_block()).is_err() {
+            tracing::debug!("a signal to stop was lost");
+        }
+    }
+}
+
+/// The process beside.
+#[derive(Debug)]
+struct Beside {
+    process: Child,
+    stream: UnixStream,
+}
+
+/// Keeps this command upright.
+#[derive(Debug)]
+pub(crate) struct Upright {
+    gate: Arc<Gate>,
+    beside: RefCell<Option<Beside>>,
+}
+
+impl Upright {
+    /// From now on. To be called before there are other threads, which then leave the signals alone as well.
+    pub(crate) fn keep() -> Result<Self> {
+        let signals: SigSet = OF_TERMINALS.into_iter().collect();
+        signals.thread_block().map_err(Failure::system("blocking signals"))?;
+        let gate = Arc::new(Gate::default());
+        let theirs = Arc::clone(&gate);
+        let waits = move || {
+            while let Ok(signal) = signals.wait() {
+                theirs.stop_by(signal);
+            }
+        };
+        let thread = std::thread::Builder::new().name("upright".into()).spawn(waits);
+        drop(thread.map_err(Failure::system("starting a thread"))?);
+        Ok(Self { gate, beside: RefCell::new(beside()?) })
+    }
+
+    fn tell(&self, what: u8) {
+        if let Some(beside) = self.beside.borrow().as_ref()
+            && let Err(error) = (&beside.stream).write_all(&[what])
+        {
+            tracing::debug!(%error, "nobody watches this command");
+        }
+    }
+}
+
+impl Hears for Upright {
+    fn stands(&self) {
+        *self.gate.lock() = true;
+        self.tell(STANDS);
+    }
+
+    fn goes_on(&self) {
+        *self.gate.lock() = false;
+        self.gate.changed.notify_all();
+        self.tell(GOES_ON);
+    }
+}
+
+impl Drop for Upright {
+    fn drop(&mut self) {
+        let Some(Beside { mut process, stream }) = self.beside.take() else { return };
+        drop(stream);
+        if let Err(error) = process.wait() {
+            tracing::debug!(%error, "the process beside");
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "trials stop a command and want it to stay")]
+fn beside() -> Result<Option<Beside>> {
+    if std::env::var_os("HDCR_TRIAL_UNWATCHED").is_some() {
+        return Ok(None);
+    }
+    let (near, far) = UnixStream::pair().map_err(Failure::system("making a channel"))?;
+    near.set_nonblocking(true).map_err(Failure::system("making a channel"))?;
+    let mut command = process::this_program();
+    command.arg("__beside").stdin(Stdio::from(OwnedFd::from(far))).stdout(Stdio::null());
+    let process = command.spawn().map_err(Failure::system("starting the process that watches this command"))?;
+    Ok(Some(Beside { process, stream: near }))
+}
+
+/// What the process beside does: until the end of its command it looks, while a program stands still, whether the command is
+/// stopped.
+pub(crate) fn watch() -> Result<()> {
+    process::take_name();
+    SigSet::all().thread_block().map_err(Failure::system("blocking signals"))?;
+    // Whoever stops the group or session of the command stops it alone.
+    rustix::process::setsid().ok();
+    let command = rustix::process::getppid();
+    let command = command.ok_or_else(|| Failure::refused("hdcr-stopped", "it is a part of a command"))?;
+    let handle = pidfd_open(command, PidfdFlags::empty()).map_err(Failure::system("watching a command"))?;
+    let stream = rustix::io::dup(rustix::stdio::stdin()).map_err(Failure::system("watching a command"))?;
+    let mut stream = UnixStream::from(stream);
+    let mut stopped = Stopped::default();
+    let mut stands = false;
+    loop {
+        let limit = Timespec::try_from(LOOK).unwrap_or_default();
+        let said = poll(&mut [PollFd::new(&stream, PollFlags::IN)], stands.then_some(&limit)).unwrap_or_default();
+        if said > 0 {
+            let mut words = [0; 64];
+            match stream.read(&mut words) {
+                Ok(len @ 1..) => stands = words.get(len - 1) == Some(&STANDS),
+                Ok(0) | Err(_) => return Ok(()),
+            }
+        }
+        if !stands {
+            stopped = Stopped::default();
+        } else if stopped.too_long(command) {
+            let killed = pidfd_send_signal(&handle, rustix::process::Signal::KILL);
+            killed.map_err(Failure::system("ending a command that is stopped"))?;
+            return Err(failure());
+        }
+    }
+}
+
+/// What is said of one that was killed.
+pub(crate) fn failure() -> Failure {
+    let message =
+        "this hdcr was stopped (SIGSTOP) while the program stood still for it; it was ended, and the program goes on";
+    Failure::new(Class::Changed, "hdcr-stopped", message).remedy("try again")
+}
+
+/// Since when a process is seen stopped.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stopped(Option<Instant>);
+
+impl Stopped {
+    /// Looks at it; whether it has been so for too long.
+    pub(crate) fn too_long(&mut self, pid: Pid) -> bool {
+        let is_stopped = process::stat(pid.as_raw_nonzero().get()).is_some_and(|stat| stat.state == b'T');
+        let since = is_stopped.then(|| *self.0.get_or_insert_with(Instant::now));
+        self.0 = since;
+        since.is_some_and(|since| since.elapsed() >= STOPPED)
+    }
+}
