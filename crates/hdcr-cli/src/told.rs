@@ -111,6 +111,27 @@ impl Since {
         Self { lengths: Vec::new(), ..self }
     }
 
+    /// With what was done after it, by somebody else's account: that is undone first.
+    pub(crate) fn with_later(self, later: Self) -> Self {
+        fn both<T>(mut first: Vec<T>, then: Vec<T>) -> Vec<T> {
+            first.extend(then);
+            first
+        }
+        Self {
+            newer: both(later.newer, self.newer),
+            moved: both(later.moved, self.moved),
+            directories: both(later.directories, self.directories),
+            lost: both(later.lost, self.lost),
+            written: both(later.written, self.written),
+            foreign: both(later.foreign, self.foreign),
+            replaced: both(later.replaced, self.replaced),
+            incomplete: later.incomplete || self.incomplete,
+            lengths: Vec::new(),
+            aside: self.aside,
+            shelter: self.shelter,
+        }
+    }
+
     /// As it is handed to the engine.
     pub(crate) fn for_engine(&self) -> since::Since {
         let paths = |names: &[Name]| names.iter().map(PathBuf::from).collect();
@@ -152,6 +173,16 @@ impl Since {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_came_later_is_undone_first() {
+        let one = |name: &str| vec![Name(name.to_owned())];
+        let since =
+            |name: &str, incomplete| Since { written: one(name), lost: one(name), incomplete, ..Since::default() };
+        let both = since("earlier", true).with_later(since("later", false)).for_engine();
+        assert_eq!(both.written, ["later", "earlier"].map(PathBuf::from));
+        assert!(both.incomplete && both.lengths.is_empty());
+    }
 
     #[test]
     fn names_that_are_no_text_arrive() {

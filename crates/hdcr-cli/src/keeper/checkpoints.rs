@@ -322,12 +322,10 @@ impl Keeper {
             }
         }
         self.line.remove(&done.removed);
-        if let Some(watch) = &mut self.watch {
-            if let (Some(number), None) = (done.number, &done.path) {
-                watch.committed(number);
-            }
-            watch.keep(&self.line.numbers());
+        if let (Some(watch), Some(number), None) = (&mut self.watch, done.number, &done.path) {
+            watch.committed(number);
         }
+        self.keep_what_counts();
         self.write_files(Life::IsKept);
         let told = self.notes.iter().map(|note| &note.code).eq(done.notes.iter().map(|note| &note.code));
         if self.output.verbose > 0 {

@@ -116,9 +116,7 @@ impl Keeper {
             self.remember();
         }
         self.came_from = self.line.present().map(|number| self.place(number));
-        if let Some(watch) = &mut self.watch {
-            watch.keep(&self.line.numbers());
-        }
+        self.keep_what_counts();
         self.note(&format!(
             "{} of job {} removed, the newest among them; a new one is taken now",
             counted(lost.len(), "checkpoint", "checkpoints"),

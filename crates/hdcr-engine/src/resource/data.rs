@@ -249,15 +249,40 @@ fn write_changed(file: &OwnedFd, offset: u64, bytes: &[u8], overlaps: bool, subj
     Ok(())
 }
 
-/// Copies a range of one file into another, by reference where the file system can.
+/// Copies a range of one file into another, by reference where the file system can. Holes stay holes, unless the target only
+/// appends; where nothing is copied the target must have nothing yet.
 pub(crate) fn copy(from: &OwnedFd, range: Range<u64>, to: &OwnedFd, to_start: u64, subject: &Path) -> Result<()> {
+    let failed = || Error::system::<Errno>("copying a file", subject.display());
+    if rustix::fs::fcntl_getfl(to).is_ok_and(|flags| flags.contains(OFlags::APPEND)) {
+        return copy_by_hand(from, range, to, to_start, subject);
+    }
+    let Range { start, end } = range;
+    let mut at = start;
+    while at < end {
+        let data = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Ok(data) => data.max(at),
+            Err(Errno::NXIO) => break,
+            Err(_) => at,
+        };
+        if data >= end {
+            break;
+        }
+        let hole = rustix::fs::seek(from, SeekFrom::Hole(data)).ok().filter(|hole| *hole > data);
+        at = hole.unwrap_or(end).min(end);
+        copy_whole(from, data..at, to, to_start.saturating_add(data - start), subject)?;
+    }
+    let whole = to_start.saturating_add(end.saturating_sub(start));
+    let size = rustix::fs::fstat(to).map_err(failed())?.st_size.cast_unsigned();
+    if size < whole { rustix::fs::ftruncate(to, whole).map_err(failed()) } else { Ok(()) }
+}
+
+fn copy_whole(from: &OwnedFd, range: Range<u64>, to: &OwnedFd, to_start: u64, subject: &Path) -> Result<()> {
     let (mut read_from, mut write_to, end) = (range.start, to_start, range.end);
     while read_from < end {
         let want = length((64 * PIECE).min(end - read_from));
         match rustix::fs::copy_file_range(from, Some(&mut read_from), to, Some(&mut write_to), want) {
             Ok(0) => return copy_by_hand(from, read_from..end, to, write_to, subject),
             Ok(_) | Err(Errno::INTR) => {}
-            // The last one: the target only appends.
             Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::BADF) => {
                 return copy_by_hand(from, read_from..end, to, write_to, subject);
             }
@@ -320,6 +345,27 @@ pub(crate) fn name_of(path: &Path, stat: &Stat) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_has_the_holes_of_its_original_and_its_length() {
+        let (from, to) = (OwnedFd::from(tempfile::tempfile().unwrap()), OwnedFd::from(tempfile::tempfile().unwrap()));
+        rustix::io::pwrite(&from, b"begin", 0).unwrap();
+        rustix::io::pwrite(&from, b"middle", 100 << 20).unwrap();
+        rustix::fs::ftruncate(&from, 200 << 20).unwrap();
+        copy(&from, 2..(200 << 20), &to, 0, Path::new("x")).unwrap();
+        let stat = rustix::fs::fstat(&to).unwrap();
+        assert_eq!((stat.st_size, stat.st_blocks < 100), ((200 << 20) - 2, true));
+        let mut bytes = [0; 6];
+        rustix::io::pread(&to, &mut bytes, (100 << 20) - 2).unwrap();
+        assert_eq!(&bytes, b"middle");
+        // One that appends gets all of it, in order.
+        let place = tempfile::NamedTempFile::new().unwrap();
+        let flags = OFlags::WRONLY | OFlags::APPEND;
+        let appends = rustix::fs::open(place.path(), flags, rustix::fs::Mode::empty()).unwrap();
+        rustix::fs::ftruncate(&from, 3 << 20).unwrap();
+        copy(&from, 0..(3 << 20), &appends, 0, Path::new("x")).unwrap();
+        assert_eq!(std::fs::read(place.path()).unwrap().len(), 3 << 20);
+    }
 
     #[derive(Debug)]
     struct Kept(Vec<(u64, Vec<u8>)>);

@@ -281,6 +281,8 @@ impl Plan {
         let from = from.min(size);
         let place = self.copy(path, number);
         self.will_make(&place, None)?;
+        // One that a roll-back left which died as it ended may have a second name, under which it stays.
+        undo::remove(&place)?;
         let reader = held::reader(file, planned.rights.as_ref(), path)?;
         let keep = |size: u64| {
             self.with_room_for(reserve::room_of(&stat, from..size), || {

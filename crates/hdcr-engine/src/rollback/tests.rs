@@ -146,6 +146,46 @@ fn the_next_restore_repairs_after_one_that_died() {
 }
 
 #[test]
+fn what_cannot_be_undone_yet_is_undone_by_the_next_attempt() {
+    let scene = Scene::new();
+    let mut plan = scene.plan();
+    plan.prepare().unwrap();
+    plan.apply(&scene.kept).unwrap();
+    plan.die();
+    let immutable = |word: &str| {
+        let done = std::process::Command::new("chattr").arg(word).arg(scene.path("data")).output();
+        done.is_ok_and(|done| done.status.success())
+    };
+    if !immutable("+i") {
+        // Only root may, and not on every file system.
+        return;
+    }
+    let first = repair(&scene.path("journal"));
+    assert!(immutable("-i"));
+    first.unwrap_err();
+    assert_eq!(std::fs::read_to_string(scene.path("log")).unwrap(), "one\ntwo\nthree\n", "the others are undone");
+    assert!(repair(&scene.path("journal")).unwrap());
+    scene.expect(BEFORE);
+}
+
+#[test]
+fn what_is_kept_for_the_user_is_not_overwritten_by_the_next_copy() {
+    let scene = Scene::new();
+    let journal = scene.path("journal");
+    // As a roll-back leaves it that dies between the end of its journal and the removal of its copies.
+    std::fs::create_dir(&journal).unwrap();
+    std::fs::write(journal.join("rollback.1"), "kept for the user").unwrap();
+    std::fs::hard_link(journal.join("rollback.1"), journal.join("newer-1-log")).unwrap();
+    let mut plan = Plan::at(&journal).unwrap();
+    let cut = Action::Cut { path: scene.path("log"), file: scene.open("log"), size: 8, changed: CHANGED };
+    plan.add(cut, Newer::Go).unwrap();
+    plan.prepare().unwrap();
+    plan.apply(&scene.kept).unwrap();
+    plan.finish().unwrap();
+    assert_eq!(std::fs::read_to_string(journal.join("newer-1-log")).unwrap(), "kept for the user");
+}
+
+#[test]
 fn without_a_journal_a_failure_is_still_undone() {
     let scene = Scene::new();
     let mut plan = Plan::default();

@@ -18,8 +18,16 @@ use crate::route;
 /// is told.
 pub(super) fn undo(entries: &[Entry], journal: Option<&Journal>, planned: &[Planned], steps: &Steps) -> Result<()> {
     let mut result = Ok(());
+    // What is still needed by the next attempt.
+    let mut needed = Vec::new();
     for entry in entries.iter().rev() {
+        if entry.undo() == Undo::Remove && needed.contains(&&entry.path) {
+            continue;
+        }
         let undone = Turn::to_some(entry.rights().as_ref()).and_then(|_turn| undo_one(entry, journal, planned, steps));
+        if undone.is_err() && entry.undo() == Undo::WriteBack {
+            needed.push(&entry.moved);
+        }
         if result.is_ok() {
             result = undone;
         }

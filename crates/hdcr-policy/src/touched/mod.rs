@@ -194,6 +194,11 @@ impl Table {
         }
     }
 
+    /// The first of the checkpoints from which it counts.
+    pub fn first(&self) -> Option<u64> {
+        self.marks.first().map(|mark| mark.sequence)
+    }
+
     /// Forgets the checkpoints that are not in the list.
     pub fn keep(&mut self, sequences: &[u64]) {
         self.marks.retain(|mark| sequences.contains(&mark.sequence));

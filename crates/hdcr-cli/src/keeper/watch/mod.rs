@@ -504,6 +504,11 @@ impl Watch {
         self.table.told()
     }
 
+    /// The first of the checkpoints from which it counts.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.table.first()
+    }
+
     /// What is different from a checkpoint.
     pub(crate) fn since(&self, number: u64) -> Option<Changes> {
         self.table.since(number)

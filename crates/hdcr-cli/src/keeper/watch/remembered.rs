@@ -91,6 +91,13 @@ pub(crate) fn forget(store: &Path, name: &JobName) {
     }
 }
 
+fn with(since: Since, later: Option<Since>) -> Since {
+    match later {
+        Some(later) => since.with_later(later),
+        None => since,
+    }
+}
+
 /// How a job stands when it is written down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::keeper) enum Life {
@@ -125,14 +132,34 @@ impl Keeper {
         forget(&self.plan.store, &self.plan.name);
     }
 
-    /// What an earlier keeper knew is to be undone for a checkpoint that this one did not make. From here on this one
-    /// watches what is done since.
+    /// What an earlier keeper knew is to be undone for a checkpoint that this one did not make, after what this one has watched
+    /// itself. From here on it watches what is done since.
     pub(super) fn known_earlier(&mut self, number: u64) -> Option<Since> {
         let since = self.remembered.earlier.get(&number).cloned()?;
+        let later = self.watched_so_far();
         if let Some(watch) = &mut self.watch {
             watch.begin_from(number);
         }
-        Some(since)
+        Some(with(since, later))
+    }
+
+    /// All that this keeper has watched.
+    fn watched_so_far(&mut self) -> Option<Since> {
+        let watch = self.watch.as_mut()?;
+        watch.end();
+        let changes = watch.since(watch.first()?)?;
+        Some(Since::new(&changes, &self.plan.files, String::new(), PathBuf::new()))
+    }
+
+    /// Forgets what was done since checkpoints that are gone; but from where this keeper began, as long as it may go back
+    /// to before that.
+    pub(in crate::keeper) fn keep_what_counts(&mut self) {
+        let mut numbers = self.line.numbers();
+        let Some(watch) = &mut self.watch else { return };
+        if !self.remembered.earlier.is_empty() {
+            numbers.extend(watch.first());
+        }
+        watch.keep(&numbers);
     }
 
     /// Files are as they were at a checkpoint: what was known before is done.
@@ -172,7 +199,11 @@ impl Keeper {
         let Some(watch) = &self.watch else { return };
         let told = watch.told();
         let began = Instant::now();
-        let mut tables = self.remembered.earlier.clone();
+        let later = watch.first().filter(|_| !self.remembered.earlier.is_empty()).and_then(|first| watch.since(first));
+        let later = later.map(|changes| Since::new(&changes, &self.plan.files, String::new(), PathBuf::new()));
+        let earlier = self.remembered.earlier.iter();
+        let mut tables: BTreeMap<u64, Since> =
+            earlier.map(|(number, since)| (*number, with(since.clone(), later.clone()))).collect();
         for number in self.line.numbers() {
             if let Some(changes) = watch.since(number) {
                 let since = Since::new(&changes, &self.plan.files, self.aside(number), self.plan.store.clone());
