@@ -4,12 +4,6 @@ from scenario import *
 
 # What a program has, the word that the refusal must say, and how it gets it (77: this machine does not have it).
 HAVING = [
-    ("system-v", "sysv", r"""
-        int id = shmget(IPC_PRIVATE, 4096, 0600 | IPC_CREAT);
-        if (id < 0) _exit(77);
-        char *at = shmat(id, 0, 0);
-        MUST(at != (void *)-1 && !shmctl(id, IPC_RMID, 0));
-    """),
     ("packet socket", "socket", "int s = socket(AF_PACKET, SOCK_RAW, 0); if (s < 0) _exit(77);"),
     ("algorithm socket", "socket", "int s = socket(AF_ALG, SOCK_SEQPACKET, 0); if (s < 0) _exit(77);"),
     ("virtual machine socket", "socket", "int s = socket(AF_VSOCK, SOCK_STREAM, 0); if (s < 0) _exit(77);"),

@@ -20,15 +20,16 @@ use crate::restore::{Contents, Options, Restore};
 use crate::rights::Turn;
 use crate::rollback::Plan;
 use crate::rollback::since::Since;
+use crate::segments::{self, Made};
 use crate::stored::{self, Model};
 use crate::task::creds::CredsRecord;
 use crate::task::{self, Stage};
 use crate::tree::StoredProcess;
-/// An address space that is to be made, with the descriptors of what lies behind its mappings.
+/// An address space that is to be made, with what lies behind its mappings.
 #[derive(Debug)]
 pub(crate) struct Space {
     pub(crate) mm: StoredMm,
-    pub(crate) descriptors: space::Descriptors,
+    pub(crate) behind: space::Behind,
     pub(crate) exe: i32,
     pub(crate) cwd: i32,
     pub(crate) root: Option<i32>,
@@ -59,6 +60,7 @@ pub(crate) fn context<'a>(model: &'a Model, contents: &'a dyn Contents, options:
         room: room(&used, numbers()),
         making: BTreeSet::new(),
         inodes: BTreeMap::new(),
+        segments: Made::default(),
         plan: options.journal.as_deref().map(Plan::at).transpose()?.unwrap_or_default(),
         late: Vec::new(),
         apart: BTreeMap::new(),
@@ -153,16 +155,17 @@ pub(crate) fn owners(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
 
 /// Opens what lies behind mappings, and programs and directories, of every process.
 pub(crate) fn spaces(cx: &mut Restore<'_>, model: &Model) -> Result<BTreeMap<Pid, Space>> {
+    segments::make(cx)?;
     let mut spaces = BTreeMap::new();
     for process in model.processes.iter().filter(|process| !process.zombie()) {
         let _turn = Turn::to_some(cx.rights.of(process.pid))?;
         let mm = space::stored(cx, ObjectId(process.record.mm))?;
-        let descriptors = space::open_backing(cx, &mm)?;
+        let behind = space::open_backing(cx, &mm)?;
         let exe = backing::restore_path(cx, ObjectId(process.record.exe))?;
         let cwd = backing::restore_path(cx, ObjectId(process.record.cwd))?;
         let root = backing::restore_path(cx, ObjectId(process.record.root))?;
         let root = if is_root(cx, process)? { None } else { Some(root) };
-        spaces.insert(process.pid, Space { mm, descriptors, exe, cwd, root });
+        spaces.insert(process.pid, Space { mm, behind, exe, cwd, root });
     }
     Ok(spaces)
 }

@@ -26,6 +26,7 @@ use crate::reports::{self, Child, Question, Report};
 use crate::resource::inotify::Places;
 use crate::resource::socket::Queues;
 use crate::resource::{FileView, backing, contents, late, listed, touched};
+use crate::segments;
 use crate::semaphores;
 use crate::snapshot::ahead::Ahead;
 use crate::snapshot::outlet::Outlet;
@@ -71,6 +72,8 @@ pub struct Capture<'a> {
     pub(crate) shared: BTreeMap<(&'static str, u64, u64), ObjectId>,
     /// Files that open files and mappings share; what is kept of them is decided at the end.
     pub(crate) inodes: contents::Inodes,
+    /// Segments of System V shared memory that the tree has attached, by number.
+    pub(crate) segments: BTreeMap<i32, segments::Met>,
     /// Files that are read when the tree runs again.
     pub(crate) late: Vec<late::LateFile>,
     pub(crate) next_id: u64,
@@ -119,6 +122,7 @@ impl<'a> Capture<'a> {
             ahead: Ahead::default(),
             shared: BTreeMap::new(),
             inodes: contents::Inodes::default(),
+            segments: BTreeMap::new(),
             late: Vec::new(),
             next_id: 0,
             in_flight: BTreeMap::new(),
@@ -296,6 +300,7 @@ fn everything(cx: &mut Capture<'_>, processes: &[FrozenProcess], mut look: surve
     touched::note(cx)?;
     contents::finish(cx)?;
     semaphores::capture(cx)?;
+    segments::capture(cx)?;
     let first = processes.first().map_or(Pid(0), |process| process.pid);
     let clocks = clock::capture(first);
     cx.frame(ObjectId(0), &clocks)?;

@@ -31,6 +31,7 @@ mod resume;
 mod rights;
 pub mod rollback;
 mod route;
+mod segments;
 mod semaphores;
 pub mod show;
 mod snapshot;

@@ -31,6 +31,7 @@ use crate::resource::{listed, reopen};
 use crate::rights::{TreeRights, Turn};
 use crate::rollback::Plan;
 use crate::rollback::since::{self, Since};
+use crate::segments;
 use crate::semaphores;
 use crate::stored::{self, Asker, Model};
 use crate::task::Stage;
@@ -178,6 +179,8 @@ pub struct Restore<'a> {
     pub(crate) making: BTreeSet<ObjectId>,
     /// Files that open files and mappings share, opened.
     pub(crate) inodes: reopen::OpenedInodes,
+    /// Segments of System V shared memory, made.
+    pub(crate) segments: segments::Made,
     /// What happens to the contents of files at the end.
     pub(crate) plan: Plan,
     /// What became of files that a user should know.
@@ -364,7 +367,7 @@ pub fn restore(
     }
     works.abandon()?;
     let filling = works.serve(&cx, image, lazily)?;
-    semaphores::restore(&mut cx, &model)?;
+    used_by_many(&mut cx, &model)?;
     works.stages(&mut cx, &spaces)?;
     for step in last_of(&steps) {
         works.step(&cx, step)?;
@@ -381,6 +384,12 @@ pub fn restore(
     Ok(filling)
 }
 
+/// What the tree has that belongs to no process.
+fn used_by_many(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
+    semaphores::restore(cx, model)?;
+    segments::fill(cx, model)
+}
+
 /// Lets the tree go, and tells of it.
 fn let_go(
     works: Works<'_>,
@@ -393,6 +402,7 @@ fn let_go(
         told(Told::BeforeAllIsThere(model.processes.iter().map(|process| process.pid).collect()))?;
     }
     works.release()?;
+    cx.segments.keep();
     if let Err(error) = told(Told::Runs(Restored { notes: std::mem::take(&mut cx.notes), ..roots(model) })) {
         tracing::debug!(%error, "nobody listens");
     }

@@ -117,7 +117,8 @@ fn use_of(users: &[i32], tree: &BTreeSet<Pid>, lives: &dyn Fn(Pid) -> bool) -> U
     users().find(|user| !tree.contains(user) && lives(*user)).map_or(Use::Own, Use::Shared)
 }
 
-fn lives(pid: Pid) -> bool {
+/// Whether there is such a process, also one that is not shown.
+pub(crate) fn lives(pid: Pid) -> bool {
     procfs::stat(pid).is_ok() || procfs::hidden(pid)
 }
 
@@ -156,7 +157,8 @@ pub(crate) fn survey(survey: &mut Survey<'_>) {
     }
 }
 
-fn place() -> (Vec<u8>, Vec<u8>) {
+/// This system as long as it runs, and this IPC namespace.
+pub(crate) fn place() -> (Vec<u8>, Vec<u8>) {
     let boot = fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let own = Pid(rustix::process::getpid().as_raw_nonzero().get());
     (boot, procfs::link(own, "ns/ipc").unwrap_or_default())

@@ -20,6 +20,7 @@ use crate::openfile::OpenFileRecord;
 use crate::plain::plain;
 use crate::resource::socket::SocketRecord;
 use crate::resource::{self, contents, directory, fifo, late, listed, locks, pipe, pty, regfile, touched};
+use crate::segments::SegmentRecord;
 use crate::semaphores::SemaphoresRecord;
 use crate::snapshot::record::WaysRecord;
 use crate::stored::{self, Model};
@@ -229,6 +230,7 @@ const OWN: &[Own] = &[
     own::<OpenFileRecord>("open file"),
     own::<ClockRecord>("clocks"),
     own::<SemaphoresRecord>("semaphores"),
+    own::<SegmentRecord>("shared memory"),
     own::<VdsoRecord>("vdso"),
     Own { tag: <WaysRecord as Record>::TAG, name: "snapshot", show: ways },
     Own { tag: <OmittedRecord as Record>::TAG, name: "memory left out", show: omitted },

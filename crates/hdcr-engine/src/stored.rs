@@ -19,6 +19,7 @@ use crate::procfs::{self, Stat};
 use crate::progress::Meter;
 use crate::resource;
 use crate::restore::{Contents, StoredFrame};
+use crate::segments::{self, SegmentRecord};
 use crate::semaphores::SemaphoresRecord;
 use crate::snapshot::record::WaysRecord;
 use crate::task::TASKS;
@@ -49,6 +50,7 @@ pub(crate) fn known() -> Vec<KnownTag> {
         KnownTag::of::<WaysRecord>(),
         KnownTag::of::<OmittedRecord>(),
         KnownTag::of::<SemaphoresRecord>(),
+        KnownTag::of::<SegmentRecord>(),
     ];
     let files = resource::FILES.iter().map(|kind| KnownTag { tag: kind.tag, version: kind.version, name: kind.name });
     let tasks = TASKS.iter().map(|kind| KnownTag { tag: kind.tag, version: kind.version, name: kind.name });
@@ -118,6 +120,9 @@ pub(crate) fn check(model: &Model, steps: &[Step], asker: Asker) -> Result<(Refu
             }
         }
     }
+    let (in_the_way, worth_knowing) = segments::check(model)?;
+    refusals.0.extend(in_the_way);
+    notes.extend(worth_knowing);
     Ok((refusals, notes))
 }
 

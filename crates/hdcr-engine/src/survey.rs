@@ -13,6 +13,7 @@ use crate::openfile;
 use crate::procfs::{self, MapLine};
 use crate::resource::inotify::Places;
 use crate::resource::{self, FileView, backing};
+use crate::segments;
 use crate::semaphores;
 use crate::snapshot::{flags, space};
 use crate::task::creds::CredsRecord;
@@ -224,10 +225,9 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<Judged> {
         }
     }
     semaphores::survey(&mut survey);
+    segments::survey(&mut survey, &look.lines);
     shared_halves(&mut survey, look)?;
-    for pid in look.lines.keys() {
-        long_paths(&mut survey, *pid);
-    }
+    look.lines.keys().for_each(|pid| long_paths(&mut survey, *pid));
     for view in &look.files {
         match resource::kind_of(view) {
             // What is gone meanwhile needs no look: the one under the freeze counts.

@@ -90,7 +90,10 @@ impl<'a> Works<'a> {
             pieces.push((memory::kind_of(line), at..at + size));
             at += size;
         }
-        let parked = Parked { pieces };
+        let room = spaces.values().map(|space| space.behind.largest()).max().unwrap_or_default();
+        let scratch = gap(&taken, room)?;
+        taken.push(scratch..scratch.saturating_add(room));
+        let parked = Parked { pieces, scratch };
         meet_kernel(cx, model, &own_vdso, &parked, spaces)?;
         let nursery = mechanism.nursery(&taken, options.by)?;
         let (heirs, absent) = (Heirs::default(), Absent::default());
@@ -181,7 +184,7 @@ impl<'a> Works<'a> {
             if let Some((base, inherited)) = &born_with {
                 space::leave(&mut batch, base, inherited, &self.parked);
             }
-            space::map(&mut batch, &space.mm, inherited, &self.parked, &space.descriptors)?;
+            space::map(&mut batch, &space.mm, inherited, &self.parked, &space.behind)?;
             work.push((pid.leader(), batch));
             planned.push((*pid, &space.mm, born_with.map(|(_, inherited)| inherited)));
         }

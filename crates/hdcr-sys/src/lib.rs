@@ -18,6 +18,7 @@ pub mod pagemap;
 pub mod ptrace;
 pub mod pty_queue;
 pub mod same_pages;
+pub mod segments;
 pub mod semaphores;
 pub mod shared;
 pub mod sharing;

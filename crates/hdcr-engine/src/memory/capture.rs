@@ -94,7 +94,7 @@ fn flags_of(line: &MapLine) -> u32 {
     };
     let grows = if line.has(b"gd") { libc::MAP_GROWSDOWN } else { 0 };
     let reserve = if line.has(b"nr") { libc::MAP_NORESERVE } else { 0 };
-    let anonymous = if line.inode == 0 { libc::MAP_ANONYMOUS } else { 0 };
+    let anonymous = if line.inode == 0 && line.segment().is_none() { libc::MAP_ANONYMOUS } else { 0 };
     (sharing | grows | reserve | anonymous).cast_unsigned()
 }
 

@@ -3,6 +3,7 @@
 //! Contents are the bulk path and have their own files: `capture.rs` reads them, `restore.rs` and `fill.rs` put them back. Files and
 //! shared memory behind mappings are objects of their own (`resource/backing.rs`).
 
+pub(crate) mod attach;
 pub(crate) mod capture;
 pub(crate) mod fill;
 pub(crate) mod guards;
@@ -109,6 +110,8 @@ pub(crate) fn kind_of(line: &MapLine) -> MappingKind {
     match line.name.as_slice() {
         b"[vdso]" => MappingKind::Vdso,
         name if name.starts_with(b"[vvar") => MappingKind::Vvar,
+        // The first segment of all has the number 0.
+        _ if line.segment().is_some() => MappingKind::SharedMemory,
         _ if line.inode == 0 => MappingKind::Anonymous,
         _ if !line.shared() => MappingKind::PrivateFile,
         name if is_shared_memory(name) => MappingKind::SharedMemory,
@@ -117,9 +120,7 @@ pub(crate) fn kind_of(line: &MapLine) -> MappingKind {
 }
 
 fn is_shared_memory(name: &[u8]) -> bool {
-    [b"/memfd:".as_slice(), b"/dev/zero (deleted)", b"/SYSV", b"[anon_shmem:"]
-        .iter()
-        .any(|start| name.starts_with(start))
+    [b"/memfd:".as_slice(), b"/dev/zero (deleted)", b"[anon_shmem:"].iter().any(|start| name.starts_with(start))
 }
 
 /// What makes a mapping impossible to keep, by the codes of its flags: code of the refusal, cause, remedy.

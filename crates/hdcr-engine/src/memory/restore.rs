@@ -8,6 +8,7 @@ use hdcr_image::List;
 use hdcr_image::hdcr_layout::{Mapping, MappingKind};
 use nix::libc;
 
+use super::attach;
 use super::kin::{self, Inherited};
 use super::vdso::{self, VdsoRecord};
 use super::{END, MmRecord, PAGE, bit};
@@ -40,6 +41,8 @@ pub(crate) struct StoredMm {
 pub(crate) struct Parked {
     /// Mappings `[vvar]`, `[vvar_vclock]`, `[vdso]`, in order of address.
     pub(crate) pieces: Vec<(MappingKind, Range<u64>)>,
+    /// Room that is free in all address spaces, for attachments that come to their place in parts.
+    pub(crate) scratch: u64,
 }
 
 /// Reads an address space's frames and checks them.
@@ -129,16 +132,18 @@ pub(crate) fn map(
     mm: &StoredMm,
     inherited: Option<&Inherited>,
     parked: &Parked,
-    descriptors: &Descriptors,
+    behind: &Behind,
 ) -> Result<()> {
     place_kernels(batch, mm, parked)?;
     for mapping in &mm.mappings {
-        if is_kernel_kind(mapping) || inherited.is_some_and(|inherited| inherited.keeps(mapping)) {
+        let elsewhere = is_kernel_kind(mapping) || behind.segments.contains_key(&mapping.object);
+        if elsewhere || inherited.is_some_and(|inherited| inherited.keeps(mapping)) {
             continue;
         }
         let fd = match mapping.object {
             0 => -1,
-            object => *descriptors
+            object => *behind
+                .descriptors
                 .get(&(object, may_write(mapping)))
                 .ok_or_else(|| Error::Unsound(format!("{}: no object {object}", mm.id)))?,
         };
@@ -153,7 +158,7 @@ pub(crate) fn map(
         ];
         batch.call("mapping memory", libc::SYS_mmap, &args);
     }
-    Ok(())
+    attach::attach(batch, mm, &behind.segments, parked)
 }
 
 impl StoredMm {
@@ -381,23 +386,40 @@ const MADVICE: [([u8; 2], i32); 8] = [
     (*b"mg", libc::MADV_MERGEABLE),
 ];
 
-/// The objects behind the mappings of an address space, opened, with the numbers of their descriptors.
-pub(crate) fn open_backing(cx: &mut Restore<'_>, mm: &StoredMm) -> Result<Descriptors> {
-    let mut numbers = Descriptors::new();
+/// What lies behind the mappings of an address space.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Behind {
+    /// Numbers of service descriptors by object and by whether they may write: a mapping made with one that may shows it.
+    descriptors: BTreeMap<(u64, bool), i32>,
+    /// Numbers and sizes of segments of System V shared memory by object.
+    segments: attach::Segments,
+}
+
+impl Behind {
+    /// The most that an attachment takes.
+    pub(crate) fn largest(&self) -> u64 {
+        self.segments.values().map(|(_, size)| *size).max().unwrap_or_default()
+    }
+}
+
+/// The objects behind the mappings of an address space, opened.
+pub(crate) fn open_backing(cx: &mut Restore<'_>, mm: &StoredMm) -> Result<Behind> {
+    let mut behind = Behind::default();
     for mapping in mm.mappings.iter().filter(|mapping| mapping.object != 0) {
+        if let Some(segment) = cx.segments.of(ObjectId(mapping.object)) {
+            behind.segments.insert(mapping.object, segment);
+            continue;
+        }
         let key = (mapping.object, may_write(mapping));
-        if let Entry::Vacant(place) = numbers.entry(key) {
+        if let Entry::Vacant(place) = behind.descriptors.entry(key) {
             place.insert(backing::restore(cx, ObjectId(key.0), key.1)?);
         }
     }
-    Ok(numbers)
+    Ok(behind)
 }
 
-/// Numbers of service descriptors by object and by whether they may write: a mapping made with one that may shows it.
-pub(crate) type Descriptors = BTreeMap<(u64, bool), i32>;
-
 /// Whether a mapping was made with a descriptor that may write, and what it writes is seen by others.
-fn may_write(mapping: &Mapping) -> bool {
+pub(super) fn may_write(mapping: &Mapping) -> bool {
     mapping.map_flags & libc::MAP_SHARED.cast_unsigned() != 0 && mapping.vm_flags & bit(*b"mw") != 0
 }
 

@@ -18,9 +18,11 @@ use crate::ids::Pid;
 use crate::model::{self, ObjectId};
 use crate::procfs::{self, MapLine};
 use crate::restore::Restore;
+use crate::segments;
 use crate::survey::Survey;
 
-fn link(pid: Pid, line: &MapLine) -> PathBuf {
+/// The link of a mapping's file.
+pub(crate) fn link(pid: Pid, line: &MapLine) -> PathBuf {
     procfs::path(pid, &format!("map_files/{:x}-{:x}", line.range.start, line.range.end))
 }
 
@@ -36,7 +38,8 @@ fn anonymous(line: &MapLine) -> bool {
 
 /// What stands in the way of a mapping's file. Looks only.
 pub(crate) fn survey(survey: &mut Survey<'_>, pid: Pid, line: &MapLine) {
-    if !survey.seen.insert((line.device, line.inode)) {
+    // Those have a look of their own, and numbers that other files may have as well.
+    if line.segment().is_some() || !survey.seen.insert((line.device, line.inode)) {
         return;
     }
     let found = obstacle(pid, line);
@@ -75,9 +78,6 @@ fn obstacle(pid: Pid, line: &MapLine) -> Option<Refusal> {
     let refuse = |code, object: &str, cause: &str, remedy: &str| {
         Some(regfile::refuse_path(code, object, owner(pid, line), cause, remedy))
     };
-    if line.name.starts_with(b"/SYSV") && line.device.0 == 0 {
-        return refuse("sysv-shared-memory", "System V shared memory", "it cannot be restored yet", "run without it");
-    }
     if line.name.starts_with(b"/[aio]") {
         return refuse("aio", "context of io_setup", "requests in the kernel cannot be seen", "run without it");
     }
@@ -133,6 +133,9 @@ fn find(cx: &Capture<'_>, pid: Pid, line: &MapLine) -> Option<(PathBuf, Stat)> {
 
 /// Notes the file behind a mapping, once a file; the object that stands for it.
 pub(crate) fn capture(cx: &mut Capture<'_>, pid: Pid, line: &MapLine) -> Result<ObjectId> {
+    if let Some(number) = line.segment() {
+        return Ok(segments::note(cx, pid, line, number));
+    }
     let shared_write = line.shared() && line.has(b"mw");
     let uses = Uses {
         write: shared_write,
@@ -251,8 +254,8 @@ mod tests {
         let text = "7f0000000000-7f0000002000 rw-s 00001000 00:01 1042                       /dev/zero (deleted)\n";
         assert!(anonymous(&line(text)));
         let pid = Pid(i32::try_from(std::process::id()).unwrap());
-        let sysv = line("7f0000000000-7f0000002000 rw-s 00000000 00:01 7       /SYSV00000000 (deleted)\n");
-        assert_eq!(obstacle(pid, &sysv).unwrap().code, "sysv-shared-memory");
+        let sysv = line("7f0000000000-7f0000002000 rw-s 00000000 00:01 0       /SYSV00000000 (deleted)\n");
+        assert_eq!((sysv.segment(), anonymous(&sysv)), (Some(0), false));
         let odd = line("7f0000000000-7f0000002000 rw-s 00000000 00:0f 7       anon_inode:[perf_event]\n");
         assert_eq!(obstacle(pid, &odd).unwrap().code, "mapping-unknown");
     }

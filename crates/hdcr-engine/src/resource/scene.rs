@@ -179,6 +179,7 @@ pub(crate) fn restore<'a>(image: &'a Image, journal: &Path, map_path: &'a [(Path
         apart: BTreeMap::new(),
         making: BTreeSet::new(),
         inodes: BTreeMap::new(),
+        segments: crate::segments::Made::default(),
         plan: Plan::at(journal).unwrap(),
         notes: Vec::new(),
         foreign: Vec::new(),

@@ -55,6 +55,7 @@ pub fn to_the_start(directory: &Path, since: &Since) -> Result<Vec<Refusal>> {
         room: 0..i32::MAX,
         making: BTreeSet::new(),
         inodes: BTreeMap::new(),
+        segments: crate::segments::Made::default(),
         plan: Plan::at(directory)?,
         late: Vec::new(),
         apart: BTreeMap::new(),

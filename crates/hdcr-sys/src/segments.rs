@@ -1,0 +1,130 @@
+//! Segments of System V shared memory (`shmget(2)`, `shmat(2)`, `shmctl(2)`): made again, attached here, and filled.
+#![expect(unsafe_code, reason = "rustix and nix have no wrapper for these calls")]
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::ptr;
+
+use crate::semaphores::Rights;
+
+fn done(answer: libc::c_int) -> io::Result<i32> {
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+}
+
+/// Makes a segment that was not there, and gives its number. `next` is the number that it is wanted to have, which this
+/// process must be permitted to say.
+pub fn make(key: i32, size: u64, next: Option<i32>) -> io::Result<i32> {
+    if let Some(next) = next {
+        std::fs::write("/proc/sys/kernel/shm_next_id", next.to_string())?;
+    }
+    let size = usize::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the call takes numbers alone.
+    done(unsafe { libc::shmget(key, size, libc::IPC_CREAT | libc::IPC_EXCL | 0o600) })
+}
+
+/// Gives a segment its owner and its mode.
+pub fn set_rights(id: i32, rights: Rights) -> io::Result<()> {
+    // SAFETY: an all-zero shmid_ds is a valid one.
+    let mut segment: libc::shmid_ds = unsafe { std::mem::zeroed() };
+    (segment.shm_perm.uid, segment.shm_perm.gid, segment.shm_perm.mode) = (rights.uid, rights.gid, rights.mode);
+    // SAFETY: IPC_SET reads one shmid_ds, which is our own.
+    done(unsafe { libc::shmctl(id, libc::IPC_SET, &raw mut segment) }).map(|_| ())
+}
+
+/// Keeps the pages of a segment in memory (`SHM_LOCK`), or no more.
+pub fn lock(id: i32, locked: bool) -> io::Result<()> {
+    let command = if locked { libc::SHM_LOCK } else { libc::SHM_UNLOCK };
+    // SAFETY: these two take no further argument.
+    done(unsafe { libc::shmctl(id, command, ptr::null_mut()) }).map(|_| ())
+}
+
+/// Removes a segment, when the last process has let go of it.
+pub fn remove(id: i32) -> io::Result<()> {
+    // SAFETY: IPC_RMID takes no further argument.
+    done(unsafe { libc::shmctl(id, libc::IPC_RMID, ptr::null_mut()) }).map(|_| ())
+}
+
+/// A segment that this process has attached. Its bytes go through `/proc/self/mem`, as others may change them at any time.
+#[derive(Debug)]
+pub struct Attached {
+    at: usize,
+    memory: File,
+}
+
+impl Attached {
+    /// Attaches a segment at a place of the kernel's choice.
+    pub fn new(id: i32, writable: bool) -> io::Result<Self> {
+        let memory = File::options().read(true).write(writable).open("/proc/self/mem")?;
+        let flags = if writable { 0 } else { libc::SHM_RDONLY };
+        // SAFETY: a new mapping at a place of the kernel's choice touches no memory that anything of ours uses.
+        let at = unsafe { libc::shmat(id, ptr::null(), flags) };
+        if at.addr() == usize::MAX {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { at: at.addr(), memory })
+    }
+
+    fn place(&self, offset: u64) -> io::Result<u64> {
+        let at = u64::try_from(self.at).ok().and_then(|at| at.checked_add(offset));
+        at.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
+    /// Reads bytes from an offset.
+    pub fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.memory.read_exact_at(into, self.place(offset)?)
+    }
+
+    /// Writes bytes at an offset.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.memory.write_all_at(bytes, self.place(offset)?)
+    }
+
+    /// Makes the first bytes zeros, and gives their memory back. `length`: whole pages, none of them behind its end.
+    pub fn clear(&self, length: u64) -> io::Result<()> {
+        let length = usize::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let at = ptr::without_provenance_mut(self.at);
+        // SAFETY: the pages belong to the segment that is attached here, into which no reference was ever made.
+        done(unsafe { libc::madvise(at, length, libc::MADV_REMOVE) }).map(|_| ())
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        // SAFETY: it is attached here, and no reference into it was ever made. An error would leave it attached.
+        let _gone = done(unsafe { libc::shmdt(ptr::without_provenance(self.at)) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_is_made_filled_and_removed() {
+        let Ok(id) = make(libc::IPC_PRIVATE, 5000, None) else { return };
+        set_rights(id, Rights { uid: 0, gid: 0, mode: 0o640 }).ok();
+        let first = Attached::new(id, true).unwrap();
+        first.write(4999, b"x").unwrap();
+        remove(id).unwrap();
+        let second = Attached::new(id, false).unwrap();
+        let mut byte = [0];
+        second.read(4999, &mut byte).unwrap();
+        assert_eq!(&byte, b"x");
+        first.clear(8192).unwrap();
+        second.read(4999, &mut byte).unwrap();
+        assert_eq!(byte, [0]);
+        assert!(second.write(0, b"x").is_err());
+        drop((first, second));
+        assert!(Attached::new(id, true).is_err());
+    }
+
+    #[test]
+    fn a_segment_is_made_under_its_number() {
+        let wanted = 32_768 * 11 + 91;
+        // Where this may not be said, there is nothing to be tried.
+        let Ok(id) = make(libc::IPC_PRIVATE, 1, Some(wanted)) else { return };
+        remove(id).unwrap();
+        assert_eq!(id, wanted);
+    }
+}
