@@ -30,6 +30,7 @@ mod process;
 mod progress;
 mod registry;
 mod settings;
+mod shortage;
 mod signals;
 mod slow;
 mod standby;

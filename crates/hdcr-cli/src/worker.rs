@@ -25,6 +25,7 @@ use crate::keeper::PREPARING;
 use crate::parts::{self, Session};
 use crate::process;
 use crate::progress::Doing;
+use crate::shortage::{self, Shortage};
 use crate::task::{Permit, Reply, Task};
 use crate::told::Touched;
 
@@ -40,6 +41,8 @@ const TRIES: usize = 8;
 pub(crate) struct Worker {
     pid: i32,
     channel: Channel,
+    /// As it was when it began its task.
+    shortage: Shortage,
 }
 
 impl Worker {
@@ -63,7 +66,8 @@ impl Worker {
     }
 
     /// Gives it a task, the first or the next one. When that fails it is ended.
-    pub(crate) fn with(self, task: &Task, stdio: &[BorrowedFd<'_>]) -> Result<Self> {
+    pub(crate) fn with(mut self, task: &Task, stdio: &[BorrowedFd<'_>]) -> Result<Self> {
+        self.shortage = Shortage::of(self.pid);
         match self.channel.send(task, stdio) {
             Ok(()) => Ok(self),
             Err(failure) => {
@@ -85,7 +89,7 @@ impl Worker {
             command.process_group(0);
         }
         let child = command.spawn().map_err(Failure::system("starting a worker process"))?;
-        Ok(Self { pid: child.id().cast_signed(), channel: near })
+        Ok(Self { pid: child.id().cast_signed(), channel: near, shortage: Shortage::default() })
     }
 
     /// Its pid.
@@ -119,6 +123,9 @@ impl Worker {
     }
 
     fn died(&self) -> Failure {
+        if self.shortage.has_killed() {
+            return shortage::failure(self.pid);
+        }
         Failure::new(Class::Internal, "worker-died", format!("worker process {} died", self.pid))
             .remedy("the program is as it was before; run again with -v, and report it")
     }
@@ -188,6 +195,7 @@ pub(crate) fn work() -> Result<()> {
 fn perform(channel: &Arc<Channel>, task: Task, stdio: Vec<OwnedFd>, session: &mut Option<Session>) -> Result<bool> {
     let reply = match task {
         Task::Checkpoint(task) => {
+            shortage::goes_first();
             let progress = progress(channel, task.progress);
             let done = parts::checkpoint(&task, session.get_or_insert_with(Session::new), &progress, &mut |reply| {
                 report(channel, &reply)
@@ -293,6 +301,6 @@ impl Worker {
     /// One without a process, and its end of the channel.
     pub(crate) fn of_test() -> (Self, Channel) {
         let (near, far) = Channel::pair().unwrap();
-        (Self { pid: 0, channel: near }, far)
+        (Self { pid: 0, channel: near, shortage: Shortage::default() }, far)
     }
 }

@@ -12,6 +12,7 @@ mod kept;
 mod lazy;
 mod library;
 mod manners;
+mod memory;
 mod paths;
 mod pids;
 mod reboot;
@@ -48,7 +49,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 66] = [
+const TRIALS: [Trial; 67] = [
     ("snapshot_fork", guests::by_fork),
     ("user_guests", user::guests),
     ("user_job", user::job),
@@ -87,6 +88,7 @@ const TRIALS: [Trial; 66] = [
     ("commands_bare", manners::bare),
     ("commands_busy", busy::told),
     ("commands_stopped", busy::stopped),
+    ("keeper_starved", memory::starved),
     ("commands_verbose", reports::verbose),
     ("trust_store", trust::store),
     ("trust_store_of_user", trust::store_of_user),

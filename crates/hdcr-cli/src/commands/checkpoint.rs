@@ -21,6 +21,7 @@ use crate::process;
 use crate::progress::{Bar, Teller};
 use crate::registry::{Answer, Registry, Request};
 use crate::settings::absolute;
+use crate::shortage;
 use crate::slow;
 use crate::task::{CheckpointTask, Checkpointed, Reply, Target, Who};
 use crate::upright::Upright;
@@ -81,6 +82,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
 
 /// Takes it in this very process.
 fn by_hand(task: &CheckpointTask, bar: &Bar, upright: &Rc<Upright>, wait: Duration) -> Result<Checkpointed> {
+    shortage::goes_first();
     let teller = bar.teller();
     let steps = bar.teller();
     let progress = if bar.is_seen() { parts::steps_to(move |step| steps.at(step)) } else { Progress::default() };

@@ -20,6 +20,7 @@ use crate::output::Report as _;
 use crate::process;
 use crate::progress::Bar;
 use crate::settings::Files;
+use crate::shortage::{self, Shortage};
 use crate::task::{CheckpointTask, Checkpointed, Reply, Target, Task, Who};
 use crate::told::Touched;
 use crate::upright;
@@ -265,6 +266,12 @@ impl Keeper {
         let silent = || Failure::new(Class::Internal, "worker-died", "a worker process died");
         // Of those that let the program go on it was told then.
         self.members.rounds.resume(matches!(answer, Some(Reply::Checkpointed(_))));
+        match &answer {
+            // The program may have gone elsewhere.
+            Some(Reply::Checkpointed(_)) => self.shortage = Shortage::of(self.record.main),
+            Some(Reply::Failed(failure)) if failure.code == shortage::CODE => self.shortage.was_our_worker(),
+            _ => {}
+        }
         match (errand, answer) {
             (Errand::Restore { .. }, Some(Reply::Restored(_))) => self.settle(),
             (Errand::Restore { .. }, Some(Reply::Failed(failure))) => return self.not_restored(failure),

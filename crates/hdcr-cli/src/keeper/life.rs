@@ -21,6 +21,7 @@ use crate::output::counted;
 use crate::parts;
 use crate::process::{self, kill_all_below, shell_status};
 use crate::settings::restore_time;
+use crate::shortage::Shortage;
 use crate::signals::REQUESTS_TO_END;
 use crate::task::{Greeting, RestoreTask, Restored, Task};
 use crate::worker::Worker;
@@ -109,6 +110,7 @@ impl Keeper {
     /// The program lives (again) as this process.
     fn lives_as(&mut self, main: i32, ran_before: Duration) {
         self.record.main = main;
+        self.shortage = Shortage::of(main);
         self.record.main_born = process::born(main).unwrap_or(0);
         self.record.host = Host::here();
         self.record.state = State::Running;
@@ -129,6 +131,7 @@ impl Keeper {
         self.ran_before += self.since.elapsed();
         self.since = Instant::now();
         self.phase = Phase::Dying(death);
+        self.starved = death == Death::Signal(Signal::SIGKILL as i32) && self.shortage.has_killed();
         self.end_series();
         match &self.work {
             None => self.decide(death),
@@ -163,7 +166,7 @@ impl Keeper {
             }
             None => format!("there is no checkpoint yet, beginning anew ({count})"),
         };
-        self.crash = Some(format!("job {}: {}; {what}", self.plan.name, tell(death)));
+        self.crash = Some(format!("job {}: {}; {what}", self.plan.name, self.told_of(death)));
         kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
         if let Some(made) = target {
             self.reason = hdcr::Reason::Crash;
@@ -173,6 +176,11 @@ impl Keeper {
         self.files_as_before();
         self.record.returned = self.record.returned.saturating_add(1);
         self.begin_anew()
+    }
+
+    /// A death in words, with what has brought it about.
+    fn told_of(&self, death: Death) -> String {
+        if self.starved { format!("{}, out of memory", tell(death)) } else { tell(death) }
     }
 
     fn decision(&self, death: Death) -> (Decision, Ended) {
@@ -204,7 +212,7 @@ impl Keeper {
             self.note(&format!(
                 "job {} was ended ({}); the same command goes on from {place}",
                 self.plan.name,
-                tell(death)
+                self.told_of(death)
             ));
         }
         self.finish(state, shell_status(death));
@@ -214,7 +222,8 @@ impl Keeper {
     /// It has crashed too often. All checkpoints stay.
     fn give_up(&mut self, death: Death) -> Result<()> {
         kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
-        self.verdict = Some(gave_up(self.plan.name.as_str(), death, self.history.restarts, !self.line.is_empty()));
+        self.verdict =
+            Some(gave_up(self.plan.name.as_str(), &self.told_of(death), self.history.restarts, !self.line.is_empty()));
         self.finish(State::Paused, shell_status(death));
         Ok(())
     }
@@ -365,11 +374,11 @@ impl Keeper {
 }
 
 /// What is said when a job has crashed more often than it may.
-fn gave_up(job: &str, death: Death, restarts: u32, has_checkpoints: bool) -> Failure {
+fn gave_up(job: &str, death: &str, restarts: u32, has_checkpoints: bool) -> Failure {
     let message = match restarts {
-        0 => format!("job {job}: {}; --restarts 0 allows no restart", tell(death)),
-        1 => format!("job {job}: {} again, after 1 restart; giving up", tell(death)),
-        _ => format!("job {job}: {} again, after {restarts} restarts; giving up", tell(death)),
+        0 => format!("job {job}: {death}; --restarts 0 allows no restart"),
+        1 => format!("job {job}: {death} again, after 1 restart; giving up"),
+        _ => format!("job {job}: {death} again, after {restarts} restarts; giving up"),
     };
     Failure::new(Class::Failed, "gave-up", message).remedy(if has_checkpoints {
         format!("its checkpoints are kept (`hdcr list {job}`); `hdcr restore {job}@ID` tries one by hand")
@@ -384,11 +393,11 @@ mod tests {
 
     #[test]
     fn who_gives_up_promises_only_what_there_is() {
-        let killed = Death::Signal(Signal::SIGKILL as i32);
-        let told = gave_up("sim", killed, 2, true).to_string();
+        let killed = tell(Death::Signal(Signal::SIGKILL as i32));
+        let told = gave_up("sim", &killed, 2, true).to_string();
         assert!(told.starts_with("job sim: killed by SIGKILL again, after 2 restarts; giving up\n"), "{told}");
         assert!(told.contains("its checkpoints are kept"), "{told}");
-        let told = gave_up("sim", killed, 0, false).to_string();
+        let told = gave_up("sim", &killed, 0, false).to_string();
         assert!(told.starts_with("job sim: killed by SIGKILL; --restarts 0 allows no restart\n"), "{told}");
         assert!(!told.contains("are kept") && !told.contains("restore"), "{told}");
     }

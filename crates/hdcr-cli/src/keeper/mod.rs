@@ -49,6 +49,7 @@ use crate::parts;
 use crate::process::{Change, next_change, signal};
 use crate::registry::{Answer, Client, Listener};
 use crate::settings::Files;
+use crate::shortage::Shortage;
 use crate::signals::{REQUESTS_TO_END, Received, Signals};
 use crate::task::Place;
 use crate::terminal::{Stop as Stopped, Terminal};
@@ -149,6 +150,10 @@ pub(crate) struct Keeper {
     pub(super) slow: Option<String>,
     /// That was told to the user.
     pub(super) told_slow: bool,
+    /// Where the program is, as it was when it was last seen alive.
+    pub(super) shortage: Shortage,
+    /// It was killed for want of memory.
+    pub(super) starved: bool,
     /// What is to be told of a crash when it is rolled back: told before, it would be cut off a file that the program has
     /// written to as well.
     pub(super) crash: Option<String>,
@@ -237,6 +242,8 @@ impl Keeper {
             trouble: None,
             slow: None,
             told_slow: false,
+            shortage: Shortage::default(),
+            starved: false,
             crash: None,
             told: Vec::new(),
             notes: Vec::new(),
