@@ -66,6 +66,7 @@ pub(crate) fn context<'a>(model: &'a Model, contents: &'a dyn Contents, options:
         apart: BTreeMap::new(),
         foreign: options.since.iter().flat_map(Since::foreign).map(std::path::Path::to_owned).collect(),
         unheld: false,
+        watched: options.since.is_some(),
         rights: task::creds::rights(model)?,
         greeting: &options.greeting,
     })

@@ -195,6 +195,8 @@ pub struct Restore<'a> {
     pub(crate) foreign: Vec<PathBuf>,
     /// What is opened now is not held by the tree: named by the user, or worked on earlier.
     pub(crate) unheld: bool,
+    /// It is known what was done to files since the checkpoint.
+    pub(crate) watched: bool,
     /// With whose rights files are found and rolled back.
     pub(crate) rights: TreeRights,
     /// What waits in sockets to whoever kept the tree.

@@ -455,11 +455,14 @@ impl<'a> Freezing<'a> {
         let inside: BTreeSet<Tid> = self.seen.iter().flat_map(|(_, t)| t).copied().collect();
         let mut strays = std::mem::take(&mut self.born);
         strays.extend(self.attached.keys().copied());
-        for tid in strays.difference(&inside) {
-            self.attached.remove(tid);
+        let strays: Vec<Tid> = strays.difference(&inside).copied().collect();
+        for (done, tid) in strays.iter().enumerate() {
             if !let_go_of(self.calls, *tid, self.by) {
+                // All that are left are let go with the others.
+                self.born.extend(strays.iter().skip(done));
                 return Err(late("stop", Pid(tid.0), *tid));
             }
+            self.attached.remove(tid);
         }
         Ok(())
     }
@@ -511,10 +514,13 @@ pub(crate) fn let_go_of(calls: &Calls, tid: Tid, by: Deadline) -> bool {
                 }
             }
             Ok(Seen::Stopped(status)) => {
+                let event = status >> 8;
+                // What it has just cloned is ours from birth, and stands still as well.
+                let born = (event != 0 && event != EVENT_STOP).then(|| calls.event_message(tid).ok()).flatten();
                 // A signal that was being delivered is delivered.
-                let signal = if status >> 8 == 0 { status & 0xff } else { 0 };
-                drop(calls.detach(tid, signal));
-                return true;
+                drop(calls.detach(tid, if event == 0 { status & 0xff } else { 0 }));
+                let born = born.and_then(|born| i32::try_from(born).ok()).filter(|born| *born > 0);
+                return born.is_none_or(|born| let_go_of(calls, Tid(born), crate::grace()));
             }
             Ok(Seen::Exited(_) | Seen::Killed(_)) => {
                 bury(calls, tid);

@@ -63,11 +63,13 @@ pub(crate) fn note_listed(cx: &mut Capture<'_>) -> Result<()> {
     let mut todo: Vec<PathBuf> = cx.request.files.always.iter().map(|path| without_links(path)).collect();
     for file in contents::written(cx) {
         let name = file.file_name().unwrap_or_default().to_owned();
-        todo.extend(COMPANIONS.iter().map(|suffix| {
+        let companions = COMPANIONS.iter().map(|suffix| {
             let mut companion = name.clone();
             companion.push(suffix);
             file.with_file_name(companion)
-        }));
+        });
+        // Where this user may not look, the program has nothing of the kind either.
+        todo.extend(companions.filter(|path| !rustix::fs::lstat(path).is_err_and(|error| error == Errno::ACCESS)));
     }
     while let Some(path) = todo.pop() {
         let stat = match rustix::fs::lstat(&path) {

@@ -22,7 +22,9 @@ use crate::stored;
 /// What becomes of the bytes of a file behind its length at the checkpoint.
 pub(super) fn of(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path, now: &Stat) -> Result<Newer> {
     let grown = now.st_size.cast_unsigned().saturating_sub(record.size);
-    if grown == 0 || !(shared(cx, id)? || cx.foreign.iter().any(|foreign| foreign == path)) {
+    // Nobody has watched who has written what the tree does not hold.
+    let unknown = cx.unheld && !cx.watched;
+    if grown == 0 || !(unknown || shared(cx, id)? || cx.foreign.iter().any(|foreign| foreign == path)) {
         return Ok(Newer::Go);
     }
     let Some(place) = cx.plan.place_of_newer(path) else { return Ok(Newer::Go) };

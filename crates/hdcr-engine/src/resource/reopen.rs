@@ -205,7 +205,11 @@ fn under_old_name(cx: &mut Restore<'_>, path: &Path, opened: Opened) -> Opened {
     let Ok(stat) = rustix::fs::fstat(&opened.base) else { return opened };
     let Ok((above, name)) = route::place(path) else { return opened };
     let free = rustix::fs::statat(&above, name, AtFlags::SYMLINK_NOFOLLOW).is_err();
-    if !free || cx.plan.will_make(path, Witness::of(&opened.base, path).ok()).is_err() {
+    if !free {
+        return opened;
+    }
+    let told = Witness::of(&opened.base, path).and_then(|witness| cx.plan.will_link(path, witness));
+    if told.is_err() {
         return opened;
     }
     let place = data::door(&opened.base);

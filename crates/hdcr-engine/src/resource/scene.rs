@@ -184,6 +184,7 @@ pub(crate) fn restore<'a>(image: &'a Image, journal: &Path, map_path: &'a [(Path
         notes: Vec::new(),
         foreign: Vec::new(),
         unheld: false,
+        watched: false,
         rights: crate::rights::TreeRights::default(),
         greeting: &[],
     }

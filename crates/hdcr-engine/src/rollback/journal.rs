@@ -32,6 +32,8 @@ pub(crate) enum Undo {
     MoveBack = 4,
     /// Remove a socket of ours that nobody listens at, made at the entry's time or later.
     RemoveSocket = 5,
+    /// Remove a name that a file of the program has beside its own.
+    RemoveSecondName = 6,
 }
 
 /// What becomes of something that was moved when the roll-back has come to its end.

@@ -31,7 +31,7 @@ pub use start::to_the_start;
 use steps::Steps;
 pub(crate) use witness::Witness;
 
-use crate::error::{Error, Refusal, Result};
+use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::ObjectId;
 use crate::resource::data;
 use crate::resource::held;
@@ -106,9 +106,22 @@ pub fn repair(directory: &Path) -> Result<bool> {
     }
     let steps = Steps::default();
     let (mut journal, entries) = Journal::open(directory)?;
-    undo::undo(&entries, Some(&journal), &[], &steps)?;
+    undo::undo(&entries, Some(&journal), &[], &steps).map_err(|error| stuck(directory, &error))?;
     journal.clear(entries.iter().map(|entry| entry.copy).max().unwrap_or_default(), &steps)?;
     Ok(!entries.is_empty())
+}
+
+/// Nothing is restored over files of which half is as it was before and half as at a checkpoint: a user decides.
+fn stuck(directory: &Path, error: &Error) -> Error {
+    Error::refuse(Refusal {
+        code: "rollback-stuck",
+        object: "roll-back that died".to_owned(),
+        owner: Owner { path: Some(directory.to_owned()), ..Owner::default() },
+        cause: format!("it could not be undone: {error}"),
+        remedy:
+            "let the file be written and try again; or remove this directory, and with it what the files held before"
+                .to_owned(),
+    })
 }
 
 /// Makes a roll-back final whose process died after its tree had been let go and before it could do so itself.
@@ -200,6 +213,12 @@ impl Plan {
         self.write_down(witness.unwrap_or_default().into_entry(entry))
     }
 
+    /// Says that a file of the program gets a second name there for a moment.
+    pub(crate) fn will_link(&mut self, path: &Path, witness: Witness) -> Result<()> {
+        let entry = Entry { undo: Undo::RemoveSecondName.into(), path: bytes(path), ..Entry::default() };
+        self.write_down(witness.into_entry(entry))
+    }
+
     /// Says that a socket is made there next. Who it is is not known before.
     pub(crate) fn will_bind(&mut self, path: &Path) -> Result<()> {
         // The clock of file systems, which stands still between two ticks.
@@ -233,12 +252,12 @@ impl Plan {
         let mode = Mode::from_raw_mode(mode & 0o7777);
         if data::ours(path.file_name().unwrap_or_default().as_bytes()) {
             self.write_down(entry(path))?;
-            return route::mkdir(path, mode).map_err(failed());
+            return self.with_room_for(1, || route::mkdir(path, mode).map_err(failed()));
         }
         // Under a name of ours first: an empty directory that somebody else makes there meanwhile is not removed for ours.
         let from = data::free_beside(path, "new", || self.number());
         self.write_down(entry(&from))?;
-        route::mkdir(&from, mode).map_err(failed())?;
+        self.with_room_for(1, || route::mkdir(&from, mode).map_err(failed()))?;
         let witness = Witness::at(&from).ok_or(Errno::NOENT).map_err(failed())?;
         self.write_down(witness.into_entry(entry(path)))?;
         rename(&from, path).map_err(failed())

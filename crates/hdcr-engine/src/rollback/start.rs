@@ -61,6 +61,7 @@ pub fn to_the_start(directory: &Path, since: &Since) -> Result<Vec<Refusal>> {
         apart: BTreeMap::new(),
         foreign: Vec::new(),
         unheld: true,
+        watched: true,
         rights: TreeRights::default(),
         greeting: &[],
     };

@@ -41,8 +41,10 @@ fn undo_one(entry: &Entry, journal: Option<&Journal>, planned: &[Planned], steps
     match entry.undo() {
         Undo::RemoveSocket if is_dead_socket(entry, &target) => remove(&target),
         Undo::Nothing | Undo::RemoveSocket => Ok(()),
-        Undo::Remove | Undo::RemoveDirectory if !ours(&target) => Ok(()),
-        Undo::Remove => {
+        Undo::Remove | Undo::RemoveSecondName | Undo::RemoveDirectory if !ours(&target) => Ok(()),
+        // The last name of a file is not one that we gave it.
+        Undo::RemoveSecondName if route::lstat(&target).is_ok_and(|there| there.st_nlink < 2) => Ok(()),
+        Undo::Remove | Undo::RemoveSecondName => {
             remove(&target)?;
             steps.sync_directory_of(&target)
         }
@@ -97,24 +99,24 @@ fn in_reach(place: &Path) -> Option<Witness> {
     })
 }
 
-/// Opens the file of an entry: by its name, and when that is not permitted, as it is open here still.
+/// Opens the file of an entry: as it is open here still, whatever its name is now, else by its name.
 fn reopen(entry: &Entry, target: &Path, planned: &[Planned]) -> Result<Option<OwnedFd>> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let open = || route::open(target, flags, Mode::empty());
     let is_it = |file: &OwnedFd| Witness::of(file, target).is_ok_and(|now| Witness::in_entry(entry).fits(&now));
-    match open() {
-        Ok(file) => return Ok(Some(file).filter(|file| is_it(file))),
-        Err(Errno::LOOP) if !route::is_barred(target) => return Ok(None),
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-        Err(Errno::ACCESS | Errno::PERM | Errno::LOOP) => {}
-        Err(error) => return Err(Error::system("undoing a roll-back", target.display())(error)),
-    }
     for planned in planned {
         if let Action::Contents { file, .. } | Action::Cut { file, .. } = &planned.action
             && is_it(file)
         {
             return file.try_clone().map(Some).map_err(Error::system("undoing a roll-back", target.display()));
         }
+    }
+    match open() {
+        Ok(file) => return Ok(Some(file).filter(|file| is_it(file))),
+        Err(Errno::LOOP) if !route::is_barred(target) => return Ok(None),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(Errno::ACCESS | Errno::PERM | Errno::LOOP) => {}
+        Err(error) => return Err(Error::system("undoing a roll-back", target.display())(error)),
     }
     if route::is_barred(target) {
         // Whatever link leads there: that very one, or none.

@@ -337,6 +337,39 @@ fn memory_files_come_back() {
 }
 
 #[test]
+fn a_file_with_another_name_is_as_it_was_when_the_restore_fails() {
+    let place = Place::new();
+    place.write("first", "at the checkpoint");
+    let file = open_with(&place.path("first"), OFlags::RDWR);
+    fs::rename(place.path("first"), place.path("second")).unwrap();
+    let (ids, image) = scene::capture(&[&file], limit(), |_| {});
+    place.write("second", "newer, and longer than before");
+    let mut cx = scene::restore(&image, &place.journal(), &[]);
+    scene::make(&mut cx, ids[0]).unwrap();
+    cx.plan.prepare().unwrap();
+    cx.plan.apply(cx.contents).unwrap();
+    assert_eq!(place.text("second"), "at the checkpoint");
+    drop(cx);
+    assert_eq!(place.text("second"), "newer, and longer than before");
+}
+
+#[test]
+fn what_nobody_has_watched_is_not_cut_off_without_a_copy() {
+    let place = Place::new();
+    let path = place.write("log", "one\n");
+    let files = FileRequest { touched: vec![path.clone()], limit: 0, ..FileRequest::default() };
+    let (_, image) = scene::capture(&[], files, |cx| crate::resource::touched::note(cx).unwrap());
+    place.write("log", "one\ntwo\n");
+    let mut cx = scene::restore(&image, &place.journal(), &[]);
+    cx.unheld = true;
+    crate::resource::touched::restore(&mut cx, None).unwrap();
+    let kept = cx.notes.iter().find(|note| note.code == "rollback-cut").unwrap().cause.clone();
+    scene::finish(cx);
+    assert_eq!(place.text("log"), "one\n");
+    assert_eq!(fs::read_to_string(kept.rsplit(' ').next().unwrap()).unwrap(), "two\n");
+}
+
+#[test]
 fn named_files_are_saved_and_what_is_newer_is_moved_aside() {
     let place = Place::new();
     fs::create_dir(place.path("db")).unwrap();
