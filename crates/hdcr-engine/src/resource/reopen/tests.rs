@@ -358,11 +358,11 @@ fn what_nobody_has_watched_is_not_cut_off_without_a_copy() {
     let place = Place::new();
     let path = place.write("log", "one\n");
     let files = FileRequest { touched: vec![path.clone()], limit: 0, ..FileRequest::default() };
-    let (_, image) = scene::capture(&[], files, |cx| crate::resource::touched::note(cx).unwrap());
+    let (_, image) = scene::capture(&[], files, |cx| touched::note(cx).unwrap());
     place.write("log", "one\ntwo\n");
     let mut cx = scene::restore(&image, &place.journal(), &[]);
     cx.unheld = true;
-    crate::resource::touched::restore(&mut cx, None).unwrap();
+    touched::restore(&mut cx, None).unwrap();
     let kept = cx.notes.iter().find(|note| note.code == "rollback-cut").unwrap().cause.clone();
     scene::finish(cx);
     assert_eq!(place.text("log"), "one\n");
