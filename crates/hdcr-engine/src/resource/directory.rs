@@ -121,8 +121,7 @@ impl FileKind for Directory {
     }
 
     fn survey(survey: &mut Survey<'_>, view: &FileView) -> Result<()> {
-        let (life, _) = contents::life_of(&view.link, &view.stat);
-        if view.stat.st_nlink > 0 && life != Life::Named && !view.link.ends_with(b" (deleted)") {
+        if is_hidden(&view.link, &view.stat) {
             survey.refuse(hidden(&view.link, &Owner { pid: Some(view.pid), fd: Some(view.fd), ..Owner::default() }));
         }
         if let Some(refusal) = tells(view, &view.duplicate()?)? {
@@ -164,6 +163,22 @@ pub(crate) fn note_link(cx: &mut Capture<'_>, pid: Pid, name: &str) -> Result<Ob
     let stat = rustix::fs::stat(crate::procfs::path(pid, name))
         .map_err(Error::system("looking at a directory", model::path_of(&link).display()))?;
     note(cx, &link, &stat, &Owner { pid: Some(pid), ..Owner::default() })
+}
+
+/// Refuses a directory behind a link of `/proc/PID` that no path leads to, while the program runs.
+pub(crate) fn survey_link(survey: &mut Survey<'_>, pid: Pid, name: &str) {
+    // A process that ends meanwhile has none.
+    let Ok(link) = crate::procfs::link(pid, name) else { return };
+    let Ok(stat) = rustix::fs::stat(crate::procfs::path(pid, name)) else { return };
+    if is_hidden(&link, &stat) {
+        survey.refuse(hidden(&link, &Owner { pid: Some(pid), ..Owner::default() }));
+    }
+}
+
+/// Whether a directory that is not removed is not at its path.
+fn is_hidden(link: &[u8], stat: &Stat) -> bool {
+    let (life, _) = contents::life_of(link, stat);
+    stat.st_nlink > 0 && life != Life::Named && !link.ends_with(b" (deleted)")
 }
 
 /// A descriptor (`O_PATH`) for the directory with an id; it stays ours.

@@ -11,6 +11,7 @@ use super::{TaskView, execmem, namespaces};
 use crate::error::{Owner, Refusal};
 use crate::ids::Pid;
 use crate::procfs;
+use crate::resource::directory;
 use crate::survey::Survey;
 
 /// Attributes of a security module that a thread set for what it makes later.
@@ -41,6 +42,7 @@ pub(super) fn of_process(survey: &mut Survey<'_>, task: &TaskView) {
     undo(survey, task);
     landlock(survey, task);
     cgroup(survey, task);
+    frozen(survey, task);
 }
 
 /// What `status` tells.
@@ -96,6 +98,8 @@ fn directories(survey: &mut Survey<'_>, task: &TaskView) {
             let cause = format!("its {name} is {}", String::from_utf8_lossy(&link));
             let remedy = "let it change to another directory before the checkpoint";
             survey.refuse(task.refuse("proc-directory", "directory of /proc", &cause, remedy));
+        } else {
+            directory::survey_link(survey, task.pid, name);
         }
     }
 }
@@ -178,6 +182,52 @@ fn cgroup(survey: &mut Survey<'_>, task: &TaskView) {
     }
 }
 
+/// A control group that stands still: a task of it does nothing that it is asked for.
+fn frozen(survey: &mut Survey<'_>, task: &TaskView) {
+    let read = |path: String| fs::read_to_string(path).unwrap_or_default();
+    // Where tasks of frozen groups are seen to be: the older freezer stops them in any sleep, the newer one in a signal.
+    let channel = || read(format!("/proc/{}/wchan", task.tid));
+    if task.stat.state != b'D' && !["get_signal", "do_freezer_trap"].contains(&channel().as_str()) {
+        return;
+    }
+    let mounts = read("/proc/self/mountinfo".to_owned());
+    for (state, group) in freezers(&read(format!("/proc/{}/cgroup", task.tid)), &mounts) {
+        let told = read(state);
+        if told.lines().any(|line| ["FROZEN", "FREEZING", "frozen 1"].contains(&line)) {
+            let cause = format!("its control group {group} is frozen, and it does nothing until that is thawed");
+            survey.refuse(task.refuse("cgroup-frozen", "control group", &cause, "thaw the control group first"));
+        }
+    }
+}
+
+/// The files that tell whether the control groups of a task are frozen, with the groups.
+fn freezers(groups: &str, mounts: &str) -> Vec<(String, String)> {
+    let mount = |is_it: &dyn Fn(&str, &str) -> bool| {
+        mounts.lines().find_map(|line| {
+            let (place, kind) = line.split_once(" - ")?;
+            let mut kind = kind.split(' ');
+            let (name, options) = (kind.next()?, kind.nth(1)?);
+            let mut place = place.split(' ').skip(3);
+            is_it(name, options).then_some((place.next()?, place.next()?))
+        })
+    };
+    let file = |line: &str| {
+        let (number, rest) = line.split_once(':')?;
+        let (kinds, group) = rest.split_once(':')?;
+        let ((root, at), name) = if number == "0" {
+            (mount(&|kind, _| kind == "cgroup2")?, "cgroup.events")
+        } else if kinds.split(',').any(|kind| kind == "freezer") {
+            let is_freezer = |kind: &str, options: &str| kind == "cgroup" && options.split(',').any(|o| o == "freezer");
+            (mount(&is_freezer)?, "freezer.state")
+        } else {
+            return None;
+        };
+        let below = group.strip_prefix(root.trim_end_matches('/'))?;
+        Some((format!("{at}/{}/{name}", below.trim_matches('/')), group.to_owned()))
+    };
+    groups.lines().filter_map(file).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,5 +264,22 @@ mod tests {
     #[test]
     fn this_process_is_a_64_bit_one() {
         assert!(!is_32_bit(Pid(i32::try_from(std::process::id()).unwrap())));
+    }
+
+    #[test]
+    fn the_freezers_of_a_task_are_found() {
+        let mounts = "30 25 0:26 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n\
+                      31 25 0:27 /box /sys/fs/cgroup/unified rw,nosuid shared:1 - cgroup2 cgroup2 rw\n";
+        let groups = "9:name=systemd:/x\n6:freezer:/a/b\n0::/box/c\n";
+        let found = freezers(groups, mounts);
+        let file = |path: &str, group: &str| (path.to_owned(), group.to_owned());
+        assert_eq!(
+            found,
+            [
+                file("/sys/fs/cgroup/freezer/a/b/freezer.state", "/a/b"),
+                file("/sys/fs/cgroup/unified/c/cgroup.events", "/box/c")
+            ]
+        );
+        assert!(freezers("0::/elsewhere\n", mounts).is_empty() && freezers(groups, "").is_empty());
     }
 }
