@@ -152,23 +152,6 @@ Examples:
     Program(ProgramArgs),
 }
 
-impl Command {
-    /// Whether it is of no use without a store.
-    pub(crate) fn needs_store(&self) -> bool {
-        let goes_without = matches!(
-            self,
-            Self::Check(_)
-                | Self::Ps
-                | Self::Stop(_)
-                | Self::Doctor
-                | Self::Completions(_)
-                | Self::Manpage(_)
-                | Self::Probe
-        );
-        !goes_without && !matches!(self, Self::Checkpoint(args) if args.output.is_some())
-    }
-}
-
 /// `hdcr run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\

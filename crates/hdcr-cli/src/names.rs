@@ -1,9 +1,15 @@
 //! What somebody may have meant who named something that there is not.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use crate::failure::Failure;
 use crate::parts;
+
+/// Whether an image is named by its path, and not as one of a store.
+pub(crate) fn is_path(image: &OsStr) -> bool {
+    image.as_encoded_bytes().contains(&b'/')
+}
 
 /// The known name that is nearest to a mistyped one, when one is near enough to be meant.
 pub(crate) fn nearest(meant: &str, known: impl IntoIterator<Item = String>) -> Option<String> {

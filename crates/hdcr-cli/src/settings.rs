@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::cli::{Common, FileArgs};
+use crate::cli::{Command, Common, FileArgs};
 use crate::duration;
 use crate::failure::{Class, Failure, Result};
 use crate::kinds::{Compress, EndPolicy, Every, FilePolicy, FilePolicyRule, Increments, Lazy, Share, Snapshot};
+use crate::names;
 
 /// What of the environment and the user matters for places of files.
 #[derive(Clone, Debug, Default)]
@@ -164,6 +165,27 @@ pub(crate) struct Files {
     pub(crate) snapshot: Snapshot,
     #[serde(default)]
     pub(crate) compress: Compress,
+}
+
+impl Command {
+    /// Whether it is of no use without a store.
+    pub(crate) fn needs_store(&self) -> bool {
+        match self {
+            Self::Run(_) | Self::List(_) | Self::Rm(_) | Self::Prune(_) | Self::Worker | Self::Program(_) => true,
+            Self::Checkpoint(args) => args.output.is_none(),
+            Self::Restore(args) => !names::is_path(&args.image),
+            Self::Show(args) => !names::is_path(&args.image.image),
+            Self::Verify(args) => !names::is_path(&args.image),
+            Self::Check(_)
+            | Self::Ps
+            | Self::Stop(_)
+            | Self::Doctor
+            | Self::Completions(_)
+            | Self::Manpage(_)
+            | Self::Probe
+            | Self::Beside => false,
+        }
+    }
 }
 
 /// What can be nothing, for commands that need no store.

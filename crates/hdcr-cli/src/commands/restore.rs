@@ -5,10 +5,9 @@ use std::ffi::OsStr;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hdcr_image::Manifest;
 use hdcr_policy::restart::Death;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::Pid;
@@ -21,7 +20,7 @@ use crate::cli::RestoreArgs;
 use crate::duration;
 use crate::failure::{Class, Failure, Obstacle, Result};
 use crate::foreground::{self, Outcome};
-use crate::job::{Record, State, is_held, peek, refuse_elsewhere};
+use crate::job::{self, Record, State, is_held, peek, refuse_elsewhere};
 use crate::keeper::remembered;
 use crate::kinds::{Lazy, StdioTarget};
 use crate::namespace::{self, Outside};
@@ -48,7 +47,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         }
     }
     let place = place(at, &args.image)?;
-    at.trusted_store()?;
+    let journals = journals(at, &place)?;
     if at.inside.is_none() {
         trust::image(&place, at.trusts)?;
     }
@@ -61,7 +60,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         return in_namespace(at, args, &place, manifest.facts.processes.len(), turn);
     }
     let signals = Signals::take()?;
-    let (restored, filler) = match bring_back(at, args, &place, &manifest, &signals)? {
+    let (restored, filler) = match bring_back(at, args, &place, &journals, &signals)? {
         Outcome::Interrupted(signal) => return Ok(shell_status(Death::Signal(signal))),
         Outcome::Runs(restored, filler) => (restored, filler),
     };
@@ -154,21 +153,37 @@ fn leave_session(main: i32) {
     }
 }
 
+/// Where the roll-back of files keeps what it replaces: in the store; for an image by path where this user can have none,
+/// beside the sockets of running jobs.
+fn journals(at: &Surrounding<'_>, place: &Place) -> Result<PathBuf> {
+    let own = at.settings.journals();
+    let usable = at.trusted_store().and_then(|()| job::make_private(&own));
+    let Err(failure) = usable else { return Ok(own) };
+    if matches!(place, Place::Store { .. }) || failure.class != Class::Failed {
+        return Err(failure);
+    }
+    tracing::debug!(%failure, "there is no store for what a roll-back of files replaces");
+    // Refused where it is somebody else's.
+    at.registry()?;
+    Ok(at.settings.surroundings.jobs().with_file_name("rollback"))
+}
+
 /// Restores the image as children of this process.
 fn bring_back(
     at: &Surrounding<'_>,
     args: &RestoreArgs,
     place: &Place,
-    manifest: &Manifest,
+    journals: &Path,
     signals: &Signals,
 ) -> Result<Outcome> {
+    let manifest = parts::manifest(place)?;
     let needed: BTreeSet<i32> = manifest.facts.processes.iter().map(|process| process.pid).collect();
     if at.inside.is_some() {
         namespace::next_pid_after(needed.last().copied().unwrap_or(0).saturating_add(64));
     }
     let task = RestoreTask {
         place: place.clone(),
-        journals: at.settings.journals(),
+        journals: journals.to_owned(),
         map_path: args.map_path.clone(),
         since: known_of_files(place)?,
         timeout: restore_time(at.settings.restore_timeout(args.timeout), manifest.total_size()),
