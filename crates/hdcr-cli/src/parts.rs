@@ -1,14 +1,14 @@
 //! Where the concrete parts meet: which mechanism, which store, which clock. The only file that names them.
 
 mod checkpoints;
+mod journals;
 pub(crate) mod retention;
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hdcr_engine::checkpoint::{
     self, Blind, CompressionRequest, EndPolicy, EndRequest, FilePolicy, FileRequest, Omitted, Request, SnapshotRequest,
@@ -18,7 +18,6 @@ use hdcr_engine::ids::Pid;
 use hdcr_engine::mechanism::{Deadline, Mechanism, MechanismError, Parent, Scope};
 use hdcr_engine::progress::{Phase, Progress};
 use hdcr_engine::restore::{self, Afterwards, Options, Told};
-use hdcr_engine::rollback::{self, repair};
 use hdcr_engine::show;
 use hdcr_image::{Compression, ImageReader, JobName, Manifest, Sink, SnapshotId, Source};
 use hdcr_ptrace::{Faults, Ptrace};
@@ -27,7 +26,6 @@ use hdcr_store::{DirectorySink, DirectoryStore, Durability, Entry, FileSink, Sel
 use crate::busy;
 use crate::failure::{Failure, Obstacle, Result};
 use crate::filling::{self, Unfilled, micros};
-use crate::job::{is_at, make_private};
 use crate::kinds::{self, PathMap};
 use crate::machine;
 use crate::names;
@@ -37,11 +35,11 @@ use crate::task::{CheckpointTask, Place, RestoreTask, Restored, Target, Who};
 use crate::told::Since;
 
 pub(crate) use checkpoints::{Session, checkpoint};
+use journals::{HeldJournal, journal_name, keep_room};
+pub(crate) use journals::{files_as_before, forget_files, forget_room, repair_files, settle_files, with_room};
 
 /// How many ancestors a manifest names.
 const LINEAGE: usize = 64;
-/// How often a journal is looked for whose directory goes away.
-const LOOKS: usize = 16;
 
 /// The mechanism of this machine.
 #[expect(clippy::disallowed_methods, reason = "trials name the call after which the mechanism is to die")]
@@ -173,164 +171,6 @@ fn options(task: &RestoreTask, stdio: [OwnedFd; 3], journal: Option<PathBuf>, as
     }
 }
 
-/// Where the roll-back of files keeps what it replaces, held by one restore at a time.
-#[derive(Debug)]
-struct Journal {
-    directory: PathBuf,
-    has_reserve: bool,
-    _lock: File,
-}
-
-impl Journal {
-    /// Takes the journal for an image, and repairs what other restores that died have left.
-    fn take(place: &Place, journals: &Path, manifest: &Manifest) -> Result<Self> {
-        make_private(journals)?;
-        let name = match place {
-            Place::Store { job, .. } => job.clone(),
-            Place::Path(_) => manifest.id.image.to_string(),
-        };
-        for entry in fs::read_dir(journals).map_err(Failure::system("looking for restores that died"))?.flatten() {
-            let path = entry.path();
-            let other = path.is_dir() && path.file_name() != Some(name.as_ref());
-            let left = other && rollback::has_died_in(&path);
-            if left && let Ok(Some(_lock)) = lock(&path) {
-                // Only its own job's next restore undoes it: its program may have gone on by hand since.
-                tracing::warn!(path = %path.display(), "a restore of another job died and left files half rolled back");
-            }
-        }
-        let directory = journals.join(&name);
-        for _ in 0..LOOKS {
-            make_private(&directory)?;
-            let held = lock(&directory)?
-                .ok_or_else(|| Failure::refused("restore-runs", format!("another restore of {name} is at work")))?;
-            if is_at(&held, &directory) {
-                return Ok(Self { has_reserve: rollback::reserve::is_in(&directory), directory, _lock: held });
-            }
-        }
-        Err(Failure::refused("restore-runs", format!("other restores of {name} come and go")))
-    }
-}
-
-impl Journal {
-    /// Takes the journal of a restore whose process has ended: who stood by for it may be about to.
-    fn take_over(place: &Place, journals: &Path, manifest: &Manifest) -> Result<Self> {
-        const PAUSE: Duration = Duration::from_millis(10);
-        const TRIES: usize = 100;
-        for _ in 0..TRIES {
-            match Self::take(place, journals, manifest) {
-                Err(failure) if failure.code == "restore-runs" => std::thread::sleep(PAUSE),
-                taken => return taken,
-            }
-        }
-        Self::take(place, journals, manifest)
-    }
-}
-
-impl Drop for Journal {
-    fn drop(&mut self) {
-        if self.has_reserve {
-            rollback::reserve::refill(&self.directory);
-        }
-        // Not when something was moved aside into it.
-        fs::remove_dir(&self.directory).ok();
-    }
-}
-
-/// Where roll-backs of a store keep what they replace.
-pub(crate) fn journals(root: &Path) -> PathBuf {
-    root.join(".rollback")
-}
-
-/// Keeps room for the roll-back of a job.
-fn keep_room(root: &Path, job: &str) -> Result<()> {
-    let directory = journals(root).join(job);
-    make_private(&directory)?;
-    rollback::reserve::keep(&directory)
-        .map_err(Failure::system(format_args!("keeping room in {}", directory.display())))
-}
-
-/// Writes something short about a job, if need be with the room that is kept for its roll-back.
-pub(crate) fn with_room(
-    root: &Path,
-    job: &JobName,
-    mut write: impl FnMut() -> std::io::Result<()>,
-) -> std::io::Result<()> {
-    let directory = journals(root).join(job.as_str());
-    let is_kept = rollback::reserve::is_in(&directory);
-    let written = rollback::reserve::with_room(&directory, 1, &mut write);
-    if is_kept {
-        rollback::reserve::refill(&directory);
-    }
-    written
-}
-
-/// Gives up the room that is kept for a job which has nothing left to go back to.
-pub(crate) fn forget_room(root: &Path, job: &JobName) {
-    let directory = journals(root).join(job.as_str());
-    let Ok(Some(_held)) = lock(&directory) else { return };
-    rollback::reserve::forget(&directory);
-    fs::remove_dir(&directory).ok();
-}
-
-/// Locks a directory; `None` when somebody else has it locked.
-fn lock(directory: &Path) -> Result<Option<File>> {
-    let doing = || Failure::system::<std::io::Error>(format!("locking {}", directory.display()));
-    let file = File::open(directory).map_err(doing())?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(fs::TryLockError::WouldBlock) => Ok(None),
-        Err(fs::TryLockError::Error(error)) => Err(doing()(error)),
-    }
-}
-
-/// Puts files back that a restore by another process had begun to roll back when it died.
-pub(crate) fn repair_files(place: &Place, journals: &Path) {
-    let repaired =
-        manifest(place).and_then(|manifest| Journal::take_over(place, journals, &manifest)).and_then(|journal| {
-            repair(&journal.directory)?;
-            Ok(())
-        });
-    match repaired {
-        Ok(()) => {}
-        // Whoever has the journal has put right what was in it, and what is in it now is theirs.
-        Err(failure) if failure.code == "restore-runs" => tracing::debug!(%failure, "no file was touched"),
-        Err(failure) => tracing::warn!(%failure, "files could not be put back; the next restore tries again"),
-    }
-}
-
-/// Makes the roll-back of files final whose restoring process said that the program runs, and then died.
-pub(crate) fn settle_files(place: &Place, journals: &Path) {
-    let settled = manifest(place).and_then(|manifest| {
-        let journal = Journal::take_over(place, journals, &manifest)?;
-        Ok(rollback::settle(&journal.directory)?)
-    });
-    if let Err(failure) = settled {
-        tracing::warn!(%failure, "the journal of the roll-back is still there");
-    }
-}
-
-/// Forgets what roll-backs of a job have kept for it. What one that died has left half done is undone first.
-pub(crate) fn forget_files(journals: &Path, job: &JobName) -> Result<()> {
-    let directory = journals.join(job.as_str());
-    if !directory.is_dir() {
-        return Ok(());
-    }
-    let _held =
-        lock(&directory)?.ok_or_else(|| Failure::refused("restore-runs", format!("a restore of {job} is at work")))?;
-    repair(&directory)?;
-    fs::remove_dir_all(&directory).map_err(Failure::system(format_args!("removing {}", directory.display())))
-}
-
-/// Puts files back as they were before a job began that has no checkpoint; what its user should know.
-pub(crate) fn files_as_before(root: &Path, job: &JobName, since: &Since) -> Result<Vec<Obstacle>> {
-    let directory = journals(root).join(job.as_str());
-    make_private(&directory)?;
-    let _held =
-        lock(&directory)?.ok_or_else(|| Failure::refused("restore-runs", format!("a restore of {job} is at work")))?;
-    let notes = rollback::to_the_start(&directory, &since.for_engine())?;
-    Ok(obstacles(&notes))
-}
-
 /// Restores an image for a process, our parent; the roots become its children.
 ///
 /// `told` is called when the program runs, before the roll-back of its files is final.
@@ -345,8 +185,8 @@ pub(crate) fn restore(
     let image = Arc::new(open(&task.place)?);
     machine::fits(&image.manifest().facts)?;
     let mechanism = mechanism();
-    let journal = Journal::take(&task.place, &task.journals, image.manifest())?;
-    let options = options(task, stdio, Some(journal.directory.clone()), asked_by);
+    let journal = HeldJournal::take(&task.journals, &journal_name(&task.place, image.manifest()))?;
+    let options = options(task, stdio, Some(journal.directory().to_owned()), asked_by);
     let mut standby = filling::standby(&image, task.lazy)?;
     let greeting = machine::greeting(task, &image.manifest().facts)?;
     let options = Options { progress, lazily: filling::lazily(standby.as_ref(), task.lazy)?, greeting, ..options };
