@@ -96,13 +96,12 @@ pub(crate) fn is_hdcr(tracer: i32) -> Option<i32> {
     process::stat(group).is_none_or(|stat| stat.comm == b"hdcr").then_some(group)
 }
 
-/// When another hdcr is all that stands in the way: the refusal that says so.
+/// When another hdcr is in the way, and no other tracer: the refusal that says so. Whatever else is seen may be that one's: a
+/// tree in the making, its descriptors.
 pub(crate) fn alone_in_the_way(refusals: &[Refusal]) -> Option<Failure> {
-    if refusals.is_empty() || refusals.iter().any(|refusal| refusal.code != "task-traced") {
-        return None;
-    }
-    let first_pid = refusals.iter().find_map(|refusal| refusal.owner.pid)?;
-    let mut tracers = refusals.iter().map(|refusal| is_hdcr(refusal.owner.tracer?.0));
+    let traced = || refusals.iter().filter(|refusal| refusal.code == "task-traced");
+    let first_pid = traced().find_map(|refusal| refusal.owner.pid)?;
+    let mut tracers = traced().map(|refusal| is_hdcr(refusal.owner.tracer?.0));
     let first = tracers.next()??;
     tracers.all(|other| other.is_some()).then(|| refusal(Some(first), first_pid.0))
 }
@@ -131,9 +130,13 @@ mod tests {
         let busy = alone_in_the_way(&[gone.clone(), gone.clone()]).unwrap();
         assert!(busy.code == BUSY && busy.message.contains(&i32::MAX.to_string()), "{busy}");
         let other = std::process::id().cast_signed();
-        for more in [traced("task-traced", Some(other)), traced("task-traced", None), traced("seccomp-filter", None)] {
+        for more in [traced("task-traced", Some(other)), traced("task-traced", None)] {
             assert_eq!(alone_in_the_way(&[gone.clone(), more]), None);
         }
+        // As of a tree that is being restored.
+        let end = traced("outside-end", None);
+        assert_eq!(alone_in_the_way(&[end.clone(), gone]).map(|busy| busy.code), Some(BUSY.to_owned()));
+        assert_eq!(alone_in_the_way(&[end]), None);
         assert_eq!(alone_in_the_way(&[]), None);
     }
 

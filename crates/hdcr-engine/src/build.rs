@@ -2,7 +2,6 @@
 //! and the calls that put facts back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::os::fd::OwnedFd;
 
 use hdcr_image::Record as _;
@@ -14,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::ids::Pid;
 use crate::memory::restore::{self as space, StoredMm};
 use crate::model::ObjectId;
+use crate::numbers;
 use crate::openfile::{OpenFileRecord, path_flag};
 use crate::resource::backing;
 use crate::restore::{Contents, Options, Restore};
@@ -57,7 +57,7 @@ pub(crate) fn context<'a>(model: &'a Model, contents: &'a dyn Contents, options:
         map_path: &options.map_path,
         notes: Vec::new(),
         holders,
-        room: room(&used, numbers()),
+        room: numbers::room(&used, numbers::now()),
         making: BTreeSet::new(),
         inodes: BTreeMap::new(),
         segments: Made::default(),
@@ -70,28 +70,6 @@ pub(crate) fn context<'a>(model: &'a Model, contents: &'a dyn Contents, options:
         rights: task::creds::rights(model)?,
         greeting: &options.greeting,
     })
-}
-
-/// How many numbers of descriptors there are for this process.
-fn numbers() -> i32 {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.and_then(|limit| i32::try_from(limit).ok()).unwrap_or(i32::MAX)
-}
-
-/// Numbers for what is open for the restore alone, which nobody of the tree uses: above all of the tree's, or the widest
-/// gap between them when little is left above. Shells keep their script just below the limit, whatever that is.
-fn room(used: &BTreeSet<i32>, limit: i32) -> Range<i32> {
-    /// The restoring process has descriptors of its own below.
-    const OWN: i32 = 64;
-    const PLENTY: i32 = 1024;
-    let after = used.last().map_or(0, |highest| highest.saturating_add(1));
-    if limit.saturating_sub(after.max(OWN)) >= PLENTY {
-        return after.max(OWN)..i32::MAX;
-    }
-    let starts = std::iter::once(0).chain(used.iter().map(|number| number.saturating_add(1)));
-    let gaps = starts.zip(used.iter().copied().chain([limit]));
-    let widest = gaps.max_by_key(|(start, end)| end.saturating_sub(*start));
-    widest.map_or(after..i32::MAX, |(start, end)| if start == after { start..i32::MAX } else { start..end })
 }
 
 fn duplicate(file: &OwnedFd) -> Result<OwnedFd> {
@@ -212,21 +190,4 @@ pub(crate) fn foreground(cx: &mut Restore<'_>, process: &StoredProcess) {
     let args = [Arg::from(terminal), Arg::Value(libc::TIOCSPGRP), Arg::Data(group)];
     // The group may have ended while the terminal still names it.
     batch.try_call("foreground group of the terminal", libc::SYS_ioctl, &args);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_restore_finds_room_for_its_own_descriptors() {
-        let room = |used: &[i32], limit| room(&used.iter().copied().collect(), limit);
-        assert_eq!(room(&[0, 1, 2], 1_048_576), 64..i32::MAX);
-        assert_eq!(room(&[0, 1, 2, 255], 20_000), 256..i32::MAX);
-        assert_eq!(room(&[0, 1, 2, 255], 256), 3..255);
-        assert_eq!(room(&[0, 1, 2, 63], 64), 3..63);
-        assert_eq!(room(&[0, 1, 2, 1_048_575], 1_048_576), 3..1_048_575);
-        assert_eq!(room(&[0, 1, 2, 10], 64), 11..i32::MAX);
-        assert_eq!(room(&[], 64), 0..i32::MAX);
-    }
 }

@@ -18,6 +18,7 @@ pub mod ids;
 pub mod mechanism;
 mod memory;
 pub mod model;
+mod numbers;
 mod openfile;
 mod plain;
 mod plan;

@@ -9,11 +9,13 @@ use hdcr_image::{List, Record, Tag};
 use hdcr_sys::kcmp::{self, Kind};
 use hdcr_sys::owner;
 use nix::libc;
+use rustix::fs::FileType;
 
 use crate::capture::{Capture, OpenFile};
 use crate::error::{Error, Result};
 use crate::ids::{Fd, Pid};
 use crate::model::{self, ObjectId};
+use crate::numbers;
 use crate::procfs;
 use crate::resource::{self, FileView};
 
@@ -101,7 +103,11 @@ pub(crate) fn group(cx: &mut Capture<'_>, views: Vec<FileView>) -> Result<()> {
             }
         }
     }
-    Ok(())
+    let used = cx.by_holder.keys().map(|(_, fd)| fd.0).collect();
+    let is_regular = |file: &&OpenFile| FileType::from_raw_mode(file.view.stat.st_mode) == FileType::RegularFile;
+    let written = |file: &&OpenFile| file.view.info.flags & 0o3 != 0;
+    let regular = cx.files.iter().filter(is_regular);
+    numbers::must_suffice(&used, cx.files.len(), (regular.clone().count(), regular.filter(written).count()))
 }
 
 /// Binary search by the order that `kcmp` gives: the place of the file, or where it belongs.

@@ -13,6 +13,7 @@ use crate::memory::MmRecord;
 use crate::memory::omitted::OmittedRecord;
 use crate::memory::vdso::VdsoRecord;
 use crate::model::{self, ObjectId};
+use crate::numbers;
 use crate::openfile::OpenFileRecord;
 use crate::plan::Step;
 use crate::procfs::{self, Stat};
@@ -119,6 +120,12 @@ pub(crate) fn check(model: &Model, steps: &[Step], asker: Asker) -> Result<(Refu
                 refusals.0.extend((kind.obstacles)(*tid, frame.version, &frame.body)?);
             }
         }
+    }
+    let entries = || model.tables.values().flatten();
+    let files: BTreeSet<u64> = entries().map(|entry| entry.object).collect();
+    match numbers::must_suffice(&entries().map(|entry| entry.fd).collect(), files.len(), (0, 0)) {
+        Err(Error::Refused(found)) => refusals.0.extend(found.0),
+        other => other?,
     }
     let (in_the_way, worth_knowing) = segments::check(model)?;
     refusals.0.extend(in_the_way);

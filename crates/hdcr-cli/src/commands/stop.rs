@@ -9,6 +9,7 @@ use super::checkpoint::no_such_job;
 use crate::asking::{self, Question};
 use crate::by_hand;
 use crate::cli::StopArgs;
+use crate::duration;
 use crate::failure::{Class, Failure, Result};
 use crate::orphan;
 use crate::output::Report;
@@ -103,7 +104,15 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &StopArgs) -> Result<u8> {
     let by_pid = pid.and_then(|pid| job_with(&registry, pid));
     let name = by_pid.unwrap_or_else(|| args.name.clone());
     let question = Question { name: &name, request: &request, limit };
-    let status = match asking::ask(&registry, &question, &mut |_| {})?.map(|answered| answered.answer) {
+    let bar = at.output.bar_or_line(Vec::new);
+    let grace = duration::show(args.grace);
+    bar.teller().waits(format!(
+        "job {name} was asked to end, and is killed after {grace}; who waits in the kernel, or in a frozen control group, \
+         ends when that lets go"
+    ));
+    let asked = asking::ask(&registry, &question, &mut |_| {})?;
+    drop(bar);
+    let status = match asked.map(|answered| answered.answer) {
         Some(Answer::Stopped(status)) => Some(status),
         Some(Answer::Failed(failure)) => return Err(failure),
         Some(_) => {

@@ -19,7 +19,7 @@ use crate::restore::Restore;
 use crate::rights::{Rights, Turn};
 use crate::{route, stored};
 
-pub(super) const DENIED: [Errno; 2] = [Errno::ACCESS, Errno::PERM];
+pub(crate) const DENIED: [Errno; 2] = [Errno::ACCESS, Errno::PERM];
 
 /// Whether a call failed because this user may not.
 pub(crate) fn is_denied(error: &Error) -> bool {

@@ -204,7 +204,7 @@ impl Plan {
     /// Likewise, when it must not be done before that is on the disk: it is about something that is not ours.
     pub(crate) fn will_undo(&mut self, entry: Entry) -> Result<()> {
         self.write_down(entry)?;
-        self.journal.as_ref().map_or(Ok(()), |journal| journal.sync(&self.steps))
+        self.sync()
     }
 
     /// Says before it is made that a file has to be removed again. Without a witness: the name is one that only we give.
@@ -233,10 +233,15 @@ impl Plan {
         })
     }
 
-    /// Moves something newer aside, to be moved back when the restore fails, and else to stay for the user.
-    pub(crate) fn move_aside(&mut self, from: &Path, to: &Path) -> Result<()> {
-        self.will_undo(Entry { then: Then::Stays.into(), ..moving(from, to) })?;
-        rename(from, to).map_err(Error::system("moving a file", from.display()))
+    /// Says that something newer is moved aside, to be moved back when the restore fails, and else to stay for the user. It
+    /// may be moved when that is on the disk ([`Plan::sync`]).
+    pub(crate) fn will_move_aside(&mut self, from: &Path, to: &Path) -> Result<()> {
+        self.write_down(Entry { then: Then::Stays.into(), ..moving(from, to) })
+    }
+
+    /// All that was said so far is on the disk.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.journal.as_ref().map_or(Ok(()), |journal| journal.sync(&self.steps))
     }
 
     /// Moves a file out of the way, to be moved back when the restore fails, and else to be removed.

@@ -4,6 +4,7 @@
 //! It comes as plain data from whoever has watched the job. Everything that is moved is looked at first: another file
 //! than the one that was watched is left alone and named. All is in the journal of the roll-back, and is undone with it.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -125,8 +126,16 @@ pub(crate) fn names(cx: &mut Restore<'_>, since: &Since) -> Result<()> {
         cx.notes.push(note("rollback-incomplete", Path::new("/"), cause, LOOK));
     }
     let (directories, files): (Vec<_>, Vec<_>) = since.newer.iter().partition(|newer| newer.directory);
+    // There may be thousands: the disk is waited for once.
+    let mut ways = BTreeMap::new();
     for newer in files {
-        aside(cx, newer, &since.aside, &shelter)?;
+        if let Some(to) = way_aside(cx, newer, &since.aside, &shelter, &ways)? {
+            ways.insert(to, newer);
+        }
+    }
+    cx.plan.sync()?;
+    for (to, newer) in ways {
+        go_aside(cx, newer, to)?;
     }
     let mut away = Away { directories: directories.into_iter().cloned().collect(), ..Away::default() };
     bring_home(cx, &mut away, since, &shelter)?;
@@ -161,6 +170,22 @@ fn is_there(cx: &mut Restore<'_>, path: &Path, identity: &Identity) -> bool {
 
 /// Where it was moved to, if it was.
 fn aside(cx: &mut Restore<'_>, newer: &Newer, aside: &OsStr, around: &Path) -> Result<Option<PathBuf>> {
+    let Some(to) = way_aside(cx, newer, aside, around, &Ways::new())? else { return Ok(None) };
+    cx.plan.sync()?;
+    go_aside(cx, newer, to)
+}
+
+/// What goes where.
+type Ways<'s> = BTreeMap<PathBuf, &'s Newer>;
+
+/// Where it will be moved to, unless it stays; others go elsewhere.
+fn way_aside(
+    cx: &mut Restore<'_>,
+    newer: &Newer,
+    aside: &OsStr,
+    around: &Path,
+    others: &Ways<'_>,
+) -> Result<Option<PathBuf>> {
     let (Some(name), Some(above)) = (newer.at.file_name(), newer.at.parent()) else { return Ok(None) };
     let _turn = turn_of_owner(cx, &newer.at)?;
     if aside.is_empty() || !is_there(cx, &newer.at, &newer.identity) {
@@ -168,11 +193,16 @@ fn aside(cx: &mut Restore<'_>, newer: &Newer, aside: &OsStr, around: &Path) -> R
     }
     let shelter = shelter(above, around);
     let directory = shelter.join(aside);
-    let to = place_in_shelter(cx, shelter, &directory, name)?;
-    let moved = cx.plan.move_aside(&newer.at, &to);
-    if let Err(error) = moved {
-        if !held::is_denied(&error) {
-            return Err(error);
+    let to = place_in_shelter(cx, (shelter, &directory), name, others)?;
+    cx.plan.will_move_aside(&newer.at, &to)?;
+    Ok(Some(to))
+}
+
+fn go_aside(cx: &mut Restore<'_>, newer: &Newer, to: PathBuf) -> Result<Option<PathBuf>> {
+    let _turn = turn_of_owner(cx, &newer.at)?;
+    if let Err(error) = rename(&newer.at, &to) {
+        if !held::DENIED.contains(&error) {
+            return Err(Error::system("moving a file", newer.at.display())(error));
         }
         let cause = format!("it was made after the checkpoint and could not be moved to {}: {error}", to.display());
         cx.notes.push(note("rollback-left", &newer.at, cause, LOOK));
@@ -191,7 +221,12 @@ fn turn_of_owner(cx: &Restore<'_>, path: &Path) -> Result<Turn> {
 
 /// A free name in the directory for newer files, which is made when it is not there: by this process, whose place the
 /// shelter is, and for the user in whose name the files are moved.
-fn place_in_shelter(cx: &mut Restore<'_>, shelter: &Path, directory: &Path, name: &OsStr) -> Result<PathBuf> {
+fn place_in_shelter(
+    cx: &mut Restore<'_>,
+    (shelter, directory): (&Path, &Path),
+    name: &OsStr,
+    others: &Ways<'_>,
+) -> Result<PathBuf> {
     let user = Rights::now()?;
     let _turn = Turn::home()?;
     if !is_directory(directory) {
@@ -200,7 +235,7 @@ fn place_in_shelter(cx: &mut Restore<'_>, shelter: &Path, directory: &Path, name
         make_for(cx, directory, shelter, 0o700, own)?;
     }
     let mut to = directory.join(name);
-    while route::lstat(&to).is_ok() {
+    while others.contains_key(&to) || route::lstat(&to).is_ok() {
         let mut other = name.to_owned();
         other.push(format!(".{}", cx.plan.number()));
         to = directory.join(other);
