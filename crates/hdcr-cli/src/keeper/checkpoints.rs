@@ -202,6 +202,7 @@ impl Keeper {
                 if let Err(failure) = work.worker.tell(&Touched::from(touched.as_slice())) {
                     tracing::debug!(%failure, "the worker does not listen");
                 }
+                self.unnamed.marked(touched);
             }
             Ok(Reply::Thawed) => {
                 work.has_thawed();
@@ -331,6 +332,7 @@ impl Keeper {
         self.line.remove(&done.removed);
         if let (Some(watch), Some(number), None) = (&mut self.watch, done.number, &done.path) {
             watch.committed(number);
+            self.tell_unnamed(number);
         }
         self.keep_what_counts();
         self.write_files(Life::IsKept);

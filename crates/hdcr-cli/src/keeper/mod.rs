@@ -65,6 +65,7 @@ pub(crate) use rounds::PREPARING;
 use watch::Watch;
 pub(crate) use watch::remembered;
 use watch::remembered::Remembered;
+use watch::unnamed::Unnamed;
 use work::Work;
 
 /// Exit status of a job that was checkpointed and ended on request: run it again.
@@ -163,6 +164,8 @@ pub(crate) struct Keeper {
     pub(super) notes: Vec<Obstacle>,
     /// Hears what the program does to files; not without root.
     pub(super) watch: Option<Watch>,
+    /// What checkpoints did not know of.
+    pub(super) unnamed: Unnamed,
     /// What an earlier keeper has heard of that.
     pub(super) remembered: Remembered,
     pub(super) work: Option<Work>,
@@ -248,6 +251,7 @@ impl Keeper {
             told: Vec::new(),
             notes: Vec::new(),
             watch: None,
+            unnamed: Unnamed::default(),
             remembered: Remembered::default(),
             work: None,
             spare: None,

@@ -14,6 +14,7 @@
 mod places;
 pub(crate) mod remembered;
 mod undone;
+pub(crate) mod unnamed;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
