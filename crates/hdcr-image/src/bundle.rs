@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use hdcr_layout::{ALONE_VERSION, Header, LayoutError, PartKind};
@@ -57,6 +58,22 @@ impl BundleWriter {
             None => self.extents.push(Extent { part, offset: self.end, length }),
         }
         self.end = self.end.saturating_add(length);
+    }
+
+    /// Where bytes of a part that was appended lie in the file.
+    pub fn places(&self, part: PartName, range: &Range<u64>) -> Vec<Range<u64>> {
+        let mut before = 0_u64;
+        let mut found = Vec::new();
+        for extent in self.extents.iter().filter(|extent| extent.part == part) {
+            let end = before.saturating_add(extent.length);
+            let (first, last) = (range.start.max(before), range.end.min(end));
+            if first < last {
+                let place = |at: u64| extent.offset.saturating_add(at.saturating_sub(before));
+                found.push(place(first)..place(last));
+            }
+            before = end;
+        }
+        found
     }
 
     /// The bytes at the end of the file.

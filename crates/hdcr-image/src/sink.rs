@@ -1,6 +1,7 @@
 //! What a store implements: where parts are written, and where they are read.
 
 use std::fmt::Debug;
+use std::ops::Range;
 
 use crate::error::StoreError;
 use crate::name::{PartName, SnapshotId};
@@ -48,6 +49,9 @@ pub trait Sink: Send + Debug {
     fn reader(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
         Err(StoreError::shares_nothing(name.to_string()))
     }
+
+    /// Says that nothing refers to these bytes of a part of this image: their room can be given back. All parts are closed.
+    fn unused(&mut self, _name: PartName, _range: Range<u64>) {}
 
     /// Takes the manifest and makes everything durable, all parts being closed. It is still not visible.
     fn persist(&mut self, manifest: &[u8]) -> Result<(), StoreError>;

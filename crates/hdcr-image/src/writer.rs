@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use hdcr_layout::{ALONE_VERSION, FORMAT_VERSION, Header, Layout, PageRunEntry, tag};
+use hdcr_layout::{ALONE_VERSION, Codec, FORMAT_VERSION, Header, Layout, PageRunEntry, tag};
 
 use crate::chain::Chain;
 use crate::compress::Compression;
@@ -157,7 +157,10 @@ impl ImageWriter {
         let Self { mut frames, pages, base, mut sink } = self;
         let stored = pages.finish(sink.as_mut())?;
         let pages = match &stored.log {
-            None => write_index(&mut frames, &stored)?,
+            None => {
+                give_back(sink.as_mut(), &stored);
+                write_index(&mut frames, &stored)?
+            }
             Some(log) => page_facts(&stored, log.digest.finalize()),
         };
         facts.base = base.or(facts.base);
@@ -179,6 +182,28 @@ impl ImageWriter {
     /// Removes all that was written. The same as dropping it, but says when that failed.
     pub fn abort(self) -> Result<(), ImageError> {
         Ok(self.sink.abort()?)
+    }
+}
+
+/// Tells the sink of what was stored and then replaced, as pages are that were copied while the program ran.
+fn give_back(sink: &mut dyn Sink, stored: &Stored) {
+    /// Less is not worth a call.
+    const LEAST: u64 = 64 << 10;
+    let runs = stored.spaces.values().flat_map(Index::runs).filter(|run| run.codec != Codec::Zero);
+    let mut alive: Vec<(u32, u64, u64)> =
+        runs.map(|run| (run.segment, run.offset, run.offset.saturating_add(u64::from(run.length)))).collect();
+    alive.sort_unstable();
+    for facts in &stored.segments {
+        let mut at = size(Header::SIZE);
+        let first = alive.partition_point(|(segment, ..)| *segment < facts.number);
+        let own = alive.iter().skip(first).take_while(|(segment, ..)| *segment == facts.number);
+        let ends = own.map(|(_, start, end)| (*start, *end)).chain([(facts.size, facts.size)]);
+        for (start, end) in ends {
+            if start.saturating_sub(at) >= LEAST {
+                sink.unused(PartName::Pages(facts.number), at..start);
+            }
+            at = at.max(end);
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hdcr_image::bundle::BundleWriter;
 use hdcr_image::hdcr_layout::{Header, MAGIC};
 use hdcr_image::{ImageId, PartName, Sink, SnapshotId, StoreError, WritePart};
+use rustix::fs::FallocateFlags;
 
 use crate::disk::{Disk, Durability, Faults, Replaced, failed, random, random_suffix};
 use crate::error::Error;
@@ -283,6 +285,17 @@ impl Sink for FileSink {
         Ok(Box::new(FilePart { name, shared: Arc::clone(&self.shared) }))
     }
 
+    fn unused(&mut self, name: PartName, range: Range<u64>) {
+        let bundle = self.shared.bundle.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((bundle, _)) = bundle.as_ref() else { return };
+        for hole in bundle.places(name, &range) {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            let length = hole.end.saturating_sub(hole.start);
+            // A file system that cannot keeps what is in it.
+            rustix::fs::fallocate(&self.shared.file, flags, hole.start, length).ok();
+        }
+    }
+
     fn persist(&mut self, manifest: &[u8]) -> Result<(), StoreError> {
         self.shared.append(PartName::Manifest, manifest)?;
         let bundle = self.shared.bundle.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -426,6 +439,27 @@ mod tests {
             assert!(sample::write(Box::new(put), Options::default()).is_err());
             assert_eq!(std::fs::read_to_string(&target).unwrap(), "results");
         }
+    }
+
+    #[test]
+    fn what_was_replaced_while_it_was_written_takes_no_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("image");
+        let mut writer = ImageWriter::new(Box::new(named(&target)), Options::default()).unwrap();
+        let mut state = 1_u64;
+        let mut noise = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state.to_be_bytes()[0]
+        };
+        for _ in 0..4 {
+            let bytes: Vec<u8> = (0..2 << 20).map(|_| noise()).collect();
+            writer.pages(1, 0x1000_0000, &bytes).unwrap();
+        }
+        writer.finish(sample::facts()).unwrap();
+        let source = open_path(&target).unwrap();
+        ImageReader::open(source.as_ref()).unwrap().verify(&mut |_| ()).unwrap();
+        let found = std::fs::metadata(&target).unwrap();
+        assert!(found.len() > 8 << 20 && found.blocks() * 512 < 3 << 20, "{} in {}", found.blocks() * 512, found.len());
     }
 
     /// Whatever call fails, there is a whole image, and nothing is left but a spare.

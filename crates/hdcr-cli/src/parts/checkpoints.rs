@@ -1,6 +1,7 @@
 //! One checkpoint from the task to the answer, and what a worker keeps for the next one.
 
 use std::cell::Cell;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -225,7 +226,7 @@ pub(crate) fn checkpoint(
         notes,
         removed,
         took: laps.took,
-        ..committed(manifest, &snapshot)
+        ..committed(manifest, &snapshot, &task.target)
     })
 }
 
@@ -244,14 +245,23 @@ fn reserve(target: &Target) -> Option<Obstacle> {
     })
 }
 
+/// The room that an image in one file takes: it may have holes where pages were replaced while it was written.
+fn taken(target: &Target) -> Option<u64> {
+    /// Of `st_blocks`.
+    const BLOCK: u64 = 512;
+    let Target::File(image) = target else { return None };
+    let found = std::fs::metadata(image).ok()?;
+    Some(found.blocks().saturating_mul(BLOCK).min(found.len()))
+}
+
 /// What an image says of itself.
-fn committed(manifest: Manifest, snapshot: &SnapshotId) -> Checkpointed {
+fn committed(manifest: Manifest, snapshot: &SnapshotId, target: &Target) -> Checkpointed {
     Checkpointed {
         snapshot: snapshot.to_string(),
         number: snapshot.place.as_ref().map(|(_, number)| *number),
         processes: manifest.facts.processes.len(),
         increment: manifest.facts.base.is_some(),
-        bytes: manifest.total_size(),
+        bytes: taken(target).unwrap_or_else(|| manifest.total_size()),
         added: manifest.added_size(),
         snapshot_by: manifest.facts.snapshot,
         ..Checkpointed::default()
