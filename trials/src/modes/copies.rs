@@ -68,6 +68,7 @@ pub(crate) fn second(stage: &mut Stage<'_>) -> Result<()> {
     };
     stage.expect(0, &detached(&[]))?;
     let pid = stage.text("pid").trim().to_owned();
+    stage.expect(69, &["rm", "second"])?.names(&["job-runs", &pid, "by hand"])?;
     stage.expect(0, &["ps"])?.names(&["second", &pid, "by hand"])?;
     beside(stage, "second")?;
     // An image knows its program too.

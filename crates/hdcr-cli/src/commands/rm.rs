@@ -6,6 +6,7 @@ use hdcr_image::JobName;
 use serde::Serialize;
 
 use super::Surrounding;
+use crate::by_hand::{self, Turn};
 use crate::cli::RmArgs;
 use crate::failure::{Failure, Result};
 use crate::job::{self, State};
@@ -47,17 +48,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
     let notes = wanted.iter().flat_map(|wanted| bases(store, wanted)).collect();
     for Wanted { job, numbers, is_whole } in wanted {
         if is_whole {
-            if !args.take_over {
-                job::refuse_elsewhere(job::peek(store, &job)?.as_ref(), &job)?;
-            }
-            // Its keeper would go back to nothing.
-            job::forget(store, &job).map_err(|failure| match &*failure.code {
-                "job-runs" => {
-                    Failure::refused("job-runs", format!("job {job} is running, and may need its checkpoints"))
-                        .remedy(format!("end it first (`hdcr stop {job}`), or remove single ones (`hdcr rm {job}@ID`)"))
-                }
-                _ => failure,
-            })?;
+            forget(store, &job, args.take_over)?;
             parts::forget_files(&at.settings.journals(), &job)?;
         }
         for number in numbers {
@@ -70,6 +61,33 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
     }
     at.output.result(&Removed { removed, notes })?;
     Ok(0)
+}
+
+/// Forgets a job that does not run, while nobody can bring it to life.
+fn forget(store: &Path, job: &JobName, take_over: bool) -> Result<()> {
+    let _turn = Turn::take(store, job)?;
+    refuse_restored(store, job)?;
+    by_hand::refuse_beside(store, job, take_over)?;
+    if !take_over {
+        job::refuse_elsewhere(job::peek(store, job)?.as_ref(), job)?;
+    }
+    // Its keeper would go back to nothing.
+    job::forget(store, job).map_err(|failure| match &*failure.code {
+        "job-runs" => Failure::refused("job-runs", format!("job {job} is running, and may need its checkpoints"))
+            .remedy(format!("end it first (`hdcr stop {job}`), or remove single ones (`hdcr rm {job}@ID`)")),
+        _ => failure,
+    })
+}
+
+/// A program that was restored by hand is known by the list of its job alone: nobody could find it any more, and the job could
+/// begin beside it.
+fn refuse_restored(store: &Path, job: &JobName) -> Result<()> {
+    by_hand::living(store, job)?.first().map_or(Ok(()), |program| {
+        let pid = program.pid;
+        let message = format!("the program of job {job} runs, as pid {pid}: it was restored by hand");
+        Err(Failure::refused("job-runs", message)
+            .remedy(format!("end it first (`hdcr stop {pid}`), or remove single checkpoints (`hdcr rm {job}@ID`)")))
+    })
 }
 
 /// What is to go.
@@ -98,6 +116,7 @@ fn wanted(at: &Surrounding<'_>, text: &str) -> Result<Wanted> {
     }
     let Some(number) = number else {
         refuse_orphan(at, &job)?;
+        refuse_restored(store, &job)?;
         return Ok(Wanted { job, numbers: all, is_whole: true });
     };
     let number = number.parse().map_err(|_| Failure::usage(format!("\"{text}\" is neither NAME nor NAME@ID")))?;
@@ -171,4 +190,28 @@ fn refuse_orphan(at: &Surrounding<'_>, job: &JobName) -> Result<()> {
         return Ok(());
     }
     orphan::find(&at.registry()?, job.as_str(), store)?.map_or(Ok(()), |orphan| Err(orphan.refusal()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::Place;
+
+    /// `hdcr ps` and `hdcr stop` would not know it any more.
+    #[test]
+    fn a_job_is_not_forgotten_while_a_program_of_it_runs() {
+        let store = tempfile::tempdir().unwrap();
+        let job = JobName::new("sim").unwrap();
+        let own = std::process::id().cast_signed();
+        let place = Place::Store { root: store.path().to_owned(), job: "sim".to_owned(), number: 1 };
+        by_hand::note(&place, own, true);
+        let refused = forget(store.path(), &job, true).unwrap_err();
+        assert!(refused.code == "job-runs" && refused.message.contains(&format!("pid {own}")), "{refused}");
+        assert_eq!(by_hand::living(store.path(), &job).unwrap().len(), 1);
+        by_hand::note(&place, own, false);
+        let turn = Turn::take(store.path(), &job).unwrap();
+        assert_eq!(forget(store.path(), &job, false).unwrap_err().code, "job-begins");
+        drop(turn);
+        forget(store.path(), &job, false).unwrap();
+    }
 }
