@@ -4,10 +4,13 @@
 //! is a ledger and a set of shares. Crashes and ends of time are actions with a budget, so that the search ends.
 
 mod actions;
+mod effects;
 mod host;
 mod must;
 mod search;
+mod setup;
 mod world;
 
 pub(crate) use host::{Host, Programs};
-pub(crate) use world::{Action, Budget, Fault, Setup, World};
+pub(crate) use setup::{Budget, Fault, Setup};
+pub(crate) use world::{Action, World};

@@ -1,69 +1,15 @@
-//! The world: what can happen in it, and what then does.
+//! The world: what can happen in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Host, Programs};
-use crate::channel::{ChannelEnd, EndPoint, Peer};
+use super::{Budget, Fault, Host, Programs, Setup};
+use crate::channel::ChannelEnd;
 use crate::coordinator::{self, Coordinator};
-use crate::ids::{Author, Boot, Incarnation, Member, Round, Seq, Stamp, Term};
-use crate::ledger::{Decision, End, Entry, Outcome};
-use crate::manifest::{EpochManifest, Share, ShareId};
+use crate::ids::{Author, Incarnation, Member, Round, Seq};
+use crate::ledger::{Entry, Outcome};
+use crate::manifest::ShareId;
 use crate::message::{Order, Report};
-use crate::participant::{self, Found, Participant, Work};
-use crate::rules::Rules;
-
-/// How often what may happen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Budget {
-    pub(crate) checkpoints: u8,
-    pub(crate) leases: u8,
-    pub(crate) deadlines: u8,
-    pub(crate) agents: u8,
-    pub(crate) hosts: u8,
-    pub(crate) coordinators: u8,
-    pub(crate) suspicions: u8,
-    pub(crate) unknowns: u8,
-    pub(crate) failures: u8,
-    pub(crate) deaths: u8,
-    pub(crate) ends: u8,
-    pub(crate) arrivals: u8,
-    pub(crate) power: u8,
-    pub(crate) packets: u8,
-    pub(crate) boots: u8,
-}
-
-/// What a search is about.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Setup {
-    pub(crate) rules: Rules,
-    pub(crate) members: u32,
-    /// Hosts beyond the members, with nothing on them.
-    pub(crate) spares: u32,
-    /// How many coordinators there can be, at once if they like.
-    pub(crate) coordinators: usize,
-    /// Whether a checkpoint is committed at the beginning.
-    pub(crate) has_line: bool,
-    /// Whether the first of the members is dead at the beginning.
-    pub(crate) is_struck: bool,
-    /// Whether the engine takes its time, so that something may happen in between.
-    pub(crate) is_slow: bool,
-    /// What a kernel or a store could do wrong.
-    pub(crate) fault: Fault,
-    pub(crate) budget: Budget,
-}
-
-/// What is promised from below the protocol.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Fault {
-    #[default]
-    None,
-    /// The hold lets packets through.
-    LeakyHold,
-    /// Shares are said to be written before they are synced.
-    UnsyncedShares,
-    /// Entries are said to be written before they are synced.
-    UnsyncedLedger,
-}
+use crate::participant::{self, Found, Participant};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Seat {
@@ -156,75 +102,6 @@ pub(crate) enum Landing {
 
 pub(super) fn at(member: Member) -> usize {
     usize::try_from(member.0).unwrap_or(usize::MAX)
-}
-
-impl Setup {
-    pub(crate) fn world(&self) -> World {
-        let members: BTreeSet<Member> = (0..self.members).map(Member).collect();
-        let first = Round::default();
-        let shares: Vec<Share> = members.iter().map(|member| share(*member, Vec::new())).collect();
-        let manifest = EpochManifest { round: first, incarnation: Incarnation(0), previous: None, shares };
-        let (line, decision) =
-            if self.has_line { (Some(first), Decision::Commit(manifest)) } else { (None, Decision::View) };
-        let entry = Entry {
-            author: Author(0),
-            term: Term(0),
-            incarnation: Incarnation(0),
-            view: members.clone(),
-            suspects: BTreeSet::new(),
-            line,
-            decision,
-        };
-        let hosts = (0..self.members + self.spares).map(|number| {
-            let mut host = Host::dead();
-            let member = Member(number);
-            let is_dead = self.is_struck && number == 0;
-            if number < self.members && !is_dead {
-                host.programs = Programs::Running(Incarnation(0));
-            }
-            let found = if number < self.members { Found::Tasks(Incarnation(0)) } else { Found::Nothing };
-            host.agent = (!is_dead).then(|| Participant::with(self.rules, member, Boot(0), Some(&entry), found));
-            host
-        });
-        let hosts = hosts.collect();
-        let pairs = members.iter().flat_map(|a| members.iter().map(|b| (*a, *b))).filter(|(a, b)| a != b);
-        let has_traffic = self.budget.packets > 0;
-        let seat = Seat {
-            machine: None,
-            is_started: false,
-            write: None,
-            timer: None,
-            excluding: BTreeSet::new(),
-            collecting: None,
-        };
-        World {
-            seats: vec![seat; self.coordinators],
-            hosts,
-            net: BTreeSet::new(),
-            shares: manifest_shares(&entry),
-            ledger: vec![(entry, true)],
-            adrift: BTreeSet::new(),
-            flows: pairs.filter(|_| has_traffic).map(|pair| (pair, Flow::default())).collect(),
-            ends: BTreeMap::new(),
-            cuts: BTreeMap::new(),
-            told: BTreeSet::new(),
-            denied: BTreeSet::new(),
-            built: BTreeMap::new(),
-            wrong: BTreeSet::new(),
-            left: self.budget,
-        }
-    }
-}
-
-fn manifest_shares(entry: &Entry) -> BTreeMap<ShareId, bool> {
-    match &entry.decision {
-        Decision::Commit(manifest) => manifest.share_ids().map(|id| (id, true)).collect(),
-        Decision::Claim | Decision::View | Decision::Rollback => BTreeMap::new(),
-    }
-}
-
-fn share(member: Member, channels: Vec<ChannelEnd>) -> Share {
-    Share { member, tasks: 1, bytes: 1, digest: [0; 32], channels }
 }
 
 impl World {
@@ -411,189 +288,11 @@ impl World {
         self.seat(seat, coordinator::Event::Appended(seq, outcome));
     }
 
-    /// Takes an event to a coordinator, and its effects into the world.
-    pub(crate) fn seat(&mut self, seat: usize, event: coordinator::Event) {
-        let mut events = vec![event];
-        while let Some(event) = events.pop() {
-            let Some(machine) = self.seats[seat].machine.as_mut() else { return };
-            for effect in machine.step(event) {
-                events.extend(self.of_coordinator(seat, effect));
-            }
-        }
-    }
-
-    fn of_coordinator(&mut self, seat: usize, effect: coordinator::Effect) -> Option<coordinator::Event> {
-        use coordinator::Effect;
-        match effect {
-            Effect::ReadLedger => {
-                let seq = Seq(u64::try_from(self.ledger.len()).ok()?.checked_sub(1)?);
-                let last = self.ledger.last().map(|(entry, _)| (seq, entry.clone()));
-                let manifest = self.newest_commit().cloned();
-                return Some(coordinator::Event::Read(End { last, manifest }));
-            }
-            Effect::Append(seq, entry) => self.seats[seat].write = Some((seq, *entry)),
-            Effect::Send(order) => {
-                self.net.insert(Packet::Order(order));
-            }
-            Effect::Arm(timer) => self.seats[seat].timer = Some(timer),
-            Effect::Exclude(member, incarnation) => {
-                self.seats[seat].excluding.insert((member, incarnation));
-            }
-            Effect::Committed(round) => {
-                self.told.insert(round);
-            }
-            Effect::Aborted(round, _) => {
-                self.denied.insert(round);
-            }
-            Effect::Collect { keep, before } => {
-                self.seats[seat].collecting = Some((keep, before));
-            }
-            Effect::RolledBack(_) | Effect::Unrecoverable | Effect::Deposed => {}
-        }
-        None
-    }
-
-    pub(crate) fn newest_commit(&self) -> Option<&EpochManifest> {
-        self.ledger.iter().rev().find_map(|(entry, _)| match &entry.decision {
-            Decision::Commit(manifest) => Some(manifest),
-            Decision::Claim | Decision::View | Decision::Rollback => None,
-        })
-    }
-
-    /// Takes an event to an agent, and its effects into the world.
-    pub(crate) fn agent(&mut self, setup: &Setup, member: Member, event: participant::Event) {
-        let Some(agent) = self.hosts[at(member)].agent.as_mut() else { return };
-        for effect in agent.step(event) {
-            let host = &mut self.hosts[at(member)];
-            match effect {
-                participant::Effect::Send(report) => {
-                    self.net.insert(Packet::Report(report));
-                }
-                participant::Effect::ArmLease(stamp) => host.lease = Some(stamp),
-                participant::Effect::DropLease => host.lease = None,
-                participant::Effect::Work(work, stamp) => self.work(member, work, stamp),
-            }
-        }
-        let is_done = !setup.is_slow && self.hosts[at(member)].work.is_some();
-        if is_done && let Some((work, stamp)) = self.hosts[at(member)].work.take() {
-            self.finish(setup, member, work, stamp);
-        }
-    }
-
-    fn work(&mut self, member: Member, work: Work, stamp: Stamp) {
-        let host = &mut self.hosts[at(member)];
-        match work {
-            Work::Thaw => {
-                host.thaw();
-                host.work = None;
-            }
-            Work::Kill => {
-                host.kill();
-                host.image = None;
-                host.work = Some((work, stamp));
-            }
-            Work::Settle => {
-                host.image = None;
-                host.work = None;
-                let is_there = self.ledger.iter().any(|(entry, _)| entry.line == Some(stamp.round()));
-                if !is_there {
-                    self.wrong.insert("a dirty set is dropped by a commit only");
-                }
-            }
-            Work::Merge => {
-                host.image = None;
-                host.work = None;
-                self.denied.insert(stamp.round());
-            }
-            Work::Admit => {
-                if host.programs == Programs::Waiting {
-                    host.programs = Programs::Running(stamp.incarnation);
-                }
-            }
-            other => host.work = Some((other, stamp)),
-        }
-    }
-
-    /// The engine has done what it was asked.
-    fn finish(&mut self, setup: &Setup, member: Member, work: Work, stamp: Stamp) {
-        let host = &mut self.hosts[at(member)];
-        match &work {
-            Work::Freeze => {
-                if let Programs::Running(incarnation) = host.programs {
-                    host.programs = Programs::Frozen(incarnation);
-                }
-            }
-            Work::Hold => host.is_held = setup.fault != Fault::LeakyHold,
-            Work::Capture => {
-                host.image = Some(stamp.round());
-                let id = ShareId { round: stamp.round(), member };
-                let ends = self.ends_of(member);
-                if !ends.is_empty() {
-                    self.ends.insert(id, ends);
-                }
-                let view = self.ledger.last().map(|(entry, _)| entry.view.clone()).unwrap_or_default();
-                let cut = Cut { view, ..Cut::default() };
-                self.cuts.entry(stamp.round()).or_insert(cut).captured.insert(member);
-                self.look_at_cuts();
-            }
-            Work::Persist => {
-                host.image = None;
-                let id = ShareId { round: stamp.round(), member };
-                self.shares.insert(id, setup.fault != Fault::UnsyncedShares);
-                let channels = self.ends.remove(&id).unwrap_or_default();
-                return self.agent(setup, member, participant::Event::Written(share(member, channels), stamp));
-            }
-            Work::Restore(shares) => {
-                if !shares.iter().all(|id| self.shares.contains_key(id)) {
-                    self.wrong.insert("what is restored is there");
-                }
-                host.programs = Programs::Gate(stamp.incarnation);
-                host.origin.clone_from(shares);
-                host.is_held = true;
-                self.built.entry(stamp.incarnation).or_default().extend(shares);
-            }
-            Work::Release => {
-                if let Programs::Gate(incarnation) = host.programs {
-                    host.programs = Programs::Running(incarnation);
-                }
-                host.is_held = false;
-                let all: BTreeSet<ShareId> = self.newest_commit().iter().flat_map(|m| m.share_ids()).collect();
-                if self.built.get(&stamp.incarnation) != Some(&all) {
-                    self.wrong.insert("nothing runs before all is built");
-                }
-            }
-            Work::Quiesce | Work::Kill | Work::Thaw | Work::Settle | Work::Merge | Work::Admit => {}
-        }
-        self.agent(setup, member, participant::Event::Done(work, stamp));
-    }
-
-    fn ends_of(&self, member: Member) -> Vec<ChannelEnd> {
-        let mut ends = Vec::new();
-        for ((from, to), out) in self.flows.iter().filter(|((from, _), _)| *from == member) {
-            let back = self.flows.get(&(*to, *from)).copied().unwrap_or_default();
-            ends.push(ChannelEnd {
-                local: point(*from),
-                remote: point(*to),
-                snd_una: out.acknowledged,
-                snd_nxt: out.sent,
-                rcv_nxt: back.received,
-                peer: Peer::Open,
-            });
-        }
-        ends
-    }
-
     /// Between the first and the last capture of a round nothing may run and no packet may move.
-    fn look_at_cuts(&mut self) {
+    pub(super) fn look_at_cuts(&mut self) {
         let hosts = &self.hosts;
         for cut in self.cuts.values_mut().filter(|cut| cut.captured != cut.view) {
             cut.is_disturbed |= cut.view.iter().any(|member| hosts.get(at(*member)).is_some_and(|h| !h.is_still()));
         }
     }
-}
-
-/// One address a host: ports would only multiply the states.
-fn point(member: Member) -> EndPoint {
-    let [a, b, c, d] = member.0.to_le_bytes();
-    EndPoint { address: [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], port: 1 }
 }
