@@ -102,6 +102,7 @@ impl Writer {
         self.long(entry.term.0);
         self.long(entry.incarnation.0);
         self.members(&entry.view);
+        self.members(&entry.joined);
         self.members(&entry.suspects);
         self.maybe_round(entry.line);
         match &entry.decision {
@@ -215,6 +216,7 @@ impl<'a> Reader<'a> {
             term: Term(self.long()?),
             incarnation: Incarnation(self.long()?),
             view: self.members()?,
+            joined: self.members()?,
             suspects: self.members()?,
             line: self.maybe_round()?,
             decision: match self.byte()? {

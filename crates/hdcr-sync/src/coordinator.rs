@@ -10,7 +10,7 @@ mod round;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::channel::Inconsistent;
-use crate::ids::{Author, Boot, Epoch, Incarnation, Member, Round, Seq, Stamp, Term};
+use crate::ids::{Author, Boot, Epoch, Incarnation, Member, Round, Seq, Stamp, Stay, Term};
 use crate::ledger::{Decision, End, Entry, Outcome};
 use crate::manifest::{EpochManifest, Share, ShareId};
 use crate::message::{Command, Condition, Order, Report, Word};
@@ -125,6 +125,7 @@ enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Known {
     boot: Boot,
+    stay: Stay,
     condition: Condition,
 }
 
@@ -140,11 +141,15 @@ pub struct Coordinator {
     /// The entry that is being written at `next`.
     pending: Option<Entry>,
     view: BTreeSet<Member>,
+    /// Who of the view has joined since the last rollback.
+    joined: BTreeSet<Member>,
     suspects: BTreeSet<Member>,
     line: Option<EpochManifest>,
     phase: Phase,
     /// Who has said hello to this coordinator and is not lost.
     known: BTreeMap<Member, Known>,
+    /// To whom there is a connection, whether or not it has said hello.
+    reachable: BTreeSet<Member>,
     joins: BTreeSet<Member>,
     leaves: BTreeSet<Member>,
     /// A member of the view is gone: the run is not whole.
@@ -176,10 +181,12 @@ impl Coordinator {
             next: Seq::default(),
             pending: None,
             view: BTreeSet::new(),
+            joined: BTreeSet::new(),
             suspects: BTreeSet::new(),
             line: None,
             phase: Phase::New,
             known: BTreeMap::new(),
+            reachable: BTreeSet::new(),
             joins: BTreeSet::new(),
             leaves: BTreeSet::new(),
             is_broken: false,
@@ -215,7 +222,10 @@ impl Coordinator {
                 }
             }
             Event::Resend => self.resend(&mut out),
-            Event::Connected(member) => self.order(member, Command::Hail, &mut out),
+            Event::Connected(member) => {
+                self.reachable.insert(member);
+                self.order(member, Command::Hail, &mut out);
+            }
             Event::Lost(member) => self.lost(member, &mut out),
             Event::Excluded(member, incarnation) => {
                 if incarnation == self.incarnation {
@@ -296,8 +306,10 @@ impl Coordinator {
             self.term = last.term;
             self.incarnation = last.incarnation;
             self.view = last.view;
+            self.joined = last.joined;
             self.suspects = last.suspects;
         }
+        self.is_broken = false;
         self.term = self.term.next();
         self.line = end.manifest;
         self.epoch = self.line.as_ref().map(|manifest| manifest.round.epoch).unwrap_or_default();
@@ -316,6 +328,7 @@ impl Coordinator {
             term: self.term,
             incarnation: self.incarnation,
             view: self.view.clone(),
+            joined: self.joined.clone(),
             suspects: self.suspects.clone(),
             line: self.line(),
             decision,
@@ -336,10 +349,7 @@ impl Coordinator {
             Outcome::Written => self.landed(entry, out),
             Outcome::Taken(there) if self.is_own(&there, &entry) => self.landed(entry, out),
             Outcome::Taken(_) if self.phase == Phase::Claiming => self.read(out),
-            Outcome::Taken(_) => {
-                self.phase = Phase::Deposed;
-                out.push(Effect::Deposed);
-            }
+            Outcome::Taken(_) => self.depose(out),
             Outcome::Refused if matches!(self.phase, Phase::Committing(_)) => self.abort(Reason::Store, out),
             Outcome::Unknown if matches!(self.phase, Phase::Committing(_)) && !self.rules.keep(Rule::UnknownWaits) => {
                 self.abort(Reason::Store, out);
@@ -347,6 +357,11 @@ impl Coordinator {
             // The same bytes at the same place again: either they are there, or they will be, or another's are.
             Outcome::Refused | Outcome::Unknown => self.append(entry, out),
         }
+    }
+
+    fn depose(&mut self, out: &mut Vec<Effect>) {
+        self.phase = Phase::Deposed;
+        out.push(Effect::Deposed);
     }
 
     fn is_own(&self, there: &Entry, entry: &Entry) -> bool {
@@ -360,6 +375,7 @@ impl Coordinator {
     fn landed(&mut self, entry: Entry, out: &mut Vec<Effect>) {
         self.next = self.next.next();
         let view = entry.view;
+        self.joined = entry.joined;
         match std::mem::replace(&mut self.phase, Phase::Ready) {
             Phase::Claiming => self.gather(out),
             Phase::Viewing => self.view_changed(view, out),
@@ -368,7 +384,7 @@ impl Coordinator {
                 self.incarnation = entry.incarnation;
                 self.view = view;
                 self.suspects = entry.suspects;
-                self.fence(out);
+                self.decided(out);
             }
             other => self.phase = other,
         }
@@ -384,15 +400,24 @@ impl Coordinator {
     }
 
     fn report(&mut self, report: Report, out: &mut Vec<Effect>) {
-        let Report { from, boot, stamp, what } = report;
+        let Report { from, boot, stay, stamp, what } = report;
+        // Nothing was asked yet: it answers a rival, who may even hope for the same term.
+        if matches!(self.phase, Phase::New | Phase::Reading | Phase::Claiming) {
+            return;
+        }
+        if stamp.term > self.term && self.rules.keep(Rule::NewerTermDeposes) {
+            // A term is heard of when it stands in the ledger, behind all that this coordinator may ever have written.
+            return self.depose(out);
+        }
         match what {
-            Word::Hello(condition) => return self.hello(from, boot, stamp, condition, out),
-            Word::Join => return self.join(from, boot, stamp, out),
+            Word::Hello(condition) => return self.hello(from, (boot, stay), stamp, condition, out),
+            Word::Join => return self.join(from, (boot, stay), stamp, out),
             _ => {}
         }
         let known = self.known.get(&from);
-        let is_known_life = known.is_some_and(|known| known.boot == boot);
-        if !is_known_life && (known.is_none() || self.rules.keep(Rule::BootFences)) {
+        let is_known_life = known.is_some_and(|known| known.boot == boot) || !self.rules.keep(Rule::BootFences);
+        let is_known_stay = known.is_some_and(|known| known.stay == stay) || !self.rules.keep(Rule::StaysCounted);
+        if known.is_none() || !is_known_life || !is_known_stay {
             return;
         }
         if what == Word::Leave {
@@ -411,7 +436,7 @@ impl Coordinator {
             Word::Restored => self.restored(from, out),
             Word::Running => self.runs(from, out),
             Word::Failed => self.failed(from, out),
-            Word::Hello(_) | Word::Join | Word::Leave => {}
+            Word::Hello(_) | Word::Join | Word::Leave | Word::Superseded => {}
         }
     }
 
@@ -429,7 +454,13 @@ impl Coordinator {
 
     fn late(&mut self, out: &mut Vec<Effect>) {
         match self.phase {
-            Phase::Round(_) => self.abort(Reason::Late, out),
+            Phase::Round(at) => {
+                let is_silent = |member: &&Member| self.progress.get(*member).is_none_or(|progress| *progress <= at);
+                let silent: BTreeSet<Member> = self.view.iter().filter(is_silent).copied().collect();
+                self.abort(Reason::Late, out);
+                // Are they only slow, or not in this run?
+                self.order_all(&silent, &Command::Hail, out);
+            }
             Phase::Gathering => self.roll_back(out),
             Phase::Fencing | Phase::Restoring | Phase::Releasing => self.rollback_is_late(out),
             _ => {}
@@ -438,14 +469,13 @@ impl Coordinator {
 
     fn resend(&mut self, out: &mut Vec<Effect>) {
         match &self.phase {
-            Phase::Gathering => {
-                let silent: BTreeSet<Member> =
-                    self.view.union(&self.suspects).filter(|m| !self.known.contains_key(m)).copied().collect();
-                self.order_all(&silent, &Command::Hail, out);
-            }
+            Phase::Gathering | Phase::Starved => self.hail(out),
             Phase::Round(_) => self.resend_round(out),
             Phase::Fencing | Phase::Restoring | Phase::Releasing => self.resend_rollback(out),
-            Phase::Ready => self.order_all(&self.view, &Command::Hail, out),
+            Phase::Ready => {
+                self.order_all(&self.view, &Command::Hail, out);
+                self.hail(out);
+            }
             _ => {}
         }
     }

@@ -41,6 +41,10 @@ number!(
     Boot, u64
 );
 number!(
+    /// Counts how often tasks were put on a host by a launcher in one life of its agent.
+    Stay, u64
+);
+number!(
     /// Chosen at random by each coordinator, so that it knows its own entries in the ledger from those of a rival.
     Author, u64
 );

@@ -20,6 +20,9 @@ pub struct Entry {
     pub incarnation: Incarnation,
     /// Who has tasks of the job from here on.
     pub view: BTreeSet<Member>,
+    /// Who of the view has come by a `View` since the last rollback: tasks that wait there have never run, those of others
+    /// would stand in the place of what is to be restored.
+    pub joined: BTreeSet<Member>,
     /// Who had tasks of an earlier run and is not known to be dead.
     pub suspects: BTreeSet<Member>,
     /// The newest committed round from here on.

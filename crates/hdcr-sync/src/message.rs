@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::ids::{Boot, Incarnation, Member, Round, Stamp};
+use crate::ids::{Boot, Incarnation, Member, Round, Stamp, Stay};
 use crate::manifest::{Share, ShareId};
 
 /// From the coordinator to one participant.
@@ -25,8 +25,8 @@ pub struct Order {
 pub enum Command {
     /// Say hello.
     Hail,
-    /// The tasks of a member that joined may run.
-    Welcome,
+    /// The tasks of a member that joined may run: those that were put there last, not some that came before.
+    Welcome(Stay),
     /// A round begins: run hooks, reserve space, copy ahead.
     Begin,
     /// Stop all tasks.
@@ -42,11 +42,20 @@ pub enum Command {
     /// The round is over and never was.
     Abort,
     /// Kill all tasks of earlier incarnations.
-    Fence,
+    Fence(Next),
     /// Build these shares, stopped, behind the network hold.
     Restore(BTreeSet<ShareId>),
     /// All hosts have built theirs: let them run.
     Release,
+}
+
+/// What comes after a fence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Next {
+    /// Shares will be built here: until then no other tasks have a place here.
+    Restored,
+    /// Nothing of the job belongs here.
+    Nothing,
 }
 
 /// From a participant to the coordinator.
@@ -56,6 +65,8 @@ pub struct Report {
     pub from: Member,
     /// In which life.
     pub boot: Boot,
+    /// Of which tasks, if it is about those that a launcher has put there.
+    pub stay: Stay,
     /// The stamp of the order that this answers.
     pub stamp: Stamp,
     /// What.
@@ -89,6 +100,8 @@ pub enum Word {
     Restored,
     /// `Release` is done.
     Running,
+    /// Not an answer: a newer coordinator, whose term is in the stamp, is obeyed here.
+    Superseded,
 }
 
 /// What a participant holds.

@@ -1,14 +1,19 @@
 //! The protocol's real state machines in a model of everything around them, and what must hold in it.
 //!
-//! The network is the set of all messages ever sent: each may be delivered late, again, in any order, or never. The store
-//! is a ledger and a set of shares. Crashes and ends of time are actions with a budget, so that the search ends.
+//! `search.rs` tries every order of events within a budget. There the network is the set of all messages ever sent: each
+//! may be delivered late, again, in any order, or never. `storms.rs` runs long random schedules of many hosts instead.
 
 mod actions;
 mod effects;
 mod host;
 mod must;
+mod random;
+mod schedule;
 mod search;
 mod setup;
+mod shrink;
+mod storm;
+mod storms;
 mod world;
 
 pub(crate) use host::{Host, Programs};

@@ -4,10 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::ids::{Boot, Incarnation, Member, Round, Stamp, Term};
+use crate::ids::{Boot, Incarnation, Member, Round, Stamp, Stay, Term};
 use crate::ledger::Entry;
 use crate::manifest::{Share, ShareId};
-use crate::message::{Command, Condition, Order, Report, Word};
+use crate::message::{Command, Condition, Next, Order, Report, Word};
 use crate::rules::{Rule, Rules};
 
 /// What happens to a participant.
@@ -113,6 +113,7 @@ enum State {
 pub struct Participant {
     me: Member,
     boot: Boot,
+    stay: Stay,
     /// The highest term heard of.
     term: Term,
     /// What runs here, or what was fenced off last.
@@ -124,8 +125,10 @@ pub struct Participant {
     said: Option<Report>,
     /// All tasks have ended, and that has still to be told.
     ended: bool,
-    /// Tasks that belong here are gone: before a rollback no new ones can take their place.
+    /// Tasks that belong here are gone, or not built yet: no new ones can take their place.
     bereft: bool,
+    /// What was restored here for this run has run: built again, it would be older than the rest of the run.
+    has_run: bool,
     rules: Rules,
 }
 
@@ -154,7 +157,21 @@ impl Participant {
         let term = known.map(|entry| entry.term).unwrap_or_default();
         let bereft = found == Found::Nothing && known.is_some_and(|entry| entry.view.contains(&me));
         let last = Round::default();
-        Participant { me, boot, term, incarnation, state, last, said: None, ended: false, bereft, rules }
+        let stay = Stay::default();
+        Participant {
+            me,
+            boot,
+            stay,
+            term,
+            incarnation,
+            state,
+            last,
+            said: None,
+            ended: false,
+            bereft,
+            has_run: false,
+            rules,
+        }
     }
 
     /// What is to be done about an event.
@@ -173,6 +190,7 @@ impl Participant {
             Event::Arrived => {
                 if matches!(self.state, State::Empty | State::Ended) && !self.bereft {
                     self.state = State::Waiting;
+                    self.stay = self.stay.next();
                     self.say(self.stamp(), Word::Join, &mut out);
                 }
             }
@@ -200,8 +218,12 @@ impl Participant {
         Stamp { term: self.term, incarnation: self.incarnation, epoch }
     }
 
+    fn report(&self, stamp: Stamp, what: Word) -> Report {
+        Report { from: self.me, boot: self.boot, stay: self.stay, stamp, what }
+    }
+
     fn say(&mut self, stamp: Stamp, what: Word, out: &mut Vec<Effect>) {
-        let report = Report { from: self.me, boot: self.boot, stamp, what };
+        let report = self.report(stamp, what);
         self.said = Some(report.clone());
         out.push(Effect::Send(report));
     }
@@ -222,16 +244,19 @@ impl Participant {
             return;
         }
         if stamp.term < self.term && self.rules.keep(Rule::TermFences) {
-            return;
+            return out.push(Effect::Send(self.report(self.stamp(), Word::Superseded)));
         }
         self.learn(stamp, line, out);
         match what {
             Command::Hail => self.say(stamp, Word::Hello(self.condition()), out),
-            Command::Fence => self.fence(stamp, out),
+            Command::Fence(next) => self.fence(next, stamp, out),
             Command::Restore(shares) => self.restore(shares, stamp, out),
             Command::Release => self.release(stamp, out),
-            Command::Welcome => {
-                if self.state == State::Waiting && stamp.incarnation == self.incarnation {
+            Command::Welcome(stay) => {
+                let is_meant = stay == self.stay || !self.rules.keep(Rule::StaysCounted);
+                // What waits has never run, and belongs to no run before the one that it is taken into.
+                if self.state == State::Waiting && stamp.incarnation >= self.incarnation && is_meant {
+                    self.incarnation = stamp.incarnation;
                     self.state = State::Running;
                     out.push(Effect::Work(Work::Admit, stamp));
                 }
@@ -327,14 +352,15 @@ impl Participant {
         }
     }
 
-    fn fence(&mut self, stamp: Stamp, out: &mut Vec<Effect>) {
+    fn fence(&mut self, next: Next, stamp: Stamp, out: &mut Vec<Effect>) {
         if stamp.incarnation > self.incarnation {
             if self.is_frozen() || matches!(self.state, State::Gate(_) | State::Releasing(_)) {
                 out.push(Effect::DropLease);
             }
             self.incarnation = stamp.incarnation;
             self.ended = false;
-            self.bereft = false;
+            self.bereft = next == Next::Restored;
+            self.has_run = false;
             self.state = State::Killing(stamp);
             out.push(Effect::Work(Work::Kill, stamp));
         } else if stamp.incarnation == self.incarnation && self.state == State::Empty {
@@ -343,7 +369,8 @@ impl Participant {
     }
 
     fn restore(&mut self, shares: BTreeSet<ShareId>, stamp: Stamp, out: &mut Vec<Effect>) {
-        if stamp.incarnation != self.incarnation {
+        let is_spent = self.has_run && self.rules.keep(Rule::RunsOnce);
+        if stamp.incarnation != self.incarnation || is_spent {
             return;
         }
         match &self.state {
@@ -359,6 +386,7 @@ impl Participant {
     fn release(&mut self, stamp: Stamp, out: &mut Vec<Effect>) {
         if self.state == State::Gate(stamp) {
             self.state = State::Releasing(stamp);
+            self.has_run = true;
             out.push(Effect::DropLease);
             out.push(Effect::Work(Work::Release, stamp));
         } else if self.state == State::Running && stamp.incarnation == self.incarnation {
@@ -391,6 +419,7 @@ impl Participant {
             }
             (Work::Release, State::Releasing(own)) if *own == stamp => {
                 self.state = State::Running;
+                self.bereft = false;
                 self.say(stamp, Word::Running, out);
             }
             _ => {}
@@ -469,5 +498,30 @@ impl Participant {
         self.bereft = true;
         out.push(Effect::Work(Work::Kill, self.stamp()));
         self.say(self.stamp(), Word::Hello(Condition::Empty), out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAMP: Stamp = Stamp { term: Term(1), incarnation: Incarnation(1), epoch: crate::ids::Epoch(0) };
+
+    fn order(agent: &mut Participant, what: Command) -> Vec<Effect> {
+        agent.step(Event::Order(Order { to: Member(0), boot: Some(Boot(0)), stamp: STAMP, line: None, what }))
+    }
+
+    #[test]
+    fn what_has_run_is_not_built_again_by_a_late_order() {
+        let mut agent = Participant::new(Member(0), Boot(0), None, Found::Tasks(Incarnation(0)));
+        let restore = || Command::Restore(BTreeSet::new());
+        order(&mut agent, Command::Fence(Next::Restored));
+        agent.step(Event::Done(Work::Kill, STAMP));
+        assert!(order(&mut agent, restore()).contains(&Effect::Work(Work::Restore(BTreeSet::new()), STAMP)));
+        agent.step(Event::Done(Work::Restore(BTreeSet::new()), STAMP));
+        order(&mut agent, Command::Release);
+        agent.step(Event::Done(Work::Release, STAMP));
+        agent.step(Event::Died);
+        assert_eq!(order(&mut agent, restore()), Vec::new());
     }
 }

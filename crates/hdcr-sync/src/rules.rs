@@ -45,6 +45,12 @@ pub(crate) enum Rule {
     GateLease,
     /// Tasks of a new member run when it is in the view.
     JoinWaits,
+    /// Of the tasks that were put on a host one after the other, each is told and asked for by its number.
+    StaysCounted,
+    /// What was restored for a run is let run once.
+    RunsOnce,
+    /// A coordinator that hears of a newer term gives up.
+    NewerTermDeposes,
     /// Sequence numbers of connections are compared.
     ChannelsChecked,
     /// Garbage is what belongs to rounds before the newest committed one only.

@@ -3,22 +3,28 @@
 use std::collections::BTreeSet;
 
 use super::{Coordinator, Effect, Known, Phase, Reason};
-use crate::ids::{Boot, Member, Stamp};
+use crate::ids::{Boot, Member, Stamp, Stay};
 use crate::ledger::Decision;
-use crate::message::{Command, Condition};
+use crate::message::{Command, Condition, Next};
 use crate::rules::Rule;
 
 impl Coordinator {
     /// The term is claimed: who is there?
     pub(super) fn gather(&mut self, out: &mut Vec<Effect>) {
         self.phase = Phase::Gathering;
-        let all: BTreeSet<Member> = self.view.union(&self.suspects).copied().collect();
-        self.order_all(&all, &Command::Hail, out);
+        self.hail(out);
         for member in &self.suspects {
             out.push(Effect::Exclude(*member, self.incarnation));
         }
         self.arm(out);
         self.judge(out);
+    }
+
+    /// Asks all who have not said hello: also hosts that nothing is known of, as they may be the only ones left.
+    pub(super) fn hail(&self, out: &mut Vec<Effect>) {
+        let all = self.view.iter().chain(&self.suspects).chain(&self.reachable);
+        let silent: BTreeSet<Member> = all.filter(|member| !self.known.contains_key(member)).copied().collect();
+        self.order_all(&silent, &Command::Hail, out);
     }
 
     /// Whether the run is whole, as soon as all of the view have said hello.
@@ -33,7 +39,7 @@ impl Coordinator {
     pub(super) fn hello(
         &mut self,
         from: Member,
-        boot: Boot,
+        life: (Boot, Stay),
         stamp: Stamp,
         condition: Condition,
         out: &mut Vec<Effect>,
@@ -41,20 +47,26 @@ impl Coordinator {
         let before = self.known.get(&from).copied();
         // An answer to a hail from before a rollback tells of a run that is no more.
         let is_late = stamp.term != self.term || stamp.incarnation != self.incarnation;
-        if is_late || before.is_some_and(|known| known.boot > boot) {
+        if is_late || before.is_some_and(|known| (known.boot, known.stay) > life) {
             return;
         }
-        self.known.insert(from, Known { boot, condition });
-        let is_new_life = before.is_some_and(|known| known.boot < boot);
+        let (boot, stay) = life;
+        self.known.insert(from, Known { boot, stay, condition });
+        let is_new_life = before.is_some_and(|known| (known.boot, known.stay) < life);
         // Who is in the view and waits has not got its welcome: its tasks never ran.
-        let is_new = self.view.contains(&from) && condition == Condition::Waiting;
+        let waits = self.view.contains(&from) && condition == Condition::Waiting;
+        let is_new = waits && self.joined.contains(&from);
         let has_ended = condition == Condition::Ended(self.incarnation);
         let is_whole = is_new || has_ended || condition == Condition::Running(self.incarnation);
         let is_rolling = matches!(self.phase, Phase::Fencing | Phase::Restoring | Phase::Releasing);
-        if self.view.contains(&from) && !is_rolling {
+        // It left, and tasks are there again: they come in when those before are out.
+        let is_again = waits && (self.phase == Phase::Viewing || self.leaves.contains(&from));
+        if is_again {
+            self.joins.insert(from);
+        } else if self.view.contains(&from) && !is_rolling {
             self.is_broken |= !is_whole;
             if is_new {
-                self.order(from, Command::Welcome, out);
+                self.welcome(from, out);
             }
             if has_ended {
                 self.leaves.insert(from);
@@ -88,19 +100,25 @@ impl Coordinator {
             }
             Condition::Running(_) | Condition::Between => {
                 self.suspects.insert(from);
-                self.order(from, Command::Fence, out);
+                self.order(from, Command::Fence(Next::Nothing), out);
             }
         }
     }
 
-    pub(super) fn join(&mut self, from: Member, boot: Boot, stamp: Stamp, out: &mut Vec<Effect>) {
+    fn welcome(&self, to: Member, out: &mut Vec<Effect>) {
+        if let Some(known) = self.known.get(&to) {
+            self.order(to, Command::Welcome(known.stay), out);
+        }
+    }
+
+    pub(super) fn join(&mut self, from: Member, life: (Boot, Stay), stamp: Stamp, out: &mut Vec<Effect>) {
         // A participant that has heard no coordinator yet has no term: it is asked who it is first.
         if stamp.term != self.term || stamp.incarnation != self.incarnation {
             return self.order(from, Command::Hail, out);
         }
-        self.hello(from, boot, stamp, Condition::Waiting, out);
+        self.hello(from, life, stamp, Condition::Waiting, out);
         if !self.rules.keep(Rule::JoinWaits) {
-            self.order(from, Command::Welcome, out);
+            self.welcome(from, out);
         }
     }
 
@@ -126,6 +144,7 @@ impl Coordinator {
             return;
         }
         let mut entry = self.entry(Decision::View);
+        entry.joined = entry.joined.union(&self.joins).filter(|member| view.contains(member)).copied().collect();
         entry.view = view;
         self.phase = Phase::Viewing;
         self.append(entry, out);
@@ -138,17 +157,22 @@ impl Coordinator {
             if let Some(known) = self.known.get_mut(member) {
                 known.condition = Condition::Running(self.incarnation);
             }
-            self.joins.remove(member);
             // Who went while the entry was written is missing from the run now.
             self.is_broken |= !self.known.contains_key(member);
         }
         self.leaves.retain(|member| self.view.contains(member));
-        self.order_all(&new, &Command::Welcome, out);
+        let stays = |member: &Member| self.view.contains(member) && !self.leaves.contains(member);
+        let (inside, outside) = std::mem::take(&mut self.joins).into_iter().partition(stays);
+        self.joins = outside;
+        for member in new.union(&inside) {
+            self.welcome(*member, out);
+        }
         self.settle(out);
     }
 
     pub(super) fn lost(&mut self, member: Member, out: &mut Vec<Effect>) {
         self.known.remove(&member);
+        self.reachable.remove(&member);
         self.joins.remove(&member);
         if !self.view.contains(&member) {
             return;

@@ -6,7 +6,7 @@ use super::{Coordinator, Effect, Phase};
 use crate::ids::Member;
 use crate::ledger::Decision;
 use crate::manifest::{EpochManifest, ShareId};
-use crate::message::Command;
+use crate::message::{Command, Next};
 use crate::rules::Rule;
 
 impl Coordinator {
@@ -21,7 +21,7 @@ impl Coordinator {
         self.plan = self.placement();
         if self.plan.is_empty() {
             self.phase = Phase::Starved;
-            return;
+            return self.hail(out);
         }
         self.is_broken = false;
         self.joins.clear();
@@ -29,6 +29,7 @@ impl Coordinator {
         let mut entry = self.entry(Decision::Rollback);
         entry.incarnation = self.incarnation.next();
         entry.view = self.plan.keys().copied().collect();
+        entry.joined.clear();
         if self.rules.keep(Rule::SuspectsRemembered) {
             entry.suspects = self.suspects.union(&self.view).copied().collect();
         } else {
@@ -65,19 +66,32 @@ impl Coordinator {
         plan
     }
 
+    /// What was heard while the entry was written was about the run that is no more, but that somebody is gone.
+    pub(super) fn decided(&mut self, out: &mut Vec<Effect>) {
+        self.leaves.clear();
+        self.joins.retain(|member| !self.view.contains(member));
+        self.is_broken = !self.view.iter().all(|member| self.known.contains_key(member));
+        if self.is_broken { self.roll_back(out) } else { self.fence(out) }
+    }
+
     pub(super) fn fence(&mut self, out: &mut Vec<Effect>) {
         self.phase = Phase::Fencing;
         self.answered.clear();
         let all: BTreeSet<Member> = self.view.union(&self.suspects).copied().collect();
         for member in all {
             if self.known.contains_key(&member) {
-                self.order(member, Command::Fence, out);
+                self.order_fence(member, out);
             } else {
                 out.push(Effect::Exclude(member, self.incarnation));
             }
         }
         self.arm(out);
         self.fencing_done(out);
+    }
+
+    fn order_fence(&self, to: Member, out: &mut Vec<Effect>) {
+        let next = if self.view.contains(&to) { Next::Restored } else { Next::Nothing };
+        self.order(to, Command::Fence(next), out);
     }
 
     pub(super) fn fenced(&mut self, from: Member, out: &mut Vec<Effect>) {
@@ -138,7 +152,7 @@ impl Coordinator {
     /// least been heard.
     pub(super) fn hello_in_rollback(&mut self, from: Member, is_lost: bool, out: &mut Vec<Effect>) {
         if self.phase == Phase::Fencing || !self.view.contains(&from) {
-            self.order(from, Command::Fence, out);
+            self.order_fence(from, out);
         } else if is_lost {
             self.roll_back(out);
         }
@@ -163,7 +177,7 @@ impl Coordinator {
         for member in self.view.union(&self.suspects).filter(|member| !self.answered.contains(member)) {
             let shares = self.plan.get(member);
             match (&self.phase, shares) {
-                (Phase::Fencing, _) => self.order(*member, Command::Fence, out),
+                (Phase::Fencing, _) => self.order_fence(*member, out),
                 (Phase::Restoring, Some(shares)) => self.order(*member, Command::Restore(shares.clone()), out),
                 (Phase::Releasing, Some(_)) => self.order(*member, Command::Release, out),
                 _ => {}

@@ -1,8 +1,9 @@
 //! What can happen next in a world.
 
 use super::{Action, Programs, Setup, World};
-use crate::ids::Member;
+use crate::ids::{Boot, Member};
 use crate::model::world::{Landing, Packet, at};
+use crate::participant::Work;
 use crate::{coordinator, participant};
 
 impl World {
@@ -17,7 +18,7 @@ impl World {
             }
         }
         for seat in 0..self.seats.len() {
-            self.of_seat(seat, actions);
+            self.of_seat(seat, setup, actions);
         }
         for number in 0..self.hosts.len() {
             let member = Member(u32::try_from(number).unwrap_or(u32::MAX));
@@ -30,7 +31,7 @@ impl World {
         self.of_flows(actions);
     }
 
-    fn of_seat(&self, number: usize, actions: &mut Vec<Action>) {
+    fn of_seat(&self, number: usize, setup: &Setup, actions: &mut Vec<Action>) {
         let seat = &self.seats[number];
         let Some(machine) = &seat.machine else {
             let is_turn = number == 0 || self.seats[number - 1].is_started;
@@ -69,7 +70,9 @@ impl World {
             if known.is_some() && host.agent.is_some() && self.left.suspicions > 0 {
                 actions.push(Action::Suspect(number, member));
             }
-            if host.agent.is_some() && known != Some(host.boot) {
+            // The members are hailed by each who claims; that they can be reached as well would only multiply the states.
+            let is_news = member.0 >= setup.members || host.boot != Boot::default();
+            if host.agent.is_some() && known != Some(host.boot) && is_news {
                 actions.push(Action::Connect(number, member));
             }
         }
@@ -90,7 +93,8 @@ impl World {
         let mut offer = |may: bool, action: Action| actions.extend(may.then_some(action));
         let runs = matches!(host.programs, Programs::Running(_));
         offer(host.work.is_some(), Action::Finish(member));
-        offer(host.work.is_some() && left.failures > 0, Action::Fail(member));
+        let may_fail = host.work.as_ref().is_some_and(|(work, _)| *work != Work::Kill);
+        offer(may_fail && left.failures > 0, Action::Fail(member));
         offer(host.lease.is_some() && left.leases > 0, Action::LeaseEnds(member));
         offer(left.agents > 0, Action::AgentDies(member));
         offer(left.hosts > 0, Action::HostDies(member));

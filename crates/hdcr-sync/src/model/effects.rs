@@ -37,9 +37,7 @@ impl World {
                 return Some(coordinator::Event::Read(End { last, manifest }));
             }
             Effect::Append(seq, entry) => self.seats[seat].write = Some((seq, *entry)),
-            Effect::Send(order) => {
-                self.net.insert(Packet::Order(order));
-            }
+            Effect::Send(order) => self.send(Packet::Order(order)),
             Effect::Arm(timer) => self.seats[seat].timer = Some(timer),
             Effect::Exclude(member, incarnation) => {
                 self.seats[seat].excluding.insert((member, incarnation));
@@ -71,9 +69,7 @@ impl World {
         for effect in agent.step(event) {
             let host = &mut self.hosts[at(member)];
             match effect {
-                participant::Effect::Send(report) => {
-                    self.net.insert(Packet::Report(report));
-                }
+                participant::Effect::Send(report) => self.send(Packet::Report(report)),
                 participant::Effect::ArmLease(stamp) => host.lease = Some(stamp),
                 participant::Effect::DropLease => host.lease = None,
                 participant::Effect::Work(work, stamp) => self.work(member, work, stamp),
@@ -162,6 +158,10 @@ impl World {
                     host.programs = Programs::Running(incarnation);
                 }
                 host.is_held = false;
+                let again = host.origin.iter().filter(|id| !self.ran.insert((stamp.incarnation, **id))).count();
+                if again > 0 {
+                    self.wrong.insert("in one run of the job a share is let run once");
+                }
                 let all: BTreeSet<ShareId> = self.newest_commit().iter().flat_map(|m| m.share_ids()).collect();
                 if self.built.get(&stamp.incarnation) != Some(&all) {
                     self.wrong.insert("nothing runs before all is built");

@@ -228,9 +228,7 @@ fn each_rule_of_a_round_is_needed() {
 #[test]
 fn each_rule_of_the_commit_is_needed() {
     shows(Rule::CommitAfterWrite, with(fresh(2), NONE), "S");
-    shows(Rule::UnknownWaits, with(rivals(), UNKNOWN), "S3 once");
     shows(Rule::ClaimFirst, with(rivals(), RIVALS), "fence");
-    shows(Rule::AuthorKnown, with(rivals(), RIVALS), "S");
 }
 
 #[test]

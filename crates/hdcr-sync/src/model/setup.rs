@@ -76,6 +76,7 @@ impl Setup {
             term: Term(0),
             incarnation: Incarnation(0),
             view: members.clone(),
+            joined: BTreeSet::new(),
             suspects: BTreeSet::new(),
             line,
             decision,
@@ -115,6 +116,8 @@ impl Setup {
             told: BTreeSet::new(),
             denied: BTreeSet::new(),
             built: BTreeMap::new(),
+            ran: BTreeSet::new(),
+            sent: None,
             wrong: BTreeSet::new(),
             left: self.budget,
         }

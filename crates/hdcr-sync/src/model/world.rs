@@ -58,6 +58,10 @@ pub(crate) struct World {
     pub(crate) told: BTreeSet<Round>,
     pub(crate) denied: BTreeSet<Round>,
     pub(crate) built: BTreeMap<Incarnation, BTreeSet<ShareId>>,
+    /// What was let run, by the run that it was built for.
+    pub(crate) ran: BTreeSet<(Incarnation, ShareId)>,
+    /// What was sent since a simulation has looked; a search does not look.
+    pub(crate) sent: Option<Vec<Packet>>,
     /// What went wrong in the very step.
     pub(crate) wrong: BTreeSet<&'static str>,
     pub(crate) left: Budget,
@@ -69,6 +73,7 @@ pub(crate) enum Action {
     Start(usize),
     Checkpoint(usize),
     Deadline(usize),
+    Resend(usize),
     Lost(usize, Member),
     Suspect(usize, Member),
     Connect(usize, Member),
@@ -104,7 +109,19 @@ pub(super) fn at(member: Member) -> usize {
     usize::try_from(member.0).unwrap_or(usize::MAX)
 }
 
+/// A simulation has no budget.
+fn spend(left: &mut u8) {
+    *left = left.saturating_sub(1);
+}
+
 impl World {
+    pub(super) fn send(&mut self, packet: Packet) {
+        if let Some(sent) = &mut self.sent {
+            sent.push(packet.clone());
+        }
+        self.net.insert(packet);
+    }
+
     pub(crate) fn act(&mut self, setup: &Setup, action: &Action) {
         match action {
             Action::Deliver(_, Packet::Order(order)) => {
@@ -115,12 +132,12 @@ impl World {
                 self.put(setup, *seq, entry);
             }
             Action::PowerCut => {
-                self.left.power -= 1;
+                spend(&mut self.left.power);
                 self.shares.retain(|_, is_synced| *is_synced);
                 self.ledger.retain(|(_, is_synced)| *is_synced);
             }
             Action::Send(from, to) => {
-                self.left.packets -= 1;
+                spend(&mut self.left.packets);
                 self.flow(*from, *to, |flow| flow.sent += 1);
             }
             Action::Carry(from, to) => self.flow(*from, *to, |flow| flow.received = flow.sent),
@@ -161,17 +178,18 @@ impl World {
                 self.seat(*seat, coordinator::Event::Start);
             }
             Action::Checkpoint(seat) => {
-                self.left.checkpoints -= 1;
+                spend(&mut self.left.checkpoints);
                 self.seat(*seat, coordinator::Event::Checkpoint);
             }
             Action::Deadline(seat) => {
-                self.left.deadlines -= 1;
+                spend(&mut self.left.deadlines);
                 if let Some(timer) = self.seats[*seat].timer.take() {
                     self.seat(*seat, coordinator::Event::Deadline(timer));
                 }
             }
+            Action::Resend(seat) => self.seat(*seat, coordinator::Event::Resend),
             Action::Suspect(seat, member) => {
-                self.left.suspicions -= 1;
+                spend(&mut self.left.suspicions);
                 self.seat(*seat, coordinator::Event::Lost(*member));
             }
             Action::Collect(seat) => self.collect(*seat),
@@ -184,7 +202,7 @@ impl World {
             }
             Action::Write(seat, landing) => self.write(setup, *seat, *landing),
             Action::CoordinatorDies(seat) => {
-                self.left.coordinators -= 1;
+                spend(&mut self.left.coordinators);
                 let write = self.seats[*seat].write.take();
                 self.adrift.extend(write);
                 self.seats[*seat].machine = None;
@@ -204,44 +222,44 @@ impl World {
                 }
             }
             Action::Fail(_) => {
-                self.left.failures -= 1;
+                spend(&mut self.left.failures);
                 if let Some((work, stamp)) = host.work.take() {
                     self.agent(setup, member, participant::Event::Failed(work, stamp));
                 }
             }
             Action::LeaseEnds(_) => {
-                self.left.leases -= 1;
+                spend(&mut self.left.leases);
                 if let Some(stamp) = host.lease.take() {
                     self.agent(setup, member, participant::Event::LeaseEnded(stamp));
                 }
             }
             Action::AgentDies(_) => {
-                self.left.agents -= 1;
+                spend(&mut self.left.agents);
                 host.agent_dies();
             }
             Action::AgentStarts(_) => {
-                self.left.boots -= 1;
+                spend(&mut self.left.boots);
                 host.boot = host.boot.next();
                 let found = host.runs().map_or(Found::Nothing, Found::Tasks);
                 let last = self.ledger.last().map(|(entry, _)| entry);
                 host.agent = Some(Participant::with(setup.rules, member, host.boot, last, found));
             }
             Action::HostDies(_) => {
-                self.left.hosts -= 1;
+                spend(&mut self.left.hosts);
                 host.die();
             }
             Action::TaskDies(_) => {
-                self.left.deaths -= 1;
+                spend(&mut self.left.deaths);
                 host.kill();
                 self.agent(setup, member, participant::Event::Died);
             }
             Action::TasksEnd(_) => {
-                self.left.ends -= 1;
+                spend(&mut self.left.ends);
                 host.kill();
                 self.agent(setup, member, participant::Event::Ended);
             }
             Action::TasksArrive(_) => {
-                self.left.arrivals -= 1;
+                spend(&mut self.left.arrivals);
                 host.programs = Programs::Waiting;
                 self.agent(setup, member, participant::Event::Arrived);
             }
@@ -275,12 +293,12 @@ impl World {
                 }
             }
             Landing::LandedUnknown => {
-                self.left.unknowns -= 1;
+                spend(&mut self.left.unknowns);
                 self.put(setup, seq, &entry);
                 Outcome::Unknown
             }
             Landing::AdriftUnknown => {
-                self.left.unknowns -= 1;
+                spend(&mut self.left.unknowns);
                 self.adrift.insert((seq, entry));
                 Outcome::Unknown
             }
