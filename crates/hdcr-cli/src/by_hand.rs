@@ -121,23 +121,60 @@ fn write(store: &Path, name: &JobName, all: &[ByHand]) -> Result<()> {
     Ok(())
 }
 
-/// Remembers a program that runs again, or (`lives` is false) that has ended. A store that cannot be written is no reason to
-/// end it.
-pub(crate) fn note(place: &Place, pid: i32, lives: bool) {
+/// The list, as it is changed by one command at a time: two would lose what the other one adds.
+#[derive(Debug)]
+struct Writing {
+    _locked: Option<fs::File>,
+}
+
+impl Writing {
+    /// Waits for its turn, but not for ever: who has stopped with it does not stop others. The list itself is put in place
+    /// anew each time, so that its directory is what is locked.
+    fn begin(store: &Path) -> Self {
+        const TRIES: usize = 400;
+        const PAUSE: Duration = Duration::from_millis(5);
+        let directory = store.join(".jobs");
+        let opened = make_private(&directory).ok().and_then(|()| fs::File::open(&directory).ok());
+        let Some(file) = opened else { return Self { _locked: None } };
+        for _ in 0..TRIES {
+            match file.try_lock() {
+                Ok(()) => return Self { _locked: Some(file) },
+                Err(fs::TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+                Err(fs::TryLockError::Error(_)) => break,
+            }
+        }
+        tracing::debug!(path = %directory.display(), "others may change a list at the same time");
+        Self { _locked: None }
+    }
+}
+
+/// Leaves out who is dead, and adds one.
+fn change(place: &Place, new: Option<(i32, i64)>) {
     let Place::Store { root, job, number } = place else { return };
     let Ok(name) = JobName::new(job.as_str()) else { return };
+    let _writing = Writing::begin(root);
     // One that cannot be read stays, and is told of by whoever asks.
     let mut all = match read(root, &name) {
         Ok(all) => all,
         Err(failure) => return tracing::debug!(%failure, "nobody will know of the restored program"),
     };
-    all.retain(|other| other.pid != pid && (other.lives() || other.host.is_elsewhere()));
-    if let (true, Some(born)) = (lives, process::born(pid)) {
+    all.retain(|other| other.lives() || other.host.is_elsewhere());
+    if let Some((pid, born)) = new {
         all.push(ByHand { pid, born, number: *number, host: Host::here() });
     }
     if let Err(failure) = write(root, &name, &all) {
         tracing::debug!(%failure, "nobody will know of the restored program");
     }
+}
+
+/// Remembers a program that runs again. A store that cannot be written is no reason to end it.
+pub(crate) fn runs(place: &Place, pid: i32) {
+    change(place, process::born(pid).map(|born| (pid, born)));
+}
+
+/// Forgets programs that have ended. One that has the number of another by now is not that one.
+pub(crate) fn has_ended(place: &Place) {
+    change(place, None);
 }
 
 /// Those of a job that live here.
@@ -171,6 +208,7 @@ pub(crate) fn end(store: &Path, name: &JobName, program: &ByHand, grace: Duratio
         return Err(Failure::refused("record-owner", message).remedy("end the program as the user whose it is"));
     }
     orphan::end_tree(program.pid, program.born, grace)?;
+    let _writing = Writing::begin(store);
     let mut all = read(store, name)?;
     all.retain(|other| other.lives() || other.host.is_elsewhere());
     write(store, name, &all)
@@ -178,6 +216,7 @@ pub(crate) fn end(store: &Path, name: &JobName, program: &ByHand, grace: Duratio
 
 /// Refuses a job of which a program that was restored by hand still runs, here or (unless `take_over`) elsewhere.
 pub(crate) fn refuse_beside(store: &Path, name: &JobName, take_over: bool) -> Result<()> {
+    let _writing = take_over.then(|| Writing::begin(store));
     let all = read(store, name)?;
     if let Some(living) = all.iter().find(|other| other.lives()) {
         let ByHand { pid, number, .. } = living;
@@ -216,18 +255,20 @@ mod tests {
         let place = Place::Store { root: store.path().to_owned(), job: "sim".to_owned(), number: 3 };
         refuse_beside(store.path(), &name, false).unwrap();
         let own = std::process::id().cast_signed();
-        note(&place, own, true);
+        runs(&place, own);
         let listed = all(store.path());
         assert!(matches!(&listed[..], [(job, one)] if *job == name && one.pid == own && one.number == 3), "{listed:?}");
         let refused = refuse_beside(store.path(), &name, true).unwrap_err();
         assert!(refused.code == "job-runs" && refused.message.contains(&format!("pid {own}")), "{refused}");
-        note(&place, own, false);
-        refuse_beside(store.path(), &name, false).unwrap();
-        assert!(!path(store.path(), &name).exists());
+        // One that has ended does not take another one with it.
+        has_ended(&place);
+        assert_eq!(living(store.path(), &name).unwrap().len(), 1);
         // One that has its number now is not it.
         let dead = ByHand { pid: own, born: 1, number: 3, host: Host::here() };
         write(store.path(), &name, &[dead]).unwrap();
         refuse_beside(store.path(), &name, false).unwrap();
+        has_ended(&place);
+        assert!(!path(store.path(), &name).exists());
         let text = r#"[{"pid":1,"born":1,"number":3,"host":{"machine":"m","host":"far","boot":"b"}}]"#;
         fs::write(path(store.path(), &name), text).unwrap();
         let refused = refuse_beside(store.path(), &name, false).unwrap_err();
@@ -237,10 +278,33 @@ mod tests {
         // One that lost its end may have named somebody.
         for cut in ["", &text[..40]] {
             fs::write(path(store.path(), &name), cut).unwrap();
-            note(&place, own, true);
+            runs(&place, own);
             let refused = refuse_beside(store.path(), &name, true).unwrap_err();
             assert!(refused.message.contains("sim.restored") && refused.remedy.is_some(), "{refused}");
             assert_eq!(fs::read_to_string(path(store.path(), &name)).unwrap(), cut);
         }
+    }
+
+    /// Several `hdcr restore --new-pids --detach` at the same moment.
+    #[test]
+    fn programs_that_begin_at_the_same_moment_are_all_known() {
+        let store = tempfile::tempdir().unwrap();
+        let name = JobName::new("sim").unwrap();
+        let place = Place::Store { root: store.path().to_owned(), job: "sim".to_owned(), number: 3 };
+        let sleeper = || std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut programs: Vec<_> = (0..16).map(|_| sleeper()).collect();
+        std::thread::scope(|scope| {
+            for program in &programs {
+                scope.spawn(|| runs(&place, program.id().cast_signed()));
+            }
+        });
+        let known = living(store.path(), &name).unwrap();
+        for program in &mut programs {
+            program.kill().unwrap();
+            program.wait().unwrap();
+        }
+        assert_eq!(known.len(), programs.len());
+        has_ended(&place);
+        assert!(!path(store.path(), &name).exists());
     }
 }

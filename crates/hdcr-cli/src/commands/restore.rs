@@ -81,7 +81,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         }
         namespace::tell_ready(report, main)?;
     } else {
-        by_hand::note(&place, main, true);
+        by_hand::runs(&place, main);
         drop(turn);
         write_pid(args.pidfile.as_deref(), main)?;
     }
@@ -93,7 +93,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     at.output.detail(&running.text());
     let status = shell_status(foreground::accompany(main, &signals, at.output, at.inside.as_ref(), filler)?);
     if at.inside.is_none() {
-        by_hand::note(&place, main, false);
+        by_hand::has_ended(&place);
         at.output.object_aside(&Running { status: Some(status), ..running });
     }
     Ok(status)
@@ -109,7 +109,7 @@ fn in_namespace(
 ) -> Result<u8> {
     let mut runs = None;
     let status = namespace::outside(std::env::args_os().skip(1), &mut |pid| {
-        by_hand::note(place, pid, true);
+        by_hand::runs(place, pid);
         turn.take();
         write_pid(args.pidfile.as_deref(), pid)?;
         let running = Running { pid, processes, restore_us: None, calls: None, status: None, notes: Vec::new() };
@@ -121,7 +121,7 @@ fn in_namespace(
         Ok(Outside::Waits)
     })?;
     if let Some(running) = runs {
-        by_hand::note(place, running.pid, false);
+        by_hand::has_ended(place);
         at.output.object_aside(&Running { status: Some(status), ..running });
     }
     Ok(status)

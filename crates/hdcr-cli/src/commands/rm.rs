@@ -204,11 +204,11 @@ mod tests {
         let job = JobName::new("sim").unwrap();
         let own = std::process::id().cast_signed();
         let place = Place::Store { root: store.path().to_owned(), job: "sim".to_owned(), number: 1 };
-        by_hand::note(&place, own, true);
+        by_hand::runs(&place, own);
         let refused = forget(store.path(), &job, true).unwrap_err();
         assert!(refused.code == "job-runs" && refused.message.contains(&format!("pid {own}")), "{refused}");
         assert_eq!(by_hand::living(store.path(), &job).unwrap().len(), 1);
-        by_hand::note(&place, own, false);
+        std::fs::remove_file(by_hand::path(store.path(), &job)).unwrap();
         let turn = Turn::take(store.path(), &job).unwrap();
         assert_eq!(forget(store.path(), &job, false).unwrap_err().code, "job-begins");
         drop(turn);
