@@ -305,8 +305,12 @@ impl Keeper {
         }
     }
 
-    pub(super) fn checkpointed(&mut self, done: &Checkpointed, at: Duration, took: Duration) {
-        let now = Instant::now();
+    /// When the next one comes, by what this one took. One that somebody wanted elsewhere says nothing of the job's own store,
+    /// and the job cannot go back to it: its own comes as if that one had not been.
+    fn pace(&mut self, done: &Checkpointed, took: Duration, now: Instant) {
+        if done.path.is_some() {
+            return;
+        }
         self.rhythm.checkpointed(Duration::from_micros(done.stopped_us), Duration::from_micros(done.total_us));
         self.tell_every();
         let stood = Duration::from_micros(done.stopped_us.saturating_add(done.prepared_us));
@@ -322,6 +326,11 @@ impl Keeper {
         }
         self.failures = 0;
         self.note_slow(done, took);
+    }
+
+    pub(super) fn checkpointed(&mut self, done: &Checkpointed, at: Duration, took: Duration) {
+        let now = Instant::now();
+        self.pace(done, took, now);
         if let (Some(number), None) = (done.number, &done.path) {
             self.line.push(number, at, now);
             self.came_from = Some(self.place(number));
@@ -432,6 +441,20 @@ mod tests {
         assert_eq!(keeper.time_left(), Some(Duration::ZERO));
         keeper.stop = Some(Stop { deadline: Some(Instant::now() + later), clients: Vec::new() });
         assert!(keeper.time_left() > Some(later / 2), "it would look again and again: {:?}", keeper.time_left());
+    }
+
+    #[test]
+    fn a_checkpoint_to_elsewhere_does_not_postpone_the_jobs_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut keeper = testing::keeper(folder.path());
+        let due = Instant::now() + Duration::from_secs(5);
+        (keeper.next_checkpoint, keeper.failures) = (due, 3);
+        keeper.trouble = Some("the store is full".to_owned());
+        let elsewhere = Checkpointed { path: Some("/mnt/image".into()), ..Checkpointed::default() };
+        keeper.checkpointed(&elsewhere, Duration::ZERO, Duration::from_secs(1));
+        assert!(keeper.next_checkpoint == due && keeper.failures == 3 && keeper.trouble.is_some());
+        keeper.checkpointed(&Checkpointed::default(), Duration::ZERO, Duration::from_secs(1));
+        assert!(keeper.next_checkpoint > due && keeper.failures == 0 && keeper.trouble.is_none());
     }
 
     #[test]
