@@ -21,6 +21,21 @@ pub(crate) struct Stop {
     pub(super) clients: Vec<Client>,
 }
 
+/// Nobody waits longer; what is added to a time stays a time, whoever asks for what.
+const LONGEST: Duration = Duration::from_hours(366 * 24);
+
+/// What somebody asks for, with times that can be.
+fn bounded(request: Request) -> Request {
+    match request {
+        Request::Checkpoint { target, files, timeout, then, progress } => {
+            let timeout = timeout.map(|timeout| timeout.min(LONGEST));
+            Request::Checkpoint { target, files, timeout, then, progress }
+        }
+        Request::Stop { grace } => Request::Stop { grace: grace.min(LONGEST) },
+        Request::Status => Request::Status,
+    }
+}
+
 impl Keeper {
     /// Hears all who are connected. Whoever has not said all yet is heard again.
     pub(super) fn on_clients(&mut self) {
@@ -39,7 +54,7 @@ impl Keeper {
         if request != Request::Status {
             client.tell(&Answer::Accepted);
         }
-        match request {
+        match bounded(request) {
             Request::Status => client.answer(&Answer::Status(self.status())),
             Request::Checkpoint { target, files, timeout, then, progress } => {
                 let timeout = timeout.unwrap_or(self.plan.timeout);
@@ -105,6 +120,32 @@ impl Keeper {
             trouble: self.trouble.clone(),
             slow: self.slow.clone(),
             at_work: self.work.as_ref().and_then(Work::slowly),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::foreground::KILL_LIMIT;
+
+    /// A keeper that panics ends its job.
+    #[test]
+    fn no_time_that_is_asked_for_is_too_long_for_the_keeper() {
+        let (begin, then) = (Instant::now(), crate::kinds::Then::GoOn);
+        let timeout = Some(Duration::MAX);
+        let checkpoint = Request::Checkpoint { target: None, files: None, timeout, then, progress: false };
+        for request in [Request::Stop { grace: Duration::MAX }, checkpoint] {
+            // As it comes.
+            let text = serde_json::to_string(&request).unwrap();
+            match bounded(serde_json::from_str(&text).unwrap()) {
+                Request::Stop { grace } => assert!(begin.checked_add(grace).is_some()),
+                Request::Checkpoint { timeout, .. } => {
+                    let limit = timeout.unwrap().saturating_mul(20).checked_add(KILL_LIMIT).unwrap();
+                    assert!(begin.checked_add(limit).is_some());
+                }
+                Request::Status => unreachable!("nobody asks how it stands"),
+            }
         }
     }
 }
