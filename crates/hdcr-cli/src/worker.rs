@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 use hdcr_engine::progress::Progress;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus};
 use rustix::time::Timespec;
 
 use crate::channel::Channel;
 use crate::failure::{Class, Failure, Result};
+use crate::foreground::KILL_LIMIT;
 use crate::keeper::PREPARING;
 use crate::parts::{self, Session};
 use crate::process;
@@ -142,20 +143,33 @@ impl Worker {
             }
         }
         process::signal(self.pid, Signal::SIGKILL as i32);
-        let pid = Pid::from_raw(self.pid);
-        let status = pid.and_then(|pid| rustix::process::waitpid(Some(pid), WaitOptions::empty()).ok().flatten());
-        status.is_some_and(|(_, status)| status.exit_status() == Some(0))
+        reap(self.pid, KILL_LIMIT).is_some_and(|status| status.exit_status() == Some(0))
     }
 
     /// Kills it when it still lives, and reaps it.
     pub(crate) fn end(self) {
         process::signal(self.pid, Signal::SIGKILL as i32);
-        if let Some(pid) = Pid::from_raw(self.pid)
-            && rustix::process::waitpid(Some(pid), WaitOptions::empty()).is_err()
-        {
-            tracing::trace!(pid = self.pid, "the worker was reaped already");
+        if reap(self.pid, KILL_LIMIT).is_none() {
+            tracing::debug!(pid = self.pid, "the worker was reaped already, or does not end");
         }
     }
+}
+
+/// How a child has ended that was killed. One that waits inside the kernel, as for a network file system that does not answer,
+/// may take for ever: after the limit it is left to whoever reaps all children.
+fn reap(pid: i32, limit: Duration) -> Option<WaitStatus> {
+    let pid = Pid::from_raw(pid)?;
+    let end = Instant::now() + limit;
+    if let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        loop {
+            let left = Timespec::try_from(end.saturating_duration_since(Instant::now())).unwrap_or_default();
+            match rustix::event::poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left)) {
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(_) | Err(_) => break,
+            }
+        }
+    }
+    rustix::process::waitpid(Some(pid), WaitOptions::NOHANG).ok().flatten().map(|(_, status)| status)
 }
 
 impl AsFd for Worker {
@@ -302,5 +316,20 @@ impl Worker {
     pub(crate) fn of_test() -> (Self, Channel) {
         let (near, far) = Channel::pair().unwrap();
         (Self { pid: 0, channel: near, shortage: Shortage::default() }, far)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_does_not_end_is_not_waited_for() {
+        let mut child = std::process::Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = child.id().cast_signed();
+        assert!(reap(pid, Duration::from_millis(20)).is_none());
+        drop(child.stdin.take());
+        assert_eq!(reap(pid, KILL_LIMIT).and_then(WaitStatus::exit_status), Some(0));
+        assert!(reap(pid, KILL_LIMIT).is_none() && child.wait().is_err(), "it was reaped before");
     }
 }
