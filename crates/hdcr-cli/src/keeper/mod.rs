@@ -1,7 +1,9 @@
 //! The keeper of a job: parent and reaper of the program, owner of its stdio, one thread that waits for events.
 //!
-//! It does no work of its own: checkpoints and restores are made by workers, so that their crash harms neither the
-//! program nor the keeper. What follows from an end is decided by `hdcr-policy`.
+//! Checkpoints and restores are made by workers, so that their crash harms neither the program nor the keeper. Only files it
+//! puts right itself, while no program of the job runs or just as one begins: those that a restore which died had begun to roll
+//! back, and those of a program that begins anew. That takes as long as the disk. What follows from an end is decided by
+//! `hdcr-policy`.
 //!
 //! - `life.rs`: the program begins, ends, is rolled back
 //! - `line.rs`: which checkpoints can be gone back to
