@@ -37,12 +37,12 @@ pub(crate) fn path(store: &Path, name: &JobName) -> PathBuf {
 /// The turn of a command that brings a job to life: from before it looks whether the job lives until whoever looks next can
 /// see that it does. Else two of them would look at the same moment, and bring it back twice.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub(crate) struct JobTurn {
     path: PathBuf,
     lock: Option<fs::File>,
 }
 
-impl Turn {
+impl JobTurn {
     /// Takes the turn; another command is waited for, for a moment. Where nothing can be written (a store that is only read),
     /// it is nobody's.
     pub(crate) fn take(store: &Path, name: &JobName) -> Result<Self> {
@@ -77,7 +77,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for JobTurn {
     fn drop(&mut self) {
         if self.lock.as_ref().is_some_and(|lock| is_at(lock, &self.path)) {
             fs::remove_file(&self.path).ok();
@@ -240,12 +240,12 @@ mod tests {
     fn a_turn_is_one_commands_and_leaves_nothing() {
         let store = tempfile::tempdir().unwrap();
         let name = JobName::new("sim").unwrap();
-        let turn = Turn::take(store.path(), &name).unwrap();
+        let turn = JobTurn::take(store.path(), &name).unwrap();
         assert!(turn.lock.is_some());
-        assert_eq!(Turn::take(store.path(), &name).unwrap_err().code, "job-begins");
+        assert_eq!(JobTurn::take(store.path(), &name).unwrap_err().code, "job-begins");
         drop(turn);
         assert!(!store.path().join(".jobs/sim.turn").exists());
-        drop(Turn::take(store.path(), &name).unwrap());
+        drop(JobTurn::take(store.path(), &name).unwrap());
     }
 
     #[test]

@@ -99,6 +99,30 @@ pub(crate) struct CheckpointTask {
     pub(crate) series: Option<Duration>,
 }
 
+impl CheckpointTask {
+    /// A checkpoint of a program that no keeper looks after: nobody knows what came before, or goes on from it.
+    pub(crate) fn of_any(who: Who, target: Target, files: Files, timeout: Duration, jobs: PathBuf) -> Self {
+        Self {
+            who,
+            target,
+            came_from: None,
+            files,
+            timeout,
+            then: Then::GoOn,
+            watched: false,
+            jobs,
+            keep: None,
+            line: Vec::new(),
+            omitted: Vec::new(),
+            asks: false,
+            keepers: Vec::new(),
+            progress: false,
+            stays: false,
+            series: None,
+        }
+    }
+}
+
 /// A restore to be made.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct RestoreTask {

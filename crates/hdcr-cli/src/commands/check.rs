@@ -12,7 +12,7 @@ use crate::asking;
 use crate::busy::BUSY;
 use crate::cli::CheckArgs;
 use crate::failure::{Class, Failure, Obstacle, Result, told_once};
-use crate::kinds::{Lazy, StdioTarget, Then};
+use crate::kinds::{Lazy, StdioTarget};
 use crate::names;
 use crate::namespace::{self, Outside};
 use crate::output::{Report, counted, in_the_way};
@@ -141,24 +141,7 @@ fn until_possible(
 fn task_of(at: &Surrounding<'_>, args: &CheckArgs, who: Who, timeout: Duration) -> Result<CheckpointTask> {
     let target = Target::File(std::path::PathBuf::new());
     let files = at.settings.files(&args.files)?;
-    Ok(CheckpointTask {
-        who,
-        target,
-        came_from: None,
-        files,
-        timeout,
-        then: Then::GoOn,
-        watched: false,
-        jobs: at.settings.surroundings.jobs(),
-        keep: None,
-        line: Vec::new(),
-        omitted: Vec::new(),
-        asks: false,
-        keepers: Vec::new(),
-        progress: false,
-        stays: false,
-        series: None,
-    })
+    Ok(CheckpointTask::of_any(who, target, files, timeout, at.settings.surroundings.jobs()))
 }
 
 /// Looks once.

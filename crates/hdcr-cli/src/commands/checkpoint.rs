@@ -54,24 +54,10 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
             let tree = at.entered.unwrap_or(pid);
             let upright = Rc::new(Upright::keep()?);
             let bar = at.output.bar_or_line(move || slow::tree_of(tree));
-            let task = CheckpointTask {
-                who: Who::Tree(at.entered.unwrap_or(pid)),
-                target,
-                came_from: None,
-                files,
-                timeout,
-                then,
-                watched: false,
-                jobs: at.settings.surroundings.jobs(),
-                keep: None,
-                line: Vec::new(),
-                omitted: Vec::new(),
-                asks: false,
-                keepers: Vec::new(),
-                progress: bar.is_seen(),
-                stays: false,
-                series: None,
-            };
+            let who = Who::Tree(at.entered.unwrap_or(pid));
+            let jobs = at.settings.surroundings.jobs();
+            let task = CheckpointTask::of_any(who, target, files, timeout, jobs);
+            let task = CheckpointTask { then, progress: bar.is_seen(), ..task };
             by_hand(&task, &bar, &upright, args.wait.unwrap_or_default())?
         }
         None => of_job(at, args, then)?,

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{Surrounding, beside};
 use crate::asking;
-use crate::by_hand::{self, Turn};
+use crate::by_hand::{self, JobTurn};
 use crate::cli::RestoreArgs;
 use crate::duration;
 use crate::failure::{Class, Failure, Obstacle, Result};
@@ -105,7 +105,7 @@ fn in_namespace(
     args: &RestoreArgs,
     place: &Place,
     processes: usize,
-    mut turn: Option<Turn>,
+    mut turn: Option<JobTurn>,
 ) -> Result<u8> {
     let mut runs = None;
     let status = namespace::outside(std::env::args_os().skip(1), &mut |pid| {
@@ -256,12 +256,12 @@ pub(crate) fn place(at: &Surrounding<'_>, text: &OsStr) -> Result<Place> {
 
 /// A job that runs is not restored beside itself: its files would be rolled back under it. A keeper that is about to end
 /// is waited for. With the turn of who brings it back.
-fn refuse_running(at: &Surrounding<'_>, place: &Place, args: &RestoreArgs) -> Result<Option<Turn>> {
+fn refuse_running(at: &Surrounding<'_>, place: &Place, args: &RestoreArgs) -> Result<Option<JobTurn>> {
     const LOOKS: usize = 100;
     const PAUSE: Duration = Duration::from_millis(20);
     let Place::Store { root, job, .. } = place else { return Ok(None) };
     let name = parts::job_name(job)?;
-    let turn = if args.new_pids { None } else { Some(Turn::take(root, &name)?) };
+    let turn = if args.new_pids { None } else { Some(JobTurn::take(root, &name)?) };
     let record = peek(root, &name)?;
     if !args.take_over {
         refuse_elsewhere(record.as_ref(), &name)?;

@@ -6,7 +6,7 @@ use hdcr_image::JobName;
 use serde::Serialize;
 
 use super::Surrounding;
-use crate::by_hand::{self, Turn};
+use crate::by_hand::{self, JobTurn};
 use crate::cli::RmArgs;
 use crate::failure::{Failure, Result};
 use crate::job::{self, State};
@@ -65,7 +65,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
 
 /// Forgets a job that does not run, while nobody can bring it to life.
 fn forget(store: &Path, job: &JobName, take_over: bool) -> Result<()> {
-    let _turn = Turn::take(store, job)?;
+    let _turn = JobTurn::take(store, job)?;
     refuse_restored(store, job)?;
     by_hand::refuse_beside(store, job, take_over)?;
     if !take_over {
@@ -209,7 +209,7 @@ mod tests {
         assert!(refused.code == "job-runs" && refused.message.contains(&format!("pid {own}")), "{refused}");
         assert_eq!(by_hand::living(store.path(), &job).unwrap().len(), 1);
         std::fs::remove_file(by_hand::path(store.path(), &job)).unwrap();
-        let turn = Turn::take(store.path(), &job).unwrap();
+        let turn = JobTurn::take(store.path(), &job).unwrap();
         assert_eq!(forget(store.path(), &job, false).unwrap_err().code, "job-begins");
         drop(turn);
         forget(store.path(), &job, false).unwrap();

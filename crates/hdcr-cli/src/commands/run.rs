@@ -9,7 +9,7 @@ use hdcr_policy::restart::{Condition as Rule, Rules};
 
 use super::Surrounding;
 use super::restore::descriptors;
-use crate::by_hand::{self, Turn};
+use crate::by_hand::{self, JobTurn};
 use crate::cli::RunArgs;
 use crate::door::Door;
 use crate::failure::{Class, Failure, Result};
@@ -86,7 +86,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
 }
 
 /// Does the same inside of a private pid namespace.
-fn in_namespace(mut turn: Option<Turn>) -> Result<u8> {
+fn in_namespace(mut turn: Option<JobTurn>) -> Result<u8> {
     namespace::outside(std::env::args_os().skip(1), &mut |_| {
         turn.take();
         Ok(Outside::Waits)
@@ -94,11 +94,11 @@ fn in_namespace(mut turn: Option<Turn>) -> Result<u8> {
 }
 
 /// The turn of who brings the job to life, when it has a name; refused when it lives by hand.
-fn turn(at: &Surrounding<'_>, args: &RunArgs) -> Result<Option<Turn>> {
+fn turn(at: &Surrounding<'_>, args: &RunArgs) -> Result<Option<JobTurn>> {
     // Before a namespace is entered in which other processes are not seen.
     let (Some(name), None) = (&args.name, &at.inside) else { return Ok(None) };
     let (store, name) = (&at.settings.store, parts::job_name(name)?);
-    let turn = Turn::take(store, &name)?;
+    let turn = JobTurn::take(store, &name)?;
     by_hand::refuse_beside(store, &name, args.take_over)?;
     Ok(Some(turn))
 }
