@@ -107,6 +107,9 @@ impl World {
                 self.denied.insert(stamp.round());
             }
             Work::Admit => {
+                if self.lost.contains(&(member, stamp.incarnation)) {
+                    self.wrong.insert("no new tasks in the place of lost ones");
+                }
                 if host.programs == Programs::Waiting {
                     host.programs = Programs::Running(stamp.incarnation);
                 }

@@ -73,6 +73,16 @@ pub(crate) struct Tally {
     pub(crate) most_ticks: usize,
 }
 
+impl Tally {
+    pub(crate) fn add(&mut self, other: Tally) {
+        self.steps += other.steps;
+        self.commits += other.commits;
+        self.rollbacks += other.rollbacks;
+        self.longest_calm = self.longest_calm.max(other.longest_calm);
+        self.most_ticks = self.most_ticks.max(other.most_ticks);
+    }
+}
+
 /// What is broken if a calm does not end.
 pub(crate) const L2: &str = "L2: after the last fault a round is committed within a bound";
 
@@ -123,6 +133,25 @@ impl Plan {
         (plan, random)
     }
 
+    /// Few hosts on which tasks come and go, and much of the past comes again.
+    pub(crate) fn haunted(seed: u64, rules: Rules) -> (Plan, Random) {
+        let (mut plan, mut random) = Plan::new(seed, rules, 3);
+        let kinds = [
+            Fault::TasksArrive,
+            Fault::TasksEnd,
+            Fault::HostDies,
+            Fault::AgentDies,
+            Fault::TaskDies,
+            Fault::Rival,
+            Fault::CoordinatorDies,
+        ];
+        plan.faults = kinds.into_iter().filter(|_| random.once_in(2)).collect();
+        plan.faults.extend([Fault::Late; 8]);
+        plan.rate = 2 + random.below(6);
+        plan.again = 0;
+        (plan, random)
+    }
+
     /// From the first storm to the last calm; the storm is given back also when it has broken something.
     pub(crate) fn run(&self, random: &mut Random) -> (Storm, Result<Tally, &'static str>) {
         let mut storm = Storm::new(self.setup);
@@ -163,7 +192,7 @@ impl Plan {
                 if random.once_in(self.again) {
                     storm.flight.push((seat, packet.clone()));
                 }
-                if seen.len() < 20 * storm.world.hosts.len() {
+                if seen.len() < 100 + 20 * storm.world.hosts.len() {
                     seen.push((seat, packet.clone()));
                 } else {
                     let place = random.below(seen.len());

@@ -117,6 +117,7 @@ impl Setup {
             denied: BTreeSet::new(),
             built: BTreeMap::new(),
             ran: BTreeSet::new(),
+            lost: BTreeSet::new(),
             sent: None,
             wrong: BTreeSet::new(),
             left: self.budget,

@@ -60,6 +60,8 @@ pub(crate) struct World {
     pub(crate) built: BTreeMap<Incarnation, BTreeSet<ShareId>>,
     /// What was let run, by the run that it was built for.
     pub(crate) ran: BTreeSet<(Incarnation, ShareId)>,
+    /// Where tasks of a run were lost: the run is not whole any more, whoever comes in their place.
+    pub(crate) lost: BTreeSet<(Member, Incarnation)>,
     /// What was sent since a simulation has looked; a search does not look.
     pub(crate) sent: Option<Vec<Packet>>,
     /// What went wrong in the very step.
@@ -214,6 +216,9 @@ impl World {
     }
 
     fn on_host(&mut self, setup: &Setup, member: Member, action: &Action) {
+        if matches!(action, Action::HostDies(_) | Action::TaskDies(_)) {
+            self.lost.extend(self.hosts[at(member)].runs().map(|incarnation| (member, incarnation)));
+        }
         let host = &mut self.hosts[at(member)];
         match action {
             Action::Finish(_) => {
