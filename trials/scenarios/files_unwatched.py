@@ -50,4 +50,6 @@ def rounds(at_start, **options):
 
 os.chown(".", USER, USER)
 rounds(1)
+write("data/of_root", "secret", 0o600)
+os.mkdir("data/closed", 0o700)
 rounds(0, options=["--files", os.path.abspath("data")])

@@ -14,12 +14,14 @@ use rustix::io::Errno;
 use super::contents::{self, Met, Uses, note};
 use super::{data, reopen};
 use crate::capture::Capture;
+use crate::checkpoint::FileRequest;
 use crate::error::{Error, Owner, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
 use crate::rights::Turn;
 use crate::rollback::{Action, Newer, since};
 use crate::route;
+use crate::survey::Survey;
 
 /// The list of inodes that belong to no descriptor and no mapping, but to a path that the user named; one in an image.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -57,10 +59,55 @@ pub(crate) const LISTED: ObjectId = ObjectId(0);
 /// journals of sqlite.
 const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];
 
-/// Notes every regular file at or below the paths that the user named, and the companions of files that are written.
+/// Something at or below a path that the user named.
+struct Found {
+    path: PathBuf,
+    /// By this very path.
+    named: bool,
+}
+
+impl Found {
+    fn below(&self, names: &[Vec<u8>]) -> impl Iterator<Item = Self> {
+        names.iter().map(|name| Self { path: self.path.join(OsStr::from_bytes(name)), named: false })
+    }
+}
+
+/// What the user named.
+fn named(files: &FileRequest) -> Vec<Found> {
+    files.always.iter().map(|path| Found { path: without_links(path), named: true }).collect()
+}
+
+/// Says which files below directories that the user named are left out, because this user may not read them.
+pub(crate) fn survey(survey: &mut Survey<'_>) {
+    if rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut todo = named(&survey.request.files);
+    while let Some(found) = todo.pop() {
+        let Ok(stat) = rustix::fs::lstat(&found.path) else { continue };
+        let readable = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => contents::open_quietly(&found.path).is_some(),
+            FileType::Directory => data::names(&found.path).map(|names| todo.extend(found.below(&names))).is_ok(),
+            _ => true,
+        };
+        if !readable && !found.named {
+            let cause =
+                "it lies below a path of --files, and this user may not read it: a roll-back leaves it as it is";
+            survey.note(since::note(
+                "listed-unreadable",
+                &found.path,
+                cause,
+                "let the user read it if the program writes it",
+            ));
+        }
+    }
+}
+
+/// Notes every regular file at or below the paths that the user named, and the companions of files that are written. What
+/// this user may not read is left alone, unless the user named it.
 pub(crate) fn note_listed(cx: &mut Capture<'_>) -> Result<()> {
     let mut list = ListedRecord::default();
-    let mut todo: Vec<PathBuf> = cx.request.files.always.iter().map(|path| without_links(path)).collect();
+    let mut todo = named(&cx.request.files);
     for file in contents::written(cx) {
         let name = file.file_name().unwrap_or_default().to_owned();
         let companions = COMPANIONS.iter().map(|suffix| {
@@ -69,24 +116,30 @@ pub(crate) fn note_listed(cx: &mut Capture<'_>) -> Result<()> {
             file.with_file_name(companion)
         });
         // Where this user may not look, the program has nothing of the kind either.
-        todo.extend(companions.filter(|path| !rustix::fs::lstat(path).is_err_and(|error| error == Errno::ACCESS)));
+        let companions = companions.filter(|path| !rustix::fs::lstat(path).is_err_and(|error| error == Errno::ACCESS));
+        todo.extend(companions.map(|path| Found { path, named: true }));
     }
-    while let Some(path) = todo.pop() {
+    while let Some(found) = todo.pop() {
+        let path = found.path.clone();
         let stat = match rustix::fs::lstat(&path) {
             Err(Errno::NOENT | Errno::NOTDIR) => {
                 list.absent.push(path.into_os_string().into_vec());
                 continue;
             }
+            Err(Errno::ACCESS) if !found.named => continue,
             other => other.map_err(Error::system("looking at a listed file", path.display()))?,
         };
         let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind == FileType::RegularFile {
+        if kind == FileType::RegularFile && (found.named || contents::open_quietly(&path).is_some()) {
             let owner = Owner { path: Some(path.clone()), ..Owner::default() };
             let met = Met { link: path.as_os_str().as_bytes(), stat: &stat, door: Some(path.clone()), owner };
             list.ids.push(note(cx, &met, Uses { listed: true, ..Uses::default() }).0);
         } else if kind == FileType::Directory {
-            let names = data::names(&path)?;
-            todo.extend(names.iter().map(|name| path.join(OsStr::from_bytes(name))));
+            let names = match data::names(&path) {
+                Err(error) if !found.named && super::held::is_denied(&error) => continue,
+                other => other?,
+            };
+            todo.extend(found.below(&names));
             list.directories.push(ListedDirectory { path: path.into_os_string().into_vec(), names });
         }
     }
