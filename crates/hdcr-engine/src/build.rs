@@ -134,7 +134,7 @@ pub(crate) fn owners(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
 
 /// Opens what lies behind mappings, and programs and directories, of every process.
 pub(crate) fn spaces(cx: &mut Restore<'_>, model: &Model) -> Result<BTreeMap<Pid, Space>> {
-    segments::make(cx)?;
+    segments::make(cx, model)?;
     let mut spaces = BTreeMap::new();
     for process in model.processes.iter().filter(|process| !process.zombie()) {
         let _turn = Turn::to_some(cx.rights.of(process.pid))?;

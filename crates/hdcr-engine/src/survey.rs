@@ -226,6 +226,7 @@ pub(crate) fn judge(request: &Request, look: &Look) -> Result<Judged> {
     }
     semaphores::survey(&mut survey);
     segments::survey(&mut survey, &look.lines);
+    resource::listed::survey(&mut survey);
     shared_halves(&mut survey, look)?;
     look.lines.keys().for_each(|pid| long_paths(&mut survey, *pid));
     for view in &look.files {

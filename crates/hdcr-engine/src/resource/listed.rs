@@ -85,10 +85,12 @@ pub(crate) fn survey(survey: &mut Survey<'_>) {
     let mut todo = named(&survey.request.files);
     while let Some(found) = todo.pop() {
         let Ok(stat) = rustix::fs::lstat(&found.path) else { continue };
-        let readable = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => contents::open_quietly(&found.path).is_some(),
-            FileType::Directory => data::names(&found.path).map(|names| todo.extend(found.below(&names))).is_ok(),
-            _ => true,
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let readable = if kind == FileType::RegularFile {
+            contents::open_quietly(&found.path).is_some()
+        } else {
+            kind != FileType::Directory
+                || data::names(&found.path).map(|names| todo.extend(found.below(&names))).is_ok()
         };
         if !readable && !found.named {
             let cause =

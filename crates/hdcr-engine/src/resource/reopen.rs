@@ -298,7 +298,13 @@ fn existing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Pat
         return Err(no_regular_file(record));
     }
     let changed = Changed { seconds: record.mtime, nanoseconds: record.mtime_ns };
-    match judge(record, &file, &stat, path)? {
+    let verdict = judge(record, &file, &stat, path)?;
+    if !matches!(verdict, Verdict::Use) && is_open(cx, &stat) {
+        let cause =
+            "by now it is one file with another one of the program (a hard link), and both cannot have their contents";
+        return Err(refuse(record, "file-replaced", cause, "give it a file of its own again"));
+    }
+    match verdict {
         Verdict::Use => {}
         Verdict::Contents => {
             // Where the user has mapped the path to, there it is meant to be; and what the tree does not hold is known by

@@ -71,11 +71,25 @@ enum Room {
     There,
     /// It has to be made.
     Free,
+    /// Likewise, when one of the same key or number is gone that the program has made since.
+    Newer(i32),
     /// Something else is there.
     Taken(Refusal),
 }
 
-fn room(record: &SegmentRecord, rows: &[Row], same_place: bool) -> Room {
+/// Whether a segment is one that a process of the tree made or used last before it died, and that nobody has attached.
+fn is_left(row: &Row, pids: &BTreeSet<i32>) -> bool {
+    let alive = |pid: i32| std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let of_tree = pids.contains(&row.creator) || pids.contains(&row.user);
+    row.attached == 0 && of_tree && !alive(row.creator) && !alive(row.user)
+}
+
+fn pids_of(model: &Model) -> BTreeSet<i32> {
+    model.processes.iter().map(|process| process.pid.0).collect()
+}
+
+fn room(record: &SegmentRecord, rows: &[Row], pids: &BTreeSet<i32>, same_place: bool) -> Room {
+    let newer = |row: &Row| same_place && row.uid == record.uid && is_left(row, pids);
     let SegmentRecord { id, key, mode, uid, gid, size, .. } = *record;
     let taken = |cause: &str, remedy| Room::Taken(refusal("segment-taken", id, cause.to_owned(), remedy));
     let removes = "remove it with ipcrm(1) if nobody needs it";
@@ -85,13 +99,15 @@ fn room(record: &SegmentRecord, rows: &[Row], same_place: bool) -> Room {
             (true, 0) => Room::There,
             (true, _) => taken("other processes have it attached by now", "let them let go of it"),
             (false, _) if mode & MARKED != 0 => Room::Free,
+            (false, _) if newer(row) => Room::Newer(row.id),
             (false, _) => taken("another segment has its number", removes),
         };
     }
-    if key != libc::IPC_PRIVATE && rows.iter().any(|row| row.key == key) {
-        return taken("another segment has its key", removes);
+    match rows.iter().find(|row| key != libc::IPC_PRIVATE && row.key == key) {
+        Some(row) if newer(row) => Room::Newer(row.id),
+        Some(_) => taken("another segment has its key", removes),
+        None => Room::Free,
     }
-    Room::Free
 }
 
 fn records(frames: &BTreeMap<(u16, ObjectId), crate::restore::StoredFrame>) -> Result<Vec<(ObjectId, SegmentRecord)>> {
@@ -131,14 +147,14 @@ fn is_here(record: &SegmentRecord) -> bool {
 /// What stands in the way of the segments of an image, and what is worth knowing.
 pub(crate) fn check(model: &Model) -> Result<(Vec<Refusal>, Vec<Refusal>)> {
     let (mut refusals, mut notes) = (Vec::new(), Vec::new());
-    let all = records(&model.frames)?;
+    let (all, pids) = (records(&model.frames)?, pids_of(model));
     let (rows, may_choose) = if all.is_empty() { (Vec::new(), true) } else { (rows(), may_choose()) };
     for (_, record) in all {
-        match room(&record, &rows, is_here(&record)) {
+        match room(&record, &rows, &pids, is_here(&record)) {
             Room::Taken(refusal) => refusals.push(refusal),
-            Room::Free if may_choose => {}
-            Room::Free if record.mode & MARKED != 0 => notes.push(renumbered(record.id)),
-            Room::Free => refusals.push(no_number(record.id, "this user may not choose it")),
+            Room::Free | Room::Newer(_) if may_choose => {}
+            Room::Free | Room::Newer(_) if record.mode & MARKED != 0 => notes.push(renumbered(record.id)),
+            Room::Free | Room::Newer(_) => refusals.push(no_number(record.id, "this user may not choose it")),
             Room::There => {}
         }
     }
@@ -146,12 +162,22 @@ pub(crate) fn check(model: &Model) -> Result<(Vec<Refusal>, Vec<Refusal>)> {
 }
 
 /// Makes all segments of the image, still without their contents.
-pub(crate) fn make(cx: &mut Restore<'_>) -> Result<()> {
+pub(crate) fn make(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
+    let pids = pids_of(model);
     for (object, record) in records(cx.frames)? {
-        let segment = match room(&record, &rows(), is_here(&record)) {
+        let mut found = room(&record, &rows(), &pids, is_here(&record));
+        // One of its number, and one of its key.
+        for _ in 0..2 {
+            let Room::Newer(id) = found else { break };
+            sys::remove(id).map_err(Error::system("removing shared memory", id))?;
+            let cause = "the program made it after the checkpoint; it was removed".to_owned();
+            cx.notes.push(refusal("segment-newer", id, cause, ""));
+            found = room(&record, &rows(), &pids, is_here(&record));
+        }
+        let segment = match found {
             Room::Taken(refusal) => return Err(Error::refuse(refusal)),
             Room::There => Segment { id: record.id, record, fresh: false, hold: None },
-            Room::Free => {
+            Room::Free | Room::Newer(_) => {
                 let segment = make_one(record)?;
                 if segment.id != segment.record.id {
                     cx.notes.push(renumbered(segment.record.id));
@@ -272,6 +298,7 @@ mod tests {
         match room {
             Room::There => "there",
             Room::Free => "free",
+            Room::Newer(_) => "newer",
             Room::Taken(refusal) => refusal.code,
         }
     }
@@ -284,18 +311,28 @@ mod tests {
 
     #[test]
     fn what_was_left_behind_is_told_from_what_is_somebody_elses() {
-        let found = |row: Row| code(&room(&record(), &[row], true));
-        assert_eq!(code(&room(&record(), &[], true)), "free");
+        const DEAD: i32 = i32::MAX;
+        let (none, ours) = (BTreeSet::new(), BTreeSet::from([DEAD]));
+        let found = |row: Row| code(&room(&record(), &[row], &none, true));
+        assert_eq!(code(&room(&record(), &[], &none, true)), "free");
         assert_eq!(found(ROW), "there");
-        assert_eq!(code(&room(&record(), &[ROW], false)), "segment-taken");
+        assert_eq!(code(&room(&record(), &[ROW], &none, false)), "segment-taken");
         assert_eq!(found(Row { attached: 1, ..ROW }), "segment-taken");
         assert_eq!(found(Row { size: 57, ..ROW }), "segment-taken");
         assert_eq!(found(Row { uid: 0, ..ROW }), "segment-taken");
         assert_eq!(found(Row { id: 1, ..ROW }), "segment-taken");
         assert_eq!(found(Row { id: 1, key: 3, ..ROW }), "free");
+        // Made again after the checkpoint, by a process that has died since.
+        let again = Row { id: 1, creator: DEAD, user: DEAD, ..ROW };
+        assert_eq!(code(&room(&record(), &[again], &ours, true)), "newer");
+        assert_eq!(code(&room(&record(), &[again], &ours, false)), "segment-taken");
+        let living = std::process::id().cast_signed();
+        for other in [Row { attached: 1, ..again }, Row { user: living, ..again }, Row { uid: 0, ..again }] {
+            assert_eq!(code(&room(&record(), &[other], &ours, true)), "segment-taken");
+        }
         let marked = SegmentRecord { key: 0, mode: ROW.mode | MARKED, ..record() };
-        assert_eq!(code(&room(&marked, &[ROW], true)), "free");
+        assert_eq!(code(&room(&marked, &[ROW], &none, true)), "free");
         let dying = Row { key: 0, mode: ROW.mode | MARKED, attached: 2, ..ROW };
-        assert_eq!(code(&room(&marked, &[dying], true)), "segment-taken");
+        assert_eq!(code(&room(&marked, &[dying], &none, true)), "segment-taken");
     }
 }

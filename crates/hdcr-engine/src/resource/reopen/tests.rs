@@ -122,6 +122,22 @@ fn what_another_file_holds_is_not_overwritten_without_a_copy() {
 }
 
 #[test]
+fn two_files_that_became_one_are_not_written_into_each_other() {
+    let place = Place::new();
+    let (data, log) = (place.write("data", "0123456789"), place.write("log", "one\n"));
+    let files = [&open_with(&data, OFlags::RDWR), &open_with(&log, OFlags::RDWR)];
+    let (ids, image) = scene::capture(&files, limit(), |_| {});
+    fs::remove_file(&log).unwrap();
+    fs::write(&data, "newer").unwrap();
+    fs::hard_link(&data, &log).unwrap();
+    let mut cx = scene::restore(&image, &place.journal(), &[]);
+    scene::make(&mut cx, ids[0]).unwrap();
+    assert!(scene::make(&mut cx, ids[1]).is_err_and(|error| code_of(&error) == "file-replaced"));
+    drop(cx);
+    assert_eq!(place.text("data"), "newer");
+}
+
+#[test]
 fn a_log_is_cut_back_and_another_file_is_refused() {
     let place = Place::new();
     let path = place.write("log", "one\n");
