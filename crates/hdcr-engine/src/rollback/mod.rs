@@ -140,6 +140,11 @@ pub fn has_died_in(directory: &Path) -> bool {
     Journal::is_in(directory)
 }
 
+/// Whether a roll-back that was to be final is: nothing of it would be undone.
+fn is_final(directory: &Path) -> bool {
+    !Journal::is_in(directory) || Journal::open(directory).is_ok_and(|(_, entries)| entries.is_empty())
+}
+
 /// The rights that are in force, when they are not those of this process.
 fn in_force() -> Result<Option<Rights>> {
     let now = Rights::now()?;

@@ -71,7 +71,7 @@ pub fn to_the_start(directory: &Path, since: &Since) -> Result<Vec<Refusal>> {
     cx.plan.apply(&Nothing)?;
     let mut notes = std::mem::take(&mut cx.notes);
     notes.extend(cx.plan.notes());
-    cx.plan.finish()?;
+    end(cx.plan)?;
     for note in &mut notes {
         let cause = note.cause.replace("the image does not hold it", "there is no checkpoint that holds it");
         note.cause = cause.replace("after the checkpoint", "after the start of the program");
@@ -79,4 +79,18 @@ pub fn to_the_start(directory: &Path, since: &Since) -> Result<Vec<Refusal>> {
         note.cause = note.cause.replace("at the checkpoint", "at the start of the program");
     }
     Ok(notes)
+}
+
+/// Makes the roll-back final. An error after that is none of the files'; one before leaves the files as they were before.
+pub(super) fn end(plan: Plan) -> Result<()> {
+    let Some(directory) = plan.journal.as_ref().map(|journal| journal.directory().to_owned()) else {
+        return plan.finish();
+    };
+    let Err(error) = plan.finish() else { return Ok(()) };
+    if super::is_final(&directory) {
+        tracing::warn!(%error, "the journal of the roll-back was not removed");
+        return Ok(());
+    }
+    super::repair(&directory)?;
+    Err(error)
 }

@@ -106,6 +106,20 @@ fn files_are_rolled_back_in_place() {
     scene.expect(AFTER);
 }
 
+/// What follows the end of a roll-back may fail, and files are rolled back all the same.
+#[test]
+fn an_error_after_the_end_is_none_of_the_files() {
+    let scene = Scene::new();
+    let mut plan = scene.plan();
+    plan.prepare().unwrap();
+    plan.apply(&scene.kept).unwrap();
+    // The list of what is left cannot be put here.
+    std::fs::create_dir(scene.path("journal/left.list")).unwrap();
+    start::end(plan).unwrap();
+    repair(&scene.path("journal")).unwrap();
+    scene.expect(AFTER);
+}
+
 trait Sorted {
     fn tap_sorted(self) -> Self;
 }
