@@ -18,6 +18,7 @@ use crate::error::{Error, Refusal, Result};
 use crate::ids::{Pid, Tid};
 use crate::memory::{END, PAGE};
 use crate::model::ObjectId;
+use crate::procfs;
 use crate::restore::Restore;
 use crate::semaphores::place;
 use crate::stored::{self, Model};
@@ -79,7 +80,7 @@ enum Room {
 
 /// Whether a segment is one that a process of the tree made or used last before it died, and that nobody has attached.
 fn is_left(row: &Row, pids: &BTreeSet<i32>) -> bool {
-    let alive = |pid: i32| std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let alive = |pid: i32| procfs::stat(Pid(pid)).is_ok_and(|stat| !procfs::dead(stat.state));
     let of_tree = pids.contains(&row.creator) || pids.contains(&row.user);
     row.attached == 0 && of_tree && !alive(row.creator) && !alive(row.user)
 }
