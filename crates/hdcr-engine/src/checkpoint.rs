@@ -11,7 +11,7 @@ use hdcr_image::{Durable, ImageWriter, ManifestFacts, Options, Record, Sink};
 use crate::capture::{self, Taken};
 use crate::error::{Error, Refusal, Refusals, Result};
 use crate::ids::Pid;
-use crate::mechanism::{Deadline, Frozen, Mechanism, Scope};
+use crate::mechanism::{Deadline, Frozen, Mechanism, MechanismError, Scope};
 pub use crate::memory::omitted::Omitted;
 use crate::progress::{Meter, Phase, Progress};
 use crate::resource::late::LateRecord;
@@ -208,10 +208,26 @@ pub fn survey_again(request: Request, series: &Series) -> Result<Surveyed> {
 }
 
 fn survey_once(request: Request, known: &survey::Known) -> Result<Surveyed> {
-    let pids = survey::processes(&request)?;
-    let look = survey::look(&pids, known)?;
-    let Judged { refusals, notes, .. } = survey::judge(&request, &look)?;
-    Ok(Surveyed { request, refusals, notes, processes: pids.len(), weights: choice::weigh(&look) })
+    /// A process of the tree that ends between two files of `/proc` is no reason to give up.
+    const TRIES: usize = 5;
+    let mut tries = 1..TRIES;
+    loop {
+        let looked = survey::processes(&request).and_then(|pids| {
+            let look = survey::look(&pids, known)?;
+            Ok((pids.len(), survey::judge(&request, &look)?, choice::weigh(&look)))
+        });
+        match looked {
+            Ok((processes, Judged { refusals, notes, .. }, weights)) => {
+                return Ok(Surveyed { request, refusals, notes, processes, weights });
+            }
+            Err(error) if !is_gone(&error) || tries.next().is_none() => return Err(error),
+            Err(_) => {}
+        }
+    }
+}
+
+fn is_gone(error: &Error) -> bool {
+    matches!(error, Error::Mechanism(MechanismError::Gone { .. }))
 }
 
 impl Surveyed {
