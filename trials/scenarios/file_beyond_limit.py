@@ -52,3 +52,28 @@ with open("sparse", "r+b") as file:
     file.write(b"something else")
 restore("./sparse.hdcr")
 must(result() == "good", "a sparse file did not come back")
+
+# Told its length by its offset, and then written by offsets of their own.
+AT_END = compile_c("at_end", r"""
+int main(void) {
+    int fd = open("store", O_RDWR | O_CREAT, 0644);
+    static char block[1 << 20];
+    for (int i = 0; i < 8; i++) MUST(write(fd, block, sizeof block) > 0);
+    say("ready", "");
+    for (long turn = 1; access("go", F_OK) != 0; turn++) { MUST(pwrite(fd, &turn, sizeof turn, 0) > 0); usleep(500); }
+    return 0;
+}
+""")
+for old in ("ready", "go"):
+    if os.path.exists(old):
+        os.remove(old)
+store = start(AT_END)
+ready()
+must("[file-beyond-limit]" in hdcr("checkpoint", store.pid, "-o", "store.hdcr", "--file-limit", "4MiB", ok=False), "not refused")
+kill(store.pid)
+# One that grows all the time is never taken for one that is written in place.
+grows = start("bash", "-c", "exec > grows2; while :; do echo 0123456789012345678901234567890123456789; done")
+until("a large file", lambda: os.path.exists("grows2") and os.path.getsize("grows2") > 5 << 20)
+for _ in range(20):
+    hdcr("checkpoint", grows.pid, "-o", "grows.hdcr", "--file-limit", "4MiB")
+kill(grows.pid)

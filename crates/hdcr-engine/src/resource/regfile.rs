@@ -76,10 +76,23 @@ fn uses(flags: u32) -> Uses {
     Uses { write, overwrite: write && flags & OFlags::APPEND.bits() == 0, read, ..Uses::default() }
 }
 
-/// The same, with what its offset tells: a file that is only ever made longer is written at its end.
-fn uses_of(view: &FileView, size: u64) -> Uses {
-    let uses = uses(flags_of(view));
-    Uses { in_place: uses.overwrite && view.info.pos != size, ..uses }
+/// The same, with what can be told of where it writes: one that is open for writing alone, whose offset is at its end, is made
+/// longer only. One that is open for reading as well is a store of something, and written with offsets of their own
+/// (`pwrite(2)`), whatever its offset is.
+fn uses_of(flags: u32, at_end: bool) -> Uses {
+    let uses = uses(flags);
+    Uses { in_place: uses.overwrite && (uses.read || !at_end), ..uses }
+}
+
+/// Whether the offset of a descriptor of a running program is at the end: the file may grow between two looks.
+fn is_at_end(view: &FileView, door: &std::path::Path) -> bool {
+    let size = || rustix::fs::stat(door).map(|stat| stat.st_size.cast_unsigned());
+    let (before, at, after) = (size(), crate::procfs::fd_info(view.pid, view.fd), size());
+    match (before, at, after) {
+        (Ok(before), Ok(info), Ok(after)) => (before..=after).contains(&info.pos),
+        // It is gone; what counts is the look under the freeze.
+        _ => true,
+    }
 }
 
 impl FileKind for RegFile {
@@ -121,7 +134,7 @@ impl FileKind for RegFile {
             .map_err(Error::system("looking at an open file", model::path_of(&view.link).display()))?;
         let owner = Owner { pid: Some(view.pid), fd: Some(view.fd), ..Owner::default() };
         let met = Met { link: &view.link, stat: &stat, door: Some(data::door(file)), owner };
-        let inode = contents::note(cx, &met, uses_of(view, stat.st_size.cast_unsigned()));
+        let inode = contents::note(cx, &met, uses_of(flags, view.info.pos == stat.st_size.cast_unsigned()));
         Ok(RegFileRecord { inode: inode.0, offset: view.info.pos, flags })
     }
 
@@ -194,12 +207,14 @@ fn note_out_of_reach(survey: &mut Survey<'_>, view: &FileView) {
 /// only, a user is told.
 fn large(survey: &mut Survey<'_>, view: &FileView) {
     let (files, path) = (&survey.request.files, model::path_of(&view.link));
-    let uses = uses_of(view, view.stat.st_size.cast_unsigned());
     let door = crate::procfs::path(view.pid, &format!("fd/{}", view.fd));
     // What is mapped from there as well is kept: that is known under the freeze only.
     if view.stat.st_nlink == 0 || data::path_on_tmpfs(&door) {
         return;
     }
+    let flags = flags_of(view);
+    let large = keep::stored(&view.stat) > files.limit && uses(flags).overwrite;
+    let uses = uses_of(flags, !large || is_at_end(view, &door));
     let size = keep::stored(&view.stat);
     let seen = |in_place| Case { life: Life::Named, path: &path, size, uses: Uses { in_place, ..uses }, tmpfs: false };
     if keep::beyond(&seen(uses.in_place), files) {
@@ -267,5 +282,8 @@ mod tests {
         assert!(uses(0o2).overwrite && uses(0o2).read);
         assert_eq!(uses(OFlags::PATH.bits()), Uses::default());
         assert!(uses(0).read && !uses(0).write);
+        let (writes, both) = (OFlags::WRONLY.bits(), OFlags::RDWR.bits());
+        assert!(!uses_of(writes, true).in_place && uses_of(writes, false).in_place && uses_of(both, true).in_place);
+        assert!(!uses_of(both | OFlags::APPEND.bits(), false).in_place);
     }
 }
