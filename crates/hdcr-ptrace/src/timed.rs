@@ -116,11 +116,11 @@ enum Outcome {
 /// Lets the thread into its call again and finds its timer in the list.
 fn end_by_list(calls: &Calls, tracee: &mut Tracee, longest: Option<u64>, by: Deadline) -> Result<Outcome> {
     /// Other programs start a sleep in the same moment now and then; more often than this never.
-    const ATTEMPTS: u32 = 5;
+    const ATTEMPTS: u32 = 8;
     if !reenter::possible(tracee) {
         return Ok(Outcome::Unknown);
     }
-    let mut candidates: Option<BTreeSet<u64>> = None;
+    let mut ends = Ends::default();
     for _ in 0..ATTEMPTS {
         let Some(before) = ends_in_list() else {
             return Ok(Outcome::Unknown);
@@ -132,18 +132,33 @@ fn end_by_list(calls: &Calls, tracee: &mut Tracee, longest: Option<u64>, by: Dea
         };
         let now = now();
         let latest = longest.map_or(u64::MAX, |longest| now.saturating_add(longest) + SLACK_NS);
-        let new = after.difference(&before).copied().filter(|end| *end <= latest);
-        let both: BTreeSet<u64> = match candidates {
-            None => new.collect(),
-            Some(earlier) => new.filter(|end| earlier.contains(end)).collect(),
-        };
-        if both.len() == 1 {
-            return Ok(both.first().map_or(Outcome::Unknown, |end| Outcome::End(*end)));
+        if let Some(end) = ends.see(after.difference(&before).copied().filter(|end| *end <= latest).collect()) {
+            return Ok(Outcome::End(end));
         }
-        // None: the thread was about to start its timer, or another has the very same end. Once more from the start.
-        candidates = Some(both).filter(|both| !both.is_empty());
     }
     Ok(Outcome::Unknown)
+}
+
+/// What may be the end of a call, by what was new in the list each time that the thread was let into it.
+#[derive(Default)]
+struct Ends(Option<BTreeSet<u64>>);
+
+impl Ends {
+    /// The end, once one alone was new two times: another program may begin a sleep just while the thread is still on its way
+    /// to its own, but its timer is not new again.
+    fn see(&mut self, new: BTreeSet<u64>) -> Option<u64> {
+        let Some(earlier) = self.0.take() else {
+            self.0 = Some(new);
+            return None;
+        };
+        let both: BTreeSet<u64> = new.intersection(&earlier).copied().collect();
+        if both.len() == 1 {
+            return both.first().copied();
+        }
+        // None: one of the two looks came too early, and what is new now is as good as the first.
+        self.0 = Some(if both.is_empty() { new } else { both });
+        None
+    }
 }
 
 /// The ends of all sleeps that the kernel has a timer for, on the monotonic clock. `None` when it does not tell.
@@ -175,6 +190,21 @@ fn parse_list(text: &str) -> BTreeSet<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sleep_of_somebody_else_is_not_taken_for_the_call() {
+        const OWN: u64 = 7;
+        let looks = |looks: &[&[u64]]| {
+            let mut ends = Ends::default();
+            looks.iter().find_map(|new| ends.see(new.iter().copied().collect()))
+        };
+        assert_eq!(looks(&[&[OWN], &[OWN]]), Some(OWN));
+        assert_eq!(looks(&[&[3], &[OWN]]), None, "the first look came before its timer");
+        assert_eq!(looks(&[&[3], &[OWN], &[OWN]]), Some(OWN));
+        assert_eq!(looks(&[&[3, OWN], &[OWN, 4]]), Some(OWN));
+        assert_eq!(looks(&[&[], &[OWN, 4], &[4, OWN], &[OWN]]), Some(OWN));
+        assert_eq!(looks(&[&[], &[], &[3]]), None);
+    }
 
     #[test]
     fn the_offset_of_a_time_namespace_is_read() {
