@@ -115,7 +115,8 @@ impl Drop for Upright {
     fn drop(&mut self) {
         let Some(Beside { mut process, stream }) = self.beside.take() else { return };
         drop(stream);
-        if let Err(error) = process.wait() {
+        // It may still be on its way to its first look, which nobody needs any more.
+        if let Err(error) = process.kill().and_then(|()| process.wait()) {
             tracing::debug!(%error, "the process beside");
         }
     }
