@@ -108,6 +108,44 @@ said = hdcr("restore", "image", "--detach", "--pidfile", "pidfile", ok=False)
 must(f"[segment-taken] System V shared memory {own}" in said and "key" in said, "another one has its key")
 must(remove("-m", made).returncode == 0, "ipcrm")
 
+# The dead maker of somebody else's had the number of a process of the tree: it stays as it is.
+OTHER = """
+import ctypes, sys
+c = ctypes.CDLL(None)
+c.shmat.restype = ctypes.c_void_p
+id = int(sys.argv[1]) if sys.argv[1:] else c.shmget(0, 4096, 0o1600)
+at = ctypes.c_void_p(c.shmat(id, None, 0))
+"""
+maker = subprocess.Popen(["python3", "-c", OTHER + "print(id)"], stdout=subprocess.PIPE, text=True)
+theirs = maker.communicate()[0].strip()
+segments.append(theirs)
+ended_at = time.time()
+until("time to go on", lambda: time.time() > ended_at + 3)
+
+
+def with_its_number():
+    """Starts a program with the number of that maker."""
+    with open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as last:
+        last.write(str(maker.pid - 1))
+    one = start("sleep", "1000")
+    if one.pid != maker.pid:
+        kill(one.pid)
+        return None
+    return one
+
+
+child = until("a program with the number of the maker", with_its_number)
+until("the program to be there", lambda: "python" not in os.readlink(f"/proc/{child.pid}/exe"))
+said = hdcr("checkpoint", child.pid, "-o", "image.3")
+must(f"[segment-left] System V shared memory {theirs}" in said, "that it is left is not said")
+kill(child.pid)
+subprocess.run(["python3", "-c", OTHER + "ctypes.memset(at, 7, 1)", theirs], check=True)
+restore("image.3")
+kept = subprocess.run(["python3", "-c", OTHER + "print(ctypes.string_at(at, 1)[0])", theirs], check=True,
+                      capture_output=True, text=True).stdout.strip()
+must(kept == "7", f"contents of somebody else's after a restore: {kept}")
+ended("image.3")
+
 # An ordinary user: what was left behind goes back, one that is marked comes under another number, one that is gone is refused.
 os.mkdir("of_user")
 os.chown("of_user", 65534, 65534)

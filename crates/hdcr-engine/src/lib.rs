@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+mod began;
 mod births;
 mod build;
 pub mod capture;

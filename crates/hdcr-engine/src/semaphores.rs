@@ -14,6 +14,7 @@ use hdcr_sys::semaphores::{self, Rights};
 use nix::libc;
 
 use crate::batch::Arg;
+use crate::began::Began;
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::{Pid, Tid};
@@ -76,6 +77,8 @@ struct Row {
     count: usize,
     uid: u32,
     gid: u32,
+    /// When a value, the owner or the mode was changed last.
+    changed: i64,
 }
 
 fn parse(text: &str) -> Vec<Row> {
@@ -84,7 +87,9 @@ fn parse(text: &str) -> Vec<Row> {
         let (key, id) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
         let mode = u32::from_str_radix(words.next()?, 8).ok()?;
         let (count, uid, gid) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        Some(Row { key, id, mode, count, uid, gid })
+        let (_cuid, _cgid) = (words.next()?, words.next()?);
+        let (operation, change): (i64, i64) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        Some(Row { key, id, mode, count, uid, gid, changed: operation.max(change) })
     };
     text.lines().skip(1).filter_map(row).collect()
 }
@@ -107,14 +112,16 @@ enum Use {
     Own,
     /// This process outside uses it as well.
     Shared(Pid),
+    /// A process of the tree has the number of a user that ended before it began.
+    Former(Pid),
 }
 
-fn use_of(users: &[i32], tree: &BTreeSet<Pid>, lives: &dyn Fn(Pid) -> bool) -> Use {
+fn use_of(users: &[i32], changed: i64, tree: &Began, lives: &dyn Fn(Pid) -> bool) -> Use {
     let users = || users.iter().copied().filter(|user| *user != 0).map(Pid);
-    if !users().any(|user| tree.contains(&user)) {
-        return Use::None;
+    if !users().any(|user| tree.did(user, changed)) {
+        return users().find(|user| tree.has(*user)).map_or(Use::None, Use::Former);
     }
-    users().find(|user| !tree.contains(user) && lives(*user)).map_or(Use::Own, Use::Shared)
+    users().find(|user| !tree.has(*user) && lives(*user)).map_or(Use::Own, Use::Shared)
 }
 
 /// Whether there is such a process, also one that is not shown.
@@ -124,15 +131,16 @@ pub(crate) fn lives(pid: Pid) -> bool {
 
 /// The sets that a tree uses, with who changed them last.
 fn of_tree(tree: &BTreeSet<Pid>) -> Vec<(Row, Vec<i32>, Use)> {
+    let tree = Began::of(tree);
     let mut left = MOST;
     let mut found = Vec::new();
     for row in rows() {
         let Some(rest) = left.checked_sub(row.count) else { continue };
         left = rest;
         let Some(users) = users_of(&row) else { continue };
-        match use_of(&users, tree, &lives) {
+        match use_of(&users, row.changed, &tree, &lives) {
             Use::None => {}
-            whose @ (Use::Own | Use::Shared(_)) => found.push((row, users, whose)),
+            whose @ (Use::Own | Use::Shared(_) | Use::Former(_)) => found.push((row, users, whose)),
         }
     }
     found
@@ -143,16 +151,25 @@ fn note(code: &'static str, id: i32, cause: String, remedy: &str) -> Refusal {
     Refusal { code, object, owner: Owner::default(), cause, remedy: remedy.to_owned() }
 }
 
-fn shared(id: i32, user: Pid) -> Refusal {
-    let cause = format!("process {user}, which is not of the tree, uses them as well");
+fn outside(id: i32, cause: String) -> Refusal {
     note("semaphore-outside", id, cause, "know that a restore leaves them as they are")
+}
+
+fn shared(id: i32, user: Pid) -> Refusal {
+    outside(id, format!("process {user}, which is not of the tree, uses them as well"))
+}
+
+fn former(user: Pid) -> String {
+    format!("process {user} that used them ended before the one of the tree began that has its number now")
 }
 
 /// Names the sets that stay as they are.
 pub(crate) fn survey(survey: &mut Survey<'_>) {
     for (row, _, whose) in of_tree(survey.pids) {
-        if let Use::Shared(user) = whose {
-            survey.note(shared(row.id, user));
+        match whose {
+            Use::None | Use::Own => {}
+            Use::Shared(user) => survey.note(shared(row.id, user)),
+            Use::Former(user) => survey.note(outside(row.id, former(user))),
         }
     }
 }
@@ -270,21 +287,32 @@ mod tests {
     fn rows_are_read() {
         let text = "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n\
                     -559038737      65540   640          2 65534  1000 65534 65534          0 1795655739\nodd\n";
-        let expected = Row { key: -559_038_737, id: 65_540, mode: 0o640, count: 2, uid: 65_534, gid: 1000 };
+        let expected = Row {
+            key: -559_038_737,
+            id: 65_540,
+            mode: 0o640,
+            count: 2,
+            uid: 65_534,
+            gid: 1000,
+            changed: 1_795_655_739,
+        };
         assert_eq!(parse(text), [expected]);
     }
 
     #[test]
     fn a_set_is_the_trees_when_it_was_the_last_and_nobody_else_lives() {
-        let tree = BTreeSet::from([Pid(7), Pid(8)]);
+        let tree = Began::at(&[(7, 100), (8, 90), (6, 102)]);
         let lives = |pid: Pid| pid == Pid(9);
-        let whose = |users: &[i32]| use_of(users, &tree, &lives);
+        let whose = |users: &[i32]| use_of(users, 100, &tree, &lives);
         assert_eq!(whose(&[0, 0]), Use::None);
         assert_eq!(whose(&[9, 0]), Use::None);
         assert_eq!(whose(&[7, 0, 8]), Use::Own);
         // One that has ended may have been the tree's.
         assert_eq!(whose(&[7, 5]), Use::Own);
         assert_eq!(whose(&[7, 9]), Use::Shared(Pid(9)));
+        // The tree has the number of somebody who died before.
+        assert_eq!(whose(&[5, 6]), Use::Former(Pid(6)));
+        assert_eq!(whose(&[6, 7]), Use::Own);
     }
 
     #[test]

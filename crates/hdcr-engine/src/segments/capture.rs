@@ -1,6 +1,5 @@
 //! What a capture keeps of segments: each once, with its contents.
 
-use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -9,6 +8,7 @@ use nix::libc;
 
 use super::{Row, SegmentRecord, Use, rows, use_of};
 use crate::batch::{Arg, Batch};
+use crate::began::Began;
 use crate::capture::Capture;
 use crate::error::{Error, Result};
 use crate::ids::{Pid, Tid};
@@ -46,7 +46,7 @@ fn first_key(line: &MapLine) -> i32 {
 
 /// Keeps the segments that were noted, and those of the tree that nobody has attached.
 pub(crate) fn capture(cx: &mut Capture<'_>) -> Result<()> {
-    let tree: BTreeSet<Pid> = cx.frozen.processes().iter().map(|process| process.pid).collect();
+    let tree = Began::of(&cx.frozen.processes().iter().map(|process| process.pid).collect());
     let mut met = std::mem::take(&mut cx.segments);
     for row in rows() {
         if let Some(met) = met.remove(&row.id) {

@@ -2,7 +2,7 @@
 //!
 //! A segment is an object like a file, with contents of its own; the mappings that show it name it. It belongs to the tree
 //! when processes of the tree have it attached and nobody else has, or when nobody has and one of them made it or was the
-//! last to use it. A segment that others have attached as well is refused: it could not go back without them.
+//! last to use it, and had begun by then: numbers come again. A segment that others have attached as well is refused: it could not go back without them.
 //!
 //! Captured: number, key, size, owner, mode, whether it is locked (`SHM_LOCK`) and marked for removal (`IPC_RMID`), who used
 //! it last, contents. Not captured: who made it (`shm_cpid`, `cuid`, `cgid`) and the times: these become the restore's.
@@ -10,13 +10,14 @@
 mod capture;
 mod restore;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 
 use hdcr_image::{Record, Tag};
 
 pub(crate) use self::capture::{Met, capture, note};
 pub(crate) use self::restore::{Made, check, fill, make};
+use crate::began::Began;
 use crate::error::{Owner, Refusal};
 use crate::ids::Pid;
 use crate::model;
@@ -76,6 +77,10 @@ struct Row {
     attached: u64,
     uid: u32,
     gid: u32,
+    /// When it was made, or its owner or mode were changed.
+    changed: i64,
+    /// When it was attached or let go of last.
+    used: i64,
 }
 
 fn parse(text: &str) -> Vec<Row> {
@@ -86,7 +91,10 @@ fn parse(text: &str) -> Vec<Row> {
         let (size, creator) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
         let (user, attached) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
         let (uid, gid) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        Some(Row { key, id, mode, size, creator, user, attached, uid, gid })
+        let (_cuid, _cgid) = (words.next()?, words.next()?);
+        let (attach, detach): (i64, i64) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let changed = words.next()?.parse().ok()?;
+        Some(Row { key, id, mode, size, creator, user, attached, uid, gid, changed, used: attach.max(detach) })
     };
     text.lines().skip(1).filter_map(row).collect()
 }
@@ -104,14 +112,17 @@ enum Use {
     Own,
     /// This process outside made it or was the last to use it.
     Shared(Pid),
+    /// A process of the tree has the number of one that made it or used it last, and that ended before that one began.
+    Former(Pid),
 }
 
-fn use_of(row: &Row, tree: &BTreeSet<Pid>, lives: &dyn Fn(Pid) -> bool) -> Use {
-    let users = || [row.creator, row.user].into_iter().filter(|user| *user != 0).map(Pid);
-    if !users().any(|user| tree.contains(&user)) {
-        return Use::None;
+fn use_of(row: &Row, tree: &Began, lives: &dyn Fn(Pid) -> bool) -> Use {
+    let users = [(row.creator, row.changed), (row.user, row.used)].map(|(user, when)| (Pid(user), when));
+    let users = || users.into_iter().filter(|(user, _)| user.0 != 0);
+    if !users().any(|(user, when)| tree.did(user, when)) {
+        return users().find(|(user, _)| tree.has(*user)).map_or(Use::None, |(user, _)| Use::Former(user));
     }
-    users().find(|user| !tree.contains(user) && lives(*user)).map_or(Use::Own, Use::Shared)
+    users().find(|(user, _)| !tree.has(*user) && lives(*user)).map_or(Use::Own, |(user, _)| Use::Shared(user))
 }
 
 impl MapLine {
@@ -166,13 +177,21 @@ pub(crate) fn survey(survey: &mut Survey<'_>, lines: &BTreeMap<Pid, Vec<MapLine>
             }
         }
     }
+    let tree = Began::of(survey.pids);
     for row in rows.iter().filter(|row| row.attached == 0) {
-        if let Use::Shared(user) = use_of(row, survey.pids, &lives) {
-            let cause =
-                format!("nobody has it attached, and process {user}, which is not of the tree, uses it as well");
-            survey.note(refusal("segment-left", row.id, cause, "know that a restore leaves it as it is"));
-        }
+        let who = match use_of(row, &tree, &lives) {
+            Use::None | Use::Own => continue,
+            Use::Shared(user) => format!("process {user}, which is not of the tree, uses it as well"),
+            Use::Former(user) => former(user),
+        };
+        let cause = format!("nobody has it attached, and {who}");
+        survey.note(refusal("segment-left", row.id, cause, "know that a restore leaves it as it is"));
     }
+}
+
+/// One that the tree took the number of.
+fn former(user: Pid) -> String {
+    format!("process {user} that used it ended before the one of the tree began that has its number now")
 }
 
 /// A tree that runs may have attached it once more between two looks: then nobody else is found.
@@ -210,26 +229,33 @@ mod tests {
         attached: 0,
         uid: 65_534,
         gid: 1000,
+        changed: 1_795_655_740,
+        used: 1_795_655_739,
     };
 
     #[test]
     fn rows_are_read() {
         let text = "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime \
                     dtime ctime rss swap\n\
-                    1234567      32769  2640      56     7     8      0 65534  1000 65534     0 1795655739 0 1 4096 0\nodd\n";
+                    1234567      32769  2640      56     7     8      0 65534  1000 65534     0 1795655739 0 1795655740 4096 0\nodd\n";
         assert_eq!(parse(text), [ROW]);
     }
 
     #[test]
     fn one_that_nobody_has_attached_is_the_trees_when_it_was_the_last_and_nobody_else_lives() {
         let lives = |pid: Pid| pid == Pid(9);
-        let whose = |creator, user| use_of(&Row { creator, user, ..ROW }, &BTreeSet::from([Pid(7), Pid(8)]), &lives);
+        let tree = Began::at(&[(7, ROW.changed), (8, ROW.used), (6, ROW.changed + 2)]);
+        let whose = |creator, user| use_of(&Row { creator, user, ..ROW }, &tree, &lives);
         assert_eq!(whose(5, 0), Use::None);
         assert_eq!(whose(9, 0), Use::None);
         assert_eq!(whose(7, 0), Use::Own);
         // One that has ended may have been the tree's.
         assert_eq!(whose(5, 8), Use::Own);
         assert_eq!(whose(7, 9), Use::Shared(Pid(9)));
+        // The tree has the number of somebody who died before.
+        assert_eq!(whose(6, 0), Use::Former(Pid(6)));
+        assert_eq!(whose(5, 6), Use::Former(Pid(6)));
+        assert_eq!(whose(6, 8), Use::Own);
     }
 
     #[test]
