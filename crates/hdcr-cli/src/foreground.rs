@@ -98,6 +98,7 @@ fn wait_for(worker: &Worker, signals: &Signals, bar: &Bar, limit: Duration) -> R
                 | Reply::Thawed
                 | Reply::Checkpointed(_)
                 | Reply::Settled
+                | Reply::Leaving
                 | Reply::Filled(_) => {}
             }
         }

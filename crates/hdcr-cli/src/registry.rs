@@ -378,6 +378,16 @@ impl Client {
 }
 
 #[cfg(test)]
+impl Client {
+    /// One of no listener, and its end of the connection.
+    pub(crate) fn of_test() -> (Self, UnixStream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        (Self { stream: near, bytes: Vec::new(), follows: false, deaf: false }, far)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -325,6 +325,8 @@ pub(crate) enum Reply {
     /// The files of a restored tree are settled; its memory is being filled.
     Settled,
     Filled(Filled),
+    /// It ends when it has given its answer, which follows, and takes no other task.
+    Leaving,
     Failed(Failure),
 }
 

@@ -196,25 +196,34 @@ pub(crate) fn work() -> Result<()> {
     let mut session = None;
     loop {
         let Some((task, stdio)) = channel.receive::<Task>()? else { return Ok(()) };
-        let stays = matches!(&task, Task::Checkpoint(task) if task.stays);
-        let listened = perform(&channel, task, stdio, &mut session)?;
-        if !stays || !listened || session.as_ref().is_some_and(Session::holds_late_threads) {
+        if !perform(&channel, task, stdio, &mut session)? {
             return Ok(());
         }
     }
 }
 
-/// Does one task. `false`: whoever gave it has not answered in time, and may do so still: nothing more can be heard on this
-/// channel.
+/// Whether a worker takes another task. Not when whoever gave this one has not answered in time, and may do so still: nothing
+/// more can be heard on this channel. And not when threads are held that go on when this process ends.
+fn stays(wanted: bool, reply: &Reply, session: &Session) -> bool {
+    wanted && !matches!(reply, Reply::Failed(failure) if failure.code == SILENT) && !session.holds_late_threads()
+}
+
+/// Does one task. `false`: it was the last one.
 fn perform(channel: &Arc<Channel>, task: Task, stdio: Vec<OwnedFd>, session: &mut Option<Session>) -> Result<bool> {
     let reply = match task {
         Task::Checkpoint(task) => {
             shortage::goes_first();
             let progress = progress(channel, task.progress);
-            let done = parts::checkpoint(&task, session.get_or_insert_with(Session::new), &progress, &mut |reply| {
-                report(channel, &reply)
-            });
-            done.map_or_else(Reply::Failed, Reply::Checkpointed)
+            let session = session.get_or_insert_with(Session::new);
+            let done = parts::checkpoint(&task, session, &progress, &mut |reply| report(channel, &reply));
+            let reply = done.map_or_else(Reply::Failed, Reply::Checkpointed);
+            let stays = stays(task.stays, &reply, session);
+            if task.stays && !stays {
+                // Said before the answer: who has that may give the next task at once.
+                channel.send(&Reply::Leaving, &[])?;
+            }
+            channel.send(&reply, &[])?;
+            return Ok(stays);
         }
         Task::Restore(task) => {
             let stdio = <[OwnedFd; 3]>::try_from(stdio)
@@ -228,7 +237,7 @@ fn perform(channel: &Arc<Channel>, task: Task, stdio: Vec<OwnedFd>, session: &mu
                 }
             };
             match parts::restore(&task, progress, stdio, channel.made_by(), &mut told) {
-                Ok(None) => return Ok(true),
+                Ok(None) => return Ok(false),
                 Ok(Some(unfilled)) => {
                     if let Err(failure) = channel.send(&Reply::Settled, &[]) {
                         tracing::debug!(%failure, "nobody listens");
@@ -239,9 +248,8 @@ fn perform(channel: &Arc<Channel>, task: Task, stdio: Vec<OwnedFd>, session: &mu
             }
         }
     };
-    let listened = !matches!(&reply, Reply::Failed(failure) if failure.code == SILENT);
     channel.send(&reply, &[])?;
-    Ok(listened)
+    Ok(false)
 }
 
 /// Tells the starter how far the work is, a few times a second, when it wants to know.

@@ -186,3 +186,30 @@ pub(crate) fn waits(stage: &mut Stage<'_>) -> Result<()> {
     let run = ["run", "--name", "keeper-waits", "--every", "100ms", "--", "python3", "-c", script];
     stage.expect(0, &run)?.names(&["slept"])
 }
+
+/// While the keeper's own attempts wait for a thread that does not stop, who asks for a checkpoint is told that, after the time
+/// of its own; and as well when it is its turn because such an attempt has just been given up.
+pub(crate) fn late(stage: &mut Stage<'_>) -> Result<()> {
+    const TRIES: usize = 10;
+    let name = "keeper-late";
+    // A parent sleeps in the kernel until its vfork child has gone.
+    let script = "syscall(58) or sleep 1000; sleep 1000";
+    let run = ["run", "--name", name, "--every", "100ms", "--timeout", "3s", "--", "perl", "-e", script];
+    let mut job = stage.start(&run, "says")?;
+    stage.until_said("says", "runs on without a new checkpoint")?;
+    let mut waited = false;
+    for _ in 0..TRIES {
+        stage.expect(71, &["checkpoint", name, "--timeout", "4s"])?.names(&["[late]"])?;
+        let said = stage.expect(71, &["checkpoint", name, "--timeout", "1s"])?;
+        said.names(&["[late]"])?;
+        waited = said.both().contains("within 1.0 s for the checkpoint that is at work");
+        if waited {
+            break;
+        }
+    }
+    ensure!(waited, "nobody was told after the time of its own");
+    // Who is waited for does not always hear of a request to end.
+    stage.expect(0, &["stop", name, "--grace", "100ms"])?;
+    wait::end_of(&mut job, "the job", LIMIT)?;
+    stage.end_all()
+}

@@ -49,7 +49,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 67] = [
+const TRIALS: [Trial; 68] = [
     ("snapshot_fork", guests::by_fork),
     ("user_guests", user::guests),
     ("user_job", user::job),
@@ -72,6 +72,7 @@ const TRIALS: [Trial; 67] = [
     ("keeper_pids", keeper::pids),
     ("keeper_store_gone", keeper::store_gone),
     ("keeper_stopped", keeper::stopped),
+    ("keeper_late", keeper::late),
     ("keeper_killed", keeper::killed),
     ("keeper_left", keeper::left),
     ("keeper_interrupted", rollback::interrupted),

@@ -32,8 +32,10 @@ pub(crate) struct Wish {
     pub(super) asker: Asker,
     pub(super) target: Option<Target>,
     pub(super) files: Option<Files>,
+    /// How long the program may take to stop, also for the checkpoint that is at work when it is asked.
     pub(super) timeout: Duration,
     pub(super) then: Then,
+    pub(super) asked: Instant,
 }
 
 /// A checkpoint, for programs that listen.
@@ -52,7 +54,7 @@ impl Keeper {
             (None, Phase::Waiting(_)) => self.patience.map(|patience| patience.next),
             (None, _) => None,
         };
-        let next = next.into_iter().chain(self.members.rounds.until()).min();
+        let next = next.into_iter().chain(self.members.rounds.until()).chain(self.wish_due()).min();
         let stop = self.stop.as_ref().filter(|_| self.phase == Phase::Running).and_then(|stop| stop.deadline);
         let next = next.into_iter().chain(stop).chain([self.footing.next]).chain(self.files_due()).min();
         let left = next.map(|next| next.saturating_duration_since(Instant::now()));
@@ -72,6 +74,7 @@ impl Keeper {
         if let Some(work) = self.work.as_mut().filter(|work| now >= work.deadline) {
             work.is_late();
         }
+        self.give_up_wishes(now);
         if self.work.is_none() && self.phase == Phase::Running {
             self.wishes.retain(|wish| wish.asker.is_there());
             if self.members.wants_back() {
@@ -186,8 +189,7 @@ impl Keeper {
         let Some(work) = &mut self.work else { return Ok(()) };
         match answer {
             Ok(Reply::Progress(step)) => {
-                work.goes_on();
-                work.step = Some(step);
+                work.is_at(step);
                 match &mut work.errand {
                     Errand::Restore { bar } => bar.teller().at(step),
                     Errand::Checkpoint { askers, .. } => askers.iter_mut().for_each(|asker| asker.tell(step)),
@@ -196,8 +198,11 @@ impl Keeper {
             }
             // Its files are; what counts is how the filling ends.
             Ok(Reply::Settled) => work.goes_on(),
+            // Nothing that comes later is for it.
+            Ok(Reply::Leaving) => work.stays = false,
             Ok(Reply::Halting) => work.halts(self.plan.timeout),
             Ok(Reply::Frozen) => {
+                work.has_frozen();
                 let touched = self.watch.as_mut().map(Watch::mark).unwrap_or_default();
                 if let Err(failure) = work.worker.tell(&Touched::from(touched.as_slice())) {
                     tracing::debug!(%failure, "the worker does not listen");
@@ -507,5 +512,26 @@ mod tests {
         let trouble = keeper.trouble.unwrap_or_default();
         assert!(trouble.contains("a worker process died"), "{trouble}");
         drop(far);
+    }
+
+    #[test]
+    fn a_worker_that_is_about_to_end_is_given_nothing_more() {
+        for (leaves, kept) in [(false, true), (true, false)] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut keeper = testing::keeper(folder.path());
+            let far = late_work(&mut keeper);
+            keeper.phase = Phase::Running;
+            let work = keeper.work.as_mut().unwrap();
+            work.stays = true;
+            let replies = [Reply::Leaving, Reply::Failed(Failure::new(Class::Failed, "late", "a thread did not stop"))];
+            for reply in &replies[usize::from(!leaves)..] {
+                far.send(reply, &[]).unwrap();
+                keeper.on_answer().unwrap();
+            }
+            assert!(keeper.spare.is_some() == kept && keeper.work.is_none() == kept);
+            keeper.on_worker_end().unwrap();
+            assert_eq!(keeper.trouble.as_deref(), Some("a thread did not stop"));
+            assert!(keeper.spare.is_some() == kept && keeper.work.is_none());
+        }
     }
 }

@@ -132,8 +132,15 @@ impl Keeper {
             }
             Ask::Checkpoint { timeout_ms } => {
                 let timeout = timeout_ms.map_or(self.plan.timeout, Duration::from_millis).min(self.plan.timeout);
-                let asker = Asker::Program(caller);
-                self.wishes.push_back(Wish { asker, target: None, files: None, timeout, then: Then::GoOn });
+                let (then, asked) = (Then::GoOn, Instant::now());
+                self.wishes.push_back(Wish {
+                    asker: Asker::Program(caller),
+                    target: None,
+                    files: None,
+                    timeout,
+                    then,
+                    asked,
+                });
             }
             Ask::Omit { ref ranges } if ranges.len() <= REGIONS => {
                 self.members.from_image.remove(&caller.pid);

@@ -8,6 +8,8 @@ use super::asker::Asker;
 use super::checkpoints::Wish;
 use super::work::Work;
 use super::{Keeper, Phase};
+use crate::duration;
+use crate::failure::{Class, Failure};
 use crate::job::show;
 use crate::kinds::Every;
 use crate::process;
@@ -60,9 +62,36 @@ impl Keeper {
                 let timeout = timeout.unwrap_or(self.plan.timeout);
                 client.follows = progress;
                 let asker = Asker::Client(client);
-                self.wishes.push_back(Wish { asker, target, files, timeout, then });
+                self.wishes.push_back(Wish { asker, target, files, timeout, then, asked: Instant::now() });
             }
             Request::Stop { grace } => self.on_stop(client, grace),
+        }
+    }
+
+    /// When somebody who waits has waited long enough for a program that does not stop for the checkpoint at work. What that
+    /// takes for copying and writing does not count: the program goes on meanwhile.
+    fn gives_up(&self, wish: &Wish) -> Option<Instant> {
+        let since = self.work.as_ref()?.stopping?;
+        since.max(wish.asked).checked_add(wish.timeout)
+    }
+
+    /// When the first of them has.
+    pub(super) fn wish_due(&self) -> Option<Instant> {
+        self.wishes.iter().filter_map(|wish| self.gives_up(wish)).min()
+    }
+
+    /// Tells them.
+    pub(super) fn give_up_wishes(&mut self, now: Instant) {
+        for wish in std::mem::take(&mut self.wishes) {
+            if self.gives_up(&wish).is_some_and(|due| now >= due) {
+                let waited = duration::show(wish.timeout);
+                let message =
+                    format!("the program did not stop within {waited} for the checkpoint that is at work already");
+                let remedy = "it is as it was before; try again, with a longer --timeout";
+                wish.asker.failed(&Failure::new(Class::Failed, "late", message).remedy(remedy));
+            } else {
+                self.wishes.push_back(wish);
+            }
         }
     }
 
@@ -126,13 +155,18 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
+    use super::super::testing::{self, late_work};
     use super::*;
     use crate::foreground::KILL_LIMIT;
+    use crate::kinds::Then;
+    use crate::progress::{Doing, Step};
 
     /// A keeper that panics ends its job.
     #[test]
     fn no_time_that_is_asked_for_is_too_long_for_the_keeper() {
-        let (begin, then) = (Instant::now(), crate::kinds::Then::GoOn);
+        let (begin, then) = (Instant::now(), Then::GoOn);
         let timeout = Some(Duration::MAX);
         let checkpoint = Request::Checkpoint { target: None, files: None, timeout, then, progress: false };
         for request in [Request::Stop { grace: Duration::MAX }, checkpoint] {
@@ -147,5 +181,37 @@ mod tests {
                 Request::Status => unreachable!("nobody asks how it stands"),
             }
         }
+    }
+
+    #[test]
+    fn who_asks_waits_no_longer_for_a_program_that_does_not_stop_for_the_checkpoint_at_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut keeper = testing::keeper(folder.path());
+        let _worker = late_work(&mut keeper);
+        keeper.footing.next = Instant::now() + Duration::from_hours(1);
+        let (mut far, begin) = (Vec::new(), Instant::now());
+        for timeout in [Duration::from_secs(2), Duration::from_mins(10)] {
+            let (client, end) = Client::of_test();
+            far.push(end);
+            let (asker, then) = (Asker::Client(client), Then::GoOn);
+            keeper.wishes.push_back(Wish { asker, target: None, files: None, timeout, then, asked: begin });
+        }
+        let work = keeper.work.as_mut().unwrap();
+        work.limit = Duration::from_hours(1);
+        work.is_at(Step::begins(Doing::Copying));
+        let later = begin + Duration::from_mins(1);
+        keeper.give_up_wishes(later);
+        assert!(keeper.wish_due().is_none() && keeper.wishes.len() == 2, "the program goes on while it is copied");
+        keeper.work.as_mut().unwrap().is_at(Step::begins(Doing::Stopping));
+        assert!(keeper.time_left() <= Some(Duration::from_secs(2)));
+        keeper.give_up_wishes(begin + Duration::from_secs(1));
+        assert_eq!(keeper.wishes.len(), 2);
+        keeper.give_up_wishes(later);
+        assert_eq!(keeper.wishes.len(), 1);
+        let mut said = String::new();
+        far[0].read_to_string(&mut said).unwrap();
+        assert!(said.contains("late") && said.contains("did not stop within 2.0 s"), "{said}");
+        keeper.work.as_mut().unwrap().has_frozen();
+        assert!(keeper.wish_due().is_none());
     }
 }

@@ -13,7 +13,7 @@ use crate::failure::{Class, Failure};
 use crate::foreground::KILL_LIMIT;
 use crate::kinds::Then;
 use crate::process;
-use crate::progress::{Bar, Step};
+use crate::progress::{Bar, Doing, Step};
 use crate::slow;
 use crate::task::{Checkpointed, Reply};
 use crate::upright::{self, Stopped};
@@ -45,6 +45,8 @@ pub(crate) struct Work {
     pub(super) timeout: Option<Duration>,
     /// It has stopped the program, or is about to, and has so long to let it go on.
     pub(super) halting: Option<Duration>,
+    /// Since when it has been stopping the program, and does not come further.
+    pub(super) stopping: Option<Instant>,
     /// It stays when it has answered, for the next checkpoint.
     pub(super) stays: bool,
     /// What it does.
@@ -67,6 +69,7 @@ impl Work {
             listens,
             timeout,
             halting,
+            stopping: None,
             stays,
             step,
             answer,
@@ -98,6 +101,18 @@ impl Work {
         self.deadline = Instant::now() + timeout + KILL_LIMIT;
     }
 
+    /// What it does now.
+    pub(super) fn is_at(&mut self, step: Step) {
+        self.goes_on();
+        self.step = Some(step);
+        self.stopping = (step.doing == Doing::Stopping).then(|| self.stopping.unwrap_or_else(Instant::now));
+    }
+
+    /// The program stands still.
+    pub(super) fn has_frozen(&mut self) {
+        self.stopping = None;
+    }
+
     /// The program that it restored runs; its memory is still to come.
     pub(super) fn fills(&mut self, number: u64) {
         self.errand = Errand::Filling { number };
@@ -118,7 +133,7 @@ impl Work {
 
     /// The program goes on.
     pub(super) fn has_thawed(&mut self) {
-        self.halting = None;
+        (self.halting, self.stopping) = (None, None);
         self.goes_on();
     }
 
@@ -187,7 +202,6 @@ impl Keeper {
 mod tests {
     use super::super::testing::{self, late_work};
     use super::*;
-    use crate::progress::Doing;
     use crate::task::Took;
 
     #[test]
