@@ -63,7 +63,11 @@ def live_on(root):
     write("later", "")
     found = until("what it finds", lambda: read("found"))
     for pid in [root, *below(root)]:
-        kill(pid)
+        try:
+            kill(pid)
+        except ProcessLookupError:
+            # With the first process of a pid namespace all others end.
+            pass
     os.remove("later")
     os.remove("found")
     return found
@@ -99,14 +103,77 @@ thief = compile_c("thief", r"""
 #include <sys/ipc.h>
 #include <sys/sem.h>
 int main(int argc, char **argv) {
-    MUST(!semctl(atoi(argv[1]), 0, SETVAL, 50) && !semctl(atoi(argv[1]), 2, SETVAL, 99));
+    MUST(!semctl(atoi(argv[1]), 0, SETVAL, 50) && (argc > 2 || !semctl(atoi(argv[1]), 2, SETVAL, 99)));
     say("taken", "");
     for (;;) pause();
 }
 """)
-start(thief, own)
+stranger = start(thief, own)
 ready("taken")
 said = hdcr("restore", "image.2", "--detach", "--pidfile", "pidfile")
 must(f"[semaphore-outside] System V semaphores {own}" in said, "that others use it now is not said")
 fourth = live_on(int(read("pidfile")))
 must(fourth == "50 10 99, 2 30000", f"with others {fourth}")
+kill(stranger.pid)
+
+# A private pid namespace does not show who used them: it was the dead tree alone.
+for one in ["ready", "child"]:
+    os.remove(one)
+child = start(program, others)
+ready()
+sets += read("ready").split()
+hdcr("checkpoint", child.pid, "-o", "image.3")
+first = live_on(child.pid)
+must(first == "6 7 0, 2 30000", f"again at first {first}")
+said = hdcr("restore", "image.3", "--detach", "--pidfile", "pidfile", "--new-pids")
+must("[semaphore-outside]" not in said, "the dead tree is taken for somebody else")
+fifth = live_on(int(read("pidfile")))
+must(fifth == first, f"in a private pid namespace {fifth}")
+
+# The program has made its set again since, under the same key: the new one is removed, or stays when others have come to it.
+again = compile_c("again", r"""
+#include <sys/ipc.h>
+#include <sys/sem.h>
+static void make(const char *word, int value) {
+    key_t key = 0x6c000000 | getpid();
+    int id = semget(key, 2, IPC_CREAT | IPC_EXCL | 0600);
+    char text[64];
+    MUST(id >= 0 && !semctl(id, 1, SETVAL, value));
+    snprintf(text, sizeof text, "%d %d", id, key);
+    say(word, text);
+}
+int main(void) {
+    make("made", 5);
+    until("later");
+    int id = semget(0x6c000000 | getpid(), 2, 0600), own = -1;
+    char text[64];
+    FILE *file = fopen("made", "r");
+    MUST(file && fscanf(file, "%d", &own) == 1);
+    snprintf(text, sizeof text, "%d %d", own == id, semctl(own, 1, GETVAL));
+    MUST(!semctl(own, 0, IPC_RMID));
+    make("newer", 6);
+    say("found", text);
+    for (;;) pause();
+}
+""")
+child = start(again)
+ready("made")
+made, key = read("made").split()
+sets.append(made)
+hdcr("checkpoint", child.pid, "-o", "image.4")
+first = live_on(child.pid)
+must(first == "1 5", f"the set to be made again at first {first}")
+newer = read("newer").split()[0]
+sets.append(newer)
+said = hdcr("restore", "image.4", "--detach", "--pidfile", "pidfile")
+must(f"[semaphore-newer] System V semaphores {newer}" in said, "that the newer set is removed is not said")
+second = live_on(int(read("pidfile")))
+must(second == first, f"the set made again {second}")
+newer = read("newer").split()[0]
+sets.append(newer)
+os.remove("taken")
+stranger = start(thief, newer, "first")
+ready("taken")
+said = hdcr("restore", "image.4", "--detach", "--pidfile", "pidfile", ok=False)
+must(f"[semaphore-taken] System V semaphores {made}" in said, "the set of somebody else is not named")
+kill(stranger.pid)

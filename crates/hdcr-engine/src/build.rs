@@ -21,6 +21,7 @@ use crate::rights::Turn;
 use crate::rollback::Plan;
 use crate::rollback::since::Since;
 use crate::segments::{self, Made};
+use crate::semaphores;
 use crate::stored::{self, Model};
 use crate::task::creds::CredsRecord;
 use crate::task::{self, Stage};
@@ -61,6 +62,7 @@ pub(crate) fn context<'a>(model: &'a Model, contents: &'a dyn Contents, options:
         making: BTreeSet::new(),
         inodes: BTreeMap::new(),
         segments: Made::default(),
+        semaphores: semaphores::Made::default(),
         plan: options.journal.as_deref().map(Plan::at).transpose()?.unwrap_or_default(),
         late: Vec::new(),
         apart: BTreeMap::new(),
@@ -135,6 +137,7 @@ pub(crate) fn owners(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
 /// Opens what lies behind mappings, and programs and directories, of every process.
 pub(crate) fn spaces(cx: &mut Restore<'_>, model: &Model) -> Result<BTreeMap<Pid, Space>> {
     segments::make(cx, model)?;
+    semaphores::make(cx, model)?;
     let mut spaces = BTreeMap::new();
     for process in model.processes.iter().filter(|process| !process.zombie()) {
         let _turn = Turn::to_some(cx.rights.of(process.pid))?;

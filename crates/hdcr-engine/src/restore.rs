@@ -181,6 +181,8 @@ pub struct Restore<'a> {
     pub(crate) inodes: reopen::OpenedInodes,
     /// Segments of System V shared memory, made.
     pub(crate) segments: segments::Made,
+    /// Sets of System V semaphores, made.
+    pub(crate) semaphores: semaphores::Made,
     /// What happens to the contents of files at the end.
     pub(crate) plan: Plan,
     /// What became of files that a user should know.
@@ -405,6 +407,7 @@ fn let_go(
     }
     works.release()?;
     cx.segments.keep();
+    cx.semaphores.keep();
     if let Err(error) = told(Told::Runs(Restored { notes: std::mem::take(&mut cx.notes), ..roots(model) })) {
         tracing::debug!(%error, "nobody listens");
     }

@@ -6,7 +6,7 @@
 //!
 //! Values are put back by processes of the tree, each those that it had changed last: so the next checkpoint sees the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use hdcr_image::{Record, Tag};
@@ -20,8 +20,8 @@ use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::{Pid, Tid};
 use crate::model::{self, ObjectId};
 use crate::procfs;
-use crate::restore::Restore;
-use crate::stored::Model;
+use crate::restore::{Restore, StoredFrame};
+use crate::stored::{self, Model};
 use crate::survey::Survey;
 use crate::task::Stage;
 
@@ -197,35 +197,136 @@ pub(crate) fn capture(cx: &mut Capture<'_>) -> Result<()> {
     cx.frame(ObjectId(0), &SemaphoresRecord { boot, namespace, sets })
 }
 
-/// Puts values back, in sets that are there still or are made again.
-pub(crate) fn restore(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
-    if !cx.has::<SemaphoresRecord>(ObjectId(0)) {
-        return Ok(());
+/// Sets of a tree in the making. Those that were made for it go with it when it does not come to run.
+#[derive(Debug, Default)]
+pub(crate) struct Made(Vec<i32>);
+
+impl Made {
+    /// The tree runs.
+    pub(crate) fn keep(&mut self) {
+        self.0.clear();
     }
-    let record: SemaphoresRecord = cx.record(ObjectId(0))?;
-    let (boot, namespace) = place();
-    let same_place = (&record.boot, &record.namespace) == (&boot, &namespace);
-    let tree: BTreeSet<Pid> = model.processes.iter().map(|process| process.pid).collect();
-    let living: BTreeSet<Pid> = model.processes.iter().filter(|p| !p.zombie()).map(|p| p.pid).collect();
-    let rows = rows();
-    for set in &record.sets {
-        sound(set)?;
-        let found = rows.iter().find(|row| same_place && row.id == set.id);
-        match found.filter(|row| (row.key, row.count) == (set.key, set.values.len())) {
-            Some(row) => {
-                if let Some(user) = foreign(set, &users_of(row).unwrap_or_default(), &tree) {
-                    cx.notes.push(shared(set.id, user));
-                    continue;
-                }
-            }
-            None => {
-                if let Err(error) = make(set) {
-                    cx.notes.push(lost(set.id, &error));
-                    continue;
-                }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for id in &self.0 {
+            if let Err(error) = semaphores::remove(*id) {
+                tracing::debug!(%error, id, "semaphores of a tree that did not come to run stay");
             }
         }
-        put_back(cx, set, &living);
+    }
+}
+
+/// Where a set comes back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Room {
+    /// In the one that was left behind.
+    There,
+    /// It has to be made.
+    Free,
+    /// Likewise, when one of the same key or number is gone that the program has made since.
+    Newer(i32),
+    /// Something else is there.
+    Taken(Refusal),
+}
+
+/// Whether processes of the tree were the last to use a set before they died, and nobody since.
+fn is_left(users: &[i32], tree: &BTreeSet<Pid>) -> bool {
+    let alive = |pid: Pid| procfs::stat(pid).map_or_else(|_| lives(pid), |stat| !procfs::dead(stat.state));
+    let users = || users.iter().copied().filter(|user| *user != 0).map(Pid);
+    users().any(|user| tree.contains(&user)) && !users().any(alive)
+}
+
+fn room(set: &SetRecord, rows: &[Row], same_place: bool, left: &dyn Fn(&Row) -> bool) -> Room {
+    let other = |row: &Row, what| {
+        if same_place && row.uid == set.uid && left(row) {
+            return Room::Newer(row.id);
+        }
+        let remedy = "remove it with ipcrm(1) if nobody needs it";
+        Room::Taken(note("semaphore-taken", set.id, format!("another set has their {what}"), remedy))
+    };
+    if let Some(row) = rows.iter().find(|row| row.id == set.id) {
+        let alike = same_place && (row.key, row.count) == (set.key, set.values.len());
+        return if alike { Room::There } else { other(row, "number") };
+    }
+    let of_key = rows.iter().find(|row| set.key != libc::IPC_PRIVATE && row.key == set.key);
+    of_key.map_or(Room::Free, |row| other(row, "key"))
+}
+
+/// The sets of an image, and whether their numbers mean something here.
+fn sets(frames: &BTreeMap<(u16, ObjectId), StoredFrame>) -> Result<(Vec<SetRecord>, bool)> {
+    if stored::ids(frames, SemaphoresRecord::TAG).is_empty() {
+        return Ok((Vec::new(), true));
+    }
+    let SemaphoresRecord { boot, namespace, sets } = stored::one(frames, ObjectId(0))?;
+    sets.iter().try_for_each(sound)?;
+    Ok((sets, (boot, namespace) == place()))
+}
+
+fn pids_of(model: &Model) -> BTreeSet<Pid> {
+    model.processes.iter().map(|process| process.pid).collect()
+}
+
+/// Whether this process may say which number the next set gets: nothing is written.
+fn may_choose() -> bool {
+    fs::OpenOptions::new().write(true).open("/proc/sys/kernel/sem_next_id").is_ok()
+}
+
+/// What stands in the way of the sets of an image.
+pub(crate) fn check(model: &Model) -> Result<Vec<Refusal>> {
+    let (sets, same_place) = sets(&model.frames)?;
+    let (rows, tree) = (if sets.is_empty() { Vec::new() } else { rows() }, pids_of(model));
+    let left = |row: &Row| users_of(row).is_some_and(|users| is_left(&users, &tree));
+    let obstacle = |set: &SetRecord| match room(set, &rows, same_place, &left) {
+        Room::There => None,
+        Room::Taken(refusal) => Some(refusal),
+        Room::Free | Room::Newer(_) if may_choose() => None,
+        Room::Free | Room::Newer(_) => Some(lost(set.id, "this user may not choose it")),
+    };
+    Ok(sets.iter().filter_map(obstacle).collect())
+}
+
+/// Makes the sets that are gone again, still without their values. The tree is dead, and not born again.
+pub(crate) fn make(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
+    let (sets, same_place) = sets(cx.frames)?;
+    let tree = pids_of(model);
+    let left = |row: &Row| users_of(row).is_some_and(|users| is_left(&users, &tree));
+    for set in &sets {
+        let mut found = room(set, &rows(), same_place, &left);
+        // One of its number, and one of its key.
+        for _ in 0..2 {
+            let Room::Newer(id) = found else { break };
+            semaphores::remove(id).map_err(Error::system("removing semaphores", id))?;
+            let cause = "the program made them after the checkpoint; they were removed".to_owned();
+            cx.notes.push(note("semaphore-newer", id, cause, ""));
+            found = room(set, &rows(), same_place, &left);
+        }
+        match found {
+            Room::There => {}
+            Room::Taken(refusal) => return Err(Error::refuse(refusal)),
+            Room::Free | Room::Newer(_) => {
+                make_one(set).map_err(|error| Error::refuse(lost(set.id, &error.to_string())))?;
+                cx.semaphores.0.push(set.id);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Puts values back. The tree stands still.
+pub(crate) fn restore(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
+    let (sets, _) = sets(cx.frames)?;
+    let tree = pids_of(model);
+    let living: BTreeSet<Pid> = model.processes.iter().filter(|p| !p.zombie()).map(|p| p.pid).collect();
+    let rows = rows();
+    for set in &sets {
+        let row = rows.iter().find(|row| row.id == set.id);
+        let now = row.and_then(users_of).unwrap_or_default();
+        match foreign(set, &now, &tree) {
+            Some(user) if !cx.semaphores.0.contains(&set.id) => cx.notes.push(shared(set.id, user)),
+            _ => put_back(cx, set, &living),
+        }
     }
     Ok(())
 }
@@ -235,23 +336,23 @@ fn sound(set: &SetRecord) -> Result<()> {
     if sound { Ok(()) } else { Err(Error::Unsound(format!("semaphores {} with values that cannot be", set.id))) }
 }
 
-/// Somebody who uses a set now and is not of the tree. One who is not to be seen in this pid namespace is process 0.
+/// Somebody who uses a set now and is not of the tree; process 0 where that is not to be seen. In a pid namespace of one's
+/// own whoever is outside of it reads as 0, and so do the dead processes of the tree and who has never been there.
 fn foreign(set: &SetRecord, now: &[i32], tree: &BTreeSet<Pid>) -> Option<Pid> {
-    let unseen = now.len() != set.users.len() || now.iter().zip(&set.users).any(|(now, then)| *now == 0 && *then != 0);
     let other = || now.iter().map(|user| Pid(*user)).find(|user| user.0 != 0 && !tree.contains(user) && lives(*user));
-    if unseen { Some(Pid(0)) } else { other() }
+    if now.len() == set.users.len() { other() } else { Some(Pid(0)) }
 }
 
-fn make(set: &SetRecord) -> std::io::Result<()> {
+fn make_one(set: &SetRecord) -> std::io::Result<()> {
     let mode = u16::try_from(set.mode & 0o777).unwrap_or_default();
     let count = i32::try_from(set.values.len()).unwrap_or_default();
     let id = semaphores::make(set.key, count, Rights { uid: set.uid, gid: set.gid, mode }, set.id)?;
     if id == set.id { Ok(()) } else { Err(std::io::Error::other("the number is in use")) }
 }
 
-fn lost(id: i32, error: &std::io::Error) -> Refusal {
-    let cause = format!("they are gone, and cannot be made again under their number: {error}");
-    note("semaphore-gone", id, cause, "start the program anew if it needs them")
+fn lost(id: i32, cause: &str) -> Refusal {
+    let cause = format!("they are gone, and cannot be made again under their number: {cause}");
+    note("semaphore-gone", id, cause, "restore as root or with the capability CAP_CHECKPOINT_RESTORE")
 }
 
 /// After the death of the old processes nobody uses them, and the new ones stand still.
@@ -321,7 +422,32 @@ mod tests {
         let own = Pid(i32::try_from(std::process::id()).unwrap());
         assert_eq!(foreign(&set(&[7, 0]), &[7, 0], &tree), None);
         assert_eq!(foreign(&set(&[7, 0]), &[7, own.0], &tree), Some(own));
-        assert_eq!(foreign(&set(&[7, 0]), &[0, 0], &tree), Some(Pid(0)));
+        // Seen from another pid namespace: those who are dead.
+        assert_eq!(foreign(&set(&[7, 5]), &[0, 0], &tree), None);
         assert_eq!(foreign(&set(&[7, 0]), &[], &tree), Some(Pid(0)));
+    }
+
+    #[test]
+    fn a_set_of_a_later_life_is_told_from_what_is_somebody_elses() {
+        let row = Row { key: 5, id: 98_307, mode: 0o600, count: 2, uid: 1, gid: 2, changed: 1 };
+        let set = SetRecord { key: 5, ..set(&[7, 0]) };
+        let code = |row: Row, same_place, left| match room(&set, &[row], same_place, &|_| left) {
+            Room::There => "there",
+            Room::Free => "free",
+            Room::Newer(_) => "newer",
+            Room::Taken(refusal) => refusal.code,
+        };
+        assert_eq!(code(row, true, false), "there");
+        assert_eq!(code(row, false, true), "semaphore-taken");
+        assert_eq!(code(Row { id: 1, key: 6, ..row }, true, true), "free");
+        for other in [Row { id: 1, ..row }, Row { key: 6, ..row }, Row { count: 3, ..row }] {
+            assert_eq!(code(other, true, true), "newer");
+            assert_eq!(code(other, true, false), "semaphore-taken");
+            assert_eq!(code(Row { uid: 0, ..other }, true, true), "semaphore-taken");
+        }
+        let (own, dead) = (std::process::id().cast_signed(), i32::MAX);
+        let tree = BTreeSet::from([Pid(own), Pid(dead)]);
+        assert!(is_left(&[dead, 0], &tree) && is_left(&[dead, dead - 1], &tree));
+        assert!(!is_left(&[dead, own], &tree) && !is_left(&[dead - 1, 0], &tree) && !is_left(&[0, 0], &tree));
     }
 }

@@ -21,7 +21,7 @@ use crate::progress::Meter;
 use crate::resource;
 use crate::restore::{Contents, StoredFrame};
 use crate::segments::{self, SegmentRecord};
-use crate::semaphores::SemaphoresRecord;
+use crate::semaphores::{self, SemaphoresRecord};
 use crate::snapshot::record::WaysRecord;
 use crate::task::TASKS;
 use crate::tree::{self, ProcessRecord, StoredProcess, Tasks, ThreadRecord};
@@ -129,6 +129,7 @@ pub(crate) fn check(model: &Model, steps: &[Step], asker: Asker) -> Result<(Refu
     }
     let (in_the_way, worth_knowing) = segments::check(model)?;
     refusals.0.extend(in_the_way);
+    refusals.0.extend(semaphores::check(model)?);
     notes.extend(worth_knowing);
     Ok((refusals, notes))
 }

@@ -180,6 +180,7 @@ pub(crate) fn restore<'a>(image: &'a Image, journal: &Path, map_path: &'a [(Path
         making: BTreeSet::new(),
         inodes: BTreeMap::new(),
         segments: crate::segments::Made::default(),
+        semaphores: crate::semaphores::Made::default(),
         plan: Plan::at(journal).unwrap(),
         notes: Vec::new(),
         foreign: Vec::new(),

@@ -56,6 +56,7 @@ pub fn to_the_start(directory: &Path, since: &Since) -> Result<Vec<Refusal>> {
         making: BTreeSet::new(),
         inodes: BTreeMap::new(),
         segments: crate::segments::Made::default(),
+        semaphores: crate::semaphores::Made::default(),
         plan: Plan::at(directory)?,
         late: Vec::new(),
         apart: BTreeMap::new(),
