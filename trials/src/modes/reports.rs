@@ -42,7 +42,8 @@ pub(crate) fn unwritable(stage: &mut Stage<'_>) -> Result<()> {
     stage.end_all()
 }
 
-/// Twice `-v` tells the phases with their durations, and what was chosen; also what a worker does.
+/// Twice `-v` tells the phases with their durations, and what was chosen; also what a worker does. How many processes
+/// there are is chance: the script starts one for each of its sleeps.
 pub(crate) fn verbose(stage: &mut Stage<'_>) -> Result<()> {
     let program = stage.program(&counting("count", 100_000))?;
     stage.until_counted("count", 3)?;
@@ -51,14 +52,14 @@ pub(crate) fn verbose(stage: &mut Stage<'_>) -> Result<()> {
     ensure!(!said.err.contains(" ms)"), "-v tells phases: {}", said.err);
     let said = stage.expect(0, &["checkpoint", &pid, "-o", "image.2", "-vv"])?;
     for words in
-        ["looked at 2 processes (", "stopped (", "read (", "let go (", "written and durable", "read in the stop"]
+        ["looked at ", "stopped (", "read (", "let go (", "written and durable", "read in the stop"]
     {
         ensure!(said.err.contains(words), "-vv does not tell {words}: {}", said.err);
     }
     stage.end_all()?;
     let said = stage.expect(0, &["restore", "./image.2", "--detach", "--stdio", "null", "-vv"])?;
     for words in
-        ["image read: 2 processes", "files found and opened (", "memory mapped and filled (", "the tree let go ("]
+        ["image read: ", "files found and opened (", "memory mapped and filled (", "the tree let go ("]
     {
         ensure!(said.err.contains(words), "-vv does not tell {words}: {}", said.err);
     }

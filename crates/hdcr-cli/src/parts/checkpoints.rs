@@ -20,6 +20,7 @@ use crate::failure::{Obstacle, Result};
 use crate::filling::{self, micros};
 use crate::kinds::Then;
 use crate::machine;
+use crate::output::counted;
 use crate::progress::{Doing, Step};
 use crate::task::{CheckpointTask, Checkpointed, Reply, Target, Took};
 
@@ -179,7 +180,7 @@ pub(crate) fn checkpoint(
     let mut laps = Parts::begin();
     let look = || Ok(checkpoint::survey_again(request(task, progress.clone()), series)?);
     let surveyed = filling::when_filled(look)?;
-    laps.done(&format!("looked at {} processes", surveyed.processes()), "looking");
+    laps.done(&format!("looked at {}", counted(surveyed.processes(), "process", "processes")), "looking");
     let mut notes: Vec<Obstacle> = surveyed.notes().iter().map(obstacle).collect();
     let (prepared, path) = prepare(task, session, surveyed)?;
     laps.done("copied ahead what can be", "copying ahead");
