@@ -51,16 +51,12 @@ pub(crate) fn verbose(stage: &mut Stage<'_>) -> Result<()> {
     let said = stage.expect(0, &["checkpoint", &pid, "-o", "image", "-v"])?;
     ensure!(!said.err.contains(" ms)"), "-v tells phases: {}", said.err);
     let said = stage.expect(0, &["checkpoint", &pid, "-o", "image.2", "-vv"])?;
-    for words in
-        ["looked at ", "stopped (", "read (", "let go (", "written and durable", "read in the stop"]
-    {
+    for words in ["looked at ", "stopped (", "read (", "let go (", "written and durable", "read in the stop"] {
         ensure!(said.err.contains(words), "-vv does not tell {words}: {}", said.err);
     }
     stage.end_all()?;
     let said = stage.expect(0, &["restore", "./image.2", "--detach", "--stdio", "null", "-vv"])?;
-    for words in
-        ["image read: ", "files found and opened (", "memory mapped and filled (", "the tree let go ("]
-    {
+    for words in ["image read: ", "files found and opened (", "memory mapped and filled (", "the tree let go ("] {
         ensure!(said.err.contains(words), "-vv does not tell {words}: {}", said.err);
     }
     stage.end_all()
