@@ -20,6 +20,7 @@ use hdcr_engine::progress::{Phase, Progress};
 use hdcr_engine::restore::{self, Afterwards, Options, Told};
 use hdcr_engine::show;
 use hdcr_image::{Compression, ImageReader, JobName, Manifest, Sink, SnapshotId, Source};
+use hdcr_kmod::Presence;
 use hdcr_ptrace::{Faults, Ptrace};
 use hdcr_store::{DirectorySink, DirectoryStore, Durability, Entry, FileSink, Selector, open_path};
 
@@ -46,6 +47,11 @@ const LINEAGE: usize = 64;
 fn mechanism() -> Ptrace {
     let die_after = std::env::var("HDCR_TRIAL_DIE_AFTER").ok().and_then(|text| text.parse().ok());
     Ptrace::new(Faults { die_after, ..Faults::default() })
+}
+
+/// How the kernel module stands to this process.
+pub(crate) fn module() -> Presence {
+    Presence::of(&Path::new("/dev").join(hdcr_abi::DEVICE))
 }
 
 /// Whether a keeper may follow the program.

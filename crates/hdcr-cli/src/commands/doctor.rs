@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use hdcr_kmod::Presence;
 use rustix::thread::{CapabilitySet, capabilities};
 use serde::Serialize;
 
@@ -79,6 +80,7 @@ pub(crate) fn run(at: &Surrounding<'_>) -> Result<u8> {
     findings.extend(tracing_rights());
     findings.extend(pids());
     findings.extend(mechanism());
+    findings.push(module(parts::module()));
     findings.extend(places(at));
     let missing = findings.iter().any(|finding| finding.state == State::Missing);
     at.output.result(&Examined { findings })?;
@@ -209,6 +211,35 @@ fn mechanism() -> Vec<Finding> {
     ]
 }
 
+/// The kernel module, which nothing but `--mechanism kernel` needs.
+fn module(presence: Presence) -> Finding {
+    const LOAD: &str = "checkpoints are made by ptrace alone; docs/kernel.md tells how the module is built and loaded";
+    let (state, found, follows) = match presence {
+        Presence::Ready(features) => {
+            let lacking = hdcr_kmod::lacking(features);
+            let found = if lacking.is_empty() {
+                format!("version {}", hdcr_abi::VERSION)
+            } else {
+                format!("version {}, without {}", hdcr_abi::VERSION, lacking.join(", "))
+            };
+            (either(lacking.is_empty(), State::Limited), found, "what it looks up in this kernel was not found")
+        }
+        Presence::Absent => (State::Limited, "not loaded".to_owned(), LOAD),
+        Presence::Closed => {
+            let found = "loaded, but not for this user".to_owned();
+            (State::Limited, found, "run hdcr as root, or as a member of the group of /dev/hdcr")
+        }
+        Presence::Misfit => {
+            let found = format!("of another version than {}", hdcr_abi::VERSION);
+            (State::Limited, found, "load the module that belongs to this hdcr; until then ptrace is used")
+        }
+        Presence::Odd(error) => {
+            (State::Limited, crate::failure::chain(&error), "ptrace is used; look at `dmesg` for what the module says")
+        }
+    };
+    finding("kernel module", state, found, follows)
+}
+
 fn places(at: &Surrounding<'_>) -> Vec<Finding> {
     let store = &at.settings.store;
     let space = nearest(store)
@@ -250,6 +281,15 @@ pub(crate) fn probe(at: &Surrounding<'_>) -> Result<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_module_is_told_of_and_never_needed() {
+        assert_eq!(module(Presence::Ready(u64::MAX)).state, State::Good);
+        for presence in [Presence::Absent, Presence::Closed, Presence::Misfit, Presence::Ready(0)] {
+            let told = module(presence);
+            assert!(told.state == State::Limited && told.follows.is_some());
+        }
+    }
 
     #[test]
     fn what_is_good_has_no_consequence() {
