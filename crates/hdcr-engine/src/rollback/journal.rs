@@ -1,12 +1,14 @@
 //! The journal of a roll-back: what has to be undone when it does not come to its end, written before it is done.
 //!
-//! A file of framed entries that only grows; a torn tail is an entry that was never acted upon. It is locked while its
-//! restore lives, so that the next restore can tell a dead one from one at work.
+//! A file of framed entries that only grows; a torn tail is an entry that was never acted upon. Its last entry says that
+//! nothing is undone any more ([`Come`]): what is left to do then can be done again by whoever finds it. It is locked while
+//! its restore lives, so that the next restore can tell a dead one from one at work.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use prost::Message;
 use rustix::fs::FlockOperation;
@@ -34,6 +36,10 @@ pub(crate) enum Undo {
     RemoveSocket = 5,
     /// Remove a name that a file of the program has beside its own.
     RemoveSecondName = 6,
+    /// Nothing, nor any entry before: the roll-back is final.
+    NoneAsFinal = 7,
+    /// Nothing, nor any entry before: it is undone.
+    NoneAsUndone = 8,
 }
 
 /// What becomes of something that was moved when the roll-back has come to its end.
@@ -116,6 +122,17 @@ impl Entry {
     }
 }
 
+/// How far a roll-back has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Come {
+    /// It is to be undone, or to be made final.
+    Open,
+    /// It is undone; its copies go.
+    Undone,
+    /// It is final; what it leaves is put where it stays, and the rest goes.
+    Final,
+}
+
 const NAME: &str = "rollback.journal";
 const DIGEST: usize = 32;
 
@@ -124,6 +141,20 @@ const DIGEST: usize = 32;
 pub(crate) struct Journal {
     directory: PathBuf,
     file: File,
+    come: Come,
+}
+
+/// Takes the lock. A process that another thread is just starting holds what we hold until it executes its program, also a
+/// lock that we have given up: that is waited for.
+fn is_locked(file: &File) -> bool {
+    const TRIES: u32 = 100;
+    const BETWEEN: Duration = Duration::from_millis(1);
+    (0..TRIES).any(|again| {
+        if again > 0 {
+            std::thread::sleep(BETWEEN);
+        }
+        rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
+    })
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
@@ -136,7 +167,7 @@ impl Journal {
         directory.join(NAME).symlink_metadata().is_ok()
     }
 
-    /// Opens and locks the journal of a directory; also the entries of a roll-back that died there.
+    /// Opens and locks the journal of a directory; also the entries of a roll-back that died there, as far as they count.
     pub(crate) fn open(directory: &Path) -> Result<(Self, Vec<Entry>)> {
         std::fs::create_dir_all(directory).map_err(failed("making the journal's directory", directory))?;
         // Who says where it lies may say so by links.
@@ -146,12 +177,21 @@ impl Journal {
         options.read(true).append(true).create(true).mode(0o600);
         let opened = reserve::with_room(directory, 1, || options.open(&path));
         let mut file = opened.map_err(failed("opening the journal", &path))?;
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if !is_locked(&file) {
             return Err(Error::refuse(busy(&path)));
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed("reading the journal", &path))?;
-        Ok((Self { directory: directory.to_owned(), file }, parse(&bytes)))
+        let mut entries = parse(&bytes);
+        let is_end = |entry: &Entry| matches!(entry.undo(), Undo::NoneAsFinal | Undo::NoneAsUndone);
+        let end = entries.iter().position(is_end);
+        let come = match end.and_then(|end| entries.get(end)).map(Entry::undo) {
+            Some(Undo::NoneAsFinal) => Come::Final,
+            Some(_) => Come::Undone,
+            None => Come::Open,
+        };
+        entries.truncate(end.unwrap_or(entries.len()));
+        Ok((Self { directory: directory.to_owned(), file, come }, entries))
     }
 
     /// Adds an entry. It is safe against the death of this process, and after [`Journal::sync`] against a power cut.
@@ -186,20 +226,33 @@ impl Journal {
         self.directory.join(format!("rollback.{number}"))
     }
 
-    /// From here on nothing is undone any more.
-    pub(crate) fn end(&mut self, steps: &Steps) -> Result<()> {
-        if self.file.metadata().is_ok_and(|file| file.len() == 0) {
-            return Ok(());
-        }
-        self.file.set_len(0).map_err(failed("ending the journal", &self.directory))?;
-        steps.step("end", &self.directory.join(NAME));
-        steps.sync(&self.file, &self.directory.join(NAME))
+    /// How far its roll-back has come.
+    pub(crate) fn come(&self) -> Come {
+        self.come
     }
 
-    /// Forgets all: from here on nothing is undone any more. Copies go only when no journal on the disk names them.
-    pub(crate) fn clear(&mut self, copies: u64, steps: &Steps) -> Result<()> {
-        self.end(steps)?;
+    /// From here on nothing is undone any more.
+    pub(crate) fn end(&mut self, come: Come, steps: &Steps) -> Result<()> {
+        let undo = match come {
+            Come::Open => return Ok(()),
+            Come::Undone => Undo::NoneAsUndone,
+            Come::Final => Undo::NoneAsFinal,
+        };
+        if self.come != Come::Open || self.file.metadata().is_ok_and(|file| file.len() == 0) {
+            return Ok(());
+        }
+        let path = self.directory.join(NAME);
+        steps.step("end", &path);
+        self.add(&Entry { undo: undo.into(), ..Entry::default() })?;
+        steps.sync(&self.file, &path)?;
+        self.come = come;
+        Ok(())
+    }
+
+    /// Removes the kept copies, and then the journal. May be done again when it died.
+    pub(crate) fn clear(&self, copies: u64, steps: &Steps) -> Result<()> {
         for number in 1..=copies {
+            steps.step("remove", &self.copy(number));
             match std::fs::remove_file(self.copy(number)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(failed("removing a kept copy", &self.copy(number))(error));
@@ -208,6 +261,7 @@ impl Journal {
             }
         }
         let path = self.directory.join(NAME);
+        steps.step("remove", &path);
         std::fs::remove_file(&path).map_err(failed("removing the journal", &path))
     }
 }
@@ -274,6 +328,10 @@ mod tests {
         assert_eq!(parse(&[0xff; 40]), []);
         let (mut journal, old) = Journal::open(directory.path()).unwrap();
         assert_eq!(old, [entry(b"/a"), entry(b"/b")]);
+        journal.end(Come::Final, &Steps::default()).unwrap();
+        drop(journal);
+        let (journal, old) = Journal::open(directory.path()).unwrap();
+        assert_eq!((journal.come(), old.len()), (Come::Final, 2));
         journal.clear(3, &Steps::default()).unwrap();
         assert!(!path.exists());
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::journal::{self, Entry, Journal, Then, Undo};
+use super::journal::{self, Come, Entry, Journal, Then, Undo};
 use super::reserve;
 use super::steps::Steps;
 use super::witness::Witness;
@@ -30,19 +30,14 @@ fn list(directory: &Path) -> PathBuf {
 const ROLL_BACKS: u64 = 8;
 
 /// Ends a roll-back for good: nothing is undone from here on, what it leaves is put where it stays, what nobody wants goes.
+/// May be done again when it died.
 pub(super) fn settle(journal: &mut Journal, entries: &[Entry], steps: &Steps) -> Result<()> {
-    // While the journal names a copy, that copy is where it says; and when it ends, the copy has its other name already.
-    for entry in entries.iter().filter(|entry| !entry.newer.is_empty()) {
-        let (copy, place) = (journal.copy(entry.copy), path(&entry.newer));
-        if let Err(error) = std::fs::hard_link(&copy, &place) {
-            tracing::debug!(%error, path = %place.display(), "no second name for a kept copy");
-        }
-    }
-    journal.end(steps)?;
+    journal.end(Come::Final, steps)?;
     let mut left = Vec::new();
     for entry in entries {
         if !entry.newer.is_empty() {
             let place = path(&entry.newer);
+            steps.step("move", &place);
             match rename(&journal.copy(entry.copy), &place) {
                 Ok(()) | Err(Errno::EXIST | Errno::NOENT) => {}
                 Err(error) => return Err(Error::system("keeping the newer part of a file", place.display())(error)),
@@ -60,7 +55,11 @@ pub(super) fn settle(journal: &mut Journal, entries: &[Entry], steps: &Steps) ->
             }
             Then::Goes => {
                 let _turn = Turn::to_some(entry.rights().as_ref())?;
-                undo::remove(&moved)?;
+                steps.step("remove", &moved);
+                // Done again after a death, it may be somebody else's by now.
+                if Witness::at(&moved).is_some_and(|there| Witness::in_entry(entry).fits(&there)) {
+                    undo::remove(&moved)?;
+                }
             }
         }
     }
@@ -111,6 +110,7 @@ fn write(place: &Path, entries: &[Entry], steps: &Steps) -> Result<()> {
         file.write_all(&journal::framed(entry)).map_err(failed)?;
     }
     steps.sync(&file, &part)?;
+    steps.step("move", &part);
     std::fs::rename(&part, place).map_err(failed)
 }
 

@@ -8,6 +8,17 @@
 //! What is kept and the journal reach the disk before a file is touched, and the files before the journal ends: a power cut
 //! in the middle is repaired like a death. Everything is done with the rights that were in force when it was planned
 //! ([`crate::rights`]), also when it is another process that undoes it.
+//!
+//! | step | by | what a death in it leaves | who finds it |
+//! | --- | --- | --- | --- |
+//! | files are opened, missing ones made beside their names, newer ones moved aside | the plan | names of ours and moved files, each written down before | [`repair`] removes and moves back |
+//! | what will be replaced is copied; copies, then the journal are on the disk | [`Plan::prepare`] | copies | [`repair`] removes them |
+//! | files are written, cut, named; then synced, then their directories | [`Plan::apply`] | files half old, half new | [`repair`] writes the copies back |
+//! | the tree is let go: from here on the program may have seen the files | the restore | files as at the checkpoint, the journal | who has let it go says so: [`settle`]; who does not know ends the tree first, then [`repair`] |
+//! | the journal says that nothing is undone any more | [`Plan::finish`], [`settle`] | as before that, or as after it | likewise |
+//! | newer bytes get the name under which they stay, what stays is listed, the rest is removed, the journal last | the same | some of it done | [`repair`] and [`settle`] do the rest |
+//!
+//! `deaths.rs` dies at each of these steps, and at each step of the repair and of the settling.
 
 mod journal;
 mod left;
@@ -26,6 +37,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
+use journal::Come;
 pub(crate) use journal::{Entry, Journal, Then, Undo};
 pub use start::to_the_start;
 use steps::Steps;
@@ -106,9 +118,20 @@ pub fn repair(directory: &Path) -> Result<bool> {
     }
     let steps = Steps::default();
     let (mut journal, entries) = Journal::open(directory)?;
-    undo::undo(&entries, Some(&journal), &[], &steps).map_err(|error| stuck(directory, &error))?;
-    journal.clear(entries.iter().map(|entry| entry.copy).max().unwrap_or_default(), &steps)?;
-    Ok(!entries.is_empty())
+    match journal.come() {
+        Come::Open => {
+            undo::undo(&entries, Some(&journal), &[], &steps).map_err(|error| stuck(directory, &error))?;
+            journal.end(Come::Undone, &steps)?;
+        }
+        Come::Undone => {}
+        Come::Final => {
+            if let Err(error) = left::settle(&mut journal, &entries, &steps) {
+                tracing::warn!(%error, path = %directory.display(), "left over from a roll-back");
+            }
+        }
+    }
+    journal.clear(last_copy(&entries), &steps)?;
+    Ok(journal.come() != Come::Final && !entries.is_empty())
 }
 
 /// Nothing is restored over files of which half is as it was before and half as at a checkpoint: a user decides.
@@ -124,6 +147,10 @@ fn stuck(directory: &Path, error: &Error) -> Error {
     })
 }
 
+fn last_copy(entries: &[Entry]) -> u64 {
+    entries.iter().map(|entry| entry.copy).max().unwrap_or_default()
+}
+
 /// Makes a roll-back final whose process died after its tree had been let go and before it could do so itself.
 pub fn settle(directory: &Path) -> Result<()> {
     if !Journal::is_in(directory) {
@@ -132,7 +159,7 @@ pub fn settle(directory: &Path) -> Result<()> {
     let (mut journal, entries) = Journal::open(directory)?;
     let steps = Steps::default();
     left::settle(&mut journal, &entries, &steps)?;
-    journal.clear(entries.iter().map(|entry| entry.copy).max().unwrap_or_default(), &steps)
+    journal.clear(last_copy(&entries), &steps)
 }
 
 /// Whether a roll-back has died in a directory, and nobody has repaired it.
@@ -142,7 +169,8 @@ pub fn has_died_in(directory: &Path) -> bool {
 
 /// Whether a roll-back that was to be final is: nothing of it would be undone.
 fn is_final(directory: &Path) -> bool {
-    !Journal::is_in(directory) || Journal::open(directory).is_ok_and(|(_, entries)| entries.is_empty())
+    !Journal::is_in(directory)
+        || Journal::open(directory).is_ok_and(|(journal, entries)| entries.is_empty() || journal.come() == Come::Final)
 }
 
 /// The rights that are in force, when they are not those of this process.
@@ -199,6 +227,7 @@ impl Plan {
 
     fn write_down_for(&mut self, entry: Entry, rights: Option<&Rights>) -> Result<()> {
         let entry = entry.with_rights(rights);
+        self.steps.step("say", &path(&entry.path));
         if let Some(journal) = &mut self.journal {
             journal.add(&entry)?;
         }
@@ -252,6 +281,7 @@ impl Plan {
     /// Moves a file out of the way, to be moved back when the restore fails, and else to be removed.
     pub(crate) fn move_away(&mut self, from: &Path, to: &Path) -> Result<()> {
         self.will_undo(Entry { then: Then::Goes.into(), ..moving(from, to) })?;
+        self.steps.step("move", from);
         rename(from, to).map_err(Error::system("moving a file away", from.display()))
     }
 
@@ -262,14 +292,17 @@ impl Plan {
         let mode = Mode::from_raw_mode(mode & 0o7777);
         if data::ours(path.file_name().unwrap_or_default().as_bytes()) {
             self.write_down(entry(path))?;
+            self.steps.step("make", path);
             return self.with_room_for(1, || route::mkdir(path, mode).map_err(failed()));
         }
         // Under a name of ours first: an empty directory that somebody else makes there meanwhile is not removed for ours.
         let from = data::free_beside(path, "new", || self.number());
         self.write_down(entry(&from))?;
+        self.steps.step("make", &from);
         self.with_room_for(1, || route::mkdir(&from, mode).map_err(failed()))?;
         let witness = Witness::at(&from).ok_or(Errno::NOENT).map_err(failed())?;
         self.write_down(witness.into_entry(entry(path)))?;
+        self.steps.step("move", &from);
         rename(&from, path).map_err(failed())
     }
 
@@ -312,6 +345,7 @@ impl Plan {
         self.will_make(&place, None)?;
         // One that a roll-back left which died as it ended may have a second name, under which it stays.
         undo::remove(&place)?;
+        self.steps.step("keep", &place);
         let reader = held::reader(file, planned.rights.as_ref(), path)?;
         let keep = |size: u64| {
             self.with_room_for(reserve::room_of(&stat, from..size), || {
@@ -406,11 +440,13 @@ impl Plan {
 
     /// Puts everything back as it was before this restore.
     pub(crate) fn undo(&mut self) -> Result<()> {
-        let entries = std::mem::take(&mut self.done);
-        let planned = std::mem::take(&mut self.actions);
-        undo::undo(&entries, self.journal.as_ref(), &planned, &self.steps)?;
-        self.journal.as_mut().map_or(Ok(()), |journal| journal.clear(self.copies, &self.steps))?;
+        // Once: when it fails, what is kept is for the next restore.
         self.finished = true;
+        undo::undo(&self.done, self.journal.as_ref(), &self.actions, &self.steps)?;
+        if let Some(journal) = &mut self.journal {
+            journal.end(Come::Undone, &self.steps)?;
+            journal.clear(self.copies, &self.steps)?;
+        }
         Ok(())
     }
 }
@@ -444,6 +480,7 @@ fn apply(action: &Action, contents: &dyn Contents, steps: &Steps) -> Result<()> 
         Action::Contents { path, file, id, size, changed } => {
             steps.step("write", path);
             data::fill(file, contents, *id, *size, path)?;
+            steps.step("time", path);
             set_time(file, *changed, path)
         }
         Action::Cut { path, file, size, changed } => {
@@ -451,14 +488,20 @@ fn apply(action: &Action, contents: &dyn Contents, steps: &Steps) -> Result<()> 
             rustix::fs::ftruncate(file, *size).map_err(Error::system("cutting a file back", path.display()))?;
             set_time(file, *changed, path)
         }
-        Action::Place { path, from } => match rename(from, path) {
-            Err(Errno::NOENT) if path.exists() => Ok(()),
-            other => other.map_err(Error::system("giving a file its name", path.display())),
-        },
-        Action::Aside { path, to } => match rename(path, to) {
-            Err(Errno::NOENT) => Ok(()),
-            other => other.map_err(Error::system("moving a newer file aside", path.display())),
-        },
+        Action::Place { path, from } => {
+            steps.step("move", path);
+            match rename(from, path) {
+                Err(Errno::NOENT) if path.exists() => Ok(()),
+                other => other.map_err(Error::system("giving a file its name", path.display())),
+            }
+        }
+        Action::Aside { path, to } => {
+            steps.step("move", path);
+            match rename(path, to) {
+                Err(Errno::NOENT) => Ok(()),
+                other => other.map_err(Error::system("moving a newer file aside", path.display())),
+            }
+        }
     }
 }
 
@@ -514,5 +557,7 @@ pub(crate) fn set_time(file: &OwnedFd, changed: Changed, path: &Path) -> Result<
     }
 }
 
+#[cfg(test)]
+mod deaths;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,8 @@ use crate::route;
 pub(crate) struct Steps {
     #[cfg(test)]
     pub(super) taken: std::cell::RefCell<Vec<String>>,
+    #[cfg(test)]
+    pub(super) fate: super::deaths::Fate,
 }
 
 impl Steps {
@@ -25,6 +27,8 @@ impl Steps {
     #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only a test keeps the steps"))]
     pub(super) fn step(&self, what: &str, path: &Path) {
         tracing::trace!(what, path = %path.display());
+        #[cfg(test)]
+        self.fate.step();
         #[cfg(test)]
         self.taken.borrow_mut().push(format!("{what} {}", path.file_name().unwrap_or_default().display()));
     }

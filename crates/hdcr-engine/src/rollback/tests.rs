@@ -5,7 +5,7 @@ use std::fs::File;
 use super::*;
 
 #[derive(Debug)]
-struct Kept(Vec<u8>);
+pub(super) struct Kept(Vec<u8>);
 
 impl Contents for Kept {
     fn pieces(&self, _id: ObjectId) -> Vec<(u64, u64)> {
@@ -17,37 +17,49 @@ impl Contents for Kept {
     }
 
     fn read(&self, _id: ObjectId, each: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
-        each(0, &self.0)
+        let (first, rest) = self.0.split_at(3);
+        each(0, first)?;
+        deaths::Fate::filling();
+        each(3, rest)
     }
 }
 
-struct Scene {
-    directory: tempfile::TempDir,
-    kept: Kept,
+pub(super) struct Scene {
+    directory: PathBuf,
+    pub(super) kept: Kept,
+    /// Who removes it in the end.
+    owner: Option<tempfile::TempDir>,
 }
 
-const CHANGED: Changed = Changed { seconds: 1_000_000_000, nanoseconds: 5 };
+pub(super) const CHANGED: Changed = Changed { seconds: 1_000_000_000, nanoseconds: 5 };
 
 impl Scene {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("data"), b"new data, longer than before").unwrap();
         std::fs::write(directory.path().join("log"), b"one\ntwo\nthree\n").unwrap();
         std::fs::write(directory.path().join("data-journal"), b"hot").unwrap();
+        let mut scene = Self::of(directory.path().to_owned());
+        scene.owner = Some(directory);
+        scene
+    }
+
+    /// One that is there, and stays.
+    pub(super) fn of(directory: PathBuf) -> Self {
         let mut page = b"old data".to_vec();
         page.resize(4096, 0);
-        Self { directory, kept: Kept(page) }
+        Self { directory, kept: Kept(page), owner: None }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
     }
 
-    fn open(&self, name: &str) -> OwnedFd {
+    pub(super) fn open(&self, name: &str) -> OwnedFd {
         File::options().read(true).write(true).open(self.path(name)).unwrap().into()
     }
 
-    fn plan(&self) -> Plan {
+    pub(super) fn plan(&self) -> Plan {
         let mut plan = Plan::at(&self.path("journal")).unwrap();
         let id = ObjectId(1);
         plan.add(
@@ -67,7 +79,7 @@ impl Scene {
 
     /// Every file with its contents, the journal's directory left out.
     fn files(&self) -> Vec<(String, String)> {
-        let entries = std::fs::read_dir(self.directory.path()).unwrap().map(|entry| entry.unwrap());
+        let entries = std::fs::read_dir(&self.directory).unwrap().map(|entry| entry.unwrap());
         let files = entries.filter(|entry| entry.file_type().unwrap().is_file());
         let mut all: Vec<_> = files
             .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read_to_string(entry.path()).unwrap()))
@@ -76,15 +88,20 @@ impl Scene {
         all
     }
 
-    fn expect(&self, wanted: &[(&str, &str)]) {
+    pub(super) fn expect(&self, wanted: &[(&str, &str)]) {
+        self.expect_in(wanted, "");
+    }
+
+    pub(super) fn expect_in(&self, wanted: &[(&str, &str)], context: &str) {
         let wanted: Vec<_> = wanted.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-        assert_eq!(self.files(), wanted);
+        assert_eq!(self.files(), wanted, "{context}");
     }
 }
 
-const BEFORE: &[(&str, &str)] =
+pub(super) const BEFORE: &[(&str, &str)] =
     &[("data", "new data, longer than before"), ("data-journal", "hot"), ("log", "one\ntwo\nthree\n")];
-const AFTER: &[(&str, &str)] = &[("aside", "hot"), ("data", "old data"), ("gone", "back"), ("log", "one\ntwo\n")];
+pub(super) const AFTER: &[(&str, &str)] =
+    &[("aside", "hot"), ("data", "old data"), ("gone", "back"), ("log", "one\ntwo\n")];
 
 #[test]
 fn files_are_rolled_back_in_place() {
@@ -182,6 +199,24 @@ fn what_cannot_be_undone_yet_is_undone_by_the_next_attempt() {
     scene.expect(BEFORE);
 }
 
+/// With the word of who could not undo it, and with that of the destructor after it.
+#[test]
+fn what_cannot_be_undone_is_kept_for_who_can() {
+    let scene = Scene::new();
+    let mut plan = scene.plan();
+    plan.prepare().unwrap();
+    plan.apply(&scene.kept).unwrap();
+    let copy = plan.journal.as_ref().unwrap().copy(1);
+    std::fs::rename(&copy, scene.path("journal/away")).unwrap();
+    std::fs::create_dir(&copy).unwrap();
+    plan.undo().unwrap_err();
+    drop(plan);
+    std::fs::remove_dir(&copy).unwrap();
+    std::fs::rename(scene.path("journal/away"), &copy).unwrap();
+    assert!(repair(&scene.path("journal")).unwrap());
+    scene.expect(BEFORE);
+}
+
 #[test]
 fn what_is_kept_for_the_user_is_not_overwritten_by_the_next_copy() {
     let scene = Scene::new();
@@ -235,14 +270,14 @@ fn the_disk_has_what_is_kept_before_a_file_is_touched_and_the_file_before_the_jo
     let mut plan = scene.plan();
     plan.prepare().unwrap();
     plan.apply(&scene.kept).unwrap();
-    plan.journal.as_mut().unwrap().end(&plan.steps).unwrap();
+    plan.journal.as_mut().unwrap().end(Come::Final, &plan.steps).unwrap();
     let steps = plan.steps.taken.take();
     let journal = "sync rollback.journal";
     in_order(&steps, &["sync rollback.", journal, "sync journal", "write data", "sync data", "end rollback.journal"]);
     in_order(&steps, &["sync rollback.", journal, "cut log", "sync log", "end rollback.journal", journal]);
     // The file that gets its name, and the directory of the names, before the end.
     in_order(&steps, &["write data", "sync gone", "end rollback.journal"]);
-    let directory = format!("sync {}", scene.directory.path().file_name().unwrap().display());
+    let directory = format!("sync {}", scene.directory.file_name().unwrap().display());
     in_order(&steps, &["sync gone", &directory, "end rollback.journal"]);
     let last_copy = steps.iter().rposition(|step| step.starts_with("sync rollback.") && !step.ends_with("journal"));
     let first_touch = steps.iter().position(|step| step.starts_with("write") || step.starts_with("cut"));
@@ -293,9 +328,7 @@ fn a_directory_of_somebody_else_is_not_removed_for_ours() {
     let is_there = |name: &str| scene.path(name).is_dir();
     assert_eq!(["taken", "ours", "replaced"].map(is_there), [true, false, true]);
     assert!(
-        std::fs::read_dir(scene.directory.path())
-            .unwrap()
-            .all(|entry| !data::ours(entry.unwrap().file_name().as_bytes()))
+        std::fs::read_dir(&scene.directory).unwrap().all(|entry| !data::ours(entry.unwrap().file_name().as_bytes()))
     );
 }
 

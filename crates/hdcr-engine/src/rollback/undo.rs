@@ -40,25 +40,24 @@ fn undo_one(entry: &Entry, journal: Option<&Journal>, planned: &[Planned], steps
     let ours = |place: &Path| Witness::at(place).is_some_and(|there| Witness::in_entry(entry).fits(&there));
     match entry.undo() {
         Undo::RemoveSocket if is_dead_socket(entry, &target) => remove(&target),
-        Undo::Nothing | Undo::RemoveSocket => Ok(()),
+        Undo::Nothing | Undo::NoneAsFinal | Undo::NoneAsUndone | Undo::RemoveSocket => Ok(()),
         Undo::Remove | Undo::RemoveSecondName | Undo::RemoveDirectory if !ours(&target) => Ok(()),
         // The last name of a file is not one that we gave it.
         Undo::RemoveSecondName if route::lstat(&target).is_ok_and(|there| there.st_nlink < 2) => Ok(()),
         Undo::Remove | Undo::RemoveSecondName => {
+            steps.step("remove", &target);
             remove(&target)?;
             steps.sync_directory_of(&target)
         }
-        Undo::RemoveDirectory => match route::rmdir(&target) {
-            Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => Ok(()),
-            Err(error) => Err(Error::system("removing a directory", target.display())(error)),
-        },
-        Undo::MoveBack => move_back(entry, &target, steps),
-        Undo::WriteBack => {
-            write_back(entry, &target, journal, planned, steps)?;
-            // Its second name, when this restore had come so far.
-            let _turn = Turn::home()?;
-            if entry.newer.is_empty() { Ok(()) } else { remove(&path(&entry.newer)) }
+        Undo::RemoveDirectory => {
+            steps.step("remove", &target);
+            match route::rmdir(&target) {
+                Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => Ok(()),
+                Err(error) => Err(Error::system("removing a directory", target.display())(error)),
+            }
         }
+        Undo::MoveBack => move_back(entry, &target, steps),
+        Undo::WriteBack => write_back(entry, &target, journal, planned, steps),
     }
 }
 
@@ -76,6 +75,7 @@ fn move_back(entry: &Entry, target: &Path, steps: &Steps) -> Result<()> {
         warn_of_stranger(&moved);
         return Ok(());
     }
+    steps.step("move", &moved);
     match rename(&moved, target) {
         Ok(()) => {
             steps.sync_directory_of(target)?;
@@ -158,9 +158,12 @@ fn write_back(
         other => other.map_err(failed())?,
     };
     // One that is open for appending only takes what comes behind its end.
+    steps.step("cut", target);
     rustix::fs::ftruncate(&file, entry.from).map_err(|error| failed()(error.into()))?;
+    steps.step("write", target);
     data::copy(&copy.into(), 0..entry.size.saturating_sub(entry.from), &file, entry.from, target)?;
     rustix::fs::ftruncate(&file, entry.size).map_err(|error| failed()(error.into()))?;
+    steps.step("time", target);
     set_time(&file, Changed { seconds: entry.mtime, nanoseconds: entry.mtime_ns }, target)?;
     steps.sync(&file, target)
 }
