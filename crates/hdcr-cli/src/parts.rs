@@ -304,6 +304,11 @@ pub(crate) fn written(image: &ImageReader) -> Result<Vec<PathBuf>> {
     Ok(show::written(image)?)
 }
 
+/// What else of this system it overwrites, in words.
+pub(crate) fn overwritten(image: &ImageReader) -> Result<Vec<String>> {
+    Ok(show::overwritten(image)?)
+}
+
 /// What a user means by a name, `NAME@ID` or a path. A name that the store does not know may be a file here.
 pub(crate) fn resolve(root: &Path, text: &OsStr) -> Result<Place> {
     // What is no text can be a path alone.

@@ -63,8 +63,10 @@ impl Record for SemaphoresRecord {
     model::prost_record!();
 }
 
-/// So many semaphores are looked at.
+/// So many semaphores are looked at in sets of strangers, who may have made them by the ten thousand: a call for each.
 const MOST: usize = 1 << 16;
+/// And so many in sets of users of the tree.
+const MOST_OWN: usize = 1 << 20;
 /// The highest value of a semaphore (`SEMVMX`).
 const HIGHEST: u32 = 32_767;
 
@@ -129,21 +131,43 @@ pub(crate) fn lives(pid: Pid) -> bool {
     procfs::stat(pid).is_ok() || procfs::hidden(pid)
 }
 
-/// The sets that a tree uses, with who changed them last.
-fn of_tree(tree: &BTreeSet<Pid>) -> Vec<(Row, Vec<i32>, Use)> {
+/// Who owns what processes of a tree make.
+fn owners_of(tree: &BTreeSet<Pid>) -> BTreeSet<u32> {
+    tree.iter().filter_map(|pid| rustix::fs::stat(format!("/proc/{pid}")).ok()).map(|stat| stat.st_uid).collect()
+}
+
+/// The sets that are looked at for those of a tree, and how many are not. The sets of its users come first, and then the
+/// small ones: strangers must not hide them behind theirs.
+fn looked_at(mut rows: Vec<Row>, owners: &BTreeSet<u32>) -> (Vec<Row>, usize) {
+    let all = rows.len();
+    let is_own = |row: &Row| owners.contains(&row.uid);
+    rows.sort_by_key(|row| (!is_own(row), row.count));
+    let (mut own, mut others) = (MOST_OWN, MOST);
+    rows.retain(|row| {
+        let left = if is_own(row) { &mut own } else { &mut others };
+        let rest = left.checked_sub(row.count);
+        *left = rest.unwrap_or(0);
+        rest.is_some()
+    });
+    let unseen = all - rows.len();
+    (rows, unseen)
+}
+
+/// The sets that a tree uses, with who changed them last; also how many could not be looked at.
+fn of_tree(tree: &BTreeSet<Pid>) -> (Vec<(Row, Vec<i32>, Use)>, usize) {
+    let owners = owners_of(tree);
     let tree = Began::of(tree);
-    let mut left = MOST;
     let mut found = Vec::new();
-    for row in rows() {
-        let Some(rest) = left.checked_sub(row.count) else { continue };
-        left = rest;
+    let (rows, unseen) = looked_at(rows(), &owners);
+    for row in rows {
         let Some(users) = users_of(&row) else { continue };
         match use_of(&users, row.changed, &tree, &lives) {
             Use::None => {}
             whose @ (Use::Own | Use::Shared(_) | Use::Former(_)) => found.push((row, users, whose)),
         }
     }
-    found
+    found.sort_by_key(|(row, _, _)| row.id);
+    (found, unseen)
 }
 
 fn note(code: &'static str, id: i32, cause: String, remedy: &str) -> Refusal {
@@ -159,13 +183,29 @@ fn shared(id: i32, user: Pid) -> Refusal {
     outside(id, format!("process {user}, which is not of the tree, uses them as well"))
 }
 
+fn unlooked(sets: usize) -> Refusal {
+    Refusal {
+        code: "semaphores-unseen",
+        object: format!("{sets} sets of System V semaphores"),
+        owner: Owner::default(),
+        cause: format!(
+            "there are more than {MOST} semaphores of other users, or {MOST_OWN} of the program's, and not all are looked at"
+        ),
+        remedy: "know that a restore leaves those as they are; ipcrm(1) removes what nobody needs".to_owned(),
+    }
+}
+
 fn former(user: Pid) -> String {
     format!("process {user} that used them ended before the one of the tree began that has its number now")
 }
 
 /// Names the sets that stay as they are.
 pub(crate) fn survey(survey: &mut Survey<'_>) {
-    for (row, _, whose) in of_tree(survey.pids) {
+    let (found, unseen) = of_tree(survey.pids);
+    if unseen > 0 {
+        survey.note(unlooked(unseen));
+    }
+    for (row, _, whose) in found {
         match whose {
             Use::None | Use::Own => {}
             Use::Shared(user) => survey.note(shared(row.id, user)),
@@ -185,7 +225,7 @@ pub(crate) fn place() -> (Vec<u8>, Vec<u8>) {
 pub(crate) fn capture(cx: &mut Capture<'_>) -> Result<()> {
     let tree = cx.frozen.processes().iter().map(|process| process.pid).collect();
     let mut sets = Vec::new();
-    for (row, users, _) in of_tree(&tree).into_iter().filter(|(_, _, whose)| *whose == Use::Own) {
+    for (row, users, _) in of_tree(&tree).0.into_iter().filter(|(_, _, whose)| *whose == Use::Own) {
         let Ok(values) = semaphores::values(row.id, row.count) else { continue };
         let values = values.into_iter().map(u32::from).collect();
         sets.push(SetRecord { id: row.id, key: row.key, mode: row.mode, uid: row.uid, gid: row.gid, values, users });
@@ -262,6 +302,14 @@ fn sets(frames: &BTreeMap<(u16, ObjectId), StoredFrame>) -> Result<(Vec<SetRecor
     let SemaphoresRecord { boot, namespace, sets } = stored::one(frames, ObjectId(0))?;
     sets.iter().try_for_each(sound)?;
     Ok((sets, (boot, namespace) == place()))
+}
+
+/// The sets of an image that are here, in words.
+pub(crate) fn here(model: &Model) -> Result<Vec<String>> {
+    let (sets, same_place) = sets(&model.frames)?;
+    let rows = if same_place && !sets.is_empty() { rows() } else { Vec::new() };
+    let is_here = |set: &&SetRecord| rows.iter().any(|row| row.id == set.id);
+    Ok(sets.iter().filter(is_here).map(|set| format!("System V semaphores {}", set.id)).collect())
 }
 
 fn pids_of(model: &Model) -> BTreeSet<Pid> {
@@ -425,6 +473,16 @@ mod tests {
         // Seen from another pid namespace: those who are dead.
         assert_eq!(foreign(&set(&[7, 5]), &[0, 0], &tree), None);
         assert_eq!(foreign(&set(&[7, 0]), &[], &tree), Some(Pid(0)));
+    }
+
+    #[test]
+    fn strangers_do_not_hide_the_sets_of_a_tree() {
+        let row = |id, uid, count| Row { key: 0, id, mode: 0, count, uid, gid: 0, changed: 0 };
+        let rows =
+            vec![row(0, 65_534, 32_000), row(1, 65_534, 32_000), row(2, 65_534, 1_600), row(3, 7, 3), row(4, 8, 1)];
+        let (seen, unseen) = looked_at(rows, &BTreeSet::from([7]));
+        assert_eq!(seen.iter().map(|row| row.id).collect::<Vec<_>>(), [3, 4, 2, 0]);
+        assert_eq!(unseen, 1);
     }
 
     #[test]

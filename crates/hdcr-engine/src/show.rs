@@ -20,8 +20,8 @@ use crate::openfile::OpenFileRecord;
 use crate::plain::plain;
 use crate::resource::socket::SocketRecord;
 use crate::resource::{self, contents, directory, fifo, late, listed, locks, pipe, pty, regfile, touched};
-use crate::segments::SegmentRecord;
-use crate::semaphores::SemaphoresRecord;
+use crate::segments::{self, SegmentRecord};
+use crate::semaphores::{self, SemaphoresRecord};
 use crate::snapshot::record::WaysRecord;
 use crate::stored::{self, Model};
 use crate::task;
@@ -123,6 +123,13 @@ pub fn written(image: &ImageReader) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(paths)
+}
+
+/// What else of this running system a restore of an image overwrites, which no path names: System V objects that are here
+/// still.
+pub fn overwritten(image: &ImageReader) -> Result<Vec<String>> {
+    let model = stored::read(image)?;
+    Ok([segments::here(&model)?, semaphores::here(&model)?].concat())
 }
 
 fn names(model: &Model) -> Result<BTreeMap<i32, String>> {

@@ -14,10 +14,11 @@ use hdcr_sys::ptrace::EVENT_STOP;
 use hdcr_sys::wait::Seen;
 
 use crate::calls::Patience;
-use crate::freeze::{bury, late};
+use crate::freeze::late;
 use crate::grace;
 use crate::nursery::PtraceNursery;
 use crate::registers::{Interrupted, NO_CALL, RestartBlock, before_call, interrupted, restarted_by_hand};
+use crate::release::bury;
 use crate::rendezvous::{any_stop, bit, syscall_stop};
 use crate::tasks;
 

@@ -22,6 +22,7 @@ use hdcr_sys::wait::Seen;
 use nix::errno::Errno;
 
 use crate::calls::{Calls, Patience, failure};
+use crate::release::{self, bury, let_go_of};
 use crate::tasks;
 use crate::twin;
 use crate::undertaker::Undertaker;
@@ -226,8 +227,15 @@ impl<'a> Freezing<'a> {
     /// Attaches to a thread unless it is known. True when it is new.
     fn meet(&mut self, pid: Pid, tid: Tid) -> Result<bool> {
         self.born.remove(&tid);
-        if self.attached.contains_key(&tid) || self.dead.contains(&tid) {
+        if self.attached.contains_key(&tid) {
             return Ok(false);
+        }
+        if self.dead.contains(&tid) {
+            if tasks::state(pid, tid).is_none_or(tasks::dead) {
+                return Ok(false);
+            }
+            // Another thread of its process has executed a program, and with that has taken its number.
+            self.dead.remove(&tid);
         }
         let wait_channel = tasks::wait_channel(pid, tid);
         match self.attempt(pid, tid, &wait_channel)? {
@@ -495,49 +503,7 @@ impl<'a> Freezing<'a> {
     fn let_go(mut self) -> Vec<Tid> {
         let threads = std::mem::take(&mut self.attached);
         let tids = threads.keys().copied().chain(std::mem::take(&mut self.born));
-        let (now, by) = (Deadline(Instant::now()), crate::grace());
-        // Those that have stopped already do not wait for the others, and nobody for one that sleeps.
-        let late: Vec<Tid> = tids.filter(|tid| !let_go_of(self.calls, *tid, now)).collect();
-        let until = |tid: Tid| if tasks::state(Pid(tid.0), tid) == Some('D') { now } else { by };
-        late.into_iter().filter(|tid| !let_go_of(self.calls, *tid, until(*tid))).collect()
-    }
-}
-
-/// Lets a thread go once it has stopped. False when it does not stop in time.
-pub(crate) fn let_go_of(calls: &Calls, tid: Tid, by: Deadline) -> bool {
-    let mut patience = Patience::until(by);
-    loop {
-        match calls.look(tid) {
-            Ok(Seen::Nothing) => {
-                if !patience.wait() {
-                    return false;
-                }
-            }
-            Ok(Seen::Stopped(status)) => {
-                let event = status >> 8;
-                // What it has just cloned is ours from birth, and stands still as well.
-                let born = (event != 0 && event != EVENT_STOP).then(|| calls.event_message(tid).ok()).flatten();
-                // A signal that was being delivered is delivered.
-                drop(calls.detach(tid, if event == 0 { status & 0xff } else { 0 }));
-                let born = born.and_then(|born| i32::try_from(born).ok()).filter(|born| *born > 0);
-                return born.is_none_or(|born| let_go_of(calls, Tid(born), crate::grace()));
-            }
-            Ok(Seen::Exited(_) | Seen::Killed(_)) => {
-                bury(calls, tid);
-                return true;
-            }
-            Err(_) => return true,
-        }
-    }
-}
-
-/// Collects a dead tracee: a thread, or a leader whose real parent is another process. A child of this very process is
-/// left for whoever here waits for it.
-pub(crate) fn bury(calls: &Calls, tid: Tid) {
-    let own = nix::unistd::getpid().as_raw();
-    let child = tasks::status(Pid(tid.0), tid).is_some_and(|status| status.process == tid.0 && status.parent == own);
-    if !child {
-        calls.collect(tid);
+        release::all(self.calls, tids.collect(), crate::grace())
     }
 }
 
@@ -579,4 +545,30 @@ pub(crate) fn late(operation: &'static str, pid: Pid, tid: Tid) -> MechanismErro
         channel => format!("state {state} in {channel}"),
     };
     MechanismError::Late { operation, tid, state }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a thread does that executes a program when the first one of its process has ended.
+    #[test]
+    fn a_number_that_comes_to_life_again_is_stopped() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = Pid(child.id().cast_signed());
+        let ptrace = crate::Ptrace::new(crate::Faults::default());
+        let by = Deadline(Instant::now() + Duration::from_mins(1));
+        let mut freezing = Freezing::new(&ptrace.calls, Scope::Tree(pid), by);
+        freezing.dead.insert(pid.leader());
+        let caught = freezing.catch();
+        let left = caught.as_ref().map_or_else(
+            |(_, left)| left.clone(),
+            |caught| release::all(&ptrace.calls, caught.threads.keys().copied().collect(), by),
+        );
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(left, []);
+        let caught = caught.unwrap();
+        assert_eq!(caught.processes, [FrozenProcess { pid, threads: vec![pid.leader()], zombie: false }]);
+    }
 }

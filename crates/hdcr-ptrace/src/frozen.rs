@@ -20,9 +20,10 @@ use nix::errno::Errno;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::calls::{Calls, Patience, as_rseq, failure};
-use crate::freeze::{Caught, Freezing, bury, forgive_dead, late, let_go_of, parent_of};
+use crate::freeze::{Caught, Freezing, forgive_dead, late, parent_of};
 use crate::reenter;
 use crate::registers::waits_for_ever;
+use crate::release::{bury, let_go_of};
 use crate::repair::{Premises, settle};
 use crate::standing;
 use crate::table;

@@ -34,6 +34,7 @@ mod pages;
 mod probe;
 mod reenter;
 mod registers;
+mod release;
 mod rendezvous;
 mod repair;
 mod standing;
@@ -142,7 +143,7 @@ impl Ptrace {
     fn sweep(&self) {
         let now = Deadline(Instant::now());
         let mut late = self.stragglers.borrow_mut();
-        late.retain(|tid| !freeze::let_go_of(&self.calls, *tid, now));
+        late.retain(|tid| !release::let_go_of(&self.calls, *tid, now));
     }
 }
 

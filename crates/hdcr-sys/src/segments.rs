@@ -12,6 +12,8 @@ fn done(answer: libc::c_int) -> io::Result<i32> {
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
 }
 
+const PAGE: u64 = 4096;
+
 /// Makes a segment that was not there, and gives its number. `next` is the number that it is wanted to have, which this
 /// process must be permitted to say.
 pub fn make(key: i32, size: u64, next: Option<i32>) -> io::Result<i32> {
@@ -49,35 +51,50 @@ pub fn remove(id: i32) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Attached {
     at: usize,
+    /// Up to the end of its last page.
+    length: u64,
     memory: File,
+}
+
+/// The size of a segment, in bytes.
+fn size(id: i32) -> io::Result<u64> {
+    // SAFETY: an all-zero shmid_ds is a valid one.
+    let mut segment: libc::shmid_ds = unsafe { std::mem::zeroed() };
+    // SAFETY: IPC_STAT fills one shmid_ds, which is our own.
+    done(unsafe { libc::shmctl(id, libc::IPC_STAT, &raw mut segment) })?;
+    u64::try_from(segment.shm_segsz).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 impl Attached {
     /// Attaches a segment at a place of the kernel's choice.
     pub fn new(id: i32, writable: bool) -> io::Result<Self> {
         let memory = File::options().read(true).write(writable).open("/proc/self/mem")?;
+        let length = size(id)?.next_multiple_of(PAGE);
         let flags = if writable { 0 } else { libc::SHM_RDONLY };
         // SAFETY: a new mapping at a place of the kernel's choice touches no memory that anything of ours uses.
         let at = unsafe { libc::shmat(id, ptr::null(), flags) };
         if at.addr() == usize::MAX {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { at: at.addr(), memory })
+        Ok(Self { at: at.addr(), length, memory })
     }
 
-    fn place(&self, offset: u64) -> io::Result<u64> {
+    /// Where bytes of the segment are here. What lies behind its end is something else.
+    fn place(&self, offset: u64, length: usize) -> io::Result<u64> {
+        let end = u64::try_from(length).ok().and_then(|length| offset.checked_add(length));
         let at = u64::try_from(self.at).ok().and_then(|at| at.checked_add(offset));
-        at.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+        at.filter(|_| end.is_some_and(|end| end <= self.length)).ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
 
     /// Reads bytes from an offset.
     pub fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.memory.read_exact_at(into, self.place(offset)?)
+        let place = self.place(offset, into.len())?;
+        self.memory.read_exact_at(into, place)
     }
 
     /// Writes bytes at an offset.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.memory.write_all_at(bytes, self.place(offset)?)
+        self.memory.write_all_at(bytes, self.place(offset, bytes.len())?)
     }
 
     /// Makes the first bytes zeros, and gives their memory back. `length`: whole pages, none of them behind its end.
@@ -115,6 +132,11 @@ mod tests {
         second.read(4999, &mut byte).unwrap();
         assert_eq!(byte, [0]);
         assert!(second.write(0, b"x").is_err());
+        first.write(8191, b"x").unwrap();
+        for behind in [8192, 8191 + (1 << 40), u64::MAX] {
+            assert!(first.write(behind, b"x").is_err() && first.read(behind, &mut byte).is_err(), "{behind}");
+        }
+        assert!(first.write(8191, b"xy").is_err());
         drop((first, second));
         assert!(Attached::new(id, true).is_err());
     }

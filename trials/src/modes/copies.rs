@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -85,6 +85,55 @@ pub(crate) fn second(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect(69, &["stop", "second"])?.names(&["no-such-job"])?;
     stage.expect(0, &detached(&["--new-pids"]))?;
     stage.expect(0, &["stop", "second"])?.names(&["second", "has been ended"])
+}
+
+/// Who may choose no pids gets a copy with other ones in any case: beside a program that runs it is refused like the others.
+pub(crate) fn second_of_user(stage: &mut Stage<'_>) -> Result<()> {
+    stage.become_user()?;
+    let program = stage.program(&counting("count", 100_000))?;
+    stage.until_counted("count", 3)?;
+    stage.expect(0, &["checkpoint", &program.id().to_string(), "-o", "image"])?;
+    let counted = stage.text("count").lines().count();
+    stage.until_counted("count", counted + 5)?;
+    let refused = stage.expect(69, &["restore", "./image", "--detach", "--stdio", "null"])?;
+    refused.names(&["copy-runs", "/count", "--force"])?;
+    ensure!(stage.text("count").lines().count() >= counted + 5, "the file was cut back under the program that runs");
+    stage.end_all()?;
+    stage.expect(0, &["restore", "./image", "--detach", "--stdio", "null"])?;
+    stage.end_all()
+}
+
+/// So is one that would put back the values of semaphores, or the contents of shared memory, which have no paths.
+pub(crate) fn second_with_semaphores(stage: &mut Stage<'_>) -> Result<()> {
+    const SCRIPT: &str = "import ctypes, os, time\nc = ctypes.CDLL(None)\nids = c.semget(0, 1, 0o1600), c.shmget(0, 5000, 0o1600)\n\
+                          c.semctl(ids[0], 0, 16, 2)\nopen('ids', 'w').write(f'{ids[0]} {ids[1]}')\n\
+                          c.shmdt(ctypes.c_void_p(c.shmat(ids[1], None, 0)))\ntime.sleep(10000)\n";
+    needs_root()?;
+    fs::write(stage.path("script.py"), SCRIPT)?;
+    let program = stage.program("exec /usr/bin/python3 script.py")?;
+    let ids = wait::until("the numbers of the objects", LIMIT, || {
+        Ok(Some(fs::read_to_string(stage.path("ids")).unwrap_or_default()).filter(|ids| !ids.is_empty()))
+    })?;
+    let (semaphores, _memory) = ids.split_once(' ').context("two numbers")?;
+    let made = Objects(ids.clone());
+    stage.expect(0, &["checkpoint", &program.id().to_string(), "-o", "image"])?;
+    let refused = stage.expect(69, &["restore", "./image", "--new-pids", "--detach", "--stdio", "null"])?;
+    refused.names(&["copy-runs", &format!("System V semaphores {semaphores}"), "--force"])?;
+    stage.end_all()?;
+    stage.expect(0, &["restore", "./image", "--new-pids", "--detach", "--stdio", "null"])?;
+    drop(made);
+    stage.end_all()
+}
+
+/// System V objects, a set of semaphores and a segment, that go when a trial ends.
+struct Objects(String);
+
+impl Drop for Objects {
+    fn drop(&mut self) {
+        for (option, id) in ["-s", "-m"].into_iter().zip(self.0.split(' ')) {
+            std::process::Command::new("ipcrm").args([option, id]).output().ok();
+        }
+    }
 }
 
 /// A second copy is refused, and what the first one writes stays.

@@ -49,7 +49,7 @@ pub(crate) struct ModeArgs {
 
 type Trial = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const TRIALS: [Trial; 68] = [
+const TRIALS: &[Trial] = &[
     ("snapshot_fork", guests::by_fork),
     ("user_guests", user::guests),
     ("user_job", user::job),
@@ -68,7 +68,7 @@ const TRIALS: [Trial; 68] = [
     ("foreground_terminal_new_pids", terminal::new_pids),
     ("commands_progress", terminal::progress),
     ("keeper_told", jobs::told),
-    ("keeper_waits", jobs::waits),
+    ("jobs_waits", jobs::waits),
     ("keeper_pids", keeper::pids),
     ("keeper_store_gone", keeper::store_gone),
     ("keeper_stopped", keeper::stopped),
@@ -96,6 +96,8 @@ const TRIALS: [Trial; 68] = [
     ("copies_by_hand", copies::by_hand),
     ("copies_by_hand_of_user", copies::by_hand_of_user),
     ("copies_second", copies::second),
+    ("copies_second_of_user", copies::second_of_user),
+    ("copies_second_with_semaphores", copies::second_with_semaphores),
     ("copies_elsewhere", copies::elsewhere),
     ("copies_taken_over", copies::taken_over),
     ("lazy_guests", lazy::zoo),
@@ -122,10 +124,12 @@ const TRIALS: [Trial; 68] = [
 
 /// Runs the trials that are wanted, one after the other: some of them need a pid, or a terminal, for themselves.
 pub(crate) fn run(args: &ModeArgs, place: &Place) -> Result<bool> {
-    let wanted =
-        |name: &str| args.names.is_empty() || args.names.iter().any(|wanted| name.starts_with(wanted.as_str()));
+    let fits = |wanted: &String, name: &str| name.starts_with(wanted.as_str());
+    for wanted in &args.names {
+        ensure!(TRIALS.iter().any(|(name, _)| fits(wanted, name)), "no mode begins with {wanted}");
+    }
+    let wanted = |name: &str| args.names.is_empty() || args.names.iter().any(|wanted| fits(wanted, name));
     let trials: Vec<&Trial> = TRIALS.iter().filter(|(name, _)| wanted(name)).collect();
-    ensure!(!trials.is_empty(), "no such trial");
     let mut report = Report::new(args.json);
     for trial in trials {
         report.add(&run_one(trial, args, place)?)?;
@@ -168,4 +172,15 @@ fn tried(
         Err(error) => Outcome::Failed(format!("{error:#}")),
     };
     Ok((outcome, stage.log))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_given_once() {
+        let names: std::collections::BTreeSet<_> = TRIALS.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), TRIALS.len());
+    }
 }

@@ -1,5 +1,5 @@
-//! A second copy of a program that runs (`hdcr restore --new-pids`): refused when it would roll back files that the first
-//! one writes, under it.
+//! A second copy of a program that runs (`hdcr restore --new-pids`, and every restore by a user who may not choose pids):
+//! refused when it would roll back files that the first one writes, or System V objects that it uses, under it.
 
 use std::fs;
 use std::time::Duration;
@@ -11,29 +11,33 @@ use crate::asking;
 use crate::by_hand;
 use crate::cli::RestoreArgs;
 use crate::failure::{Failure, Result};
+use crate::namespace;
 use crate::parts;
 use crate::process;
 use crate::task::Place;
 
-/// Files that are named in a refusal.
+/// Objects that are named in a refusal.
 const NAMED: usize = 4;
 
-/// Refuses a copy whose files another one writes, unless they are other files for it, or the user has said so.
+/// Refuses a copy whose files another one writes, or whose System V objects it uses, unless they are other files for it, or
+/// the user has said so.
 pub(crate) fn refuse(at: &Surrounding<'_>, args: &RestoreArgs, place: &Place) -> Result<()> {
-    if args.force || !args.new_pids || at.inside.is_some() {
+    // Where it gets the same pids, the first one's stand in its way.
+    let own_pids = args.new_pids || !namespace::may_choose_pids();
+    if args.force || !own_pids || at.inside.is_some() {
         return Ok(());
     }
     let image = parts::open(place)?;
     let Some(first) = first(at, place, &image.manifest().facts)? else { return Ok(()) };
     let is_moved = |path: &std::path::Path| args.map_path.iter().any(|map| path.starts_with(&map.old));
     let files = parts::written(&image)?;
-    let files: Vec<String> =
-        files.iter().filter(|path| !is_moved(path)).map(|path| path.display().to_string()).collect();
-    if files.is_empty() {
+    let files = files.iter().filter(|path| !is_moved(path)).map(|path| path.display().to_string());
+    let objects: Vec<String> = files.chain(parts::overwritten(&image)?).collect();
+    if objects.is_empty() {
         return Ok(());
     }
-    let mut named: Vec<String> = files.iter().take(NAMED).cloned().collect();
-    let more = files.len().saturating_sub(NAMED);
+    let mut named: Vec<String> = objects.iter().take(NAMED).cloned().collect();
+    let more = objects.len().saturating_sub(NAMED);
     named.extend((more > 0).then(|| format!("and {more} more")));
     let message = format!(
         "the program of {place} runs already, as pid {first}, and both would write {}: it would be rolled back under the one \

@@ -52,10 +52,10 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         trust::image(&place, at.trusts)?;
     }
     let manifest = parts::manifest(&place)?;
-    beside::refuse(at, args, &place)?;
     can_write_pid(args.pidfile.as_deref())?;
     // Until the program is written down.
     let turn = if at.inside.is_none() { refuse_running(at, &place, args)? } else { None };
+    beside::refuse(at, args, &place)?;
     if at.inside.is_none() && (args.new_pids || !namespace::may_choose_pids()) {
         return in_namespace(at, args, &place, manifest.facts.processes.len(), turn);
     }

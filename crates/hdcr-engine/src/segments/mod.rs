@@ -16,7 +16,7 @@ use std::fs;
 use hdcr_image::{Record, Tag};
 
 pub(crate) use self::capture::{Met, capture, note};
-pub(crate) use self::restore::{Made, check, fill, make};
+pub(crate) use self::restore::{Made, check, fill, here, make};
 use crate::began::Began;
 use crate::error::{Owner, Refusal};
 use crate::ids::Pid;

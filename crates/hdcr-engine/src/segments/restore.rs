@@ -145,6 +145,15 @@ fn is_here(record: &SegmentRecord) -> bool {
     (record.boot.clone(), record.namespace.clone()) == place()
 }
 
+/// The segments of an image that are here, in words.
+pub(crate) fn here(model: &Model) -> Result<Vec<String>> {
+    let mut all = records(&model.frames)?;
+    all.retain(|(_, record)| is_here(record));
+    let rows = if all.is_empty() { Vec::new() } else { rows() };
+    all.retain(|(_, record)| rows.iter().any(|row| row.id == record.id));
+    Ok(all.iter().map(|(_, record)| format!("System V shared memory {}", record.id)).collect())
+}
+
 /// What stands in the way of the segments of an image, and what is worth knowing.
 pub(crate) fn check(model: &Model) -> Result<(Vec<Refusal>, Vec<Refusal>)> {
     let (mut refusals, mut notes) = (Vec::new(), Vec::new());
@@ -253,6 +262,7 @@ fn fill_one(cx: &mut Restore<'_>, object: ObjectId, segment: &mut Segment) -> Re
     if !segment.fresh {
         attached.clear(record.size.next_multiple_of(PAGE)).map_err(wrong("clearing"))?;
     }
+    // Contents behind its end are refused: an image is not trusted.
     cx.contents.read(object, &mut |offset, bytes| attached.write(offset, bytes).map_err(wrong("filling")))?;
     sys::set_rights(id, rights_of(record)).map_err(wrong("setting the mode of"))?;
     let locked = record.mode & LOCKED != 0;
