@@ -388,8 +388,10 @@ pub fn restore(
     Ok(filling)
 }
 
-/// What the tree has that belongs to no process.
+/// What the tree has that belongs to no process. No journal puts it back: what the roll-back of files may fail for before it
+/// touches any, it fails for before.
 fn used_by_many(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
+    cx.plan.prepare()?;
     semaphores::restore(cx, model)?;
     segments::fill(cx, model)
 }

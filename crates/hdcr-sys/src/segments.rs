@@ -22,7 +22,20 @@ pub fn make(key: i32, size: u64, next: Option<i32>) -> io::Result<i32> {
     }
     let size = usize::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: the call takes numbers alone.
-    done(unsafe { libc::shmget(key, size, libc::IPC_CREAT | libc::IPC_EXCL | 0o600) })
+    let made = done(unsafe { libc::shmget(key, size, libc::IPC_CREAT | libc::IPC_EXCL | 0o600) });
+    made.inspect_err(|_| {
+        if next.is_some() {
+            take_number();
+        }
+    })
+}
+
+/// The number that was asked for is given to the next segment, whoever makes it: to one of ours, then, which goes at once.
+fn take_number() {
+    // SAFETY: the call takes numbers alone.
+    if let Ok(id) = done(unsafe { libc::shmget(libc::IPC_PRIVATE, 1, libc::IPC_CREAT | 0o600) }) {
+        remove(id).ok();
+    }
 }
 
 /// Gives a segment its owner and its mode.
@@ -148,5 +161,10 @@ mod tests {
         let Ok(id) = make(libc::IPC_PRIVATE, 1, Some(wanted)) else { return };
         remove(id).unwrap();
         assert_eq!(id, wanted);
+        // One that cannot be made leaves no wish behind for the next one that is, a stranger's.
+        make(libc::IPC_PRIVATE, 0, Some(wanted + 32_768)).unwrap_err();
+        let other = make(libc::IPC_PRIVATE, 1, None).unwrap();
+        remove(other).unwrap();
+        assert_ne!(other, wanted + 32_768);
     }
 }

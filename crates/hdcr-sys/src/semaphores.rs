@@ -42,7 +42,8 @@ pub struct Rights {
 pub fn make(key: i32, count: i32, rights: Rights, next: i32) -> io::Result<i32> {
     std::fs::write("/proc/sys/kernel/sem_next_id", next.to_string())?;
     // SAFETY: the call takes numbers alone.
-    let id = done(unsafe { libc::semget(key, count, libc::IPC_CREAT | libc::IPC_EXCL | i32::from(rights.mode)) })?;
+    let id = done(unsafe { libc::semget(key, count, libc::IPC_CREAT | libc::IPC_EXCL | i32::from(rights.mode)) });
+    let id = id.inspect_err(|_| take_number())?;
     // SAFETY: an all-zero semid_ds is a valid one.
     let mut set: libc::semid_ds = unsafe { std::mem::zeroed() };
     (set.sem_perm.uid, set.sem_perm.gid, set.sem_perm.mode) = (rights.uid, rights.gid, rights.mode);
@@ -52,6 +53,14 @@ pub fn make(key: i32, count: i32, rights: Rights, next: i32) -> io::Result<i32> 
         remove(id)?;
     }
     owned.map(|_| id)
+}
+
+/// The number that was asked for is given to the next set, whoever makes it: to one of ours, then, which goes at once.
+fn take_number() {
+    // SAFETY: the call takes numbers alone.
+    if let Ok(id) = done(unsafe { libc::semget(libc::IPC_PRIVATE, 1, libc::IPC_CREAT | 0o600) }) {
+        remove(id).ok();
+    }
 }
 
 /// Removes a set.

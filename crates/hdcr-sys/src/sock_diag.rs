@@ -173,7 +173,9 @@ mod tests {
         assert_eq!((x.peer, y.peer), (Some(inode(&b)), Some(inode(&a))));
         assert_eq!((x.kind, x.state, y.incoming), (1, 1, 5));
         drop(b);
-        assert_eq!(kernel.unix(inode(&a)).unwrap().unwrap().peer, Some(0));
+        // A process that another test is just starting holds it for a moment.
+        let alone = (0..1_000_000).any(|_| kernel.unix(inode(&a)).unwrap().unwrap().peer == Some(0));
+        assert!(alone, "the other end is closed");
         assert_eq!(kernel.unix(1).unwrap(), None);
     }
 

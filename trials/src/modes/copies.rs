@@ -100,6 +100,9 @@ pub(crate) fn second_of_user(stage: &mut Stage<'_>) -> Result<()> {
     ensure!(stage.text("count").lines().count() >= counted + 5, "the file was cut back under the program that runs");
     stage.end_all()?;
     stage.expect(0, &["restore", "./image", "--detach", "--stdio", "null"])?;
+    // Now it runs under another number, which is the old one where it lives.
+    let refused = stage.expect(69, &["restore", "./image", "--detach", "--stdio", "null"])?;
+    refused.names(&["copy-runs", "/count"])?;
     stage.end_all()
 }
 

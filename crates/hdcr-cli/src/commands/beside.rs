@@ -66,6 +66,25 @@ fn first(at: &Surrounding<'_>, place: &Place, facts: &ManifestFacts) -> Result<O
     // Whoever has its number and its command is it: the program that was checkpointed, or one that was restored from it.
     let mut line = facts.command.join(&0);
     line.push(0);
-    let same = fs::read(format!("/proc/{}/cmdline", facts.root_pid)).is_ok_and(|found| found == line);
-    Ok(Some(facts.root_pid).filter(|pid| same && line.len() > 1 && process::lives(*pid)))
+    let same = |pid: i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|found| found == line);
+    if line.len() <= 1 {
+        return Ok(None);
+    }
+    let own = Some(facts.root_pid).filter(|pid| same(*pid) && process::lives(*pid));
+    Ok(own.or_else(|| inside(facts.root_pid).into_iter().find(|pid| same(*pid) && process::lives(*pid))))
+}
+
+/// Processes that have a number in a pid namespace right below this one, as those have that an ordinary user restores or runs.
+fn inside(number: i32) -> Vec<i32> {
+    let numbers = |pid: &str| -> Option<Vec<i32>> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+        line.split_ascii_whitespace().map(|word| word.parse().ok()).collect()
+    };
+    let depth = numbers("self").map_or(1, |own| own.len());
+    let names =
+        fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let found = names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).filter_map(|name| numbers(&name));
+    let below = found.filter(|all| all.len() == depth + 1 && all.last() == Some(&number));
+    below.filter_map(|all| all.first().copied()).collect()
 }

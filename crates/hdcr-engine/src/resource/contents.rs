@@ -17,6 +17,7 @@ use rustix::fs::{Mode, OFlags, Stat};
 use super::data;
 use super::keep::{self, Case, Decision, Rooms, decide, volatile};
 use super::late::LateFile;
+use super::patient;
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::{Pid, RemotePtr};
@@ -433,7 +434,7 @@ fn keep_file(
     file: &OwnedFd,
     record: &mut InodeRecord,
 ) -> Result<()> {
-    let subject = model::path_of(&pending.path);
+    let (subject, by) = (model::path_of(&pending.path), cx.request.by);
     if pending.life == Life::Memfd {
         record.seals = rustix::fs::fcntl_get_seals(file).map_or(0, |seals| seals.bits());
     }
@@ -446,15 +447,15 @@ fn keep_file(
     if record.keep() == Keep::Unchanged {
         let stat = rustix::fs::fstat(file).map_err(Error::system("looking at a file", subject.display()))?;
         let file = file.try_clone().map_err(Error::system("duplicating a descriptor", subject.display()))?;
-        cx.late.push(LateFile { id, file, path: subject, stat, contents: record.contents });
+        cx.late.push(LateFile { id, file, path: subject, stat, contents: record.contents, by });
         record.contents = false;
         return Ok(());
     }
     if record.contents {
-        data::read(file, record.size, &subject, &mut |offset, bytes| cx.content(id, offset, bytes))?;
+        patient::read(file, record.size, &subject, by, &mut |offset, bytes| cx.content(id, offset, bytes))?;
     }
     if record.keep() == Keep::Length {
-        (record.sampled, record.digest) = (true, data::sample(file, record.size, &subject)?);
+        (record.sampled, record.digest) = (true, patient::look(data::sample, (file, record.size, &subject), by)?);
     }
     Ok(())
 }

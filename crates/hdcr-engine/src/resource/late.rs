@@ -11,8 +11,9 @@ use hdcr_image::{Record, Tag};
 use rustix::fs::Stat;
 
 use super::contents::{InodeRecord, facts};
-use super::{data, keep};
+use super::{data, keep, patient};
 use crate::error::{Error, Result};
+use crate::mechanism::Deadline;
 use crate::model::{self, ObjectId};
 
 /// What an image holds of a file that is only read, besides its [`InodeRecord`], under the same id.
@@ -42,18 +43,26 @@ pub(crate) struct LateFile {
     pub(crate) stat: Stat,
     /// Its contents are kept.
     pub(crate) contents: bool,
+    /// When to give up.
+    pub(crate) by: Deadline,
 }
 
 impl LateFile {
-    /// Reads it; `put` stores pieces of contents. `None`: it has changed meanwhile.
+    /// Reads it; `put` stores pieces of contents. `None`: it has changed meanwhile, or its file
+    /// system does not answer.
     pub(crate) fn read(&self, put: &mut dyn FnMut(u64, Vec<u8>) -> Result<()>) -> Result<Option<LateRecord>> {
         let size = self.stat.st_size.cast_unsigned();
-        if self.contents {
-            data::read(&self.file, size, &self.path, put)?;
+        if self.contents
+            && let Err(error) = patient::read(&self.file, size, &self.path, self.by, put)
+        {
+            return if patient::is_late(&error) { Ok(None) } else { Err(error) };
         }
         let whole = self.contents || size <= keep::DIGEST_ALL && !keep::of_the_system(&self.path);
         let look = if whole { data::digest } else { data::sample };
-        let digest = look(&self.file, size, &self.path)?;
+        let digest = match patient::look(look, (&self.file, size, &self.path), self.by) {
+            Err(error) if patient::is_late(&error) => return Ok(None),
+            other => other?,
+        };
         let now = rustix::fs::fstat(&self.file).map_err(Error::system("looking at a file", self.path.display()))?;
         // The inode may lose a name meanwhile: that is no change of what it holds.
         let same = |stat: &Stat| InodeRecord { ctime: 0, ctime_ns: 0, ..facts(stat) };
@@ -73,7 +82,8 @@ mod tests {
         std::fs::write(&path, "text").unwrap();
         let file = OwnedFd::from(std::fs::File::open(&path).unwrap());
         let stat = rustix::fs::fstat(&file).unwrap();
-        let late = LateFile { id: ObjectId(1), file, path: path.clone(), stat, contents: true };
+        let by = Deadline(std::time::Instant::now() + std::time::Duration::from_mins(1));
+        let late = LateFile { id: ObjectId(1), file, path: path.clone(), stat, contents: true, by };
         let mut pieces = 0;
         let record = late.read(&mut |_, _| {
             pieces += 1;

@@ -164,6 +164,7 @@ pub(crate) mod listed;
 pub(crate) mod locks;
 pub(crate) mod newer;
 pub(crate) mod outside;
+mod patient;
 pub(crate) mod reopen;
 #[cfg(test)]
 pub(crate) mod scene;

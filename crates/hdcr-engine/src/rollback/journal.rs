@@ -243,7 +243,10 @@ impl Journal {
         }
         let path = self.directory.join(NAME);
         steps.step("end", &path);
-        self.add(&Entry { undo: undo.into(), ..Entry::default() })?;
+        if self.add(&Entry { undo: undo.into(), ..Entry::default() }).is_err() {
+            // No room for a word: an empty journal says that nothing is undone. What was left over stays where it is.
+            self.file.set_len(0).map_err(failed("ending the journal", &self.directory))?;
+        }
         steps.sync(&self.file, &path)?;
         self.come = come;
         Ok(())

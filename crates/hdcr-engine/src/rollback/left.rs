@@ -33,16 +33,29 @@ const ROLL_BACKS: u64 = 8;
 /// May be done again when it died.
 pub(super) fn settle(journal: &mut Journal, entries: &[Entry], steps: &Steps) -> Result<()> {
     journal.end(Come::Final, steps)?;
+    put_away(journal, entries, steps)?;
+    list_and_remove(journal, entries, steps)
+}
+
+/// Gives newer bytes the names under which they stay. Until that is done the copies must not go.
+pub(super) fn put_away(journal: &Journal, entries: &[Entry], steps: &Steps) -> Result<()> {
+    for entry in entries.iter().filter(|entry| !entry.newer.is_empty()) {
+        let place = path(&entry.newer);
+        steps.step("move", &place);
+        match rename(&journal.copy(entry.copy), &place) {
+            Ok(()) | Err(Errno::EXIST | Errno::NOENT) => {}
+            Err(error) => return Err(Error::system("keeping the newer part of a file", place.display())(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Lists what stays, and removes what nobody wants.
+pub(super) fn list_and_remove(journal: &Journal, entries: &[Entry], steps: &Steps) -> Result<()> {
     let mut left = Vec::new();
     for entry in entries {
         if !entry.newer.is_empty() {
-            let place = path(&entry.newer);
-            steps.step("move", &place);
-            match rename(&journal.copy(entry.copy), &place) {
-                Ok(()) | Err(Errno::EXIST | Errno::NOENT) => {}
-                Err(error) => return Err(Error::system("keeping the newer part of a file", place.display())(error)),
-            }
-            left.extend(leave(&place, Undo::Remove, None)?);
+            left.extend(leave(&path(&entry.newer), Undo::Remove, None)?);
         }
         let moved = path(&entry.moved);
         match entry.then() {

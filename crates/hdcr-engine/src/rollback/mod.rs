@@ -87,6 +87,8 @@ pub(crate) struct Plan {
     journal: Option<Journal>,
     done: Vec<Entry>,
     actions: Vec<Planned>,
+    /// Of so many actions, the first ones, all is kept that they will replace.
+    prepared: usize,
     copies: u64,
     finished: bool,
     steps: Steps,
@@ -125,7 +127,8 @@ pub fn repair(directory: &Path) -> Result<bool> {
         }
         Come::Undone => {}
         Come::Final => {
-            if let Err(error) = left::settle(&mut journal, &entries, &steps) {
+            left::put_away(&journal, &entries, &steps)?;
+            if let Err(error) = left::list_and_remove(&journal, &entries, &steps) {
                 tracing::warn!(%error, path = %directory.display(), "left over from a roll-back");
             }
         }
@@ -306,16 +309,20 @@ impl Plan {
         rename(&from, path).map_err(failed())
     }
 
-    /// Keeps all that the actions will replace. When this is done, a power cut may come.
+    /// Keeps all that the actions so far will replace. When this is done, a power cut may come. May be called again when
+    /// there are more.
     pub(crate) fn prepare(&mut self) -> Result<()> {
-        for planned in std::mem::take(&mut self.actions) {
+        let fresh = self.actions.split_off(self.prepared.min(self.actions.len()));
+        let any = !fresh.is_empty();
+        for planned in fresh {
             let entry = self.keep(&planned);
             let rights = planned.rights.clone();
             self.actions.push(planned);
             self.write_down_for(entry?, rights.as_ref())?;
         }
+        self.prepared = self.actions.len();
         match &self.journal {
-            Some(journal) if !self.actions.is_empty() => journal.sync(&self.steps),
+            Some(journal) if any => journal.sync(&self.steps),
             Some(_) | None => Ok(()),
         }
     }
@@ -343,7 +350,7 @@ impl Plan {
         let from = from.min(size);
         let place = self.copy(path, number);
         self.will_make(&place, None)?;
-        // One that a roll-back left which died as it ended may have a second name, under which it stays.
+        // Whatever has this name has no journal any more that wants it. It may have a second name, under which it stays.
         undo::remove(&place)?;
         self.steps.step("keep", &place);
         let reader = held::reader(file, planned.rights.as_ref(), path)?;
