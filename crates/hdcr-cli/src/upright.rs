@@ -176,16 +176,41 @@ pub(crate) fn failure() -> Failure {
     Failure::new(Class::Changed, "hdcr-stopped", message).remedy("try again")
 }
 
-/// Since when a process is seen stopped.
+/// Since when a process is seen stopped, and how much it had worked by then.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Stopped(Option<Instant>);
+pub(crate) struct Stopped(Option<(Instant, i64)>);
 
 impl Stopped {
     /// Looks at it; whether it has been so for too long.
     pub(crate) fn too_long(&mut self, pid: Pid) -> bool {
-        let is_stopped = process::stat(pid.as_raw_nonzero().get()).is_some_and(|stat| stat.state == b'T');
-        let since = is_stopped.then(|| *self.0.get_or_insert_with(Instant::now));
-        self.0 = since;
-        since.is_some_and(|since| since.elapsed() >= STOPPED)
+        let stat = process::stat(pid.as_raw_nonzero().get());
+        self.0 = stat.and_then(|stat| Self::next(self.0, stat.state, work(&stat), Instant::now()));
+        self.0.is_some_and(|(since, _)| since.elapsed() >= STOPPED)
+    }
+
+    /// By a debugger as well; but one that a tracer lets run from call to call works on between the looks.
+    fn next(before: Option<(Instant, i64)>, state: u8, work: i64, now: Instant) -> Option<(Instant, i64)> {
+        let since = before.filter(|(_, worked)| *worked == work).unwrap_or((now, work));
+        matches!(state, b'T' | b't').then_some(since)
+    }
+}
+
+/// The processor time that a process has used.
+fn work(stat: &hdcr_engine::procfs::Stat) -> i64 {
+    [14, 15].into_iter().filter_map(|field| stat.field(field)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_stands_is_told_from_who_is_traced() {
+        let (first, later) = (Instant::now(), Instant::now() + STOPPED);
+        let stands = Stopped::next(None, b't', 5, first);
+        assert_eq!(stands, Some((first, 5)));
+        assert_eq!(Stopped::next(stands, b'T', 5, later), stands);
+        assert_eq!(Stopped::next(stands, b't', 6, later), Some((later, 6)));
+        assert_eq!(Stopped::next(stands, b'R', 5, later), None);
     }
 }

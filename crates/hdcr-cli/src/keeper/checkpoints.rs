@@ -13,7 +13,7 @@ use super::watch::remembered::Life;
 use super::work::{Errand, Work};
 use super::{Keeper, Phase};
 use crate::duration;
-use crate::failure::{Class, Failure, Result};
+use crate::failure::{Class, Failure, Obstacle, Result};
 use crate::foreground::KILL_LIMIT;
 use crate::kinds::{Every, Increments, Then};
 use crate::output::Report as _;
@@ -355,7 +355,21 @@ impl Keeper {
             self.output.object_aside(&Told { checkpoint: done });
         }
         self.detail(&if told { done.line() } else { done.text() });
+        if self.output.verbose == 0 {
+            self.warn(&done.notes);
+        }
         self.notes.clone_from(&done.notes);
+    }
+
+    /// Tells also a user who is not curious, once, of what a roll-back would not bring back.
+    fn warn(&mut self, notes: &[Obstacle]) {
+        const WARNINGS: [&str; 3] = ["file-too-large", "semaphore-outside", "semaphores-unseen"];
+        let known = &self.warned;
+        let key = |note: &Obstacle| (note.code.clone(), note.path.clone().unwrap_or_else(|| note.object.clone()));
+        let counts = |note: &&Obstacle| WARNINGS.contains(&note.code.as_str()) && !known.contains(&key(note));
+        let fresh: Vec<Obstacle> = notes.iter().filter(counts).cloned().collect();
+        self.tell_notes(&fresh);
+        self.warned.extend(fresh.iter().map(key));
     }
 
     /// The time from one checkpoint to the next, now.

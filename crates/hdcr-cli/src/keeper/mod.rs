@@ -31,7 +31,7 @@ mod testing;
 mod watch;
 mod work;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -164,6 +164,8 @@ pub(crate) struct Keeper {
     pub(super) told: Vec<Said>,
     /// Notes of the last checkpoint; the same ones are not told again.
     pub(super) notes: Vec<Obstacle>,
+    /// What was told of what a roll-back would not bring back: codes and objects.
+    pub(super) warned: BTreeSet<(String, String)>,
     /// Hears what the program does to files; not without root.
     pub(super) watch: Option<Watch>,
     /// What checkpoints did not know of.
@@ -252,6 +254,7 @@ impl Keeper {
             crash: None,
             told: Vec::new(),
             notes: Vec::new(),
+            warned: BTreeSet::new(),
             watch: None,
             unnamed: Unnamed::default(),
             remembered: Remembered::default(),
