@@ -213,7 +213,12 @@ impl Table {
         self.count += 1;
         match &event {
             Event::Created(path, Kind::File, _) => self.note(path, true),
-            Event::Written(path, look) => self.note(path, look.is_some()),
+            // One that cannot be seen under its name may lie in a directory that was renamed by then, of which is still to
+            // be heard; so is of its removal.
+            Event::Written(path, look) => {
+                let there = look.is_some() || self.known.get(path).is_none_or(|(there, _)| *there);
+                self.note(path, there);
+            }
             Event::Removed(path, Kind::File) => self.note(path, false),
             Event::Renamed { from, to, kind: Kind::File, .. } => {
                 self.note(from, false);

@@ -165,6 +165,23 @@ fn each_checkpoint_counts_by_itself_and_a_rollback_rewinds_the_older_ones() {
     assert!(table.knows(Path::new("/log")) && !table.knows(Path::new("/x")));
 }
 
+/// A look that found nothing says nothing: of a removal or a rename is heard.
+#[test]
+fn what_was_written_and_not_seen_is_there_until_its_removal_is_told() {
+    let mut table = Table::default();
+    table.mark(1, Duration::from_secs(100));
+    let path = |name: &str| PathBuf::from(name);
+    table.tell(&Event::Created(path("/d"), Kind::Directory, vec![1]));
+    table.tell(&Event::Created(path("/d/c"), Kind::File, vec![2]));
+    table.tell(&Event::Written(path("/d/c"), None));
+    let (from, to, kind, replaced) = (path("/d"), path("/e"), Kind::Directory, Replaced::No);
+    table.tell(&Event::Renamed { from, to, kind, replaced, identity: vec![1] });
+    assert_eq!(table.touched(), [path("/e/c")]);
+    table.tell(&Event::Removed(path("/e/c"), Kind::File));
+    table.tell(&Event::Written(path("/e/c"), None));
+    assert_eq!(table.touched(), Vec::<PathBuf>::new());
+}
+
 #[test]
 fn what_a_rollback_has_made_anew_is_of_the_job_for_older_checkpoints() {
     let mut table = Table::default();

@@ -364,7 +364,9 @@ impl Watch {
     /// Several things that a process did to one name may have been joined into one event.
     fn hear_name(&mut self, happened: &Happened, path: &Path, kind: Kind, file: &Identity) {
         self.meet(happened, path);
-        let there = path.symlink_metadata().is_ok();
+        let now = || happened.place.as_ref().and_then(|place| self.places.now(place));
+        let seen = if path.symlink_metadata().is_ok() { Some(path.to_owned()) } else { now() };
+        let there = seen.as_ref().is_some_and(|seen| seen.symlink_metadata().is_ok());
         let has = |bit: u64| happened.mask & bit != 0;
         let (created, removed) = (has(fanotify::CREATE), has(fanotify::DELETE));
         let removed_first = created && removed && there;
@@ -376,7 +378,7 @@ impl Watch {
             events.push(Event::Created(path.to_owned(), kind, file.clone()));
         }
         if kind == Kind::File && has(fanotify::CLOSE_WRITE) {
-            events.push(Event::Written(path.to_owned(), look(path)));
+            events.push(Event::Written(path.to_owned(), seen.as_deref().and_then(look)));
         }
         if removed && !removed_first {
             events.push(Event::Removed(path.to_owned(), kind));

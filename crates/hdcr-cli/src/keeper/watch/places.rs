@@ -153,6 +153,11 @@ impl Places {
         Some(if place.name == b"." { directory.clone() } else { directory.join(OsStr::from_bytes(&place.name)) })
     }
 
+    /// Where a place is now: its directory may have been renamed since, of which is still to be heard.
+    pub(super) fn now(&self, place: &Place) -> Option<PathBuf> {
+        Some(self.find(place.file_system, &place.directory)?.join(OsStr::from_bytes(&place.name)))
+    }
+
     fn find(&self, file_system: u64, directory: &Handle) -> Option<PathBuf> {
         let system = self.systems.get(&file_system)?;
         system.mounts.iter().find_map(|mount| {

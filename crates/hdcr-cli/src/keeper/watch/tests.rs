@@ -111,6 +111,19 @@ impl Scene {
 
 const BEFORE: &str = "echo one > log; echo a > data; mkdir d; echo x > d/x; echo y > d/y; echo old > conf";
 
+/// What is heard of a file comes when its directory has another name already.
+#[test]
+fn what_was_made_in_a_directory_that_was_renamed_is_known_there() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.mark(1);
+    scene.job("for i in 1 2 3; do mkdir d$i; echo x > d$i/c; mkdir d$i/s; echo x > d$i/s/c; mv d$i e$i; done");
+    let touched = scene.mark(2);
+    for name in ["e1/c", "e2/s/c", "e3/c"] {
+        assert!(touched.iter().any(|known| known == name), "{name} is not in {touched:?}");
+    }
+    assert!(!touched.iter().any(|known| known.starts_with('d')), "{touched:?}");
+}
+
 #[test]
 fn what_a_child_does_is_in_the_table() {
     let Some(mut scene) = Scene::new() else { return };
