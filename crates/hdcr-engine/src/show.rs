@@ -250,6 +250,7 @@ const OWN: &[Own] = &[
     own::<pipe::PipeRecord>("pipe contents"),
     own::<fifo::FifoRecord>("fifo contents"),
     own::<pty::PtyRecord>("pty pair"),
+    own::<resource::socket::ConnectionRecord>("TCP connection"),
 ];
 
 fn words<R: Record + Debug>(version: u16, body: &[u8]) -> String {

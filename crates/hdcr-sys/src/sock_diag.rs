@@ -1,5 +1,6 @@
-//! What the kernel says of one UNIX socket (`sock_diag(7)`, `UNIX_DIAG`): its state, its peer, who waits at its door. And
-//! the end of TCP connections that nobody holds any more (`SOCK_DESTROY`).
+//! What the kernel says of one UNIX socket (`sock_diag(7)`, `UNIX_DIAG`): its state, its peer, who waits at its door; and of
+//! one TCP socket, found by its addresses (`INET_DIAG`). And the end of TCP connections that nobody holds any more
+//! (`SOCK_DESTROY`).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +19,9 @@ const UNIX_DIAG_PEER: u16 = 2;
 const UNIX_DIAG_ICONS: u16 = 3;
 const UNIX_DIAG_RQLEN: u16 = 4;
 const UNIX_DIAG_SHUTDOWN: u16 = 6;
+const INET_DIAG_SHUTDOWN: u16 = 8;
+/// `TCP_LISTEN` of `include/net/tcp_states.h`.
+const LISTEN: u8 = 10;
 
 /// A UNIX socket as the kernel sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -81,10 +85,33 @@ pub struct TcpConnection {
     pub remote: SocketAddr,
 }
 
+impl TcpConnection {
+    /// As the other end has it.
+    #[must_use]
+    pub fn reversed(&self) -> Self {
+        Self { local: self.remote, remote: self.local }
+    }
+}
+
+/// A TCP socket as the kernel sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TcpSocket {
+    /// As in `TCP_INFO` (`include/net/tcp_states.h`).
+    pub state: u8,
+    /// Its inode; 0: nobody holds it any more, or it was not accepted yet.
+    pub inode: u32,
+    /// Bytes to be read; the end of the stream, unread, counts as one.
+    pub incoming: u32,
+    /// Bytes written that the peer has not acknowledged; the end of the stream counts as one.
+    pub outgoing: u32,
+    /// Which halves are shut down: 1 reading, 2 writing.
+    pub shut: u8,
+}
+
 impl Diagnosis {
     /// Ends a TCP connection, also one in `TIME_WAIT` (not on every kernel). Needs `CAP_NET_ADMIN`.
     pub fn destroy(&self, connection: &TcpConnection) -> io::Result<()> {
-        send(&self.socket, &destruction(connection), SendFlags::empty())?;
+        send(&self.socket, &about(SOCK_DESTROY, NLM_F_ACK, connection), SendFlags::empty())?;
         let mut answer = vec![0_u8; 1 << 12];
         let (len, _) = recv(&self.socket, answer.as_mut_slice(), RecvFlags::empty())?;
         match word32(answer.get(..len).unwrap_or_default(), 16).map(|code| code.cast_signed().wrapping_neg()) {
@@ -95,8 +122,49 @@ impl Diagnosis {
     }
 }
 
+impl Diagnosis {
+    /// The TCP socket with these addresses, in the network namespace of this process; `None` when there is none.
+    pub fn tcp(&self, connection: &TcpConnection) -> io::Result<Option<TcpSocket>> {
+        send(&self.socket, &about(SOCK_DIAG_BY_FAMILY, 0, connection), SendFlags::empty())?;
+        let mut answer = vec![0_u8; 1 << 12];
+        let (len, _) = recv(&self.socket, answer.as_mut_slice(), RecvFlags::empty())?;
+        let answer = answer.get(..len).unwrap_or_default();
+        match word16(answer, 4) {
+            // Where there is none, the kernel names the listening socket that a client would reach.
+            Some(SOCK_DIAG_BY_FAMILY) => Ok(parse_tcp(answer).filter(|found| found.state != LISTEN)),
+            Some(NLMSG_ERROR) => match word32(answer, 16).map(|code| code.cast_signed().wrapping_neg()) {
+                Some(libc::ENOENT) => Ok(None),
+                Some(code) => Err(io::Error::from_raw_os_error(code)),
+                None => Err(io::Error::from(io::ErrorKind::InvalidData)),
+            },
+            _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
+        }
+    }
+}
+
+/// Reads `struct inet_diag_msg` and what follows it.
+fn parse_tcp(message: &[u8]) -> Option<TcpSocket> {
+    let mut found = TcpSocket {
+        state: *message.get(17)?,
+        incoming: word32(message, 72)?,
+        outgoing: word32(message, 76)?,
+        inode: word32(message, 84)?,
+        shut: 0,
+    };
+    let mut rest = message.get(88..).unwrap_or_default();
+    while let (Some(len), Some(kind)) = (word16(rest, 0), word16(rest, 2)) {
+        let len = usize::from(len);
+        let body = rest.get(4..len)?;
+        if kind == INET_DIAG_SHUTDOWN {
+            found.shut = *body.first()?;
+        }
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Some(found)
+}
+
 /// `struct inet_diag_req_v2` behind its header.
-fn destruction(connection: &TcpConnection) -> Vec<u8> {
+fn about(what: u16, flags: u16, connection: &TcpConnection) -> Vec<u8> {
     let family: u8 = if connection.local.is_ipv4() { 2 } else { 10 };
     let octets = |address: &SocketAddr| match address.ip() {
         IpAddr::V4(ip) => [&ip.octets()[..], &[0; 12]].concat(),
@@ -104,16 +172,18 @@ fn destruction(connection: &TcpConnection) -> Vec<u8> {
     };
     let mut out = Vec::with_capacity(72);
     out.extend_from_slice(&72_u32.to_ne_bytes());
-    out.extend_from_slice(&SOCK_DESTROY.to_ne_bytes());
-    out.extend_from_slice(&(NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
+    out.extend_from_slice(&what.to_ne_bytes());
+    out.extend_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
     out.extend_from_slice(&[0; 8]);
-    out.extend_from_slice(&[family, 6, 0, 0]);
+    out.extend_from_slice(&[family, 6, 1 << (INET_DIAG_SHUTDOWN - 1), 0]);
     out.extend_from_slice(&u32::MAX.to_ne_bytes());
     out.extend_from_slice(&connection.local.port().to_be_bytes());
     out.extend_from_slice(&connection.remote.port().to_be_bytes());
     out.extend(octets(&connection.local));
     out.extend(octets(&connection.remote));
-    out.extend_from_slice(&[0; 4]);
+    // The device that a link-local address is of.
+    let device = if let SocketAddr::V6(v6) = connection.local { v6.scope_id() } else { 0 };
+    out.extend_from_slice(&device.to_ne_bytes());
     out.extend_from_slice(&[0xff; 8]);
     out
 }
@@ -180,7 +250,31 @@ mod tests {
     }
 
     #[test]
+    fn a_tcp_socket_is_found_by_its_addresses() {
+        use std::io::Write as _;
+        use std::net::{Shutdown, TcpListener, TcpStream};
+        use std::os::fd::AsFd as _;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let kernel = Diagnosis::open().unwrap();
+        let ends = TcpConnection { local: client.local_addr().unwrap(), remote: client.peer_addr().unwrap() };
+        let inode = |fd: &TcpStream| u32::try_from(rustix::fs::fstat(fd.as_fd()).unwrap().st_ino).unwrap();
+        assert_eq!(kernel.tcp(&ends).unwrap().unwrap().inode, inode(&client));
+        assert_eq!(kernel.tcp(&ends.reversed()).unwrap().unwrap().inode, 0);
+        let server = listener.accept().unwrap().0;
+        client.write_all(b"12345").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let (near, far) = (kernel.tcp(&ends).unwrap().unwrap(), kernel.tcp(&ends.reversed()).unwrap().unwrap());
+        assert_eq!((near.shut, far.inode, far.incoming, far.shut), (2, inode(&server), 6, 1));
+        let nobody = TcpConnection { local: "127.0.0.1:1".parse().unwrap(), remote: ends.remote };
+        assert_eq!(kernel.tcp(&nobody).unwrap(), None);
+        // A client of the listening socket that is not there.
+        assert_eq!(kernel.tcp(&nobody.reversed()).unwrap(), None);
+    }
+
+    #[test]
     fn a_mutilated_answer_is_no_socket() {
+        assert_eq!(parse_tcp(&[0; 40]), None);
         assert_eq!(parse(&[]), None);
         assert_eq!(parse(&[9; 33]).map(|s| s.kind), Some(9));
         assert_eq!(parse(&[&[0; 32][..], &[2, 0, 9, 0]].concat()), None);

@@ -12,7 +12,7 @@ use crate::wait;
 
 /// Without `restart_calls`: what remains of a poll is not to be seen without root, as `doctor` says; and without `memfd` and
 /// `private_file`: they have mapped files that have neither a name nor a descriptor, which only root can open.
-const GUESTS: [&str; 27] = [
+const GUESTS: [&str; 29] = [
     "anon_memory",
     "dead_leader",
     "epoll",
@@ -35,6 +35,8 @@ const GUESTS: [&str; 27] = [
     "shared_file",
     "sigactions",
     "signalfd",
+    "tcp_pair",
+    "tcp_waiting",
     "threads",
     "timerfd",
     "tree",

@@ -213,6 +213,7 @@ pub(crate) const OBJECTS: &[KnownTag] = &[
     KnownTag::of::<pipe::PipeRecord>(),
     KnownTag::of::<fifo::FifoRecord>(),
     KnownTag::of::<pty::PtyRecord>(),
+    KnownTag::of::<socket::ConnectionRecord>(),
 ];
 
 /// The number of the service descriptor that leads to a terminal of the tree, by its device number.

@@ -1,36 +1,41 @@
-//! TCP and UDP sockets that hold no conversation: listening, bound, fresh, and UDP sockets with the address of a peer.
+//! TCP and UDP sockets that hold no conversation: listening, bound, fresh, and UDP sockets with the address of a peer. TCP
+//! connections are in `tcp.rs` and `tcp_restore.rs`.
 //!
-//! Captured: addresses, options, backlog, a TCP socket whose connection is over. Not captured: datagrams that wait to be
-//! read (UDP may lose them at any time), clients that wait to be accepted (they are reset), multicast memberships (such a
-//! socket is refused). Refused: established TCP, raw and other protocols. A port is bound again at once although old
+//! Captured: addresses, options, backlog, a TCP socket whose connection is over, with what is still to be read in it. Not
+//! captured: datagrams that wait to be read (UDP may lose them at any time), clients outside of the tree that wait to be
+//! accepted (they are reset), multicast memberships (such a socket is refused). Refused: connected MPTCP, raw and other
+//! protocols. A port is bound again at once although old
 //! connections on it still close: by `SO_REUSEADDR`, and where the program had not set that itself by ending those
-//! connections (`SOCK_DESTROY`, which needs `CAP_NET_ADMIN`). Reads: `TCP_INFO`, `/proc/net/tcp`, `/proc/net/igmp`.
+//! connections (`SOCK_DESTROY`, which needs `CAP_NET_ADMIN`), or by waiting for their end. Reads: `TCP_INFO`, `/proc/net/tcp`, `/proc/net/igmp`.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use hdcr_sys::sock_diag::{Diagnosis, TcpConnection};
 use hdcr_sys::socket as sys;
 use nix::libc::{self, AF_INET, AF_INET6, IPPROTO_TCP, SO_REUSEADDR, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Family, SocketRecord, options, subject};
+use super::line::{self, CLOSE, Info, LISTEN};
+use super::{Family, SocketRecord, options, subject, tcp};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
+use crate::ids::Pid;
 use crate::model::ObjectId;
+use crate::procfs;
 use crate::resource::FileView;
 use crate::survey::Survey;
 
 const MPTCP: i32 = 262;
-const TCP_CLOSE: u8 = 7;
-const TCP_LISTEN: u8 = 10;
 /// Places in `struct tcp_info`: for a listening socket, how many wait and how many may.
 const INFO_PENDING: usize = 24;
 const INFO_BACKLOG: usize = 28;
 
 /// What is kept of a TCP or UDP socket.
 #[derive(Clone, PartialEq, prost::Message)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the format")]
 pub(super) struct InetRecord {
     /// Its address.
     #[prost(bytes = "vec", tag = "1")]
@@ -45,6 +50,15 @@ pub(super) struct InetRecord {
     /// A TCP socket whose connection is over.
     #[prost(bool, tag = "5")]
     over: bool,
+    /// An end of a connection, which has a record of its own.
+    #[prost(bool, tag = "6")]
+    pub(super) connected: bool,
+    /// What is still to be read where the connection is over.
+    #[prost(bytes = "vec", tag = "7")]
+    received: Vec<u8>,
+    /// It is still to be reported that the peer has reset the connection.
+    #[prost(bool, tag = "8")]
+    reset: bool,
 }
 
 /// What a look at a socket shows.
@@ -66,7 +80,7 @@ impl Look {
             _ => Vec::new(),
         };
         Ok(Self {
-            state: info.first().copied().unwrap_or(TCP_CLOSE),
+            state: info.first().copied().unwrap_or(CLOSE),
             info,
             name: sys::name(file).map_err(failed("getsockname"))?,
             peer: sys::peer_name(file).map_err(failed("getpeername"))?.unwrap_or_default(),
@@ -76,6 +90,11 @@ impl Look {
     fn word(&self, at: usize) -> u32 {
         let bytes = self.info.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
         bytes.map_or(0, u32::from_ne_bytes)
+    }
+
+    /// Whether it has, or is to have, a connection.
+    fn connected(&self, family: Family) -> bool {
+        family.kind == SOCK_STREAM && !matches!(self.state, CLOSE | LISTEN)
     }
 
     /// What stands in the way.
@@ -88,9 +107,8 @@ impl Look {
                 format!("type {} and protocol {} cannot be made again with their state", family.kind, family.protocol);
             return Some(view.refuse("raw-socket", "raw or unusual inet socket", &cause, remedy));
         }
-        if family.kind == SOCK_STREAM && !matches!(self.state, TCP_CLOSE | TCP_LISTEN) {
-            let cause = format!("it is connected from {} to {}", show(&self.name), show(&self.peer));
-            let remedy = "close the connection before the checkpoint; connections inside of a group of hosts come with a coordinated checkpoint";
+        if self.connected(family) && family.protocol == MPTCP {
+            let cause = format!("it is connected from {} to {} by MPTCP", show(&self.name), show(&self.peer));
             return Some(view.refuse("tcp-established", "established TCP connection", &cause, remedy));
         }
         if family.kind == SOCK_DGRAM && joined(file, family) {
@@ -106,11 +124,11 @@ impl Look {
 }
 
 /// An address as people write it.
-fn show(address: &[u8]) -> String {
+pub(super) fn show(address: &[u8]) -> String {
     parse(address).map_or_else(|| "an unknown address".to_owned(), |address| address.to_string())
 }
 
-fn parse(address: &[u8]) -> Option<SocketAddr> {
+pub(super) fn parse(address: &[u8]) -> Option<SocketAddr> {
     let family = u16::from_ne_bytes(address.get(..2)?.try_into().ok()?);
     let port = u16::from_be_bytes(address.get(2..4)?.try_into().ok()?);
     match i32::from(family) {
@@ -165,15 +183,18 @@ fn groups_v6(text: &str) -> Vec<(u32, Vec<u8>)> {
 
 pub(super) fn survey(survey: &mut Survey<'_>, view: &FileView, file: &OwnedFd, family: Family) -> Result<()> {
     if !matches!(family.kind, SOCK_STREAM | SOCK_DGRAM) {
-        let look = Look { state: TCP_CLOSE, info: Vec::new(), name: Vec::new(), peer: Vec::new() };
+        let look = Look { state: CLOSE, info: Vec::new(), name: Vec::new(), peer: Vec::new() };
         look.refusal(view, file, family).into_iter().for_each(|refusal| survey.refuse(refusal));
         return Ok(());
     }
     let look = Look::at(view, file, family)?;
     if let Some(refusal) = look.refusal(view, file, family) {
         survey.refuse(refusal);
+    } else if look.connected(family) {
+        let info = Info::of(file).map_err(Error::system("asking for TCP_INFO", subject(view)))?;
+        tcp::survey(survey, view, file, &info)?;
     }
-    if look.state == TCP_LISTEN && look.word(INFO_PENDING) > 0 {
+    if look.state == LISTEN && look.word(INFO_PENDING) > 0 {
         let becomes = "are reset when the program is killed for a rollback";
         let cause = format!("{} clients wait to be accepted", look.word(INFO_PENDING));
         survey.note(view.refuse("tcp-pending", "listening TCP socket", &cause, becomes));
@@ -189,22 +210,34 @@ pub(super) fn survey(survey: &mut Survey<'_>, view: &FileView, file: &OwnedFd, f
     Ok(())
 }
 
-pub(super) fn capture(_cx: &mut Capture<'_>, view: &FileView, file: &OwnedFd, record: &mut SocketRecord) -> Result<()> {
+pub(super) fn capture(cx: &mut Capture<'_>, view: &FileView, file: &OwnedFd, record: &mut SocketRecord) -> Result<()> {
     let family = Family { domain: record.domain, kind: record.kind, protocol: record.protocol };
     let look = Look::at(view, file, family)?;
     if let Some(refusal) = look.refusal(view, file, family) {
         return Err(Error::refuse(refusal));
     }
+    if look.connected(family) {
+        if !cx.queues.as_ref().is_some_and(|queues| queues.connects(view.stat.st_ino)) {
+            return Err(Error::Changed { subject: subject(view), what: "it is connected now".to_owned() });
+        }
+        record.inet = Some(InetRecord { name: look.name, connected: true, ..InetRecord::default() });
+        return Ok(());
+    }
     let mut polled = [PollFd::new(file, PollFlags::RDHUP)];
     poll(&mut polled, Some(&Timespec::default())).map_err(Error::system("poll", subject(view)))?;
-    let hung = polled.first().is_some_and(|polled| polled.revents().contains(PollFlags::RDHUP));
-    let listening = look.state == TCP_LISTEN;
+    let events = polled.first().map_or(PollFlags::empty(), PollFd::revents);
+    let listening = look.state == LISTEN;
+    let over = family.kind == SOCK_STREAM && !listening && events.contains(PollFlags::RDHUP);
+    let received = if over { tcp::queue(file).map_err(Error::system("peeking", subject(view)))? } else { Vec::new() };
     record.inet = Some(InetRecord {
         backlog: look.word(INFO_BACKLOG),
         name: look.name,
         peer: look.peer,
         listening,
-        over: family.kind == SOCK_STREAM && !listening && hung,
+        over,
+        received,
+        reset: over && events.contains(PollFlags::ERR),
+        connected: false,
     });
     Ok(())
 }
@@ -212,7 +245,7 @@ pub(super) fn capture(_cx: &mut Capture<'_>, view: &FileView, file: &OwnedFd, re
 pub(super) fn restore(id: ObjectId, file: OwnedFd, record: &SocketRecord, inet: &InetRecord) -> Result<OwnedFd> {
     let failed = |operation| Error::system::<io::Error>(operation, id);
     if inet.over {
-        return finished(record.domain).map_err(failed("making a TCP socket whose connection is over"));
+        return finished(record.domain, inet).map_err(failed("making a TCP socket whose connection is over"));
     }
     let tcp = record.kind == SOCK_STREAM;
     options::apply(&file, &record.options).map_err(failed("setting socket options"))?;
@@ -223,7 +256,7 @@ pub(super) fn restore(id: ObjectId, file: OwnedFd, record: &SocketRecord, inet: 
             sys::set_option_int(&file, SOL_SOCKET, SO_REUSEADDR, 1).map_err(failed("setting SO_REUSEADDR"))?;
         }
         let taken = |error| if in_use(&error) { port_taken(&inet.name) } else { failed("binding a socket")(error) };
-        take_port(&file, inet, tcp).map_err(taken)?;
+        await_port(&file, &inet.name, inet.listening.then_some(inet.backlog), tcp).map_err(taken)?;
         sys::set_option_int(&file, SOL_SOCKET, SO_REUSEADDR, wanted).map_err(failed("setting SO_REUSEADDR"))?;
     } else if inet.listening {
         return Err(Error::Unsound(format!("{id} listens without an address")));
@@ -234,26 +267,44 @@ pub(super) fn restore(id: ObjectId, file: OwnedFd, record: &SocketRecord, inet: 
     Ok(file)
 }
 
-fn in_use(error: &io::Error) -> bool {
+pub(super) fn in_use(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EADDRINUSE)
 }
 
-/// Binds, and listens where that was so. Where only the remains of old connections hold the port, they are ended first.
-fn take_port(file: &OwnedFd, inet: &InetRecord, tcp: bool) -> io::Result<()> {
+/// [`take_port`], and where the remains of old connections hold the port that may not be ended by this user, once they have
+/// ended by themselves: the kernel keeps them for a minute.
+pub(super) fn await_port(file: &OwnedFd, name: &[u8], backlog: Option<u32>, tcp: bool) -> io::Result<()> {
+    const STEP: Duration = Duration::from_millis(50);
+    const STEPS: usize = 1400;
+    for _ in 0..STEPS {
+        match take_port(file, name, backlog, tcp) {
+            Err(error) if in_use(&error) && tcp && remains(name).is_some() => std::thread::sleep(STEP),
+            other => return other,
+        }
+    }
+    take_port(file, name, backlog, tcp)
+}
+
+/// The old connections of a port, when nobody holds a socket of it.
+fn remains(name: &[u8]) -> Option<Vec<Entry>> {
+    let port = parse(name)?.port();
+    let found: Vec<Entry> = entries().into_iter().filter(|entry| entry.ends.local.port() == port).collect();
+    (!found.is_empty() && found.iter().all(|entry| entry.inode == 0)).then_some(found)
+}
+
+/// Binds, and listens where a backlog is given. Where only the remains of old connections hold the port, they are ended
+/// first.
+pub(super) fn take_port(file: &OwnedFd, name: &[u8], backlog: Option<u32>, tcp: bool) -> io::Result<()> {
     let try_it = || {
         // A first try may have bound it and failed only to listen.
-        if sys::name(file)? != inet.name {
-            sys::bind(file, &inet.name)?;
+        if sys::name(file)? != name {
+            sys::bind(file, name)?;
         }
-        if inet.listening { listen(file, inet) } else { Ok(()) }
+        backlog.map_or(Ok(()), |backlog| listen(file, backlog))
     };
     match try_it() {
         Err(error) if in_use(&error) && tcp => {
-            let Some(port) = parse(&inet.name).map(|address| address.port()) else { return Err(error) };
-            let found: Vec<Entry> = entries().into_iter().filter(|entry| entry.ends.local.port() == port).collect();
-            if found.is_empty() || found.iter().any(|entry| entry.inode != 0) {
-                return Err(error);
-            }
+            let Some(found) = remains(name) else { return Err(error) };
             let kernel = Diagnosis::open()?;
             for entry in &found {
                 match kernel.destroy(&entry.ends) {
@@ -270,8 +321,8 @@ fn take_port(file: &OwnedFd, inet: &InetRecord, tcp: bool) -> io::Result<()> {
     }
 }
 
-fn listen(file: &OwnedFd, inet: &InetRecord) -> io::Result<()> {
-    Ok(rustix::net::listen(file, i32::try_from(inet.backlog).unwrap_or(i32::MAX))?)
+fn listen(file: &OwnedFd, backlog: u32) -> io::Result<()> {
+    Ok(rustix::net::listen(file, i32::try_from(backlog).unwrap_or(i32::MAX))?)
 }
 
 /// A line of `/proc/net/tcp`.
@@ -310,20 +361,41 @@ fn hex_address(text: &str) -> Option<SocketAddr> {
     }
 }
 
-fn port_taken(name: &[u8]) -> Error {
+pub(super) fn port_taken(name: &[u8]) -> Error {
+    let port = parse(name).map_or(0, |address| address.port());
+    let others = || entries().into_iter().filter(|entry| entry.ends.local.port() == port);
+    let holder = others().filter(|entry| entry.inode != 0).find_map(|entry| holder(entry.inode));
+    let cause = match &holder {
+        Some(pid) => {
+            let name = procfs::stat(*pid).map(|stat| String::from_utf8_lossy(&stat.comm).into_owned());
+            format!("{} (pid {pid}) has it", name.unwrap_or_else(|_| "a process".to_owned()))
+        }
+        None if others().next().is_some_and(|entry| entry.inode == 0) => {
+            "old connections of it still close and may not be overruled by this user".to_owned()
+        }
+        None => "another socket is bound to it".to_owned(),
+    };
     Error::refuse(Refusal {
         code: "port-taken",
         object: format!("address {}", show(name)),
-        owner: Owner::default(),
-        cause:
-            "another socket is bound to it, or old connections of it still close and may not be overruled by this user"
-                .to_owned(),
+        owner: Owner { pid: holder, ..Owner::default() },
+        cause,
         remedy: "end the program that has it (ss -anp shows which), or try again in a minute".to_owned(),
     })
 }
 
+/// A process that holds a socket, as far as this user may look.
+fn holder(inode: u64) -> Option<Pid> {
+    let link = format!("socket:[{inode}]").into_bytes();
+    let processes = std::fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    processes.map(Pid).find(|pid| {
+        let numbers = procfs::numbers(*pid, "fd").unwrap_or_default();
+        numbers.into_iter().any(|fd| procfs::link(*pid, &format!("fd/{fd}")).is_ok_and(|found| found == link))
+    })
+}
+
 /// A TCP socket as it is after its connection has ended: a connection over the loopback that its peer reset.
-fn finished(domain: i32) -> io::Result<OwnedFd> {
+fn finished(domain: i32, inet: &InetRecord) -> io::Result<OwnedFd> {
     let listener = sys::socket(domain, SOCK_STREAM, 0)?;
     let mut address = sys::name(&listener)?;
     if domain == AF_INET6 {
@@ -336,10 +408,15 @@ fn finished(domain: i32) -> io::Result<OwnedFd> {
     let file = sys::socket(domain, SOCK_STREAM, 0)?;
     sys::connect(&file, &sys::name(&listener)?)?;
     let peer = rustix::net::accept_with(&listener, rustix::net::SocketFlags::CLOEXEC)?;
+    if !line::fill(&peer, &file, &inet.received)? {
+        return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
+    }
     sys::set_option(&peer, SOL_SOCKET, libc::SO_LINGER, &[1_i32.to_ne_bytes(), 0_i32.to_ne_bytes()].concat())?;
     drop(peer);
-    // Takes the error of the reset away, as the program has done.
-    sys::option_int(&file, SOL_SOCKET, libc::SO_ERROR)?;
+    if !inet.reset {
+        // Takes the error away, as the program has done.
+        sys::option_int(&file, SOL_SOCKET, libc::SO_ERROR)?;
+    }
     Ok(file)
 }
 
@@ -355,11 +432,11 @@ mod tests {
     fn taken(file: &OwnedFd, domain: i32, kind: i32) -> SocketRecord {
         let look = Look::at(&testing::view("socket:[1]", 2), file, family(domain, kind)).unwrap();
         let inet = InetRecord {
-            listening: look.state == TCP_LISTEN,
+            listening: look.state == LISTEN,
             backlog: look.word(INFO_BACKLOG),
             name: look.name,
             peer: look.peer,
-            over: false,
+            ..InetRecord::default()
         };
         let options = options::capture(file, family(domain, kind));
         SocketRecord { domain, kind, options, inet: Some(inet), ..SocketRecord::default() }
@@ -415,16 +492,17 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_refused_with_both_addresses_and_a_finished_one_is_not() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = OwnedFd::from(std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    fn a_connection_that_is_over_keeps_what_is_to_be_read_and_a_reset() {
         let view = testing::view("socket:[1]", 2);
-        let look = Look::at(&view, &client, family(AF_INET, SOCK_STREAM)).unwrap();
-        let refusal = look.refusal(&view, &client, family(AF_INET, SOCK_STREAM)).unwrap();
-        assert!(refusal.cause.contains(&listener.local_addr().unwrap().to_string()), "{}", refusal.cause);
-        let over = finished(AF_INET).unwrap();
-        let look = Look::at(&view, &over, family(AF_INET, SOCK_STREAM)).unwrap();
-        assert_eq!((look.state, look.refusal(&view, &over, family(AF_INET, SOCK_STREAM))), (TCP_CLOSE, None));
+        for reset in [false, true] {
+            let inet = InetRecord { over: true, received: vec![3; 300_000], reset, ..InetRecord::default() };
+            let over = finished(AF_INET, &inet).unwrap();
+            let look = Look::at(&view, &over, family(AF_INET, SOCK_STREAM)).unwrap();
+            assert_eq!((look.state, look.refusal(&view, &over, family(AF_INET, SOCK_STREAM))), (CLOSE, None));
+            assert!(tcp::queue(&over).unwrap() == inet.received);
+            let error = sys::option_int(&over, SOL_SOCKET, libc::SO_ERROR).unwrap();
+            assert_eq!(error, if reset { libc::ECONNRESET } else { 0 });
+        }
     }
 
     #[test]

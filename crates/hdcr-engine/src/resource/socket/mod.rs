@@ -1,14 +1,18 @@
 //! Sockets: one kind of open file, since only the socket itself tells its family.
 //!
-//! UNIX sockets: `unix.rs`, `queue.rs`, `name.rs`. TCP and UDP: `inet.rs`. Netlink: `netlink.rs`. What every socket has in
+//! UNIX sockets: `unix.rs`, `queue.rs`, `name.rs`. TCP and UDP: `inet.rs`; TCP connections: `tcp.rs`, `tcp_restore.rs`,
+//! `line.rs`. Netlink: `netlink.rs`. What every socket has in
 //! the way of options: `options.rs`. Every other family is refused by name. Not captured: `SO_PEERCRED` (it becomes that
 //! of the restoring command), `SO_COOKIE`.
 
 mod inet;
+mod line;
 mod name;
 mod netlink;
 mod options;
 mod queue;
+mod tcp;
+mod tcp_restore;
 mod unix;
 mod unix_restore;
 
@@ -28,6 +32,7 @@ use crate::survey::Survey;
 
 pub(crate) use name::nobody_answers;
 pub(crate) use queue::{Queues, look};
+pub(crate) use tcp::ConnectionRecord;
 
 pub(crate) struct Socket;
 
@@ -82,7 +87,11 @@ impl SocketRecord {
             at.or_else(|| (unix.pair != 0).then(|| format!("pair {}", unix.pair)))
         });
         let inet = self.inet.as_ref().and_then(|inet| {
-            let what = if inet.listening { "listens at" } else { "at" };
+            let what = match (inet.listening, inet.connected) {
+                (true, _) => "listens at",
+                (_, true) => "connected at",
+                _ => "at",
+            };
             Some(format!("{what} {}", inet_address(&inet.name)?))
         });
         [Some(family.to_owned()), Some(kind.to_owned()), unix, inet].into_iter().flatten().collect::<Vec<_>>().join(" ")
@@ -174,6 +183,15 @@ impl FileKind for Socket {
         }
         if record.unix.is_some() {
             return unix_restore::restore(cx, id, &record);
+        }
+        if record.kind == libc::SOCK_STREAM
+            && let Some(inet) = &record.inet
+        {
+            // Before any socket listens that had accepted one of them.
+            tcp_restore::connect_all(cx)?;
+            if inet.connected {
+                return tcp_restore::take(cx, id);
+            }
         }
         let file = sys::socket(record.domain, record.kind, record.protocol).map_err(Error::system("socket", id))?;
         if let Some(inet) = &record.inet {

@@ -133,6 +133,43 @@ pub(super) fn apply(file: &OwnedFd, options: &[OptionValue]) -> io::Result<()> {
     Ok(())
 }
 
+/// What an end of a TCP connection must have before it is connected.
+const BEFORE: &[(i32, i32)] = &[
+    (SOL_SOCKET, libc::SO_BINDTODEVICE),
+    (IPPROTO_IP, libc::IP_TRANSPARENT),
+    (IPPROTO_IP, libc::IP_FREEBIND),
+    (IPPROTO_IPV6, libc::IPV6_V6ONLY),
+    (IPPROTO_IPV6, libc::IPV6_TRANSPARENT),
+    (IPPROTO_IPV6, libc::IPV6_FREEBIND),
+];
+
+/// What a connected socket refuses to be told, and what the kernel chooses itself while the connection lives: the size of
+/// segments, the limit of the window, who waits to be accepted, data in the first segment.
+const NOT_AFTER: &[(i32, i32)] = &[
+    (IPPROTO_TCP, libc::TCP_MAXSEG),
+    (IPPROTO_TCP, libc::TCP_WINDOW_CLAMP),
+    (IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
+    (IPPROTO_TCP, libc::TCP_FASTOPEN),
+    (IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT),
+    (IPPROTO_TCP, libc::TCP_SAVE_SYN),
+];
+
+/// Sets what must be set before a socket is connected.
+pub(super) fn apply_before(file: &OwnedFd, options: &[OptionValue]) -> io::Result<()> {
+    let before = options.iter().filter(|option| BEFORE.contains(&(option.level, option.name)));
+    apply(file, &before.cloned().collect::<Vec<_>>())
+}
+
+/// Sets the options of a connected socket. What may be sent ahead is the kernel's affair, unless the program has set it.
+pub(super) fn apply_connected(file: &OwnedFd, options: &[OptionValue]) -> io::Result<()> {
+    let locked = int(options, SOL_SOCKET, SO_BUF_LOCK).unwrap_or(3);
+    let after = options.iter().filter(|option| match (option.level, option.name) {
+        (SOL_SOCKET, SO_SNDBUF) => locked & 1 != 0,
+        place => !BEFORE.contains(&place) && !NOT_AFTER.contains(&place),
+    });
+    apply(file, &after.cloned().collect::<Vec<_>>())
+}
+
 fn set(file: &OwnedFd, option: &OptionValue) -> io::Result<()> {
     match (option.level, option.name) {
         (SOL_SOCKET, SO_SNDBUF) => set_buffer(file, SO_SNDBUF, SO_SNDBUFFORCE, &option.value),

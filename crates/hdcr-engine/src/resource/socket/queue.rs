@@ -4,7 +4,7 @@
 //! look and put back: were we killed in between, only a program that peeks itself could notice. A socket whose error is
 //! still to be reported is not peeked beyond its bytes, since the kernel reports an error to whoever asks first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -12,7 +12,7 @@ use hdcr_sys::socket::{self as sys, Credentials, Message, Outgoing};
 use nix::libc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::subject;
+use super::{subject, tcp};
 use crate::capture::{Capture, OpenFile};
 use crate::error::{Error, Refusal, Result};
 use crate::ids::{Fd, Pid};
@@ -48,24 +48,33 @@ impl Queued {
     }
 }
 
-/// Queues by the inode of the socket.
+/// Queues by the inode of the socket, and what is captured as a whole.
 #[derive(Debug, Default)]
-pub(crate) struct Queues(BTreeMap<u64, Vec<Queued>>);
+pub(crate) struct Queues {
+    queues: BTreeMap<u64, Vec<Queued>>,
+    /// Ends of TCP connections that are captured, by inode.
+    connected: BTreeSet<u64>,
+}
 
 impl Queues {
     pub(super) fn take(&mut self, inode: u64) -> Vec<Queued> {
-        self.0.remove(&inode).unwrap_or_default()
+        self.queues.remove(&inode).unwrap_or_default()
+    }
+
+    /// Whether a socket is an end of a TCP connection that is captured.
+    pub(super) fn connects(&self, inode: u64) -> bool {
+        self.connected.contains(&inode)
     }
 }
 
 /// Looks at the queues of all UNIX sockets of the tree, once, so that files which are only on their way are known before
-/// anybody asks whether a peer lies in the tree.
+/// anybody asks whether a peer lies in the tree; then at the TCP connections, which may be among those files.
 pub(crate) fn look(cx: &mut Capture<'_>) -> Result<()> {
     if cx.queues.is_some() {
         return Ok(());
     }
     let mut queues = Queues::default();
-    let mut index = 0;
+    let (mut index, mut ends) = (0, Vec::new());
     while let Some(file) = cx.files.get(index).cloned() {
         index += 1;
         if !file.view.starts_with("socket:[") {
@@ -78,9 +87,12 @@ pub(crate) fn look(cx: &mut Capture<'_>) -> Result<()> {
             for message in messages {
                 queue.push(known(cx, &file.view, message)?);
             }
-            queues.0.insert(file.view.stat.st_ino, queue);
+            queues.queues.insert(file.view.stat.st_ino, queue);
+        } else {
+            ends.extend(tcp::Candidate::of(&file, &own)?);
         }
     }
+    queues.connected = tcp::look(cx, &ends)?;
     cx.queues = Some(queues);
     Ok(())
 }
