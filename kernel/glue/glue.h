@@ -16,6 +16,7 @@
 struct hk_gate;
 struct hk_park;
 struct hk_site;
+struct hk_job;
 struct mm_struct;
 struct file;
 struct pid;
@@ -41,6 +42,7 @@ void __noreturn hk_give_up(const u8 *text, u32 length);
 #define HK_PIPES 4
 #define HK_PROGRAM 5
 #define HK_IDS 6
+#define HK_CALLS 7
 void hk_find_symbols(void);
 u64 hk_features(void);
 bool hk_may_access_exact(struct task_struct *task);
@@ -50,6 +52,7 @@ long hk_arch_prctl(struct task_struct *task, int option, unsigned long at);
 long hk_pipe(struct file **files);
 long hk_replace_program(struct mm_struct *mm, struct file *file);
 void hk_change_pid(struct task_struct *task, enum pid_type type, struct pid *pid);
+long hk_system_call(const struct pt_regs *regs, unsigned int number);
 void hk_lock_tasks(void);
 void hk_unlock_tasks(void);
 
@@ -68,7 +71,39 @@ void hk_park_drop(struct hk_park *park);
 u32 hk_park_state(const struct hk_park *park);
 bool hk_park_hold(struct hk_park *park);
 long hk_park_registers(struct hk_park *park, u32 note, void *out, u32 room);
+struct hk_waits {
+	s64 rest_ns;
+	s32 call;
+	u32 ends;
+};
+long hk_park_waiting(struct hk_park *park, struct hk_waits *out);
+long hk_park_run(struct hk_park *park, struct hk_job *job, u64 ns);
 struct task_struct *hk_park_task(const struct hk_park *park);
+
+/* settle.c */
+void hk_settle(void);
+
+/* calls.c */
+#define HK_ARGUMENT_DATA 1
+#define HK_ARGUMENT_RESULT 2
+struct hk_call {
+	u64 nr, args[6];
+	s64 result;
+	u8 kinds[6], stops, reserved;
+};
+struct hk_pointer {
+	u32 place, target;
+};
+struct hk_job *hk_job_new(u32 count, u32 size, u32 places);
+struct hk_job *hk_job_get(struct hk_job *job);
+void hk_job_put(struct hk_job *job);
+struct hk_call *hk_job_calls(struct hk_job *job);
+u8 *hk_job_data(struct hk_job *job);
+struct hk_pointer *hk_job_pointers(struct hk_job *job);
+u32 hk_job_made(const struct hk_job *job);
+long hk_job_await(struct hk_job *job, u64 ns);
+void hk_job_run(struct hk_job *job);
+void hk_job_refuse(struct hk_job *job, long result);
 
 /* tasks.c */
 #define HK_ROW_KERNEL 1		/* a kernel thread, or one that serves io_uring */
@@ -117,6 +152,7 @@ bool hk_kill(struct task_struct *task);
 u32 hk_xstate_size(void);
 const struct user_regset *hk_regset(struct task_struct *task, u32 note);
 long hk_registers(struct task_struct *task, u32 note, void *out, u32 room);
+long hk_signals(struct task_struct *task, bool shared, u8 *out, u32 room);
 
 /* memory.c */
 struct hk_vma {
@@ -182,6 +218,7 @@ long hk_set_marks(const u64 *marks, const u64 *auxiliary);
 u32 hk_obstacle(struct task_struct *task, struct mm_struct *mm);
 u32 hk_surroundings(struct task_struct *task, u64 *out);
 s32 hk_timed_call(struct task_struct *task, u64 first_argument);
+void hk_waits(struct task_struct *task, u64 first_argument, struct hk_waits *out);
 void hk_action(struct task_struct *task, u32 signal, u64 *out);
 
 /* build.c */
@@ -212,5 +249,6 @@ long hk_copy_on_write(struct mm_struct *mm, struct mm_struct **copy);
 static_assert(sizeof(struct hk_row) == 32 && sizeof(struct hk_look) == 16);
 static_assert(sizeof(struct hk_facts) == 144 && offsetof(struct hk_facts, comm) == 128);
 static_assert(sizeof(struct hk_vma) == 48 && sizeof(struct hk_fd) == 64);
+static_assert(sizeof(struct hk_waits) == 16 && sizeof(struct hk_call) == 72 && sizeof(struct hk_pointer) == 8);
 
 #endif

@@ -16,7 +16,6 @@
 #include <linux/spinlock.h>
 #include <linux/task_work.h>
 #include <linux/wait.h>
-#include <asm/syscall.h>
 
 #include "glue.h"
 
@@ -33,6 +32,9 @@ struct hk_park {
 	struct hlist_node node;
 	refcount_t refs;
 	atomic_t state;
+	spinlock_t jobs;	/* for the next two */
+	struct hk_job *job;	/* what it is to do, with a reference */
+	bool leaves;		/* takes no job any more */
 	struct mutex reading;	/* a task that is killed leaves the callback, and then its stack, only without it */
 	struct task_struct *task;
 	struct hk_gate *gate;
@@ -100,39 +102,43 @@ static void hk_answer(struct hk_park *park, int state)
 		wake_up(&park->gate->caller);
 }
 
-/* Calls that the kernel ends with EINTR on every stop, though no signal came. */
-static bool hk_is_made_again(long nr)
+/* Waits, and does what it is told meanwhile, until the gate opens or the task is killed. */
+static void hk_stay(struct hk_park *park)
 {
-	switch (nr) {
-	case __NR_epoll_wait:
-	case __NR_epoll_pwait:
-	case __NR_epoll_pwait2:
-	case __NR_rt_sigtimedwait:
-	case __NR_semop:
-	case __NR_semtimedop:
-	case __NR_io_getevents:
-		return true;
-	default:
-		return false;
+	bool is_over = false;
+
+	while (!is_over) {
+		struct hk_job *job;
+		int killed = wait_event_state(park->gate->tasks,
+					      smp_load_acquire(&park->gate->open) || READ_ONCE(park->job),
+					      (TASK_KILLABLE | TASK_FREEZABLE));
+
+		is_over = killed || smp_load_acquire(&park->gate->open);
+		spin_lock(&park->jobs);
+		job = park->job;
+		WRITE_ONCE(park->job, NULL);
+		park->leaves = is_over;
+		spin_unlock(&park->jobs);
+		if (!job)
+			continue;
+		if (is_over)
+			hk_job_refuse(job, -ESRCH);
+		else
+			hk_job_run(job);
+		hk_job_put(job);
 	}
 }
 
 static void hk_parked(struct callback_head *work)
 {
 	struct hk_park *park = container_of(work, struct hk_park, work);
-	struct pt_regs *regs = current_pt_regs();
 
 	if (current->flags & PF_EXITING) {
 		hk_answer(park, HK_GONE);
 	} else if (!smp_load_acquire(&park->gate->open)) {
-		if (regs->ax == (unsigned long)-EINTR && hk_is_made_again((long)regs->orig_ax) &&
-		    !task_sigpending(current) && user_64bit_mode(regs)) {
-			regs->ax = regs->orig_ax;
-			regs->ip -= 2;
-		}
+		hk_settle();
 		hk_answer(park, HK_PARKED);
-		wait_event_state(park->gate->tasks, smp_load_acquire(&park->gate->open),
-				 (TASK_KILLABLE | TASK_FREEZABLE));
+		hk_stay(park);
 		mutex_lock(&park->reading);
 		atomic_set(&park->state, HK_GONE);
 		mutex_unlock(&park->reading);
@@ -188,6 +194,7 @@ long hk_park_add(struct hk_gate *gate, s32 tid, u64 start, struct hk_park **out)
 	refcount_set(&park->refs, 1);
 	INIT_HLIST_NODE(&park->node);
 	mutex_init(&park->reading);
+	spin_lock_init(&park->jobs);
 	atomic_set(&park->state, HK_DEAD);
 	result = hk_register(park);
 	if (result) {
@@ -258,4 +265,36 @@ long hk_park_registers(struct hk_park *park, u32 note, void *out, u32 room)
 		result = hk_registers(park->task, note, out, room);
 	mutex_unlock(&park->reading);
 	return result;
+}
+
+/* As for registers. */
+long hk_park_waiting(struct hk_park *park, struct hk_waits *out)
+{
+	long result = -EBUSY;
+
+	if (mutex_lock_killable(&park->reading))
+		return -EINTR;
+	if (atomic_read(&park->state) == HK_PARKED) {
+		hk_waits(park->task, task_pt_regs(park->task)->di, out);
+		result = 0;
+	}
+	mutex_unlock(&park->reading);
+	return result;
+}
+
+/* -EBUSY: it is not parked, or has something to do already. */
+long hk_park_run(struct hk_park *park, struct hk_job *job, u64 ns)
+{
+	bool is_taken = false;
+
+	spin_lock(&park->jobs);
+	if (atomic_read(&park->state) == HK_PARKED && !park->leaves && !park->job) {
+		WRITE_ONCE(park->job, hk_job_get(job));
+		is_taken = true;
+	}
+	spin_unlock(&park->jobs);
+	if (!is_taken)
+		return -EBUSY;
+	wake_up_process(park->task);
+	return hk_job_await(job, ns);
 }

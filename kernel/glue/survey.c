@@ -15,6 +15,7 @@
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/seccomp.h>
+#include <linux/timekeeping.h>
 #include <linux/utsname.h>
 #include <linux/version.h>
 
@@ -209,4 +210,56 @@ s32 hk_timed_call(struct task_struct *task, u64 first_argument)
 	if (!strcmp(name, "hrtimer_nanosleep_restart"))
 		return first_argument < PAGE_SIZE ? 230 : 35;
 	return -1;
+}
+
+static s64 hk_clock(clockid_t clock)
+{
+	switch (clock) {
+	case CLOCK_REALTIME:
+	case CLOCK_REALTIME_ALARM:
+		return ktime_get_real();
+	case CLOCK_BOOTTIME:
+	case CLOCK_BOOTTIME_ALARM:
+		return ktime_get_boottime();
+	case CLOCK_TAI:
+		return ktime_get_clocktai();
+	default:
+		return ktime_get();
+	}
+}
+
+/* kernel/futex: the wait is by the clock of the day. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
+#define HK_FUTEX_REALTIME 0x20
+#else
+#define HK_FUTEX_REALTIME 0x02
+#endif
+
+/* The call that a task is interrupted in, if the kernel keeps its time. */
+void hk_waits(struct task_struct *task, u64 first_argument, struct hk_waits *out)
+{
+	const struct restart_block *block = &task->restart_block;
+	s64 end;
+
+	out->call = hk_timed_call(task, first_argument);
+	out->ends = 1;
+	out->rest_ns = 0;
+	switch (out->call) {
+	case 7:
+		out->ends = !!block->poll.has_timeout;
+		end = ktime_set(block->poll.tv_sec, block->poll.tv_nsec);
+		out->rest_ns = end - ktime_get();
+		break;
+	case 202:
+		end = block->futex.time;
+		out->rest_ns = end - hk_clock(block->futex.flags & HK_FUTEX_REALTIME ? CLOCK_REALTIME : CLOCK_MONOTONIC);
+		break;
+	case 35:
+	case 230:
+		end = block->nanosleep.expires;
+		out->rest_ns = end - hk_clock(block->nanosleep.clockid);
+		break;
+	default:
+		out->ends = 0;
+	}
 }

@@ -59,6 +59,11 @@ static int hk_no_program(struct mm_struct *mm, struct file *file)
 	return -EOPNOTSUPP;
 }
 
+static long hk_no_call(const struct pt_regs *regs, unsigned int number)
+{
+	return -EOPNOTSUPP;
+}
+
 static rwlock_t *hk_tasks_lock;
 
 DEFINE_STATIC_CALL(hk_sc_clone, hk_no_clone);
@@ -66,6 +71,7 @@ DEFINE_STATIC_CALL(hk_sc_prctl, hk_no_prctl);
 DEFINE_STATIC_CALL(hk_sc_pipe, hk_no_pipe);
 DEFINE_STATIC_CALL(hk_sc_pid, hk_no_pid);
 DEFINE_STATIC_CALL(hk_sc_program, hk_no_program);
+DEFINE_STATIC_CALL(hk_sc_call, hk_no_call);
 DEFINE_STATIC_CALL(hk_sc_name, hk_no_name);
 DEFINE_STATIC_CALL(hk_sc_access, hk_no_access);
 DEFINE_STATIC_CALL(hk_sc_match, hk_no_match);
@@ -109,6 +115,7 @@ void hk_find_symbols(void)
 	HK_FIND(HK_VDSO, hk_sc_prctl, long (*)(struct task_struct *, int, unsigned long), "do_arch_prctl_64");
 	HK_FIND(HK_PIPES, hk_sc_pipe, int (*)(struct file **, int), "create_pipe_files");
 	HK_FIND(HK_PROGRAM, hk_sc_program, int (*)(struct mm_struct *, struct file *), "replace_mm_exe_file");
+	HK_FIND(HK_CALLS, hk_sc_call, long (*)(const struct pt_regs *, unsigned int), "x64_sys_call");
 	hk_tasks_lock = (rwlock_t *)static_call(hk_sc_name)("tasklist_lock");
 	if (hk_tasks_lock)
 		HK_FIND(HK_IDS, hk_sc_pid, void (*)(struct task_struct *, enum pid_type, struct pid *), "change_pid");
@@ -148,6 +155,12 @@ long hk_pipe(struct file **files)
 long hk_replace_program(struct mm_struct *mm, struct file *file)
 {
 	return static_call(hk_sc_program)(mm, file);
+}
+
+/* As the calling task. */
+long hk_system_call(const struct pt_regs *regs, unsigned int number)
+{
+	return static_call(hk_sc_call)(regs, number);
 }
 
 /* Only with HK_IDS, under hk_lock_tasks(). */

@@ -167,7 +167,8 @@ void hk_facts(struct task_struct *task, struct hk_facts *out)
 	out->files = (u64)(unsigned long)READ_ONCE(task->files);
 	out->fs = (u64)(unsigned long)READ_ONCE(task->fs);
 	out->sighand = (u64)(unsigned long)rcu_access_pointer(task->sighand);
-	out->blocked = task->blocked.sig[0];
+	/* While sigsuspend and its kin wait the thread's own mask is kept aside. */
+	out->blocked = test_tsk_restore_sigmask(task) ? task->saved_sigmask.sig[0] : task->blocked.sig[0];
 	out->clear_tid = (u64)(unsigned long)task->clear_child_tid;
 	out->robust_list = (u64)(unsigned long)task->robust_list;
 	out->stack_at = task->sas_ss_sp;
@@ -225,4 +226,38 @@ long hk_registers(struct task_struct *task, u32 note, void *out, u32 room)
 	if (!set)
 		return -ENODEV;
 	return regset_get(task, set, room, out);
+}
+
+static long hk_list_signals(const struct sigpending *queue, u8 *out, u32 room)
+{
+	struct sigqueue *entry;
+	long count = 0;
+
+	list_for_each_entry(entry, &queue->list, list) {
+		if (count < room)
+			memcpy(out + count * sizeof(siginfo_t), &entry->info, sizeof(entry->info));
+		count++;
+	}
+	return count;
+}
+
+/* The rows are zero. Returns how many there are; those that do not fit are left out. */
+long hk_signals(struct task_struct *task, bool shared, u8 *out, u32 room)
+{
+	struct sighand_struct *sighand;
+	unsigned long flags;
+	long count = -ESRCH;
+
+	rcu_read_lock();
+	while ((sighand = rcu_dereference(task->sighand))) {
+		spin_lock_irqsave(&sighand->siglock, flags);
+		if (sighand == rcu_access_pointer(task->sighand)) {
+			count = hk_list_signals(shared ? &task->signal->shared_pending : &task->pending, out, room);
+			spin_unlock_irqrestore(&sighand->siglock, flags);
+			break;
+		}
+		spin_unlock_irqrestore(&sighand->siglock, flags);
+	}
+	rcu_read_unlock();
+	return count;
 }

@@ -4,6 +4,9 @@
 use core::ffi::c_void;
 use core::mem;
 use core::ptr::{self, NonNull};
+use core::slice;
+
+use hdcr_abi::{CallRow, PointerRow};
 
 use crate::answer::{Errno, Result};
 use crate::scope::Row;
@@ -11,7 +14,9 @@ use crate::scope::Row;
 mod c {
     use core::ffi::c_void;
 
-    use super::{Facts, Look, Vma};
+    use hdcr_abi::{CallRow, PointerRow};
+
+    use super::{Facts, Look, Vma, Waits};
     use crate::scope::Row;
 
     unsafe extern "C" {
@@ -32,6 +37,15 @@ mod c {
         pub(super) fn hk_kill(task: *mut c_void) -> bool;
         pub(super) fn hk_xstate_size() -> u32;
         pub(super) fn hk_park_registers(park: *mut c_void, note: u32, out: *mut c_void, room: u32) -> i64;
+        pub(super) fn hk_signals(task: *mut c_void, shared: bool, out: *mut u8, room: u32) -> i64;
+        pub(super) fn hk_park_waiting(park: *mut c_void, out: *mut Waits) -> i64;
+        pub(super) fn hk_park_run(park: *mut c_void, job: *mut c_void, ns: u64) -> i64;
+        pub(super) fn hk_job_new(count: u32, size: u32, places: u32) -> *mut c_void;
+        pub(super) fn hk_job_put(job: *mut c_void);
+        pub(super) fn hk_job_calls(job: *mut c_void) -> *mut CallRow;
+        pub(super) fn hk_job_data(job: *mut c_void) -> *mut u8;
+        pub(super) fn hk_job_pointers(job: *mut c_void) -> *mut PointerRow;
+        pub(super) fn hk_job_made(job: *mut c_void) -> u32;
         pub(super) fn hk_alloc(size: usize) -> *mut c_void;
         pub(super) fn hk_free(at: *mut c_void);
         pub(super) fn hk_from_user(to: *mut c_void, from: u64, size: usize) -> i64;
@@ -106,6 +120,15 @@ pub(crate) struct Facts {
     pub(crate) stack_flags: u32,
     pub(crate) alive: u32,
     pub(crate) comm: [u8; 16],
+}
+
+/// A call whose time the kernel keeps: `struct hk_waits`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Waits {
+    pub(crate) rest_ns: i64,
+    pub(crate) call: i32,
+    pub(crate) ends: u32,
 }
 
 /// A mapping: `struct hk_vma`.
@@ -231,6 +254,28 @@ impl Park {
         usize::try_from(used).map_err(|_| Errno::OVERFLOW)
     }
 
+    /// Puts the signals that wait in a queue into `into`, 128 bytes each, as far as they fit; how many there are.
+    pub(crate) fn signals(&self, shared: bool, into: &mut [u8]) -> Result<usize> {
+        let room = u32::try_from(into.len() / 128).map_err(|_| Errno::OVERFLOW)?;
+        // SAFETY: the task is alive as long as the park; at most `room` rows of 128 bytes are written to `into`.
+        let count = Errno::check(unsafe { c::hk_signals(self.task(), shared, into.as_mut_ptr(), room) })?;
+        usize::try_from(count).map_err(|_| Errno::OVERFLOW)
+    }
+
+    /// The call that it is interrupted in, if the kernel keeps its time.
+    pub(crate) fn waiting(&self) -> Result<Waits> {
+        let mut waits = Waits::default();
+        // SAFETY: the park is alive as long as this reference; `waits` has the layout of `struct hk_waits`.
+        Errno::check(unsafe { c::hk_park_waiting(self.0.as_ptr(), &raw mut waits) }).map(|_| waits)
+    }
+
+    /// Has it make calls, and waits for them.
+    pub(crate) fn run(&self, job: Job, ns: u64) -> Result<Done> {
+        // SAFETY: park and job are alive; whoever makes the calls has a reference of its own on the job.
+        Errno::check(unsafe { c::hk_park_run(self.0.as_ptr(), job.at.as_ptr(), ns) })?;
+        Ok(Done(job))
+    }
+
     /// Its address space, if it has one.
     pub(crate) fn memory(&self) -> Result<Memory> {
         // SAFETY: the task is alive as long as the park.
@@ -243,6 +288,68 @@ impl Drop for Park {
     fn drop(&mut self) {
         // SAFETY: this reference is given back and not used again.
         unsafe { c::hk_park_drop(self.0.as_ptr()) };
+    }
+}
+
+/// Calls that a parked task is to make, nobody else knows of them yet.
+pub(crate) struct Job {
+    at: NonNull<c_void>,
+    count: usize,
+    size: usize,
+    places: usize,
+}
+
+impl Job {
+    pub(crate) fn new(count: u32, size: u32, places: u32) -> Result<Self> {
+        // SAFETY: any numbers may be asked for.
+        let at = NonNull::new(unsafe { c::hk_job_new(count, size, places) }).ok_or(Errno::NOMEM)?;
+        Ok(Self { at, count: count as usize, size: size as usize, places: places as usize })
+    }
+
+    pub(crate) fn calls(&mut self) -> &mut [CallRow] {
+        // SAFETY: the job is alive.
+        let at = unsafe { c::hk_job_calls(self.at.as_ptr()) };
+        // SAFETY: it has that many rows, zeroed at first, and nobody else uses them: it was not given away, or is done.
+        unsafe { slice::from_raw_parts_mut(at, self.count) }
+    }
+
+    pub(crate) fn data(&mut self) -> &mut [u8] {
+        // SAFETY: the job is alive.
+        let at = unsafe { c::hk_job_data(self.at.as_ptr()) };
+        // SAFETY: it has that many bytes, zeroed at first, and nobody else uses them.
+        unsafe { slice::from_raw_parts_mut(at, self.size) }
+    }
+
+    pub(crate) fn pointers(&mut self) -> &mut [PointerRow] {
+        // SAFETY: the job is alive.
+        let at = unsafe { c::hk_job_pointers(self.at.as_ptr()) };
+        // SAFETY: it has that many rows, zeroed at first, and nobody else uses them.
+        unsafe { slice::from_raw_parts_mut(at, self.places) }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        // SAFETY: this reference is given back and not used again.
+        unsafe { c::hk_job_put(self.at.as_ptr()) };
+    }
+}
+
+/// Calls that were made: who made them does not touch them any more.
+pub(crate) struct Done(Job);
+
+impl Done {
+    pub(crate) fn made(&self) -> u32 {
+        // SAFETY: the job is alive.
+        unsafe { c::hk_job_made(self.0.at.as_ptr()) }
+    }
+
+    pub(crate) fn calls(&mut self) -> &[CallRow] {
+        self.0.calls()
+    }
+
+    pub(crate) fn data(&mut self) -> &[u8] {
+        self.0.data()
     }
 }
 
@@ -441,5 +548,8 @@ const _: () = {
     assert!(size_of::<Facts>() == 144);
     assert!(size_of::<Vma>() == 48);
     assert!(size_of::<Row>() == 32);
+    assert!(size_of::<Waits>() == 16);
+    assert!(size_of::<CallRow>() == 72);
+    assert!(size_of::<PointerRow>() == 8);
     assert!(mem::offset_of!(Facts, comm) == 128);
 };

@@ -8,6 +8,7 @@
 
 mod answer;
 mod build;
+mod calls;
 mod capture;
 mod frames;
 mod freeze;

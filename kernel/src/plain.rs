@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 use hdcr_abi::{
-    Capture, Freeze, Head, Hello, Kill, MappingRow, Mappings, Pages, Range, Registers, Restore, TaskRow, Tasks, Thaw,
+    CallRow, Calls, Capture, Freeze, Head, Hello, Kill, MappingRow, Mappings, Pages, PointerRow, Range, Registers,
+    Restore, Signals, TaskRow, Tasks, Thaw, Waiting,
 };
 
 use crate::answer::Result;
@@ -21,8 +22,8 @@ macro_rules! plain {
     )*};
 }
 plain!(
-    Capture, Freeze, Head, Hello, Kill, MappingRow, Mappings, Pages, Range, Registers, Restore, TaskRow, Tasks, Thaw,
-    u8
+    CallRow, Calls, Capture, Freeze, Head, Hello, Kill, MappingRow, Mappings, Pages, PointerRow, Range, Registers,
+    Restore, Signals, TaskRow, Tasks, Thaw, Waiting, u8
 );
 
 /// Reads one from the caller.

@@ -1,7 +1,9 @@
 //! What is read of a frozen scope: tasks, mappings, registers, memory.
 // SPDX-License-Identifier: GPL-2.0-only
 
-use hdcr_abi::{MappingRow, Mappings, Pages, RANGES, Range, Registers, TaskRow, Tasks, register_set};
+use hdcr_abi::{
+    MappingRow, Mappings, Pages, RANGES, Range, Registers, Signals, TaskRow, Tasks, Waiting, register_set,
+};
 
 use crate::answer::{Errno, Result};
 use crate::freeze::{Frozen, Member};
@@ -141,6 +143,35 @@ pub(crate) fn registers(frozen: &Frozen, request: &mut Registers) -> Result<()> 
     let used = member.park.registers(note, &mut bytes)?;
     plain::all_to_user(request.at, bytes.get(..used).ok_or(Errno::OVERFLOW)?)?;
     request.used = u32::try_from(used).map_err(|_| Errno::OVERFLOW)?;
+    Ok(())
+}
+
+/// Bytes of a `siginfo_t`.
+const SIGNAL: usize = 128;
+/// The most signals that are listed at once.
+const SIGNALS: usize = 8192;
+
+/// The signals that wait in a queue.
+pub(crate) fn signals(frozen: &Frozen, request: &mut Signals) -> Result<()> {
+    if request.shared > 1 {
+        return Err(Errno::INVAL);
+    }
+    let member = frozen.member(request.tid)?;
+    let room = (request.room as usize).min(SIGNALS);
+    let mut rows = Table::<u8>::filled(room * SIGNAL)?;
+    let count = member.park.signals(request.shared == 1, &mut rows)?;
+    plain::all_to_user(request.at, rows.get(..count.min(room) * SIGNAL).ok_or(Errno::OVERFLOW)?)?;
+    request.count = u32::try_from(count).map_err(|_| Errno::OVERFLOW)?;
+    Ok(())
+}
+
+/// A call whose time the kernel keeps.
+pub(crate) fn waiting(frozen: &Frozen, request: &mut Waiting) -> Result<()> {
+    if request.reserved != 0 {
+        return Err(Errno::INVAL);
+    }
+    let found = frozen.member(request.tid)?.park.waiting()?;
+    (request.call, request.rest_ns, request.ends) = (found.call, found.rest_ns, found.ends);
     Ok(())
 }
 

@@ -85,7 +85,7 @@ impl Scope {
     pub(crate) fn is_known(self) -> bool {
         let is_number = i32::try_from(self.id).is_ok_and(|number| number > 0);
         match self.kind {
-            scope::PROCESS..=scope::SESSION => is_number,
+            scope::PROCESS..=scope::SESSION | scope::LINE => is_number,
             scope::CGROUP => self.id > 0,
             _ => false,
         }
@@ -109,7 +109,7 @@ impl Scope {
         }
         for row in rows {
             let is_in = match self.kind {
-                scope::PROCESS => row.tgid == root,
+                scope::PROCESS | scope::LINE => row.tgid == root,
                 scope::TREE => row.tgid == root || whole_session && row.sid == root,
                 scope::BELOW => row.ppid == root,
                 scope::GROUP => row.pgid == root,
@@ -120,7 +120,7 @@ impl Scope {
                 chosen.put(row.tgid);
             }
         }
-        if matches!(self.kind, scope::TREE | scope::BELOW) {
+        if matches!(self.kind, scope::TREE | scope::BELOW | scope::LINE) {
             grow(rows, chosen, |row| !spared.has(row.tgid));
         }
     }
@@ -160,6 +160,10 @@ mod tests {
         let rows = [row(1, 0, 1, 1), row(10, 1, 10, 10), row(11, 10, 11, 10), row(12, 11, 11, 10), row(13, 1, 13, 13)];
         check(scope::PROCESS, 11, &rows, &[11]);
         check(scope::TREE, 11, &rows, &[11, 12]);
+        check(scope::LINE, 11, &rows, &[11, 12]);
+        let led = [row(10, 1, 10, 10), row(11, 10, 11, 10), row(14, 1, 14, 10)];
+        check(scope::TREE, 10, &led, &[10, 11, 14]);
+        check(scope::LINE, 10, &led, &[10, 11]);
         check(scope::BELOW, 10, &rows, &[11, 12]);
         check(scope::GROUP, 11, &rows, &[11, 12]);
         check(scope::SESSION, 10, &rows, &[10, 11, 12]);
@@ -199,7 +203,7 @@ mod tests {
 
     #[test]
     fn odd_scopes_are_not_known() {
-        for (kind, id) in [(0, 1), (7, 1), (scope::TREE, 0), (scope::TREE, 1 << 31), (scope::CGROUP, 0)] {
+        for (kind, id) in [(0, 1), (8, 1), (scope::LINE, 0), (scope::TREE, 0), (scope::TREE, 1 << 31), (scope::CGROUP, 0)] {
             assert!(!Scope { kind, id }.is_known(), "{kind} {id}");
         }
         assert!(Scope { kind: scope::CGROUP, id: u64::MAX }.is_known());

@@ -2,11 +2,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 use hdcr_abi::{
-    Capture, Freeze, Head, Hello, Kill, Mappings, Pages, Registers, Request, Restore, THREADS, Tasks, Thaw, VERSION,
-    capture_flag, freeze_flag,
+    Calls, Capture, Freeze, Head, Hello, Kill, Mappings, Pages, Registers, Request, Restore, Signals, THREADS, Tasks,
+    Thaw, VERSION, Waiting, capture_flag, feature, freeze_flag,
 };
 
 use crate::answer::{Errno, Result};
+use crate::calls::calls;
 use crate::capture::capture;
 use crate::freeze::{Frozen, Orders, freeze};
 use crate::glue;
@@ -58,6 +59,16 @@ impl Session {
             Mappings::COMMAND => self.reply(at, |frozen, request| read::mappings(frozen, request)),
             Registers::COMMAND => self.reply(at, |frozen, request| read::registers(frozen, request)),
             Pages::COMMAND => self.reply(at, |frozen, request| read::pages(frozen, request)),
+            Calls::COMMAND => {
+                let (mut request, _) = take::<Calls>(at, 0)?;
+                let frozen = self.frozen.as_ref().ok_or(Errno::NODATA)?;
+                let result = calls(frozen, &mut request);
+                // Those that were made are told of in any case.
+                plain::to_user(at, &request)?;
+                result
+            }
+            Signals::COMMAND => self.reply(at, |frozen, request| read::signals(frozen, request)),
+            Waiting::COMMAND => self.reply(at, |frozen, request| read::waiting(frozen, request)),
             Capture::COMMAND => self.capture(at),
             Restore::COMMAND => {
                 let (mut request, _) = take::<Restore>(at, 0)?;
@@ -84,7 +95,7 @@ impl Session {
         }
         request.version = VERSION;
         request.threads = THREADS;
-        request.features = glue::features();
+        request.features = glue::features() | feature::FACTS;
         request.xstate_size = glue::xstate_size();
         plain::to_user(at, &request)?;
         self.is_agreed = true;

@@ -13,10 +13,10 @@ mod row;
 mod tests;
 
 pub use request::{
-    Capture, Freeze, Head, Hello, Kill, Mappings, Pages, Range, Registers, Request, Restore, Tasks, Thaw, capture_flag,
-    feature, freeze_flag, hold, obstacle, register_set, scope,
+    Calls, Capture, Freeze, Head, Hello, Kill, Mappings, Pages, Range, Registers, Request, Restore, Signals, Tasks,
+    Thaw, Waiting, argument, capture_flag, feature, freeze_flag, hold, obstacle, register_set, scope,
 };
-pub use row::{MappingRow, TaskRow, mapping_flag, stand};
+pub use row::{CallRow, MappingRow, PointerRow, TaskRow, mapping_flag, stand};
 
 /// The version of everything here. Raised when a meaning changes; what is added keeps it.
 pub const VERSION: u32 = 1;
@@ -29,6 +29,12 @@ pub const THREADS: u32 = 65_536;
 
 /// The most ranges of one [`Pages`].
 pub const RANGES: u32 = 4_096;
+
+/// The most calls, and pointers, of one [`Calls`].
+pub const CALLS: u32 = 65_536;
+
+/// The most bytes of data of one [`Calls`].
+pub const CALL_DATA: u32 = 16 << 20;
 
 /// The longest deadline of a freeze: a minute.
 pub const LONGEST_NS: u64 = 60_000_000_000;

@@ -71,6 +71,10 @@ pub mod feature {
     pub const PROGRAM: u64 = 1 << 5;
     /// Processes can be put into sessions and groups.
     pub const IDS: u64 = 1 << 6;
+    /// Parked threads can make system calls on themselves: [`super::Calls`].
+    pub const CALLS: u64 = 1 << 7;
+    /// [`super::Signals`] and [`super::Waiting`] are known. This is not looked up.
+    pub const FACTS: u64 = 1 << 8;
 }
 
 /// Which tasks a freeze means. `id` is a number in the caller's pid namespace, or that of a cgroup.
@@ -87,6 +91,8 @@ pub mod scope {
     pub const SESSION: u32 = 5;
     /// The cgroup whose folder has the inode number `id`, in the unified hierarchy, with those below it.
     pub const CGROUP: u32 = 6;
+    /// The process `id` and all below it, whatever it leads.
+    pub const LINE: u32 = 7;
 }
 
 /// Bits of the head of [`Freeze`].
@@ -258,6 +264,84 @@ pub struct Pages {
     pub reserved: u32,
 }
 
+/// What an argument of a [`crate::CallRow`] is.
+pub mod argument {
+    /// A number as it is.
+    pub const VALUE: u8 = 0;
+    /// An offset in the data: becomes the address of that byte.
+    pub const DATA: u8 = 1;
+    /// The index of an earlier call: becomes its result.
+    pub const RESULT: u8 = 2;
+}
+
+/// Has a parked thread make system calls on itself, one after another. Data that they read and write is put into private
+/// memory of its process meanwhile, and comes back from there.
+///
+/// It is refused where the thread did not park, is in a 32-bit call, or stands under a seccomp filter, which would not see
+/// the calls. Calls that take the place of what the thread stands in (`clone`, `execve`, `exit`, ..) are refused.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Calls {
+    /// Size and flags: none are known.
+    pub head: Head,
+    /// Address of the [`crate::CallRow`]s, in which the results are put.
+    pub calls: u64,
+    /// Address of the data, which is read and written.
+    pub data: u64,
+    /// Address of [`crate::PointerRow`]s.
+    pub pointers: u64,
+    /// How many calls, at most [`crate::CALLS`].
+    pub count: u32,
+    /// Bytes of data, at most [`crate::CALL_DATA`].
+    pub size: u32,
+    /// How many pointers, at most [`crate::CALLS`].
+    pub places: u32,
+    /// The thread.
+    pub tid: i32,
+    /// How long the caller waits for them; at most [`crate::LONGEST_NS`].
+    pub within_ns: u64,
+    /// Answer: how many calls were made.
+    pub made: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Lists the signals that wait in a queue of a frozen thread, oldest first, as `siginfo_t` of 128 bytes each.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Signals {
+    /// Size and flags: none are known.
+    pub head: Head,
+    /// Address of the rows.
+    pub at: u64,
+    /// For how many there is room.
+    pub room: u32,
+    /// Answer: how many there are. When there are more than fit, those that fit were written.
+    pub count: u32,
+    /// The thread.
+    pub tid: i32,
+    /// 0: its own queue. 1: that of its process.
+    pub shared: u32,
+}
+
+/// Tells of a call whose time the kernel keeps while it is interrupted.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Waiting {
+    /// Size and flags: none are known.
+    pub head: Head,
+    /// The thread.
+    pub tid: i32,
+    /// Answer: the number of the call, or -1 when it is none that is known.
+    pub call: i32,
+    /// Answer: what remains of its time now; below zero when it is up.
+    pub rest_ns: i64,
+    /// Answer: whether it has an end, and that is known.
+    pub ends: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 /// Bits of the head of [`Capture`].
 pub mod capture_flag {
     /// Memory is copied on write, and all are let go as soon as that is set up, which ends the freeze; the image is written
@@ -384,4 +468,7 @@ numbered! {
     7 Pages,
     8 Capture,
     9 Restore,
+    10 Calls,
+    11 Signals,
+    12 Waiting,
 }

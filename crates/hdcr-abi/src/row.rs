@@ -52,6 +52,34 @@ pub struct TaskRow {
     pub comm: [u8; 16],
 }
 
+/// A system call, and what came of it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CallRow {
+    /// Its number.
+    pub nr: u64,
+    /// Its arguments.
+    pub args: [u64; 6],
+    /// Answer: its result, or an error number below zero.
+    pub result: i64,
+    /// What each argument is: one of [`crate::argument`].
+    pub kinds: [u8; 6],
+    /// 1: when it fails no other is made. Else 0.
+    pub stops: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// Eight bytes of the data of calls that become the address of another byte of it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PointerRow {
+    /// Where the eight bytes are.
+    pub place: u32,
+    /// Which byte's address they become.
+    pub target: u32,
+}
+
 /// How a thread was held.
 pub mod stand {
     /// It ran, or waited in a call.

@@ -3,8 +3,8 @@
 use core::mem::offset_of;
 
 use crate::{
-    Capture, Freeze, Head, Hello, Kill, MappingRow, Mappings, Pages, Range, Registers, Request, Restore, TaskRow,
-    Tasks, Thaw,
+    CallRow, Calls, Capture, Freeze, Head, Hello, Kill, MappingRow, Mappings, Pages, PointerRow, Range, Registers,
+    Request, Restore, Signals, TaskRow, Tasks, Thaw, Waiting,
 };
 
 #[test]
@@ -23,6 +23,11 @@ fn sizes() {
     assert_eq!(size_of::<Range>(), 16);
     assert_eq!(size_of::<TaskRow>(), 128);
     assert_eq!(size_of::<MappingRow>(), 48);
+    assert_eq!(size_of::<Calls>(), 64);
+    assert_eq!(size_of::<Signals>(), 32);
+    assert_eq!(size_of::<Waiting>(), 32);
+    assert_eq!(size_of::<CallRow>(), 72);
+    assert_eq!(size_of::<PointerRow>(), 8);
 }
 
 /// Every field lies right behind the one before it and on a multiple of its size, so that there is no padding anywhere.
@@ -53,6 +58,11 @@ fn there_is_no_padding() {
     no_gaps!(Range: start, length);
     no_gaps!(TaskRow: tid, tgid, ppid, pgid, sid, exit_signal, exit_code, stand, memory, files, folders, actions, blocked,
         clear_tid, robust_list, rseq, rseq_size, rseq_signature, stack_at, stack_size, stack_flags, stop_signal, comm);
+    no_gaps!(Calls: head, calls, data, pointers, count, size, places, tid, within_ns, made, reserved);
+    no_gaps!(Signals: head, at, room, count, tid, shared);
+    no_gaps!(Waiting: head, tid, call, rest_ns, ends, reserved);
+    no_gaps!(CallRow: nr, args, result, kinds, stops, reserved);
+    no_gaps!(PointerRow: place, target);
     no_gaps!(MappingRow: start, end, offset, inode, device, prot, flags, name);
 }
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use hdcr_abi::{
-    Capture, Freeze, Hello, Kill, MappingRow, Mappings, Pages, Range, Registers, Request, Restore, TaskRow, Tasks,
-    Thaw, VERSION, hold,
+    CallRow, Calls, Capture, Freeze, Hello, Kill, LONGEST_NS, MappingRow, Mappings, Pages, PointerRow, Range,
+    Registers, Request, Restore, Signals, TaskRow, Tasks, Thaw, VERSION, Waiting, hold,
 };
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
@@ -16,6 +16,9 @@ use crate::call::{self, Call};
 
 /// Room for the rows of mappings of one call.
 const ROWS: usize = 64 << 10;
+
+/// The most signals that a queue is listed of.
+const SIGNALS: usize = 8192;
 
 /// A session failed to do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +72,19 @@ pub enum SessionError {
     },
 }
 
+impl SessionError {
+    /// The error number of the call, if it was one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Open(source)
+            | Self::Freeze { source, .. }
+            | Self::Obstacle { source, .. }
+            | Self::Call { source, .. } => source.raw_os_error(),
+            Self::Version | Self::Odd { .. } => None,
+        }
+    }
+}
+
 /// What a number of [`hold`] means.
 fn word(number: u32) -> &'static str {
     match number {
@@ -116,6 +132,17 @@ pub struct Mapping {
     pub row: MappingRow,
     /// The name.
     pub name: Vec<u8>,
+}
+
+/// System calls that a frozen thread is to make, and the bytes that they read and write.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Rows {
+    /// The calls, in order.
+    pub calls: Vec<CallRow>,
+    /// The bytes.
+    pub data: Vec<u8>,
+    /// Which of them become addresses of others.
+    pub pointers: Vec<PointerRow>,
 }
 
 /// A session: at most one freeze. Dropping it thaws, and so does the death of the process that opened it.
@@ -226,6 +253,44 @@ impl Session {
         call::into(&mut request, self.device(), &mut bytes, aim).map_err(|error| failed("registers", error))?;
         bytes.truncate(request.used as usize);
         Ok(bytes)
+    }
+
+    /// Has a parked thread make system calls on itself; how many were made. Results and data are put where they came from.
+    pub fn calls(&self, tid: i32, rows: &mut Rows, within: Duration) -> Result<usize, SessionError> {
+        let within_ns = u64::try_from(within.as_nanos()).unwrap_or(u64::MAX).min(LONGEST_NS);
+        let mut request = Calls { head: Calls::HEAD, tid, within_ns, ..Calls::default() };
+        let made = call::of_calls(&mut request, self.device(), rows);
+        made.map_err(|error| failed("calls made by a frozen thread", error))?;
+        Ok(request.made as usize)
+    }
+
+    /// The signals that wait in the queue of a frozen thread, or in that of its process, oldest first.
+    pub fn signals(&self, tid: i32, shared: bool) -> Result<Vec<[u8; 128]>, SessionError> {
+        let mut rows: Vec<[u8; 128]> = Vec::new();
+        loop {
+            let shared = u32::from(shared);
+            let mut request = Signals { head: Signals::HEAD, tid, shared, ..Signals::default() };
+            let aim = |request: &mut Signals, at, room| (request.at, request.room) = (at, room);
+            let done = call::into(&mut request, self.device(), &mut rows, aim);
+            done.map_err(|error| failed("the list of signals", error))?;
+            let count = request.count as usize;
+            if count <= rows.len() {
+                rows.truncate(count);
+                return Ok(rows);
+            }
+            if rows.len() >= SIGNALS {
+                return Err(failed("the list of signals", Errno::OVERFLOW));
+            }
+            // Others may come meanwhile.
+            rows.resize((count + 16).min(SIGNALS), [0; 128]);
+        }
+    }
+
+    /// The call that a frozen thread is interrupted in, if the kernel keeps its time.
+    pub fn waiting(&self, tid: i32) -> Result<Waiting, SessionError> {
+        let mut request = Waiting { head: Waiting::HEAD, tid, ..Waiting::default() };
+        request.call(self.device()).map_err(|error| failed("what a call waits for", error))?;
+        Ok(request)
     }
 
     /// Writes memory of a frozen thread to a regular file from an offset on; how many bytes.

@@ -17,6 +17,9 @@ use crate::shell::{Shell, say};
 /// For how long nothing may come from a guest of an idle machine: longer than any of its tests takes.
 const SILENCE: Duration = Duration::from_mins(5);
 
+/// What the suite of the mechanisms works on.
+const PROGRAMS: [&str; 3] = ["guest", "scenes", "waits"];
+
 /// What the kernel must not say.
 const COMPLAINTS: [&str; 9] = [
     "WARNING:",
@@ -30,8 +33,10 @@ const COMPLAINTS: [&str; 9] = [
     "Unable to handle",
 ];
 
-/// The target of programs that need nothing of the machine that they run on.
-const STATIC: &str = "x86_64-unknown-linux-musl";
+/// With both a program needs nothing of the machine that it runs on. The target is named so that the flags are not those of
+/// what runs in the build.
+const STATIC: [&str; 2] = ["--target", "x86_64-unknown-linux-gnu"];
+const STATIC_FLAGS: &str = "RUSTFLAGS=-Ctarget-feature=+crt-static";
 
 /// What is run.
 #[derive(Debug)]
@@ -44,11 +49,10 @@ pub(super) struct Guest {
 
 /// Builds the test program.
 pub(super) fn program(shell: &Shell) -> Result<PathBuf> {
-    let added = shell.run("rustup", &["target", "add", STATIC]).unwrap_or(false);
-    ensure!(added, "rustup cannot add the target {STATIC}");
-    let build = ["test", "--quiet", "--package", "hdcr-kmod", "--test", "device", "--target", STATIC, "--no-run"];
-    ensure!(shell.run("cargo", &build)?, "the test program does not build");
-    let told = shell.output("cargo", &[&build[..], &["--message-format=json"]].concat())?;
+    let build = ["test", "--quiet", "--package", "hdcr-kmod", "--test", "device", "--no-run"];
+    let build = [&[STATIC_FLAGS, "cargo"], &build[..], &STATIC].concat();
+    ensure!(shell.run("env", &build)?, "the test program does not build");
+    let told = shell.output("env", &[&build[..], &["--message-format=json"]].concat())?;
     let lines = told.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let path = lines.filter_map(|line| line.get("executable")?.as_str().map(PathBuf::from)).next_back();
     path.context("cargo does not say where the test program is")
@@ -84,8 +88,17 @@ impl Guest {
             ensure!(shell.run("strip", &["--strip-debug", "-o", &to, &from])?, "strip failed");
             files.push((name, fs::read(&bare)?));
         }
-        let folders = ["proc", "sys", "dev", "tmp"];
+        for name in PROGRAMS {
+            let program = folder.join(name);
+            let source = shell.root.join(format!("crates/hdcr-ptrace/tests/guests/{name}.c"));
+            let (to, from) = (program.display().to_string(), source.display().to_string());
+            ensure!(shell.run("cc", &["-O1", "-static", "-pthread", "-s", "-o", &to, &from])?, "cc failed on {from}");
+            files.push((name, fs::read(&program)?));
+        }
+        let folders = ["proc", "sys", "dev", "tmp", "guests"];
         let folders = folders.iter().map(|name| Entry { name, mode: 0o040_755, bytes: &[] });
+        let place = |name: &str| if PROGRAMS.contains(&name) { format!("guests/{name}") } else { name.to_owned() };
+        let files: Vec<(String, Vec<u8>)> = files.into_iter().map(|(name, bytes)| (place(name), bytes)).collect();
         let files = files.iter().map(|(name, bytes)| Entry { name, mode: 0o100_755, bytes });
         let entries: Vec<_> = folders.chain(files).collect();
         let root = folder.join("root.cpio");

@@ -9,12 +9,18 @@ mod board;
 mod callers;
 mod first;
 mod fuzz;
+#[path = "../../../hdcr-ptrace/tests/guests/mod.rs"]
+mod guests;
 mod images;
 mod kinds;
+mod mechanism;
 mod module;
 mod reads;
 mod scopes;
 mod storms;
+#[expect(dead_code, unused_imports, reason = "not all of it can be asked of the module")]
+#[path = "../../../hdcr-ptrace/tests/suite/mod.rs"]
+mod suite;
 mod target;
 mod worker;
 
@@ -32,7 +38,7 @@ const LONGEST: Duration = Duration::from_mins(4);
 
 type Test = (&'static str, fn());
 
-const TESTS: [&[Test]; 8] = [
+const TESTS: [&[Test]; 10] = [
     &access::TESTS,
     &reads::TESTS,
     &kinds::TESTS,
@@ -40,6 +46,8 @@ const TESTS: [&[Test]; 8] = [
     &storms::TESTS,
     &callers::TESTS,
     &images::TESTS,
+    mechanism::SUITE,
+    &mechanism::TESTS,
     &fuzz::TESTS,
 ];
 

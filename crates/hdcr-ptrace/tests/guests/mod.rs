@@ -31,6 +31,11 @@ pub(crate) fn program(
 }
 
 fn build(name: &str, link: Link) -> Outcome<PathBuf> {
+    // A guest of `cargo xtask kmod test` has no compiler, but the programs.
+    let ready = Path::new("/guests").join(name);
+    if ready.exists() {
+        return Ok(ready);
+    }
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests").join(name).with_extension("c");
     // Test programs run at the same time, so it appears under its name only when it is whole.
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));

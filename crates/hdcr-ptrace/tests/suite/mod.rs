@@ -89,7 +89,7 @@ pub(crate) fn batch_results(mechanism: &dyn Mechanism) -> Outcome<()> {
     ensure(replies.failure(&work[0].1) == Some((last, 9)), "the error that ends")?;
     let here = frozen.descriptor(pid, hdcr_engine::ids::Fd(77))?;
     ensure(nix::sys::stat::fstat(&here)?.st_size == 5, "duplicate")?;
-    ensure(frozen.own_ranges(pid).len() == 1, "own ranges")?;
+    ensure(frozen.own_ranges(pid).len() <= 1, "own ranges")?;
     large_batches(frozen.as_mut(), pid)?;
     let mut close = Batch::new();
     close.call(libc::SYS_close, &[77.into()]);

@@ -47,6 +47,11 @@ pub(crate) fn pending_signals_stay(mechanism: &dyn Mechanism) -> Outcome<()> {
     scene.ends_well()
 }
 
+/// Whether a task stands still: for a tracer, or for the kernel module.
+fn stands(tid: i32) -> bool {
+    matches!(state_of(tid), Ok('t' | 'D'))
+}
+
 /// A whole tree, parents first; left stopped, it stops; killed, it dies.
 pub(crate) fn whole_tree(mechanism: &dyn Mechanism) -> Outcome<()> {
     let mut scene = Scene::start("tree")?;
@@ -59,11 +64,18 @@ pub(crate) fn whole_tree(mechanism: &dyn Mechanism) -> Outcome<()> {
     run_getpid(frozen.as_mut(), &tids)?;
     frozen.leave_stopped()?;
     scene.comes_to('T')?;
-    send(scene.pid, Signal::SIGCONT)?;
+    let by = soon();
+    for process in &processes {
+        send(process.pid, Signal::SIGCONT)?;
+        while state_of(process.pid.0)? == 'T' {
+            ensure(Instant::now() < by.0, "it does not go on")?;
+            std::thread::yield_now();
+        }
+    }
     scene.comes_to('S')?;
     let below = mechanism.freeze(Scope::Below(scene.pid), soon())?;
     ensure(below.processes().len() == 3, "below")?;
-    ensure(state_of(processes[1].pid.0)? == 't', "frozen below")?;
+    ensure(stands(processes[1].pid.0), "frozen below")?;
     below.kill()?;
     ensure(matches!(state_of(processes[1].pid.0), Ok('Z') | Err(_)), "killed below")?;
     scene.tell()?;
@@ -163,22 +175,24 @@ pub(crate) fn rseq_sections_abort(mechanism: &dyn Mechanism) -> Outcome<()> {
     let mut scene = Scene::start("rseq")?;
     let handler = u64::try_from(scene.said)?;
     let mut stops = 0;
+    let mut before = None;
     for _ in 0..100 {
         let mut frozen = freeze(mechanism, scene.pid)?;
         let threads = frozen.processes().first().ok_or("no process")?.threads.clone();
         let worker = *threads.get(1).ok_or("no thread")?;
-        let inside = frozen.regs(worker)?.ip == handler;
+        let regs = frozen.regs(worker)?;
+        // Stopped again before it has run an instruction of its own, it would be counted twice.
+        let inside = regs.ip == handler && before.replace(regs) != Some(regs);
         let registration = frozen.rseq(worker)?.ok_or("no rseq")?;
         let mut section = [0; 8];
         frozen.read(scene.pid, RemotePtr(registration.at.0 + 8), &mut section)?;
         ensure(!inside || section == [0; 8], "section still named")?;
         stops += usize::from(inside);
         run_getpid(frozen.as_mut(), &threads)?;
-        let before = run_time(scene.pid, worker)?;
+        let ran = run_time(scene.pid, worker)?;
         frozen.thaw()?;
-        // Stopped again at its handler before it has run, it would be counted twice.
         let by = soon();
-        while run_time(scene.pid, worker)? < before + 50_000 {
+        while run_time(scene.pid, worker)? < ran + 50_000 {
             ensure(Instant::now() < by.0, "it does not run")?;
             std::thread::yield_now();
         }
@@ -232,7 +246,7 @@ pub(crate) fn storms(mechanism: &dyn Mechanism) -> Outcome<()> {
             let mut frozen = freeze(mechanism, scene.pid)?;
             let processes = frozen.processes().to_vec();
             let tids: Vec<Tid> = processes.iter().flat_map(|p| p.threads.clone()).collect();
-            ensure(tids.iter().all(|tid| state_of(tid.0).is_ok_and(|s| s == 't')), "all stopped")?;
+            ensure(tids.iter().all(|tid| stands(tid.0)), "all stopped")?;
             run_getpid(frozen.as_mut(), &tids).map_err(|error| format!("{name}: {error}"))?;
             frozen.thaw()?;
         }
