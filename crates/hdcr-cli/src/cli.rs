@@ -8,8 +8,8 @@ use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueHint};
 
 use crate::duration;
 use crate::kinds::{
-    Compress, Condition, EndPolicy, Every, FilePolicyRule, Increments, Lazy, PathMap, Share, Snapshot, StdioTarget,
-    at_least_one,
+    Compress, Condition, EndPolicy, Every, FilePolicyRule, Increments, Lazy, MechanismChoice, PathMap, Share, Snapshot,
+    StdioTarget, at_least_one,
 };
 
 /// Printed after the help of the whole program.
@@ -239,6 +239,9 @@ pub(crate) struct FileArgs {
     /// How memory is read; `hdcr show --records` tells which way each mapping went, and why [default: auto]
     #[arg(long, value_enum, value_name = "WAY", env = "HDCR_SNAPSHOT")]
     pub(crate) snapshot: Option<Snapshot>,
+    /// What stops the program and asks it; `hdcr show` tells which it was [default: auto]
+    #[arg(long, value_enum, value_name = "WAY", env = "HDCR_MECHANISM")]
+    pub(crate) mechanism: Option<MechanismChoice>,
     /// How memory is compressed; `hdcr show` tells how much went which way [default: auto]
     #[arg(long, value_enum, value_name = "WAY", env = "HDCR_COMPRESS")]
     pub(crate) compress: Option<Compress>,

@@ -244,6 +244,19 @@ pub(crate) enum Snapshot {
     Stop,
 }
 
+/// What stops the program and asks it (`--mechanism`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum MechanismChoice {
+    /// By `ptrace`; by `kernel` where a debugger holds the program and the module is loaded
+    #[default]
+    Auto,
+    /// ptrace(2)
+    Ptrace,
+    /// The kernel module (docs/kernel.md)
+    Kernel,
+}
+
 /// How pages are compressed (`--compress`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

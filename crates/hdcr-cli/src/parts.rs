@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod journals;
+mod mechanisms;
 pub(crate) mod retention;
 
 use std::ffi::OsStr;
@@ -20,7 +21,6 @@ use hdcr_engine::progress::{Phase, Progress};
 use hdcr_engine::restore::{self, Afterwards, Options, Told};
 use hdcr_engine::show;
 use hdcr_image::{Compression, ImageReader, JobName, Manifest, Sink, SnapshotId, Source};
-use hdcr_kmod::Presence;
 use hdcr_ptrace::{Faults, Ptrace};
 use hdcr_store::{DirectorySink, DirectoryStore, Durability, Entry, FileSink, Selector, open_path};
 
@@ -38,6 +38,7 @@ use crate::told::Since;
 pub(crate) use checkpoints::{Session, checkpoint};
 use journals::{HeldJournal, journal_name, keep_room};
 pub(crate) use journals::{files_as_before, forget_files, forget_room, repair_files, settle_files, with_room};
+pub(crate) use mechanisms::module;
 
 /// How many ancestors a manifest names.
 const LINEAGE: usize = 64;
@@ -47,11 +48,6 @@ const LINEAGE: usize = 64;
 fn mechanism() -> Ptrace {
     let die_after = std::env::var("HDCR_TRIAL_DIE_AFTER").ok().and_then(|text| text.parse().ok());
     Ptrace::new(Faults { die_after, ..Faults::default() })
-}
-
-/// How the kernel module stands to this process.
-pub(crate) fn module() -> Presence {
-    Presence::of(&Path::new("/dev").join(hdcr_abi::DEVICE))
 }
 
 /// Whether a keeper may follow the program.
@@ -100,7 +96,7 @@ fn omitted(task: &CheckpointTask) -> Omitted {
     all
 }
 
-fn request(task: &CheckpointTask, progress: Progress) -> Request {
+fn request(task: &CheckpointTask, progress: Progress, by_module: bool) -> Request {
     let policy = |policy| match policy {
         kinds::FilePolicy::Auto => FilePolicy::Auto,
         kinds::FilePolicy::Content => FilePolicy::Content,
@@ -134,6 +130,7 @@ fn request(task: &CheckpointTask, progress: Progress) -> Request {
             kinds::Compress::Zstd => CompressionRequest::Always(Compression::Zstd(3)),
         },
         snapshot: match task.files.snapshot {
+            _ if by_module => SnapshotRequest::Copy,
             kinds::Snapshot::Auto => SnapshotRequest::Auto,
             kinds::Snapshot::Precopy => SnapshotRequest::Ahead,
             kinds::Snapshot::Fork => SnapshotRequest::Fork,
@@ -142,6 +139,7 @@ fn request(task: &CheckpointTask, progress: Progress) -> Request {
         followed: is_followed(task),
         omitted: omitted(task),
         blind: blind(),
+        unseen: by_module,
         progress,
     }
 }
@@ -243,7 +241,7 @@ fn refuse_caller(who: Who) -> Result<()> {
 /// What stands in the way of a checkpoint, what is worth knowing, and how many processes there are.
 pub(crate) fn check_processes(task: &CheckpointTask) -> Result<(Vec<Obstacle>, Vec<Obstacle>, usize)> {
     refuse_caller(task.who)?;
-    let surveyed = checkpoint::survey(request(task, Progress::default()))?;
+    let surveyed = checkpoint::survey(request(task, Progress::default(), mechanisms::by_module(task)?))?;
     if let Some(busy) = busy::alone_in_the_way(surveyed.refusals()) {
         return Err(busy);
     }

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use hdcr_engine::ids::Pid;
+use hdcr_engine::ids::{Pid, Tid};
 use hdcr_engine::procfs::{self, Stat};
 use hdcr_policy::restart::Death;
 use nix::sys::signal::{Signal, kill};
@@ -88,6 +88,13 @@ pub(crate) fn lives(pid: i32) -> bool {
 pub(crate) fn ended(stat: &Stat) -> bool {
     const NUM_THREADS: usize = 20;
     matches!(stat.state, b'Z' | b'X') && stat.field(NUM_THREADS).is_none_or(|threads| threads <= 1)
+}
+
+/// Who traces one of the threads of a process, if anybody does.
+pub(crate) fn tracer(pid: i32) -> Option<i32> {
+    let threads = procfs::numbers(Pid(pid), "task").unwrap_or_default();
+    let tracer = |tid: i32| procfs::status(Pid(pid), Tid(tid)).ok()?.number("TracerPid");
+    threads.into_iter().filter_map(tracer).find_map(|tracer| i32::try_from(tracer).ok().filter(|tracer| *tracer != 0))
 }
 
 /// This program, to be started once more.

@@ -11,7 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::cli::{Command, Common, FileArgs};
 use crate::duration;
 use crate::failure::{Class, Failure, Result};
-use crate::kinds::{Compress, EndPolicy, Every, FilePolicy, FilePolicyRule, Increments, Lazy, Share, Snapshot};
+use crate::kinds::{
+    Compress, EndPolicy, Every, FilePolicy, FilePolicyRule, Increments, Lazy, MechanismChoice, Share, Snapshot,
+};
 use crate::names;
 
 /// What of the environment and the user matters for places of files.
@@ -122,6 +124,7 @@ pub(crate) struct CheckpointConfig {
     pub(crate) ends: Option<EndPolicy>,
     pub(crate) snapshot: Option<Snapshot>,
     pub(crate) compress: Option<Compress>,
+    pub(crate) mechanism: Option<MechanismChoice>,
 }
 
 /// `[restore]`.
@@ -165,6 +168,9 @@ pub(crate) struct Files {
     pub(crate) snapshot: Snapshot,
     #[serde(default)]
     pub(crate) compress: Compress,
+    /// And what stops the program.
+    #[serde(default)]
+    pub(crate) mechanism: MechanismChoice,
 }
 
 impl Command {
@@ -242,9 +248,10 @@ impl Settings {
         let ends = args.ends.or(self.config.checkpoint.ends).unwrap_or_default();
         let snapshot = args.snapshot.or(self.config.checkpoint.snapshot).unwrap_or_default();
         let compress = args.compress.or(self.config.checkpoint.compress).unwrap_or_default();
+        let mechanism = args.mechanism.or(self.config.checkpoint.mechanism).unwrap_or_default();
         let policies = policies.into_iter().map(|(path, policy)| FilePolicyRule { path, policy }).collect();
         let limit = args.limit.or(config.limit).unwrap_or(64 << 20);
-        Ok(Files { always: always?, limit, policies, ends, snapshot, compress })
+        Ok(Files { always: always?, limit, policies, ends, snapshot, compress, mechanism })
     }
 
     /// Where restores keep what their roll-back of files replaces.
@@ -320,6 +327,7 @@ fn merge(under: Config, over: Config) -> Config {
             ends: over.checkpoint.ends.or(under.checkpoint.ends),
             snapshot: over.checkpoint.snapshot.or(under.checkpoint.snapshot),
             compress: over.checkpoint.compress.or(under.checkpoint.compress),
+            mechanism: over.checkpoint.mechanism.or(under.checkpoint.mechanism),
         },
         restore: RestoreConfig { timeout: over.restore.timeout.or(under.restore.timeout) },
         files: FilesConfig {

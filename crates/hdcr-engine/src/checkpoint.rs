@@ -44,6 +44,9 @@ pub struct Request {
     pub followed: bool,
     /// Memory whose contents are left out.
     pub omitted: Omitted,
+    /// The mechanism stops tasks without being their tracer: what another one traces may be taken, and who stands still is
+    /// seen to wait in the kernel.
+    pub unseen: bool,
     /// A rule of following that is left out: for the trial that shows what it is for.
     pub blind: Option<Blind>,
 }

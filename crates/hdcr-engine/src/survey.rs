@@ -291,7 +291,7 @@ fn shared_halves(survey: &mut Survey<'_>, look: &Look) -> Result<()> {
             match place {
                 Ok(same) => {
                     let other = ordered.get(same).map_or(0, |other| other.pid.0);
-                    if kind == Kind::Vm && in_vfork(look, [task.pid.0, other]) {
+                    if kind == Kind::Vm && in_vfork(look, [task.pid.0, other], survey.request.unseen) {
                         continue;
                     }
                     survey.refuse(shared(task.pid, name, &format!("it is shared with process {other} by clone(2)")));
@@ -363,9 +363,16 @@ fn told(
 }
 
 /// Whether one of two processes waits in `vfork(2)` (state D, kernel/fork.c `wait_for_vfork_done`) while it is looked at. It
-/// is stopped only when the other one has executed its program; under the freeze no thread is in that state.
-fn in_vfork(look: &Look, pids: [i32; 2]) -> bool {
-    look.tasks.iter().any(|task| pids.contains(&task.pid.0) && task.stat.state == b'D')
+/// is stopped only when the other one has executed its program; under the freeze no thread is in that state, or, where that is
+/// not seen otherwise, none in that place.
+fn in_vfork(look: &Look, pids: [i32; 2], unseen: bool) -> bool {
+    let waits = |task: &TaskView| {
+        let place = procfs::read_thread(task.pid, task.tid, "wchan").unwrap_or_default();
+        let place = String::from_utf8_lossy(&place);
+        ["kernel_clone", "vfork", "do_fork"].iter().any(|name| place.contains(name))
+    };
+    let mut seen = look.tasks.iter().filter(|task| pids.contains(&task.pid.0) && task.stat.state == b'D');
+    seen.any(|task| !unseen || waits(task))
 }
 
 fn shared(pid: Pid, name: &str, cause: &str) -> Refusal {

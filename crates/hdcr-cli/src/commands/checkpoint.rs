@@ -88,9 +88,9 @@ fn by_hand(task: &CheckpointTask, bar: &Bar, upright: &Rc<Upright>, wait: Durati
 /// Asks the keeper of a job.
 fn of_job(at: &Surrounding<'_>, args: &CheckpointArgs, then: Then) -> Result<Checkpointed> {
     let target = args.output.as_ref().map(|path| file_target(path)).transpose()?;
-    let FileArgs { always, policies, limit, ends, snapshot, compress } = &args.files;
+    let FileArgs { always, policies, limit, ends, snapshot, compress, mechanism } = &args.files;
     let given = !always.is_empty() || !policies.is_empty() || limit.is_some() || ends.is_some();
-    let given = given || snapshot.is_some() || compress.is_some();
+    let given = given || snapshot.is_some() || compress.is_some() || mechanism.is_some();
     let files = given.then(|| at.settings.files(&args.files)).transpose()?;
     let (jobs, name) = (at.settings.surroundings.jobs(), args.target.clone());
     let bar = at.output.bar_or_line(move || tree_of_job(&jobs, &name));

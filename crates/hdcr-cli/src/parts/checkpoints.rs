@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use hdcr_engine::checkpoint::{self, Held, Next, Prepared, Series, Stopped, Surveyed};
 use hdcr_engine::error::{Error, Refusals};
-use hdcr_engine::mechanism::Deadline;
+use hdcr_engine::mechanism::{Deadline, Mechanism};
 use hdcr_engine::progress::{Laps, Progress};
 use hdcr_image::{Chain, Committed, Manifest, ManifestFacts, Sink, SnapshotId};
 use hdcr_ptrace::{Hears, Ptrace};
 use hdcr_store::Selector;
 
-use super::{job_name, lineage_from, mechanism, obstacle, request, sink, store};
+use super::{job_name, lineage_from, mechanism, mechanisms, obstacle, request, sink, store};
 use crate::busy::AtWork;
 use crate::failure::{Obstacle, Result};
 use crate::filling::{self, micros};
@@ -28,6 +28,7 @@ use crate::task::{CheckpointTask, Checkpointed, Reply, Target, Took};
 #[derive(Debug)]
 pub(crate) struct Session {
     mechanism: Ptrace,
+    hears: Option<Rc<dyn Hears>>,
     series: Series,
     /// When the last image of the series was begun.
     last: Cell<Option<Instant>>,
@@ -36,12 +37,12 @@ pub(crate) struct Session {
 impl Session {
     /// Nothing is followed yet.
     pub(crate) fn new() -> Self {
-        Self { mechanism: mechanism(), series: Series::default(), last: Cell::default() }
+        Self { mechanism: mechanism(), hears: None, series: Series::default(), last: Cell::default() }
     }
 
     /// Somebody hears when the program stands still.
     pub(crate) fn heard_by(self, hears: Rc<dyn Hears>) -> Self {
-        Self { mechanism: self.mechanism.heard_by(hears), ..self }
+        Self { mechanism: self.mechanism.heard_by(Rc::clone(&hears)), hears: Some(hears), ..self }
     }
 
     /// Whether threads of the program are held that could not be let go: they are when this process ends.
@@ -82,8 +83,13 @@ fn ended(held: Option<Held>, then: Then) {
 }
 
 /// Copies what can be copied while the program runs. The path of an image that is not in a store comes with it.
-fn prepare(task: &CheckpointTask, session: &Session, surveyed: Surveyed) -> Result<(Prepared, Option<PathBuf>)> {
-    let Session { mechanism, series, .. } = session;
+fn prepare(
+    task: &CheckpointTask,
+    session: &Session,
+    mechanism: &dyn Mechanism,
+    surveyed: Surveyed,
+) -> Result<(Prepared, Option<PathBuf>)> {
+    let Session { series, .. } = session;
     if !surveyed.refusals().is_empty() {
         // Before anything is written.
         return Err(Error::Refused(Refusals(surveyed.refusals().to_vec())).into());
@@ -108,7 +114,7 @@ fn prepare(task: &CheckpointTask, session: &Session, surveyed: Surveyed) -> Resu
 /// Stops the program; since when.
 fn stop(
     task: &CheckpointTask,
-    mechanism: &Ptrace,
+    mechanism: &dyn Mechanism,
     prepared: Prepared,
     tell: &mut dyn FnMut(Reply) -> Result<Vec<PathBuf>>,
 ) -> Result<(Stopped, Instant)> {
@@ -168,24 +174,26 @@ pub(crate) fn checkpoint(
     progress: &Progress,
     tell: &mut dyn FnMut(Reply) -> Result<Vec<PathBuf>>,
 ) -> Result<Checkpointed> {
-    let (began, worked, calls) = (Instant::now(), machine::worked(), session.mechanism.calls_made());
-    let Session { mechanism, series, .. } = session;
+    let (began, worked) = (Instant::now(), machine::worked());
+    let series = &session.series;
     let _at_work = alone_at_work(task)?;
     let lineage = task.came_from.as_ref().map(lineage_from).transpose().unwrap_or_else(|failure| {
         // Somebody has removed it; what is made now does not build on it.
         tracing::debug!(%failure, "where the program came from is not known any more");
         None
     });
+    let chosen = mechanisms::choose(task, &session.mechanism, session.hears.as_ref())?;
+    let (mechanism, calls) = (chosen.mechanism(), chosen.calls_made());
     step(task, tell, Doing::Looking)?;
     let mut laps = Parts::begin();
-    let look = || Ok(checkpoint::survey_again(request(task, progress.clone()), series)?);
+    let look = || Ok(checkpoint::survey_again(request(task, progress.clone(), chosen.is_module()), series)?);
     let surveyed = filling::when_filled(look)?;
     laps.done(&format!("looked at {}", counted(surveyed.processes(), "process", "processes")), "looking");
     let mut notes: Vec<Obstacle> = surveyed.notes().iter().map(obstacle).collect();
-    let (prepared, path) = prepare(task, session, surveyed)?;
+    let (prepared, path) = prepare(task, session, mechanism, surveyed)?;
     laps.done("copied ahead what can be", "copying ahead");
     let prepared_for = prepared.stood();
-    let facts = ManifestFacts { lineage: lineage.unwrap_or_default(), ..machine::facts("ptrace", "copy") };
+    let facts = ManifestFacts { lineage: lineage.unwrap_or_default(), ..machine::facts(chosen.name(), "copy") };
     let (stopped, halted) = stop(task, mechanism, prepared, tell)?;
     let facts = ManifestFacts { clocks: machine::clocks(), ..facts };
     laps.done("stopped", "stopping");
@@ -207,14 +215,7 @@ pub(crate) fn checkpoint(
     notes.extend(reserve(&task.target));
     series.committed(chain);
     ended(held, task.then);
-    let removed = match (&task.target, task.keep) {
-        (Target::Store { root, job }, Some(keep)) => {
-            let own = snapshot.place.as_ref().map(|(_, number)| *number);
-            let line: Vec<u64> = task.line.iter().copied().chain(own).collect();
-            super::retention::give_up(root, &job_name(job)?, &keep, &line)
-        }
-        _ => Vec::new(),
-    };
+    let removed = give_up(task, &snapshot)?;
     Ok(Checkpointed {
         path: path.map(|path| path.display().to_string()),
         read,
@@ -222,13 +223,21 @@ pub(crate) fn checkpoint(
         prepared_us: micros(prepared_for),
         total_us: micros(began.elapsed()),
         worked_us: micros(machine::worked().saturating_sub(worked)),
-        calls: mechanism.calls_made().saturating_sub(calls),
+        calls: chosen.calls_made().saturating_sub(calls),
         then: task.then,
         notes,
         removed,
         took: laps.took,
         ..committed(manifest, &snapshot, &task.target)
     })
+}
+
+/// Gives up what of the job is not to be kept: its numbers.
+fn give_up(task: &CheckpointTask, snapshot: &SnapshotId) -> Result<Vec<u64>> {
+    let (Target::Store { root, job }, Some(keep)) = (&task.target, task.keep) else { return Ok(Vec::new()) };
+    let own = snapshot.place.as_ref().map(|(_, number)| *number);
+    let line: Vec<u64> = task.line.iter().copied().chain(own).collect();
+    Ok(super::retention::give_up(root, &job_name(job)?, &keep, &line))
 }
 
 /// Makes sure that there will be room for the journal of a roll-back, should the disk be full by then.

@@ -130,6 +130,7 @@ pub(crate) fn capture(
         followed: false,
         omitted: crate::checkpoint::Omitted::default(),
         blind: None,
+        unseen: false,
     };
     let mut tree = NoTree;
     let mut cx = Capture::new(&mut tree, &request, None);

@@ -23,8 +23,13 @@ pub(super) fn of_thread(survey: &mut Survey<'_>, task: &TaskView) {
     // Looked at under the freeze, a thread of this process may be the tracer.
     let own = |tracer: u64| Path::new(&format!("/proc/self/task/{tracer}")).exists();
     let traced_by_us = *survey.common.tracers.entry(tracer).or_insert_with(|| own(tracer));
-    for refusal in from_status(task, traced_by_us) {
+    for refusal in from_status(task, traced_by_us || survey.request.unseen) {
         survey.refuse(refusal);
+    }
+    if survey.request.unseen && tracer != 0 {
+        let cause =
+            format!("process {tracer} traces it; the restored program has no tracer, and the breakpoints of that one");
+        survey.note(task.refuse("tracer-left", "task", &cause, "remove breakpoints before the checkpoint"));
     }
     namespaces::survey(survey, task);
     core_cookie(survey, task);
