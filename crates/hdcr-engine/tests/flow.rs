@@ -36,6 +36,7 @@ fn request(witness: &Witness) -> Request {
         snapshot: SnapshotRequest::Auto,
         followed: false,
         omitted: Omitted::default(),
+        unseen: false,
         blind: None,
         progress: Progress::default(),
     }
