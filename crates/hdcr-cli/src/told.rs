@@ -61,6 +61,9 @@ pub(crate) struct Since {
     foreign: Vec<Name>,
     replaced: Vec<Name>,
     incomplete: bool,
+    /// It was more than is kept.
+    #[serde(default)]
+    forgotten: bool,
 }
 
 /// Whether what happens to a path is nobody's business.
@@ -98,7 +101,18 @@ impl Since {
             foreign: doubts(Doubt::Foreign),
             replaced: doubts(Doubt::Replaced),
             incomplete: changes.incomplete,
+            forgotten: false,
         }
+    }
+
+    /// Of which nothing is known any more, but that something was. `aside` and `shelter` as in [`Since::new`].
+    pub(crate) fn forgotten(aside: String, shelter: PathBuf) -> Self {
+        Self { aside, shelter, incomplete: true, forgotten: true, ..Self::default() }
+    }
+
+    /// Forgets all of it but that it was.
+    pub(crate) fn shortened(self) -> Self {
+        Self::forgotten(self.aside, self.shelter)
     }
 
     /// As it counts when nobody has watched what came after: lengths say nothing any more.
@@ -126,6 +140,7 @@ impl Since {
             foreign: both(later.foreign, self.foreign),
             replaced: both(later.replaced, self.replaced),
             incomplete: later.incomplete || self.incomplete,
+            forgotten: later.forgotten || self.forgotten,
             lengths: Vec::new(),
             aside: self.aside,
             shelter: self.shelter,
@@ -166,6 +181,7 @@ impl Since {
             lengths: lengths.collect(),
             doubtful: [doubts(&self.foreign, foreign), doubts(&self.replaced, replaced)].concat(),
             incomplete: self.incomplete,
+            forgotten: self.forgotten,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::memory::restore::{self as space, StoredMm};
 use crate::model::ObjectId;
 use crate::numbers;
 use crate::openfile::{OpenFileRecord, path_flag};
-use crate::resource::backing;
+use crate::resource::{backing, reopen};
 use crate::restore::{Contents, Options, Restore};
 use crate::rights::Turn;
 use crate::rollback::Plan;
@@ -60,7 +60,7 @@ pub(crate) fn context<'a>(model: &'a Model, contents: &'a dyn Contents, options:
         holders,
         room: numbers::room(&used, numbers::now()),
         making: BTreeSet::new(),
-        inodes: BTreeMap::new(),
+        inodes: reopen::OpenedInodes::default(),
         segments: Made::default(),
         semaphores: semaphores::Made::default(),
         plan: options.journal.as_deref().map(Plan::at).transpose()?.unwrap_or_default(),

@@ -297,7 +297,7 @@ fn everything(cx: &mut Capture<'_>, processes: &[FrozenProcess], mut look: surve
     openfile::capture(cx, &ids)?;
     genealogy(cx, processes, &subjects, &told)?;
     listed::note_listed(cx)?;
-    touched::note(cx)?;
+    touched::note(cx);
     contents::finish(cx)?;
     semaphores::capture(cx)?;
     segments::capture(cx)?;

@@ -151,6 +151,8 @@ pub trait Contents: std::fmt::Debug {
     fn zeros(&self, id: ObjectId) -> Vec<(u64, u64)>;
     /// Reads all stored pieces of an object in order and hands over each.
     fn read(&self, id: ObjectId, each: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()>;
+    /// The restore has come further, by something that has no bytes: whoever waits for it is told.
+    fn goes_on(&self) {}
 }
 
 /// A restore in progress.
@@ -194,7 +196,7 @@ pub struct Restore<'a> {
     /// go to their numbers in place of the file that the table names.
     pub(crate) apart: BTreeMap<(Pid, i32), OwnedFd>,
     /// Files that somebody else than the program is known to have written since the checkpoint.
-    pub(crate) foreign: Vec<PathBuf>,
+    pub(crate) foreign: BTreeSet<PathBuf>,
     /// What is opened now is not held by the tree: named by the user, or worked on earlier.
     pub(crate) unheld: bool,
     /// It is known what was done to files since the checkpoint.
@@ -391,7 +393,7 @@ pub fn restore(
 /// What the tree has that belongs to no process. No journal puts it back: what the roll-back of files may fail for before it
 /// touches any, it fails for before.
 fn used_by_many(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
-    cx.plan.prepare()?;
+    cx.plan.prepare(cx.contents)?;
     semaphores::restore(cx, model)?;
     segments::fill(cx, model)
 }
@@ -428,7 +430,7 @@ pub fn memory(image: &ImageReader) -> u64 {
 }
 
 fn roll_files_back(cx: &mut Restore<'_>, contents: &stored::Pages<'_>, options: &Options) -> Result<()> {
-    cx.plan.prepare()?;
+    cx.plan.prepare(contents)?;
     let notes = cx.plan.notes();
     cx.notes.extend(notes);
     still_wanted(options)?;

@@ -211,7 +211,8 @@ fn known_of_files(place: &Place) -> Result<Option<Since>> {
     let Place::Store { root, job, number } = place else { return Ok(None) };
     let name = parts::job_name(job)?;
     let goes_on = peek(root, &name)?.is_some_and(|record| record.state != State::Ended);
-    Ok(if goes_on { remembered::read(root, &name).remove(number) } else { None })
+    let aside = || (format!(".hdcr-aside-{name}-{number}"), root.clone());
+    Ok(if goes_on { remembered::read(root, &name).of(*number, aside) } else { None })
 }
 
 /// Leaves standard input, output and error to others: this process stays only as the first one of its namespace.

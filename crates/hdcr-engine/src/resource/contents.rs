@@ -14,10 +14,9 @@ use hdcr_image::{Record, Tag};
 use nix::libc;
 use rustix::fs::{Mode, OFlags, Stat};
 
-use super::data;
 use super::keep::{self, Case, Decision, Rooms, decide, volatile};
 use super::late::LateFile;
-use super::patient;
+use super::{data, patient, touched};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::{Pid, RemotePtr};
@@ -190,6 +189,12 @@ pub(crate) struct Uses {
 }
 
 impl Uses {
+    /// Whether nothing of the tree holds it: its name is known, and nothing else.
+    fn only_by_name(self) -> bool {
+        let by_name = Self { listed: self.listed, touched: self.touched, ..Self::default() };
+        self == by_name
+    }
+
     fn join(&mut self, other: Self) {
         self.write |= other.write;
         self.overwrite |= other.overwrite;
@@ -231,9 +236,20 @@ struct Pending {
     path: Vec<u8>,
     stat: Option<Stat>,
     file: Option<OwnedFd>,
+    /// Where it is opened when it is its turn: of files that the tree does not hold there may be more than can be open.
+    door: Option<PathBuf>,
     uses: Uses,
     owner: Owner,
     windows: Vec<Window>,
+}
+
+impl Pending {
+    /// Opens what is not open, if it is that still.
+    fn opened(&self) -> Option<OwnedFd> {
+        let file = open_quietly(self.door.as_deref()?)?;
+        let stat = rustix::fs::fstat(&file).ok()?;
+        self.stat.as_ref().is_some_and(|met| same(met, &stat)).then_some(file)
+    }
 }
 
 /// The inodes of a capture in progress.
@@ -250,27 +266,28 @@ pub(crate) fn note(cx: &mut Capture<'_>, met: &Met<'_>, uses: Uses) -> ObjectId 
         Ok(id) => id,
         Err(id) => {
             let (life, path) = life_of(met.link, met.stat);
-            let file = met.door.as_deref().and_then(open_quietly);
-            let pending = Pending {
-                life,
-                path,
-                stat: Some(*met.stat),
-                file,
-                uses,
-                owner: met.owner.clone(),
-                windows: Vec::new(),
-            };
+            let mut pending = Pending { life, path, stat: Some(*met.stat), uses, ..Pending::default() };
+            pending.owner = met.owner.clone();
+            lead(&mut pending, met, uses);
             cx.inodes.pending.insert(id, pending);
             return id;
         }
     };
     if let Some(pending) = cx.inodes.pending.get_mut(&id) {
         pending.uses.join(uses);
-        if pending.file.is_none() {
-            pending.file = met.door.as_deref().and_then(open_quietly);
-        }
+        lead(pending, met, uses);
     }
     id
+}
+
+/// Notes what leads to an inode.
+fn lead(pending: &mut Pending, met: &Met<'_>, uses: Uses) {
+    if pending.file.is_some() {
+    } else if uses.only_by_name() {
+        pending.door = pending.door.take().or_else(|| met.door.clone());
+    } else {
+        pending.file = met.door.as_deref().and_then(open_quietly);
+    }
 }
 
 /// Notes a further use; `false` when nothing is known of the object.
@@ -353,11 +370,20 @@ fn last_name(path: &[u8]) -> &[u8] {
 /// capture.
 pub(crate) fn finish(cx: &mut Capture<'_>) -> Result<()> {
     let mut rooms = Rooms::new(cx.request.files.limit);
-    for (id, pending) in std::mem::take(&mut cx.inodes.pending) {
+    let mut worked_on = Vec::new();
+    for (id, mut pending) in std::mem::take(&mut cx.inodes.pending) {
+        pending.file = pending.file.take().or_else(|| pending.opened());
+        if pending.uses.touched {
+            // One that cannot be read is as if it was not handed over: the tree does not need it now.
+            if pending.file.is_none() && pending.uses == (Uses { touched: true, ..Uses::default() }) {
+                continue;
+            }
+            worked_on.push(id.0);
+        }
         let record = record(cx, id, &pending, &mut rooms)?;
         cx.frame(id, &record)?;
     }
-    Ok(())
+    touched::list(cx, worked_on)
 }
 
 /// Whether a file changed so short a time ago that a next change could leave the same times behind: before Linux 6.13 the
@@ -446,7 +472,8 @@ fn keep_file(
     }
     if record.keep() == Keep::Unchanged {
         let stat = rustix::fs::fstat(file).map_err(Error::system("looking at a file", subject.display()))?;
-        let file = file.try_clone().map_err(Error::system("duplicating a descriptor", subject.display()))?;
+        let held = (!pending.uses.only_by_name()).then(|| file.try_clone()).transpose();
+        let file = held.map_err(Error::system("duplicating a descriptor", subject.display()))?;
         cx.late.push(LateFile { id, file, path: subject, stat, contents: record.contents, by });
         record.contents = false;
         return Ok(());

@@ -269,7 +269,7 @@ mod tests {
         for dies in [false, true] {
             let mut cx = scene::restore(&image, &journal, &[]);
             make(&mut cx, &path, ObjectId(1), &record).unwrap();
-            cx.plan.prepare().unwrap();
+            cx.plan.prepare(cx.contents).unwrap();
             cx.plan.apply(cx.contents).unwrap();
             assert!(path.exists());
             if dies {

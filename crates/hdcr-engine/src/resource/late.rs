@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use hdcr_image::{Record, Tag};
 use rustix::fs::Stat;
 
-use super::contents::{InodeRecord, facts};
+use super::contents::{self, InodeRecord, facts};
 use super::{data, keep, patient};
 use crate::error::{Error, Result};
 use crate::mechanism::Deadline;
@@ -37,7 +37,8 @@ impl Record for LateRecord {
 #[derive(Debug)]
 pub(crate) struct LateFile {
     pub(crate) id: ObjectId,
-    pub(crate) file: OwnedFd,
+    /// Nothing: it is opened by its path, as the tree does not hold it.
+    pub(crate) file: Option<OwnedFd>,
     pub(crate) path: PathBuf,
     /// As it was under the freeze.
     pub(crate) stat: Stat,
@@ -52,18 +53,20 @@ impl LateFile {
     /// system does not answer.
     pub(crate) fn read(&self, put: &mut dyn FnMut(u64, Vec<u8>) -> Result<()>) -> Result<Option<LateRecord>> {
         let size = self.stat.st_size.cast_unsigned();
+        let opened = if self.file.is_none() { contents::open_quietly(&self.path) } else { None };
+        let Some(file) = self.file.as_ref().or(opened.as_ref()) else { return Ok(None) };
         if self.contents
-            && let Err(error) = patient::read(&self.file, size, &self.path, self.by, put)
+            && let Err(error) = patient::read(file, size, &self.path, self.by, put)
         {
             return if patient::is_late(&error) { Ok(None) } else { Err(error) };
         }
         let whole = self.contents || size <= keep::DIGEST_ALL && !keep::of_the_system(&self.path);
         let look = if whole { data::digest } else { data::sample };
-        let digest = match patient::look(look, (&self.file, size, &self.path), self.by) {
+        let digest = match patient::look(look, (file, size, &self.path), self.by) {
             Err(error) if patient::is_late(&error) => return Ok(None),
             other => other?,
         };
-        let now = rustix::fs::fstat(&self.file).map_err(Error::system("looking at a file", self.path.display()))?;
+        let now = rustix::fs::fstat(file).map_err(Error::system("looking at a file", self.path.display()))?;
         // The inode may lose a name meanwhile: that is no change of what it holds.
         let same = |stat: &Stat| InodeRecord { ctime: 0, ctime_ns: 0, ..facts(stat) };
         let unchanged = same(&now) == same(&self.stat) && now.st_size == self.stat.st_size;
@@ -83,7 +86,7 @@ mod tests {
         let file = OwnedFd::from(std::fs::File::open(&path).unwrap());
         let stat = rustix::fs::fstat(&file).unwrap();
         let by = Deadline(std::time::Instant::now() + std::time::Duration::from_mins(1));
-        let late = LateFile { id: ObjectId(1), file, path: path.clone(), stat, contents: true, by };
+        let late = LateFile { id: ObjectId(1), file: Some(file), path: path.clone(), stat, contents: true, by };
         let mut pieces = 0;
         let record = late.read(&mut |_, _| {
             pieces += 1;

@@ -162,7 +162,7 @@ pub(crate) fn restore(cx: &mut Restore<'_>) -> Result<()> {
     let list = cx.record::<ListedRecord>(LISTED)?;
     for id in &list.ids {
         let _turn = reopen::turn_of_user(cx, ObjectId(*id))?;
-        reopen::open(cx, ObjectId(*id))?;
+        reopen::unheld(cx, ObjectId(*id))?;
     }
     let _turn = Turn::to_some(cx.rights.of_root())?;
     let mut newer = Vec::new();

@@ -24,7 +24,7 @@ pub(super) fn of(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path:
     let grown = now.st_size.cast_unsigned().saturating_sub(record.size);
     // Nobody has watched who has written what the tree does not hold.
     let unknown = cx.unheld && !cx.watched;
-    if grown == 0 || !(unknown || shared(cx, id)? || cx.foreign.iter().any(|foreign| foreign == path)) {
+    if grown == 0 || !(unknown || shared(cx, id)? || cx.foreign.contains(path)) {
         return Ok(Newer::Go);
     }
     let Some(place) = cx.plan.place_of_newer(path) else { return Ok(Newer::Go) };

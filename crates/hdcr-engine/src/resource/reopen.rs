@@ -4,7 +4,7 @@
 //! inode, whatever happens to its name meanwhile. Contents of files that have a name are not touched here: that is
 //! planned in [`crate::rollback`] and done last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -15,13 +15,18 @@ use rustix::io::Errno;
 
 use super::contents::{self, InodeRecord, Keep, Life, ParentDirectory};
 use super::late::LateRecord;
-use super::{data, held, newer, shmem, touched};
+use super::{data, held, newer, shmem};
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
-use crate::restore::{Restore, StoredFrame, mapped};
+use crate::restore::{Restore, StoredFrame};
 use crate::rights::Turn;
-use crate::rollback::{Action, Changed, Newer, Witness};
+use crate::rollback::{Action, Changed, Newer, Target, Witness};
 use crate::{route, stored};
+
+mod judge;
+
+pub(crate) use judge::obstacles;
+use judge::{Verdict, is_another, judge};
 
 /// An inode that has been found or made.
 #[derive(Debug)]
@@ -35,7 +40,28 @@ pub(crate) struct Opened {
 }
 
 /// All of a restore.
-pub(crate) type OpenedInodes = BTreeMap<ObjectId, Opened>;
+#[derive(Debug, Default)]
+pub(crate) struct OpenedInodes {
+    /// Those that the tree holds.
+    held: BTreeMap<ObjectId, Opened>,
+    /// Those that it does not hold: of them there may be more than can be open.
+    unheld: BTreeSet<ObjectId>,
+    /// Device and number of each that was opened.
+    numbers: BTreeSet<(u64, u64)>,
+}
+
+impl OpenedInodes {
+    /// All objects that were opened.
+    pub(super) fn ids(&self) -> Vec<ObjectId> {
+        self.held.keys().chain(&self.unheld).copied().collect()
+    }
+
+    fn met(&mut self, opened: &Opened) {
+        if let Ok(stat) = rustix::fs::fstat(&opened.base) {
+            self.numbers.insert((stat.st_dev, stat.st_ino));
+        }
+    }
+}
 
 impl Opened {
     pub(crate) fn new(base: OwnedFd) -> Self {
@@ -55,12 +81,29 @@ pub(crate) fn record_of(frames: &BTreeMap<(u16, ObjectId), StoredFrame>, id: Obj
 
 /// Finds or makes the inode with an id, once.
 pub(crate) fn open<'a>(cx: &'a mut Restore<'_>, id: ObjectId) -> Result<&'a Opened> {
-    if !cx.inodes.contains_key(&id) {
+    if !cx.inodes.held.contains_key(&id) {
         let record = record_of(cx.frames, id)?;
         let opened = make(cx, id, &record)?;
-        cx.inodes.insert(id, opened);
+        cx.inodes.met(&opened);
+        cx.inodes.held.insert(id, opened);
     }
-    cx.inodes.get(&id).ok_or_else(|| Error::Unsound(format!("{id} is no inode")))
+    cx.inodes.held.get(&id).ok_or_else(|| Error::Unsound(format!("{id} is no inode")))
+}
+
+/// Likewise, of an inode that the tree does not hold: nothing of it stays open.
+pub(crate) fn unheld(cx: &mut Restore<'_>, id: ObjectId) -> Result<()> {
+    if cx.inodes.held.contains_key(&id) || !cx.inodes.unheld.insert(id) {
+        return Ok(());
+    }
+    let record = record_of(cx.frames, id)?;
+    let opened = make(cx, id, &record)?;
+    cx.inodes.met(&opened);
+    Ok(())
+}
+
+/// How the file of an action is reached again, which the tree may hold or not.
+fn target(cx: &Restore<'_>, writer: OwnedFd, path: &Path) -> Result<Target> {
+    if cx.unheld { Target::named(&writer, path) } else { Ok(Target::Open(writer)) }
 }
 
 /// Acts with the rights of the process that a file which nobody holds belongs to.
@@ -86,7 +129,7 @@ pub(crate) fn service(cx: &mut Restore<'_>, id: ObjectId, write: bool) -> Result
     let file = open_anew(cx, id, if write { OFlags::RDWR } else { OFlags::RDONLY })?;
     let file = cx.lift(file)?;
     let number = file.as_raw_fd();
-    if let Some(opened) = cx.inodes.get_mut(&id) {
+    if let Some(opened) = cx.inodes.held.get_mut(&id) {
         if write {
             opened.write = Some(file);
         } else {
@@ -98,7 +141,7 @@ pub(crate) fn service(cx: &mut Restore<'_>, id: ObjectId, write: bool) -> Result
 
 /// Whether an inode has been opened for the restored tree, whose records say what becomes of it.
 pub(crate) fn is_open(cx: &Restore<'_>, stat: &Stat) -> bool {
-    cx.inodes.values().any(|opened| rustix::fs::fstat(&opened.base).is_ok_and(|open| contents::same(&open, stat)))
+    cx.inodes.numbers.contains(&(stat.st_dev, stat.st_ino))
 }
 
 /// The enumerations of a record, checked.
@@ -235,54 +278,6 @@ fn named(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Ope
     }
 }
 
-/// What is to be done with a file that is there.
-enum Verdict {
-    Use,
-    Contents,
-    Cut,
-    Refuse(&'static str, &'static str, &'static str),
-}
-
-/// What stands in the way of finding the files of an image as they are needed. Looks only.
-pub(crate) fn obstacles(
-    frames: &BTreeMap<(u16, ObjectId), StoredFrame>,
-    map_path: &[(PathBuf, PathBuf)],
-    stdio: &[OwnedFd],
-) -> Result<Vec<Refusal>> {
-    let mut found = Vec::new();
-    let unheld = touched::listed(frames)?;
-    for id in stored::ids(frames, InodeRecord::TAG).into_iter().filter(|id| !unheld.contains(&id.0)) {
-        let record = record_of(frames, id)?;
-        if kind_of(&record)?.0 == Life::Named {
-            let path = mapped(map_path, &record.checked_path()?);
-            match obstacle(&record, &path, stdio) {
-                Err(Error::Refused(refusals)) => found.extend(refusals.0),
-                other => other?,
-            }
-        }
-    }
-    Ok(found)
-}
-
-fn obstacle(record: &InodeRecord, path: &Path, stdio: &[OwnedFd]) -> Result<()> {
-    let file = match look(path) {
-        Ok(file) => file,
-        Err(Errno::NOENT | Errno::NOTDIR) if record.contents => return Ok(()),
-        Err(Errno::NOENT | Errno::NOTDIR) if by_handle(record).is_some() => return Ok(()),
-        Err(Errno::NOENT | Errno::NOTDIR) => return Err(gone(record)),
-        Err(Errno::ACCESS) => held::out_of_reach(stdio, record, path)?,
-        Err(Errno::LOOP) => held::through_links(record, path)?,
-        Err(error) => return Err(Error::system("opening a file", path.display())(error)),
-    };
-    let stat = stat_of(&file, path)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(no_regular_file(record));
-    }
-    let Verdict::Refuse(code, cause, remedy) = judge(record, &file, &stat, path)? else { return Ok(()) };
-    let copy = record.contents && (record.stand_in || record.volatile);
-    if copy || by_handle(record).is_some() { Ok(()) } else { Err(refuse(record, code, cause, remedy)) }
-}
-
 fn gone(record: &InodeRecord) -> Error {
     let cause = "it is gone, and the image does not hold its contents";
     refuse(record, "file-missing", cause, "put it back, or keep it with --files")
@@ -315,29 +310,21 @@ fn existing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Pat
             }
             let writer = held::writer(cx, id, record, &file)?;
             let newer = if another { newer::of_another(cx, path) } else { newer::of(cx, id, record, path, &stat)? };
-            let action = Action::Contents { path: path.to_owned(), file: writer, id, size: record.size, changed };
+            let file = target(cx, writer, path)?;
+            let action = Action::Contents { path: path.to_owned(), file, id, size: record.size, changed };
             cx.plan.add(action, newer)?;
         }
         Verdict::Cut => {
             let writer = held::writer(cx, id, record, &file)?;
             let newer = newer::of(cx, id, record, path, &stat)?;
-            cx.plan.add(Action::Cut { path: path.to_owned(), file: writer, size: record.size, changed }, newer)?;
+            let file = target(cx, writer, path)?;
+            cx.plan.add(Action::Cut { path: path.to_owned(), file, size: record.size, changed }, newer)?;
         }
         Verdict::Refuse(code, cause, remedy) => {
             return instead(cx, id, record, path).unwrap_or_else(|| Err(refuse(record, code, cause, remedy)));
         }
     }
     Ok(Opened::new(file))
-}
-
-/// Whether a file is not the very one of the record, and not a copy of it as it was. Handles tell apart also what was given
-/// the same inode number later.
-fn is_another(record: &InodeRecord, file: &OwnedFd, stat: &Stat) -> bool {
-    let copied = stat.st_size.cast_unsigned() == record.size
-        && (stat.st_mtime, stat.st_mtime_nsec) == (record.mtime, record.mtime_ns.into());
-    let handles = data::handle_of(file).filter(|_| !record.handle.is_empty());
-    let same = handles.map(|(kind, bytes)| kind == record.handle_type && bytes == record.handle);
-    !copied && !same.unwrap_or(stat.st_ino == record.inode)
 }
 
 /// The file of the record under the name that it has now, while another one lies at its own.
@@ -374,62 +361,14 @@ fn instead(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path
                 let name = std::fs::read_link(data::door(&file)).ok()?;
                 let changed = Changed { seconds: record.mtime, nanoseconds: record.mtime_ns };
                 let newer = newer::of(cx, id, record, &name, &stat).ok()?;
-                cx.plan.add(Action::Cut { path: name, file: writer, size: record.size, changed }, newer).ok()?;
+                let target = target(cx, writer, &name).ok()?;
+                cx.plan.add(Action::Cut { path: name, file: target, size: record.size, changed }, newer).ok()?;
                 return Some(Ok(Opened::new(file)));
             }
             Ok(Verdict::Contents | Verdict::Refuse(..)) | Err(_) => {}
         }
     }
     (record.contents && (record.stand_in || record.volatile)).then(|| stand_in(cx, id, record))
-}
-
-fn unchanged(record: &InodeRecord, stat: &Stat) -> bool {
-    let times = (stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
-    let before = (record.mtime, record.mtime_ns.into(), record.ctime, record.ctime_ns.into());
-    stat.st_ino == record.inode
-        && stat.st_dev == record.device
-        && stat.st_size.cast_unsigned() == record.size
-        && times == before
-}
-
-fn judge(record: &InodeRecord, file: &OwnedFd, stat: &Stat, path: &Path) -> Result<Verdict> {
-    const KEEP: &str = "keep its contents with --files, or set its policy to ignore";
-    let size = stat.st_size.cast_unsigned();
-    match kind_of(record)?.1 {
-        Keep::Contents if !record.mapped && unchanged(record, stat) => Ok(Verdict::Use),
-        Keep::Contents => Ok(Verdict::Contents),
-        Keep::Length if size < record.size => {
-            Ok(Verdict::Refuse("file-shorter", "it is shorter than at the checkpoint", KEEP))
-        }
-        Keep::Length if !digest_fits(record, file, path)? => {
-            Ok(Verdict::Refuse("file-replaced", "it does not begin as it did at the checkpoint", KEEP))
-        }
-        Keep::Length if size > record.size => Ok(Verdict::Cut),
-        Keep::Length | Keep::AsItIs => Ok(Verdict::Use),
-        Keep::Unchanged => {
-            let (mtime, nanoseconds) = (record.mtime, u64::from(record.mtime_ns));
-            let dated = size == record.size && (stat.st_mtime, stat.st_mtime_nsec) == (mtime, nanoseconds);
-            // A sample is enough to know the beginning of a file that has grown and the build of a program.
-            let enough = !record.sampled || size > record.size || record.stand_in;
-            if dated || (enough && size >= record.size && digest_fits(record, file, path)?) {
-                return Ok(Verdict::Use);
-            }
-            Ok(Verdict::Refuse("file-changed", "it has changed since the checkpoint, and the tree only reads it", KEEP))
-        }
-    }
-}
-
-fn digest_fits(record: &InodeRecord, file: &OwnedFd, path: &Path) -> Result<bool> {
-    if record.digest.is_empty() {
-        return Ok(false);
-    }
-    let reader = held::open(record, file, OFlags::RDONLY | OFlags::CLOEXEC)?;
-    let now = if record.sampled {
-        data::sample(&reader, record.size, path)?
-    } else {
-        data::digest(&reader, record.size, path)?
-    };
-    Ok(now == record.digest)
 }
 
 fn missing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path) -> Result<Opened> {

@@ -149,7 +149,7 @@ pub(crate) fn capture(
     }
     more(&mut cx);
     listed::note_listed(&mut cx).unwrap();
-    super::touched::note(&mut cx).unwrap();
+    super::touched::note(&mut cx);
     contents::finish(&mut cx).unwrap();
     for file in std::mem::take(&mut cx.late) {
         if let Some(record) = file.read(&mut |at, bytes| cx.content(file.id, at, bytes)).unwrap() {
@@ -179,12 +179,12 @@ pub(crate) fn restore<'a>(image: &'a Image, journal: &Path, map_path: &'a [(Path
         late: Vec::new(),
         apart: BTreeMap::new(),
         making: BTreeSet::new(),
-        inodes: BTreeMap::new(),
+        inodes: super::reopen::OpenedInodes::default(),
         segments: crate::segments::Made::default(),
         semaphores: crate::semaphores::Made::default(),
         plan: Plan::at(journal).unwrap(),
         notes: Vec::new(),
-        foreign: Vec::new(),
+        foreign: BTreeSet::new(),
         unheld: false,
         watched: false,
         rights: crate::rights::TreeRights::default(),
@@ -201,7 +201,7 @@ pub(crate) fn make(cx: &mut Restore<'_>, id: ObjectId) -> Result<OwnedFd> {
 
 /// Brings a restore to its end.
 pub(crate) fn finish(mut cx: Restore<'_>) {
-    cx.plan.prepare().unwrap();
+    cx.plan.prepare(cx.contents).unwrap();
     cx.plan.apply(cx.contents).unwrap();
     cx.plan.finish().unwrap();
 }

@@ -16,7 +16,7 @@ use crate::capture::Capture;
 use crate::error::{Error, Owner, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::{Restore, StoredFrame};
-use crate::rollback::since::Since;
+use crate::rollback::since::Index;
 use crate::stored;
 
 /// The list of such files; one in an image.
@@ -36,36 +36,38 @@ impl Record for TouchedRecord {
 /// The object under which the list is stored.
 const TOUCHED: ObjectId = ObjectId(0);
 
-/// Notes the files that were handed over, the latest first. One that cannot be read is as if it was not handed over: the
-/// tree does not need it now.
-pub(crate) fn note(cx: &mut Capture<'_>) -> Result<()> {
-    let mut list = TouchedRecord::default();
+/// Notes the files that were handed over, the latest first.
+pub(crate) fn note(cx: &mut Capture<'_>) {
     let request = cx.request;
     for path in &request.files.touched {
         let Ok(stat) = rustix::fs::lstat(path) else { continue };
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || contents::open_quietly(path).is_none() {
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             continue;
         }
         let owner = Owner { path: Some(path.clone()), ..Owner::default() };
         let met = Met { link: path.as_os_str().as_bytes(), stat: &stat, door: Some(path.clone()), owner };
-        list.ids.push(contents::note(cx, &met, Uses { touched: true, ..Uses::default() }).0);
+        contents::note(cx, &met, Uses { touched: true, ..Uses::default() });
     }
-    if list.ids.is_empty() { Ok(()) } else { cx.frame(TOUCHED, &list) }
+}
+
+/// Stores which of the objects are such files.
+pub(super) fn list(cx: &mut Capture<'_>, ids: Vec<u64>) -> Result<()> {
+    if ids.is_empty() { Ok(()) } else { cx.frame(TOUCHED, &TouchedRecord { ids }) }
 }
 
 /// The objects of such files: what stands in their way stands in nobody else's.
-pub(crate) fn listed(frames: &BTreeMap<(u16, ObjectId), StoredFrame>) -> Result<Vec<u64>> {
+pub(crate) fn listed(frames: &BTreeMap<(u16, ObjectId), StoredFrame>) -> Result<BTreeSet<u64>> {
     if !frames.contains_key(&(TouchedRecord::TAG.0, TOUCHED)) {
-        return Ok(Vec::new());
+        return Ok(BTreeSet::new());
     }
-    Ok(stored::one::<TouchedRecord>(frames, TOUCHED)?.ids)
+    Ok(stored::one::<TouchedRecord>(frames, TOUCHED)?.ids.into_iter().collect())
 }
 
 /// Brings back those that were changed since; without a watch those that are not as they were. Returns the paths about
 /// which nothing more is to be said.
-pub(crate) fn restore(cx: &mut Restore<'_>, since: Option<&Since>) -> Result<BTreeSet<PathBuf>> {
+pub(crate) fn restore(cx: &mut Restore<'_>, since: Option<&Index<'_>>) -> Result<BTreeSet<PathBuf>> {
     let mut known = BTreeSet::new();
-    for id in cx.inodes.keys().copied().collect::<Vec<_>>() {
+    for id in cx.inodes.ids() {
         known.insert(cx.mapped(&model::path_of(&cx.record::<InodeRecord>(id)?.path)));
     }
     if !cx.has::<TouchedRecord>(TOUCHED) {
@@ -73,14 +75,14 @@ pub(crate) fn restore(cx: &mut Restore<'_>, since: Option<&Since>) -> Result<BTr
     }
     for id in cx.record::<TouchedRecord>(TOUCHED)?.ids.into_iter().map(ObjectId) {
         let path = cx.mapped(&cx.record::<InodeRecord>(id)?.checked_path()?);
-        let doubtful = since.is_some_and(|since| since.doubtful.iter().any(|(doubtful, _)| *doubtful == path));
-        if doubtful || since.is_some_and(|since| !since.concerns(&path)) {
+        if since.is_some_and(|since| since.is_doubtful(&path) || !since.concerns(&path)) {
             known.insert(path);
             continue;
         }
+        cx.contents.goes_on();
         let _turn = reopen::turn_of_user(cx, id)?;
-        match reopen::open(cx, id) {
-            Ok(_) => {}
+        match reopen::unheld(cx, id) {
+            Ok(()) => {}
             Err(Error::Refused(refusals)) => cx.notes.extend(refusals.0),
             Err(error) => return Err(error),
         }

@@ -62,9 +62,10 @@ fn victim() {
     let scene = Scene::of(std::env::var_os(WHERE).unwrap().into());
     let journal = scene.path("journal");
     match what.as_str() {
-        "rollback" => {
+        "rollback" | "together" => {
             let mut plan = plan(&scene);
-            plan.prepare().unwrap();
+            plan.together = what == "together";
+            plan.prepare(&scene.kept).unwrap();
             plan.apply(&scene.kept).unwrap();
             plan.steps.fate.step();
             // The moment in which the tree would be let go: whoever began the restore has been told.
@@ -94,7 +95,9 @@ fn plan(scene: &Scene) -> Plan {
     let to = data::free_beside(&old, "old", || plan.number());
     plan.move_away(&old, &to).unwrap();
     let place = plan.place_of_newer(&shared).unwrap();
-    let cut = Action::Cut { path: shared, file: scene.open("more/shared"), size: 4, changed: CHANGED };
+    let Target::Open(file) = scene.open("more/shared") else { panic!() };
+    let file = Target::named(&file, &shared).unwrap();
+    let cut = Action::Cut { path: shared, file, size: 4, changed: CHANGED };
     plan.add(cut, Newer::Stay(place)).unwrap();
     plan
 }
@@ -137,19 +140,28 @@ fn found(scene: &Scene, context: &str) {
 
 #[test]
 fn a_death_at_any_step_leaves_the_files_before_or_after() {
+    dies_everywhere("rollback", 40);
+}
+
+#[test]
+fn so_does_a_death_of_one_with_so_many_files_that_the_disk_is_waited_for_once() {
+    dies_everywhere("together", 35);
+}
+
+fn dies_everywhere(what: &str, steps: u32) {
     let mut after = 0;
     for when in 1..MOST {
         let scene = scene();
-        if !dies("rollback", &scene, when) {
+        if !dies(what, &scene, when) {
             expect(&scene, true, "");
-            assert!(when > 40 && after > 5, "{when} steps, {after} of them since it was let go");
+            assert!(when > steps && after > 5, "{when} steps, {after} of them since it was let go");
             return;
         }
         after += u32::from(scene.path("let_go").exists());
-        found(&scene, &format!("died at step {when}"));
+        found(&scene, &format!("{what} died at step {when}"));
         // And the next one finds nothing in its way.
         if !scene.path("let_go").exists() {
-            assert!(!dies("rollback", &scene, MOST), "after a death at step {when}");
+            assert!(!dies(what, &scene, MOST), "after a death at step {when}");
             expect(&scene, true, "");
         }
     }

@@ -20,12 +20,14 @@
 //!
 //! `deaths.rs` dies at each of these steps, and at each step of the repair and of the settling.
 
+mod act;
 mod journal;
 mod left;
 pub mod reserve;
 pub mod since;
 mod start;
 mod steps;
+mod target;
 mod undo;
 mod witness;
 
@@ -34,13 +36,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::fs::{Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+pub(crate) use act::set_time;
 use journal::Come;
 pub(crate) use journal::{Entry, Journal, Then, Undo};
 pub use start::to_the_start;
 use steps::Steps;
+pub(crate) use target::Target;
 pub(crate) use witness::Witness;
 
 use crate::error::{Error, Owner, Refusal, Result};
@@ -62,9 +66,9 @@ pub(crate) struct Changed {
 #[derive(Debug)]
 pub(crate) enum Action {
     /// The file gets the contents of an object.
-    Contents { path: PathBuf, file: OwnedFd, id: ObjectId, size: u64, changed: Changed },
+    Contents { path: PathBuf, file: Target, id: ObjectId, size: u64, changed: Changed },
     /// The file is cut back to a length.
-    Cut { path: PathBuf, file: OwnedFd, size: u64, changed: Changed },
+    Cut { path: PathBuf, file: Target, size: u64, changed: Changed },
     /// A new file, complete under a name of ours, gets its true name.
     Place { path: PathBuf, from: PathBuf },
     /// A file that is newer than the checkpoint is moved out of the way.
@@ -72,6 +76,16 @@ pub(crate) enum Action {
 }
 
 impl Action {
+    /// Whose turn it is.
+    fn path(&self) -> &Path {
+        match self {
+            Self::Contents { path, .. }
+            | Self::Cut { path, .. }
+            | Self::Place { path, .. }
+            | Self::Aside { path, .. } => path,
+        }
+    }
+
     /// The length that a file has afterwards.
     fn size(&self) -> u64 {
         match self {
@@ -94,6 +108,9 @@ pub(crate) struct Plan {
     steps: Steps,
     /// What a user should know.
     notes: Vec<Refusal>,
+    /// Few actions are brought to the disk as many are.
+    #[cfg(test)]
+    together: bool,
 }
 
 /// An action, and how it is done.
@@ -276,6 +293,11 @@ impl Plan {
         self.write_down(Entry { then: Then::Stays.into(), ..moving(from, to) })
     }
 
+    /// Says that something goes where it was at the checkpoint, to be moved back when the restore fails: likewise.
+    pub(crate) fn will_move(&mut self, from: &Path, to: &Path) -> Result<()> {
+        self.write_down(moving(from, to))
+    }
+
     /// All that was said so far is on the disk.
     pub(crate) fn sync(&self) -> Result<()> {
         self.journal.as_ref().map_or(Ok(()), |journal| journal.sync(&self.steps))
@@ -311,15 +333,12 @@ impl Plan {
 
     /// Keeps all that the actions so far will replace. When this is done, a power cut may come. May be called again when
     /// there are more.
-    pub(crate) fn prepare(&mut self) -> Result<()> {
+    pub(crate) fn prepare(&mut self, contents: &dyn Contents) -> Result<()> {
         let fresh = self.actions.split_off(self.prepared.min(self.actions.len()));
+        let kept = self.keep_all(&fresh, contents);
         let any = !fresh.is_empty();
-        for planned in fresh {
-            let entry = self.keep(&planned);
-            let rights = planned.rights.clone();
-            self.actions.push(planned);
-            self.write_down_for(entry?, rights.as_ref())?;
-        }
+        self.actions.extend(fresh);
+        kept?;
         self.prepared = self.actions.len();
         match &self.journal {
             Some(journal) if any => journal.sync(&self.steps),
@@ -327,10 +346,43 @@ impl Plan {
         }
     }
 
-    fn keep(&mut self, planned: &Planned) -> Result<Entry> {
+    /// Whether the disk is waited for once for all of them.
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "a test has few"))]
+    fn are_many(&self, actions: &[Planned]) -> bool {
+        #[cfg(test)]
+        if self.together {
+            return true;
+        }
+        actions.len() > act::MANY
+    }
+
+    fn keep_all(&mut self, actions: &[Planned], contents: &dyn Contents) -> Result<()> {
+        let directory = self.journal.as_ref().map(|journal| journal.directory().to_owned());
+        let Some(directory) = directory.filter(|_| self.are_many(actions)) else {
+            return actions.iter().try_for_each(|planned| {
+                let entry = self.keep(planned, true)?;
+                self.write_down_for(entry, planned.rights.as_ref())
+            });
+        };
+        // What says that a copy is written back must not be on the disk before the copy is.
+        let together = steps::waits_as_one(&directory);
+        let mut entries = Vec::new();
+        for planned in actions {
+            entries.push(self.keep(planned, !together)?);
+            contents.goes_on();
+        }
+        if together {
+            self.steps.sync_file_system_of(&directory)?;
+        }
+        let rights = actions.iter().map(|planned| planned.rights.as_ref());
+        entries.into_iter().zip(rights).try_for_each(|(entry, rights)| self.write_down_for(entry, rights))
+    }
+
+    /// Keeps what an action will replace. `now`: until it is on the disk.
+    fn keep(&mut self, planned: &Planned, now: bool) -> Result<Entry> {
         match &planned.action {
-            Action::Contents { path, file, .. } => self.keep_bytes(path, file, 0, planned),
-            Action::Cut { path, file, size, .. } => self.keep_bytes(path, file, *size, planned),
+            Action::Contents { path, file, .. } => self.keep_bytes((path, file), 0, planned, now),
+            Action::Cut { path, file, size, .. } => self.keep_bytes((path, file), *size, planned, now),
             Action::Place { path, from } => {
                 let _turn = Turn::to_some(planned.rights.as_ref())?;
                 let witness = Witness::at(from).ok_or(Errno::NOENT);
@@ -344,7 +396,12 @@ impl Plan {
         }
     }
 
-    fn keep_bytes(&mut self, path: &Path, file: &OwnedFd, from: u64, planned: &Planned) -> Result<Entry> {
+    fn keep_bytes(&mut self, (path, file): (&Path, &Target), from: u64, planned: &Planned, now: bool) -> Result<Entry> {
+        let file = {
+            let _turn = Turn::to_some(planned.rights.as_ref())?;
+            file.reach(path)?
+        };
+        let file: &OwnedFd = &file;
         let stat = rustix::fs::fstat(file).map_err(Error::system("looking at a file", path.display()))?;
         let (number, size) = (self.number(), stat.st_size.cast_unsigned());
         let from = from.min(size);
@@ -360,7 +417,7 @@ impl Plan {
                 let copy = rustix::fs::open(&place, flags, Mode::RUSR | Mode::WUSR)
                     .map_err(Error::system("keeping a file", place.display()))?;
                 data::copy(reader.as_ref().unwrap_or(file), from..size, &copy, 0, path)?;
-                self.steps.sync(&copy, &place)
+                if now { self.steps.sync(&copy, &place) } else { Ok(()) }
             })
         };
         let size = match keep(size) {
@@ -422,13 +479,10 @@ impl Plan {
     pub(crate) fn apply(&mut self, contents: &dyn Contents) -> Result<()> {
         for planned in &self.actions {
             let _turn = Turn::to_some(planned.rights.as_ref())?;
-            apply(&planned.action, contents, &self.steps)?;
+            act::apply(&planned.action, contents, &self.steps)?;
+            contents.goes_on();
         }
-        for planned in &self.actions {
-            let _turn = Turn::to_some(planned.rights.as_ref())?;
-            sync(&planned.action, &self.steps)?;
-        }
-        Ok(())
+        act::sync_all(&self.actions, self.are_many(&self.actions), contents, &self.steps)
     }
 
     /// Makes it final: from here on nothing is undone.
@@ -482,54 +536,6 @@ fn moving(from: &Path, to: &Path) -> Entry {
     Witness::at(from).unwrap_or_default().into_entry(entry)
 }
 
-fn apply(action: &Action, contents: &dyn Contents, steps: &Steps) -> Result<()> {
-    match action {
-        Action::Contents { path, file, id, size, changed } => {
-            steps.step("write", path);
-            data::fill(file, contents, *id, *size, path)?;
-            steps.step("time", path);
-            set_time(file, *changed, path)
-        }
-        Action::Cut { path, file, size, changed } => {
-            steps.step("cut", path);
-            rustix::fs::ftruncate(file, *size).map_err(Error::system("cutting a file back", path.display()))?;
-            set_time(file, *changed, path)
-        }
-        Action::Place { path, from } => {
-            steps.step("move", path);
-            match rename(from, path) {
-                Err(Errno::NOENT) if path.exists() => Ok(()),
-                other => other.map_err(Error::system("giving a file its name", path.display())),
-            }
-        }
-        Action::Aside { path, to } => {
-            steps.step("move", path);
-            match rename(path, to) {
-                Err(Errno::NOENT) => Ok(()),
-                other => other.map_err(Error::system("moving a newer file aside", path.display())),
-            }
-        }
-    }
-}
-
-fn sync(action: &Action, steps: &Steps) -> Result<()> {
-    match action {
-        Action::Contents { path, file, .. } | Action::Cut { path, file, .. } => steps.sync(file, path),
-        Action::Place { path, .. } => {
-            // A FIFO, or a file that its own mode forbids us to read, has nothing that a disk keeps, or is waited for below.
-            let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-            if let Ok(file) = route::open(path, flags, Mode::empty()) {
-                steps.sync(file, path)?;
-            }
-            steps.sync_directory_of(path)
-        }
-        Action::Aside { path, to } => {
-            steps.sync_directory_of(path)?;
-            steps.sync_directory_of(to)
-        }
-    }
-}
-
 /// The directory of a path, to rename in: where it cannot be reached with the rights in force, reached without links. What
 /// may be done in it is still up to them.
 fn directory_of(path: &Path) -> std::result::Result<OwnedFd, Errno> {
@@ -550,17 +556,6 @@ pub(crate) fn rename(from: &Path, to: &Path) -> std::result::Result<(), Errno> {
             rustix::fs::renameat(&source, old, &target, new)
         }
         other => other,
-    }
-}
-
-/// Puts the time of the last change back.
-pub(crate) fn set_time(file: &OwnedFd, changed: Changed, path: &Path) -> Result<()> {
-    let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
-    let modified = Timespec { tv_sec: changed.seconds, tv_nsec: changed.nanoseconds.into() };
-    match rustix::fs::futimens(file, &Timestamps { last_access: omit, last_modification: modified }) {
-        // Only the owner may; the contents are what counts.
-        Ok(()) | Err(Errno::PERM | Errno::ACCESS) => Ok(()),
-        Err(error) => Err(Error::system("setting the time of a file", path.display())(error)),
     }
 }
 

@@ -4,7 +4,9 @@
 //! It comes as plain data from whoever has watched the job. Everything that is moved is looked at first: another file
 //! than the one that was watched is left alone and named. All is in the journal of the roll-back, and is undone with it.
 
-use std::collections::BTreeMap;
+mod home;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -12,9 +14,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
-use super::{Action, Changed, Newer as Bytes, Plan, moving, rename};
+use super::{Action, Changed, Newer as Bytes, Target, rename};
 use crate::error::{Error, Owner, Refusal, Result};
-use crate::resource::{data, held, reopen, touched};
+use crate::resource::{held, reopen, touched};
 use crate::restore::Restore;
 use crate::rights::{Rights, Turn};
 use crate::route;
@@ -79,6 +81,8 @@ pub struct Since {
     pub doubtful: Vec<(PathBuf, &'static str)>,
     /// Not all that happened is known.
     pub incomplete: bool,
+    /// It was known once, and could not be kept.
+    pub forgotten: bool,
 }
 
 impl Since {
@@ -86,14 +90,37 @@ impl Since {
     pub(crate) fn foreign(&self) -> impl Iterator<Item = &Path> {
         self.doubtful.iter().map(|(path, _)| path.as_path())
     }
+}
+
+/// What a [`Since`] says of a file, found at once: there may be very many.
+pub(crate) struct Index<'a> {
+    incomplete: bool,
+    changed: BTreeSet<&'a Path>,
+    directories: BTreeSet<&'a Path>,
+    doubtful: BTreeSet<&'a Path>,
+    lengths: BTreeMap<&'a Path, &'a Length>,
+}
+
+impl<'a> Index<'a> {
+    pub(crate) fn new(since: &'a Since) -> Self {
+        Self {
+            incomplete: since.incomplete,
+            changed: since.written.iter().chain(&since.lost).map(PathBuf::as_path).collect(),
+            directories: since.directories.iter().map(PathBuf::as_path).collect(),
+            doubtful: since.foreign().collect(),
+            lengths: since.lengths.iter().rev().map(|length| (length.path.as_path(), length)).collect(),
+        }
+    }
 
     /// Whether the contents of a file have to come back.
     pub(crate) fn concerns(&self, path: &Path) -> bool {
-        let is = |list: &[PathBuf]| list.iter().any(|changed| changed == path);
-        self.incomplete
-            || is(&self.written)
-            || is(&self.lost)
-            || self.directories.iter().any(|gone| path.starts_with(gone))
+        let removed = || path.ancestors().any(|above| self.directories.contains(above));
+        self.incomplete || self.changed.contains(path) || !self.directories.is_empty() && removed()
+    }
+
+    /// Whether it is left as it is.
+    pub(crate) fn is_doubtful(&self, path: &Path) -> bool {
+        self.doubtful.contains(path)
     }
 }
 
@@ -122,7 +149,12 @@ pub(crate) fn names(cx: &mut Restore<'_>, since: &Since) -> Result<()> {
         cx.notes.push(note("rollback-doubtful", path, *why, LOOK));
     }
     if since.incomplete {
-        let cause = "not everything that the program did to files since the checkpoint is known";
+        let cause = if since.forgotten {
+            "what is known of what the program did to files since the checkpoint was too long to be kept for a later keeper, \
+             or can no longer be read: new and renamed files stay"
+        } else {
+            "not everything that the program did to files since the checkpoint is known"
+        };
         cx.notes.push(note("rollback-incomplete", Path::new("/"), cause, LOOK));
     }
     let (directories, files): (Vec<_>, Vec<_>) = since.newer.iter().partition(|newer| newer.directory);
@@ -132,31 +164,31 @@ pub(crate) fn names(cx: &mut Restore<'_>, since: &Since) -> Result<()> {
         if let Some(to) = way_aside(cx, newer, &since.aside, &shelter, &ways)? {
             ways.insert(to, newer);
         }
+        cx.contents.goes_on();
     }
     cx.plan.sync()?;
     for (to, newer) in ways {
         go_aside(cx, newer, to)?;
+        cx.contents.goes_on();
     }
-    let mut away = Away { directories: directories.into_iter().cloned().collect(), ..Away::default() };
-    bring_home(cx, &mut away, since, &shelter)?;
-    for newer in &away.directories {
-        aside(cx, newer, &since.aside, &shelter)?;
+    for newer in home::bring(cx, directories.into_iter().cloned().collect(), since, &shelter)? {
+        aside(cx, &newer, &since.aside, &shelter)?;
     }
     Ok(())
 }
 
-/// Whether the watched file lies at a path; one that is gone needs nothing.
-fn is_there(cx: &mut Restore<'_>, path: &Path, identity: &Identity) -> bool {
+/// The watched file, if it lies at a path; one that is gone needs nothing.
+fn there(cx: &mut Restore<'_>, path: &Path, identity: &Identity) -> Option<OwnedFd> {
     let file = match reopen::look(path) {
         Ok(file) => file,
-        Err(Errno::NOENT | Errno::NOTDIR) => return false,
+        Err(Errno::NOENT | Errno::NOTDIR) => return None,
         Err(Errno::LOOP) => {
             cx.notes.push(route::barred("file", path));
-            return false;
+            return None;
         }
         Err(error) => {
             cx.notes.push(note("rollback-left", path, format!("it cannot be looked at: {error}"), LOOK));
-            return false;
+            return None;
         }
     };
     let found =
@@ -165,7 +197,7 @@ fn is_there(cx: &mut Restore<'_>, path: &Path, identity: &Identity) -> bool {
     if !same {
         cx.notes.push(note("rollback-left", path, "another file than the one of the program lies there now", LOOK));
     }
-    same
+    same.then_some(file)
 }
 
 /// Where it was moved to, if it was.
@@ -188,7 +220,7 @@ fn way_aside(
 ) -> Result<Option<PathBuf>> {
     let (Some(name), Some(above)) = (newer.at.file_name(), newer.at.parent()) else { return Ok(None) };
     let _turn = turn_of_owner(cx, &newer.at)?;
-    if aside.is_empty() || !is_there(cx, &newer.at, &newer.identity) {
+    if aside.is_empty() || there(cx, &newer.at, &newer.identity).is_none() {
         return Ok(None);
     }
     let shelter = shelter(above, around);
@@ -256,12 +288,6 @@ fn shelter<'a>(of: &'a Path, shelter: &'a Path) -> &'a Path {
     of.ancestors().take_while(|above| mount(above) == own).last().unwrap_or(of)
 }
 
-/// Moves at once, to be moved back when the restore fails.
-fn move_now(plan: &mut Plan, from: &Path, to: &Path) -> Result<()> {
-    plan.will_undo(moving(from, to))?;
-    rename(from, to).map_err(Error::system("moving a file", from.display()))
-}
-
 /// Makes a directory with the owner of another one.
 fn make_like(cx: &mut Restore<'_>, path: &Path, like: &Path, mode: u32) -> Result<()> {
     make_for(cx, path, like, mode, None)
@@ -294,98 +320,11 @@ fn make_again(cx: &mut Restore<'_>, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What is not where it was at the checkpoint, as it lies now.
-#[derive(Default)]
-struct Away {
-    /// Where it is, and where it was.
-    moved: Vec<(PathBuf, PathBuf)>,
-    /// Those that are newer than the checkpoint.
-    directories: Vec<Newer>,
-}
-
-impl Away {
-    /// Something was renamed, with all that is in it.
-    fn carry(&mut self, from: &Path, to: &Path) {
-        let moved = self.moved.iter_mut().map(|(at, _)| at);
-        for at in moved.chain(self.directories.iter_mut().map(|newer| &mut newer.at)) {
-            *at = carried(at, from, to);
-        }
-    }
-}
-
-/// Makes removed directories again and renames files back: outer ones first, so that what lies in a directory finds it.
-fn bring_home(cx: &mut Restore<'_>, away: &mut Away, since: &Since, shelter: &Path) -> Result<()> {
-    {
-        let _turn = Turn::to_some(cx.rights.of_root())?;
-        for moved in &since.moved {
-            if is_there(cx, &moved.at, &moved.identity) {
-                away.moved.push((moved.at.clone(), moved.home.clone()));
-            }
-        }
-    }
-    let homes = away.moved.iter().map(|(_, home)| home.clone());
-    let mut wanted: Vec<PathBuf> = since.directories.iter().cloned().chain(homes).collect();
-    wanted.sort_by_key(|place| place.components().count());
-    for place in wanted {
-        make_room(cx, away, since, shelter, &place)?;
-        let _turn = Turn::to_some(cx.rights.of_root())?;
-        match away.moved.iter().position(|(_, home)| *home == place) {
-            Some(position) => {
-                let (at, home) = away.moved.swap_remove(position);
-                move_home(cx, away, &at, &home)?;
-            }
-            None => make_again(cx, &place)?,
-        }
-    }
-    Ok(())
-}
-
-/// What lies where something belongs, and belongs elsewhere itself, goes out of the way.
-fn make_room(cx: &mut Restore<'_>, away: &mut Away, since: &Since, shelter: &Path, place: &Path) -> Result<()> {
-    if let Some(position) = away.directories.iter().position(|newer| newer.at == place) {
-        let newer = away.directories.swap_remove(position);
-        if let Some(to) = aside(cx, &newer, &since.aside, shelter)? {
-            away.carry(place, &to);
-        }
-    }
-    if away.moved.iter().any(|(at, home)| at == place && home != place) {
-        let _turn = Turn::to_some(cx.rights.of_root())?;
-        let room = data::free_beside(place, "moved", || cx.plan.number());
-        move_now(&mut cx.plan, place, &room)?;
-        away.carry(place, &room);
-    }
-    Ok(())
-}
-
-fn move_home(cx: &mut Restore<'_>, away: &mut Away, at: &Path, home: &Path) -> Result<()> {
-    if at == home {
-        return Ok(());
-    }
-    let free = route::lstat(home).is_err_and(|error| error == Errno::NOENT)
-        && home.parent().is_some_and(|above| route::directory(above).is_ok());
-    if free {
-        move_now(&mut cx.plan, at, home)?;
-        away.carry(at, home);
-    } else {
-        let cause = format!("it was {} at the checkpoint, and something else lies there now", home.display());
-        cx.notes.push(note("rollback-left", at, cause, LOOK));
-    }
-    Ok(())
-}
-
-/// Where something is after it, or a directory above it, was renamed.
-fn carried(path: &Path, from: &Path, to: &Path) -> PathBuf {
-    match path.strip_prefix(from) {
-        Ok(rest) if rest.as_os_str().is_empty() => to.to_owned(),
-        Ok(rest) => to.join(rest),
-        Err(_) => path.to_owned(),
-    }
-}
-
 /// Puts the contents of files back that nothing of the restored tree holds: from the image where it has them, else cut
 /// back to a length that is known, else named.
 pub(crate) fn contents(cx: &mut Restore<'_>, since: Option<&Since>) -> Result<()> {
-    let known = touched::restore(cx, since)?;
+    let index = since.map(Index::new);
+    let known = touched::restore(cx, index.as_ref())?;
     let Some(since) = since else { return Ok(()) };
     for path in since.lost.iter().filter(|path| !known.contains(*path)) {
         let cause = "it was removed or replaced after the checkpoint, and the image does not hold it";
@@ -393,7 +332,7 @@ pub(crate) fn contents(cx: &mut Restore<'_>, since: Option<&Since>) -> Result<()
     }
     for path in since.written.iter().filter(|path| !known.contains(*path)) {
         let _turn = turn_of_owner(cx, path)?;
-        let length = since.lengths.iter().find(|length| length.path == *path);
+        let length = index.as_ref().and_then(|index| index.lengths.get(path.as_path()).copied());
         if let Some(refusal) = cut(cx, path, length)? {
             cx.notes.push(refusal);
         }
@@ -417,6 +356,7 @@ fn cut(cx: &mut Restore<'_>, path: &Path, length: Option<&Length>) -> Result<Opt
         Some(length) if stat.st_size.cast_unsigned() > length.size => {
             let (seconds, nanoseconds) = length.modified;
             let changed = Changed { seconds, nanoseconds };
+            let file = Target::named(&file, path)?;
             cx.plan.add(Action::Cut { path: path.to_owned(), file, size: length.size, changed }, Bytes::Go)?;
             say(
                 "it was written after the checkpoint for the first time; cut back to its length, what was before that is not verified",

@@ -54,13 +54,13 @@ pub fn to_the_start(directory: &Path, since: &Since) -> Result<Vec<Refusal>> {
         holders: BTreeMap::new(),
         room: 0..i32::MAX,
         making: BTreeSet::new(),
-        inodes: BTreeMap::new(),
+        inodes: crate::resource::reopen::OpenedInodes::default(),
         segments: crate::segments::Made::default(),
         semaphores: crate::semaphores::Made::default(),
         plan: Plan::at(directory)?,
         late: Vec::new(),
         apart: BTreeMap::new(),
-        foreign: Vec::new(),
+        foreign: BTreeSet::new(),
         unheld: true,
         watched: true,
         rights: TreeRights::default(),
@@ -68,7 +68,7 @@ pub fn to_the_start(directory: &Path, since: &Since) -> Result<Vec<Refusal>> {
     };
     since::names(&mut cx, since)?;
     since::contents(&mut cx, Some(since))?;
-    cx.plan.prepare()?;
+    cx.plan.prepare(&Nothing)?;
     cx.plan.apply(&Nothing)?;
     let mut notes = std::mem::take(&mut cx.notes);
     notes.extend(cx.plan.notes());

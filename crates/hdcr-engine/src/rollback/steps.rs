@@ -10,8 +10,16 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::resource::data;
 use crate::rights::Turn;
 use crate::route;
+
+/// Whether there is one wait for all that a file system has to write.
+pub(super) fn waits_as_one(directory: &Path) -> bool {
+    // Where the files are somebody else's, nobody says that he has them on his disk.
+    const FUSE: u64 = 0x6573_5546;
+    rustix::fs::statfs(directory).is_ok_and(|fs| data::magic(&fs) != FUSE)
+}
 
 /// The steps of a roll-back.
 #[derive(Debug, Default)]
@@ -41,6 +49,19 @@ impl Steps {
             Ok(()) | Err(Errno::INVAL | Errno::ROFS) => Ok(()),
             Err(error) => Err(Error::system("waiting for the disk", path.display())(error)),
         }
+    }
+
+    /// All that the file system of a directory had to write is on the disk; `false`: it has no such wait.
+    pub(super) fn sync_file_system_of(&self, directory: &Path) -> Result<bool> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = || rustix::fs::openat(route::directory(directory)?, ".", flags, Mode::empty());
+        let Ok(opened) = open() else { return Ok(false) };
+        if !waits_as_one(directory) {
+            return Ok(false);
+        }
+        self.step("sync all of", directory);
+        let done = rustix::fs::syncfs(&opened);
+        done.map(|()| true).map_err(Error::system("waiting for the disk", directory.display()))
     }
 
     /// The names in the directory of a path are on the disk.

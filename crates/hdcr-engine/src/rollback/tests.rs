@@ -55,8 +55,8 @@ impl Scene {
         self.directory.join(name)
     }
 
-    pub(super) fn open(&self, name: &str) -> OwnedFd {
-        File::options().read(true).write(true).open(self.path(name)).unwrap().into()
+    pub(super) fn open(&self, name: &str) -> Target {
+        Target::Open(File::options().read(true).write(true).open(self.path(name)).unwrap().into())
     }
 
     pub(super) fn plan(&self) -> Plan {
@@ -108,7 +108,7 @@ fn files_are_rolled_back_in_place() {
     let scene = Scene::new();
     let inode = rustix::fs::stat(scene.path("data")).unwrap().st_ino;
     let mut plan = scene.plan();
-    plan.prepare().unwrap();
+    plan.prepare(&scene.kept).unwrap();
     scene.expect(&[BEFORE, &[(".gone.hdcr-new-9", "back")]].concat().tap_sorted());
     plan.apply(&scene.kept).unwrap();
     plan.apply(&scene.kept).unwrap();
@@ -128,7 +128,7 @@ fn files_are_rolled_back_in_place() {
 fn an_error_after_the_end_is_none_of_the_files() {
     let scene = Scene::new();
     let mut plan = scene.plan();
-    plan.prepare().unwrap();
+    plan.prepare(&scene.kept).unwrap();
     plan.apply(&scene.kept).unwrap();
     // The list of what is left cannot be put here.
     std::fs::create_dir(scene.path("journal/left.list")).unwrap();
@@ -154,7 +154,7 @@ fn a_dropped_plan_leaves_all_as_it_was() {
     drop(scene.plan());
     scene.expect(BEFORE);
     let mut plan = scene.plan();
-    plan.prepare().unwrap();
+    plan.prepare(&scene.kept).unwrap();
     plan.apply(&scene.kept).unwrap();
     scene.expect(AFTER);
     drop(plan);
@@ -165,7 +165,7 @@ fn a_dropped_plan_leaves_all_as_it_was() {
 fn the_next_restore_repairs_after_one_that_died() {
     let scene = Scene::new();
     let mut plan = scene.plan();
-    plan.prepare().unwrap();
+    plan.prepare(&scene.kept).unwrap();
     plan.apply(&scene.kept).unwrap();
     scene.expect(AFTER);
     // As death leaves it: nothing is undone, the lock is gone with the descriptor.
@@ -180,7 +180,7 @@ fn the_next_restore_repairs_after_one_that_died() {
 fn what_cannot_be_undone_yet_is_undone_by_the_next_attempt() {
     let scene = Scene::new();
     let mut plan = scene.plan();
-    plan.prepare().unwrap();
+    plan.prepare(&scene.kept).unwrap();
     plan.apply(&scene.kept).unwrap();
     plan.die();
     let immutable = |word: &str| {
@@ -204,7 +204,7 @@ fn what_cannot_be_undone_yet_is_undone_by_the_next_attempt() {
 fn what_cannot_be_undone_is_kept_for_who_can() {
     let scene = Scene::new();
     let mut plan = scene.plan();
-    plan.prepare().unwrap();
+    plan.prepare(&scene.kept).unwrap();
     plan.apply(&scene.kept).unwrap();
     let copy = plan.journal.as_ref().unwrap().copy(1);
     std::fs::rename(&copy, scene.path("journal/away")).unwrap();
@@ -228,7 +228,7 @@ fn what_is_kept_for_the_user_is_not_overwritten_by_the_next_copy() {
     let mut plan = Plan::at(&journal).unwrap();
     let cut = Action::Cut { path: scene.path("log"), file: scene.open("log"), size: 8, changed: CHANGED };
     plan.add(cut, Newer::Go).unwrap();
-    plan.prepare().unwrap();
+    plan.prepare(&scene.kept).unwrap();
     plan.apply(&scene.kept).unwrap();
     plan.finish().unwrap();
     assert_eq!(std::fs::read_to_string(journal.join("newer-1-log")).unwrap(), "kept for the user");
@@ -249,7 +249,7 @@ fn without_a_journal_a_failure_is_still_undone() {
         Newer::Go,
     )
     .unwrap();
-    plan.prepare().unwrap();
+    plan.prepare(&scene.kept).unwrap();
     plan.apply(&scene.kept).unwrap();
     drop(plan);
     scene.expect(BEFORE);
@@ -268,7 +268,7 @@ fn in_order(steps: &[String], wanted: &[&str]) {
 fn the_disk_has_what_is_kept_before_a_file_is_touched_and_the_file_before_the_journal_ends() {
     let scene = Scene::new();
     let mut plan = scene.plan();
-    plan.prepare().unwrap();
+    plan.prepare(&scene.kept).unwrap();
     plan.apply(&scene.kept).unwrap();
     plan.journal.as_mut().unwrap().end(Come::Final, &plan.steps).unwrap();
     let steps = plan.steps.taken.take();
@@ -288,7 +288,7 @@ fn the_disk_has_what_is_kept_before_a_file_is_touched_and_the_file_before_the_jo
 fn what_was_undone_is_on_the_disk_before_the_journal_ends() {
     let scene = Scene::new();
     let mut plan = scene.plan();
-    plan.prepare().unwrap();
+    plan.prepare(&scene.kept).unwrap();
     plan.apply(&scene.kept).unwrap();
     plan.steps.taken.take();
     plan.undo().unwrap();
@@ -302,7 +302,7 @@ fn what_was_undone_is_on_the_disk_before_the_journal_ends() {
 fn another_file_under_the_same_number_is_not_overwritten() {
     let scene = Scene::new();
     let mut plan = scene.plan();
-    plan.prepare().unwrap();
+    plan.prepare(&scene.kept).unwrap();
     plan.apply(&scene.kept).unwrap();
     // As if the inode's number had come to a file that was born later.
     let entry = plan.done.iter().find(|entry| entry.undo() == Undo::WriteBack && entry.path.ends_with(b"data"));
@@ -346,7 +346,7 @@ fn what_is_left_for_the_user_stays_for_some_roll_backs() {
         plan.add(cut, Newer::Stay(place.clone())).unwrap();
         let to = data::free_beside(&scene.path("newer"), "newer", || plan.number());
         plan.add(Action::Aside { path: scene.path("newer"), to: to.clone() }, Newer::Go).unwrap();
-        plan.prepare().unwrap();
+        plan.prepare(&scene.kept).unwrap();
         plan.apply(&scene.kept).unwrap();
         plan.finish().unwrap();
         assert_eq!(std::fs::read_to_string(scene.path("log")).unwrap(), "one\ntwo\n");
@@ -386,4 +386,38 @@ fn a_socket_of_a_restore_that_died_is_gone_and_the_one_before_is_back() {
     plan.move_away(&ours, &aside).unwrap();
     plan.finish().unwrap();
     assert!(!ours.exists() && !aside.exists());
+}
+
+/// Nothing of such a file is open: it is found by its name, must be the same, and is undone whatever its name is then.
+#[test]
+fn files_that_nobody_holds_are_found_again() {
+    let scene = Scene::new();
+    let named = |plan: &mut Plan| {
+        let Target::Open(file) = scene.open("log") else { panic!() };
+        let file = Target::named(&file, &scene.path("log")).unwrap();
+        plan.add(Action::Cut { path: scene.path("log"), file, size: 4, changed: CHANGED }, Newer::Go).unwrap();
+    };
+    let mut plan = Plan::at(&scene.path("journal")).unwrap();
+    named(&mut plan);
+    plan.prepare(&scene.kept).unwrap();
+    plan.apply(&scene.kept).unwrap();
+    let length = |name: &str| std::fs::metadata(scene.path(name)).unwrap().len();
+    assert_eq!(length("log"), 4);
+    if nix::unistd::geteuid().is_root() {
+        std::fs::rename(scene.path("log"), scene.path("moved")).unwrap();
+        std::fs::write(scene.path("log"), "of another").unwrap();
+        drop(plan);
+        assert_eq!((length("log"), length("moved")), (10, 14));
+    } else {
+        drop(plan);
+        assert_eq!(length("log"), 14);
+    }
+    // Another one has come to its name meanwhile: nothing is done to it.
+    let mut plan = Plan::at(&scene.path("journal")).unwrap();
+    named(&mut plan);
+    std::fs::write(scene.path("other"), "of another one").unwrap();
+    std::fs::rename(scene.path("other"), scene.path("log")).unwrap();
+    assert!(matches!(plan.prepare(&scene.kept), Err(Error::Changed { .. })));
+    drop(plan);
+    assert_eq!(length("log"), 14);
 }

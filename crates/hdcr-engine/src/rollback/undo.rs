@@ -1,14 +1,16 @@
 //! Undoing a roll-back, by the process that has done it or by one that finds its journal.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use hdcr_sys::handle::{self, Handle};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::steps::Steps;
-use super::{Action, Changed, Entry, Journal, Planned, Undo, Witness, path, rename, set_time};
+use super::{Action, Changed, Entry, Journal, Planned, Target, Undo, Witness, path, rename, set_time};
 use crate::error::{Error, Result};
 use crate::resource::data;
 use crate::rights::Turn;
@@ -18,13 +20,14 @@ use crate::route;
 /// is told.
 pub(super) fn undo(entries: &[Entry], journal: Option<&Journal>, planned: &[Planned], steps: &Steps) -> Result<()> {
     let mut result = Ok(());
+    let open = open_files(planned);
     // What is still needed by the next attempt.
     let mut needed = Vec::new();
     for entry in entries.iter().rev() {
         if entry.undo() == Undo::Remove && needed.contains(&&entry.path) {
             continue;
         }
-        let undone = Turn::to_some(entry.rights().as_ref()).and_then(|_turn| undo_one(entry, journal, planned, steps));
+        let undone = Turn::to_some(entry.rights().as_ref()).and_then(|_turn| undo_one(entry, journal, &open, steps));
         if undone.is_err() && entry.undo() == Undo::WriteBack {
             needed.push(&entry.moved);
         }
@@ -35,7 +38,18 @@ pub(super) fn undo(entries: &[Entry], journal: Option<&Journal>, planned: &[Plan
     result
 }
 
-fn undo_one(entry: &Entry, journal: Option<&Journal>, planned: &[Planned], steps: &Steps) -> Result<()> {
+/// Files that are open still, by device and number.
+type OpenFiles<'a> = BTreeMap<(u64, u64), &'a OwnedFd>;
+
+fn open_files(planned: &[Planned]) -> OpenFiles<'_> {
+    let files = planned.iter().filter_map(|planned| match &planned.action {
+        Action::Contents { file: Target::Open(file), .. } | Action::Cut { file: Target::Open(file), .. } => Some(file),
+        Action::Contents { .. } | Action::Cut { .. } | Action::Place { .. } | Action::Aside { .. } => None,
+    });
+    files.filter_map(|file| rustix::fs::fstat(file).ok().map(|stat| ((stat.st_dev, stat.st_ino), file))).collect()
+}
+
+fn undo_one(entry: &Entry, journal: Option<&Journal>, open: &OpenFiles<'_>, steps: &Steps) -> Result<()> {
     let target = path(&entry.path);
     let ours = |place: &Path| Witness::at(place).is_some_and(|there| Witness::in_entry(entry).fits(&there));
     match entry.undo() {
@@ -57,7 +71,7 @@ fn undo_one(entry: &Entry, journal: Option<&Journal>, planned: &[Planned], steps
             }
         }
         Undo::MoveBack => move_back(entry, &target, steps),
-        Undo::WriteBack => write_back(entry, &target, journal, planned, steps),
+        Undo::WriteBack => write_back(entry, &target, journal, open, steps),
     }
 }
 
@@ -100,21 +114,17 @@ fn in_reach(place: &Path) -> Option<Witness> {
 }
 
 /// Opens the file of an entry: as it is open here still, whatever its name is now, else by its name.
-fn reopen(entry: &Entry, target: &Path, planned: &[Planned]) -> Result<Option<OwnedFd>> {
+fn reopen(entry: &Entry, target: &Path, open_files: &OpenFiles<'_>) -> Result<Option<OwnedFd>> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let open = || route::open(target, flags, Mode::empty());
     let is_it = |file: &OwnedFd| Witness::of(file, target).is_ok_and(|now| Witness::in_entry(entry).fits(&now));
-    for planned in planned {
-        if let Action::Contents { file, .. } | Action::Cut { file, .. } = &planned.action
-            && is_it(file)
-        {
-            return file.try_clone().map(Some).map_err(Error::system("undoing a roll-back", target.display()));
-        }
+    if let Some(file) = open_files.get(&(entry.device, entry.inode)).filter(|file| is_it(file)) {
+        return file.try_clone().map(Some).map_err(Error::system("undoing a roll-back", target.display()));
     }
     match open() {
-        Ok(file) => return Ok(Some(file).filter(|file| is_it(file))),
-        Err(Errno::LOOP) if !route::is_barred(target) => return Ok(None),
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Ok(file) if is_it(&file) => return Ok(Some(file)),
+        Err(Errno::LOOP) if !route::is_barred(target) => return Ok(elsewhere(entry, target, flags)),
+        Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => return Ok(elsewhere(entry, target, flags)),
         Err(Errno::ACCESS | Errno::PERM | Errno::LOOP) => {}
         Err(error) => return Err(Error::system("undoing a roll-back", target.display())(error)),
     }
@@ -133,15 +143,34 @@ fn reopen(entry: &Entry, target: &Path, planned: &[Planned]) -> Result<Option<Ow
     }
 }
 
+/// The file of an entry under whatever name it has now.
+fn elsewhere(entry: &Entry, target: &Path, flags: OFlags) -> Option<OwnedFd> {
+    if entry.handle.is_empty() {
+        return None;
+    }
+    let above = target.ancestors().skip(1).find_map(|above| route::directory(above).ok())?;
+    let look = || {
+        let _turn = Turn::home().ok()?;
+        let mount = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mount = rustix::fs::open(data::door(&above), mount, Mode::empty()).ok()?;
+        let handle = Handle { kind: entry.handle_kind, bytes: entry.handle.clone() };
+        handle::open(&mount, &handle, (OFlags::PATH | OFlags::NOFOLLOW).bits().cast_signed()).ok()
+    };
+    let file = look().filter(|file| Witness::of(file, target).is_ok_and(|now| Witness::in_entry(entry).fits(&now)))?;
+    let lives = rustix::fs::fstat(&file).is_ok_and(|stat| stat.st_nlink > 0);
+    let open = || rustix::fs::open(data::door(&file), flags - OFlags::NOFOLLOW, Mode::empty()).ok();
+    if lives { open() } else { None }
+}
+
 fn write_back(
     entry: &Entry,
     target: &Path,
     journal: Option<&Journal>,
-    planned: &[Planned],
+    open: &OpenFiles<'_>,
     steps: &Steps,
 ) -> Result<()> {
     let failed = || Error::system::<std::io::Error>("undoing a roll-back", target.display());
-    let Some(file) = reopen(entry, target, planned)? else {
+    let Some(file) = reopen(entry, target, open)? else {
         warn_of_stranger(target);
         return Ok(());
     };

@@ -6,12 +6,15 @@
 //! place, a file that was made since is a new one wherever it is. What somebody else does to one of these names is told
 //! too, and ends what may be done about it.
 
+mod known;
 mod state;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use known::{Known, Then};
 use state::State;
 
 /// What identifies a file within its file system, in the bytes of the file system's own.
@@ -154,18 +157,16 @@ pub struct Changes {
     pub doubtful: Vec<(PathBuf, Doubt)>,
 }
 
-/// What was there when a checkpoint was taken.
+/// What was there when a checkpoint was taken. It is taken while the program stands still: nothing that there may be much of
+/// is copied then.
 #[derive(Clone, Debug)]
 struct Mark {
     sequence: u64,
-    state: State,
+    state: Arc<State>,
     /// The marks before this one, as they were at this one.
-    before: Vec<Mark>,
-    known: Known,
+    before: Vec<(u64, Arc<State>)>,
+    then: Then,
 }
-
-/// Every name that the job has worked on: whether it is there, and when it was worked on last.
-type Known = BTreeMap<PathBuf, (bool, u64)>;
 
 /// What a job has done to files since its checkpoints.
 #[derive(Clone, Debug, Default)]
@@ -178,16 +179,29 @@ pub struct Table {
 impl Table {
     /// Begins to count from a checkpoint taken at a time.
     pub fn mark(&mut self, sequence: u64, at: Duration) {
-        self.marks.retain(|mark| mark.sequence != sequence);
-        let flat = |mark: &Mark| Mark { before: Vec::new(), known: Known::new(), ..mark.clone() };
-        let before = self.marks.iter().map(flat).collect();
-        self.marks.push(Mark { sequence, state: State::new(at), before, known: self.known.clone() });
+        self.forget(|mark| mark.sequence == sequence);
+        let before = self.marks.iter().map(|mark| (mark.sequence, Arc::clone(&mark.state))).collect();
+        self.marks.push(Mark { sequence, state: Arc::new(State::new(at)), before, then: Then::default() });
+    }
+
+    /// Forgets marks; what was known at them is a part of what was known at the one before.
+    fn forget(&mut self, goes: impl Fn(&Mark) -> bool) {
+        for number in
+            (0..self.marks.len()).rev().filter(|number| self.marks.get(*number).is_some_and(&goes)).collect::<Vec<_>>()
+        {
+            let gone = self.marks.remove(number);
+            let (older, later) = self.marks.split_at_mut(number);
+            if let Some(older) = older.last_mut() {
+                let later: Vec<&Then> = later.iter().map(|mark| &mark.then).collect();
+                older.then.join(gone.then, &later, &self.known);
+            }
+        }
     }
 
     /// Gives a mark another number: a checkpoint gets its own when it is complete.
     pub fn rename_mark(&mut self, from: u64, to: u64) {
         if from != to {
-            self.marks.retain(|mark| mark.sequence != to);
+            self.forget(|mark| mark.sequence == to);
         }
         for mark in self.marks.iter_mut().filter(|mark| mark.sequence == from) {
             mark.sequence = to;
@@ -201,14 +215,14 @@ impl Table {
 
     /// Forgets the checkpoints that are not in the list.
     pub fn keep(&mut self, sequences: &[u64]) {
-        self.marks.retain(|mark| sequences.contains(&mark.sequence));
+        self.forget(|mark| !sequences.contains(&mark.sequence));
     }
 
     /// Tells what happened.
     pub fn tell(&mut self, event: &Event) {
         let event = self.informed(event);
         for mark in &mut self.marks {
-            mark.state.tell(&event);
+            Arc::make_mut(&mut mark.state).tell(&event);
         }
         self.count += 1;
         match &event {
@@ -216,7 +230,7 @@ impl Table {
             // One that cannot be seen under its name may lie in a directory that was renamed by then, of which is still to
             // be heard; so is of its removal.
             Event::Written(path, look) => {
-                let there = look.is_some() || self.known.get(path).is_none_or(|(there, _)| *there);
+                let there = look.is_some() || !self.known.is_gone(path);
                 self.note(path, there);
             }
             Event::Removed(path, Kind::File) => self.note(path, false),
@@ -224,12 +238,12 @@ impl Table {
                 self.note(from, false);
                 self.note(to, true);
             }
-            Event::Renamed { from, to, kind: Kind::Directory, .. } => self.move_known(from, to),
+            Event::Renamed { from, to, kind: Kind::Directory, .. } => {
+                self.known.moved(from, to, self.marks.last_mut().map(|mark| &mut mark.then));
+            }
             Event::Exchanged(one, other) => self.exchange_known(one, other),
             Event::Removed(path, Kind::Directory) => {
-                for (_, fact) in self.known.range_mut(path.clone()..).take_while(|(name, _)| name.starts_with(path)) {
-                    fact.0 = false;
-                }
+                self.known.moved_away(path, self.marks.last_mut().map(|mark| &mut mark.then));
             }
             Event::Created(_, Kind::Directory, _) | Event::Seen(..) | Event::Foreign(_) | Event::Lost => {}
         }
@@ -239,32 +253,22 @@ impl Table {
     fn informed(&self, event: &Event) -> Event {
         let mut event = event.clone();
         if let Event::Renamed { to, replaced: replaced @ Replaced::Unknown, .. } = &mut event
-            && let Some((there, _)) = self.known.get(to)
+            && self.known.has(to)
         {
-            *replaced = if *there { Replaced::Yes } else { Replaced::No };
+            *replaced = Replaced::Yes;
         }
         event
     }
 
     fn note(&mut self, path: &Path, there: bool) {
-        self.known.insert(path.to_owned(), (there, self.count));
-    }
-
-    fn move_known(&mut self, from: &Path, to: &Path) {
-        for (name, fact) in state::take_below(&mut self.known, from) {
-            self.known.insert(state::carried(&name, from, to), fact);
-        }
+        let then = self.marks.last_mut().map(|mark| &mut mark.then);
+        self.known.worked_on(path, there, self.count, then);
     }
 
     fn exchange_known(&mut self, one: &Side, other: &Side) {
-        for (path, to) in state::take_both(&mut self.known, &one.path, &other.path) {
-            self.known.insert(path, to);
-        }
+        self.known.exchanged(&one.path, &other.path, self.marks.last_mut().map(|mark| &mut mark.then));
         for (side, to) in [(one, &other.path), (other, &one.path)] {
-            self.known.remove(to);
-            if side.kind == Kind::File {
-                self.note(to, true);
-            }
+            self.note(to, side.kind == Kind::File);
         }
     }
 
@@ -275,28 +279,17 @@ impl Table {
 
     /// Every file that the job has worked on and that is there, the latest first.
     pub fn touched(&self) -> Vec<PathBuf> {
-        let mut there: Vec<_> = self.known.iter().filter(|(_, (there, _))| *there).collect();
-        there.sort_by_key(|(_, (_, count))| std::cmp::Reverse(*count));
-        there.into_iter().map(|(path, _)| path.clone()).collect()
+        self.known.latest()
     }
 
     /// The directories that the job works in: the latest ones, at most so many.
     pub fn directories(&self, most: usize) -> BTreeSet<PathBuf> {
-        let mut latest: BTreeMap<&Path, u64> = BTreeMap::new();
-        for (path, (_, count)) in &self.known {
-            if let Some(directory) = path.parent() {
-                let last = latest.entry(directory).or_default();
-                *last = (*last).max(*count);
-            }
-        }
-        let mut sorted: Vec<_> = latest.into_iter().collect();
-        sorted.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        sorted.into_iter().take(most).map(|(path, _)| path.to_owned()).collect()
+        self.known.directories(most)
     }
 
     /// Whether anything is known about a name, so that what others do to it matters.
     pub fn knows(&self, path: &Path) -> bool {
-        self.known.contains_key(path) || self.marks.iter().any(|mark| mark.state.knows(path))
+        self.known.has(path) || self.marks.iter().any(|mark| mark.state.knows(path))
     }
 
     /// What is different from a checkpoint; `None`: it was never marked, or is forgotten.
@@ -307,24 +300,30 @@ impl Table {
     /// A roll-back has made a file or a directory anew that was gone: for older checkpoints it is what it was, but another one.
     pub fn placed(&mut self, path: &Path, identity: &Identity) {
         for mark in &mut self.marks {
-            let before = mark.before.iter_mut().map(|old| &mut old.state);
-            std::iter::once(&mut mark.state).chain(before).for_each(|state| state.placed(path, identity));
+            let before = mark.before.iter_mut().map(|(_, old)| old);
+            for state in std::iter::once(&mut mark.state).chain(before).filter(|state| state.has(path)) {
+                Arc::make_mut(state).placed(path, identity);
+            }
         }
     }
 
     /// Goes back to how it was at a checkpoint, as its files have done.
     pub fn roll_back(&mut self, sequence: u64) {
         let Some(at) = self.marks.iter().position(|mark| mark.sequence == sequence) else { return };
-        self.marks.truncate(at + 1);
-        let Some(mut mark) = self.marks.pop() else { return };
-        for now in &mut self.marks {
-            if let Some(old) = mark.before.iter().find(|old| old.sequence == now.sequence) {
-                now.state = old.state.clone();
+        while let Some(mut mark) = self.marks.pop() {
+            self.known.go_back(std::mem::take(&mut mark.then));
+            if self.marks.len() > at {
+                continue;
             }
+            for now in &mut self.marks {
+                if let Some((_, old)) = mark.before.iter().find(|(sequence, _)| *sequence == now.sequence) {
+                    now.state = Arc::clone(old);
+                }
+            }
+            mark.state = Arc::new(State::new(mark.state.at()));
+            self.marks.push(mark);
+            return;
         }
-        self.known = mark.known.clone();
-        mark.state = State::new(mark.state.at());
-        self.marks.push(mark);
     }
 }
 

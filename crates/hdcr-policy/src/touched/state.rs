@@ -87,6 +87,11 @@ impl State {
         self.at
     }
 
+    /// Whether it says what is under this very name.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        self.now.contains_key(path)
+    }
+
     pub(super) fn knows(&self, path: &Path) -> bool {
         self.now.contains_key(path) || self.written.contains(path) || self.before.contains_key(path)
     }

@@ -198,3 +198,51 @@ fn what_a_rollback_has_made_anew_is_of_the_job_for_older_checkpoints() {
         table.roll_back(2);
     }
 }
+
+#[test]
+fn what_is_gone_again_is_forgotten() {
+    let mut table = Table::default();
+    table.mark(1, Duration::from_secs(100));
+    tell(&mut table, "~kept");
+    let names = |table: &Table| {
+        let marks = table.marks.iter().map(|mark| mark.then.names());
+        table.known.names() + marks.sum::<usize>()
+    };
+    let before = names(&table);
+    for number in 0..5000_u64 {
+        tell(
+            &mut table,
+            &format!(
+                "+t{number} ~t{number} -t{number} +d{number}/ +d{number}/x d{number}/>e{number}/ -e{number}/x -e{number}/"
+            ),
+        );
+        if number % 100 == 0 {
+            // One lives on over a checkpoint, of which every other one counts.
+            tell(&mut table, "+over");
+            table.mark(number + 2, Duration::from_secs(100));
+            tell(&mut table, "-over");
+            table.keep(&[1, number + 2]);
+        }
+    }
+    assert!(names(&table) < before + 4, "{} names", names(&table));
+    assert_eq!(words(&table.since(1).unwrap()), "written kept");
+    assert_eq!(table.touched(), [Path::new("/kept")]);
+}
+
+#[test]
+fn what_was_known_at_a_checkpoint_is_known_again_after_a_roll_back() {
+    let mut table = Table::default();
+    let mut then = Vec::new();
+    let stories = ["+a +d/ +d/x ~d/x", "-a +b", "d/>e/ ~e/x +c", "-b c<>e/x", "+b ~b -c", "e/>d/ -b"];
+    for (number, story) in (1..).zip(stories) {
+        table.mark(number, Duration::from_secs(100));
+        then.push((number, table.touched()));
+        tell(&mut table, story);
+    }
+    // One in the middle, and the last one, are given up.
+    table.keep(&[1, 2, 4, 5]);
+    for (number, files) in then.into_iter().rev().filter(|(number, _)| ![3, 6].contains(number)) {
+        table.roll_back(number);
+        assert_eq!(table.touched(), files, "at {number}");
+    }
+}

@@ -1,5 +1,7 @@
 //! Random walks over a small tree of files, against a model that knows each file by its number.
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 /// Paths and what lies there: a number, and whether it is a directory.

@@ -21,8 +21,8 @@ use crate::process;
 use crate::told::Since;
 
 const VERSION: u32 = 1;
-/// A longer one is neither written nor read.
-const MOST_BYTES: u64 = 32 << 20;
+/// A longer one is neither written nor read: what it would say of the oldest checkpoints is left out, and that it was.
+const MOST_BYTES: u64 = 64 << 20;
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// The part of the time that is given to it.
 const PART: u32 = 20;
@@ -40,7 +40,7 @@ struct Stored {
 #[derive(Debug, Default)]
 pub(crate) struct Remembered {
     /// By the number of a checkpoint that this keeper has not gone back to yet.
-    earlier: BTreeMap<u64, Since>,
+    earlier: Earlier,
     written: u64,
     next: Option<Instant>,
 }
@@ -49,11 +49,37 @@ fn path(store: &Path, name: &JobName) -> PathBuf {
     store.join(".jobs").join(format!("{name}.touched"))
 }
 
-/// What is remembered of a job; nothing when there is nothing that can be trusted.
-pub(crate) fn read(store: &Path, name: &JobName) -> BTreeMap<u64, Since> {
-    let Some(stored) = stored(store, name) else { return BTreeMap::new() };
+/// What an earlier keeper knew, by the number of a checkpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Earlier {
+    tables: BTreeMap<u64, Since>,
+    /// There was something that cannot be used.
+    lost: bool,
+}
+
+impl Earlier {
+    fn is_empty(&self) -> bool {
+        self.tables.is_empty() && !self.lost
+    }
+
+    /// What is to be undone for a checkpoint that an earlier keeper has made; `aside` and `shelter`: if it is not known.
+    pub(crate) fn of(&self, number: u64, aside: impl FnOnce() -> (String, PathBuf)) -> Option<Since> {
+        let forgotten = || {
+            let (aside, shelter) = aside();
+            Since::forgotten(aside, shelter)
+        };
+        self.tables.get(&number).cloned().or_else(|| self.lost.then(forgotten))
+    }
+}
+
+/// What is remembered of a job, as far as it can be trusted.
+pub(crate) fn read(store: &Path, name: &JobName) -> Earlier {
+    let Some(stored) = stored(store, name) else {
+        return Earlier { lost: path(store, name).symlink_metadata().is_ok(), ..Earlier::default() };
+    };
     let known = |since: Since| if stored.complete { since.without_lengths() } else { since.unwatched_later() };
-    stored.tables.into_iter().map(|(number, since)| (number, known(since))).collect()
+    let tables = stored.tables.into_iter().map(|(number, since)| (number, known(since))).collect();
+    Earlier { tables, lost: false }
 }
 
 /// The job is about to live again: from now on it counts as incomplete.
@@ -110,13 +136,34 @@ pub(in crate::keeper) enum Life {
 }
 
 fn write(store: &Path, name: &JobName, tables: BTreeMap<u64, Since>, life: Life) -> Result<()> {
-    let bytes = serde_json::to_vec(&Stored { version: VERSION, complete: life == Life::IsOver, tables });
-    let bytes = bytes.map_err(Failure::system("encoding what was done to files"))?;
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MOST_BYTES {
-        forget(store, name);
-        return Ok(());
-    }
+    let bytes = encoded(Stored { version: VERSION, complete: life == Life::IsOver, tables }, MOST_BYTES)?;
     job::put(&path(store, name), &bytes, life != Life::GoesOn)
+}
+
+/// As it is written; what is said of older checkpoints gives way when it is too long.
+fn encoded(mut stored: Stored, most: u64) -> Result<Vec<u8>> {
+    let failed = || Failure::system("encoding what was done to files");
+    let long = |bytes: &[u8]| u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    let bytes = serde_json::to_vec(&stored).map_err(failed())?;
+    if long(&bytes) <= most {
+        return Ok(bytes);
+    }
+    drop(bytes);
+    // Some for what is said of those that gave way.
+    let mut left = most - most / 8;
+    for (number, since) in stored.tables.iter_mut().rev() {
+        let length = long(&serde_json::to_vec(since).map_err(failed())?);
+        left = left.checked_sub(length).unwrap_or_else(|| {
+            tracing::warn!(
+                number,
+                length,
+                "too long: a later keeper will not know what was done to files since a checkpoint"
+            );
+            *since = std::mem::take(since).shortened();
+            0
+        });
+    }
+    serde_json::to_vec(&stored).map_err(failed())
 }
 
 impl Keeper {
@@ -128,14 +175,18 @@ impl Keeper {
 
     /// There is no checkpoint any more to which anything could be undone.
     pub(in crate::keeper) fn forget_files(&mut self) {
-        self.remembered.earlier.clear();
+        self.remembered.earlier = Earlier::default();
         forget(&self.plan.store, &self.plan.name);
     }
 
     /// What an earlier keeper knew is to be undone for a checkpoint that this one did not make, after what this one has watched
     /// itself. From here on it watches what is done since.
     pub(super) fn known_earlier(&mut self, number: u64) -> Option<Since> {
-        let since = self.remembered.earlier.get(&number).cloned()?;
+        if self.remembered.earlier.lost && self.watch.as_ref().is_some_and(|watch| watch.since(number).is_some()) {
+            return None;
+        }
+        let aside = || (self.aside(number), self.plan.store.clone());
+        let since = self.remembered.earlier.of(number, aside)?;
         let later = self.watched_so_far();
         if let Some(watch) = &mut self.watch {
             watch.begin_from(number);
@@ -165,7 +216,7 @@ impl Keeper {
     /// Files are as they were at a checkpoint: what was known before is done.
     pub(in crate::keeper) fn files_are_as_at(&mut self, number: u64) {
         let line = self.line.numbers_of_line();
-        self.remembered.earlier.retain(|earlier, _| *earlier != number && line.contains(earlier));
+        self.remembered.earlier.tables.retain(|earlier, _| *earlier != number && line.contains(earlier));
         if let Some(watch) = &mut self.watch {
             watch.rolled_back();
         }
@@ -201,13 +252,16 @@ impl Keeper {
         let began = Instant::now();
         let later = watch.first().filter(|_| !self.remembered.earlier.is_empty()).and_then(|first| watch.since(first));
         let later = later.map(|changes| Since::new(&changes, &self.plan.files, String::new(), PathBuf::new()));
-        let earlier = self.remembered.earlier.iter();
+        let earlier = self.remembered.earlier.tables.iter();
         let mut tables: BTreeMap<u64, Since> =
             earlier.map(|(number, since)| (*number, with(since.clone(), later.clone()))).collect();
         for number in self.line.numbers() {
             if let Some(changes) = watch.since(number) {
                 let since = Since::new(&changes, &self.plan.files, self.aside(number), self.plan.store.clone());
                 tables.entry(number).or_insert(since);
+            } else if self.remembered.earlier.lost {
+                let forgotten = || Since::forgotten(self.aside(number), self.plan.store.clone());
+                tables.entry(number).or_insert_with(forgotten);
             }
         }
         if let Err(failure) = write(&self.plan.store, &self.plan.name, tables, life) {
@@ -230,23 +284,47 @@ mod tests {
         let store = tempfile::tempdir().unwrap();
         fs::create_dir(store.path().join(".jobs")).unwrap();
         let name = JobName::new("a").unwrap();
-        assert!(read(store.path(), &name).is_empty());
+        let none = || (String::new(), PathBuf::new());
+        assert!(read(store.path(), &name).of(7, none).is_none());
         let tables = BTreeMap::from([(7, Since::default())]);
         write(store.path(), &name, tables.clone(), Life::IsKept).unwrap();
-        let found = read(store.path(), &name);
+        let found = read(store.path(), &name).tables;
         assert_eq!(found, BTreeMap::from([(7, Since::default().unwatched_later())]));
         assert!(found.values().all(|since| since.for_engine().incomplete));
         write(store.path(), &name, tables, Life::IsOver).unwrap();
-        assert!(read(store.path(), &name).values().all(|since| !since.for_engine().incomplete), "nothing came after");
+        assert!(
+            read(store.path(), &name).tables.values().all(|since| !since.for_engine().incomplete),
+            "nothing came after"
+        );
         job_lives(store.path(), &name);
-        assert!(read(store.path(), &name).values().all(|since| since.for_engine().incomplete));
+        assert!(read(store.path(), &name).tables.values().all(|since| since.for_engine().incomplete));
         let path = path(store.path(), &name);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-        assert!(read(store.path(), &name).is_empty(), "anybody may have written it");
+        let lost = |store: &Path| {
+            let found = read(store, &name);
+            found.tables.is_empty() && found.of(7, none).is_some_and(|since| since.for_engine().forgotten)
+        };
+        assert!(lost(store.path()), "anybody may have written it");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, "{").unwrap();
-        assert!(read(store.path(), &name).is_empty());
+        assert!(lost(store.path()));
         forget(store.path(), &name);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_too_long_is_left_out_and_that_is_said() {
+        let paths: Vec<PathBuf> = (0..100).map(|number| PathBuf::from(format!("/a/{number}"))).collect();
+        let changes = hdcr_policy::touched::Changes { written: paths, ..Default::default() };
+        let since = Since::new(&changes, &crate::settings::Files::default(), "aside".to_owned(), PathBuf::from("/s"));
+        let tables = (1..=3).map(|number| (number, since.clone())).collect();
+        let length = u64::try_from(serde_json::to_vec(&since).unwrap().len()).unwrap();
+        let bytes = encoded(Stored { version: VERSION, complete: true, tables }, length * 2).unwrap();
+        assert!(u64::try_from(bytes.len()).unwrap() <= length * 2);
+        let stored: Stored = serde_json::from_slice(&bytes).unwrap();
+        let known: Vec<_> = stored.tables.values().map(Since::for_engine).collect();
+        assert_eq!(known.iter().map(|since| since.forgotten).collect::<Vec<_>>(), [true, true, false]);
+        assert!(known[0].incomplete && known[0].written.is_empty() && known[0].aside == "aside");
+        assert_eq!(known[2].written.len(), 100);
     }
 }

@@ -9,7 +9,7 @@ use super::*;
 use crate::checkpoint::{FilePolicy, FileRequest};
 use crate::error::Class;
 use crate::resource::scene;
-use crate::resource::{backing, directory, listed};
+use crate::resource::{backing, directory, listed, touched};
 
 struct Place {
     directory: tempfile::TempDir,
@@ -362,7 +362,7 @@ fn a_file_with_another_name_is_as_it_was_when_the_restore_fails() {
     place.write("second", "newer, and longer than before");
     let mut cx = scene::restore(&image, &place.journal(), &[]);
     scene::make(&mut cx, ids[0]).unwrap();
-    cx.plan.prepare().unwrap();
+    cx.plan.prepare(cx.contents).unwrap();
     cx.plan.apply(cx.contents).unwrap();
     assert_eq!(place.text("second"), "at the checkpoint");
     drop(cx);
@@ -374,7 +374,7 @@ fn what_nobody_has_watched_is_not_cut_off_without_a_copy() {
     let place = Place::new();
     let path = place.write("log", "one\n");
     let files = FileRequest { touched: vec![path.clone()], limit: 0, ..FileRequest::default() };
-    let (_, image) = scene::capture(&[], files, |cx| touched::note(cx).unwrap());
+    let (_, image) = scene::capture(&[], files, touched::note);
     place.write("log", "one\ntwo\n");
     let mut cx = scene::restore(&image, &place.journal(), &[]);
     cx.unheld = true;

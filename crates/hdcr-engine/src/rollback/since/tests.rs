@@ -73,7 +73,7 @@ impl Place {
     fn roll_back(&self, image: &Image, since: Option<&Since>) -> String {
         let before = self.files();
         let mut cx = self.restored(image, since);
-        cx.plan.prepare().unwrap();
+        cx.plan.prepare(cx.contents).unwrap();
         cx.plan.apply(image).unwrap();
         // It fails at the very end: all is as it was.
         drop(cx);

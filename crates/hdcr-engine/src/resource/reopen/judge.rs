@@ -1,0 +1,125 @@
+//! What is to be done with a file that is there: by its record, and by what it is now. Looks only.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use hdcr_image::Record;
+use rustix::fs::{FileType, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::{by_handle, gone, kind_of, look, no_regular_file, record_of, refuse, stat_of};
+use crate::error::{Error, Refusal, Result};
+use crate::model::ObjectId;
+use crate::resource::contents::{InodeRecord, Keep, Life};
+use crate::resource::{data, held, touched};
+use crate::restore::{StoredFrame, mapped};
+use crate::stored;
+
+/// What is to be done with a file that is there.
+pub(super) enum Verdict {
+    Use,
+    Contents,
+    Cut,
+    Refuse(&'static str, &'static str, &'static str),
+}
+
+/// What stands in the way of finding the files of an image as they are needed. Looks only.
+pub(crate) fn obstacles(
+    frames: &BTreeMap<(u16, ObjectId), StoredFrame>,
+    map_path: &[(PathBuf, PathBuf)],
+    stdio: &[OwnedFd],
+) -> Result<Vec<Refusal>> {
+    let mut found = Vec::new();
+    let unheld = touched::listed(frames)?;
+    for id in stored::ids(frames, InodeRecord::TAG).into_iter().filter(|id| !unheld.contains(&id.0)) {
+        let record = record_of(frames, id)?;
+        if kind_of(&record)?.0 == Life::Named {
+            let path = mapped(map_path, &record.checked_path()?);
+            match obstacle(&record, &path, stdio) {
+                Err(Error::Refused(refusals)) => found.extend(refusals.0),
+                other => other?,
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn obstacle(record: &InodeRecord, path: &Path, stdio: &[OwnedFd]) -> Result<()> {
+    let file = match look(path) {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::NOTDIR) if record.contents => return Ok(()),
+        Err(Errno::NOENT | Errno::NOTDIR) if by_handle(record).is_some() => return Ok(()),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Err(gone(record)),
+        Err(Errno::ACCESS) => held::out_of_reach(stdio, record, path)?,
+        Err(Errno::LOOP) => held::through_links(record, path)?,
+        Err(error) => return Err(Error::system("opening a file", path.display())(error)),
+    };
+    let stat = stat_of(&file, path)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(no_regular_file(record));
+    }
+    let Verdict::Refuse(code, cause, remedy) = judge(record, &file, &stat, path)? else { return Ok(()) };
+    let copy = record.contents && (record.stand_in || record.volatile);
+    if copy || by_handle(record).is_some() { Ok(()) } else { Err(refuse(record, code, cause, remedy)) }
+}
+
+fn unchanged(record: &InodeRecord, stat: &Stat) -> bool {
+    let times = (stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
+    let before = (record.mtime, record.mtime_ns.into(), record.ctime, record.ctime_ns.into());
+    stat.st_ino == record.inode
+        && stat.st_dev == record.device
+        && stat.st_size.cast_unsigned() == record.size
+        && times == before
+}
+
+/// What is to be done with a file that lies where the record says.
+pub(super) fn judge(record: &InodeRecord, file: &OwnedFd, stat: &Stat, path: &Path) -> Result<Verdict> {
+    const KEEP: &str = "keep its contents with --files, or set its policy to ignore";
+    let size = stat.st_size.cast_unsigned();
+    match kind_of(record)?.1 {
+        Keep::Contents if !record.mapped && unchanged(record, stat) => Ok(Verdict::Use),
+        Keep::Contents => Ok(Verdict::Contents),
+        Keep::Length if size < record.size => {
+            Ok(Verdict::Refuse("file-shorter", "it is shorter than at the checkpoint", KEEP))
+        }
+        Keep::Length if !digest_fits(record, file, path)? => {
+            Ok(Verdict::Refuse("file-replaced", "it does not begin as it did at the checkpoint", KEEP))
+        }
+        Keep::Length if size > record.size => Ok(Verdict::Cut),
+        Keep::Length | Keep::AsItIs => Ok(Verdict::Use),
+        Keep::Unchanged => {
+            let (mtime, nanoseconds) = (record.mtime, u64::from(record.mtime_ns));
+            let dated = size == record.size && (stat.st_mtime, stat.st_mtime_nsec) == (mtime, nanoseconds);
+            // A sample is enough to know the beginning of a file that has grown and the build of a program.
+            let enough = !record.sampled || size > record.size || record.stand_in;
+            if dated || (enough && size >= record.size && digest_fits(record, file, path)?) {
+                return Ok(Verdict::Use);
+            }
+            Ok(Verdict::Refuse("file-changed", "it has changed since the checkpoint, and the tree only reads it", KEEP))
+        }
+    }
+}
+
+fn digest_fits(record: &InodeRecord, file: &OwnedFd, path: &Path) -> Result<bool> {
+    if record.digest.is_empty() {
+        return Ok(false);
+    }
+    let reader = held::open(record, file, OFlags::RDONLY | OFlags::CLOEXEC)?;
+    let now = if record.sampled {
+        data::sample(&reader, record.size, path)?
+    } else {
+        data::digest(&reader, record.size, path)?
+    };
+    Ok(now == record.digest)
+}
+
+/// Whether a file is not the very one of the record, and not a copy of it as it was. Handles tell apart also what was given
+/// the same inode number later.
+pub(super) fn is_another(record: &InodeRecord, file: &OwnedFd, stat: &Stat) -> bool {
+    let copied = stat.st_size.cast_unsigned() == record.size
+        && (stat.st_mtime, stat.st_mtime_nsec) == (record.mtime, record.mtime_ns.into());
+    let handles = data::handle_of(file).filter(|_| !record.handle.is_empty());
+    let same = handles.map(|(kind, bytes)| kind == record.handle_type && bytes == record.handle);
+    !copied && !same.unwrap_or(stat.st_ino == record.inode)
+}
