@@ -26,6 +26,7 @@ __all__ = [
     "before",
     "checkpoint",
     "exclude",
+    "good_moment",
     "include",
     "is_enabled",
     "job",
@@ -135,6 +136,7 @@ def _typed(library: ctypes.CDLL) -> ctypes.CDLL:
         ("hdcr_is_enabled", ctypes.c_int, []),
         ("hdcr_job", ctypes.c_ssize_t, [ctypes.c_char_p, ctypes.c_size_t]),
         ("hdcr_restart_count", ctypes.c_uint64, []),
+        ("hdcr_good_moment", None, []),
         ("hdcr_restored", ctypes.c_int, [report]),
         ("hdcr_checkpoint", ctypes.c_int, [options, report]),
         ("hdcr_rollback", ctypes.c_int, [ctypes.c_uint64, report]),
@@ -204,6 +206,12 @@ def job() -> Optional[str]:
 def restart_count() -> int:
     """How often the job was brought back from a checkpoint, or begun anew after a crash."""
     return _library.hdcr_restart_count() if _library else 0
+
+
+def good_moment() -> None:
+    """Says that this is a good moment for a checkpoint: ``--algorithm cooperative`` waits for one."""
+    if _library:
+        _library.hdcr_good_moment()
 
 
 def restored() -> Optional[Restored]:

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueHint};
 
+use crate::algorithm::Choice;
 use crate::duration;
 use crate::kinds::{
     Compress, Condition, EndPolicy, Every, FilePolicyRule, Increments, Lazy, MechanismChoice, PathMap, Share, Snapshot,
@@ -74,6 +75,9 @@ pub(crate) struct Common {
     /// Part of hdcr itself: this is the first process of a pid namespace, and reports to this file
     #[arg(long, global = true, hide = true, value_name = "FILE")]
     pub(crate) inside: Option<PathBuf>,
+    /// Part of hdcr itself: the descriptor that leads to the algorithm
+    #[arg(long, global = true, hide = true, value_name = "FD")]
+    pub(crate) rule: Option<i32>,
     /// Part of hdcr itself: the process meant has this pid here, in the namespaces that were entered for it
     #[arg(long, global = true, hide = true, value_name = "PID")]
     pub(crate) entered: Option<i32>,
@@ -86,7 +90,7 @@ pub(crate) struct Common {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a program, checkpoint it in the background, roll it back when it crashes
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Take a checkpoint of a running program, whoever started it
     Checkpoint(CheckpointArgs),
     /// Bring a program back from a checkpoint
@@ -150,6 +154,9 @@ Examples:
     /// Part of hdcr itself: becomes the program
     #[command(name = "__program", hide = true)]
     Program(ProgramArgs),
+    /// Part of hdcr itself: runs the command of an algorithm for the keeper at the other end of standard input
+    #[command(name = "__rule", hide = true)]
+    Rule(crate::rule::RuleArgs),
 }
 
 /// `hdcr run`.
@@ -165,7 +172,8 @@ What the program has sent to others (a terminal, a socket) after the checkpoint 
 
 Examples:
   hdcr run --every 5m -- ./simulate --steps 1000000
-  hdcr run --name sim --keep 5 --on exit:75 --files results/ -- ./simulate")]
+  hdcr run --name sim --keep 5 --on exit:75 --files results/ -- ./simulate
+  hdcr run --algorithm on-notice:grace=60s -- ./simulate")]
 pub(crate) struct RunArgs {
     /// Name of the job [default: made from the command and a number]
     #[arg(long)]
@@ -174,6 +182,10 @@ pub(crate) struct RunArgs {
     /// often the program crashes, between 1s and 1h [default: 30s]
     #[arg(long, value_name = "TIME|auto", env = "HDCR_EVERY")]
     pub(crate) every: Option<Every>,
+    /// Who decides when: fixed, young, daly, exact, adaptive, chain, levels, on-notice, on-idle, cooperative, with settings
+    /// such as chain:longest=8,mtbf=6h, or exec:COMMAND, one of your own (docs/algorithms.md) [default: fixed, by --every]
+    #[arg(long, value_name = "NAME[:KEY=VALUE,...]", env = "HDCR_ALGORITHM")]
+    pub(crate) algorithm: Option<Choice>,
     /// How many checkpoints to keep [default: 3, and no limit when another one is given]
     #[arg(long, value_name = "N", env = "HDCR_KEEP", value_parser = at_least_one)]
     pub(crate) keep: Option<NonZeroUsize>,
@@ -549,6 +561,7 @@ mod tests {
         for line in [
             "hdcr run --name n --every 30s --store d --keep 3 --restarts 5 --files a --files b -- sh -c true",
             "hdcr run --every auto -- true",
+            "hdcr run --algorithm chain:longest=8 -- true",
             "hdcr run --on exit:75 --on signal:TERM,signal:any -- true",
             "hdcr checkpoint 4711 -o f --kill --timeout 30s",
             "hdcr checkpoint n --stop",

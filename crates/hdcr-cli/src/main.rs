@@ -3,6 +3,7 @@
 //! Commands are read (`cli.rs`), settings found (`settings.rs`), and one file of `commands/` does the work; the concrete
 //! mechanism and store are chosen in `parts.rs` alone.
 
+mod algorithm;
 mod asking;
 mod busy;
 mod by_hand;
@@ -29,6 +30,7 @@ mod paths;
 mod process;
 mod progress;
 mod registry;
+mod rule;
 mod settings;
 mod shortage;
 mod signals;
@@ -61,7 +63,12 @@ fn main() -> ExitCode {
     output::trace(output);
     let aside = matches!(
         cli.command,
-        Command::Run(_) | Command::Restore(_) | Command::Worker | Command::Beside | Command::Program(_)
+        Command::Run(_)
+            | Command::Restore(_)
+            | Command::Worker
+            | Command::Beside
+            | Command::Program(_)
+            | Command::Rule(_)
     );
     match run(cli, output) {
         Ok(status) => ExitCode::from(status),
@@ -84,6 +91,10 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
     if let Command::Program(args) = &cli.command {
         return Err(commands::program::become_it(&args.command, &args.unblock));
     }
+    if let Command::Rule(args) = &cli.command {
+        let done = if args.first { rule::step_aside(&args.command) } else { rule::serve(&args.command) };
+        return done.map(|()| 0);
+    }
     let settings = Settings::read(&cli.common, cli.command.needs_store())?;
     let inside = cli.common.inside.as_deref().map(namespace::inside).transpose()?;
     let at = Surrounding {
@@ -92,6 +103,7 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
         inside,
         entered: cli.common.entered,
         apart: cli.common.apart,
+        rule: cli.common.rule,
         trusts: cli.common.trust_store,
     };
     let status = match cli.command {
@@ -110,7 +122,7 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
         Command::Completions(args) => commands::texts::completions(&args),
         Command::Manpage(args) => commands::texts::manpage(&args),
         Command::Probe => commands::doctor::probe(&at),
-        Command::Worker | Command::Beside | Command::Program(_) => Ok(0),
+        Command::Worker | Command::Beside | Command::Program(_) | Command::Rule(_) => Ok(0),
     };
     if at.inside.is_some() {
         namespace::wait_for_entered();

@@ -83,6 +83,12 @@ pub(crate) struct Status {
     /// It was chosen by what checkpoints cost and how often the program crashes.
     #[serde(default)]
     pub(crate) every_auto: bool,
+    /// The algorithm that decides when.
+    #[serde(default)]
+    pub(crate) algorithm: Option<String>,
+    /// What it has decided last.
+    #[serde(default)]
+    pub(crate) decided: Option<String>,
     pub(crate) restarts: u32,
     pub(crate) restarts_allowed: u32,
     /// Its newest checkpoint.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::algorithm::Choice;
 use crate::cli::{Command, Common, FileArgs};
 use crate::duration;
 use crate::failure::{Class, Failure, Result};
@@ -102,6 +103,7 @@ pub(crate) struct Config {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct RunConfig {
     pub(crate) every: Option<Every>,
+    pub(crate) algorithm: Option<Choice>,
     pub(crate) keep: Option<NonZeroUsize>,
     #[serde(default, deserialize_with = "time")]
     pub(crate) keep_for: Option<Duration>,
@@ -189,7 +191,8 @@ impl Command {
             | Self::Completions(_)
             | Self::Manpage(_)
             | Self::Probe
-            | Self::Beside => false,
+            | Self::Beside
+            | Self::Rule(_) => false,
         }
     }
 }
@@ -312,7 +315,12 @@ fn merge(under: Config, over: Config) -> Config {
     Config {
         store: over.store.or(under.store),
         run: RunConfig {
-            every: over.run.every.or(under.run.every),
+            every: if over.run.algorithm.is_some() { over.run.every } else { over.run.every.or(under.run.every) },
+            algorithm: if over.run.every.is_some() {
+                over.run.algorithm
+            } else {
+                over.run.algorithm.or(under.run.algorithm)
+            },
             keep: over.run.keep.or(under.run.keep),
             keep_for: over.run.keep_for.or(under.run.keep_for),
             keep_size: over.run.keep_size.or(under.run.keep_size),

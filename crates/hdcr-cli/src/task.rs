@@ -79,6 +79,9 @@ pub(crate) struct CheckpointTask {
     pub(crate) jobs: PathBuf,
     /// Remove what of the job is not to be kept.
     pub(crate) keep: Option<Keep>,
+    /// And these.
+    #[serde(default)]
+    pub(crate) gives_up: Vec<u64>,
     /// What the program can be rolled back to: kept before others.
     #[serde(default)]
     pub(crate) line: Vec<u64>,
@@ -112,6 +115,7 @@ impl CheckpointTask {
             watched: false,
             jobs,
             keep: None,
+            gives_up: Vec::new(),
             line: Vec::new(),
             omitted: Vec::new(),
             asks: false,

@@ -91,11 +91,17 @@ pub fn decide(rules: &Rules, ended: Ended, history: History, checkpoints: &[Dura
     let Some(newest) = checkpoints.len().checked_sub(1) else {
         return Decision::Begin;
     };
-    let again = history.last_crash.is_some_and(|last| ended.at <= last.saturating_add(rules.slack));
     match history.last_target {
-        Some(used) if again => Decision::Rollback(checkpoints.iter().rposition(|made| *made < used).unwrap_or(0)),
+        Some(used) if is_again(rules, ended, history) => {
+            Decision::Rollback(checkpoints.iter().rposition(|made| *made < used).unwrap_or(0))
+        }
         _ => Decision::Rollback(newest),
     }
+}
+
+/// Whether a crash is at the same place as the one before, or earlier.
+pub fn is_again(rules: &Rules, ended: Ended, history: History) -> bool {
+    history.last_crash.is_some_and(|last| ended.at <= last.saturating_add(rules.slack))
 }
 
 /// Whether an end calls for a rollback.

@@ -63,6 +63,10 @@ ssize_t hdcr_job(char *name, size_t room);
 /* How often the job was brought back from a checkpoint, or begun anew after a crash. */
 uint64_t hdcr_restart_count(void);
 
+/* This is a good moment for a checkpoint: the algorithm of the job may be waiting for one (--algorithm cooperative). Does not
+ * wait. */
+void hdcr_good_moment(void);
+
 /* Where this life came from: 1 and a report, or 0 when it was never restored. */
 int hdcr_restored(struct hdcr_report *report);
 

@@ -155,6 +155,12 @@ pub extern "C" fn hdcr_restart_count() -> u64 {
     crate::restart_count()
 }
 
+/// This is a good moment for a checkpoint.
+#[unsafe(no_mangle)]
+pub extern "C" fn hdcr_good_moment() {
+    crate::good_moment();
+}
+
 /// Where this life came from: 1 and a report, or 0.
 ///
 /// # Safety

@@ -4,10 +4,13 @@
 //! which branch it is ([`Outcome`]), and goes back by its own will ([`rollback`]). Without HDCR every call returns at once:
 //! [`is_enabled`] is false, and what cannot be done is said by [`Failed`].
 //!
+//! Who wants to decide when checkpoints are taken, for a program that knows nothing of that, writes an [`algorithm`].
+//!
 //! The same calls for C are in `hdcr.h` (`capi.rs`), those for Python stand on them. `wire.rs` has the messages, for which
 //! no program has to use this library.
 
 mod agent;
+pub mod algorithm;
 #[expect(unsafe_code, reason = "the C surface")]
 #[doc(hidden)]
 pub mod capi;
@@ -63,6 +66,12 @@ pub fn checkpoint(options: &Options) -> Outcome {
 /// Asks for a checkpoint and does not wait for it.
 pub fn request(options: &Options) -> Result<Request, Failed> {
     Request::begin(&wire::Ask::Checkpoint { timeout_ms: options.timeout_ms() })
+}
+
+/// Says that this is a good moment for a checkpoint: little is in memory that is not needed, nothing is under way. Does not
+/// wait, and takes none by itself: what it is good for, the algorithm of the job decides (`--algorithm cooperative`).
+pub fn good_moment() {
+    process::this().good_moment();
 }
 
 /// Keeps memory again that [`exclude`] or [`secret`] has left out.

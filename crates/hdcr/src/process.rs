@@ -49,6 +49,8 @@ struct Known {
     presence: Option<Link>,
     job: Option<String>,
     seen: Seen,
+    /// When it was told last that a moment is good.
+    moment: Option<Instant>,
 }
 
 /// What the library has been told of restores.
@@ -84,6 +86,21 @@ impl Process {
         self.refresh(&mut known);
         known.presence.as_ref()?;
         known.way().and_then(|way| Link::connect(&way).ok())
+    }
+
+    /// Tells the keeper that this is a good moment for a checkpoint; not more often than it wants to hear that.
+    pub(crate) fn good_moment(&self) {
+        if !self.is_enabled() {
+            return;
+        }
+        let (mut known, now) = (self.known(), Instant::now());
+        if known.moment.is_some_and(|last| now.saturating_duration_since(last) < wire::BETWEEN_MOMENTS) {
+            return;
+        }
+        self.refresh(&mut known);
+        known.moment = Some(now);
+        // Who cannot be told just now is told next time.
+        known.presence.as_ref().map(|presence| presence.send(&Ask::Moment {}));
     }
 
     /// The program has found in some connection that it was restored.

@@ -13,6 +13,8 @@ use crate::outcome::{Failed, Restored};
 pub const VERSION: u32 = 1;
 /// The longest message in bytes.
 pub const LIMIT: usize = 64 << 10;
+/// Good moments that follow one another sooner are one.
+pub const BETWEEN_MOMENTS: std::time::Duration = std::time::Duration::from_millis(10);
 /// Names the job to its programs.
 pub const JOB: &str = "HDCR_JOB";
 /// The path of the socket.
@@ -39,6 +41,8 @@ pub enum Ask {
         #[serde(default)]
         to: Option<u64>,
     },
+    /// This is a good moment for a checkpoint: an algorithm may be waiting for one. Nothing is answered.
+    Moment {},
     /// From now on the program is asked on this connection before each checkpoint.
     Attend {},
     /// The contents of this memory are left out of checkpoints, as long as this connection lives; all of it, each time.

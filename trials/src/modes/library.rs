@@ -12,19 +12,19 @@ use crate::wait;
 
 /// How a program is linked with the library.
 #[derive(Clone, Copy, Debug)]
-enum Linked {
+pub(crate) enum Linked {
     Shared,
     Static,
 }
 
 /// The repository.
-fn root(stage: &Stage<'_>) -> Result<PathBuf> {
+pub(crate) fn root(stage: &Stage<'_>) -> Result<PathBuf> {
     let sources = std::fs::canonicalize(&stage.place.sources)?;
     Ok(sources.parent().context("a folder around the trials")?.to_owned())
 }
 
 /// The folder that the library was built into: that of the product.
-fn library(stage: &Stage<'_>) -> Result<PathBuf> {
+pub(crate) fn library(stage: &Stage<'_>) -> Result<PathBuf> {
     let product = stage.place.hdcr.as_ref().context("no hdcr binary was given")?;
     Ok(product.parent().context("a folder of the product")?.to_owned())
 }
@@ -35,7 +35,7 @@ fn compiled(stage: &Stage<'_>, name: &str, linked: Linked) -> Result<PathBuf> {
 }
 
 /// Compiles a program of the repository.
-fn compiled_of(stage: &Stage<'_>, source: &str, linked: Linked) -> Result<PathBuf> {
+pub(crate) fn compiled_of(stage: &Stage<'_>, source: &str, linked: Linked) -> Result<PathBuf> {
     let root = root(stage)?;
     let source = root.join(source);
     let name = source.file_stem().context("a name")?.to_string_lossy().into_owned();

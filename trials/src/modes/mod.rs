@@ -1,6 +1,7 @@
 //! The ways in which HDCR is used: without root, with private pids, after a reboot, in the foreground, by a keeper, from
 //! scripts. Each trial has a folder, a store and a place for running jobs of its own.
 
+mod algorithms;
 mod busy;
 mod commands;
 mod copies;
@@ -111,6 +112,12 @@ const TRIALS: &[Trial] = &[
     ("library_hostile", library::hostile),
     ("library_of_user", library::of_user),
     ("library_by_hand", library::by_hand),
+    ("algorithm_own", algorithms::own),
+    ("algorithm_examples", algorithms::examples),
+    ("algorithm_of_user", algorithms::of_user),
+    ("algorithm_lost", algorithms::lost),
+    ("algorithm_notice", algorithms::notice),
+    ("algorithm_word", algorithms::cooperative),
     ("commands_json", commands::json),
     ("commands_settings", commands::settings),
     ("commands_unwritable", reports::unwritable),

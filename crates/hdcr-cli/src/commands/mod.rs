@@ -40,6 +40,8 @@ pub(crate) struct Surrounding<'a> {
     pub(crate) settings: &'a Settings,
     /// This is the first process of a private pid namespace, and reports here.
     pub(crate) inside: Option<File>,
+    /// The number of the descriptor that leads to whoever runs an algorithm.
+    pub(crate) rule: Option<i32>,
     /// The pid here of the process that is meant, when this command runs in namespaces that were entered for it.
     pub(crate) entered: Option<i32>,
     /// This command was started for one that leads a process group.

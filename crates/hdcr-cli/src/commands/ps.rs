@@ -61,7 +61,11 @@ impl Found {
             state,
             duration::show(Duration::from_secs(job.ran_s)),
             newest,
-            if job.every_auto { format!("{every} (auto)") } else { every },
+            match &job.algorithm {
+                Some(algorithm) => format!("{every} ({})", short(algorithm)),
+                None if job.every_auto => format!("{every} (auto)"),
+                None => every,
+            },
             format!("{}/{}", job.restarts, job.restarts_allowed),
             job.command.clone(),
         ]
@@ -95,6 +99,9 @@ impl Found {
         for job in &self.jobs {
             let trouble = job.trouble.as_ref();
             lines.extend(trouble.map(|trouble| format!("{}: the last checkpoint failed: {trouble}", job.name)));
+            if let (Some(algorithm), Some(decided)) = (&job.algorithm, &job.decided) {
+                lines.push(format!("{}: algorithm {algorithm}: {decided}", job.name));
+            }
             lines.extend(job.slow.as_ref().map(|slow| format!("{}: {slow}", job.name)));
             lines.extend(job.at_work.as_ref().map(|doing| format!("{}: {doing}", job.name)));
         }
@@ -112,6 +119,12 @@ impl Report for Found {
     fn fitted(&self, width: usize) -> String {
         self.lines(Some(width))
     }
+}
+
+/// What an algorithm is called in a narrow column: of a command, its first word without its folder.
+fn short(algorithm: &str) -> &str {
+    let word = algorithm.split_whitespace().next().unwrap_or(algorithm);
+    word.rsplit('/').next().unwrap_or(word)
 }
 
 fn restored(store: &std::path::Path, name: &hdcr_image::JobName, program: &by_hand::ByHand) -> Restored {

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use hdcr::Link;
 use hdcr_image::JobName;
 use hdcr_policy::restart::{Condition as Rule, Rules};
 
 use super::Surrounding;
 use super::restore::descriptors;
+use crate::algorithm::Choice;
 use crate::by_hand::{self, JobTurn};
 use crate::cli::RunArgs;
 use crate::door::Door;
@@ -20,13 +22,15 @@ use crate::kinds::{Condition, Every, Keep, StdioTarget};
 use crate::namespace::{self, Outside};
 use crate::orphan;
 use crate::parts;
+use crate::rule;
 
 pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
     at.trusted_store()?;
     let private = args.new_pids || !namespace::may_choose_pids();
     let turn = turn(at, args)?;
+    let rule = rule(at, args)?;
     if private && at.inside.is_none() {
-        return in_namespace(turn);
+        return in_namespace(turn, rule.as_ref());
     }
     let store = at.settings.store.clone();
     let (name, held) = take(at, args)?;
@@ -52,7 +56,31 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
             "job {name} had ended; it begins anew (`hdcr restore {name}` brings back its last checkpoint)"
         ));
     }
-    let record = match (start, old) {
+    let record = record(at, args, (start, old), newest, &held)?;
+    let registry = at.registry()?;
+    let listener = registry.listen(&name, &store)?;
+    let door = Door::open(&registry, &name)?;
+    let plan = plan(at, args, name, start)?;
+    at.output.detail(&match &plan.algorithm {
+        Some(algorithm) => format!("job {} runs, checkpoints by algorithm {}", plan.name, algorithm.called()),
+        None => format!("job {} runs, a checkpoint every {}", plan.name, plan.every),
+    });
+    let stdio: [OwnedFd; 3] = descriptors(&StdioTarget::Inherit)?;
+    let outside = at.inside.as_ref().map(std::fs::File::try_clone).transpose();
+    let outside = outside.map_err(Failure::system("duplicating the way to the outer process"))?;
+    let jobs = at.settings.surroundings.jobs();
+    Keeper::run(plan, Given { output: at.output, held, record, listener, door, jobs, stdio, outside, rule })
+}
+
+/// The record of the job: the old one when it goes on, else a new one.
+fn record(
+    at: &Surrounding<'_>,
+    args: &RunArgs,
+    (start, old): (Start, Option<Record>),
+    newest: Option<u64>,
+    held: &Held,
+) -> Result<Record> {
+    Ok(match (start, old) {
         (Start::GoOn, Some(old)) => {
             let ours = Record { state: State::Running, main_born: 0, host: Host::here(), ..old };
             // From here on other machines see that it is not theirs.
@@ -72,25 +100,26 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
             returned: 0,
             went_back: None,
         },
-    };
-    let registry = at.registry()?;
-    let listener = registry.listen(&name, &store)?;
-    let door = Door::open(&registry, &name)?;
-    let plan = plan(at, args, name, start)?;
-    at.output.detail(&format!("job {} runs, a checkpoint every {}", plan.name, plan.every));
-    let stdio: [OwnedFd; 3] = descriptors(&StdioTarget::Inherit)?;
-    let outside = at.inside.as_ref().map(std::fs::File::try_clone).transpose();
-    let outside = outside.map_err(Failure::system("duplicating the way to the outer process"))?;
-    let jobs = at.settings.surroundings.jobs();
-    Keeper::run(plan, Given { output: at.output, held, record, listener, door, jobs, stdio, outside })
+    })
 }
 
 /// Does the same inside of a private pid namespace.
-fn in_namespace(mut turn: Option<JobTurn>) -> Result<u8> {
-    namespace::outside(std::env::args_os().skip(1), &mut |_| {
+fn in_namespace(mut turn: Option<JobTurn>, rule: Option<&Link>) -> Result<u8> {
+    let rule = rule.map(rule::bequeath).transpose()?;
+    namespace::outside(rule.into_iter().chain(std::env::args_os().skip(1)), &mut |_| {
         turn.take();
         Ok(Outside::Waits)
     })
+}
+
+/// The way to an algorithm that is no part of this program. It is outside of the pid namespace of the job: inside, all
+/// processes are the job's.
+fn rule(at: &Surrounding<'_>, args: &RunArgs) -> Result<Option<Link>> {
+    match (at.rule, &at.inside, algorithm(at, args)) {
+        (Some(number), Some(_), _) => rule::inherited(number).map(Some),
+        (_, None, Some(Choice::Outside(command))) => rule::start(command).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// The turn of who brings the job to life, when it has a name; refused when it lives by hand.
@@ -134,15 +163,37 @@ fn take(at: &Surrounding<'_>, args: &RunArgs) -> Result<(JobName, Held)> {
         .remedy("give one with --name, or remove old jobs with `hdcr rm`"))
 }
 
+/// Who decides when; `None`: the time of `--every` alone. What is said later counts, and of what is said together an
+/// algorithm.
+fn algorithm<'a>(at: &'a Surrounding<'_>, args: &'a RunArgs) -> Option<&'a Choice> {
+    let configured = at.settings.config.run.algorithm.as_ref().filter(|_| args.every.is_none());
+    args.algorithm.as_ref().or(configured)
+}
+
+/// Says that a time is of no use.
+fn note_idle_time(at: &Surrounding<'_>, args: &RunArgs, chosen: &Choice) {
+    if let Some(every) = args.every.filter(|_| !chosen.has_period()) {
+        let time = match every {
+            Every::Auto => "auto".to_owned(),
+            Every::Fixed(_) => every.to_string(),
+        };
+        at.output.note(&format!("algorithm {} has no use for --every {time}", chosen.called()));
+    }
+}
+
 fn plan(at: &Surrounding<'_>, args: &RunArgs, name: JobName, start: Start) -> Result<Plan> {
     let config = &at.settings.config.run;
+    let algorithm = algorithm(at, args).cloned();
+    if let Some(chosen) = &algorithm {
+        note_idle_time(at, args, chosen);
+    }
     let every = args.every.or(config.every).unwrap_or(Every::Fixed(Duration::from_secs(30)));
     if matches!(every, Every::Fixed(time) if time < Duration::from_millis(10)) {
         return Err(Failure::usage("--every is at least 10ms"));
     }
     let slack = match every {
-        Every::Fixed(time) => time.min(Duration::from_mins(1)),
-        Every::Auto => Duration::from_secs(10),
+        Every::Fixed(time) if algorithm.is_none() => time.min(Duration::from_mins(1)),
+        Every::Fixed(_) | Every::Auto => Duration::from_secs(10),
     };
     let configured: Result<BTreeSet<Rule>> = config
         .on
@@ -156,6 +207,7 @@ fn plan(at: &Surrounding<'_>, args: &RunArgs, name: JobName, start: Start) -> Re
         name,
         store: at.settings.store.clone(),
         every,
+        algorithm,
         timeout: at.settings.checkpoint_timeout(args.timeout),
         restore_timeout: at.settings.restore_timeout(None),
         keep: Keep::of(

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use hdcr_policy::algorithm::Kind;
 use hdcr_policy::interval::{Spent, pause_after, pause_after_failure};
 use hdcr_policy::series;
 use serde::Serialize;
@@ -50,11 +51,12 @@ impl Keeper {
         let next = match (&self.work, self.phase) {
             (Some(work), _) => Some(work.deadline),
             (None, Phase::Running) if !self.wishes.is_empty() || self.members.wants_back() => Some(Instant::now()),
-            (None, Phase::Running) => self.stop.is_none().then_some(self.next_checkpoint),
+            (None, Phase::Running) => self.stop.is_none().then(|| self.next_due()),
             (None, Phase::Waiting(_)) => self.patience.map(|patience| patience.next),
             (None, _) => None,
         };
-        let next = next.into_iter().chain(self.members.rounds.until()).chain(self.wish_due()).min();
+        let next =
+            next.into_iter().chain(self.members.rounds.until()).chain(self.wish_due()).chain(self.advice_due()).min();
         let stop = self.stop.as_ref().filter(|_| self.phase == Phase::Running).and_then(|stop| stop.deadline);
         let next = next.into_iter().chain(stop).chain([self.footing.next]).chain(self.files_due()).min();
         let left = next.map(|next| next.saturating_duration_since(Instant::now()));
@@ -75,13 +77,14 @@ impl Keeper {
             work.is_late();
         }
         self.give_up_wishes(now);
+        self.on_advice(now);
         if self.work.is_none() && self.phase == Phase::Running {
             self.wishes.retain(|wish| wish.asker.is_there());
             if self.members.wants_back() {
                 self.roll_back()?;
             } else if let Some(wish) = self.wishes.pop_front() {
                 self.checkpoint(Some(wish));
-            } else if now >= self.next_checkpoint && self.stop.is_none() {
+            } else if self.stop.is_none() && self.wants_checkpoint(now) {
                 self.checkpoint(None);
             }
         }
@@ -90,10 +93,12 @@ impl Keeper {
 
     /// Starts a worker for a checkpoint.
     fn checkpoint(&mut self, wish: Option<Wish>) {
+        let (keep, gives_up) = self.retention();
         let own = Target::Store { root: self.plan.store.clone(), job: self.plan.name.to_string() };
         let mut task = CheckpointTask {
             who: Who::Below(std::process::id().cast_signed()),
-            keep: Some(self.plan.keep),
+            keep: Some(keep),
+            gives_up,
             line: self.line.numbers_of_line(),
             target: own,
             came_from: self.came_from.clone(),
@@ -108,8 +113,9 @@ impl Keeper {
             // It tells that the work goes on.
             progress: true,
             stays: true,
-            series: self.in_series().then(|| self.every()),
+            series: None,
         };
+        task.series = self.series_for(wish.is_none());
         let mut askers = Vec::new();
         if let Some(wish) = wish {
             if wish.target.is_none() && matches!(wish.asker, Asker::Program(_)) {
@@ -120,6 +126,7 @@ impl Keeper {
             task.files = wish.files.unwrap_or(task.files);
             if let Some(target) = wish.target {
                 (task.target, task.keep, task.series) = (target, None, None);
+                task.gives_up.clear();
             }
             askers.push(wish.asker);
         }
@@ -161,6 +168,22 @@ impl Keeper {
             }
         }
         Worker::start(&task, &[], &BTreeSet::new())
+    }
+
+    /// How soon after the last image the next one comes, if it goes on from that. `ordered`: the algorithm may have said so.
+    pub(super) fn series_for(&mut self, ordered: bool) -> Option<Duration> {
+        let kind = self.adviser.as_mut().and_then(|adviser| adviser.kind.take()).filter(|_| ordered);
+        let may = self.plan.increments != Increments::Off;
+        let wanted = match kind {
+            Some(Kind::Full) if may => {
+                // The first of a new series: an increment may follow.
+                self.end_series();
+                true
+            }
+            Some(_) => may,
+            None => self.in_series(),
+        };
+        wanted.then(|| self.every())
     }
 
     /// Whether the next image goes on from the last one.
@@ -312,9 +335,9 @@ impl Keeper {
 
     /// When the next one comes, by what this one took. One that somebody wanted elsewhere says nothing of the job's own store,
     /// and the job cannot go back to it: its own comes as if that one had not been.
-    fn pace(&mut self, done: &Checkpointed, took: Duration, now: Instant) {
+    fn pace(&mut self, done: &Checkpointed, took: Duration, now: Instant) -> Option<Spent> {
         if done.path.is_some() {
-            return;
+            return None;
         }
         self.rhythm.checkpointed(Duration::from_micros(done.stopped_us), Duration::from_micros(done.total_us));
         self.tell_every();
@@ -331,13 +354,14 @@ impl Keeper {
         }
         self.failures = 0;
         self.note_slow(done, took);
+        Some(spent)
     }
 
     pub(super) fn checkpointed(&mut self, done: &Checkpointed, at: Duration, took: Duration) {
         let now = Instant::now();
-        self.pace(done, took, now);
+        let spent = self.pace(done, took, now);
         if let (Some(number), None) = (done.number, &done.path) {
-            self.line.push(number, at, now);
+            self.line.push(number, at, now, done.increment);
             self.came_from = Some(self.place(number));
             if self.record.went_back.take().is_some() {
                 self.remember();
@@ -359,6 +383,9 @@ impl Keeper {
             self.warn(&done.notes);
         }
         self.notes.clone_from(&done.notes);
+        if let Some(spent) = spent {
+            self.advise_of(done, spent);
+        }
     }
 
     /// Tells also a user who is not curious, once, of what a roll-back would not bring back.
@@ -374,6 +401,9 @@ impl Keeper {
 
     /// The time from one checkpoint to the next, now.
     pub(super) fn every(&self) -> Duration {
+        if let Some(adviser) = &self.adviser {
+            return adviser.every();
+        }
         match self.plan.every {
             Every::Fixed(time) => time,
             Every::Auto => self.rhythm.choose(self.began.elapsed()).interval,
@@ -382,7 +412,7 @@ impl Keeper {
 
     /// Tells a curious user which interval was chosen, when it is clearly another one than before.
     fn tell_every(&mut self) {
-        if self.plan.every != Every::Auto {
+        if self.plan.every != Every::Auto || self.adviser.is_some() {
             return;
         }
         let chosen = self.rhythm.choose(self.began.elapsed());
@@ -420,6 +450,11 @@ impl Keeper {
             pause_after_failure(self.every(), self.failures).max(pause_after(Duration::ZERO, spent, self.plan.budget))
         };
         self.next_checkpoint = Instant::now() + pause;
+        if soon {
+            self.checkpoint_soon(pause);
+        } else {
+            self.advise_of_failure();
+        }
         let told = self.trouble.as_ref() == Some(&failure.message);
         if self.phase == Phase::Running && !told && !soon {
             self.note(&format!("job {} runs on without a new checkpoint: {failure}", self.plan.name));

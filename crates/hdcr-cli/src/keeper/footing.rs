@@ -122,7 +122,7 @@ impl Keeper {
             counted(lost.len(), "checkpoint", "checkpoints"),
             self.plan.name
         ));
-        self.next_checkpoint = Instant::now();
+        self.checkpoint_soon(Duration::ZERO);
     }
 
     /// Writes the record. A job whose store is gone runs on: it is written when the store is there again.

@@ -75,7 +75,8 @@ impl Keeper {
             let at = Duration::from_nanos(u64::try_from(since).unwrap_or(0));
             let known = |ancestor: &SnapshotId| images.iter().find(|(image, _)| *image == ancestor.image);
             let before = manifest.facts.lineage.iter().find_map(known).map(|(_, number)| *number);
-            made.push(Made { number: entry.sequence, at, when: None, before });
+            let increment = manifest.facts.base.is_some();
+            made.push(Made { number: entry.sequence, at, when: None, before, increment });
             images.push((manifest.id.image, entry.sequence));
         }
         let newest = made.last().map(|made| made.number);
@@ -124,6 +125,7 @@ impl Keeper {
             process::signal(main, Signal::SIGTERM as i32);
         }
         self.remember();
+        self.advise_life();
     }
 
     /// The program has ended. A checkpoint that already has all it needs may finish first.
@@ -131,6 +133,7 @@ impl Keeper {
         self.ran_before += self.since.elapsed();
         self.since = Instant::now();
         self.phase = Phase::Dying(death);
+        self.has_ended_under_notice();
         self.starved = death == Death::Signal(Signal::SIGKILL as i32) && self.shortage.has_killed();
         self.end_series();
         match &self.work {
@@ -149,6 +152,7 @@ impl Keeper {
     /// Decides what follows from an end, and does it.
     pub(super) fn decide(&mut self, death: Death) -> Result<()> {
         let (decision, ended) = self.decision(death);
+        let decision = self.advised(decision, ended);
         let target = match decision {
             Decision::End => return self.end(death, ended.asked_for),
             Decision::GiveUp => return self.give_up(death),
@@ -223,9 +227,19 @@ impl Keeper {
     fn give_up(&mut self, death: Death) -> Result<()> {
         kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
         self.verdict =
-            Some(gave_up(self.plan.name.as_str(), &self.told_of(death), self.history.restarts, !self.line.is_empty()));
+            Some(gave_up(self.plan.name.as_str(), &self.told_of(death), &self.why_given_up(), !self.line.is_empty()));
         self.finish(State::Paused, shell_status(death));
         Ok(())
+    }
+
+    /// Why nothing is tried any more.
+    fn why_given_up(&self) -> String {
+        match (&self.adviser, self.history.restarts) {
+            (Some(adviser), _) if adviser.gave_up => format!("; algorithm {} gives up", adviser.called()),
+            (_, 0) => "; --restarts 0 allows no restart".to_owned(),
+            (_, 1) => " again, after 1 restart; giving up".to_owned(),
+            (_, restarts) => format!(" again, after {restarts} restarts; giving up"),
+        }
     }
 
     /// The job was checkpointed and ended on request.
@@ -373,13 +387,9 @@ impl Keeper {
     }
 }
 
-/// What is said when a job has crashed more often than it may.
-fn gave_up(job: &str, death: &str, restarts: u32, has_checkpoints: bool) -> Failure {
-    let message = match restarts {
-        0 => format!("job {job}: {death}; --restarts 0 allows no restart"),
-        1 => format!("job {job}: {death} again, after 1 restart; giving up"),
-        _ => format!("job {job}: {death} again, after {restarts} restarts; giving up"),
-    };
+/// What is said when a job has crashed more often than it may, or its algorithm wants no more of it.
+fn gave_up(job: &str, death: &str, why: &str, has_checkpoints: bool) -> Failure {
+    let message = format!("job {job}: {death}{why}");
     Failure::new(Class::Failed, "gave-up", message).remedy(if has_checkpoints {
         format!("its checkpoints are kept (`hdcr list {job}`); `hdcr restore {job}@ID` tries one by hand")
     } else {
@@ -394,10 +404,10 @@ mod tests {
     #[test]
     fn who_gives_up_promises_only_what_there_is() {
         let killed = tell(Death::Signal(Signal::SIGKILL as i32));
-        let told = gave_up("sim", &killed, 2, true).to_string();
+        let told = gave_up("sim", &killed, " again, after 2 restarts; giving up", true).to_string();
         assert!(told.starts_with("job sim: killed by SIGKILL again, after 2 restarts; giving up\n"), "{told}");
         assert!(told.contains("its checkpoints are kept"), "{told}");
-        let told = gave_up("sim", &killed, 0, false).to_string();
+        let told = gave_up("sim", &killed, "; --restarts 0 allows no restart", false).to_string();
         assert!(told.starts_with("job sim: killed by SIGKILL; --restarts 0 allows no restart\n"), "{told}");
         assert!(!told.contains("are kept") && !told.contains("restore"), "{told}");
     }

@@ -15,6 +15,8 @@ pub(super) struct Made {
     pub(super) when: Option<Instant>,
     /// The one that its life came from or had made before.
     pub(super) before: Option<u64>,
+    /// It was made on top of the one before.
+    pub(super) increment: bool,
 }
 
 /// All checkpoints of a run, and where among them the present life is.
@@ -89,10 +91,10 @@ impl Line {
     }
 
     /// The present life has made one. When the store was removed meanwhile, numbers begin anew.
-    pub(super) fn push(&mut self, number: u64, at: Duration, when: Instant) {
+    pub(super) fn push(&mut self, number: u64, at: Duration, when: Instant, increment: bool) {
         let newer: Vec<u64> = self.numbers().into_iter().filter(|other| *other >= number).collect();
         self.remove(&newer);
-        self.made.push(Made { number, at, when: Some(when), before: self.present });
+        self.made.push(Made { number, at, when: Some(when), before: self.present, increment });
         self.present = Some(number);
     }
 
@@ -137,7 +139,7 @@ mod tests {
     fn line(before: &[u64], present: u64) -> Line {
         let made = (1_u64..).zip(before).map(|(number, before)| {
             let at = Duration::from_secs(10 * number);
-            Made { number, at, when: None, before: Some(*before).filter(|before| *before > 0) }
+            Made { number, at, when: None, before: Some(*before).filter(|before| *before > 0), increment: false }
         });
         Line::of(made.collect(), Some(present).filter(|present| *present > 0))
     }
@@ -152,7 +154,7 @@ mod tests {
         assert_eq!(ways(&job), [1, 2, 3]);
         assert_eq!(job.came_back(2), Some(3));
         assert_eq!((ways(&job), job.newest().unwrap().number), (vec![1, 2], 2));
-        job.push(4, Duration::from_secs(25), Instant::now());
+        job.push(4, Duration::from_secs(25), Instant::now(), false);
         assert_eq!((ways(&job), job.numbers()), (vec![1, 2, 4], vec![1, 2, 3, 4]));
         assert_eq!((job.given_up(3), job.given_up(2)), (Some(vec![2, 1]), None));
         assert_eq!(job.came_back(4), None);
@@ -183,7 +185,7 @@ mod tests {
     #[test]
     fn numbers_that_begin_anew_replace_the_old_ones() {
         let mut job = line(&[0, 1, 2], 3);
-        job.push(1, Duration::from_secs(40), Instant::now());
+        job.push(1, Duration::from_secs(40), Instant::now(), false);
         assert_eq!((ways(&job), job.numbers()), (vec![1], vec![1]));
     }
 

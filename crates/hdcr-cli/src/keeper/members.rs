@@ -147,6 +147,10 @@ impl Keeper {
                 self.members.callers.push(Caller { omitted: ranges.clone(), waits: true, ..caller });
             }
             Ask::Omit { .. } => caller.failed(&Failure::refused("too-many-regions", "so much is not left out")),
+            Ask::Moment {} => {
+                self.members.callers.push(caller);
+                self.on_good_moment();
+            }
             Ask::Attend {} => self.members.rounds.attend(caller),
             // Of those only who attend.
             Ask::Ready { .. } | Ask::Veto { .. } => {}

@@ -5,6 +5,8 @@
 //! back, and those of a program that begins anew. That takes as long as the disk. What follows from an end is decided by
 //! `hdcr-policy`.
 //!
+//! - `advice.rs`: an algorithm decides when checkpoints are taken; `decided.rs`: how that is told; `doings.rs`: what it is told of the program's doings
+//! - `outside.rs`, `exec.rs`: one that is no part of this program
 //! - `life.rs`: the program begins, ends, is rolled back
 //! - `line.rs`: which checkpoints can be gone back to
 //! - `footing.rs`: what it needs in the store and among the running jobs, made again when it is removed
@@ -16,13 +18,18 @@
 //! - `members.rs`: what the program itself asks for
 //! - `rounds.rs`: the program is asked before each checkpoint
 
+mod advice;
 mod asker;
 mod checkpoints;
+mod decided;
+mod doings;
+mod exec;
 mod filling;
 mod footing;
 mod life;
 mod line;
 mod members;
+mod outside;
 mod patience;
 mod requests;
 mod rounds;
@@ -37,10 +44,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use hdcr::Link;
 use hdcr_policy::interval::{Budget, Rhythm};
 use hdcr_policy::restart::{Death, History, Rules};
 use serde::Serialize;
 
+use crate::algorithm::Choice;
 use crate::door::Door;
 use crate::failure::{Failure, Obstacle, Result, told};
 use crate::job::{Held, Record, Start, State};
@@ -57,6 +66,7 @@ use crate::task::Place;
 use crate::terminal::{Stop as Stopped, Terminal};
 use crate::worker::Worker;
 
+use advice::Adviser;
 use checkpoints::Wish;
 use footing::Footing;
 use line::{Line, Made};
@@ -79,6 +89,8 @@ pub(crate) struct Plan {
     pub(crate) name: hdcr_image::JobName,
     pub(crate) store: PathBuf,
     pub(crate) every: Every,
+    /// Decides instead of that.
+    pub(crate) algorithm: Option<Choice>,
     pub(crate) timeout: Duration,
     /// When it was chosen.
     pub(crate) restore_timeout: Option<Duration>,
@@ -140,6 +152,7 @@ pub(crate) struct Keeper {
     /// Children that ended during a restore: the program may end before its restore is heard of.
     pub(super) ended_early: BTreeMap<i32, Death>,
     pub(super) next_checkpoint: Instant,
+    pub(super) adviser: Option<Adviser>,
     /// What the job has shown of itself since `began`: for `--every auto`.
     pub(super) rhythm: Rhythm,
     pub(super) began: Instant,
@@ -198,6 +211,8 @@ pub(crate) struct Given {
     pub(crate) jobs: PathBuf,
     pub(crate) stdio: [OwnedFd; 3],
     pub(crate) outside: Option<File>,
+    /// Leads to whoever runs an algorithm that is not the keeper's own.
+    pub(crate) rule: Option<Link>,
 }
 
 impl Keeper {
@@ -217,8 +232,10 @@ impl Keeper {
     /// One that has done nothing yet.
     fn new(plan: Plan, given: Given) -> Result<Self> {
         let now = Instant::now();
+        let adviser = Adviser::of(&plan, given.rule, now);
         Ok(Self {
             plan,
+            adviser,
             output: given.output,
             held: given.held,
             record: given.record,
@@ -292,6 +309,7 @@ impl Keeper {
             }
             self.on_clients();
             self.on_members();
+            self.on_rule();
             self.on_time()?;
         }
     }
@@ -301,6 +319,7 @@ impl Keeper {
         fds.extend(self.clients.iter().map(|client| client.stream.as_fd()));
         fds.extend(self.watch.iter().map(Watch::fd));
         fds.extend(self.members.fds());
+        fds.extend(self.adviser.iter().filter_map(Adviser::fd));
         let listening = self.work.as_ref().filter(|work| work.listens);
         fds.extend(listening.map(|work| work.worker.as_fd()));
         let ready = self.signals.wait(&mut fds, self.time_left())?;
@@ -311,9 +330,8 @@ impl Keeper {
         let request = REQUESTS_TO_END.contains(&received.number);
         match self.phase {
             Phase::Running => {
-                self.passed_on.insert(received.number, Instant::now());
-                if !(received.by_terminal && self.terminal.shares_group()) {
-                    signal(self.record.main, received.number);
+                if !self.holds_back(received) {
+                    self.pass_on(received);
                 }
                 Ok(())
             }
@@ -323,6 +341,14 @@ impl Keeper {
                 Ok(())
             }
             Phase::Restoring(_) | Phase::Waiting(_) | Phase::Dying(_) | Phase::Done(_) => Ok(()),
+        }
+    }
+
+    /// Passes a signal on to the program.
+    pub(super) fn pass_on(&mut self, received: Received) {
+        self.passed_on.insert(received.number, Instant::now());
+        if !(received.by_terminal && self.terminal.shares_group()) {
+            signal(self.record.main, received.number);
         }
     }
 

@@ -45,6 +45,7 @@ impl Keeper {
         if !only_numbers(failure) {
             return false;
         }
+        self.rule_makes_room(failure);
         let now = Instant::now();
         let first = self.patience.is_none();
         self.patience = self.patience.map_or_else(|| Some(Patience::new(now)), |patience| patience.again(now));

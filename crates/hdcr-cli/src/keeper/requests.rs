@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::advice::Adviser;
 use super::asker::Asker;
 use super::checkpoints::Wish;
 use super::work::Work;
@@ -141,7 +142,9 @@ impl Keeper {
             store: self.plan.store.clone(),
             ran_s: self.ran().as_secs(),
             every_s: self.every().as_secs_f64(),
-            every_auto: self.plan.every == Every::Auto,
+            every_auto: self.adviser.is_none() && self.plan.every == Every::Auto,
+            algorithm: self.adviser.as_ref().map(|adviser| adviser.called().to_owned()),
+            decided: self.adviser.as_ref().and_then(Adviser::decided),
             restarts: self.history.restarts,
             restarts_allowed: self.plan.rules.restarts,
             newest: newest.map(|made| made.number),

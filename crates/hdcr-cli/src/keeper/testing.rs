@@ -47,11 +47,13 @@ pub(super) fn keeper(folder: &Path) -> Keeper {
         jobs,
         stdio: descriptors(&StdioTarget::Null).unwrap(),
         outside: None,
+        rule: None,
     };
     let plan = Plan {
         name,
         store,
         every: Every::Fixed(Duration::from_hours(1)),
+        algorithm: None,
         timeout: Duration::from_mins(1),
         restore_timeout: None,
         keep: Keep::of(None, None, None),

@@ -237,7 +237,7 @@ fn give_up(task: &CheckpointTask, snapshot: &SnapshotId) -> Result<Vec<u64>> {
     let (Target::Store { root, job }, Some(keep)) = (&task.target, task.keep) else { return Ok(Vec::new()) };
     let own = snapshot.place.as_ref().map(|(_, number)| *number);
     let line: Vec<u64> = task.line.iter().copied().chain(own).collect();
-    Ok(super::retention::give_up(root, &job_name(job)?, &keep, &line))
+    Ok(super::retention::give_up(root, &job_name(job)?, &keep, &line, &task.gives_up))
 }
 
 /// Makes sure that there will be room for the journal of a roll-back, should the disk be full by then.

@@ -37,22 +37,25 @@ fn limits(keep: &Keep) -> Limits {
     Limits { count, age: time, bytes }
 }
 
-/// Removes what the policy gives up, first what is not of the line of the present life. The new checkpoint is safe, so a
+/// Removes what is named and what the policy gives up, first what is not of the line of the present life. The new checkpoint is safe, so a
 /// failure here is only told.
-pub(super) fn give_up(root: &Path, job: &JobName, keep: &Keep, line: &[u64]) -> Vec<u64> {
+pub(super) fn give_up(root: &Path, job: &JobName, keep: &Keep, line: &[u64], named: &[u64]) -> Vec<u64> {
     let store = store(root);
-    let Ok(numbers) = store.sequences(job) else { return Vec::new() };
-    let left = |number: &u64| Stored { left: !line.contains(number), ..stored(&store, job, *number, keep) };
-    let all: Vec<Stored> = numbers.iter().map(left).collect();
-    let gone = retention::give_up(&all, &limits(keep));
-    let gone = gone.into_iter().filter_map(|place| numbers.get(place).copied());
-    gone.filter(|number| {
+    let Ok(mut numbers) = store.sequences(job) else { return Vec::new() };
+    let retire = |number: &u64| {
         store
             .retire(job, *number)
             .inspect_err(|error| tracing::warn!(%error, number, "an old checkpoint could not be removed"))
             .is_ok()
-    })
-    .collect()
+    };
+    let mut removed: Vec<u64> =
+        numbers.iter().copied().filter(|number| named.contains(number)).filter(retire).collect();
+    numbers.retain(|number| !removed.contains(number));
+    let left = |number: &u64| Stored { left: !line.contains(number), ..stored(&store, job, *number, keep) };
+    let all: Vec<Stored> = numbers.iter().map(left).collect();
+    let gone = retention::give_up(&all, &limits(keep));
+    removed.extend(gone.into_iter().filter_map(|place| numbers.get(place).copied()).filter(retire));
+    removed
 }
 
 /// What goes when somebody prunes a job, oldest first, and what would go if it could.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::exact::exact;
 use super::learn::{Learnt, seconds};
-use super::{Algorithm, Decision, Event, Observation, Order};
+use super::{Algorithm, Decision, Event, Looks, Observation, Order};
 use crate::interval::pause_after_failure;
 
 /// How many times in a period it looks.
@@ -63,6 +63,10 @@ fn look_again(now: Duration, period: Duration) -> Decision {
 impl Algorithm for Adaptive {
     fn name(&self) -> &'static str {
         "adaptive"
+    }
+
+    fn looks(&self) -> Looks {
+        Looks { memory: true, ..Looks::default() }
     }
 
     fn decide(&mut self, seen: &Observation<'_>) -> Decision {

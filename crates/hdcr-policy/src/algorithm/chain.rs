@@ -1,18 +1,21 @@
 //! Increments in a bounded chain, with another algorithm's sense of time.
 
-use super::{Algorithm, Decision, Fault, Kept, Kind, Observation, Recovery};
+use super::{Algorithm, Decision, Event, Fault, Kept, Kind, Looks, Observation, Recovery};
 
 /// A full checkpoint, then so many increments, then a full one again.
 #[derive(Debug)]
 pub struct Chain {
     when: Box<dyn Algorithm + Send>,
     longest: usize,
+    /// Increments since the last full one, as they were made: where each can be restored by itself, what is kept does not
+    /// tell.
+    made: usize,
 }
 
 impl Chain {
     /// `when` says when; a chain has at most `longest` increments.
     pub fn new(when: Box<dyn Algorithm + Send>, longest: usize) -> Self {
-        Self { when, longest }
+        Self { when, longest, made: 0 }
     }
 }
 
@@ -34,11 +37,27 @@ impl Algorithm for Chain {
         "chain"
     }
 
+    fn looks(&self) -> Looks {
+        self.when.looks()
+    }
+
     fn decide(&mut self, seen: &Observation<'_>) -> Decision {
+        match seen.event {
+            Event::Checkpointed { kind: Kind::Full, .. } => self.made = 0,
+            Event::Checkpointed { kind: Kind::Increment, .. } => self.made = self.made.saturating_add(1),
+            Event::Started
+            | Event::Due
+            | Event::NotCheckpointed { .. }
+            | Event::Recovered { .. }
+            | Event::Notice { .. }
+            | Event::Idle(_)
+            | Event::GoodMoment => {}
+        }
         let mut decision = self.when.decide(seen);
         if let Some(order) = &mut decision.checkpoint {
-            let room = length(&seen.facts.kept).is_some_and(|length| length < self.longest);
-            order.kind = if room { Kind::Increment } else { Kind::Full };
+            let length = length(&seen.facts.kept).map(|length| length.max(self.made));
+            let room = length.is_some_and(|length| length < self.longest);
+            order.kind = Some(if room { Kind::Increment } else { Kind::Full });
         }
         decision
     }

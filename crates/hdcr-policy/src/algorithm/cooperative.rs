@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Algorithm, Decision, Event, Fault, Kept, Observation, Order, Recovery};
+use super::{Algorithm, Decision, Event, Fault, Kept, Looks, Observation, Order, Recovery};
 
 /// A due checkpoint waits for a good moment, but not for ever.
 #[derive(Debug)]
@@ -24,6 +24,10 @@ impl Cooperative {
 impl Algorithm for Cooperative {
     fn name(&self) -> &'static str {
         "cooperative"
+    }
+
+    fn looks(&self) -> Looks {
+        self.due.looks()
     }
 
     fn decide(&mut self, seen: &Observation<'_>) -> Decision {

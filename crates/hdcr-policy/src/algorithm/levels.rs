@@ -1,6 +1,6 @@
 //! Several levels: often to the near and cheap one, seldom to the far one that survives more.
 
-use super::{Algorithm, Decision, Event, Fault, Kept, Level, Observation, Order, Recovery};
+use super::{Algorithm, Decision, Event, Fault, Kept, Level, Looks, Observation, Order, Recovery};
 
 /// Every so-manieth checkpoint goes one level up: with a step of 8, each 8th to level 1, each 64th to level 2.
 #[derive(Debug)]
@@ -36,6 +36,10 @@ impl Levels {
 impl Algorithm for Levels {
     fn name(&self) -> &'static str {
         "levels"
+    }
+
+    fn looks(&self) -> Looks {
+        self.when.looks()
     }
 
     fn decide(&mut self, seen: &Observation<'_>) -> Decision {

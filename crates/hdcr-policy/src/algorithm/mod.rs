@@ -16,6 +16,7 @@ mod learn;
 mod levels;
 mod on_idle;
 mod on_notice;
+mod settings;
 mod young;
 
 use std::fmt;
@@ -32,6 +33,7 @@ pub use learn::Learnt;
 pub use levels::Levels;
 pub use on_idle::OnIdle;
 pub use on_notice::OnNotice;
+pub use settings::{NAMES, Settings, by_name, make, takes};
 pub use young::Young;
 
 /// Where a checkpoint is kept. Level 0 is the nearest and cheapest and the first that is lost with its host.
@@ -116,6 +118,8 @@ pub enum Event {
 /// What can be known of a job.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Facts {
+    /// How long the program has worked, along the line of its checkpoints.
+    pub ran: Duration,
     /// Bytes of memory in use.
     pub memory: u64,
     /// Bytes changed in a second, when changes are tracked.
@@ -150,8 +154,9 @@ pub enum Whom {
 /// A checkpoint to be taken now.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Order {
-    /// Full, or an increment on the newest one. An increment without a base is made full.
-    pub kind: Kind,
+    /// Full, or an increment on the newest one; `None`: whichever HDCR finds cheaper. An increment without a base is made
+    /// full.
+    pub kind: Option<Kind>,
     /// Where it is to lie.
     pub level: Level,
     /// Whose.
@@ -188,6 +193,8 @@ pub struct Fault {
     pub severity: Level,
     /// The same fault as the one before: it came back at the same place soon after the rollback.
     pub again: bool,
+    /// Then: the checkpoint that was gone back to, when that is known.
+    pub last: Option<u64>,
 }
 
 /// What is done after a fault.
@@ -201,10 +208,24 @@ pub enum Recovery {
     GiveUp,
 }
 
+/// What an algorithm wants to know that costs a look at every process of the job.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Looks {
+    /// [`Facts::memory`] and [`Facts::dirty_rate`].
+    pub memory: bool,
+    /// [`Event::Idle`].
+    pub idleness: bool,
+}
+
 /// A checkpoint and recovery algorithm.
 pub trait Algorithm: fmt::Debug {
     /// Its name, as `--algorithm` takes it.
     fn name(&self) -> &str;
+
+    /// What it wants to know that it would not be told else.
+    fn looks(&self) -> Looks {
+        Looks::default()
+    }
 
     /// What is to be done, after each event.
     fn decide(&mut self, seen: &Observation<'_>) -> Decision;
@@ -237,34 +258,15 @@ pub fn oldest_beyond(kept: &[Kept], keep: usize) -> Vec<u64> {
     given_up.into_iter().filter_map(|place| kept.get(place)).map(|one| one.number).collect()
 }
 
-/// The newest checkpoint; the one before when the same fault came again, as the newest may hold its cause.
+/// The newest checkpoint; when the same fault came again, the one before the one that was gone back to, as that may hold its
+/// cause.
 pub fn newest_unless_again(fault: &Fault, kept: &[Kept]) -> Recovery {
-    let mut newest_first = kept.iter().rev();
-    let newest = newest_first.next();
-    let chosen = if fault.again { newest_first.next().or(newest) } else { newest };
+    let newest = kept.last();
+    let used = fault.last.or(newest.map(|one| one.number));
+    let before = kept.iter().rfind(|one| used.is_some_and(|used| one.number < used)).or(kept.first());
+    let chosen = if fault.again { before } else { newest };
     chosen.map_or(Recovery::Begin, |one| Recovery::Rollback(one.number))
 }
-
-/// An algorithm by its name, with its settings at their defaults; `period` is for those that have a fixed one.
-pub fn by_name(name: &str, period: Duration) -> Option<Box<dyn Algorithm + Send>> {
-    Some(match name {
-        "fixed" => Box::new(Fixed::new(period)),
-        "young" => Box::new(Young::default()),
-        "daly" => Box::new(Daly::default()),
-        "exact" => Box::new(Exact::default()),
-        "adaptive" => Box::new(Adaptive::default()),
-        "chain" => Box::new(Chain::new(Box::new(Adaptive::default()), 16)),
-        "levels" => Box::new(Levels::new(Box::new(Exact::default()), 8)),
-        "on-notice" => Box::new(OnNotice::new(Box::new(Exact::default()))),
-        "on-idle" => Box::new(OnIdle::new(Box::new(Exact::default()), Duration::from_secs(1))),
-        "cooperative" => Box::new(Cooperative::new(Box::new(Exact::default()))),
-        _ => return None,
-    })
-}
-
-/// The names that [`by_name`] knows.
-pub const NAMES: [&str; 10] =
-    ["fixed", "young", "daly", "exact", "adaptive", "chain", "levels", "on-notice", "on-idle", "cooperative"];
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Algorithm, Decision, Event, Fault, Kept, Observation, Order, Recovery};
+use super::{Algorithm, Decision, Event, Fault, Kept, Looks, Observation, Order, Recovery};
 
 /// Another algorithm, which is brought forward when the program idles.
 #[derive(Debug)]
@@ -23,6 +23,10 @@ impl OnIdle {
 impl Algorithm for OnIdle {
     fn name(&self) -> &'static str {
         "on-idle"
+    }
+
+    fn looks(&self) -> Looks {
+        Looks { idleness: true, ..self.otherwise.looks() }
     }
 
     fn decide(&mut self, seen: &Observation<'_>) -> Decision {

@@ -1,7 +1,7 @@
 //! A last checkpoint when the end is near: a preemption notice, `SIGTERM` of a batch system, a time limit.
 
 use super::learn::Learnt;
-use super::{Algorithm, Decision, Event, Fault, Kept, Observation, Recovery};
+use super::{Algorithm, Decision, Event, Fault, Kept, Looks, Observation, Recovery};
 
 /// Another algorithm, and one more checkpoint at a notice.
 #[derive(Debug)]
@@ -20,6 +20,10 @@ impl OnNotice {
 impl Algorithm for OnNotice {
     fn name(&self) -> &'static str {
         "on-notice"
+    }
+
+    fn looks(&self) -> Looks {
+        self.otherwise.looks()
     }
 
     /// With a grace that is known to be too short for a checkpoint none is begun: half a checkpoint is worth nothing, and

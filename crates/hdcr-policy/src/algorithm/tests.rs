@@ -55,13 +55,22 @@ fn a_chain_is_bounded() {
     let mut chain = Chain::new(Box::new(Fixed::new(s(1))), 2);
     let kind = |chain: &mut Chain, list: &[Kept]| {
         let facts = Facts { kept: list.to_vec(), ..Facts::default() };
-        told(chain, 1, Event::Due, &facts).checkpoint.map(|order| order.kind)
+        told(chain, 1, Event::Due, &facts).checkpoint.and_then(|order| order.kind)
     };
     assert_eq!(kind(&mut chain, &[]), Some(Kind::Full));
     assert_eq!(kind(&mut chain, &[kept(1, None, 0)]), Some(Kind::Increment));
     assert_eq!(kind(&mut chain, &[kept(1, None, 0), kept(2, Some(1), 0)]), Some(Kind::Increment));
     let full = [kept(1, None, 0), kept(2, Some(1), 0), kept(3, Some(2), 0)];
     assert_eq!(kind(&mut chain, &full), Some(Kind::Full));
+    // Where each can be restored by itself, those that were made count.
+    let alone = [kept(1, None, 0), kept(2, None, 0)];
+    let facts = Facts::default();
+    for (made, expected) in
+        [(Kind::Increment, Kind::Increment), (Kind::Increment, Kind::Full), (Kind::Full, Kind::Increment)]
+    {
+        told(&mut chain, 1, Event::Checkpointed { kind: made, level: Level(0), cost: Cost::default() }, &facts);
+        assert_eq!(kind(&mut chain, &alone), Some(expected));
+    }
     // A list that goes in a circle ends.
     assert_eq!(kind(&mut chain, &[kept(1, Some(2), 0), kept(2, Some(1), 0)]), Some(Kind::Full));
 }
@@ -137,9 +146,11 @@ fn the_adaptive_one_waits_for_a_quiet_phase() {
 #[test]
 fn a_fault_that_comes_again_goes_further_back() {
     let list = [kept(1, None, 0), kept(2, None, 0)];
-    let fault = |again| Fault { at: s(9), severity: Level(0), again };
+    let fault = |again| Fault { at: s(9), severity: Level(0), again, last: None };
     assert_eq!(newest_unless_again(&fault(false), &list), Recovery::Rollback(2));
     assert_eq!(newest_unless_again(&fault(true), &list), Recovery::Rollback(1));
     assert_eq!(newest_unless_again(&fault(true), &list[..1]), Recovery::Rollback(1));
+    let three = [kept(1, None, 0), kept(2, None, 0), kept(3, None, 0)];
+    assert_eq!(newest_unless_again(&Fault { last: Some(2), ..fault(true) }, &three), Recovery::Rollback(1));
     assert_eq!(newest_unless_again(&fault(true), &[]), Recovery::Begin);
 }

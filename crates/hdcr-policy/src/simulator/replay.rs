@@ -99,7 +99,7 @@ impl Run<'_> {
 
     fn begin(&mut self, order: &Order) {
         let last = self.kept.last().map_or(Duration::ZERO, |(_, progress)| *progress);
-        let kind = if self.kept.is_empty() { Kind::Full } else { order.kind };
+        let kind = if self.kept.is_empty() { Kind::Full } else { order.kind.unwrap_or_default() };
         let moment = Moment { kind, progress: self.progress, since: self.progress.saturating_sub(last) };
         let cost = (self.world.cost)(&moment);
         let cost = Cost { total: cost.total.max(cost.stopped), ..cost };

@@ -25,7 +25,7 @@ fn world(faults: &[Fault]) -> World<'_> {
 }
 
 fn fault(at: u64) -> Fault {
-    Fault { at: s(at), severity: Level(0), again: false }
+    Fault { at: s(at), severity: Level(0), again: false, last: None }
 }
 
 #[test]

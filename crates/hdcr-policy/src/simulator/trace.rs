@@ -53,7 +53,7 @@ pub fn faults(law: Law, mean: Duration, until: Duration, severe: u32, seed: u64)
         while severe > 0 && severity < u8::MAX && random.next().is_multiple_of(severe.into()) {
             severity = severity.saturating_add(1);
         }
-        faults.push(Fault { at: Duration::from_secs_f64(at), severity: Level(severity), again: false });
+        faults.push(Fault { at: Duration::from_secs_f64(at), severity: Level(severity), again: false, last: None });
     }
 }
 
