@@ -103,7 +103,9 @@ impl Line<'_> {
             let (near, far) = (self.end(self.ends, Some(self.near))?, self.end(self.ends.reversed(), self.far)?);
             let (forth, back) = (near.has_reached(&far), far.has_reached(&near));
             if forth && back {
-                break Some(Still { near: near.seen, far: far.seen });
+                // What was seen above is older than the answer that all has arrived.
+                let far = self.kernel.tcp(&self.ends.reversed())?;
+                break Some(Still { near: self.kernel.tcp(&self.ends)?, far });
             }
             if before == Some((near.seen, far.seen)) {
                 if Instant::now() > by {
