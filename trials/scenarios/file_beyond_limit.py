@@ -77,3 +77,41 @@ until("a large file", lambda: os.path.exists("grows2") and os.path.getsize("grow
 for _ in range(20):
     hdcr("checkpoint", grows.pid, "-o", "grows.hdcr", "--file-limit", "4MiB")
 kill(grows.pid)
+
+# One that grows, and whose header is written over each time (a WAVE file): header and length go back together.
+HEADER = compile_c("header", r"""
+int main(void) {
+    int fd = open("wave", O_WRONLY | O_CREAT | O_TRUNC, 0644), look = open("wave", O_RDONLY);
+    static char block[1 << 20];
+    long seen = 0, turn = 0;
+    for (int i = 0; i < 8; i++) MUST(write(fd, block, sizeof block) > 0);
+    say("ready", "");
+    while (access("go", F_OK) != 0) {
+        MUST(pread(look, &seen, sizeof seen, 0) == sizeof seen);
+        if (seen != turn) { say("result", "bad"); return 1; }
+        turn++;
+        MUST(pwrite(fd, &turn, sizeof turn, 0) > 0 && write(fd, &turn, sizeof turn) > 0);
+        usleep(500);
+    }
+    say("result", lseek(fd, 0, SEEK_END) == (8 << 20) + 8 * turn ? "good" : "bad");
+    return 0;
+}
+""")
+for old in ("ready", "go", "result"):
+    if os.path.exists(old):
+        os.remove(old)
+wave = start(HEADER)
+ready()
+for turn in range(3):
+    image = f"wave{turn}.hdcr"
+    hdcr("checkpoint", wave.pid, "-o", image, "--file-limit", "4MiB")
+    size = os.path.getsize("wave")
+    until("a longer file", lambda: os.path.getsize("wave") > size + 100)
+kill(wave.pid)
+for turn in (2, 1, 0):
+    pid = restore(f"./wave{turn}.hdcr")
+    size = os.path.getsize("wave")
+    until("a longer file", lambda: os.path.getsize("wave") > size + 100)
+    if turn:
+        kill(wave.pid)
+must(result() == "good", "header and length do not fit together")

@@ -136,6 +136,13 @@ pub(crate) struct InodeRecord {
     /// Where a file lies that was renamed while it was in use, as far as it was found: in the same directory.
     #[prost(bytes = "vec", tag = "25")]
     pub(crate) later_path: Vec<u8>,
+    /// The image holds its head and its tail ([`data::edges`]): of a file that is cut back to its length, and may have been
+    /// written elsewhere than at its end.
+    #[prost(bool, tag = "26")]
+    pub(crate) edges: bool,
+    /// [`data::middle`] of such a one.
+    #[prost(bytes = "vec", tag = "27")]
+    pub(crate) middle: Vec<u8>,
 }
 
 impl Record for InodeRecord {
@@ -483,6 +490,11 @@ fn keep_file(
     }
     if record.keep() == Keep::Length {
         (record.sampled, record.digest) = (true, patient::look(data::sample, (file, record.size, &subject), by)?);
+        record.edges = (pending.uses.overwrite || pending.uses.touched) && record.size > 0;
+    }
+    if record.edges {
+        record.middle = patient::look(data::middle, (file, record.size, &subject), by)?;
+        patient::edges(file, record.size, &subject, by, &mut |offset, bytes| cx.content(id, offset, bytes))?;
     }
     Ok(())
 }

@@ -162,6 +162,58 @@ pub(crate) fn sample(file: &OwnedFd, size: u64, subject: &Path) -> Result<Vec<u8
     Ok(hasher.finalize().as_bytes().to_vec())
 }
 
+/// Where the tail of a sample begins that its head does not cover, at a page.
+fn tail_of(size: u64) -> u64 {
+    let tail = size.saturating_sub(SAMPLE);
+    SAMPLE.min(size).next_multiple_of(PAGE).max(tail - tail % PAGE)
+}
+
+/// Hands over the head and the tail of the first `size` bytes, in pieces of whole pages.
+pub(crate) fn edges(
+    file: &OwnedFd,
+    size: u64,
+    subject: &Path,
+    each: &mut dyn FnMut(u64, Vec<u8>) -> Result<()>,
+) -> Result<()> {
+    for (at, end) in [(0, SAMPLE.min(size)), (tail_of(size), size)] {
+        if at < end {
+            let mut bytes = vec![0; length((end - at).next_multiple_of(PAGE))];
+            read_at(file, at, bytes.get_mut(..length(end - at)).unwrap_or_default(), subject)?;
+            each(at, bytes)?;
+        }
+    }
+    Ok(())
+}
+
+/// Digest of some blocks between the edges of the first `size` bytes.
+pub(crate) fn middle(file: &OwnedFd, size: u64, subject: &Path) -> Result<Vec<u8>> {
+    const BLOCKS: u64 = 16;
+    let (start, end) = (SAMPLE.min(size), tail_of(size));
+    let mut hasher = blake3::Hasher::new();
+    for number in 0..BLOCKS {
+        let at = start + end.saturating_sub(start) / BLOCKS * number;
+        let mut bytes = vec![0; length(PAGE.min(end.saturating_sub(at)))];
+        let count = read_at(file, at, &mut bytes, subject)?;
+        hasher.update(bytes.get(..count).unwrap_or_default());
+    }
+    Ok(hasher.finalize().as_bytes().to_vec())
+}
+
+/// Puts the edges of a file back, which hold what an object holds, and gives it its length.
+pub(crate) fn put_edges(
+    file: &OwnedFd,
+    contents: &dyn Contents,
+    id: ObjectId,
+    size: u64,
+    subject: &Path,
+) -> Result<()> {
+    contents.read(id, &mut |offset, bytes| {
+        let room = length(size.saturating_sub(offset)).min(bytes.len());
+        write_at(file, offset, bytes.get(..room).unwrap_or_default(), subject)
+    })?;
+    rustix::fs::ftruncate(file, size).map_err(Error::system("setting the length of a file", subject.display()))
+}
+
 /// Writes a whole buffer at an offset.
 pub(crate) fn write_at(file: impl AsFd, offset: u64, bytes: &[u8], subject: &Path) -> Result<()> {
     let mut done = 0;

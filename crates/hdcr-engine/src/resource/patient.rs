@@ -40,13 +40,25 @@ fn is_local(file: &OwnedFd) -> bool {
     rustix::fs::fstatfs(file).is_ok_and(|fs| LOCAL.contains(&data::magic(&fs)))
 }
 
+/// How pieces of a file are read.
+type How = fn(&OwnedFd, u64, &Path, Each<'_>) -> Result<()>;
+
 /// [`data::read`], until then.
 pub(crate) fn read(file: &OwnedFd, size: u64, subject: &Path, by: Deadline, each: Each<'_>) -> Result<()> {
+    pieces(data::read, (file, size, subject), by, each)
+}
+
+/// [`data::edges`], until then.
+pub(crate) fn edges(file: &OwnedFd, size: u64, subject: &Path, by: Deadline, each: Each<'_>) -> Result<()> {
+    pieces(data::edges, (file, size, subject), by, each)
+}
+
+fn pieces(how: How, (file, size, subject): (&OwnedFd, u64, &Path), by: Deadline, each: Each<'_>) -> Result<()> {
     if is_local(file) {
-        return data::read(file, size, subject, each);
+        return how(file, size, subject, each);
     }
     let whole = subject.to_owned();
-    apart(file, subject, by, each, move |file, put| data::read(file, size, &whole, put))
+    apart(file, subject, by, each, move |file, put| how(file, size, &whole, put))
 }
 
 /// A digest of a file ([`data::digest`], [`data::sample`]), until then.

@@ -314,11 +314,15 @@ fn existing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Pat
             let action = Action::Contents { path: path.to_owned(), file, id, size: record.size, changed };
             cx.plan.add(action, newer)?;
         }
-        Verdict::Cut => {
+        Verdict::Cut | Verdict::Edges => {
             let writer = held::writer(cx, id, record, &file)?;
             let newer = newer::of(cx, id, record, path, &stat)?;
-            let file = target(cx, writer, path)?;
-            cx.plan.add(Action::Cut { path: path.to_owned(), file, size: record.size, changed }, newer)?;
+            let (path, file, size) = (path.to_owned(), target(cx, writer, path)?, record.size);
+            let action = match verdict {
+                Verdict::Edges => Action::Edges { path, file, id, size, changed },
+                _ => Action::Cut { path, file, size, changed },
+            };
+            cx.plan.add(action, newer)?;
         }
         Verdict::Refuse(code, cause, remedy) => {
             return instead(cx, id, record, path).unwrap_or_else(|| Err(refuse(record, code, cause, remedy)));
@@ -365,7 +369,7 @@ fn instead(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path
                 cx.plan.add(Action::Cut { path: name, file: target, size: record.size, changed }, newer).ok()?;
                 return Some(Ok(Opened::new(file)));
             }
-            Ok(Verdict::Contents | Verdict::Refuse(..)) | Err(_) => {}
+            Ok(Verdict::Contents | Verdict::Edges | Verdict::Refuse(..)) | Err(_) => {}
         }
     }
     (record.contents && (record.stand_in || record.volatile)).then(|| stand_in(cx, id, record))

@@ -28,6 +28,13 @@ pub(super) fn apply(action: &Action, contents: &dyn Contents, steps: &Steps) -> 
             steps.step("time", path);
             set_time(&file, *changed, path)
         }
+        Action::Edges { path, file, id, size, changed } => {
+            let file = file.reach(path)?;
+            steps.step("write", path);
+            data::put_edges(&file, contents, *id, *size, path)?;
+            steps.step("time", path);
+            set_time(&file, *changed, path)
+        }
         Action::Cut { path, file, size, changed } => {
             let file = file.reach(path)?;
             steps.step("cut", path);
@@ -54,7 +61,9 @@ pub(super) fn apply(action: &Action, contents: &dyn Contents, steps: &Steps) -> 
 /// Waits until an action is on the disk.
 fn sync(action: &Action, steps: &Steps) -> Result<()> {
     match action {
-        Action::Contents { path, file, .. } | Action::Cut { path, file, .. } => steps.sync(&*file.reach(path)?, path),
+        Action::Contents { path, file, .. } | Action::Edges { path, file, .. } | Action::Cut { path, file, .. } => {
+            steps.sync(&*file.reach(path)?, path)
+        }
         Action::Place { path, .. } => {
             // A FIFO, or a file that its own mode forbids us to read, has nothing that a disk keeps, or is waited for below.
             let flags = OFlags::RDONLY | OFlags::NONBLOCK;
@@ -74,7 +83,7 @@ fn sync(action: &Action, steps: &Steps) -> Result<()> {
 fn device_of(action: &Action) -> Option<u64> {
     let directory = rustix::fs::fstat(route::directory(action.path().parent()?).ok()?).ok()?.st_dev;
     let file = match action {
-        Action::Contents { file, .. } | Action::Cut { file, .. } => file.device()?,
+        Action::Contents { file, .. } | Action::Edges { file, .. } | Action::Cut { file, .. } => file.device()?,
         Action::Place { .. } | Action::Aside { .. } => directory,
     };
     (file == directory).then_some(directory)

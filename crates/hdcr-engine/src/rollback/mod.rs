@@ -67,6 +67,8 @@ pub(crate) struct Changed {
 pub(crate) enum Action {
     /// The file gets the contents of an object.
     Contents { path: PathBuf, file: Target, id: ObjectId, size: u64, changed: Changed },
+    /// The file gets the head and the tail that an object holds, and a length.
+    Edges { path: PathBuf, file: Target, id: ObjectId, size: u64, changed: Changed },
     /// The file is cut back to a length.
     Cut { path: PathBuf, file: Target, size: u64, changed: Changed },
     /// A new file, complete under a name of ours, gets its true name.
@@ -80,6 +82,7 @@ impl Action {
     fn path(&self) -> &Path {
         match self {
             Self::Contents { path, .. }
+            | Self::Edges { path, .. }
             | Self::Cut { path, .. }
             | Self::Place { path, .. }
             | Self::Aside { path, .. } => path,
@@ -89,7 +92,7 @@ impl Action {
     /// The length that a file has afterwards.
     fn size(&self) -> u64 {
         match self {
-            Self::Contents { size, .. } | Self::Cut { size, .. } => *size,
+            Self::Contents { size, .. } | Self::Edges { size, .. } | Self::Cut { size, .. } => *size,
             Self::Place { .. } | Self::Aside { .. } => 0,
         }
     }
@@ -381,7 +384,9 @@ impl Plan {
     /// Keeps what an action will replace. `now`: until it is on the disk.
     fn keep(&mut self, planned: &Planned, now: bool) -> Result<Entry> {
         match &planned.action {
-            Action::Contents { path, file, .. } => self.keep_bytes((path, file), 0, planned, now),
+            Action::Contents { path, file, .. } | Action::Edges { path, file, .. } => {
+                self.keep_bytes((path, file), 0, planned, now)
+            }
             Action::Cut { path, file, size, .. } => self.keep_bytes((path, file), *size, planned, now),
             Action::Place { path, from } => {
                 let _turn = Turn::to_some(planned.rights.as_ref())?;

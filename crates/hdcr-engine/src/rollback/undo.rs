@@ -43,8 +43,14 @@ type OpenFiles<'a> = BTreeMap<(u64, u64), &'a OwnedFd>;
 
 fn open_files(planned: &[Planned]) -> OpenFiles<'_> {
     let files = planned.iter().filter_map(|planned| match &planned.action {
-        Action::Contents { file: Target::Open(file), .. } | Action::Cut { file: Target::Open(file), .. } => Some(file),
-        Action::Contents { .. } | Action::Cut { .. } | Action::Place { .. } | Action::Aside { .. } => None,
+        Action::Contents { file: Target::Open(file), .. }
+        | Action::Edges { file: Target::Open(file), .. }
+        | Action::Cut { file: Target::Open(file), .. } => Some(file),
+        Action::Contents { .. }
+        | Action::Edges { .. }
+        | Action::Cut { .. }
+        | Action::Place { .. }
+        | Action::Aside { .. } => None,
     });
     files.filter_map(|file| rustix::fs::fstat(file).ok().map(|stat| ((stat.st_dev, stat.st_ino), file))).collect()
 }

@@ -21,6 +21,7 @@ pub(super) enum Verdict {
     Use,
     Contents,
     Cut,
+    Edges,
     Refuse(&'static str, &'static str, &'static str),
 }
 
@@ -83,11 +84,13 @@ pub(super) fn judge(record: &InodeRecord, file: &OwnedFd, stat: &Stat, path: &Pa
         Keep::Length if size < record.size => {
             Ok(Verdict::Refuse("file-shorter", "it is shorter than at the checkpoint", KEEP))
         }
-        Keep::Length if !digest_fits(record, file, path)? => {
-            Ok(Verdict::Refuse("file-replaced", "it does not begin as it did at the checkpoint", KEEP))
+        Keep::Length if digest_fits(record, file, path)? => {
+            Ok(if size > record.size { Verdict::Cut } else { Verdict::Use })
         }
-        Keep::Length if size > record.size => Ok(Verdict::Cut),
-        Keep::Length | Keep::AsItIs => Ok(Verdict::Use),
+        // Something like a header was written over since: it is the same file when all else is as it was.
+        Keep::Length if !is_another(record, file, stat) && middle_fits(record, file, path)? => Ok(Verdict::Edges),
+        Keep::Length => Ok(Verdict::Refuse("file-replaced", "it does not begin as it did at the checkpoint", KEEP)),
+        Keep::AsItIs => Ok(Verdict::Use),
         Keep::Unchanged => {
             let (mtime, nanoseconds) = (record.mtime, u64::from(record.mtime_ns));
             let dated = size == record.size && (stat.st_mtime, stat.st_mtime_nsec) == (mtime, nanoseconds);
@@ -112,6 +115,14 @@ fn digest_fits(record: &InodeRecord, file: &OwnedFd, path: &Path) -> Result<bool
         data::digest(&reader, record.size, path)?
     };
     Ok(now == record.digest)
+}
+
+fn middle_fits(record: &InodeRecord, file: &OwnedFd, path: &Path) -> Result<bool> {
+    if !record.edges {
+        return Ok(false);
+    }
+    let reader = held::open(record, file, OFlags::RDONLY | OFlags::CLOEXEC)?;
+    Ok(data::middle(&reader, record.size, path)? == record.middle)
 }
 
 /// Whether a file is not the very one of the record, and not a copy of it as it was. Handles tell apart also what was given

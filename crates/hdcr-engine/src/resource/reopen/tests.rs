@@ -168,6 +168,49 @@ fn a_log_is_cut_back_and_another_file_is_refused() {
     assert_eq!(code_of(&scene::make(&mut cx, ids[0]).unwrap_err()), "file-missing");
 }
 
+/// Too large to be kept: its length, its head and its tail are; of what lies between some blocks tell whether it changed.
+#[test]
+fn the_head_and_the_tail_of_a_large_file_come_back() {
+    let place = Place::new();
+    let path = place.write("wave", &"0123456789abcdef".repeat(64 << 10));
+    let file = open_with(&path, OFlags::WRONLY);
+    rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).unwrap();
+    let request = FileRequest { limit: 64 << 10, ..FileRequest::default() };
+    let (ids, image) = scene::capture(&[&file], request, |_| {});
+    let before = fs::read(&path).unwrap();
+    let patch = |at: u64| {
+        rustix::io::pwrite(&file, b"patched", at).unwrap();
+        rustix::io::write(&file, b"more").unwrap();
+    };
+    for at in [5, (1 << 20) - 9] {
+        patch(at);
+        let mut cx = scene::restore(&image, &place.journal(), &[]);
+        let again = scene::make(&mut cx, ids[0]).unwrap();
+        scene::finish(cx);
+        assert!(fs::read(&path).unwrap() == before, "patched at {at}");
+        assert_eq!(rustix::fs::tell(&again).unwrap(), 1 << 20);
+    }
+    // A restore that fails leaves the newer bytes.
+    patch(5);
+    let newer = fs::read(&path).unwrap();
+    let mut cx = scene::restore(&image, &place.journal(), &[]);
+    scene::make(&mut cx, ids[0]).unwrap();
+    cx.plan.prepare(cx.contents).unwrap();
+    cx.plan.apply(cx.contents).unwrap();
+    assert!(fs::read(&path).unwrap() == before);
+    drop(cx);
+    assert!(fs::read(&path).unwrap() == newer);
+    // The whole file was written anew, by the program or by somebody else.
+    fs::write(&path, "another".repeat(256 << 10)).unwrap();
+    let mut cx = scene::restore(&image, &place.journal(), &[]);
+    assert_eq!(code_of(&scene::make(&mut cx, ids[0]).unwrap_err()), "file-replaced");
+    drop(cx);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, [b"patched", &before[7..]].concat()).unwrap();
+    let mut cx = scene::restore(&image, &place.journal(), &[]);
+    assert_eq!(code_of(&scene::make(&mut cx, ids[0]).unwrap_err()), "file-replaced");
+}
+
 #[test]
 fn a_file_that_is_only_read_is_verified() {
     let place = Place::new();
