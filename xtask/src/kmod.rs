@@ -130,12 +130,13 @@ pub(crate) fn test(shell: &Shell, names: &[String]) -> Result<Counts> {
     }
     let mut counts = object::test_pure_parts(shell, &folder(shell))?;
     let kernels = built(shell)?;
-    let program = guest::program(shell)?;
+    let (program, hdcr) = (guest::program(shell)?, guest::hdcr(shell)?);
     for kernel in &kernels {
         let image = image::of(shell, &folder(shell), &kernel.release)?;
         for hide in [0, ALL_HIDDEN] {
             let name = format!("{}{}", kernel.release, if hide == 0 { "" } else { ", nothing looked up" });
-            let guest = Guest { name, image: image.clone(), module: kernel.module.clone(), program: program.clone() };
+            let (image, module) = (image.clone(), kernel.module.clone());
+            let guest = Guest { name, image, module, program: program.clone(), hdcr: hdcr.clone() };
             counts.add(guest.run(shell, &folder(shell), hide, names)?);
         }
     }

@@ -45,6 +45,7 @@ pub(super) struct Guest {
     pub(super) image: PathBuf,
     pub(super) module: PathBuf,
     pub(super) program: PathBuf,
+    pub(super) hdcr: PathBuf,
 }
 
 /// Builds the test program.
@@ -56,6 +57,14 @@ pub(super) fn program(shell: &Shell) -> Result<PathBuf> {
     let lines = told.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let path = lines.filter_map(|line| line.get("executable")?.as_str().map(PathBuf::from)).next_back();
     path.context("cargo does not say where the test program is")
+}
+
+/// Builds `hdcr` itself.
+pub(super) fn hdcr(shell: &Shell) -> Result<PathBuf> {
+    let build = ["build", "--quiet", "--package", "hdcr-cli"];
+    let build = [&[STATIC_FLAGS, "cargo"], &build[..], &STATIC].concat();
+    ensure!(shell.run("env", &build)?, "hdcr does not build");
+    Ok(shell.target().join("x86_64-unknown-linux-gnu/debug/hdcr"))
 }
 
 /// How a run ended.
@@ -82,7 +91,7 @@ impl Guest {
 
     fn root(&self, shell: &Shell, folder: &Path) -> Result<PathBuf> {
         let mut files = Vec::new();
-        for (name, path) in [("init", &self.program), ("hdcr.ko", &self.module)] {
+        for (name, path) in [("init", &self.program), ("hdcr.ko", &self.module), ("hdcr", &self.hdcr)] {
             let bare = folder.join(format!("{name}.bare"));
             let (from, to) = (path.display().to_string(), bare.display().to_string());
             ensure!(shell.run("strip", &["--strip-debug", "-o", &to, &from])?, "strip failed");
@@ -174,6 +183,7 @@ struct Heard {
     tests: u32,
     counts: Counts,
     complaints: u32,
+    panics: bool,
     end: Option<i32>,
 }
 
@@ -194,8 +204,14 @@ impl Heard {
             self.complaints += 1;
         }
         // What firmware and kernel say at each boot is of no interest, unless something is wrong.
-        let is_of_boot = line.starts_with('[') || self.tests == 0 && !line.starts_with("thread ");
+        let is_of_boot = line.starts_with('[') || self.tests == 0 && !self.is_worth(line);
         self.complaints > 0 || line.starts_with("test ") || !is_of_boot
+    }
+
+    /// Whether a line comes from a test, and not from firmware: what follows a panic does.
+    fn is_worth(&mut self, line: &str) -> bool {
+        self.panics |= line.starts_with("thread ");
+        self.panics
     }
 
     fn ending(self) -> Ending {

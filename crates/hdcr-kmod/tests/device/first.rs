@@ -19,6 +19,8 @@ pub(crate) fn run() -> ! {
         fs::create_dir_all(place).unwrap();
         mount(Some(kind), place, Some(kind), MsFlags::empty(), None::<&str>).unwrap();
     }
+    // The kernel starts it in group 0 of session 0, which programs do not expect.
+    nix::unistd::setsid().unwrap();
     let line = fs::read_to_string("/proc/cmdline").unwrap();
     let word = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name));
     let hide = CString::new(format!("hide={}", word("hdcr.hide=").unwrap_or("0"))).unwrap();

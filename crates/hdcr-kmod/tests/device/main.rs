@@ -7,6 +7,7 @@
 mod access;
 mod board;
 mod callers;
+mod cross;
 mod first;
 mod fuzz;
 #[path = "../../../hdcr-ptrace/tests/guests/mod.rs"]
@@ -38,7 +39,7 @@ const LONGEST: Duration = Duration::from_mins(4);
 
 type Test = (&'static str, fn());
 
-const TESTS: [&[Test]; 10] = [
+const TESTS: [&[Test]; 11] = [
     &access::TESTS,
     &reads::TESTS,
     &kinds::TESTS,
@@ -48,6 +49,7 @@ const TESTS: [&[Test]; 10] = [
     &images::TESTS,
     mechanism::SUITE,
     &mechanism::TESTS,
+    &cross::TESTS,
     &fuzz::TESTS,
 ];
 
