@@ -469,7 +469,8 @@ mod tests {
         assert!(busy.to_string().contains("port-taken"), "{busy}");
         // The side that closes first keeps TIME_WAIT: ours, on the port of the listener.
         drop((server, old, client));
-        let new = again(&record).unwrap();
+        // A process that another test has just made may have the old ones for a moment.
+        let new = std::iter::repeat_with(|| again(&record)).take(1000).find_map(Result::ok).unwrap();
         assert_eq!(taken(&new, AF_INET, SOCK_STREAM), record);
         assert_eq!(record.inet.unwrap().backlog, 7);
     }
