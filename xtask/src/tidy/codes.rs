@@ -56,7 +56,7 @@ fn code_of(source: &Source) -> &str {
     if source.path.ends_with("/tests.rs") {
         return "";
     }
-    source.text.split("#[cfg(test)]").next().unwrap_or_default()
+    source.text.split("\n#[cfg(test)]").next().unwrap_or_default()
 }
 
 /// Every literal of small letters, digits and hyphens, with what stands before it, in one line.

@@ -9,8 +9,9 @@ use std::path::PathBuf;
 
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
-use super::contents::{self, InodeRecord, Life, Met, Uses, Window};
+use super::contents::{self, InodeRecord, Life, Met, Uses};
 use super::keep::{self, Case};
+use super::windows::Window;
 use super::{data, directory, regfile, reopen};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};

@@ -11,17 +11,14 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
 use hdcr_image::{Record, Tag};
-use nix::libc;
 use rustix::fs::{Mode, OFlags, Stat};
 
 use super::keep::{self, Case, Decision, Rooms, decide, volatile};
 use super::late::LateFile;
+use super::windows::{Window, keep_windows};
 use super::{data, patient, touched};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
-use crate::ids::{Pid, RemotePtr};
-use crate::mechanism::MechanismError;
-use crate::memory::PAGE;
 use crate::model::{self, ObjectId};
 use crate::procfs::MapLine;
 
@@ -226,15 +223,6 @@ pub(crate) struct Met<'a> {
     pub(crate) door: Option<PathBuf>,
     /// Who holds it, for messages.
     pub(crate) owner: Owner,
-}
-
-/// A part of a shared object that could only be read through a mapping of it.
-#[derive(Clone, Debug)]
-pub(crate) struct Window {
-    pub(crate) pid: Pid,
-    pub(crate) at: u64,
-    pub(crate) len: u64,
-    pub(crate) offset: u64,
 }
 
 #[derive(Debug, Default)]
@@ -499,56 +487,6 @@ fn keep_file(
     Ok(())
 }
 
-/// Reads shared memory where it is mapped; what no process maps any more cannot be seen by any. A mapping may be longer than
-/// its object, by mremap(2): there it cannot be read. The length that was read.
-fn keep_windows(cx: &mut Capture<'_>, id: ObjectId, windows: &[Window]) -> Result<u64> {
-    const PIECE: u64 = 1 << 20;
-    let mut windows = windows.to_vec();
-    windows.sort_by_key(|window| window.offset);
-    let mut done = 0_u64;
-    for window in &windows {
-        let end = window.offset.saturating_add(window.len);
-        done = done.max(window.offset);
-        while done < end {
-            let len = PIECE.min(end - done);
-            let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
-            let at = window.at.saturating_add(done - window.offset);
-            let read = |bytes: &mut [u8], at| cx.frozen.read(window.pid, RemotePtr(at), bytes);
-            if let Err(error) = read(&mut bytes, at) {
-                let pages = readable(len / PAGE, |page| read(&mut [0], at.saturating_add(page * PAGE)));
-                let last = windows.iter().max_by_key(|window| window.offset.saturating_add(window.len));
-                // Nothing is readable behind the end of the object: else it is something else that cannot be read.
-                let ends =
-                    |last: &Window| cx.frozen.read(last.pid, RemotePtr(last.at + last.len - 1), &mut [0]).is_err();
-                if !unreadable_page(&error) || pages >= len / PAGE || !last.is_some_and(ends) {
-                    return Err(error.into());
-                }
-                bytes.truncate(usize::try_from(pages * PAGE).unwrap_or_default());
-                cx.content(id, done, bytes)?;
-                return Ok(done + pages * PAGE);
-            }
-            cx.content(id, done, bytes)?;
-            done += len;
-        }
-    }
-    Ok(done)
-}
-
-/// Whether there is no page, in the words of the two ways to read memory.
-fn unreadable_page(error: &MechanismError) -> bool {
-    matches!(error, MechanismError::System { source, .. } if matches!(source.raw_os_error(), Some(libc::EIO | libc::EFAULT)))
-}
-
-/// How many of some pages can be read before the first that cannot: it is followed by none that can.
-fn readable<E>(pages: u64, mut read: impl FnMut(u64) -> std::result::Result<(), E>) -> u64 {
-    let (mut low, mut high) = (0, pages);
-    while low < high {
-        let middle = low.midpoint(high);
-        if read(middle).is_ok() { low = middle + 1 } else { high = middle }
-    }
-    low
-}
-
 fn parents(path: &Path) -> Vec<ParentDirectory> {
     let mut found: Vec<_> = path.ancestors().skip(1).filter_map(|directory| rustix::fs::stat(directory).ok()).collect();
     found.reverse();
@@ -582,13 +520,6 @@ mod tests {
         assert_eq!(record.checked_path().unwrap(), Path::new("/a/b"));
         for bad in ["", "a", "/a/../b", "/a\0"] {
             assert!(checked_path(bad.as_bytes()).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn the_end_of_what_can_be_read_is_found() {
-        for end in [0, 1, 5, 255, 256] {
-            assert_eq!(readable(256, |page| if page < end { Ok(()) } else { Err(()) }), end);
         }
     }
 

@@ -318,9 +318,10 @@ fn existing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Pat
             let writer = held::writer(cx, id, record, &file)?;
             let newer = newer::of(cx, id, record, path, &stat)?;
             let (path, file, size) = (path.to_owned(), target(cx, writer, path)?, record.size);
-            let action = match verdict {
-                Verdict::Edges => Action::Edges { path, file, id, size, changed },
-                _ => Action::Cut { path, file, size, changed },
+            let action = if matches!(verdict, Verdict::Edges) {
+                Action::Edges { path, file, id, size, changed }
+            } else {
+                Action::Cut { path, file, size, changed }
             };
             cx.plan.add(action, newer)?;
         }

@@ -178,12 +178,12 @@ fn the_head_and_the_tail_of_a_large_file_come_back() {
     let request = FileRequest { limit: 64 << 10, ..FileRequest::default() };
     let (ids, image) = scene::capture(&[&file], request, |_| {});
     let before = fs::read(&path).unwrap();
-    let patch = |at: u64| {
+    let write_over = |at: u64| {
         rustix::io::pwrite(&file, b"patched", at).unwrap();
         rustix::io::write(&file, b"more").unwrap();
     };
     for at in [5, (1 << 20) - 9] {
-        patch(at);
+        write_over(at);
         let mut cx = scene::restore(&image, &place.journal(), &[]);
         let again = scene::make(&mut cx, ids[0]).unwrap();
         scene::finish(cx);
@@ -191,7 +191,7 @@ fn the_head_and_the_tail_of_a_large_file_come_back() {
         assert_eq!(rustix::fs::tell(&again).unwrap(), 1 << 20);
     }
     // A restore that fails leaves the newer bytes.
-    patch(5);
+    write_over(5);
     let newer = fs::read(&path).unwrap();
     let mut cx = scene::restore(&image, &place.journal(), &[]);
     scene::make(&mut cx, ids[0]).unwrap();
