@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional, Union
@@ -122,11 +123,21 @@ _CLASSES = {1: "refused", 2: "changed", 3: "failed", 4: "corrupt"}
 def _find() -> Optional[ctypes.CDLL]:
     beside = Path(__file__).with_name("libhdcr.so")
     given = os.environ.get("HDCR_LIBRARY")
+    why = ""
     for path in ([given] if given else []) + [str(beside), "libhdcr.so.0", "libhdcr.so"]:
         try:
             return _typed(ctypes.CDLL(path))
-        except OSError:
-            continue
+        except OSError as error:
+            why = why or str(error)
+    if given or "HDCR_CONTROL" in os.environ:
+        # Whoever relies on `secret` must not learn of it by what is in an image.
+        warnings.warn(
+            f"libhdcr.so is not found ({why}): checkpoint(), hooks, sections, exclude() and secret() do nothing; "
+            "set HDCR_LIBRARY to the library (cargo build --release -p hdcr makes target/release/libhdcr.so), "
+            "or put it beside this package",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     return None
 
 

@@ -49,6 +49,7 @@ hdcr("checkpoint", pid, "--output", "image")
 written(pid)
 
 # What root had opened is what it was: it is cut back, and the program writes on.
+hdcr("check", "image")
 pid = restore("image")
 must(read("theirs/data") == "old" and read("of_root.log") == "one\n", "the files were not rolled back")
 must(os.stat("theirs/data").st_uid == USER, "the file has changed hands")
@@ -61,6 +62,8 @@ must(read("of_root.log") == "one\ntwo\nend\n", "the output of root: " + repr(rea
 # Another file of root lies there now: not the one that was open.
 os.remove("of_root.log")
 write("of_root.log", "one\nsomething else of root\n")
+text = hdcr("check", "image", ok=False)
+must("file-not-permitted" in text and "--map-path" in text, "a check does not say what a restore will: " + text)
 text = hdcr("restore", "image", "--detach", ok=False)
 must("file-not-permitted" in text or "of_root.log" in text, "the file that stands in the way is not named")
 must(read("of_root.log") == "one\nsomething else of root\n", "another file of root was changed")

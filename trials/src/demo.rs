@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::program::{self, Folder, Programs};
+use crate::program::{self, Folder, Programs, Steps};
 use crate::report::Outcome;
 
 /// How many times the computation is killed.
@@ -34,11 +34,14 @@ pub(crate) fn run(sources: &Path, hdcr: Option<PathBuf>) -> Result<bool> {
     )?;
     writeln!(out)?;
     out.flush()?;
+    let steps = Steps { bar: bar(), aloud: true };
     let (sources, folder, names) = (sources.join("demo"), Folder::Chosen, Vec::new());
-    let wanted = Programs { sources, hdcr, folder, names, kills: KILLS, keep: false, bar: bar() };
+    let wanted = Programs { sources, hdcr, folder, names, kills: KILLS, keep: false, steps };
     let all = program::all(&wanted);
-    wanted.bar.finish_and_clear();
+    wanted.steps.bar.finish_and_clear();
     for finished in all? {
+        writeln!(out)?;
+        writeln!(out, "What was said and measured:")?;
         for line in &finished.log {
             writeln!(out, "  {line}")?;
         }

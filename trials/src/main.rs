@@ -208,7 +208,7 @@ fn run_programs(place: &Place, args: &ProgramArgs) -> Result<bool> {
         names: args.names.clone(),
         kills: args.kills,
         keep: args.keep,
-        bar: indicatif::ProgressBar::hidden(),
+        steps: program::Steps { bar: indicatif::ProgressBar::hidden(), aloud: false },
     };
     program::run_all(&wanted, &mut report)?;
     report.close()

@@ -6,6 +6,7 @@ mod rollback;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,8 +32,32 @@ pub(crate) struct Programs {
     pub(crate) names: Vec<String>,
     pub(crate) kills: u32,
     pub(crate) keep: bool,
-    /// Counts the steps of each: [`steps`].
+    pub(crate) steps: Steps,
+}
+
+/// How far it is, for whoever looks on.
+#[derive(Debug)]
+pub(crate) struct Steps {
+    /// Counts the steps of each program: [`steps`].
     pub(crate) bar: ProgressBar,
+    /// Each is told in a line as well, when it happens.
+    pub(crate) aloud: bool,
+}
+
+impl Steps {
+    /// Says what is being done.
+    pub(crate) fn doing(&self, what: &str) -> Result<()> {
+        self.bar.set_message(what.to_owned());
+        self.tell(&format!("{what} ..."))
+    }
+
+    /// Says what has happened.
+    pub(crate) fn tell(&self, what: &str) -> Result<()> {
+        if self.aloud {
+            self.bar.suspend(|| writeln!(io::stdout(), "  {what}"))?;
+        }
+        Ok(())
+    }
 }
 
 /// How many steps a program takes: undisturbed, the first checkpoint, each kill, the end.
@@ -96,20 +121,20 @@ fn run_one(wanted: &Programs, program: &Description) -> Result<Finished> {
 }
 
 fn compare(program: &Description, hdcr: &Path, folder: &Path, wanted: &Programs, log: &mut Vec<String>) -> Result<()> {
-    let (kills, bar) = (wanted.kills, &wanted.bar);
+    let (kills, steps) = (wanted.kills, &wanted.steps);
     // Both runs see the same path, or a path in a result would be a difference.
     let place = folder.join("place");
     let undisturbed = folder.join("undisturbed");
     prepare(program, &place)?;
     let began = Instant::now();
-    bar.set_message("running it undisturbed");
+    steps.doing("running it undisturbed")?;
     let (status, expected) = undisturbed_run(program, &place, log)?;
-    bar.inc(1);
+    steps.bar.inc(1);
     // A program that is told to end waits for that; another one must not end before its last kill.
     let ends_after = program.finish.is_empty().then(|| began.elapsed());
     fs::rename(&place, &undisturbed)?;
     prepare(program, &place)?;
-    let job = Job { program, hdcr, place: &place, store: folder.join("store"), kills, ends_after, bar };
+    let job = Job { program, hdcr, place: &place, store: folder.join("store"), kills, ends_after, steps };
     let disturbed_status = job.run(log)?;
     ensure!(disturbed_status == status, "ended with {disturbed_status:?}, undisturbed with {status:?}");
     for (name, bytes) in expected {

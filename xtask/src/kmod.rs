@@ -118,6 +118,10 @@ pub(crate) fn build(shell: &Shell) -> Result<bool> {
     let is_missing = kernels.iter().all(|kernel| kernel.release != running);
     if is_missing && has_headers(&running) {
         of_release(shell, &folder(shell).join(object::NAME), running)?;
+    } else if is_missing {
+        say(&format!(
+            "not built for the running kernel, {running}: its headers are not installed (linux-headers-{running})"
+        ))?;
     }
     Ok(true)
 }

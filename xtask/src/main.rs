@@ -99,6 +99,9 @@ fn run(command: &Command) -> Result<bool> {
     let shell = Shell::new(root, &target.unwrap_or_else(|| root.join("target")));
     match &command.task {
         Task::Demo => {
+            shell::say(
+                "a long computation is killed three times under hdcr, and has to end with the results of an undisturbed run",
+            )?;
             packages::install(&shell)?;
             shell.trials(&["demo"])
         }
@@ -166,10 +169,9 @@ fn golden(shell: &Shell, names: &[String]) -> Result<bool> {
 
 /// Both come from the description of the command line in the program itself.
 fn man(shell: &Shell) -> Result<bool> {
-    let words = ["build", "--quiet", "--package", "hdcr-cli"];
-    ensure!(shell.run("cargo", &words)?, "the build failed");
+    ensure!(shell.build_product()?, "the build failed");
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    let (program, pages) = (shell.target().join("debug/hdcr"), shell.target().join("man/man1"));
+    let (program, pages) = (shell.target().join("release/hdcr"), shell.target().join("man/man1"));
     let completions = shell.target().join("completions");
     std::fs::create_dir_all(&completions)?;
     for (name, file) in [("bash", "hdcr"), ("zsh", "_hdcr"), ("fish", "hdcr.fish")] {

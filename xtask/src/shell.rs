@@ -72,15 +72,24 @@ impl Shell {
         Ok(String::from_utf8_lossy(&out.stdout).into_owned())
     }
 
-    /// Builds what the trials need: the product as users get it, and the runner.
+    /// Builds what the trials need: the runner, and the product as users get it.
     pub(crate) fn build(&self) -> Result<bool> {
         if !self.target.join("release/hdcr").exists() {
             writeln!(io::stderr(), "building hdcr and its trials; the first time this takes some minutes ...")?;
         }
-        let product = ["build", "--release", "--package", "hdcr-cli", "--package", "hdcr"];
-        let examples = ["build", "--quiet", "--release", "--package", "hdcr", "--examples"];
-        let runner = ["build", "--quiet", "--package", "trials"];
-        Ok(self.run("cargo", &product)? && self.run("cargo", &examples)? && self.run("cargo", &runner)?)
+        Ok(self.build_runner()? && self.build_product()?)
+    }
+
+    /// Builds the program, the library and its examples. In one call: what cargo takes together decides with which
+    /// features it builds what they share, and calls that differ make each other's work out of date.
+    pub(crate) fn build_product(&self) -> Result<bool> {
+        let words =
+            ["build", "--release", "--package", "hdcr-cli", "--package", "hdcr", "--lib", "--bins", "--examples"];
+        self.run("cargo", &words)
+    }
+
+    fn build_runner(&self) -> Result<bool> {
+        self.run("cargo", &["build", "--package", "trials"])
     }
 
     /// The runner's binary and the options that tell it where things lie.
@@ -106,7 +115,9 @@ impl Shell {
 
     /// Builds, then runs the trials with these arguments.
     pub(crate) fn trials(&self, arguments: &[&str]) -> Result<bool> {
-        ensure!(self.build()?, "the build failed");
+        // What only asks how the runner is called needs nothing else.
+        let asks = arguments.iter().any(|word| matches!(*word, "--help" | "-h"));
+        ensure!(if asks { self.build_runner()? } else { self.build()? }, "the build failed");
         let (runner, options) = self.runner();
         let mut all: Vec<&str> = options.iter().map(String::as_str).collect();
         all.extend(arguments);

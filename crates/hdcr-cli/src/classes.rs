@@ -23,10 +23,9 @@ impl From<EngineError> for Failure {
                 if let Some(busy) = busy::alone_in_the_way(&refusals.0) {
                     return busy;
                 }
-                let message = format!("{}; nothing was touched", in_the_way(refusals.0.len()));
-                let mut failure = Self::refused("refused", message);
-                failure.refusals = parts::obstacles(&refusals.0);
-                failure
+                let refusals = parts::obstacles(&refusals.0);
+                let message = format!("{}; nothing was touched", in_the_way(&refusals));
+                Self { refusals, ..Self::refused("refused", message) }
             }
             EngineError::Mechanism(error) => mechanism(&error, class),
             EngineError::Image(error) => error.into(),
@@ -117,6 +116,8 @@ fn store(error: &StoreError, class: Class) -> Failure {
         }
         StoreError::Busy { .. } => failure("store-busy").remedy("try again when it is done"),
         StoreError::Vanished { .. } => failure("store-gone"),
+        StoreError::System { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => failure("store")
+            .remedy("it is somebody else's: name a store of your own with --store or HDCR_STORE, or act as the user whose it is"),
         StoreError::System { .. } => failure("store"),
     }
 }

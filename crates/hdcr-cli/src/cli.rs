@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueHint};
 
 use crate::algorithm::Choice;
@@ -100,7 +101,7 @@ pub(crate) enum Command {
     /// List the jobs that run under hdcr, and programs restored by hand
     #[command(after_help = "\
 PID is the number to be used where this is read. EVERY is the time between checkpoints; a `!` after the state says that \
-the last one failed, and `orphan!` that the keeper was killed while its program runs on. `by hand` is a program that \
+the last one failed, `stopped` that the program was (by SIGSTOP; `kill -CONT PID` lets it go on), and `orphan!` that the keeper was killed while its program runs on. `by hand` is a program that \
 `hdcr restore` brought back from the store: it has no keeper, and nobody rolls it back.
 
 Examples:
@@ -167,8 +168,9 @@ TERM). Any other death by a signal (SEGV, ABRT, KILL, out of memory) is a crash:
 goes back to its newest checkpoint, after the same crash once more to the one before, until --restarts is used up. \
 A shell turns the crash of its command into an exit status; --on exit:137 makes it a crash again.
 
-A job that did not end (its machine did) goes on from its last checkpoint when it is run with the same name and command. \
-What the program has sent to others (a terminal, a socket) after the checkpoint is sent again after a rollback.
+Run with the same name and command, a job goes on from its newest checkpoint when it was ended from outside: by a signal \
+that asks for it (Ctrl-C), with its machine, by `hdcr checkpoint NAME --kill`, or when it was given up. One that ended by \
+itself, or by `hdcr stop`, begins anew. What the program has sent to others (a terminal, a socket) after the checkpoint is sent again after a rollback.
 
 Examples:
   hdcr run --every 5m -- ./simulate --steps 1000000
@@ -240,7 +242,7 @@ pub(crate) struct FileArgs {
     pub(crate) always: Vec<PathBuf>,
     /// What to do with files: PATH=auto|content|truncate|verify|ignore; the longest path wins, such as
     /// /data/scratch=ignore (repeat for more)
-    #[arg(long = "file-policy", value_name = "PATH=POLICY")]
+    #[arg(long = "file-policy", value_name = "PATH=POLICY", value_parser = OsStringValueParser::new().try_map(|words| FilePolicyRule::read(&words)))]
     pub(crate) policies: Vec<FilePolicyRule>,
     /// Largest written file to be saved by policy auto, such as 64M or 1G [default: 64M]
     #[arg(long = "file-limit", value_name = "SIZE", value_parser = duration::parse_size)]
@@ -282,7 +284,7 @@ pub(crate) struct CheckpointArgs {
     /// When another hdcr is at work on the program: wait for that, up to this time, such as 10s [default: do not wait]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub(crate) wait: Option<Duration>,
-    /// Leave the program stopped (as by SIGSTOP) once the checkpoint is safe on disk
+    /// Leave the program stopped (as by SIGSTOP) once the checkpoint is safe on disk; `kill -CONT PID` lets it go on
     #[arg(long)]
     pub(crate) stop: bool,
     /// Give up, leaving the program as it was, after this time, such as 30s or 2m [default: 30s]
@@ -325,10 +327,10 @@ pub(crate) struct RestoreArgs {
     #[arg(long)]
     pub(crate) take_over: bool,
     /// A path of the image is another one now, such as /data=/mnt/data (repeat for more)
-    #[arg(long, value_name = "OLD=NEW")]
+    #[arg(long, value_name = "OLD=NEW", value_parser = OsStringValueParser::new().try_map(|words| PathMap::read(&words)))]
     pub(crate) map_path: Vec<PathMap>,
     /// What stdin, stdout and stderr that led out of the program become: inherit, null, or a file [default: inherit]
-    #[arg(long, value_name = "inherit|null|FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "inherit|null|FILE", value_hint = ValueHint::FilePath, value_parser = OsStringValueParser::new().map(StdioTarget::from))]
     pub(crate) stdio: Option<StdioTarget>,
     /// Memory that is put in while the program runs already, as it touches it and behind
     #[arg(long, value_enum, default_value = "never")]
@@ -342,8 +344,8 @@ pub(crate) struct RestoreArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status 0: possible; 69: refused, with a list of all that stands in the way, by pid, descriptor and path, or there is \
-no such process, job or image; 65: the image is damaged; 71: the system failed; 75: it changed while it was looked at, or \
-another hdcr is at work on it.
+no such process, job or image; 65: what describes the image is damaged; 71: the system failed; 75: it changed while it was looked at, or \
+another hdcr is at work on it. The memory that an image holds is not read: `hdcr verify` does that.
 
 Examples:
   hdcr check 4711             could it be checkpointed, with all below it?
@@ -360,7 +362,7 @@ pub(crate) struct CheckArgs {
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub(crate) wait: Option<Duration>,
     /// For an image: a path of it is another one now, such as /data=/mnt/data (repeat for more)
-    #[arg(long, value_name = "OLD=NEW")]
+    #[arg(long, value_name = "OLD=NEW", value_parser = OsStringValueParser::new().try_map(|words| PathMap::read(&words)))]
     pub(crate) map_path: Vec<PathMap>,
     #[command(flatten)]
     pub(crate) files: FileArgs,
@@ -407,7 +409,7 @@ pub(crate) struct ListArgs {
 The line `size` has SIZE and NEW of `hdcr list --help`. MAPPED is the address space of a process and the number of its \
 mappings, most of which need not be stored: files have it, or it was never touched. HELD is the memory of it that the \
 image holds. The line `holds` adds it up with the contents of files and of shared memory, all unpacked; packed, and with \
-the records, that is SIZE.
+the records, that is SIZE. Of what `came from` names some may have been removed since.
 
 Examples:
   hdcr show sim               processes and open files of the newest one
@@ -434,7 +436,8 @@ pub(crate) struct ImageArgs {
 #[command(after_help = "\
 Examples:
   hdcr rm sim@12 sim@13       two checkpoints
-  hdcr rm sim                 all of a job, and the job itself
+  hdcr rm sim                 all of a job, and what is remembered of it
+                              (its numbers go on if it is run again)
 
 A checkpoint that others go on from can go as well: they keep what they need of it. One from which the memory of a program \
 is still being filled (`hdcr restore --lazy`) is refused.")]

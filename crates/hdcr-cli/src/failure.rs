@@ -92,12 +92,13 @@ pub(crate) fn told(notes: &[Obstacle], each: bool) -> Vec<String> {
     if each { notes.iter().map(ToString::to_string).collect() } else { told_once(notes) }
 }
 
-/// All that is to be told, with what holds of several holders of one thing told once.
-pub(crate) fn told_once(obstacles: &[Obstacle]) -> Vec<String> {
-    /// A tree of a thousand processes has as many holders of its terminal.
-    const HOLDERS: usize = 4;
-    /// More of one code are not read one by one.
-    const SINGLY: usize = 20;
+/// How many things there are, however many hold each.
+pub(crate) fn told_apart(obstacles: &[Obstacle]) -> usize {
+    things(obstacles).len()
+}
+
+/// Obstacles by the thing that each is about.
+fn things(obstacles: &[Obstacle]) -> Vec<Vec<&Obstacle>> {
     let same = |a: &Obstacle, b: &Obstacle| {
         let known = |o: &Obstacle| o.pid.is_some() && o.path.is_some();
         let is_same = |o: &Obstacle, p: &Obstacle| (&o.code, &o.object, &o.path) == (&p.code, &p.object, &p.path);
@@ -110,6 +111,16 @@ pub(crate) fn told_once(obstacles: &[Obstacle]) -> Vec<String> {
             None => groups.push(vec![obstacle]),
         }
     }
+    groups
+}
+
+/// All that is to be told, with what holds of several holders of one thing told once.
+pub(crate) fn told_once(obstacles: &[Obstacle]) -> Vec<String> {
+    /// A tree of a thousand processes has as many holders of its terminal.
+    const HOLDERS: usize = 4;
+    /// More of one code are not read one by one.
+    const SINGLY: usize = 20;
+    let mut groups = things(obstacles);
     let mut told = Vec::new();
     while let Some(first) = groups.first().and_then(|group| group.first().copied()) {
         let is_alike = |group: &Vec<&Obstacle>| group.first().is_some_and(|other| other.code == first.code);
@@ -345,6 +356,7 @@ mod tests {
         notes.push(note(7, 3, "/dev/pts/1"));
         let told = told_once(&notes);
         assert_eq!(told.len(), 2, "{told:?}");
+        assert_eq!(crate::output::in_the_way(&notes), "2 objects stand in the way");
         let holders = "[outside-terminal] terminal (pid 7, fd 0, 1, 2; pid 8, fd 0, 1, 2; /dev/pts/0): it lies";
         assert!(told[0].starts_with(holders), "{told:?}");
         assert!(told[1].starts_with("[outside-terminal] terminal (pid 7, fd 3, /dev/pts/1): it lies"), "{told:?}");

@@ -1,7 +1,8 @@
 //! Values of the command line that have a form of their own, each read by one `FromStr`.
 
-use std::convert::Infallible;
+use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -132,15 +133,15 @@ pub(crate) struct PathMap {
     pub(crate) new: PathBuf,
 }
 
-impl FromStr for PathMap {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('=') {
-            Some((old, new)) if old.starts_with('/') && new.starts_with('/') => {
-                Ok(Self { old: PathBuf::from(old), new: PathBuf::from(new) })
-            }
-            _ => Err(format!("\"{text}\" is not OLD=NEW with two absolute paths")),
+impl PathMap {
+    /// Reads one; paths need not be text.
+    pub(crate) fn read(words: &OsStr) -> Result<Self, String> {
+        let bytes = words.as_bytes();
+        let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+        let at = bytes.iter().position(|byte| *byte == b'=');
+        match at.and_then(|at| Some((path(bytes.get(..at)?), path(bytes.get(at + 1..)?)))) {
+            Some((old, new)) if old.is_absolute() && new.is_absolute() => Ok(Self { old, new }),
+            _ => Err(format!("\"{}\" is not OLD=NEW with two absolute paths", words.display())),
         }
     }
 }
@@ -157,15 +158,13 @@ pub(crate) enum StdioTarget {
     File(PathBuf),
 }
 
-impl FromStr for StdioTarget {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(match text {
-            "inherit" => Self::Inherit,
-            "null" => Self::Null,
-            path => Self::File(PathBuf::from(path)),
-        })
+impl From<OsString> for StdioTarget {
+    fn from(words: OsString) -> Self {
+        match words.to_str() {
+            Some("inherit") => Self::Inherit,
+            Some("null") => Self::Null,
+            _ => Self::File(PathBuf::from(words)),
+        }
     }
 }
 
@@ -195,24 +194,22 @@ pub(crate) struct FilePolicyRule {
     pub(crate) policy: FilePolicy,
 }
 
-impl FromStr for FilePolicyRule {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("\"{text}\" is not PATH=POLICY with auto, content, truncate, verify or ignore");
-        let (path, policy) = text.rsplit_once('=').ok_or_else(wrong)?;
-        let policy = match policy {
-            "auto" => FilePolicy::Auto,
-            "content" => FilePolicy::Content,
-            "truncate" => FilePolicy::Truncate,
-            "verify" => FilePolicy::Verify,
-            "ignore" => FilePolicy::Ignore,
+impl FilePolicyRule {
+    /// Reads one; the path need not be text.
+    pub(crate) fn read(words: &OsStr) -> Result<Self, String> {
+        let bytes = words.as_bytes();
+        let wrong =
+            || format!("\"{}\" is not PATH=POLICY with auto, content, truncate, verify or ignore", words.display());
+        let at = bytes.iter().rposition(|byte| *byte == b'=').filter(|at| *at > 0).ok_or_else(wrong)?;
+        let policy = match bytes.get(at + 1..).unwrap_or_default() {
+            b"auto" => FilePolicy::Auto,
+            b"content" => FilePolicy::Content,
+            b"truncate" => FilePolicy::Truncate,
+            b"verify" => FilePolicy::Verify,
+            b"ignore" => FilePolicy::Ignore,
             _ => return Err(wrong()),
         };
-        if path.is_empty() {
-            return Err(wrong());
-        }
-        Ok(Self { path: PathBuf::from(path), policy })
+        Ok(Self { path: PathBuf::from(OsStr::from_bytes(bytes.get(..at).unwrap_or_default())), policy })
     }
 }
 
@@ -336,12 +333,27 @@ mod tests {
 
     #[test]
     fn rules_for_paths_are_read() {
-        let map: PathMap = "/a/b=/c".parse().unwrap();
+        let map = PathMap::read(OsStr::new("/a/b=/c")).unwrap();
         assert_eq!((map.old, map.new), (PathBuf::from("/a/b"), PathBuf::from("/c")));
-        let rule: FilePolicyRule = "/a=b=ignore".parse().unwrap();
+        let rule = FilePolicyRule::read(OsStr::new("/a=b=ignore")).unwrap();
         assert_eq!((rule.path, rule.policy), (PathBuf::from("/a=b"), FilePolicy::Ignore));
-        assert!("a=/b".parse::<PathMap>().is_err());
-        assert!("/a=keep".parse::<FilePolicyRule>().is_err());
-        assert!("=auto".parse::<FilePolicyRule>().is_err());
+        for (map, rule) in [("a=/b", "/a=keep"), ("/a", "=auto")] {
+            assert!(PathMap::read(OsStr::new(map)).is_err() && FilePolicyRule::read(OsStr::new(rule)).is_err());
+        }
+    }
+    #[test]
+    fn paths_need_not_be_text() {
+        use clap::Parser as _;
+        let raw = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
+        let map = raw(b"/n\xff=/m\xfe");
+        let words =
+            [raw(b"hdcr"), raw(b"restore"), raw(b"sim"), raw(b"--map-path"), map, raw(b"--stdio"), raw(b"/o\xfd")];
+        let crate::cli::Command::Restore(args) = crate::cli::Cli::try_parse_from(words).unwrap().command else {
+            unreachable!("another command");
+        };
+        assert_eq!(args.map_path, [PathMap { old: raw(b"/n\xff").into(), new: raw(b"/m\xfe").into() }]);
+        assert_eq!(args.stdio, Some(StdioTarget::File(raw(b"/o\xfd").into())));
+        let words = [raw(b"hdcr"), raw(b"check"), raw(b"1"), raw(b"--file-policy"), raw(b"/p\xfc=ignore")];
+        assert!(crate::cli::Cli::try_parse_from(words).is_ok());
     }
 }

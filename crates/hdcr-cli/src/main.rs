@@ -46,8 +46,6 @@ mod worker;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use cli::{Cli, Command};
 use commands::Surrounding;
 use failure::Result;
@@ -55,7 +53,7 @@ use output::Output;
 use settings::Settings;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match commands::read() {
         Ok(cli) => cli,
         Err(error) => return commands::usage(error),
     };

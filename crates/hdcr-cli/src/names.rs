@@ -3,12 +3,33 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use crate::failure::Failure;
+use hdcr_image::JobName;
+
+use crate::failure::{Class, Failure};
 use crate::parts;
+use crate::task::Place;
 
 /// Whether an image is named by its path, and not as one of a store.
 pub(crate) fn is_path(image: &OsStr) -> bool {
     image.as_encoded_bytes().contains(&b'/')
+}
+
+/// A failure to read an image, with the image that it is and, when that is damaged, what else there may be.
+pub(crate) fn of_image(failure: Failure, place: &Place) -> Failure {
+    if failure.class != Class::Corrupt {
+        return failure;
+    }
+    let remedy = match place {
+        Place::Store { job, .. } => format!(
+            "each checkpoint can be restored by itself: `hdcr list {job}` shows the others, `hdcr verify {job}@ID` reads all of one"
+        ),
+        Place::Path(_) => {
+            "nothing can be brought back from it; another copy or another checkpoint may be whole (`hdcr verify` reads all of one)"
+                .to_owned()
+        }
+    };
+    let is_named = failure.message.contains(&place.to_string());
+    if is_named { failure } else { failure.during(place) }.remedy(remedy)
 }
 
 /// The known name that is nearest to a mistyped one, when one is near enough to be meant.
@@ -48,7 +69,9 @@ fn distance(from: &str, to: &str) -> usize {
 
 /// What to say when a store has nothing of a job: the one that may be meant, or where to look.
 pub(crate) fn no_checkpoint(store: &Path, name: &str, otherwise: &str) -> String {
-    let known = parts::jobs(store).unwrap_or_default().into_iter().map(|job| job.to_string());
+    // A job whose checkpoints were removed keeps its numbers.
+    let has_some = |job: &JobName| parts::numbers(store, job).is_ok_and(|numbers| !numbers.is_empty());
+    let known = parts::jobs(store).unwrap_or_default().into_iter().filter(has_some).map(|job| job.to_string());
     nearest(name, known).map_or_else(|| otherwise.to_owned(), |name| format!("did you mean {name}? {otherwise}"))
 }
 
@@ -102,6 +125,22 @@ mod tests {
         ] {
             assert_eq!(nearest(meant, known()).as_deref(), expected, "{meant}");
         }
+    }
+
+    #[test]
+    fn a_job_without_checkpoints_is_not_meant() {
+        let store = tempfile::tempdir().unwrap();
+        for (job, checkpoint) in [("sim", false), ("sum", true)] {
+            std::fs::create_dir_all(store.path().join("jobs").join(job)).unwrap();
+            if checkpoint {
+                std::fs::create_dir(store.path().join("jobs").join(job).join("1")).unwrap();
+                std::fs::write(store.path().join("jobs").join(job).join("1/manifest"), "").unwrap();
+            }
+        }
+        let sum = JobName::new("sum").unwrap();
+        assert_eq!(parts::numbers(store.path(), &sum).unwrap(), [1]);
+        assert_eq!(no_checkpoint(store.path(), "sin", "look"), "look");
+        assert_eq!(no_checkpoint(store.path(), "sun", "look"), "did you mean sum? look");
     }
 
     #[test]

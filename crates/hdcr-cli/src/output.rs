@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::failure::{Class, Failure, Obstacle, Result, told};
+use crate::failure::{Class, Failure, Obstacle, Result, told, told_apart};
 use crate::progress::Bar;
 
 /// A result that can be shown to people and to programs.
@@ -280,9 +280,9 @@ pub(crate) fn counted(count: usize, one: &str, more: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { more })
 }
 
-/// How much stands in the way.
-pub(crate) fn in_the_way(count: usize) -> String {
-    counted(count, "object stands in the way", "objects stand in the way")
+/// How much stands in the way: as many objects as are told of one by one.
+pub(crate) fn in_the_way(refusals: &[Obstacle]) -> String {
+    counted(told_apart(refusals), "object stands in the way", "objects stand in the way")
 }
 
 #[cfg(test)]

@@ -223,7 +223,7 @@ pub(crate) fn restore(
             Ok(None)
         }
         // Who stands by sees this process end, and ends what is left.
-        (filling, _) => filling.map(|_| None).map_err(Failure::from),
+        (filling, _) => filling.map(|_| None).map_err(|error| names::of_image(Failure::from(error), &task.place)),
     }
 }
 
@@ -256,7 +256,8 @@ pub(crate) fn check_processes(task: &CheckpointTask) -> Result<(Vec<Obstacle>, V
 pub(crate) fn check_image(task: &RestoreTask, stdio: [OwnedFd; 3]) -> Result<(Vec<Obstacle>, Vec<Obstacle>, usize)> {
     let image = open(&task.place)?;
     let mut obstacles: Vec<Obstacle> = machine::missing(&image.manifest().facts);
-    let (refusals, notes) = restore::check(&image, &options(task, stdio, None, None))?;
+    let checked = restore::check(&image, &options(task, stdio, None, None));
+    let (refusals, notes) = checked.map_err(|error| names::of_image(Failure::from(error), &task.place))?;
     obstacles.extend(refusals.iter().map(obstacle));
     Ok((obstacles, notes.iter().map(obstacle).collect(), image.manifest().facts.processes.len()))
 }
@@ -279,12 +280,13 @@ fn source(place: &Place) -> Result<Box<dyn Source>> {
 
 /// Opens an image and checks all but its pages.
 pub(crate) fn open(place: &Place) -> Result<ImageReader> {
-    ImageReader::open(&source(place)?).map_err(|error| Failure::from(error).during(place))
+    ImageReader::open(&source(place)?).map_err(|error| names::of_image(Failure::from(error).during(place), place))
 }
 
 /// Reads the manifest of an image.
 pub(crate) fn manifest(place: &Place) -> Result<Manifest> {
-    ImageReader::manifest_of(&source(place)?).map_err(|error| Failure::from(error).during(place))
+    ImageReader::manifest_of(&source(place)?)
+        .map_err(|error| names::of_image(Failure::from(error).during(place), place))
 }
 
 /// Every record of an image in words.

@@ -27,7 +27,7 @@ use crate::openfile::OpenFileRecord;
 use crate::plan::{self, Step};
 use crate::progress::{Laps, Meter, Phase, Progress};
 use crate::resource;
-use crate::resource::{listed, reopen};
+use crate::resource::{listed, permitted, reopen};
 use crate::rights::{TreeRights, Turn};
 use crate::rollback::Plan;
 use crate::rollback::since::{self, Since};
@@ -311,6 +311,7 @@ pub fn check(image: &ImageReader, options: &Options) -> Result<(Vec<Refusal>, Ve
     if options.since.is_none() {
         refusals.0.extend(reopen::obstacles(&model.frames, &options.map_path, &options.stdio)?);
     }
+    refusals.0.extend(permitted::obstacles(&model, &options.map_path, &options.stdio)?);
     Ok((refusals.0, notes))
 }
 

@@ -8,11 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use indicatif::ProgressBar;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use crate::program::description::Description;
-use crate::program::{LIMIT, step};
+use crate::program::{LIMIT, Steps, step};
 use crate::wait;
 
 /// No step may take longer.
@@ -31,7 +30,7 @@ pub(crate) struct Job<'a> {
     pub(crate) kills: u32,
     /// How long the program takes undisturbed, if it ends by itself.
     pub(crate) ends_after: Option<Duration>,
-    pub(crate) bar: &'a ProgressBar,
+    pub(crate) steps: &'a Steps,
 }
 
 /// A process, told from a later one of the same number by the time of its start.
@@ -57,10 +56,10 @@ impl Job<'_> {
         words.push("--");
         let mut child = self.program.start(self.place, &words)?;
         let result = self.disturb(&mut child, &hdcr, log);
-        self.bar.inc(1);
-        self.bar.set_message("running it to its end");
+        self.steps.bar.inc(1);
+        let result = result.and_then(|()| self.steps.doing("running it to its end"));
         let result = result.and_then(|()| wait::end_of(&mut child, "hdcr run", LIMIT));
-        self.bar.inc(1);
+        self.steps.bar.inc(1);
         let text = fs::read(self.place.join("../stderr")).unwrap_or_default();
         log.extend(String::from_utf8_lossy(&text).lines().map(str::to_owned));
         if result.is_err() {
@@ -77,13 +76,13 @@ impl Job<'_> {
     }
 
     fn disturb(&self, child: &mut Child, hdcr: &Path, log: &mut Vec<String>) -> Result<()> {
-        self.bar.set_message("running it under hdcr");
+        self.steps.doing("running it under hdcr")?;
         let mut last = Self::await_other_than(None, child, hdcr)?;
         step(&self.program.begin, self.place, "begin")?;
         self.checkpoint(hdcr, log)?;
         for kill in 1..=self.kills {
-            self.bar.inc(1);
-            self.bar.set_message(format!("kill {kill} of {}, and a roll-back", self.kills));
+            self.steps.bar.inc(1);
+            self.steps.doing(&format!("kill {kill} of {}, and a roll-back", self.kills))?;
             let most = self.longest_pause();
             std::thread::sleep(random(most / 4, most));
             ensure!(child.try_wait()?.is_none(), "the program ended before kill {kill}");
@@ -91,7 +90,9 @@ impl Job<'_> {
             let began = Instant::now();
             kill_process(pid, Signal::KILL).with_context(|| format!("kill {kill}"))?;
             last = Self::await_other_than(Some(&last), child, hdcr)?;
-            log.push(format!("kill {kill}: runs again after {} ms", began.elapsed().as_millis()));
+            let told = format!("kill {kill}: runs again after {} ms", began.elapsed().as_millis());
+            self.steps.tell(&told)?;
+            log.push(told);
         }
         step(&self.program.finish, self.place, "finish")
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hdcr_image::ManifestFacts;
 
-use super::Surrounding;
+use super::{Surrounding, stop};
 use crate::asking;
 use crate::by_hand;
 use crate::cli::RestoreArgs;
@@ -28,7 +28,7 @@ pub(crate) fn refuse(at: &Surrounding<'_>, args: &RestoreArgs, place: &Place) ->
         return Ok(());
     }
     let image = parts::open(place)?;
-    let Some(first) = first(at, place, &image.manifest().facts)? else { return Ok(()) };
+    let Some((first, is_known)) = first(at, place, &image.manifest().facts)? else { return Ok(()) };
     let is_moved = |path: &std::path::Path| args.map_path.iter().any(|map| path.starts_with(&map.old));
     let files = parts::written(&image)?;
     let files = files.iter().filter(|path| !is_moved(path)).map(|path| path.display().to_string());
@@ -44,23 +44,25 @@ pub(crate) fn refuse(at: &Surrounding<'_>, args: &RestoreArgs, place: &Place) ->
          that runs",
         named.join(", ")
     );
+    // What hdcr has not started is ended as any other process is.
+    let end = if is_known { "hdcr stop" } else { "kill" };
     Err(Failure::refused("copy-runs", message).remedy(format!(
-        "end that one first (`hdcr stop {first}`), or give this one other files (`--map-path OLD=NEW`); --force restores it \
+        "end that one first (`{end} {first}`), or give this one other files (`--map-path OLD=NEW`); --force restores it \
          all the same"
     )))
 }
 
-/// The first process of a copy that runs here, as far as one can know.
-fn first(at: &Surrounding<'_>, place: &Place, facts: &ManifestFacts) -> Result<Option<i32>> {
+/// The first process of a copy that runs here, as far as one can know, and whether `hdcr ps` shows it.
+fn first(at: &Surrounding<'_>, place: &Place, facts: &ManifestFacts) -> Result<Option<(i32, bool)>> {
     if let Place::Store { root, job, .. } = place {
         let living = by_hand::living(root, &parts::job_name(job)?)?;
         if let Some(copy) = living.first() {
-            return Ok(Some(copy.pid));
+            return Ok(Some((copy.pid, true)));
         }
         let status = asking::status(&at.registry()?, job, Duration::from_secs(1)).ok().flatten();
         let kept = status.filter(|status| status.store == *root && status.phase != "ending");
         if let Some(pid) = kept.and_then(|status| status.pid) {
-            return Ok(Some(pid));
+            return Ok(Some((pid, true)));
         }
     }
     // Whoever has its number and its command is it: the program that was checkpointed, or one that was restored from it.
@@ -71,7 +73,12 @@ fn first(at: &Surrounding<'_>, place: &Place, facts: &ManifestFacts) -> Result<O
         return Ok(None);
     }
     let own = Some(facts.root_pid).filter(|pid| same(*pid) && process::lives(*pid));
-    Ok(own.or_else(|| inside(facts.root_pid).into_iter().find(|pid| same(*pid) && process::lives(*pid))))
+    let found = own.or_else(|| inside(facts.root_pid).into_iter().find(|pid| same(*pid) && process::lives(*pid)));
+    let is_shown = |pid: i32| {
+        by_hand::all(&at.settings.store).iter().any(|(_, program)| program.pid == pid)
+            || at.registry().is_ok_and(|registry| stop::job_with(&registry, pid).is_some())
+    };
+    Ok(found.map(|pid| (pid, is_shown(pid))))
 }
 
 /// Processes that have a number in a pid namespace right below this one, as those have that an ordinary user restores or runs.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::Surrounding;
-use super::checkpoint::{must_exist, pid};
+use super::checkpoint::{must_exist, pid, restored};
 use super::restore::{descriptors, place};
 use crate::asking;
 use crate::busy::BUSY;
@@ -39,7 +39,7 @@ impl Report for Checked {
         let processes = counted(self.processes, "process", "processes");
         let mut lines = vec![match self.refusals.len() {
             0 => format!("{}: {} of {processes} is possible", self.target, self.operation),
-            count => format!("{}: {} is refused, {}", self.target, self.operation, in_the_way(count)),
+            _ => format!("{}: {} is refused, {}", self.target, self.operation, in_the_way(&self.refusals)),
         }];
         lines.extend(told_once(&self.refusals).into_iter().map(|obstacle| format!("  {obstacle}")));
         lines.extend(told_once(&self.notes).into_iter().map(|note| format!("  note: {note}")));
@@ -58,7 +58,8 @@ fn living(at: &Surrounding<'_>, target: &str, timeout: Duration) -> Result<Optio
     }
     // A name with another character than those of a job is none.
     match asking::status(&at.registry()?, target, timeout) {
-        Ok(status) => Ok(status.and_then(|status| status.pid)),
+        Ok(Some(status)) => Ok(status.pid),
+        Ok(None) => restored(at, target),
         Err(failure) if failure.code == "keeper-stuck" => Err(failure),
         Err(_) => Ok(None),
     }
@@ -179,7 +180,9 @@ fn look(at: &Surrounding<'_>, args: &CheckArgs) -> Result<Seen> {
             progress: false,
             greeting: Greeting::by_hand(0),
         };
-        ("restore", parts::check_image(&task, descriptors(&StdioTarget::Null)?)?)
+        // As a restore here would have them; who has none can ask all the same.
+        let stdio = descriptors(&StdioTarget::Inherit).or_else(|_| descriptors(&StdioTarget::Null))?;
+        ("restore", parts::check_image(&task, stdio)?)
     };
     let (refusals, mut notes, processes) = found;
     if operation == CHECKPOINT && !parts::can_watch() {

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use hdcr_engine::progress::Progress;
 
-use super::Surrounding;
+use super::{Surrounding, stop};
 use crate::asking::{self, Question};
 use crate::busy::BUSY;
+use crate::by_hand as restored_by_hand;
 use crate::cli::{CheckpointArgs, FileArgs};
 use crate::failure::{Class, Failure, Result};
 use crate::job::{self, State};
@@ -32,7 +33,9 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
         (false, true) => Then::Stop,
         (false, false) => Then::GoOn,
     };
-    let done = match pid(&args.target) {
+    let numbered = pid(&args.target);
+    let restored = if numbered.is_none() { restored(at, &args.target)? } else { None };
+    let done = match numbered.or(restored) {
         Some(pid) => {
             if at.entered.is_some() {
                 process::take_name();
@@ -45,9 +48,12 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
                     return Ok(status);
                 }
             }
-            let target = match &args.output {
-                Some(path) => file_target(path)?,
-                None => Target::Store { root: at.settings.store.clone(), job: name_of(at, pid) },
+            let target = if let Some(path) = &args.output {
+                file_target(path)?
+            } else {
+                // What was brought back from the checkpoints of a job adds to them.
+                let job = if restored.is_some() { args.target.clone() } else { name_of(at, pid) };
+                Target::Store { root: at.settings.store.clone(), job }
             };
             let timeout = at.settings.checkpoint_timeout(args.timeout);
             let files = at.settings.files(&args.files)?;
@@ -58,12 +64,45 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
             let jobs = at.settings.surroundings.jobs();
             let task = CheckpointTask::of_any(who, target, files, timeout, jobs);
             let task = CheckpointTask { then, progress: bar.is_seen(), ..task };
-            by_hand(&task, &bar, &upright, args.wait.unwrap_or_default())?
+            let done = by_hand(&task, &bar, &upright, args.wait.unwrap_or_default())?;
+            tell_of_its_job(at, pid);
+            done
         }
         None => of_job(at, args, then)?,
     };
     at.output.result(&done)?;
     Ok(0)
+}
+
+/// A checkpoint by number of what a keeper has is none of its job.
+fn tell_of_its_job(at: &Surrounding<'_>, pid: i32) {
+    let job = at.registry().ok().filter(|_| at.entered.is_none()).and_then(|registry| stop::job_with(&registry, pid));
+    if let Some(job) = job {
+        at.output.note(&format!(
+            "process {pid} is the program of job {job}: `hdcr checkpoint {job}` makes one that the job goes back to"
+        ));
+    }
+}
+
+/// The program of a job that was restored by hand, when no keeper has the job: by its number here.
+pub(super) fn restored(at: &Surrounding<'_>, name: &str) -> Result<Option<i32>> {
+    let Ok(job) = parts::job_name(name) else { return Ok(None) };
+    // Inside of its namespace it has another number, which is known already.
+    if at.entered.is_some() {
+        return Ok(at.entered);
+    }
+    if at.registry().and_then(|registry| registry.names()).is_ok_and(|names| names.contains(&job.to_string())) {
+        return Ok(None);
+    }
+    match restored_by_hand::living(&at.settings.store, &job)?.as_slice() {
+        [] => Ok(None),
+        [program] => Ok(Some(program.pid)),
+        several => {
+            let pids: Vec<String> = several.iter().map(|program| program.pid.to_string()).collect();
+            let message = format!("programs of job {name} run that were restored by hand: {}", pids.join(", "));
+            Err(Failure::refused("several-copies", message).remedy("name one by its pid"))
+        }
+    }
 }
 
 /// Takes it in this very process.
@@ -162,6 +201,8 @@ pub(crate) fn must_exist(pid: i32) -> Result<()> {
 /// What to say when nobody runs under this name.
 pub(crate) fn no_such_job(at: &Surrounding<'_>, name: &str) -> Failure {
     let record = parts::job_name(name).ok().and_then(|job| job::peek(&at.settings.store, &job).ok().flatten());
+    // One that has ended begins anew, and what was never run cannot be run again.
+    let goes_on = record.as_ref().is_some_and(|record| record.state != State::Ended);
     if let Some(record) = record.filter(|record| record.state == State::Running && record.host.is_elsewhere()) {
         let host = record.host.called();
         let message = format!("job {name} does not run here, but on host {host}, or ran there when that was lost");
@@ -175,9 +216,12 @@ pub(crate) fn no_such_job(at: &Surrounding<'_>, name: &str) -> Failure {
     let otherwise = "`hdcr ps` lists the jobs of this user; a process is named by its pid";
     let kept = parts::job_name(name).and_then(|job| parts::numbers(&at.settings.store, &job)).unwrap_or_default();
     match (names::nearest(name, running), kept.last()) {
-        (_, Some(newest)) => failure.remedy(format!(
-            "it has checkpoints, the newest is {name}@{newest}: `hdcr restore {name}`, or the same `hdcr run`, brings it back"
-        )),
+        (_, Some(newest)) => {
+            let again = if goes_on { ", or the same `hdcr run`," } else { "" };
+            failure.remedy(format!(
+                "it has checkpoints, the newest is {name}@{newest}: `hdcr restore {name}`{again} brings it back"
+            ))
+        }
         (Some(near), None) => failure.remedy(format!("did you mean {near}? {otherwise}")),
         (None, None) => failure.remedy(otherwise),
     }

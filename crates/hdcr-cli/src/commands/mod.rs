@@ -21,8 +21,8 @@ use std::fs::File;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::cli::Cli;
 use crate::failure::{Class, Failure, Result};
@@ -90,6 +90,24 @@ fn command_of(words: &[OsString]) -> Option<clap::Command> {
     found.filter(|command| !command.is_hide_set())
 }
 
+/// The command line as it is given; a variable of the environment that is set to nothing is none.
+pub(crate) fn read() -> std::result::Result<Cli, clap::Error> {
+    fn heed(command: clap::Command) -> clap::Command {
+        let heed_one = |option: clap::Arg| {
+            let is_empty = option.get_env().and_then(variable).is_some_and(|value| value.is_empty());
+            if is_empty { option.env(clap::builder::Resettable::Reset) } else { option }
+        };
+        command.mut_args(heed_one).mut_subcommands(heed)
+    }
+    let mut found = heed(Cli::command()).try_get_matches()?;
+    Cli::from_arg_matches_mut(&mut found)
+}
+
+#[expect(clippy::disallowed_methods, reason = "options are read from the environment here")]
+fn variable(name: &std::ffi::OsStr) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
 /// What is wrong with the command line, in the form of all other failures.
 fn wrong(error: &clap::Error, words: &[OsString]) -> Failure {
     let text = error.to_string();
@@ -105,8 +123,15 @@ fn wrong(error: &clap::Error, words: &[OsString]) -> Failure {
     {
         message = format!("{message} {choices}");
     }
+    // What is said of `--` is meant for values of options; behind the one of `run` stands the program.
     let tips = text.lines().filter_map(|line| line.trim().strip_prefix("tip: ")).map(str::to_owned);
+    let tips = tips.filter(|tip| !tip.starts_with("to pass '"));
     let mut remedy: Vec<String> = tips.collect();
+    if words.get(1).is_some_and(|word| word == "help") {
+        let named = command_of(words).map(|command| format!("`hdcr {} --help`", command.get_name()));
+        let remedy = named.unwrap_or_else(|| "`hdcr --help`".to_owned());
+        return Failure::usage("there is no command help").remedy(format!("{remedy} tells it"));
+    }
     let command = command_of(words);
     if let Some(variable) = command.as_ref().and_then(|command| variable_of(error, command, words)) {
         message = format!("{message} (the value is that of the environment variable {variable})");
@@ -198,6 +223,9 @@ mod tests {
             ("hdcr checkpoint", "were not provided: <PID|NAME>"),
             ("hdcr run --lazy maybe -- sleep", "[possible values: auto, always, never]"),
             ("hdcr restor x", "'restore'"),
+            ("hdcr help run", "`hdcr run --help`"),
+            ("hdcr help", "`hdcr --help`"),
+            ("hdcr run --detach -- sleep", "usage: hdcr run [OPTIONS] -- <CMD>"),
             (
                 "hdcr checkpoint 1 --kill --stop",
                 "usage: hdcr checkpoint [OPTIONS] <PID|NAME>; `hdcr checkpoint --help`",

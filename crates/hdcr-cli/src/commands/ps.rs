@@ -13,6 +13,7 @@ use crate::failure::{Failure, Result};
 use crate::orphan::{self, Orphan};
 use crate::output::Report;
 use crate::paths::shown;
+use crate::process;
 use crate::registry::Status;
 use crate::table::{Cut, Table};
 
@@ -53,7 +54,8 @@ impl Found {
             (Some(number), None) => format!("@{number}"),
             (None, _) => "none".to_owned(),
         };
-        let state = if job.trouble.is_some() { format!("{}!", job.phase) } else { job.phase.clone() };
+        let phase = if job.phase == "running" && is_stopped(job.pid) { STOPPED } else { &job.phase };
+        let state = format!("{phase}{}", if job.trouble.is_some() { "!" } else { "" });
         let every = duration::show(Duration::try_from_secs_f64(job.every_s).unwrap_or_default());
         vec![
             job.name.clone(),
@@ -74,7 +76,8 @@ impl Found {
     fn restored_row(restored: &Restored) -> Vec<String> {
         let none = "-".to_owned();
         let (name, pid, from) = (restored.name.clone(), restored.pid.to_string(), format!("from @{}", restored.number));
-        vec![name, pid, "by hand".to_owned(), none.clone(), from, none.clone(), none, restored.command.clone()]
+        let state = if is_stopped(Some(restored.pid)) { "by hand, stopped" } else { "by hand" };
+        vec![name, pid, state.to_owned(), none.clone(), from, none.clone(), none, restored.command.clone()]
     }
 
     fn orphan_row(orphan: &Orphan) -> Vec<String> {
@@ -125,6 +128,13 @@ impl Report for Found {
 fn short(algorithm: &str) -> &str {
     let word = algorithm.split_whitespace().next().unwrap_or(algorithm);
     word.rsplit('/').next().unwrap_or(word)
+}
+
+/// The state of a job whose program does not run on by itself (SIGSTOP, `checkpoint --stop`).
+const STOPPED: &str = "stopped";
+
+fn is_stopped(pid: Option<i32>) -> bool {
+    pid.and_then(process::stat).is_some_and(|stat| stat.state == b'T')
 }
 
 fn restored(store: &std::path::Path, name: &hdcr_image::JobName, program: &by_hand::ByHand) -> Restored {

@@ -18,19 +18,23 @@ use crate::process::{self, STANDBY};
 
 /// What is gone.
 #[derive(Debug, Serialize)]
-struct Removed {
+struct Gone {
     removed: Vec<String>,
+    /// Whole jobs.
+    forgotten: Vec<String>,
     /// What others of the job had in common with them, and keep.
     notes: Vec<String>,
 }
 
-impl Report for Removed {
+impl Report for Gone {
     fn text(&self) -> String {
-        if self.removed.is_empty() {
-            return "nothing to remove".to_owned();
-        }
         let notes = self.notes.iter().map(|note| format!("\n  note: {note}"));
-        std::iter::once(format!("removed {}", self.removed.join(", "))).chain(notes).collect()
+        let gone = if self.removed.is_empty() { &self.forgotten } else { &self.removed };
+        match gone.as_slice() {
+            [] => "nothing to remove".to_owned(),
+            gone if self.removed.is_empty() => format!("removed what was remembered of {}", gone.join(", ")),
+            gone => std::iter::once(format!("removed {}", gone.join(", "))).chain(notes).collect(),
+        }
     }
 }
 
@@ -44,12 +48,13 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
         refuse_last(store, &wanted)?;
         refuse_read(store, &wanted)?;
     }
-    let mut removed = Vec::new();
+    let (mut removed, mut forgotten) = (Vec::new(), Vec::new());
     let notes = wanted.iter().flat_map(|wanted| bases(store, wanted)).collect();
     for Wanted { job, numbers, is_whole } in wanted {
         if is_whole {
             forget(store, &job, args.take_over)?;
             parts::forget_files(&at.settings.journals(), &job)?;
+            forgotten.push(job.to_string());
         }
         for number in numbers {
             parts::remove(store, &job, number)?;
@@ -59,7 +64,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
             parts::forget_room(store, &job);
         }
     }
-    at.output.result(&Removed { removed, notes })?;
+    at.output.result(&Gone { removed, forgotten, notes })?;
     Ok(0)
 }
 
@@ -106,7 +111,8 @@ fn wanted(at: &Surrounding<'_>, text: &str) -> Result<Wanted> {
     }
     let job = parts::job_name(name)?;
     let all = parts::numbers(store, &job)?;
-    if all.is_empty() && job::peek(store, &job)?.is_none() {
+    let has_left = number.is_none() && at.settings.journals().join(job.as_str()).is_dir();
+    if all.is_empty() && !has_left && job::peek(store, &job)?.is_none() {
         let message = format!("no checkpoint of {job} in {}", store.display());
         return Err(Failure::refused("no-such-checkpoint", message).remedy(names::no_checkpoint(
             store,

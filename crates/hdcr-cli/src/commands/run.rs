@@ -26,6 +26,8 @@ use crate::rule;
 
 pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
     at.trusted_store()?;
+    // Before a name is chosen and told.
+    every(at, args)?;
     let private = args.new_pids || !namespace::may_choose_pids();
     let turn = turn(at, args)?;
     let rule = rule(at, args)?;
@@ -181,16 +183,22 @@ fn note_idle_time(at: &Surrounding<'_>, args: &RunArgs, chosen: &Choice) {
     }
 }
 
+/// The time between two checkpoints, when it can be.
+fn every(at: &Surrounding<'_>, args: &RunArgs) -> Result<Every> {
+    let every = args.every.or(at.settings.config.run.every).unwrap_or(Every::Fixed(Duration::from_secs(30)));
+    match every {
+        Every::Fixed(time) if time < Duration::from_millis(10) => Err(Failure::usage("--every is at least 10ms")),
+        Every::Fixed(_) | Every::Auto => Ok(every),
+    }
+}
+
 fn plan(at: &Surrounding<'_>, args: &RunArgs, name: JobName, start: Start) -> Result<Plan> {
     let config = &at.settings.config.run;
     let algorithm = algorithm(at, args).cloned();
     if let Some(chosen) = &algorithm {
         note_idle_time(at, args, chosen);
     }
-    let every = args.every.or(config.every).unwrap_or(Every::Fixed(Duration::from_secs(30)));
-    if matches!(every, Every::Fixed(time) if time < Duration::from_millis(10)) {
-        return Err(Failure::usage("--every is at least 10ms"));
-    }
+    let every = every(at, args)?;
     let slack = match every {
         Every::Fixed(time) if algorithm.is_none() => time.min(Duration::from_mins(1)),
         Every::Fixed(_) | Every::Auto => Duration::from_secs(10),

@@ -13,6 +13,7 @@ use crate::duration;
 use crate::failure::{Class, Failure, Result};
 use crate::orphan;
 use crate::output::Report;
+use crate::parts;
 use crate::process;
 use crate::registry::{Answer, Registry, Request};
 use crate::trust;
@@ -23,6 +24,8 @@ struct Stopped {
     name: String,
     /// Not known of one that had lost its keeper.
     status: Option<u8>,
+    /// Whether the store has a checkpoint of it.
+    has_checkpoints: bool,
 }
 
 impl Report for Stopped {
@@ -32,7 +35,12 @@ impl Report for Stopped {
             Some(status) => format!("has ended with status {status}"),
             None => "had lost its keeper; its program has been ended".to_owned(),
         };
-        format!("job {name} {how}; its checkpoints are kept (`hdcr rm {name}` removes them)")
+        let left = if self.has_checkpoints {
+            format!("its checkpoints are kept (`hdcr rm {name}` removes them)")
+        } else {
+            "it had no checkpoint yet".to_owned()
+        };
+        format!("job {name} {how}; {left}")
     }
 }
 
@@ -83,7 +91,7 @@ fn nothing(at: &Surrounding<'_>, name: &str, pid: Option<i32>) -> Failure {
 }
 
 /// The job whose program has this pid.
-fn job_with(registry: &Registry, pid: i32) -> Option<String> {
+pub(super) fn job_with(registry: &Registry, pid: i32) -> Option<String> {
     let names = registry.names().unwrap_or_default();
     let has_it = |name: &String| {
         let status = asking::status(registry, name, Duration::from_secs(5)).ok().flatten();
@@ -103,6 +111,9 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &StopArgs) -> Result<u8> {
     let pid = args.name.parse().ok().filter(|_| !registry.names().is_ok_and(|names| names.contains(&args.name)));
     let by_pid = pid.and_then(|pid| job_with(&registry, pid));
     let name = by_pid.unwrap_or_else(|| args.name.clone());
+    // Of a keeper that does not tell, the store of this command.
+    let known = asking::status(&registry, &name, Duration::from_secs(1)).ok().flatten().map(|status| status.store);
+    let store = known.unwrap_or_else(|| at.settings.store.clone());
     let question = Question { name: &name, request: &request, limit };
     let bar = at.output.bar_or_line(Vec::new);
     let grace = duration::show(args.grace);
@@ -126,6 +137,8 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &StopArgs) -> Result<u8> {
             None
         }
     };
-    at.output.result(&Stopped { name, status })?;
+    let has_checkpoints =
+        parts::job_name(&name).and_then(|job| parts::numbers(&store, &job)).map_or(true, |all| !all.is_empty());
+    at.output.result(&Stopped { name, status, has_checkpoints })?;
     Ok(0)
 }

@@ -6,6 +6,7 @@ use super::Surrounding;
 use super::restore::place;
 use crate::cli::ImageArgs;
 use crate::failure::{Failure, Result};
+use crate::names;
 use crate::output::Report;
 use crate::parts;
 use crate::progress::{Doing, Step};
@@ -36,8 +37,9 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ImageArgs) -> Result<u8> {
     let step = |done, total| Step { doing: Doing::Verifying, done, total, round: 0 };
     let verified = image.verify(&mut |progress| teller.at(step(progress.done, progress.total)));
     drop(bar);
-    let verified = verified.map_err(|error| Failure::from(error).during(&place))?;
-    hdcr_engine::verify::verify(&image).map_err(|error| Failure::from(error).during(&place))?;
+    let verified = verified.map_err(|error| names::of_image(Failure::from(error).during(&place), &place))?;
+    hdcr_engine::verify::verify(&image)
+        .map_err(|error| names::of_image(Failure::from(error).during(&place), &place))?;
     at.output.result(&Read {
         snapshot: place.to_string(),
         whole: true,

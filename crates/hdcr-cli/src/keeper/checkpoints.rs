@@ -350,6 +350,7 @@ impl Keeper {
             self.whole = Some(took);
         }
         if self.trouble.take().is_some() {
+            self.told_trouble = None;
             self.note(&format!("checkpoints of job {} work again", self.plan.name));
         }
         self.failures = 0;
@@ -457,8 +458,10 @@ impl Keeper {
         }
         let told = self.trouble.as_ref() == Some(&failure.message);
         if self.phase == Phase::Running && !told && !soon {
-            self.note(&format!("job {} runs on without a new checkpoint: {failure}", self.plan.name));
+            let text = format!("job {} runs on without a new checkpoint: {failure}", self.plan.name);
             self.trouble = Some(failure.message);
+            // Said again when a roll-back has cut it off, as long as it holds.
+            self.told_trouble = self.output.note_at_end(&text);
         }
     }
 

@@ -211,6 +211,9 @@ impl Keeper {
         self.tell_who_is_left();
         let finished = stopped || death == Death::Exit(0) || (matches!(death, Death::Exit(_)) && !asked_for);
         let state = if finished { State::Ended } else { State::Paused };
+        if stopped {
+            self.note(&format!("job {} was ended for good by `hdcr stop` ({})", self.plan.name, self.told_of(death)));
+        }
         if let (State::Paused, Some(made)) = (state, self.line.newest()) {
             let place = self.place(made.number);
             self.note(&format!(
@@ -366,6 +369,7 @@ impl Keeper {
         // Damaged, or no longer there (somebody removed it): an older one is better than none.
         let useless = failure.class == Class::Corrupt || ["store-gone", "no-such-checkpoint"].contains(&&*failure.code);
         if useless {
+            failure.remedy = None;
             self.note(&format!("checkpoint {place} cannot be used: {failure}"));
             if let Some(older) = self.line.instead_of(number) {
                 self.note(&format!("trying {} instead", self.place(older.number)));

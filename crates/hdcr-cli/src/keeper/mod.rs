@@ -175,6 +175,8 @@ pub(crate) struct Keeper {
     pub(super) crash: Option<String>,
     /// What was told of earlier crashes in such a file: a rollback may cut it off.
     pub(super) told: Vec<Said>,
+    /// That the job runs on without new checkpoints, in such a file.
+    pub(super) told_trouble: Option<Said>,
     /// Notes of the last checkpoint; the same ones are not told again.
     pub(super) notes: Vec<Obstacle>,
     /// What was told of what a roll-back would not bring back: codes and objects.
@@ -270,6 +272,7 @@ impl Keeper {
             starved: false,
             crash: None,
             told: Vec::new(),
+            told_trouble: None,
             notes: Vec::new(),
             warned: BTreeSet::new(),
             watch: None,
@@ -442,13 +445,16 @@ impl Keeper {
     pub(super) fn tell_crash(&mut self) {
         let Some(crash) = self.crash.take() else { return };
         let mut again = Vec::new();
-        if !self.told.is_empty()
-            && let Ok(file) = File::open("/proc/self/fd/2")
-        {
+        let mut trouble = None;
+        if let Ok(file) = File::open("/proc/self/fd/2") {
             again = self.told.extract_if(.., |said| !said.stands_in(&file)).map(|said| said.text).collect();
+            trouble = self.told_trouble.take_if(|said| !said.stands_in(&file));
         }
         for text in again.into_iter().chain([crash]) {
             self.told.extend(self.output.note_at_end(&text));
+        }
+        if let Some(said) = trouble {
+            self.told_trouble = self.output.note_at_end(&said.text);
         }
     }
 

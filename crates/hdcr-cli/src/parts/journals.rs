@@ -47,6 +47,9 @@ impl HeldJournal {
         for entry in fs::read_dir(journals).map_err(Failure::system("looking for restores that died"))?.flatten() {
             let path = entry.path();
             let other = path.is_dir() && path.file_name() != Some(std::ffi::OsStr::new(name));
+            if other && is_left(&path) {
+                remove_left(&path);
+            }
             let left = other && rollback::has_died_in(&path);
             if left && let Ok(Some(_lock)) = lock(&path) {
                 // Only its own job's next restore undoes it: its program may have gone on by hand since.
@@ -101,6 +104,27 @@ impl Drop for HeldJournal {
 /// Where roll-backs of a store keep what they replace.
 pub(crate) fn journals(root: &Path) -> PathBuf {
     root.join(".rollback")
+}
+
+/// Whether a journal's directory is one of an image by path that nobody has used for some time.
+fn is_left(directory: &Path) -> bool {
+    const LONG: Duration = Duration::from_mins(1);
+    let name = directory.file_name().unwrap_or_default().as_encoded_bytes();
+    // Those of jobs are in use as long as there are checkpoints.
+    let of_image = name.len() == 32 && name.iter().all(u8::is_ascii_hexdigit);
+    let since = || fs::metadata(directory).and_then(|found| found.modified()).ok()?.elapsed().ok();
+    of_image && since().is_some_and(|since| since > LONG)
+}
+
+/// Removes it if it is empty; it is held meanwhile, as by whoever uses it.
+fn remove_left(directory: &Path) {
+    let is_empty = || fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none());
+    if is_empty()
+        && let Ok(Some(_held)) = lock(directory)
+        && let Err(error) = fs::remove_dir(directory)
+    {
+        tracing::debug!(%error, "an empty directory of roll-backs stays");
+    }
 }
 
 /// Keeps room for the roll-back of a job.
@@ -217,5 +241,24 @@ mod tests {
             assert!(!directory.exists());
             fs::remove_dir(&at).unwrap();
         }
+    }
+    #[test]
+    fn empty_directories_of_images_go_when_nobody_has_used_them_for_long() {
+        let root = tempfile::tempdir().unwrap();
+        let at = journals(root.path());
+        let old = std::time::UNIX_EPOCH;
+        let names = ["00112233445566778899aabbccddeeff", "10112233445566778899aabbccddeeff", "sim"];
+        for name in names {
+            make_private(&at.join(name)).unwrap();
+        }
+        fs::write(at.join(names[1]).join("newer-1-log"), "").unwrap();
+        for name in [names[1], names[2]] {
+            File::open(at.join(name)).unwrap().set_modified(old).unwrap();
+        }
+        drop(HeldJournal::take(&at, "job").unwrap());
+        assert!(names.iter().all(|name| at.join(name).is_dir()), "in use, full, or of a job");
+        File::open(at.join(names[0])).unwrap().set_modified(old).unwrap();
+        drop(HeldJournal::take(&at, "job").unwrap());
+        assert!(!at.join(names[0]).exists() && at.join(names[1]).is_dir() && at.join(names[2]).is_dir());
     }
 }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::contents::{self, InodeRecord};
 use super::{data, regfile};
-use crate::error::{Error, Owner, Result};
+use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
 use crate::rights::{Rights, Turn};
@@ -135,14 +135,19 @@ fn own_output(cx: &Restore<'_>, file: &OwnedFd) -> Option<OwnedFd> {
 }
 
 fn not_permitted(record: &InodeRecord) -> Error {
+    Error::refuse(refusal(record))
+}
+
+/// The refusal of a file that cannot be opened.
+pub(crate) fn refusal(record: &InodeRecord) -> Refusal {
     let owner = Owner { path: Some(model::path_of(&record.path)), ..Owner::default() };
     let cause =
         "the program's user may not open it so, and it is not known to be the file that was open at the checkpoint";
-    Error::refuse(regfile::refuse_path(
+    regfile::refuse_path(
         "file-not-permitted",
         "file",
         owner,
         cause,
-        "give that user the right to, or set its policy to ignore",
-    ))
+        "give that user the right to open it (chown, chmod), name a file in its place (`--map-path OLD=NEW`), or restore as root",
+    )
 }

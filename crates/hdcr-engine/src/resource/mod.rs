@@ -165,6 +165,7 @@ pub(crate) mod locks;
 pub(crate) mod newer;
 pub(crate) mod outside;
 mod patient;
+pub(crate) mod permitted;
 pub(crate) mod reopen;
 #[cfg(test)]
 pub(crate) mod scene;

@@ -64,8 +64,7 @@ pub(crate) fn fate(cx: &Capture<'_>, view: &FileView) -> Fate {
 
 /// The refusal of an end that the policy does not allow.
 pub(crate) fn refusal(view: &FileView, what: &str, cause: &str) -> Refusal {
-    let remedy =
-        "close it before the checkpoint, take the peer into the tree, or ask for an end policy of close or reconnect";
+    let remedy = "close it before the checkpoint, take the peer into the tree, or say with --ends close|reconnect what a restore does with it";
     view.refuse("outside-end", what, cause, remedy)
 }
 

@@ -17,7 +17,7 @@ impl Keeper {
         match Watch::start(std::process::id().cast_signed()) {
             Ok(watch) => {
                 for line in watch.blind() {
-                    self.detail(&format!("files are not watched on {line}"));
+                    tracing::debug!("files are not watched on {line}");
                 }
                 self.watch = Some(watch);
             }

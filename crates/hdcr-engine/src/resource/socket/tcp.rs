@@ -191,7 +191,7 @@ const CLOSE_IT: &str = "close it before the checkpoint";
 
 fn leads_outside(view: &FileView, ends: &TcpConnection) -> Refusal {
     let cause = format!("it is connected from {} to {}, which is no socket of the tree", ends.local, ends.remote);
-    let remedy = "close the connection before the checkpoint, or take its other end into the tree; connections inside of a group of hosts come with a coordinated checkpoint";
+    let remedy = "close the connection before the checkpoint, or take its other end into the tree";
     view.refuse("tcp-established", "established TCP connection", &cause, remedy)
 }
 
