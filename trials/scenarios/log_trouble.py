@@ -23,6 +23,6 @@ write("more", "")
 until("the trouble", lambda: TROUBLE in read("log"))
 for crash in range(1, 3):
     job.crash()
-    until("it is said again", lambda: TROUBLE in read("log").rpartition(f"restart {crash} of")[2])
+    until("it is said again", lambda: TROUBLE in read("log").partition(f"restart {crash} of")[2])
 write("go", "")
 job.end()
