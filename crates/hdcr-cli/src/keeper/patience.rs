@@ -1,9 +1,12 @@
-//! A restore that cannot have its process numbers yet is tried again for a while: who has one now is often about to end.
+//! A restore that cannot have its process numbers yet is tried again for a while: who has one now is often about to end. So
+//! is one that failed for something that passes: its processes or its worker were killed, it took too long, there was no
+//! memory.
 
 use std::time::{Duration, Instant};
 
 use super::{Keeper, Phase};
-use crate::failure::{Failure, Result};
+use crate::failure::{Class, Failure, Result};
+use crate::shortage;
 
 /// How long all tries together may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -12,7 +15,7 @@ const FIRST: Duration = Duration::from_millis(50);
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(4);
 
-/// Tries that failed because a process number is taken.
+/// Tries that failed for what may pass.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
     until: Instant,
@@ -39,13 +42,22 @@ fn only_numbers(failure: &Failure) -> bool {
     listed || failure.code == "pid-in-use"
 }
 
+/// Whether another try may go better, with nobody's help.
+fn passes(failure: &Failure) -> bool {
+    const PASSING: [&str; 5] = ["gone", "late", "worker-died", "no-memory", shortage::CODE];
+    failure.class == Class::Changed || PASSING.contains(&failure.code.as_str())
+}
+
 impl Keeper {
     /// Waits for another try when that may help; says so at the first time.
     pub(super) fn has_patience(&mut self, number: u64, failure: &Failure) -> bool {
-        if !only_numbers(failure) {
+        let numbers = only_numbers(failure);
+        if !numbers && !passes(failure) {
             return false;
         }
-        self.rule_makes_room(failure);
+        if numbers {
+            self.rule_makes_room(failure);
+        }
         let now = Instant::now();
         let first = self.patience.is_none();
         self.patience = self.patience.map_or_else(|| Some(Patience::new(now)), |patience| patience.again(now));
@@ -54,7 +66,12 @@ impl Keeper {
         }
         if first {
             let limit = LIMIT.as_secs();
-            self.note(&format!("job {} waits up to {limit} s for its process numbers: {failure}", self.plan.name));
+            let name = &self.plan.name;
+            self.note(&if numbers {
+                format!("job {name} waits up to {limit} s for its process numbers: {failure}")
+            } else {
+                format!("the roll-back of job {name} is tried again, for up to {limit} s: {failure}")
+            });
         }
         self.phase = Phase::Waiting(number);
         true
@@ -74,7 +91,7 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::{Class, Obstacle};
+    use crate::failure::Obstacle;
 
     #[test]
     fn pauses_grow_and_end() {
@@ -107,5 +124,12 @@ mod tests {
         assert!(!only_numbers(&failure(&["pid-taken", "file-missing"])));
         assert!(!only_numbers(&failure(&[])));
         assert!(only_numbers(&Failure::refused("pid-in-use", "")));
+        assert!(
+            passes(&Failure::new(Class::Failed, "gone", ""))
+                && passes(&Failure::new(Class::Internal, "worker-died", ""))
+        );
+        assert!(
+            !passes(&Failure::new(Class::Corrupt, "corrupt", "")) && !passes(&Failure::refused("file-missing", ""))
+        );
     }
 }

@@ -84,6 +84,15 @@ pub(crate) fn beyond(case: &Case<'_>, files: &FileRequest) -> bool {
     named && uses.in_place && !kept && size > files.limit
 }
 
+/// A limit, in the largest unit that shows it whole.
+fn shown(limit: u64) -> String {
+    match limit {
+        limit if limit % (1 << 20) == 0 => format!("{} MiB", limit >> 20),
+        limit if limit % (1 << 10) == 0 => format!("{} KiB", limit >> 10),
+        limit => format!("{limit} bytes"),
+    }
+}
+
 /// The words for it.
 pub(crate) fn beyond_limit(owner: Owner, limit: u64) -> Refusal {
     Refusal {
@@ -91,8 +100,8 @@ pub(crate) fn beyond_limit(owner: Owner, limit: u64) -> Refusal {
         object: "file that is written in place".to_owned(),
         owner,
         cause: format!(
-            "it takes more than the {} MiB that are kept of one file, so a roll-back could not bring back what is written over",
-            limit >> 20
+            "it takes more than the {} that are kept of one file, so a roll-back could not bring back what is written over",
+            shown(limit)
         ),
         remedy: "keep it whatever its size with --files PATH, raise --file-limit, or have it left as it is with \
                  --file-policy PATH=ignore"
@@ -176,6 +185,7 @@ mod tests {
                 && !beyond("/b/x", 1001, in_place)
         );
         assert!(!beyond("/a/x", 1001, Uses { in_place: false, ..in_place }));
+        assert_eq!([64 << 20, 4096, 1001].map(shown), ["64 MiB", "4 KiB", "1001 bytes"]);
     }
 
     #[test]
