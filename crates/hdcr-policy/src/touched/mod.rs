@@ -9,7 +9,7 @@
 mod known;
 mod state;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -297,13 +297,24 @@ impl Table {
         self.marks.iter().find(|mark| mark.sequence == sequence).map(|mark| mark.state.changes())
     }
 
-    /// A roll-back has made a file or a directory anew that was gone: for older checkpoints it is what it was, but another one.
-    pub fn placed(&mut self, path: &Path, identity: &Identity) {
+    /// A roll-back has made files and directories anew that were gone: for older checkpoints each is what it was, but another
+    /// one, also under the names that it had in between.
+    pub fn placed(&mut self, made: &[(PathBuf, Identity)]) {
+        let mut instead: BTreeMap<Identity, Identity> = BTreeMap::new();
         for mark in &mut self.marks {
-            let before = mark.before.iter_mut().map(|(_, old)| old);
-            for state in std::iter::once(&mut mark.state).chain(before).filter(|state| state.has(path)) {
-                Arc::make_mut(state).placed(path, identity);
+            for (path, identity) in made.iter().filter(|(path, _)| mark.state.has(path)).collect::<Vec<_>>() {
+                let old = Arc::make_mut(&mut mark.state).placed(path, identity);
+                instead.extend(old.filter(|old| !old.is_empty()).map(|old| (old, identity.clone())));
             }
+        }
+        // The old one lives on where it has another name.
+        for mark in &self.marks {
+            mark.state.identities().for_each(|identity| drop(instead.remove(identity)));
+        }
+        let earlier = self.marks.iter_mut().flat_map(|mark| &mut mark.before);
+        for (_, state) in earlier.filter(|(_, state)| state.identities().any(|identity| instead.contains_key(identity)))
+        {
+            Arc::make_mut(state).replaced(&instead);
         }
     }
 

@@ -112,10 +112,28 @@ impl State {
         }
     }
 
-    /// What is known under a name is another file now, with the same contents.
-    pub(super) fn placed(&mut self, path: &Path, identity: &Identity) {
-        if let Some(Now::New(_, old) | Now::Old(_, old)) = self.now.get_mut(path) {
-            old.clone_from(identity);
+    /// What is known under a name is another file now, with the same contents. Which it was.
+    pub(super) fn placed(&mut self, path: &Path, identity: &Identity) -> Option<Identity> {
+        let (Now::New(_, old) | Now::Old(_, old)) = self.now.get_mut(path)? else { return None };
+        Some(std::mem::replace(old, identity.clone()))
+    }
+
+    /// Which files it knows something of.
+    pub(super) fn identities(&self) -> impl Iterator<Item = &Identity> {
+        self.now.values().filter_map(|now| match now {
+            Now::New(_, identity) | Now::Old(_, identity) => Some(identity),
+            Now::Nothing | Now::Foreign => None,
+        })
+    }
+
+    /// Files are others now, whatever their names.
+    pub(super) fn replaced(&mut self, instead: &BTreeMap<Identity, Identity>) {
+        for now in self.now.values_mut() {
+            if let Now::New(_, identity) | Now::Old(_, identity) = now
+                && let Some(other) = instead.get(identity)
+            {
+                identity.clone_from(other);
+            }
         }
     }
 

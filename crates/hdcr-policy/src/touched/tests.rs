@@ -191,12 +191,45 @@ fn what_a_rollback_has_made_anew_is_of_the_job_for_older_checkpoints() {
     table.mark(2, Duration::from_secs(100));
     table.tell(&Event::Removed(PathBuf::from("/a"), Kind::File));
     table.roll_back(2);
-    table.placed(Path::new("/a"), &vec![7]);
+    table.placed(&[(PathBuf::from("/a"), vec![7])]);
     for _ in 0..2 {
         let new = table.since(1).unwrap().new;
         assert_eq!(new, [New { at: PathBuf::from("/a"), kind: Kind::File, identity: vec![7] }]);
         table.roll_back(2);
     }
+}
+
+/// It was made after the first checkpoint, renamed after the second, and replaced after the third. A roll-back to the third
+/// makes it anew, one to the second takes it back to its first name, and for the first it is new there, and still the same.
+#[test]
+fn what_a_rollback_has_made_anew_is_known_under_its_earlier_names() {
+    let mut table = Table::default();
+    let path = |name: &str| PathBuf::from(name);
+    let made = |name: &str, identity: u8| Event::Created(path(name), Kind::File, vec![identity]);
+    let renamed = |from: &str, to: &str, identity: u8, replaced| Event::Renamed {
+        from: path(from),
+        to: path(to),
+        kind: Kind::File,
+        replaced,
+        identity: vec![identity],
+    };
+    table.mark(1, Duration::from_secs(100));
+    table.tell(&made("/c", 1));
+    table.mark(2, Duration::from_secs(100));
+    table.tell(&renamed("/c", "/g", 1, Replaced::No));
+    table.tell(&made("/c", 2));
+    table.mark(3, Duration::from_secs(100));
+    table.tell(&made("/g.tmp", 3));
+    table.tell(&renamed("/g.tmp", "/g", 3, Replaced::Yes));
+    assert_eq!(table.since(3).unwrap().lost, [path("/g")]);
+    table.roll_back(3);
+    table.placed(&[(path("/g"), vec![7])]);
+    let moved = table.since(2).unwrap().moved;
+    assert_eq!(moved, [Moved { at: path("/g"), home: path("/c"), identity: vec![7] }]);
+    table.roll_back(2);
+    table.placed(&[]);
+    let new = table.since(1).unwrap().new;
+    assert_eq!(new, [New { at: path("/c"), kind: Kind::File, identity: vec![7] }]);
 }
 
 #[test]

@@ -190,16 +190,19 @@ impl Walk {
     }
 
     /// Goes back to a checkpoint; what was gone is made anew.
-    fn roll_back(&mut self, sequence: u64, checkpoint: &mut Tree, older: &mut Tree) {
+    fn roll_back(&mut self, sequence: u64, checkpoint: &mut Tree, older: &mut [&mut Tree]) {
         let changes = self.check(sequence, checkpoint);
         self.table.roll_back(sequence);
+        let mut made = Vec::new();
         for path in changes.lost.iter().chain(&changes.directories) {
             self.next += 1;
             let number = self.next;
             let old = std::mem::replace(&mut checkpoint.get_mut(path).unwrap().0, number);
-            older.values_mut().filter(|what| what.0 == old).for_each(|what| what.0 = number);
-            self.table.placed(path, &id(number));
+            let older = older.iter_mut().flat_map(|tree| tree.values_mut());
+            older.filter(|what| what.0 == old).for_each(|what| what.0 = number);
+            made.push((path.clone(), id(number)));
         }
+        self.table.placed(&made);
         self.tree = checkpoint.clone();
         self.story.push(format!("back to {sequence}: {:?}", self.tree));
     }
@@ -223,8 +226,37 @@ fn whatever_was_done_to_names_is_undone() {
                 walk.step();
                 walk.check(2, &second);
             }
-            walk.roll_back(2, &mut second, &mut first);
+            walk.roll_back(2, &mut second, &mut [&mut first]);
             walk.check(1, &first);
+        }
+    }
+}
+
+/// From one checkpoint to the one before it, and so on, with work in between.
+#[test]
+fn whatever_was_done_is_undone_from_checkpoint_to_older_checkpoint() {
+    for seed in 1..2000 {
+        let mut walk = Walk::new(seed);
+        walk.story = vec![format!("{seed}: {:?}", walk.tree)];
+        let mut trees = Vec::new();
+        for sequence in 1..=4 {
+            trees.push(walk.tree.clone());
+            walk.table.mark(sequence, Duration::from_secs(100 * sequence));
+            for _ in 0..5 {
+                walk.step();
+            }
+        }
+        while let Some(mut tree) = trees.pop() {
+            let sequence = u64::try_from(trees.len()).unwrap() + 1;
+            for _ in 0..2 {
+                walk.roll_back(sequence, &mut tree, &mut trees.iter_mut().collect::<Vec<_>>());
+                for (number, older) in (1..).zip(&trees) {
+                    walk.check(number, older);
+                }
+                walk.step();
+                walk.step();
+            }
+            walk.roll_back(sequence, &mut tree, &mut trees.iter_mut().collect::<Vec<_>>());
         }
     }
 }

@@ -475,11 +475,9 @@ impl Watch {
 
     /// Files are as they were at the checkpoint. Those that were gone are others now, and of the job all the same.
     pub(crate) fn rolled_back(&mut self) {
-        for path in std::mem::take(&mut self.made_anew) {
-            if let Some(identity) = identity(&path) {
-                self.table.placed(&path, &identity);
-            }
-        }
+        let made = std::mem::take(&mut self.made_anew);
+        let made: Vec<_> = made.into_iter().filter_map(|path| identity(&path).map(|now| (path, now))).collect();
+        self.table.placed(&made);
     }
 
     /// Begins to count from a checkpoint that was not marked, of which files are about to be as they were.
