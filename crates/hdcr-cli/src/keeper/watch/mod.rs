@@ -83,8 +83,10 @@ pub(crate) struct Watch {
     waiting: VecDeque<Heard>,
     /// The table as it was before the rollback that is tried.
     before_rollback: Option<Table>,
-    /// What a roll-back that goes on makes anew, if it is in the image.
-    made_anew: Vec<PathBuf>,
+    /// What a roll-back that goes on makes anew, if it is in the image, and was not heard of yet.
+    made_anew: BTreeSet<PathBuf>,
+    /// What was heard of it, still to be told: before anything that the job has done since.
+    anew: Vec<(PathBuf, Identity)>,
     blind: Vec<String>,
 }
 
@@ -118,7 +120,7 @@ impl Watch {
         // Births are heard from before this look, so that no child is missed.
         let kin = Kin::new(keeper, process::below(keeper));
         let (table, waiting) = (Table::default(), VecDeque::new());
-        let (restorer, before_rollback, made_anew) = (None, None, Vec::new());
+        let (restorer, before_rollback, made_anew, anew) = (None, None, BTreeSet::new(), Vec::new());
         Ok(Self {
             fanotify,
             births,
@@ -131,6 +133,7 @@ impl Watch {
             waiting,
             before_rollback,
             made_anew,
+            anew,
             blind,
         })
     }
@@ -250,6 +253,9 @@ impl Watch {
     /// job has written. Whatever else a worker does to the job's files brings back what was.
     fn hear_own(&mut self, happened: &Happened) {
         self.follow(happened);
+        if Some(happened.pid) == self.restorer {
+            self.hear_made(happened);
+        }
         if happened.mask & fanotify::CLOSE_WRITE == 0 || Some(happened.pid) == self.restorer {
             return;
         }
@@ -257,6 +263,19 @@ impl Watch {
         if let Some(path) = path.filter(|path| self.table.knows(path)) {
             let look = look(&path);
             self.push(happened.pid, &Identity::new(), Event::Written(path, look));
+        }
+    }
+
+    /// What the worker that brings the job back makes anew gets its name by a rename. A look at it later would be too late: the
+    /// job runs again by then, and may have put something else there.
+    fn hear_made(&mut self, happened: &Happened) {
+        let (Some(to), Some(file)) = (&happened.to, &happened.file) else { return };
+        if happened.mask & fanotify::RENAME == 0 {
+            return;
+        }
+        let identity = places::identity(file);
+        if let Some(path) = self.places.path(to).filter(|path| self.made_anew.remove(path)) {
+            self.anew.push((path, identity));
         }
     }
 
@@ -391,6 +410,9 @@ impl Watch {
     /// Hands what waits to the table, in order, up to a rename that was not long ago: what follows it from the same
     /// process tells whether it has replaced something. `None`: the job stands still.
     fn settle(&mut self, long_ago: Option<Instant>) {
+        if !self.anew.is_empty() {
+            self.table.placed(&std::mem::take(&mut self.anew));
+        }
         while let Some(mut first) = self.waiting.pop_front() {
             let over = long_ago.is_none_or(|long_ago| first.at <= long_ago);
             if let What::Event(Event::Renamed { replaced: replaced @ Replaced::Unknown, .. }) = &mut first.what {
@@ -469,15 +491,18 @@ impl Watch {
         let changes = self.table.since(number)?;
         self.before_rollback = Some(self.table.clone());
         self.table.roll_back(number);
-        self.made_anew = [changes.lost.as_slice(), changes.directories.as_slice()].concat();
+        self.made_anew = changes.lost.iter().chain(&changes.directories).cloned().collect();
+        self.anew.clear();
         Some(changes)
     }
 
     /// Files are as they were at the checkpoint. Those that were gone are others now, and of the job all the same.
     pub(crate) fn rolled_back(&mut self) {
-        let made = std::mem::take(&mut self.made_anew);
-        let made: Vec<_> = made.into_iter().filter_map(|path| identity(&path).map(|now| (path, now))).collect();
-        self.table.placed(&made);
+        // What was not heard of: a name that it got in another way.
+        self.drain();
+        let left = std::mem::take(&mut self.made_anew);
+        self.anew.extend(left.into_iter().filter_map(|path| identity(&path).map(|now| (path, now))));
+        self.settle(Instant::now().checked_sub(SAME_CALL));
     }
 
     /// Begins to count from a checkpoint that was not marked, of which files are about to be as they were.
@@ -520,6 +545,8 @@ impl Watch {
         if let Some(table) = self.before_rollback.take() {
             self.drain();
             self.waiting.clear();
+            self.anew.clear();
+            self.made_anew.clear();
             self.table = table;
         }
     }

@@ -207,6 +207,28 @@ fn what_workers_do_is_not_foreign() {
     assert_eq!(scene.since(1), "written log, log=4");
 }
 
+/// What a roll-back makes anew is known by what is heard, and not by who has its name when the keeper comes to look.
+#[test]
+fn what_is_made_anew_is_known_although_the_job_has_gone_on() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.mark(1);
+    scene.job("echo c > c");
+    scene.mark(2);
+    scene.job("rm c");
+    assert!(scene.watch.roll_back(2).is_some());
+    let mut restorer = scene.start("echo c > .new; exec mv .new c");
+    scene.watch.set_apart_restorer(restorer.id().cast_signed());
+    assert!(restorer.wait().unwrap().success());
+    let made = identity(&scene.directory.path().join("c")).unwrap();
+    scene.job("mv c d; echo other > c");
+    scene.watch.rolled_back();
+    scene.watch.end();
+    let new = scene.watch.since(1).unwrap().new;
+    let at_d = new.iter().find(|new| new.at.ends_with("d")).unwrap();
+    assert_eq!(at_d.identity, made);
+    assert_eq!(scene.since(2), "new c, d>c");
+}
+
 #[test]
 fn many_short_lived_processes_are_known_when_they_are_gone() {
     let Some(mut scene) = Scene::new() else { return };
