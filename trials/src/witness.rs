@@ -86,18 +86,21 @@ impl Witness {
 
     fn mappings(&mut self, pid: u32, home: &Path) {
         let text = fs::read_to_string(home.join("smaps")).unwrap_or_default();
-        let mut header = None;
+        let (mut header, mut found) = (None, Vec::new());
         for line in text.lines() {
             if let Some(flags) = line.strip_prefix("VmFlags:") {
                 let Some((range, rest)) = header.take() else {
                     continue;
                 };
-                self.put(pid, &format!("maps/{range}"), format!("{rest} {}", flags.trim()));
+                found.push((range, format!("{rest} {}", flags.trim())));
             } else if let Some(parsed) = descriptors::mapping(line) {
                 let (range, facts, identity) = parsed;
                 let identity = self.by_identity(identity);
                 header = Some((range, format!("{facts} {identity}")));
             }
+        }
+        for (range, facts) in joined(found) {
+            self.put(pid, &format!("maps/{range}"), facts);
         }
     }
 
@@ -129,6 +132,24 @@ impl Witness {
             })
             .collect()
     }
+}
+
+/// Neighbours that nothing tells apart as one: whether the kernel joins anonymous mappings depends on how they came to lie
+/// side by side.
+fn joined(mappings: Vec<(String, String)>) -> Vec<(String, String)> {
+    let mut all: Vec<(String, String)> = Vec::new();
+    for (range, facts) in mappings {
+        if let (Some((last, before)), Some((start, end))) = (all.last_mut(), range.split_once('-'))
+            && *before == facts
+            && facts.contains(" 00:00 0  ")
+            && let Some((first, _)) = last.split_once('-').filter(|(_, last)| *last == start)
+        {
+            *last = format!("{first}-{end}");
+        } else {
+            all.push((range, facts));
+        }
+    }
+    all
 }
 
 /// The process and its descendants, parents first.
