@@ -1,9 +1,7 @@
 //! What is read of a frozen scope: tasks, mappings, registers, memory.
 // SPDX-License-Identifier: GPL-2.0-only
 
-use hdcr_abi::{
-    MappingRow, Mappings, Pages, RANGES, Range, Registers, Signals, TaskRow, Tasks, Waiting, register_set,
-};
+use hdcr_abi::{MappingRow, Mappings, Pages, RANGES, Range, Registers, Signals, TaskRow, Tasks, Waiting, register_set};
 
 use crate::answer::{Errno, Result};
 use crate::freeze::{Frozen, Member};

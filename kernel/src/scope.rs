@@ -203,7 +203,9 @@ mod tests {
 
     #[test]
     fn odd_scopes_are_not_known() {
-        for (kind, id) in [(0, 1), (8, 1), (scope::LINE, 0), (scope::TREE, 0), (scope::TREE, 1 << 31), (scope::CGROUP, 0)] {
+        for (kind, id) in
+            [(0, 1), (8, 1), (scope::LINE, 0), (scope::TREE, 0), (scope::TREE, 1 << 31), (scope::CGROUP, 0)]
+        {
             assert!(!Scope { kind, id }.is_known(), "{kind} {id}");
         }
         assert!(Scope { kind: scope::CGROUP, id: u64::MAX }.is_known());

@@ -12,12 +12,12 @@ use super::stage::{LIMIT, Lacking, Stage, counting, needs_root, shell, signal, w
 use crate::wait;
 
 /// How far the counting programs count.
-const END: usize = 400;
+const END: usize = 240;
 /// A moment to kill one, by how far it is: different ones each time.
 fn moments() -> Result<[usize; 2]> {
     let mut bytes = [0; 2];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok([80 + usize::from(bytes[0]) % 60, 200 + usize::from(bytes[1]) % 120])
+    Ok([50 + usize::from(bytes[0]) % 40, 120 + usize::from(bytes[1]) % 60])
 }
 
 /// The newest checkpoint of a job that runs.
