@@ -115,6 +115,16 @@ pub(super) fn capture(file: &OwnedFd, family: Family) -> Vec<OptionValue> {
     out
 }
 
+/// What a connection gave a socket, though nobody may set it so: what an accepted end has of the packet that it was made for,
+/// and segments as large as the loopback takes.
+const GIVEN: &[(i32, i32)] = &[
+    (IPPROTO_TCP, libc::TCP_MAXSEG),
+    (IPPROTO_IP, libc::IP_MULTICAST_IF),
+    (IPPROTO_IP, libc::IP_MULTICAST_TTL),
+    (IPPROTO_IPV6, libc::IPV6_MULTICAST_IF),
+    (IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS),
+];
+
 /// Sets the options that the socket has not got already; the priority last, because `IP_TOS` sets it as well (net/ipv4
 /// `__ip_sock_set_tos`).
 pub(super) fn apply(file: &OwnedFd, options: &[OptionValue]) -> io::Result<()> {
@@ -125,10 +135,13 @@ pub(super) fn apply(file: &OwnedFd, options: &[OptionValue]) -> io::Result<()> {
         if now.is_ok_and(|now| now == option.value) {
             continue;
         }
-        set(file, option).map_err(|error| {
-            let (level, name) = (option.level, option.name);
-            io::Error::new(error.kind(), format!("option {name} of level {level}: {error}"))
-        })?;
+        let (level, name) = (option.level, option.name);
+        match set(file, option) {
+            Err(_) if GIVEN.contains(&(level, name)) => {}
+            other => other.map_err(|error| {
+                io::Error::new(error.kind(), format!("option {name} of level {level}: {error}"))
+            })?,
+        }
     }
     Ok(())
 }
@@ -217,6 +230,23 @@ mod tests {
         apply(&new, &capture(&old, family)).unwrap();
         assert_eq!(capture(&new, family), capture(&old, family));
         assert_eq!(int(&capture(&new, family), SOL_SOCKET, SO_RCVBUF), Some(60_000));
+    }
+
+    /// Whichever of the two ends is made by connecting.
+    #[test]
+    fn options_of_an_accepted_end_are_taken_by_a_connecting_one() {
+        for (domain, address) in [(AF_INET, "127.0.0.1:0"), (AF_INET6, "[::1]:0")] {
+            let Ok(listener) = std::net::TcpListener::bind(address) else { continue };
+            let client = || OwnedFd::from(std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+            let (first, accepted) = (client(), OwnedFd::from(listener.accept().unwrap().0));
+            let family = Family { domain, kind: SOCK_STREAM, protocol: 0 };
+            apply_connected(&client(), &capture(&accepted, family)).unwrap();
+            // One whose connection was broken off is made fresh.
+            sys::set_option(&first, SOL_SOCKET, libc::SO_LINGER, &[1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+            drop(first);
+            let fresh = sys::socket(domain, SOCK_STREAM, 0).unwrap();
+            apply(&fresh, &capture(&accepted, family)).unwrap();
+        }
     }
 
     #[test]
