@@ -84,8 +84,14 @@ fn uses_of(flags: u32, at_end: bool) -> Uses {
     Uses { in_place: uses.overwrite && (uses.read || !at_end), ..uses }
 }
 
-/// Whether the offset of a descriptor of a running program is at the end: the file may grow between two looks.
+/// Whether the offset of a descriptor of a running program is at the end: the file may grow between two looks, and in the middle
+/// of a write the length is ahead of the offset.
 fn is_at_end(view: &FileView, door: &std::path::Path) -> bool {
+    const LOOKS: u32 = 20;
+    (0..LOOKS).any(|_| seems_at_end(view, door))
+}
+
+fn seems_at_end(view: &FileView, door: &std::path::Path) -> bool {
     let size = || rustix::fs::stat(door).map(|stat| stat.st_size.cast_unsigned());
     let (before, at, after) = (size(), crate::procfs::fd_info(view.pid, view.fd), size());
     match (before, at, after) {

@@ -15,6 +15,7 @@ mod places;
 pub(crate) mod remembered;
 mod undone;
 pub(crate) mod unnamed;
+mod whose;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
@@ -22,9 +23,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hdcr_policy::kin::{self, Kin, Whose};
+use hdcr_policy::kin::{Kin, Whose};
 use hdcr_policy::touched::{Changes, Event, Identity, Kind, Look, Replaced, Side, Table};
-use hdcr_sys::births::{self, Births};
+use hdcr_sys::births::Births;
 use hdcr_sys::fanotify::{self, Emptied, Fanotify, Happened};
 use rustix::event::epoll;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
@@ -76,6 +77,8 @@ pub(crate) struct Watch {
     either: OwnedFd,
     keeper: i32,
     kin: Kin,
+    /// Processes of the job that were met while they lived, where births are not told.
+    sighted: BTreeSet<i32>,
     /// The worker that brought the job back last.
     restorer: Option<i32>,
     places: Places,
@@ -127,6 +130,7 @@ impl Watch {
             either,
             keeper,
             kin,
+            sighted: BTreeSet::new(),
             restorer,
             places,
             table,
@@ -193,44 +197,6 @@ impl Watch {
             self.kin.turn(|pid| process::stat(pid).is_some());
         }
         self.settle(Instant::now().checked_sub(SAME_CALL));
-    }
-
-    fn hear_births(&mut self) {
-        let Some(births) = &self.births else { return };
-        let events = births.read().unwrap_or_else(|error| {
-            tracing::warn!(%error, "births cannot be read");
-            vec![births::Event::Overflow]
-        });
-        for event in events {
-            self.kin.tell(match event {
-                births::Event::Born { parent, child } => kin::Event::Born { parent, child },
-                births::Event::Ended(pid) => kin::Event::Ended(pid),
-                births::Event::Overflow => kin::Event::Lost,
-            });
-        }
-    }
-
-    fn whose(&mut self, pid: i32) -> Whose {
-        if self.births.is_some() { self.kin.whose(pid) } else { self.whose_by_proc(pid) }
-    }
-
-    /// Without births: the line of parents now. The number of a process that is gone may have come to another one.
-    fn whose_by_proc(&self, pid: i32) -> Whose {
-        let mut at = pid;
-        for _ in 0..1000 {
-            if at == self.keeper {
-                return if at == pid { Whose::Own } else { Whose::Job };
-            }
-            if self.kin.is_apart(at) {
-                return if at == pid { Whose::Own } else { Whose::Other };
-            }
-            match process::stat(at) {
-                Some(stat) if stat.ppid.0 > 0 => at = stat.ppid.0,
-                Some(_) => return Whose::Other,
-                None => return Whose::Unknown,
-            }
-        }
-        Whose::Unknown
     }
 
     fn push(&mut self, pid: i32, file: &Identity, event: Event) {

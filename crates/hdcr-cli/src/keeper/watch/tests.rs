@@ -229,6 +229,26 @@ fn what_is_made_anew_is_known_although_the_job_has_gone_on() {
     assert_eq!(scene.since(2), "new c, d>c");
 }
 
+/// In a network namespace of its own, as containers have it, nobody is told of births.
+#[test]
+fn what_a_process_did_last_is_known_without_births() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.watch.births = None;
+    scene.mark(1);
+    scene.job("mkfifo go");
+    let mut child = scene.start("echo a > a; read x < go; echo b > b; echo c > c; mv c d");
+    for _ in 0..10_000_000 {
+        scene.watch.drain();
+        if !scene.watch.sighted.is_empty() && scene.directory.path().join("a").exists() {
+            break;
+        }
+    }
+    fs::write(scene.directory.path().join("go"), "x\n").unwrap();
+    assert!(child.wait().unwrap().success());
+    let since = scene.since(1);
+    assert!(since.contains("new a") && since.contains("new b"), "{since}");
+}
+
 #[test]
 fn many_short_lived_processes_are_known_when_they_are_gone() {
     let Some(mut scene) = Scene::new() else { return };
