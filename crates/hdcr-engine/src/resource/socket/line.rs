@@ -107,6 +107,9 @@ impl Line<'_> {
                 let far = self.kernel.tcp(&self.ends.reversed())?;
                 break Some(Still { near: self.kernel.tcp(&self.ends)?, far });
             }
+            if (!forth && far.holds_too_much()?) || (!back && near.holds_too_much()?) {
+                break None;
+            }
             if before == Some((near.seen, far.seen)) {
                 if Instant::now() > by {
                     break None;
@@ -148,6 +151,13 @@ impl<'a> End<'a> {
         // All that was ever given to the network: the side that connected counts its first segment as a byte.
         let given = from.long(BYTES_ACKED).map(|acked| acked + u64::from(here.outgoing));
         sent.is_some() && sent == arrived && (given == sent || given == sent.map(|sent| sent + 1))
+    }
+
+    /// Whether so much waits already that a writer whom nobody reads would be given room again and again, by each checkpoint.
+    fn holds_too_much(&self) -> io::Result<bool> {
+        let size = self.file.map(|file| sys::option_int(file, SOL_SOCKET, SO_RCVBUF)).transpose()?.unwrap_or(0);
+        let waiting = self.seen.map_or(0, |seen| seen.incoming);
+        Ok(waiting > too_much(size))
     }
 
     /// Has the kernel bring more of what waits here to the other end. What is returned must be put back.
@@ -204,6 +214,13 @@ fn make_room(file: &OwnedFd, bytes: u64) -> io::Result<Option<Size<'_>>> {
         sys::set_option_int(file, SOL_SOCKET, SO_RCVBUF, wanted.min(most) / 2)?;
     }
     Ok(Some(Size { file, bytes: size, lock }))
+}
+
+/// More than a connection holds by itself (`tcp_rmem` and `tcp_wmem`, 6 MiB and 4 MiB), or than a program that has asked for
+/// more could have waiting.
+fn too_much(size: i32) -> u32 {
+    const BY_ITSELF: u32 = 24 << 20;
+    BY_ITSELF.max(u32::try_from(size).unwrap_or(0).saturating_mul(2))
 }
 
 fn room_for(bytes: u64) -> i32 {
@@ -339,5 +356,11 @@ mod tests {
         let kernel = Diagnosis::open().unwrap();
         let still = Line { kernel: &kernel, ends, near: &near, far: None }.settle(soon()).unwrap().unwrap();
         assert_eq!(still.near.map(|near| (near.state, near.incoming as usize)), Some((CLOSE_WAIT, left + 1)));
+    }
+
+    #[test]
+    fn what_waits_has_a_bound() {
+        assert_eq!([-1, 0, 1 << 20].map(too_much), [24 << 20; 3]);
+        assert_eq!([20 << 20, i32::MAX].map(too_much), [40 << 20, u32::MAX - 1]);
     }
 }
