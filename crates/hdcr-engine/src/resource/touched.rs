@@ -16,7 +16,7 @@ use crate::capture::Capture;
 use crate::error::{Error, Owner, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::{Restore, StoredFrame};
-use crate::rollback::since::Index;
+use crate::rollback::since::{self, Index};
 use crate::stored;
 
 /// The list of such files; one in an image.
@@ -50,6 +50,10 @@ pub(crate) fn note(cx: &mut Capture<'_>) {
     }
 }
 
+/// What is said of one of which the image holds its length, its head and its tail.
+const BEYOND: &str = "it was written after the checkpoint, and is larger than what is kept of such files: its length, its head and \
+     its tail are as they were, and what was written over between them stays";
+
 /// Stores which of the objects are such files.
 pub(super) fn list(cx: &mut Capture<'_>, ids: Vec<u64>) -> Result<()> {
     if ids.is_empty() { Ok(()) } else { cx.frame(TOUCHED, &TouchedRecord { ids }) }
@@ -74,7 +78,8 @@ pub(crate) fn restore(cx: &mut Restore<'_>, since: Option<&Index<'_>>) -> Result
         return Ok(known);
     }
     for id in cx.record::<TouchedRecord>(TOUCHED)?.ids.into_iter().map(ObjectId) {
-        let path = cx.mapped(&cx.record::<InodeRecord>(id)?.checked_path()?);
+        let record = cx.record::<InodeRecord>(id)?;
+        let path = cx.mapped(&record.checked_path()?);
         if since.is_some_and(|since| since.is_doubtful(&path) || !since.concerns(&path)) {
             known.insert(path);
             continue;
@@ -82,6 +87,14 @@ pub(crate) fn restore(cx: &mut Restore<'_>, since: Option<&Index<'_>>) -> Result
         cx.contents.goes_on();
         let _turn = reopen::turn_of_user(cx, id)?;
         match reopen::unheld(cx, id) {
+            Ok(()) if record.edges && since.is_some_and(|since| since.has_changed(&path)) => {
+                cx.notes.push(since::note(
+                    "rollback-written",
+                    &path,
+                    BEYOND,
+                    "keep it with --files, or raise --file-limit",
+                ));
+            }
             Ok(()) => {}
             Err(Error::Refused(refusals)) => cx.notes.extend(refusals.0),
             Err(error) => return Err(error),

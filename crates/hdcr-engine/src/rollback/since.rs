@@ -118,6 +118,11 @@ impl<'a> Index<'a> {
         self.incomplete || self.changed.contains(path) || !self.directories.is_empty() && removed()
     }
 
+    /// Whether the job has written it, or made it go.
+    pub(crate) fn has_changed(&self, path: &Path) -> bool {
+        self.changed.contains(path)
+    }
+
     /// Whether it is left as it is.
     pub(crate) fn is_doubtful(&self, path: &Path) -> bool {
         self.doubtful.contains(path)
