@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 use std::process::Child;
+use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -11,6 +12,7 @@ use super::library::{compiled_of, library, root};
 use super::stage::{LIMIT, Lacking, Stage, counting, needs_root, shell, signal, with_command};
 use crate::wait;
 
+const NO_OPTIONS: &[&str] = &[];
 /// How far the counting programs count.
 const END: usize = 240;
 /// A moment to kill one, by how far it is: different ones each time.
@@ -36,6 +38,32 @@ fn start(stage: &mut Stage<'_>, name: &str, options: &[&str], algorithm: &str) -
     stage.start(&run, &format!("says-{name}"))
 }
 
+/// A name of a job, further options, and its algorithm.
+type Job = (String, &'static [&'static str], String);
+
+/// So many jobs have their turns beside one another: they mostly sleep.
+const AT_ONCE: usize = 4;
+
+/// Several jobs of which each is killed at random.
+fn all_killed_at_random(stage: &mut Stage<'_>, jobs: &[Job]) -> Result<()> {
+    for some in jobs.chunks(AT_ONCE) {
+        let mut stages: Vec<_> = some.iter().map(|(name, ..)| stage.beside(name)).collect();
+        let ended: Vec<Result<()>> = thread::scope(|scope| {
+            let threads: Vec<_> = some
+                .iter()
+                .zip(&mut stages)
+                .map(|((name, options, algorithm), stage)| {
+                    scope.spawn(move || killed_at_random(stage, name, options, algorithm).context(name.clone()))
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked"))).collect()
+        });
+        stage.log.extend(stages.into_iter().flat_map(|stage| stage.log));
+        ended.into_iter().collect::<Result<()>>()?;
+    }
+    nobody_left(stage)
+}
+
 /// A job that counts under an algorithm, killed at random moments once it has a checkpoint; it counts each number once.
 fn killed_at_random(stage: &mut Stage<'_>, name: &str, options: &[&str], algorithm: &str) -> Result<()> {
     let mut job = start(stage, name, options, algorithm)?;
@@ -48,8 +76,7 @@ fn killed_at_random(stage: &mut Stage<'_>, name: &str, options: &[&str], algorit
     }
     let status = shell(wait::end_of(&mut job, name, LIMIT)?);
     ensure!(status == 7, "it ended with {status}: {}", stage.text(&says));
-    stage.counted(&count, END)?;
-    nobody_left(stage)
+    stage.counted(&count, END)
 }
 
 /// What runs an algorithm ends with its job.
@@ -67,9 +94,11 @@ pub(crate) fn own(stage: &mut Stage<'_>) -> Result<()> {
         .names(&["did you mean adaptive?", "exec:COMMAND"])?;
     let all =
         ["fixed:period=200ms", "young:mtbf=5s", "daly:mtbf=5s", "exact", "adaptive:mtbf=5s", "chain:longest=3,mtbf=5s"];
-    for algorithm in all.into_iter().chain(["levels:mtbf=5s", "cooperative:mtbf=5s"]) {
-        let name = format!("algo-{}", algorithm.split(':').next().unwrap_or(algorithm));
-        killed_at_random(stage, &name, &[], algorithm)?;
+    let all = all.into_iter().chain(["levels:mtbf=5s", "cooperative:mtbf=5s"]);
+    let named = |algorithm: &str| format!("algo-{}", algorithm.split(':').next().unwrap_or(algorithm));
+    let jobs: Vec<Job> = all.map(|algorithm| (named(algorithm), NO_OPTIONS, algorithm.to_owned())).collect();
+    all_killed_at_random(stage, &jobs)?;
+    for (name, ..) in jobs {
         // What was said may have been cut off with the file.
         let said = stage.text(&format!("says-{name}"));
         ensure!(said.contains(" now ("), "it said {said}");
@@ -85,7 +114,7 @@ pub(crate) fn own(stage: &mut Stage<'_>) -> Result<()> {
 pub(crate) fn of_user(stage: &mut Stage<'_>) -> Result<()> {
     stage.become_user()?;
     let rule = example(stage, "algorithm.sh")?;
-    killed_at_random(stage, "algo-user", &[], &format!("exec:{rule}"))
+    all_killed_at_random(stage, &[("algo-user".to_owned(), NO_OPTIONS, format!("exec:{rule}"))])
 }
 
 /// A copy of an example that every user can read.
@@ -98,16 +127,19 @@ fn example(stage: &Stage<'_>, name: &str) -> Result<String> {
 /// The examples, each killed at random.
 pub(crate) fn examples(stage: &mut Stage<'_>) -> Result<()> {
     needs_root()?;
-    let shell = example(stage, "algorithm.sh")?;
-    killed_at_random(stage, "algo-shell", &[], &format!("exec:{shell}"))?;
-    killed_at_random(stage, "algo-shell-inside", &["--new-pids"], &format!("exec:{shell}"))?;
+    let shell = format!("exec:{}", example(stage, "algorithm.sh")?);
     let own = stage.path("algorithm");
     std::fs::copy(library(stage)?.join("examples/algorithm"), &own).context("copy the example in Rust")?;
-    killed_at_random(stage, "algo-rust", &[], &format!("exec:{}", own.display()))?;
-    ensure!(stage.text("says-algo-rust").contains("algorithm doubling"), "its name is not told");
     stage.surround("PYTHONPATH", &root(stage)?.join("python"));
     let python: PathBuf = root(stage)?.join("examples/algorithm.py");
-    killed_at_random(stage, "algo-python", &[], &format!("exec:python3 {}", python.display()))?;
+    let jobs: [Job; 4] = [
+        ("algo-shell".to_owned(), NO_OPTIONS, shell.clone()),
+        ("algo-shell-inside".to_owned(), &["--new-pids"], shell),
+        ("algo-rust".to_owned(), NO_OPTIONS, format!("exec:{}", own.display())),
+        ("algo-python".to_owned(), NO_OPTIONS, format!("exec:python3 {}", python.display())),
+    ];
+    all_killed_at_random(stage, &jobs)?;
+    ensure!(stage.text("says-algo-rust").contains("algorithm doubling"), "its name is not told");
     let said = stage.text("says-algo-python");
     ensure!(said.contains("algorithm frugal: an increment now") && said.contains("gives up @"), "it said {said}");
     Ok(())
@@ -116,7 +148,7 @@ pub(crate) fn examples(stage: &mut Stage<'_>) -> Result<()> {
 /// Rules that say nothing, nonsense, too much, or die: the job has its checkpoints by the other rule, and its result.
 pub(crate) fn lost(stage: &mut Stage<'_>) -> Result<()> {
     needs_root()?;
-    for (name, rule, told) in [
+    let all = [
         ("algo-dead", "exit 3", "has ended (exit status 3)"),
         ("algo-mute", "sleep 1000", "has not answered within"),
         ("algo-odd", "echo hello; sleep 1000", "does not greet"),
@@ -127,8 +159,10 @@ pub(crate) fn lost(stage: &mut Stage<'_>) -> Result<()> {
             "read h; echo '{\"hdcr\":1}'; read q; echo '{\"id\":99}'; sleep 1000",
             "has not answered question 1",
         ),
-    ] {
-        killed_at_random(stage, name, &[], &format!("exec:{rule}"))?;
+    ];
+    let jobs = all.map(|(name, rule, _)| (name.to_owned(), NO_OPTIONS, format!("exec:{rule}")));
+    all_killed_at_random(stage, &jobs)?;
+    for (name, _, told) in all {
         stage
             .text(&format!("says-{name}"))
             .contains(told)

@@ -85,7 +85,7 @@ pub(crate) fn stdio(stage: &mut Stage<'_>) -> Result<()> {
     let script = "exec 3>count; echo 1 >&3; read line; echo got $line; echo an error >&2; exit 4";
     let mut command = stage.command("setsid");
     command.args(["sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut program = command.spawn()?;
+    let mut program = stage.spawn(&mut command)?;
     stage.until_counted("count", 1)?;
     stage.expect(0, &["checkpoint", &program.id().to_string(), "--kill", "-o", "image"])?;
     wait::end_of(&mut program, "the program", LIMIT)?;

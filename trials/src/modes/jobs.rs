@@ -1,6 +1,7 @@
 //! What the keeper of a job says and does when things go wrong.
 
 use std::fs;
+use std::net::TcpListener;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
@@ -59,7 +60,7 @@ pub(crate) fn waits(stage: &mut Stage<'_>) -> Result<()> {
     ensure!(status == 75, "a job that is checkpointed and ended has status {status}");
     let mut holder = wait::until("a process with the number of the program", LIMIT, || {
         fs::write("/proc/sys/kernel/ns_last_pid", (program - 1).to_string())?;
-        let mut holder = stage.command("sleep").arg("1000").spawn()?;
+        let mut holder = stage.spawn(stage.command("sleep").arg("1000"))?;
         if holder.id() == program {
             return Ok(Some(holder));
         }
@@ -73,6 +74,29 @@ pub(crate) fn waits(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect(0, &["ps"])?.names(&["restoring"])?;
     holder.kill()?;
     holder.wait()?;
+    let status = shell(wait::end_of(&mut job, "the job", LIMIT)?);
+    ensure!(status == 7, "the job ended with {status}: {}", stage.text("says.2"));
+    stage.counted("count", 100)
+}
+
+/// Somebody has the address of the program when the job is to go on: the keeper waits, and goes on when it is free.
+pub(crate) fn waits_for_address(stage: &mut Stage<'_>) -> Result<()> {
+    let script = "import socket, time\ns = socket.create_server(('127.0.0.1', 0))\nport = s.getsockname()[1]\n\
+                  open('port', 'w').write(str(port))\nf = open('count', 'w', buffering=1)\n\
+                  for i in range(1, 101):\n    print(i, file=f)\n    time.sleep(0.02)\n\
+                  raise SystemExit(7 if s.getsockname()[1] == port else 1)\n";
+    fs::write(stage.path("server.py"), script)?;
+    let run = ["run", "--name", "a", "--every", "1h", "--", "python3", "server.py"];
+    let mut job = stage.start(&run, "says")?;
+    stage.until_counted("count", 5)?;
+    stage.expect(0, &["checkpoint", "a", "--kill"])?;
+    let status = shell(wait::end_of(&mut job, "the job", LIMIT)?);
+    ensure!(status == 75, "a job that is checkpointed and ended has status {status}");
+    let holder = TcpListener::bind(("127.0.0.1", stage.text("port").parse()?)).context("take the port")?;
+    let mut job = stage.start(&run, "says.2")?;
+    stage.until_said("says.2", "job a waits up to 130 s for its network addresses")?;
+    stage.until_said("says.2", "[port-taken]")?;
+    drop(holder);
     let status = shell(wait::end_of(&mut job, "the job", LIMIT)?);
     ensure!(status == 7, "the job ended with {status}: {}", stage.text("says.2"));
     stage.counted("count", 100)

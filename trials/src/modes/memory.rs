@@ -54,7 +54,7 @@ pub(crate) fn starved(stage: &mut Stage<'_>) -> Result<()> {
     let file = fs::File::create(stage.path("says"))?;
     let mut command = stage.command("sh");
     command.args(["-c", &run]).stdout(file.try_clone()?).stderr(file);
-    let mut job = command.spawn().context("start the job")?;
+    let mut job = stage.spawn(&mut command)?;
     let result = watch(stage, job.id());
     if result.is_err() {
         job.kill()?;

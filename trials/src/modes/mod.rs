@@ -70,6 +70,7 @@ const TRIALS: &[Trial] = &[
     ("commands_progress", terminal::progress),
     ("keeper_told", jobs::told),
     ("jobs_waits", jobs::waits),
+    ("jobs_waits_for_address", jobs::waits_for_address),
     ("keeper_pids", keeper::pids),
     ("keeper_store_gone", keeper::store_gone),
     ("keeper_stopped", keeper::stopped),

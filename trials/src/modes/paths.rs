@@ -24,7 +24,7 @@ pub(crate) fn store(stage: &mut Stage<'_>) -> Result<()> {
     };
     let mut job =
         command(stage, &["run", "--name", "odd", "--every", "100ms", "--", "sh", "-c", &counting("count", 400)]);
-    let mut job = job.spawn()?;
+    let mut job = stage.spawn(&mut job)?;
     stage.until_counted("count", 30)?;
     let now = command(stage, &["ps", "--json"]);
     let said = good(stage, now, "ps")?;

@@ -127,7 +127,7 @@ pub(crate) fn vdso(stage: &mut Stage<'_>) -> Result<()> {
                   print(i, file=f)\n";
     fs::write(stage.path("clock.py"), script)?;
     let mut command = stage.command("setsid");
-    let mut program = command.args(["python3", "clock.py"]).spawn().context("start python3")?;
+    let mut program = stage.spawn(command.args(["python3", "clock.py"]))?;
     stage.until_counted("count", 5)?;
     let place = vdso_of(&program.id().to_string())?;
     stage.expect(0, &["checkpoint", &program.id().to_string(), "--kill", "-o", "image"])?;

@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown, fchown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -64,8 +65,11 @@ pub(crate) struct Stage<'a> {
     pub(crate) log: Vec<String>,
     hdcr: PathBuf,
     user: Option<u32>,
+    /// What the names of its files begin with.
+    tag: String,
     commands: u32,
     surroundings: Vec<(&'static str, PathBuf)>,
+    started: Arc<Mutex<Vec<u32>>>,
 }
 
 impl<'a> Stage<'a> {
@@ -79,7 +83,42 @@ impl<'a> Stage<'a> {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
         }
         let folder = folder.to_owned();
-        Ok(Stage { folder, place, log: Vec::new(), hdcr: binary, user: None, commands: 0, surroundings: Vec::new() })
+        let (log, tag, surroundings, started) = Default::default();
+        Ok(Stage { folder, place, log, hdcr: binary, user: None, tag, commands: 0, surroundings, started })
+    }
+
+    /// The same place for another thread, whose files have names of their own.
+    pub(crate) fn beside(&self, name: &str) -> Stage<'a> {
+        Stage {
+            folder: self.folder.clone(),
+            place: self.place,
+            log: Vec::new(),
+            hdcr: self.hdcr.clone(),
+            user: self.user,
+            tag: format!("{name}-"),
+            commands: 0,
+            surroundings: self.surroundings.clone(),
+            started: Arc::clone(&self.started),
+        }
+    }
+
+    /// Starts what is waited for by its handle, and so is never reaped as an orphan.
+    pub(crate) fn spawn(&self, command: &mut Command) -> Result<Child> {
+        let mut started = self.started();
+        let child = command.spawn().with_context(|| format!("start {}", command.get_program().display()))?;
+        started.push(child.id());
+        Ok(child)
+    }
+
+    fn started(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.started.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reaps what has become a child of the runner and has ended, as the init of a machine does; not what was started here.
+    fn reap_strangers(&self) -> Result<()> {
+        let started = self.started();
+        children()?.into_iter().filter(|pid| !started.contains(pid)).for_each(wait::reap);
+        Ok(())
     }
 
     /// From now on everything is done as an ordinary user; when the runner is one, it stays itself.
@@ -137,9 +176,15 @@ impl<'a> Stage<'a> {
     /// Runs a command to its end; its output goes to files, as what it leaves behind may keep it open.
     pub(crate) fn end_of(&mut self, mut command: Command, what: &str) -> Result<Said> {
         self.commands += 1;
-        let (out, err) = (self.path(&format!("{}.out", self.commands)), self.path(&format!("{}.err", self.commands)));
-        let mut child = command.stdout(self.file(&out)?).stderr(self.file(&err)?).spawn().context(what.to_owned())?;
-        let status = shell(wait::end_of(&mut child, what, LIMIT)?);
+        let path = |end: &str| self.path(&format!("{}{}.{end}", self.tag, self.commands));
+        let (out, err) = (path("out"), path("err"));
+        let mut child =
+            self.spawn(command.stdout(self.file(&out)?).stderr(self.file(&err)?)).context(what.to_owned())?;
+        let ended = wait::until(what, LIMIT, || {
+            self.reap_strangers()?;
+            Ok(child.try_wait()?)
+        });
+        let status = shell(ended.or_else(|_| wait::end_of(&mut child, what, Duration::ZERO))?);
         let text = |path: &Path| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let said = Said { status, out: text(&out)?, err: text(&err)? };
         self.log.push(format!("$ {what}"));
@@ -167,7 +212,7 @@ impl<'a> Stage<'a> {
         self.log.push(format!("$ hdcr {} > {says} &", arguments.join(" ")));
         let mut command = self.command(&self.hdcr);
         command.args(arguments).stdout(file.try_clone()?).stderr(file);
-        command.spawn().context("start hdcr")
+        self.spawn(&mut command)
     }
 
     /// Starts a shell script as a program of its own session.
@@ -175,7 +220,7 @@ impl<'a> Stage<'a> {
         let file = self.file(&self.path("program.out"))?;
         let mut command = self.command("setsid");
         command.args(["sh", "-c", script]).stdout(file.try_clone()?).stderr(file);
-        command.spawn().context("start a program")
+        self.spawn(&mut command)
     }
 
     /// A new file of the user of the trial: a program has it open, and must be able to open it again.
@@ -274,10 +319,15 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
 
 /// Reaps what has become a child of the runner and has ended. For moments in which no child of its own is about to end.
 pub(crate) fn reap_orphans() -> Result<()> {
+    children()?.into_iter().for_each(wait::reap);
+    Ok(())
+}
+
+/// Of the runner: an orphan becomes one of its first thread.
+fn children() -> Result<Vec<u32>> {
     let own = std::process::id();
     let text = fs::read_to_string(format!("/proc/{own}/task/{own}/children"))?;
-    text.split_whitespace().filter_map(|word| word.parse().ok()).for_each(wait::reap);
-    Ok(())
+    Ok(text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
 }
 
 /// A status as a shell shows it.

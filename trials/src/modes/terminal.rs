@@ -39,8 +39,8 @@ impl Shell {
         let end = || rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());
         let mut command = stage.command("setsid");
         command.args(["--ctty", "bash", "--norc", "--noprofile", "-i"]).env("PS1", "").env("TERM", "xterm");
-        let process =
-            command.stdin(Stdio::from(end()?)).stdout(Stdio::from(end()?)).stderr(Stdio::from(end()?)).spawn()?;
+        command.stdin(Stdio::from(end()?)).stdout(Stdio::from(end()?)).stderr(Stdio::from(end()?));
+        let process = stage.spawn(&mut command)?;
         let keys = File::from(pty);
         let screen = stage.path("screen");
         let (mut from, mut to) = (keys.try_clone()?, File::create(&screen)?);

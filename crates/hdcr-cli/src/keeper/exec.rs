@@ -40,7 +40,8 @@ impl Keeper {
 
     /// Process numbers are needed that others have.
     pub(super) fn rule_makes_room(&mut self, failure: &Failure) {
-        let taken: Vec<i32> = failure.refusals.iter().filter_map(|refusal| refusal.pid).collect();
+        let numbers = failure.refusals.iter().filter(|refusal| refusal.code == "pid-taken");
+        let taken: Vec<i32> = numbers.filter_map(|refusal| refusal.pid).collect();
         if let Some(outside) = self.outside() {
             outside.makes_room(&taken);
         }

@@ -1,6 +1,6 @@
-//! A restore that cannot have its process numbers yet is tried again for a while: who has one now is often about to end. So
-//! is one that failed for something that passes: its processes or its worker were killed, it took too long, there was no
-//! memory.
+//! A restore that cannot have its process numbers or its network addresses yet is tried again for a while: who has one now
+//! is often about to end, and so are old connections. So is one that failed for something that passes: its processes or its
+//! worker were killed, it took too long, there was no memory.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,9 @@ use crate::shortage;
 
 /// How long all tries together may take.
 const LIMIT: Duration = Duration::from_secs(30);
+/// The same where an address is in use: old connections close for a minute each, in two states one after the other
+/// (`TCP_TIMEWAIT_LEN`, include/net/tcp.h; `tcp_fin_timeout`, tcp(7)).
+const LIMIT_OF_ADDRESSES: Duration = Duration::from_secs(130);
 /// The first pause; each is twice as long as the one before it.
 const FIRST: Duration = Duration::from_millis(50);
 /// The longest pause.
@@ -25,8 +28,8 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    fn new(now: Instant) -> Self {
-        Self { until: now + LIMIT, pause: FIRST, next: now + FIRST }
+    fn new(now: Instant, limit: Duration) -> Self {
+        Self { until: now + limit, pause: FIRST, next: now + FIRST }
     }
 
     /// After one more failure; `None` when it has lasted too long.
@@ -36,10 +39,37 @@ impl Patience {
     }
 }
 
-/// Whether all that stands in the way is who has a process number.
-fn only_numbers(failure: &Failure) -> bool {
-    let listed = !failure.refusals.is_empty() && failure.refusals.iter().all(|refusal| refusal.code == "pid-taken");
-    listed || failure.code == "pid-in-use"
+/// All that stands in the way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Taken {
+    Numbers,
+    /// And perhaps process numbers.
+    Addresses,
+}
+
+impl Taken {
+    fn by(failure: &Failure) -> Option<Self> {
+        let all = |codes: &[&str]| failure.refusals.iter().all(|refusal| codes.contains(&refusal.code.as_str()));
+        match failure.refusals.is_empty() {
+            true => (failure.code == "pid-in-use").then_some(Self::Numbers),
+            false if all(&["pid-taken"]) => Some(Self::Numbers),
+            false => all(&["pid-taken", "port-taken"]).then_some(Self::Addresses),
+        }
+    }
+
+    fn limit(self) -> Duration {
+        match self {
+            Self::Numbers => LIMIT,
+            Self::Addresses => LIMIT_OF_ADDRESSES,
+        }
+    }
+
+    fn what(self) -> &'static str {
+        match self {
+            Self::Numbers => "process numbers",
+            Self::Addresses => "network addresses",
+        }
+    }
 }
 
 /// Whether another try may go better, with nobody's help.
@@ -51,26 +81,25 @@ fn passes(failure: &Failure) -> bool {
 impl Keeper {
     /// Waits for another try when that may help; says so at the first time.
     pub(super) fn has_patience(&mut self, number: u64, failure: &Failure) -> bool {
-        let numbers = only_numbers(failure);
-        if !numbers && !passes(failure) {
+        let taken = Taken::by(failure);
+        if taken.is_none() && !passes(failure) {
             return false;
         }
-        if numbers {
+        if taken.is_some() {
             self.rule_makes_room(failure);
         }
         let now = Instant::now();
+        let limit = taken.map_or(LIMIT, Taken::limit);
         let first = self.patience.is_none();
-        self.patience = self.patience.map_or_else(|| Some(Patience::new(now)), |patience| patience.again(now));
+        self.patience = self.patience.map_or_else(|| Some(Patience::new(now, limit)), |patience| patience.again(now));
         if self.patience.is_none() {
             return false;
         }
         if first {
-            let limit = LIMIT.as_secs();
-            let name = &self.plan.name;
-            self.note(&if numbers {
-                format!("job {name} waits up to {limit} s for its process numbers: {failure}")
-            } else {
-                format!("the roll-back of job {name} is tried again, for up to {limit} s: {failure}")
+            let (name, limit) = (&self.plan.name, limit.as_secs());
+            self.note(&match taken {
+                Some(taken) => format!("job {name} waits up to {limit} s for its {}: {failure}", taken.what()),
+                None => format!("the roll-back of job {name} is tried again, for up to {limit} s: {failure}"),
             });
         }
         self.phase = Phase::Waiting(number);
@@ -96,7 +125,7 @@ mod tests {
     #[test]
     fn pauses_grow_and_end() {
         let now = Instant::now();
-        let mut patience = Patience::new(now);
+        let mut patience = Patience::new(now, LIMIT);
         let mut pauses = Vec::new();
         while let Some(next) = patience.again(patience.next) {
             pauses.push(next.pause.as_millis());
@@ -106,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn only_taken_numbers_are_waited_for() {
+    fn only_what_is_taken_is_waited_for() {
         let obstacle = |code: &str| Obstacle {
             code: code.to_owned(),
             object: String::new(),
@@ -120,10 +149,11 @@ mod tests {
             let refusals = codes.iter().map(|code| obstacle(code)).collect();
             Failure { refusals, ..Failure::new(Class::Refused, "refused", "") }
         };
-        assert!(only_numbers(&failure(&["pid-taken", "pid-taken"])));
-        assert!(!only_numbers(&failure(&["pid-taken", "file-missing"])));
-        assert!(!only_numbers(&failure(&[])));
-        assert!(only_numbers(&Failure::refused("pid-in-use", "")));
+        assert_eq!(Taken::by(&failure(&["pid-taken", "pid-taken"])), Some(Taken::Numbers));
+        assert_eq!(Taken::by(&failure(&["pid-taken", "port-taken"])), Some(Taken::Addresses));
+        assert_eq!(Taken::by(&failure(&["pid-taken", "file-missing"])), None);
+        assert_eq!(Taken::by(&failure(&[])), None);
+        assert_eq!(Taken::by(&Failure::refused("pid-in-use", "")), Some(Taken::Numbers));
         assert!(
             passes(&Failure::new(Class::Failed, "gone", ""))
                 && passes(&Failure::new(Class::Internal, "worker-died", ""))
