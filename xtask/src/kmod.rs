@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::check::Counts;
 use crate::packages;
 use crate::shell::{Shell, say};
-use guest::Guest;
+use guest::{Guest, Tell};
 
 /// The kernels that the module is built for and tested on: the beginning of their release, and the package of their headers.
 const KERNELS: [(&str, &str); 2] = [("6.1.", "linux-headers-cloud-amd64"), ("6.12.", "linux-headers-6.12-cloud-amd64")];
@@ -126,26 +126,49 @@ pub(crate) fn build(shell: &Shell) -> Result<bool> {
     Ok(true)
 }
 
-/// `cargo xtask kmod test`: the pure parts here, all tests on each kernel, and those of what is looked up without any look-up.
-pub(crate) fn test(shell: &Shell, names: &[String]) -> Result<Counts> {
+/// What is built for the tests of the module, and the counts of what has been tested so far.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    counts: Counts,
+    guests: Vec<Guest>,
+}
+
+/// Builds all that the tests need, and tests the pure parts here. Where nothing can be built there are no guests.
+pub(crate) fn prepare(shell: &Shell) -> Result<Prepared> {
     if let Some(reason) = missing(shell)? {
         say(&format!("skipped: the kernel module, as {reason}"))?;
-        return Ok(Counts { skipped: 1, ..Counts::default() });
+        return Ok(Prepared { counts: Counts { skipped: 1, ..Counts::default() }, guests: Vec::new() });
     }
-    let mut counts = object::test_pure_parts(shell, &folder(shell))?;
+    let counts = object::test_pure_parts(shell, &folder(shell))?;
     let kernels = built(shell)?;
     let (program, hdcr) = (guest::program(shell)?, guest::hdcr(shell)?);
+    let mut guests = Vec::new();
     for kernel in &kernels {
         let image = image::of(shell, &folder(shell), &kernel.release)?;
         for hide in [0, ALL_HIDDEN] {
             let name = format!("{}{}", kernel.release, if hide == 0 { "" } else { ", nothing looked up" });
             let (image, module) = (image.clone(), kernel.module.clone());
-            let guest = Guest { name, image, module, program: program.clone(), hdcr: hdcr.clone() };
-            counts.add(guest.run(shell, &folder(shell), hide, names)?);
+            guests.push(Guest { name, image, module, program: program.clone(), hdcr: hdcr.clone(), hide });
         }
     }
-    say(&counts.line())?;
-    Ok(counts)
+    Ok(Prepared { counts, guests })
+}
+
+impl Prepared {
+    /// All tests on each kernel, and those of what is looked up without any look-up. What there is to say goes to `tell`.
+    pub(crate) fn run(self, shell: &Shell, names: &[String], tell: Tell<'_>) -> Result<Counts> {
+        let mut counts = self.counts;
+        for guest in self.guests {
+            counts.add(guest.run(shell, &folder(shell), names, tell)?);
+        }
+        tell(&counts.line())?;
+        Ok(counts)
+    }
+}
+
+/// `cargo xtask kmod test`.
+pub(crate) fn test(shell: &Shell, names: &[String]) -> Result<Counts> {
+    prepare(shell)?.run(shell, names, &mut say)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::check::{self, Counts};
 use crate::kmod::archive::{Entry, pack};
-use crate::shell::{Shell, say};
+use crate::shell::Shell;
 
 /// For how long nothing may come from a guest of an idle machine: longer than any of its tests takes.
 const SILENCE: Duration = Duration::from_mins(5);
@@ -38,6 +38,9 @@ const COMPLAINTS: [&str; 9] = [
 const STATIC: [&str; 2] = ["--target", "x86_64-unknown-linux-gnu"];
 const STATIC_FLAGS: &str = "RUSTFLAGS=-Ctarget-feature=+crt-static";
 
+/// Where lines for the user go.
+pub(super) type Tell<'a> = &'a mut dyn FnMut(&str) -> Result<()>;
+
 /// What is run.
 #[derive(Debug)]
 pub(super) struct Guest {
@@ -46,6 +49,8 @@ pub(super) struct Guest {
     pub(super) module: PathBuf,
     pub(super) program: PathBuf,
     pub(super) hdcr: PathBuf,
+    /// Features that the module is told not to find.
+    pub(super) hide: u64,
 }
 
 /// Builds the test program.
@@ -77,13 +82,13 @@ enum Ending {
 
 impl Guest {
     /// Boots, shows and counts the tests; the kernel's complaints count as a failed one.
-    pub(super) fn run(&self, shell: &Shell, folder: &Path, hide: u64, names: &[String]) -> Result<Counts> {
-        say(&format!("--- guest: Linux {}", self.name))?;
+    pub(super) fn run(&self, shell: &Shell, folder: &Path, names: &[String], tell: Tell<'_>) -> Result<Counts> {
+        tell(&format!("--- guest: Linux {}", self.name))?;
         let root = self.root(shell, folder)?;
         for _ in 0..3 {
-            match self.boot(&root, hide, names)? {
+            match self.boot(&root, names, tell)? {
                 Ending::Tested(counts) => return Ok(counts),
-                Ending::NotBooted => say("the guest did not come up; once more")?,
+                Ending::NotBooted => tell("the guest did not come up; once more")?,
             }
         }
         bail!("the guest does not come up")
@@ -115,24 +120,36 @@ impl Guest {
         Ok(root)
     }
 
-    fn command(&self, root: &Path, hide: u64, names: &[String]) -> Command {
-        let mut line = format!("console=ttyS0 panic=-1 no_timer_check loglevel=5 RUST_BACKTRACE=1 hdcr.hide={hide}");
+    fn command(&self, root: &Path, names: &[String]) -> Command {
+        let mut line =
+            format!("console=ttyS0 panic=-1 no_timer_check loglevel=5 RUST_BACKTRACE=1 hdcr.hide={}", self.hide);
         if !names.is_empty() {
             line.push_str(" hdcr.tests=");
             line.push_str(&names.join(","));
         }
-        let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-accel", "tcg,thread=multi", "-cpu", "max,-erms", "-m", "1536", "-smp", "2"]);
+        // Trials may run beside it, which wait for people's programs; its tests wait for nobody else.
+        let mut command = Command::new("nice");
+        command.args([
+            "qemu-system-x86_64",
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max,-erms",
+            "-m",
+            "1536",
+            "-smp",
+            "2",
+        ]);
         command.args(["-nic", "none", "-nographic", "-no-reboot"]);
         command.arg("-kernel").arg(&self.image).arg("-initrd").arg(root).arg("-append").arg(line);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         command
     }
 
-    fn boot(&self, root: &Path, hide: u64, names: &[String]) -> Result<Ending> {
-        let mut child = self.command(root, hide, names).spawn().context("start qemu-system-x86_64")?;
+    fn boot(&self, root: &Path, names: &[String], tell: Tell<'_>) -> Result<Ending> {
+        let mut child = self.command(root, names).spawn().context("start qemu-system-x86_64 by nice")?;
         let lines = lines_of(child.stdout.take().context("the serial line")?);
-        let heard = listen(&lines, &mut child);
+        let heard = listen(&lines, &mut child, tell);
         child.kill().ok();
         child.wait()?;
         heard
@@ -162,16 +179,16 @@ fn patience() -> Duration {
     SILENCE * (1 + load / 2)
 }
 
-fn listen(lines: &Receiver<String>, child: &mut Child) -> Result<Ending> {
+fn listen(lines: &Receiver<String>, child: &mut Child, tell: Tell<'_>) -> Result<Ending> {
     let mut heard = Heard::default();
     while heard.end.is_none() {
         let Ok(line) = lines.recv_timeout(patience()) else {
             let is_gone = child.try_wait()?.is_some();
-            say(if is_gone { "the guest ended before its tests did" } else { "nothing more comes from the guest" })?;
+            tell(if is_gone { "the guest ended before its tests did" } else { "nothing more comes from the guest" })?;
             break;
         };
         if heard.line(&line) {
-            say(&line)?;
+            tell(&line)?;
         }
     }
     Ok(heard.ending())
