@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::ids::Pid;
-use crate::procfs;
+use crate::procfs::{self, Stat};
 
 /// The processes of a tree, and when each began, in whole seconds of the clock by which the kernel dates System V objects.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -37,6 +37,14 @@ impl Began {
     pub(crate) fn did(&self, pid: Pid, when: i64) -> bool {
         self.0.get(&pid).is_some_and(|began| *began <= when.saturating_add(SLACK))
     }
+}
+
+/// A process that has only just begun is often one that soon ends: less than a second ago.
+pub(crate) fn just_now(stat: &Stat) -> bool {
+    let ticks = i64::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100).max(1);
+    let now = clock_gettime(ClockId::Boottime);
+    let now = now.tv_sec * ticks + now.tv_nsec * ticks / 1_000_000_000;
+    stat.field(22).is_some_and(|began| now.saturating_sub(began) < ticks)
 }
 
 #[cfg(test)]

@@ -332,7 +332,7 @@ pub fn restore(
     let model = stored::read(image)?;
     let steps = plan::plan(&model.processes)?;
     laps.done(&format!("image read: {} processes by {} steps", model.processes.len(), steps.len()));
-    stored::wait_for_the_dead(&model, &steps);
+    stored::wait_for_numbers(stored::numbers(&model, &steps));
     let (mut refusals, _) = stored::check(&model, &steps, Asker::Restore)?;
     if options.since.is_none() {
         refusals.0.extend(reopen::obstacles(&model.frames, &options.map_path, &options.stdio)?);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hdcr_image::hdcr_layout::{DescriptorEntry, Mapping, Registers};
 use hdcr_image::{ImageReader, KnownTag, List, PageRun, Tag};
 
+use crate::began;
 use crate::clock::ClockRecord;
 use crate::error::{Error, Owner, Refusal, Refusals, Result};
 use crate::ids::Pid;
@@ -146,15 +147,14 @@ pub(crate) fn numbers(model: &Model, steps: &[Step]) -> BTreeSet<i32> {
     model.processes.iter().map(|process| process.pid.0).chain(threads).chain(stand_ins).collect()
 }
 
-/// Gives processes that have ended, but have not been waited for, a moment to go: a tree that was just killed is reaped by
-/// its parent in its own time. No event tells of that.
-pub(crate) fn wait_for_the_dead(model: &Model, steps: &[Step]) {
+/// Gives those that have the numbers a moment to go. A tree that was just killed is reaped by its parent in its own time,
+/// and a process that has only just begun is often a command that soon ends. No event tells of either.
+pub(crate) fn wait_for_numbers(mut wanted: BTreeSet<i32>) {
     const STEP: Duration = Duration::from_millis(4);
     const STEPS: usize = 2500;
-    let mut left = numbers(model, steps);
     for _ in 0..STEPS {
-        left.retain(|tid| holder_of(*tid, &[]).is_some_and(|holder| holder.ended));
-        if left.is_empty() {
+        wanted.retain(|tid| holder_of(*tid, &[]).is_some_and(|holder| holder.ended || holder.is_new));
+        if wanted.is_empty() {
             return;
         }
         std::thread::sleep(STEP);
@@ -190,6 +190,8 @@ pub(crate) struct Holder {
     pub(crate) cause: String,
     /// Whether it has ended, and only has not been waited for.
     pub(crate) ended: bool,
+    /// Whether it has only just begun.
+    pub(crate) is_new: bool,
 }
 
 /// Who has a number now: as a process or thread, or, among these processes, as the number of its group or session.
@@ -205,13 +207,13 @@ pub(crate) fn holder_of(tid: i32, bands: &[(Pid, Stat)]) -> Option<Holder> {
         } else {
             format!("it is in use by {comm}")
         };
-        return Some(Holder { cause, ended });
+        return Some(Holder { cause, ended, is_new: began::just_now(&stat) });
     }
     let members = || bands.iter().filter(|(_, stat)| stat.pgid == tid || stat.sid == tid);
     let (pid, stat) = members().find(|(_, stat)| stat.state != b'Z').or_else(|| members().next())?;
     let band = if stat.sid == tid { "session" } else { "process group" };
     let cause = format!("it is the number of the {band} of {} (pid {pid})", name(stat));
-    Some(Holder { cause, ended: stat.state == b'Z' })
+    Some(Holder { cause, ended: stat.state == b'Z', is_new: false })
 }
 
 /// Contents straight from the image.
@@ -247,5 +249,26 @@ impl Contents for Pages<'_> {
 
     fn goes_on(&self) {
         self.meter.add(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn numbers_of_commands_that_have_just_begun_are_waited_for() {
+        let mut child = Command::new("sleep").arg("0.1").spawn().unwrap();
+        let tid = child.id().cast_signed();
+        let holder = holder_of(tid, &[]).unwrap();
+        assert!(holder.is_new && !holder.ended, "{holder:?}");
+        let reaped = std::thread::spawn(move || child.wait().unwrap());
+        wait_for_numbers(BTreeSet::from([tid]));
+        assert!(reaped.join().unwrap().success());
+        assert!(holder_of(tid, &[]).is_none());
+        // Who has lived longer stays: nobody waits for that.
+        wait_for_numbers(BTreeSet::from([1]));
+        assert!(!holder_of(1, &[]).unwrap().is_new);
     }
 }

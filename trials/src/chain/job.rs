@@ -59,7 +59,7 @@ impl Job {
             .stdout(says.try_clone()?)
             .stderr(says)
             .envs(way.blind.map(|rule| ("HDCR_TRIAL_BLIND", rule)));
-        let keeper = keeper.spawn().context("start hdcr")?;
+        let keeper = stage.spawn(&mut keeper)?;
         Ok(Self { keeper, folder })
     }
 

@@ -63,6 +63,7 @@ pub(crate) fn by_fork(stage: &mut Stage<'_>) -> Result<()> {
 
 fn rounds(stage: &mut Stage<'_>, subject: &mut Subject<'_>, way: &Way) -> Result<()> {
     subject.start()?;
+    stage.is_waited_for(subject.pid);
     for round in 1..=subject.rounds {
         subject.await_ready(round)?;
         let left = Instant::now();

@@ -67,6 +67,7 @@ pub(crate) fn killed(stage: &mut Stage<'_>) -> Result<()> {
     fs::create_dir(&folder)?;
     let mut subject = Subject::alone(&built.guest, binary, &folder, 1)?;
     subject.start()?;
+    stage.is_waited_for(subject.pid);
     subject.await_ready(1)?;
     let pid = subject.pid.to_string();
     stage.expect(0, &["checkpoint", &pid, "--kill", "-o", "image"])?;

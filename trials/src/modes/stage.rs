@@ -110,6 +110,11 @@ impl<'a> Stage<'a> {
         Ok(child)
     }
 
+    /// Somebody else has started a child of the runner, and waits for it.
+    pub(crate) fn is_waited_for(&self, pid: u32) {
+        self.started().push(pid);
+    }
+
     fn started(&self) -> MutexGuard<'_, Vec<u32>> {
         self.started.lock().unwrap_or_else(PoisonError::into_inner)
     }
