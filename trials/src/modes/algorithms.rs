@@ -71,7 +71,7 @@ fn killed_at_random(stage: &mut Stage<'_>, name: &str, options: &[&str], algorit
     for (kill, moment) in moments()?.into_iter().enumerate() {
         stage.until_counted(&count, moment)?;
         wait::until("a checkpoint", LIMIT, || newest(stage, name))?;
-        signal(stage.only(&format!("sh -c exec 3>{count}"))?, Signal::KILL);
+        signal(stage.only(&format!("sh -c exec 3>{count};"))?, Signal::KILL);
         stage.until_said(&says, &format!("restart {} of 5", kill + 1))?;
     }
     let status = shell(wait::end_of(&mut job, name, LIMIT)?);
