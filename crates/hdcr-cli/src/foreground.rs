@@ -97,6 +97,7 @@ fn wait_for(worker: &Worker, signals: &Signals, bar: &Bar, limit: Duration) -> R
                 | Reply::Frozen
                 | Reply::Thawed
                 | Reply::Checkpointed(_)
+                | Reply::GoesNext
                 | Reply::Settled
                 | Reply::Leaving
                 | Reply::Filled(_) => {}

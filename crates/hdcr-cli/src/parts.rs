@@ -32,7 +32,7 @@ use crate::machine;
 use crate::names;
 use crate::process;
 use crate::progress::{Doing, Step};
-use crate::task::{CheckpointTask, Place, RestoreTask, Restored, Target, Who};
+use crate::task::{CheckpointTask, Place, Reply, RestoreTask, Restored, Target, Who};
 use crate::told::Since;
 
 pub(crate) use checkpoints::{Session, checkpoint};
@@ -177,13 +177,13 @@ fn options(task: &RestoreTask, stdio: [OwnedFd; 3], journal: Option<PathBuf>, as
 
 /// Restores an image for a process, our parent; the roots become its children.
 ///
-/// `told` is called when the program runs, before the roll-back of its files is final.
+/// `told` is called before the program runs, and when it does, before the roll-back of its files is final.
 pub(crate) fn restore(
     task: &RestoreTask,
     progress: Progress,
     stdio: [OwnedFd; 3],
     asked_by: Option<i32>,
-    told: &mut dyn FnMut(Restored),
+    told: &mut dyn FnMut(Reply),
 ) -> Result<Option<Unfilled>> {
     let began = Instant::now();
     let image = Arc::new(open(&task.place)?);
@@ -202,7 +202,8 @@ pub(crate) fn restore(
                 let told = standby.as_mut().map(|standby| standby.tell(&filling::numbers(&pids)));
                 told.transpose().map_err(|failure| Error::Unsound(failure.to_string()))?;
             }
-            Told::Runs(restored) => told(Restored {
+            Told::GoesNext => told(Reply::GoesNext),
+            Told::Runs(restored) => told(Reply::Restored(Restored {
                 roots: filling::numbers(&restored.roots),
                 processes: restored.processes,
                 total_us: micros(began.elapsed()),
@@ -210,7 +211,7 @@ pub(crate) fn restore(
                 notes: restored.notes.iter().map(obstacle).collect(),
                 omitted: restored.omitted.iter().map(|(pid, range)| (pid.0, range.start, range.end)).collect(),
                 filling: is_filling,
-            }),
+            })),
         }
         Ok(())
     });

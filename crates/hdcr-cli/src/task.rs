@@ -325,6 +325,8 @@ pub(crate) enum Reply {
     /// The program goes on; what follows is only the writing.
     Thawed,
     Checkpointed(Checkpointed),
+    /// Files are rolled back, and the program is let go next: when nothing more is heard it may have run.
+    GoesNext,
     Restored(Restored),
     /// The files of a restored tree are settled; its memory is being filled.
     Settled,

@@ -72,6 +72,8 @@ pub struct Options {
 pub enum Told {
     /// These processes are about to be let go before all of their memory is there. On an error they are not.
     BeforeAllIsThere(Vec<Pid>),
+    /// Files are rolled back, and the tree is let go next: who dies now may have let it go. On an error it is not.
+    GoesNext,
     /// The tree runs.
     Runs(Restored),
 }
@@ -410,6 +412,7 @@ fn let_go(
     if filling.is_some() {
         told(Told::BeforeAllIsThere(model.processes.iter().map(|process| process.pid).collect()))?;
     }
+    told(Told::GoesNext)?;
     works.release()?;
     cx.segments.keep();
     cx.semaphores.keep();

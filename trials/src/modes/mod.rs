@@ -78,6 +78,7 @@ const TRIALS: &[Trial] = &[
     ("keeper_killed", keeper::killed),
     ("keeper_left", keeper::left),
     ("keeper_interrupted", rollback::interrupted),
+    ("keeper_untold", rollback::untold),
     ("keeper_damaged", rollback::damaged),
     ("keeper_complete", rollback::complete),
     ("keeper_auto", keeper::auto),

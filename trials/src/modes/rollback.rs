@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
-use super::stage::{LIMIT, Lacking, Stage, counting, needs_root, shell, signal};
+use super::stage::{LIMIT, Lacking, Stage, counting, needs_root, shell, signal, with_command};
 use crate::wait;
 
 /// Files that the program writes anew after the checkpoint.
@@ -54,6 +55,41 @@ fn interrupted_once(stage: &mut Stage<'_>, script: &str) -> Result<bool> {
     let all: BTreeSet<String> = (1..=FILES).map(|number| stage.text(&format!("data/{number}"))).collect();
     ensure!(all.len() == 1, "some files are rolled back, and others are not: {all:?}");
     Ok(all.contains("newer\n"))
+}
+
+/// The worker dies when the program runs again and nobody has been told: what the program has done by then is undone, too.
+pub(crate) fn untold(stage: &mut Stage<'_>) -> Result<()> {
+    needs_root()?;
+    // No two lives give a file the same name.
+    let script = "import os, random, time\nos.mkdir('d')\nnames = set()\ncount = open('count', 'w', buffering=1)\n\
+        def new():\n    return '%030x' % random.SystemRandom().getrandbits(120)\n\
+        for i in range(1, 201):\n    name = new()\n    open('d/' + name, 'w').close()\n    names.add(name)\n    \
+        if i % 3 == 2:\n        old, name = names.pop(), new()\n        os.rename('d/' + old, 'd/' + name)\n        names.add(name)\n    \
+        if i % 5 == 4:\n        os.remove('d/' + names.pop())\n    print(i, file=count)\n    time.sleep(0.02)\n\
+        assert set(os.listdir('d')) == names, set(os.listdir('d')) ^ names\nraise SystemExit(7)\n";
+    fs::write(stage.path("names.py"), script)?;
+    let fifo = stage.path("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o600))?;
+    stage.surround("HDCR_TRIAL_DIE_UNTOLD", &fifo);
+    let run = ["-v", "run", "--name", "untold", "--every", "1h", "--", "python3", "names.py"];
+    let mut job = stage.start(&run, "says")?;
+    stage.until_counted("count", 20)?;
+    stage.expect(0, &["checkpoint", "untold"])?;
+    let so_far = stage.text("count").lines().count();
+    stage.until_counted("count", so_far + 10)?;
+    let is_program = |line: &str| line.ends_with("python3 names.py") && !line.contains("untold");
+    signal(*with_command(&stage.folder, is_program).first().context("no program")?, Signal::KILL);
+    // Whoever opens it for reading is about to tell.
+    let mut word = fs::OpenOptions::new().write(true).open(&fifo)?;
+    stage.until_counted("count", so_far + 30)?;
+    fs::remove_file(&fifo)?;
+    word.write_all(b"die")?;
+    drop(word);
+    let status = shell(wait::end_of(&mut job, "the job", LIMIT)?);
+    let said = stage.text("says");
+    ensure!(status == 7, "the job ended with {status}: {said}");
+    ensure!(!said.contains("not undone"), "a roll-back that was over was undone: {said}");
+    stage.counted("count", 200)
 }
 
 /// What is known of files is told of as incomplete only when something may have been done that nobody has seen.

@@ -210,21 +210,10 @@ impl Keeper {
             return Ok(());
         }
         let Some(work) = &mut self.work else { return Ok(()) };
-        match answer {
-            Ok(Reply::Progress(step)) => {
-                work.is_at(step);
-                match &mut work.errand {
-                    Errand::Restore { bar } => bar.teller().at(step),
-                    Errand::Checkpoint { askers, .. } => askers.iter_mut().for_each(|asker| asker.tell(step)),
-                    Errand::Filling { .. } => {}
-                }
-            }
-            // Its files are; what counts is how the filling ends.
-            Ok(Reply::Settled) => work.goes_on(),
-            // Nothing that comes later is for it.
-            Ok(Reply::Leaving) => work.stays = false,
-            Ok(Reply::Halting) => work.halts(self.plan.timeout),
-            Ok(Reply::Frozen) => {
+        let timeout = self.plan.timeout;
+        match answer.map(|reply| work.take_in(reply, timeout)) {
+            Ok(None) => {}
+            Ok(Some(Reply::Frozen)) => {
                 work.has_frozen();
                 let touched = self.watch.as_mut().map(Watch::mark).unwrap_or_default();
                 if let Err(failure) = work.worker.tell(&Touched::from(touched.as_slice())) {
@@ -232,7 +221,7 @@ impl Keeper {
                 }
                 self.unnamed.marked(touched);
             }
-            Ok(Reply::Thawed) => {
+            Ok(Some(Reply::Thawed)) => {
                 work.has_thawed();
                 self.members.rounds.resume(true);
                 if let Some(watch) = &mut self.watch {
@@ -242,7 +231,7 @@ impl Keeper {
                     *thawed = true;
                 }
             }
-            Ok(reply) => {
+            Ok(Some(reply)) => {
                 work.answer = Some(reply);
                 if work.is_done() {
                     return self.on_errand_done();
@@ -250,7 +239,9 @@ impl Keeper {
             }
             Err(failure) => {
                 work.listens = false;
-                work.answer.get_or_insert(Reply::Failed(failure));
+                if !matches!(work.errand, Errand::Restore { goes_next: true, .. }) {
+                    work.answer.get_or_insert(Reply::Failed(failure));
+                }
             }
         }
         // A restored program may end at once; it must be known as ours before that is seen.
@@ -258,7 +249,7 @@ impl Keeper {
             && let Phase::Restoring(number) = self.phase
         {
             let restored = restored.clone();
-            work.errand = Errand::Restore { bar: Bar::default() };
+            work.errand = Errand::Restore { bar: Bar::default(), goes_next: true };
             if restored.filling {
                 work.fills(number);
             }
@@ -304,6 +295,7 @@ impl Keeper {
         match (errand, answer) {
             (Errand::Restore { .. }, Some(Reply::Restored(_))) => self.settle(),
             (Errand::Restore { .. }, Some(Reply::Failed(failure))) => return self.not_restored(failure),
+            (Errand::Restore { goes_next: true, .. }, None) => return self.died_letting_go(silent()),
             (Errand::Restore { .. }, _) => return self.not_restored(silent()),
             (Errand::Filling { .. }, Some(Reply::Filled(filled))) => self.filled(filled),
             (Errand::Filling { number }, answer) => return self.not_filled(number, answer),

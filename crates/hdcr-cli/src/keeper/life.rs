@@ -294,7 +294,11 @@ impl Keeper {
         match Worker::start(&task, &descriptors, &needed) {
             Ok(worker) => {
                 self.set_apart_restorer(worker.pid());
-                self.work = Some(Work::new(worker, Errand::Restore { bar }, timeout.saturating_add(KILL_LIMIT)));
+                self.work = Some(Work::new(
+                    worker,
+                    Errand::Restore { bar, goes_next: false },
+                    timeout.saturating_add(KILL_LIMIT),
+                ));
                 Ok(())
             }
             Err(failure) => self.not_restored(failure),
@@ -350,13 +354,30 @@ impl Keeper {
     }
 
     /// A restore failed: the one before is tried when the image is bad; else the job waits for its user.
-    pub(super) fn not_restored(&mut self, mut failure: Failure) -> Result<()> {
+    pub(super) fn not_restored(&mut self, failure: Failure) -> Result<()> {
         let Phase::Restoring(number) = self.phase else { return Ok(()) };
         kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
         parts::repair_files(&self.place(number), &self.plan.store.join(".rollback"));
         if let Some(watch) = &mut self.watch {
             watch.not_rolled_back();
         }
+        self.cannot_go_on(number, failure)
+    }
+
+    /// The worker died when files were rolled back and the program may have run already: what that has done to files is
+    /// of the job. It is another crash, right at the beginning.
+    pub(super) fn died_letting_go(&mut self, failure: Failure) -> Result<()> {
+        let Phase::Restoring(number) = self.phase else { return Ok(()) };
+        kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
+        self.came_from = Some(self.place(number));
+        self.settle();
+        self.record.went_back = self.line.came_back(number).map(|newest| WentBack { to: number, newest });
+        self.files_are_as_at(number);
+        self.cannot_go_on(number, failure)
+    }
+
+    /// Tries again, or an older one, or ends.
+    fn cannot_go_on(&mut self, number: u64, mut failure: Failure) -> Result<()> {
         if self.has_patience(number, &failure) {
             return Ok(());
         }

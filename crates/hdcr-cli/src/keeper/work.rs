@@ -24,8 +24,8 @@ use crate::worker::Worker;
 pub(super) enum Errand {
     /// A checkpoint: the run time at its beginning, and who asked for it.
     Checkpoint { at: Duration, then: Then, thawed: bool, askers: Vec<Asker> },
-    /// A restore, with its progress.
-    Restore { bar: Bar },
+    /// A restore, with its progress, and whether files are rolled back and the program may run.
+    Restore { bar: Bar, goes_next: bool },
     /// The memory of a program that was restored from this checkpoint and runs already.
     Filling { number: u64 },
 }
@@ -75,6 +75,38 @@ impl Work {
             answer,
             stopped: Stopped::default(),
         }
+    }
+
+    /// Takes in what only this has to know; hands back what else it is.
+    pub(super) fn take_in(&mut self, reply: Reply, timeout: Duration) -> Option<Reply> {
+        match reply {
+            Reply::Progress(step) => {
+                self.is_at(step);
+                match &mut self.errand {
+                    Errand::Restore { bar, .. } => bar.teller().at(step),
+                    Errand::Checkpoint { askers, .. } => askers.iter_mut().for_each(|asker| asker.tell(step)),
+                    Errand::Filling { .. } => {}
+                }
+            }
+            Reply::GoesNext => {
+                if let Errand::Restore { goes_next, .. } = &mut self.errand {
+                    *goes_next = true;
+                }
+            }
+            // Its files are; what counts is how the filling ends.
+            Reply::Settled => self.goes_on(),
+            // Nothing that comes later is for it.
+            Reply::Leaving => self.stays = false,
+            Reply::Halting => self.halts(timeout),
+            Reply::Asking
+            | Reply::Frozen
+            | Reply::Thawed
+            | Reply::Checkpointed(_)
+            | Reply::Restored(_)
+            | Reply::Filled(_)
+            | Reply::Failed(_) => return Some(reply),
+        }
+        None
     }
 
     /// The worker stays when it has answered.
