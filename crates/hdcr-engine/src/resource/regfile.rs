@@ -85,10 +85,17 @@ fn uses_of(flags: u32, at_end: bool) -> Uses {
 }
 
 /// Whether the offset of a descriptor of a running program is at the end: the file may grow between two looks, and in the middle
-/// of a write the length is ahead of the offset.
+/// of a write the length is ahead of the offset. A writer that has lost its processor there stays so until it has it again;
+/// one that writes in place is refused a little later.
 fn is_at_end(view: &FileView, door: &std::path::Path) -> bool {
-    const LOOKS: u32 = 20;
-    (0..LOOKS).any(|_| seems_at_end(view, door))
+    const LOOKS: u32 = 14;
+    let pause = |look: u32| std::time::Duration::from_micros(100) * 2_u32.pow(look.min(8));
+    (0..LOOKS).any(|look| {
+        if look > 0 {
+            std::thread::sleep(pause(look));
+        }
+        seems_at_end(view, door)
+    })
 }
 
 fn seems_at_end(view: &FileView, door: &std::path::Path) -> bool {

@@ -99,6 +99,7 @@ impl Line<'_> {
     /// Lets all that is on its way arrive; `None` when that has not come to its end in time.
     pub(super) fn settle(&self, by: Instant) -> io::Result<Option<Still>> {
         let (mut changed, mut before) = (Vec::new(), None);
+        let most = (most_at(Some(self.near))?, most_at(self.far)?);
         let outcome = loop {
             let (near, far) = (self.end(self.ends, Some(self.near))?, self.end(self.ends.reversed(), self.far)?);
             let (forth, back) = (near.has_reached(&far), far.has_reached(&near));
@@ -107,7 +108,7 @@ impl Line<'_> {
                 let far = self.kernel.tcp(&self.ends.reversed())?;
                 break Some(Still { near: self.kernel.tcp(&self.ends)?, far });
             }
-            if (!forth && far.holds_too_much()?) || (!back && near.holds_too_much()?) {
+            if (!forth && far.holds_more_than(most.1)) || (!back && near.holds_more_than(most.0)) {
                 break None;
             }
             if before == Some((near.seen, far.seen)) {
@@ -154,10 +155,8 @@ impl<'a> End<'a> {
     }
 
     /// Whether so much waits already that a writer whom nobody reads would be given room again and again, by each checkpoint.
-    fn holds_too_much(&self) -> io::Result<bool> {
-        let size = self.file.map(|file| sys::option_int(file, SOL_SOCKET, SO_RCVBUF)).transpose()?.unwrap_or(0);
-        let waiting = self.seen.map_or(0, |seen| seen.incoming);
-        Ok(waiting > too_much(size))
+    fn holds_more_than(&self, most: u32) -> bool {
+        self.seen.is_some_and(|seen| seen.incoming > most)
     }
 
     /// Has the kernel bring more of what waits here to the other end. What is returned must be put back.
@@ -216,11 +215,14 @@ fn make_room(file: &OwnedFd, bytes: u64) -> io::Result<Option<Size<'_>>> {
     Ok(Some(Size { file, bytes: size, lock }))
 }
 
-/// More than a connection holds by itself (`tcp_rmem` and `tcp_wmem`, 6 MiB and 4 MiB), or than a program that has asked for
-/// more could have waiting.
-fn too_much(size: i32) -> u32 {
+/// What may wait to be read at an end before more is brought there: more than a connection holds by itself (`tcp_rmem` and
+/// `tcp_wmem`, 6 MiB and 4 MiB), or than a program that has asked for a size could have waiting. A size that it has not
+/// asked for is what the kernel made of what came, also by earlier checkpoints.
+fn most_at(file: Option<&OwnedFd>) -> io::Result<u32> {
     const BY_ITSELF: u32 = 24 << 20;
-    BY_ITSELF.max(u32::try_from(size).unwrap_or(0).saturating_mul(2))
+    let asked = |file| sys::option_int(file, SOL_SOCKET, SO_BUF_LOCK).is_ok_and(|lock| lock & RECEIVING != 0);
+    let size = file.filter(|file| asked(*file)).map(|file| sys::option_int(file, SOL_SOCKET, SO_RCVBUF)).transpose()?;
+    Ok(BY_ITSELF.max(u32::try_from(size.unwrap_or(0)).unwrap_or(0).saturating_mul(2)))
 }
 
 fn room_for(bytes: u64) -> i32 {
@@ -360,7 +362,15 @@ mod tests {
 
     #[test]
     fn what_waits_has_a_bound() {
-        assert_eq!([-1, 0, 1 << 20].map(too_much), [24 << 20; 3]);
-        assert_eq!([20 << 20, i32::MAX].map(too_much), [40 << 20, u32::MAX - 1]);
+        let (_, near, _far) = pair();
+        assert_eq!(most_at(None).unwrap(), 24 << 20);
+        // What the kernel gives it by itself, and what checkpoints have brought it to, do not raise the bound.
+        let by_itself = make_room(&near, 40 << 20).unwrap();
+        let Some(size) = by_itself else { panic!("no room was made") };
+        size.put_back().unwrap();
+        assert_eq!(most_at(Some(&near)).unwrap(), 24 << 20);
+        // What the program has asked for does.
+        sys::set_option_int(&near, SOL_SOCKET, SO_RCVBUFFORCE, 20 << 20).unwrap();
+        assert_eq!(most_at(Some(&near)).unwrap(), 80 << 20);
     }
 }
