@@ -1,6 +1,6 @@
 //! What the job did to files, for the keeper after this one: a kill or a reboot takes the table of the watch with it.
 //!
-//! `STORE/.jobs/NAME.touched` says for each checkpoint what a rollback to it undoes. It is written anew at most every second
+//! `STORE/.jobs/NAME.touched` says for each checkpoint what a rollback to it undoes. It is written anew at most ten times a second
 //! and for at most a twentieth of the time, whole or not at all, and reaches the disk with each checkpoint. Whoever reads it
 //! takes it for incomplete, as nobody has watched what came after; but for what a keeper writes whose program is dead with
 //! all that it began. That counts until the program is brought back.
@@ -23,7 +23,7 @@ use crate::told::Since;
 const VERSION: u32 = 1;
 /// A longer one is neither written nor read: what it would say of the oldest checkpoints is left out, and that it was.
 const MOST_BYTES: u64 = 64 << 20;
-const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 /// The part of the time that is given to it.
 const PART: u32 = 20;
 
