@@ -9,6 +9,7 @@ use hdcr_policy::series;
 use serde::Serialize;
 
 use super::asker::Asker;
+use super::patience::again_soon;
 use super::watch::Watch;
 use super::watch::remembered::Life;
 use super::work::{Errand, Work};
@@ -431,25 +432,23 @@ impl Keeper {
             return;
         }
         self.failures = self.failures.saturating_add(1);
-        if self.failures > 1 {
+        let soon = again_soon(&failure, self.failures).map(|pause| pause.min(self.every()));
+        if self.failures > 1 && soon.is_none() {
             // What keeps the next image of a series from being made need not keep a whole one.
             self.end_series();
         }
-        let soon = failure.class == Class::Changed && self.failures == 1;
-        let pause = if soon {
-            self.every().min(Duration::from_millis(200))
-        } else {
+        let pause = soon.unwrap_or_else(|| {
             let spent = Spent { took, held_up: Duration::ZERO, worked: took };
             pause_after_failure(self.every(), self.failures).max(pause_after(Duration::ZERO, spent, self.plan.budget))
-        };
+        });
         self.next_checkpoint = Instant::now() + pause;
-        if soon {
+        if soon.is_some() {
             self.checkpoint_soon(pause);
         } else {
             self.advise_of_failure();
         }
         let told = self.trouble.as_ref() == Some(&failure.message);
-        if self.phase == Phase::Running && !told && !soon {
+        if self.phase == Phase::Running && !told && soon.is_none() {
             let text = format!("job {} runs on without a new checkpoint: {failure}", self.plan.name);
             self.trouble = Some(failure.message);
             // Said again when a roll-back has cut it off, as long as it holds.

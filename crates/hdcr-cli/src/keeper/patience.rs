@@ -78,6 +78,19 @@ fn passes(failure: &Failure) -> bool {
     failure.class == Class::Changed || PASSING.contains(&failure.code.as_str())
 }
 
+/// How soon a checkpoint that has failed so many times in a row is tried again: the program was met in a moment that passes.
+pub(super) fn again_soon(failure: &Failure, failures: u32) -> Option<Duration> {
+    const OF_A_MOMENT: [&str; 1] = ["tcp-unaccepted"];
+    const TRIES: u32 = 10;
+    const AT_MOST: Duration = Duration::from_millis(200);
+    let refused = &failure.refusals;
+    if !refused.is_empty() && refused.iter().all(|refusal| OF_A_MOMENT.contains(&refusal.code.as_str())) {
+        let pause = Duration::from_millis(10) * 2_u32.saturating_pow(failures);
+        return (failures <= TRIES).then(|| pause.min(AT_MOST));
+    }
+    (failure.class == Class::Changed && failures == 1).then_some(AT_MOST)
+}
+
 impl Keeper {
     /// Waits for another try when that may help; says so at the first time.
     pub(super) fn has_patience(&mut self, number: u64, failure: &Failure) -> bool {
@@ -134,10 +147,9 @@ mod tests {
         assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 4000, 4000, 4000, 4000, 4000, 4000]);
     }
 
-    #[test]
-    fn only_what_is_taken_is_waited_for() {
-        let obstacle = |code: &str| Obstacle {
-            code: code.to_owned(),
+    fn failure(codes: &[&str]) -> Failure {
+        let obstacle = |code: &&str| Obstacle {
+            code: (*code).to_owned(),
             object: String::new(),
             pid: None,
             fd: None,
@@ -145,10 +157,22 @@ mod tests {
             cause: String::new(),
             remedy: String::new(),
         };
-        let failure = |codes: &[&str]| {
-            let refusals = codes.iter().map(|code| obstacle(code)).collect();
-            Failure { refusals, ..Failure::new(Class::Refused, "refused", "") }
-        };
+        let refusals = codes.iter().map(obstacle).collect();
+        Failure { refusals, ..Failure::new(Class::Refused, "refused", "") }
+    }
+
+    #[test]
+    fn moments_that_pass_are_soon_over() {
+        let pauses =
+            |failure: &Failure| (1..20).filter_map(|failures| again_soon(failure, failures)).collect::<Vec<_>>();
+        let met = pauses(&failure(&["tcp-unaccepted", "tcp-unaccepted"]));
+        assert!(met.len() == 10 && met.is_sorted() && met[0] == Duration::from_millis(20), "{met:?}");
+        assert!(pauses(&failure(&["tcp-unaccepted", "seccomp"])).is_empty() && pauses(&failure(&[])).is_empty());
+        assert_eq!(pauses(&Failure::new(Class::Changed, "changed", "")).len(), 1);
+    }
+
+    #[test]
+    fn only_what_is_taken_is_waited_for() {
         assert_eq!(Taken::by(&failure(&["pid-taken", "pid-taken"])), Some(Taken::Numbers));
         assert_eq!(Taken::by(&failure(&["pid-taken", "port-taken"])), Some(Taken::Addresses));
         assert_eq!(Taken::by(&failure(&["pid-taken", "file-missing"])), None);
