@@ -74,7 +74,10 @@ impl Terminal {
 
     /// The program was stopped by a signal. With job control this process stops as well, and both go on together.
     pub(crate) fn program_stopped(&self, signal: i32) -> Stop {
-        let Some(group) = self.group else { return Stop::Done };
+        let Some(group) = self.group else {
+            self.stop_with_the_group(signal);
+            return Stop::Done;
+        };
         let by_terminal = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU].iter().any(|s| *s as i32 == signal);
         if self.tty.is_none() || !by_terminal {
             return Stop::Done;
@@ -92,6 +95,18 @@ impl Terminal {
         }
         process::signal_group(group.as_raw(), Signal::SIGCONT);
         Stop::Done
+    }
+
+    /// The terminal stops the whole group, and this process with it; but for `SIGTTOU` (a program of the background writes, and
+    /// `stty tostop`), which this process blocks. Whoever wakes the group wakes both.
+    fn stop_with_the_group(&self, signal: i32) {
+        let is_ours = |tty: &OwnedFd| tcgetpgrp(tty).is_ok_and(|now| now == self.own);
+        if signal == Signal::SIGTTOU as i32
+            && self.own.as_raw() > 0
+            && self.tty.as_ref().is_some_and(|tty| !is_ours(tty))
+        {
+            stop_here();
+        }
     }
 
     /// Outside of the pid namespace of the program, which was stopped: this process stops too, and when it goes on, whoever

@@ -67,6 +67,7 @@ const TRIALS: &[Trial] = &[
     ("foreground_stdio", foreground::stdio),
     ("foreground_terminal", terminal::own_pids),
     ("foreground_terminal_new_pids", terminal::new_pids),
+    ("foreground_terminal_tostop", terminal::tostop),
     ("commands_progress", terminal::progress),
     ("keeper_told", jobs::told),
     ("jobs_waits", jobs::waits),

@@ -60,6 +60,36 @@ impl Shell {
     }
 }
 
+/// A program of the background that writes is stopped (`stty tostop`), and `hdcr run` with it; `fg` wakes both.
+pub(crate) fn tostop(stage: &mut Stage<'_>) -> Result<()> {
+    needs_root()?;
+    let mut shell = Shell::start(stage)?;
+    let result = background(stage, &mut shell);
+    signal(shell.process.id(), Signal::KILL);
+    wait::end_of(&mut shell.process, "the shell", LIMIT)?;
+    result
+}
+
+fn background(stage: &mut Stage<'_>, shell: &mut Shell) -> Result<()> {
+    let hdcr = utf8(stage.hdcr())?.to_owned();
+    let script = "echo 1 > begun; while [ ! -e go ]; do sleep 0.02; done; echo word from below; echo 2 > written";
+    shell.press(&format!("stty tostop; {hdcr} --quiet run --name below -- bash -c '{script}' &\n"))?;
+    stage.until_said("begun", "1")?;
+    let program = stage.only("bash -c echo 1")?;
+    std::fs::write(stage.path("go"), "")?;
+    wait::until("the stop of the program", LIMIT, || Ok((state(program) == Some('T')).then_some(())))?;
+    let keeper = *with_command(&stage.folder, |line| line.contains("--name below")).first().context("no keeper")?;
+    wait::until("the stop of the keeper", LIMIT, || Ok((state(keeper) == Some('T')).then_some(())))?;
+    shell.press("jobs; echo told=$((40+2))\n")?;
+    shell.until_shown("told=42")?;
+    shell.until_shown("Stopped")?;
+    ensure!(!stage.path("written").exists(), "it was not stopped before it wrote");
+    shell.press("fg\n")?;
+    shell.until_shown("word from below")?;
+    stage.until_said("written", "2")?;
+    wait::gone(program, LIMIT)
+}
+
 /// A bar on a terminal, for what takes a while; nothing of it with `--quiet`, with `--json`, or in a file.
 pub(crate) fn progress(stage: &mut Stage<'_>) -> Result<()> {
     needs_root()?;
