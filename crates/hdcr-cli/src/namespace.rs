@@ -269,11 +269,8 @@ fn namespace_of(process: &str, kind: &str) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{process}/ns/{kind}")).ok()
 }
 
-/// The pids of a process, from our namespace to its own.
 fn numbers(pid: i32) -> Vec<i32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
-    line.split_whitespace().map_while(|number| number.parse().ok()).collect()
+    process::numbers(&pid.to_string())
 }
 
 /// The pid here of a process that is `inner` in the namespace of process `first`.

@@ -35,6 +35,15 @@ pub(crate) fn stat(pid: i32) -> Option<Stat> {
     procfs::parse_stat(&procfs::read(Pid(pid), "stat").ok()?)
 }
 
+/// The numbers of a process, from our pid namespace to its own; none when it is gone. Its name, which stands there too, need
+/// not be text.
+pub(crate) fn numbers(process: &str) -> Vec<i32> {
+    let status = fs::read(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"NSpid:"));
+    let text = line.and_then(|line| std::str::from_utf8(line).ok()).unwrap_or_default();
+    text.split_ascii_whitespace().map_while(|number| number.parse().ok()).collect()
+}
+
 /// Whether a process runs below one of this very program.
 pub(crate) fn is_kept(pid: i32) -> bool {
     /// Trees are not so deep.
@@ -232,6 +241,17 @@ mod tests {
         ] {
             assert_eq!(shell_status(death), status, "{death:?}");
         }
+    }
+
+    #[test]
+    fn names_of_processes_need_not_be_text() {
+        let odd = std::thread::spawn(|| {
+            fs::write("/proc/thread-self/comm", b"k\xf6ln").unwrap();
+            assert!(fs::read_to_string("/proc/thread-self/status").is_err(), "the kernel shows another name");
+            numbers("thread-self")
+        });
+        assert_eq!(odd.join().unwrap().len(), numbers("self").len());
+        assert!(numbers("self").contains(&std::process::id().cast_signed()) && numbers("none").is_empty());
     }
 
     #[test]

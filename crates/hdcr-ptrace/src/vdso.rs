@@ -102,7 +102,9 @@ fn auxiliary_vector(pid: Pid, tid: Tid) -> Option<u64> {
 }
 
 fn from_maps(pid: Pid, tid: Tid) -> Option<u64> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/task/{tid}/maps")).ok()?;
+    // Names of files need not be text.
+    let maps = fs::read(format!("/proc/{pid}/task/{tid}/maps")).ok()?;
+    let maps = String::from_utf8_lossy(&maps);
     let line = maps.lines().find(|line| line.ends_with("[vdso]"))?;
     let (start, _) = line.split_once('-')?;
     u64::from_str_radix(start, 16).ok()

@@ -145,7 +145,8 @@ pub(crate) fn from_io(operation: &'static str, pid: Pid, source: io::Error) -> M
 
 /// Whether this machine swaps pages out.
 fn swaps() -> bool {
-    std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().nth(1).is_some())
+    std::fs::read("/proc/swaps")
+        .is_ok_and(|text| text.split(|byte| *byte == b'\n').nth(1).is_some_and(|line| !line.is_empty()))
 }
 
 /// A range in parts of at most [`MOST`] bytes.

@@ -74,7 +74,9 @@ impl Regions {
             return Err(Failed::in_the_way("in-hook", "a hook of the program asks for it"));
         }
         let range = pages(start, len).ok_or_else(|| Failed::in_the_way("no-page", "there is no whole page in it"))?;
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        // Names of files need not be text.
+        let maps = std::fs::read("/proc/self/maps").unwrap_or_default();
+        let maps = String::from_utf8_lossy(&maps);
         let private = is_private(&maps, &range) && (kind == Kind::Excluded || ffi::keep_from_children(&range));
         if !private {
             let message = "only private memory that shows no file can be left out";

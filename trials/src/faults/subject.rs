@@ -183,7 +183,7 @@ pub(crate) fn end_all() -> Result<()> {
 
 /// Not there any more, or dead and not yet reaped.
 fn is_gone(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = stat_of(pid);
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
@@ -206,13 +206,19 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
     }
 }
 
+/// What the kernel tells of a process; a name that came from a forged image need not be text.
+fn stat_of(pid: u32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// All living processes below this one; dead children of this one are reaped on the way.
 pub(crate) fn family() -> Vec<Member> {
     let own = std::process::id();
     let mut members = Vec::new();
     let mut queue: Vec<(u32, u32)> = children(own).into_iter().map(|pid| (own, pid)).collect();
     while let Some((parent, pid)) = queue.pop() {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let stat = stat_of(pid);
         let Some((name, rest)) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(") ")) else { continue };
         let state = rest.chars().next().unwrap_or('?');
         let is_dead = state == 'Z' || state == 'X';

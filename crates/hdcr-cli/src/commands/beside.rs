@@ -83,15 +83,10 @@ fn first(at: &Surrounding<'_>, place: &Place, facts: &ManifestFacts) -> Result<O
 
 /// Processes that have a number in a pid namespace right below this one, as those have that an ordinary user restores or runs.
 fn inside(number: i32) -> Vec<i32> {
-    let numbers = |pid: &str| -> Option<Vec<i32>> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-        line.split_ascii_whitespace().map(|word| word.parse().ok()).collect()
-    };
-    let depth = numbers("self").map_or(1, |own| own.len());
+    let depth = process::numbers("self").len().max(1);
     let names =
         fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let found = names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).filter_map(|name| numbers(&name));
+    let found = names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).map(|name| process::numbers(&name));
     let below = found.filter(|all| all.len() == depth + 1 && all.last() == Some(&number));
     below.filter_map(|all| all.first().copied()).collect()
 }

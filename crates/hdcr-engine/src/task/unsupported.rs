@@ -173,7 +173,7 @@ fn landlock(survey: &mut Survey<'_>, task: &TaskView) {
 
 /// The control groups of a root of the tree, when they are not those of hdcr.
 fn cgroup(survey: &mut Survey<'_>, task: &TaskView) {
-    let groups = |who: &str| fs::read_to_string(format!("/proc/{who}/cgroup")).ok();
+    let groups = |who: &str| fs::read(format!("/proc/{who}/cgroup")).ok();
     let is_root = !survey.pids.contains(&task.stat.ppid);
     let (theirs, own) = (groups(&task.tid.to_string()), groups("self"));
     if is_root && theirs.is_some() && theirs != own {
