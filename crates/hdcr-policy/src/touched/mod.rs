@@ -249,10 +249,11 @@ impl Table {
         }
     }
 
-    /// Adds what is known of the target of a rename.
+    /// Adds what is known of the target of a rename. Of a process with several threads it may be told that a rename has
+    /// replaced nothing, because something else came between the two.
     fn informed(&self, event: &Event) -> Event {
         let mut event = event.clone();
-        if let Event::Renamed { to, replaced: replaced @ Replaced::Unknown, .. } = &mut event
+        if let Event::Renamed { to, replaced: replaced @ (Replaced::Unknown | Replaced::No), .. } = &mut event
             && self.known.has(to)
         {
             *replaced = Replaced::Yes;

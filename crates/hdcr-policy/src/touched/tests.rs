@@ -94,6 +94,17 @@ fn renamed_files_come_home() {
     check("a>b -b", "lost a");
 }
 
+/// Whoever says of a rename that it has replaced nothing may be wrong.
+#[test]
+fn a_file_that_was_worked_on_is_replaced_whatever_is_said() {
+    let mut table = Table::default();
+    tell(&mut table, "+a ~a +b -b");
+    table.mark(1, Duration::from_secs(100));
+    tell(&mut table, "+t t>a +t t>b");
+    assert_eq!(words(&table.since(1).unwrap()), "aside a, aside b, lost a");
+    check("a>b c>a", "a>c, b>a");
+}
+
 #[test]
 fn directories_carry_what_is_in_them() {
     check("+d/ +d/x ~d/x", "aside d");

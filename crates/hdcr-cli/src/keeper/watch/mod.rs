@@ -11,6 +11,7 @@
 //! known when a look around right after the checkpoint has met it ([`Watch::thawed`]). Not heard: truncate(2) by path
 //! without an open, and what happens on file systems mounted since the start.
 
+mod joined;
 mod places;
 pub(crate) mod remembered;
 mod undone;
@@ -32,6 +33,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
 use crate::failure::{Failure, Result};
 use crate::process;
+use joined::Joined;
 use places::{Mount, Places};
 
 const WANTED: u64 = fanotify::CREATE
@@ -65,8 +67,10 @@ struct Heard {
 #[derive(Debug)]
 enum What {
     Event(Event),
-    /// A file has got or lost a name.
-    Names,
+    /// A file has got or lost a name; perhaps by a removal that was heard before.
+    Names {
+        removed: bool,
+    },
 }
 
 /// The watch of a keeper.
@@ -84,6 +88,7 @@ pub(crate) struct Watch {
     places: Places,
     table: Table,
     waiting: VecDeque<Heard>,
+    joined: Joined,
     /// The table as it was before the rollback that is tried.
     before_rollback: Option<Table>,
     /// What a roll-back that goes on makes anew, if it is in the image, and was not heard of yet.
@@ -135,6 +140,7 @@ impl Watch {
             places,
             table,
             waiting,
+            joined: Joined::default(),
             before_rollback,
             made_anew,
             anew,
@@ -194,6 +200,7 @@ impl Watch {
             self.kin.look(process::below(self.keeper));
         }
         if emptied == Emptied::Yes {
+            self.joined();
             self.kin.turn(|pid| process::stat(pid).is_some());
         }
         self.settle(Instant::now().checked_sub(SAME_CALL));
@@ -264,7 +271,8 @@ impl Watch {
         let file: Identity = happened.file.as_ref().map(places::identity).unwrap_or_default();
         let Some(place) = &happened.place else {
             if mask & fanotify::ATTRIB != 0 {
-                self.waiting.push_back(Heard { pid, at: Instant::now(), file, what: What::Names });
+                let what = What::Names { removed: self.joined.names(pid, &file) };
+                self.waiting.push_back(Heard { pid, at: Instant::now(), file, what });
             }
             return;
         };
@@ -288,6 +296,7 @@ impl Watch {
             self.push(happened.pid, &identity, Event::Removed(from, kind));
             return;
         };
+        self.join_rename(happened.pid, kind, &identity, (&from, &to));
         self.meet(happened, &from);
         let now = Side { path: from.clone(), kind, identity: identity.clone() };
         if self.is_exchange(happened.pid, &to, &now) {
@@ -348,6 +357,7 @@ impl Watch {
 
     /// Several things that a process did to one name may have been joined into one event.
     fn hear_name(&mut self, happened: &Happened, path: &Path, kind: Kind, file: &Identity) {
+        self.join_name(happened, path);
         self.meet(happened, path);
         let now = || happened.place.as_ref().and_then(|place| self.places.now(place));
         let seen = if path.symlink_metadata().is_ok() { Some(path.to_owned()) } else { now() };
@@ -390,22 +400,6 @@ impl Watch {
             if let What::Event(event) = &first.what {
                 self.table.tell(event);
             }
-        }
-    }
-
-    /// Whether a rename of a process that was just taken out has replaced something. The file that was replaced has lost
-    /// a name right after it, without another event about that file: a link or a removal has one.
-    fn replaced(&self, pid: i32, over: bool) -> Replaced {
-        let mut after = self.waiting.iter().filter(|heard| heard.pid == pid);
-        match (after.next(), after.next()) {
-            (Some(Heard { what: What::Event(_), .. }), _) => Replaced::No,
-            (Some(Heard { what: What::Names, file, .. }), Some(next)) => {
-                let name = matches!(&next.what, What::Event(Event::Created(..) | Event::Removed(..)));
-                if name && next.file == *file { Replaced::No } else { Replaced::Yes }
-            }
-            (Some(Heard { what: What::Names, .. }), None) if over => Replaced::Yes,
-            (None, _) if over => Replaced::No,
-            (Some(_) | None, _) => Replaced::Unknown,
         }
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use hdcr_sys::fanotify::Place;
 use hdcr_sys::handle::{self, Handle};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
 /// Kinds of file systems that hold no files of anybody.
 const NO_FILES: &[&str] = &[
@@ -167,6 +167,14 @@ impl Places {
             let (there, here) = (rustix::fs::lstat(&path).ok()?, rustix::fs::fstat(&file).ok()?);
             (path.is_absolute() && (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)).then_some(path)
         })
+    }
+
+    /// How many names a file has now.
+    pub(super) fn links(&self, file_system: u64, file: &Handle) -> u64 {
+        let mounts = self.systems.get(&file_system).map_or(&[][..], |system| &system.mounts);
+        let found = mounts.iter().find_map(|mount| handle::open(mount, file, OFlags::PATH.bits().cast_signed()).ok());
+        let stat = |file: OwnedFd| rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::NLINK).ok();
+        found.and_then(stat).map_or(0, |stat| stat.stx_nlink.into())
     }
 
     /// A directory was made here, or is about to be renamed: later it may lie elsewhere.

@@ -102,6 +102,25 @@ impl Scene {
         words.join(", ")
     }
 
+    /// By one process, which can `make` a file. Whether there is a python3.
+    fn python(&self, script: &str) -> bool {
+        if Command::new("python3").arg("-V").output().is_err() {
+            println!("skipped: there is no python3");
+            return false;
+        }
+        let script = format!("import os\ndef make(name): open(name, 'w').close()\n{script}");
+        let mut python = Command::new("python3");
+        assert!(python.args(["-c", &script]).current_dir(self.directory.path()).status().unwrap().success());
+        true
+    }
+
+    fn check_python(&mut self, script: &str, expected: &str) {
+        self.mark(1);
+        if self.python(script) {
+            assert_eq!(self.since(1), expected, "{script}");
+        }
+    }
+
     fn check(&mut self, script: &str, expected: &str) {
         self.mark(1);
         self.job(script);
@@ -143,17 +162,90 @@ fn what_a_child_does_is_in_the_table() {
 fn a_rename_is_told_from_a_rename_and_a_removal() {
     let Some(mut scene) = Scene::new() else { return };
     scene.foreign("for i in 1 2 3; do echo $i > $i; done");
-    let script = "import os
-os.rename('1', 'a'); os.unlink('2')
-os.rename('3', 'b'); os.link('b', 'c')";
-    if Command::new("python3").arg("-V").status().is_err() {
-        println!("skipped: there is no python3");
+    scene.check_python(
+        "os.rename('1', 'a'); os.unlink('2')
+os.rename('3', 'b'); os.link('b', 'c')",
+        "new c, a>1, b>3, lost 2",
+    );
+}
+
+/// The kernel joins what happens to one file to what has happened to it before and was not read yet.
+#[test]
+fn what_a_rename_has_replaced_is_known_although_what_is_heard_was_joined() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.foreign("for i in 1 2 3 4 5; do echo $i > $i; done");
+    // The removal is heard with what comes before the rename.
+    scene.check_python("make('t'); os.rename('1', 'a'); os.unlink('t')", "a>1");
+    scene.check_python("os.chmod('2', 0o600); os.rename('3', 'b'); os.unlink('2'); make('u')", "new u, b>3, lost 2");
+    // That another name is gone is heard with the new name.
+    scene.check_python("os.link('4', '4.bak'); make('v'); os.rename('v', '4')", "new 4, new 4.bak, lost 4");
+    scene.check_python(
+        "os.link('5', 'w'); make('v'); os.rename('v', '5'); os.unlink('w'); make('x')",
+        "new 5, new x, lost 5",
+    );
+    scene.check_python("make('y'); os.link('y', 'z'); os.unlink('y'); os.rename('u', 'c')", "new z, c>u");
+}
+
+/// A rename that was done before, and undone, is heard once.
+#[test]
+fn what_was_renamed_to_and_fro_is_known_where_it_is() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.foreign("for i in 1 2 3 4 5 8 9 10 11; do echo $i > $i; done; mkdir d h; echo x > d/x");
+    scene.job("echo 6 > 6; echo 7 > 7; echo 8 > d/8");
+    scene.check_python("for _ in range(3): os.rename('1', 'c'); os.rename('c', '1')", "");
+    scene.check_python("os.rename('2', 'e'); os.rename('e', '2'); os.rename('2', 'e'); os.rename('e', 'f')", "f>2");
+    let to_and_fro =
+        |name: &str| format!("os.rename('{name}', 'x'); os.rename('x', '{name}'); os.rename('{name}', 'x')");
+    scene.check_python(&format!("{}; os.unlink('x')", to_and_fro("10")), "lost 10");
+    scene.check_python(&format!("{}; open('x', 'a').close()", to_and_fro("11")), "x>11, written 11, 11=3");
+    let swap = "\ndef swap():\n  os.rename('3', 't'); os.rename('4', '3'); os.rename('t', '4')\n";
+    scene.check_python(&format!("{swap}swap(); swap(); swap()"), "3>4, 4>3");
+    scene.check_python(
+        "import ctypes
+def exchange(a, b): assert ctypes.CDLL(None).renameat2(-100, a, -100, b, 2) == 0
+for _ in range(3): exchange(b'5', b'8')
+for _ in range(3): exchange(b'9', b'h')
+make('9/n'); os.rename('9', 'i')",
+        "new i/n, 5>8, 8>5, h>9, i>h",
+    );
+    scene.check_python("os.rename('6', 'a'); os.rename('a', '6'); os.rename('6', 'a')", "a>6");
+    let again = "os.rename('7', 'b'); os.rename('b', '7'); os.rename('7', 'b')
+os.rename('d', 'g'); os.rename('g', 'd'); os.rename('d', 'g'); make('g/y')";
+    if !scene.python(again) {
         return;
     }
-    scene.mark(1);
-    let python = Command::new("python3").args(["-c", script]).current_dir(scene.directory.path()).status().unwrap();
-    assert!(python.success());
-    assert_eq!(scene.since(1), "new c, a>1, b>3, lost 2");
+    let touched = scene.mark(2);
+    for name in ["b", "g/8", "g/y"] {
+        assert!(touched.iter().any(|known| known == name), "{name} is not in {touched:?}");
+    }
+}
+
+#[test]
+fn directories_that_were_exchanged_several_times_are_known_where_they_are() {
+    for times in 1..6 {
+        let Some(mut scene) = Scene::new() else { return };
+        scene.foreign("mkdir d e; echo x > d/x; echo y > e/y");
+        scene.job("echo 1 > d/1; echo 2 > e/2");
+        let script = format!(
+            "import ctypes
+for _ in range({times}): assert ctypes.CDLL(None).renameat2(-100, b'd', -100, b'e', 2) == 0
+make('d/n')"
+        );
+        scene.mark(1);
+        if !scene.python(&script) {
+            return;
+        }
+        let (there, new) = if times % 2 == 1 {
+            (["e/1", "d/2", "d/n"], "new d/n, d>e, e>d")
+        } else {
+            (["d/1", "e/2", "d/n"], "new d/n")
+        };
+        let touched = scene.mark(2);
+        for name in there {
+            assert!(touched.iter().any(|known| known == name), "{times}: {name} is not in {touched:?}");
+        }
+        assert_eq!(scene.since(1), new, "{times}");
+    }
 }
 
 #[test]
