@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use hdcr_policy::touched::{Event, Identity, Kind, Replaced, Side};
 use hdcr_sys::fanotify::{self, Happened};
@@ -16,6 +17,8 @@ use super::{Heard, Watch, What, identity, places};
 
 /// So many events of a process that follow a rename are looked at.
 const NEAR: usize = 8;
+/// Those that there are by then are enough.
+const AMONG_THREADS: Duration = Duration::from_millis(50);
 
 /// A file of a process.
 type Its = (i32, Identity);
@@ -240,9 +243,12 @@ impl Watch {
     /// Whether a rename of a process that was just taken out has replaced something. The file that was replaced has lost
     /// a name right after it, without another event about that file: a link or a removal has one. Other threads of the
     /// process may come between.
-    pub(super) fn replaced(&self, pid: i32, over: bool) -> Replaced {
+    pub(super) fn replaced(&self, (pid, at): (i32, Instant), over: bool) -> Replaced {
         let after: Vec<&Heard> = self.waiting.iter().filter(|heard| heard.pid == pid).take(NEAR).collect();
-        if !over && after.len() < NEAR {
+        // That of a removal is to come.
+        let half = after.last().is_none_or(|last| matches!(last.what, What::Names { removed: false }));
+        let enough = over || after.len() == NEAR || !half && at.elapsed() > AMONG_THREADS;
+        if !enough {
             return Replaced::Unknown;
         }
         let (mut renames, mut losses) = (1, 0);

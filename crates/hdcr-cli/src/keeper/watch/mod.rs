@@ -392,7 +392,7 @@ impl Watch {
         while let Some(mut first) = self.waiting.pop_front() {
             let over = long_ago.is_none_or(|long_ago| first.at <= long_ago);
             if let What::Event(Event::Renamed { replaced: replaced @ Replaced::Unknown, .. }) = &mut first.what {
-                match self.replaced(first.pid, over) {
+                match self.replaced((first.pid, first.at), over) {
                     Replaced::Unknown => return self.waiting.push_front(first),
                     known @ (Replaced::Yes | Replaced::No) => *replaced = known,
                 }
