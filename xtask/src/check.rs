@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 
+use crate::installed;
 use crate::kmod;
 use crate::packages;
 use crate::shell::{Shell, say};
@@ -43,11 +44,12 @@ const BESIDE: &str = "kmod";
 const WITH: &str = "scenarios";
 
 /// In the order of how soon they tell.
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 12] = [
     ("fmt", fmt),
     ("tidy", |shell| tidy::report(&shell.root)),
     ("clippy", clippy),
     ("unit", unit),
+    ("install", installed::check),
     ("zoo", zoo),
     ("scenarios", |shell| trials(shell, &["scenarios"])),
     ("modes", |shell| trials(shell, &["modes"])),

@@ -1,8 +1,11 @@
 //! The project's tasks: `cargo xtask TASK`. Logic that deserves types instead of shell.
 
 mod check;
+mod install;
+mod installed;
 mod kmod;
 mod packages;
+mod page;
 mod shell;
 mod tidy;
 
@@ -30,7 +33,7 @@ enum Task {
     Demo,
     /// Everything that the CI checks: formatting, lints, unit tests, tidy, trials.
     Test {
-        /// Leave out parts: fmt, clippy, unit, tidy, kmod, zoo, scenarios, modes, programs, golden, faults, chain.
+        /// Leave out parts: fmt, clippy, unit, tidy, install, kmod, zoo, scenarios, modes, programs, golden, faults, chain.
         #[arg(long, value_delimiter = ',')]
         without: Vec<String>,
     },
@@ -42,8 +45,16 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Manual pages (`man/man1`) and completions for shells (`completions`), in the directory where cargo builds.
+    /// Manual pages (`man/man1`, `man/man3`) and completions for shells (`completions`), in the directory where cargo builds.
     Man,
+    /// The program, the checkpoint library for C and Python, manual pages and completions, built and put below a prefix.
+    Install {
+        #[command(flatten)]
+        places: install::Places,
+        /// Instead: install into a folder where cargo builds, and try what is there then.
+        #[arg(long)]
+        check: bool,
+    },
     /// Adds golden images of this version, of the programs named or of all that have none yet (see docs/format.md).
     Golden {
         /// Programs of `trials/golden`.
@@ -122,7 +133,11 @@ fn run(command: &Command) -> Result<bool> {
         }
         Task::Kmod { task: Kmod::Build } => kmod::build(&shell),
         Task::Kmod { task: Kmod::Test { names } } => Ok(kmod::test(&shell, names)?.failed == 0),
-        Task::Man => man(&shell),
+        Task::Man => {
+            ensure!(shell.build_product()?, "the build failed");
+            man(&shell)
+        }
+        Task::Install { places, check } => installation(&shell, places, *check),
         Task::Golden { names } => golden(&shell, names),
         Task::Soak { name, times } if name == "faults" => {
             let count = times.saturating_mul(10).to_string();
@@ -167,9 +182,22 @@ fn golden(shell: &Shell, names: &[String]) -> Result<bool> {
     shell.run("unshare", &all)
 }
 
-/// Both come from the description of the command line in the program itself.
-fn man(shell: &Shell) -> Result<bool> {
+/// Builds, and installs what was built.
+fn installation(shell: &Shell, places: &install::Places, is_check: bool) -> Result<bool> {
+    // Where it cannot go is told before anything is built.
+    places.root()?;
     ensure!(shell.build_product()?, "the build failed");
+    if is_check {
+        return Ok(installed::check(shell)?.failed == 0);
+    }
+    ensure!(man(shell)?, "no manual pages");
+    install::install(shell, places)?;
+    Ok(true)
+}
+
+/// Pages of commands and completions come from the description of the command line in the program itself, those of the library
+/// from its header.
+fn man(shell: &Shell) -> Result<bool> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let (program, pages) = (shell.target().join("release/hdcr"), shell.target().join("man/man1"));
     let completions = shell.target().join("completions");
@@ -178,6 +206,7 @@ fn man(shell: &Shell) -> Result<bool> {
         std::fs::write(completions.join(file), shell.output(&text(&program), &["completions", name])?)?;
     }
     let made = shell.run(&text(&program), &["manpage", &text(&pages)])?;
+    install::write_pages(shell, &shell.target().join("man/man3"))?;
     shell::say(&format!("manual pages in {}, completions in {}", pages.display(), completions.display()))?;
     Ok(made)
 }

@@ -46,9 +46,9 @@ pub(crate) fn compiled_of(stage: &Stage<'_>, source: &str, linked: Linked) -> Re
     command.arg(root.join("crates/hdcr/include")).arg("-o").arg(&binary).arg(&source);
     match linked {
         Linked::Shared => {
-            // A copy that every user can read, beside the program.
-            std::fs::copy(built.join("libhdcr.so"), stage.path("libhdcr.so"))?;
-            command.arg("-L").arg(&stage.folder).arg("-lhdcr").arg("-Wl,-rpath,$ORIGIN");
+            // A copy that every user can read, beside the program, by the name that the program remembers.
+            std::fs::copy(built.join("libhdcr.so"), stage.path("libhdcr.so.0"))?;
+            command.arg("-L").arg(&stage.folder).arg("-l:libhdcr.so.0").arg("-Wl,-rpath,$ORIGIN");
         }
         Linked::Static => {
             command.arg("-static").arg(built.join("libhdcr.a")).arg("-lm");
