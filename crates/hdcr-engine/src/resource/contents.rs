@@ -251,6 +251,8 @@ impl Pending {
 #[derive(Debug, Default)]
 pub(crate) struct Inodes {
     pending: BTreeMap<ObjectId, Pending>,
+    /// Further names of files that the tree has worked on.
+    pub(super) second_names: Vec<(ObjectId, PathBuf)>,
     /// The files of mappings by what `maps` shows: device and inode.
     pub(crate) lines: BTreeMap<(u64, u64), ObjectId>,
 }
@@ -273,6 +275,11 @@ pub(crate) fn note(cx: &mut Capture<'_>, met: &Met<'_>, uses: Uses) -> ObjectId 
         lead(pending, met, uses);
     }
     id
+}
+
+/// Whether an inode was noted under another name.
+pub(super) fn has_other_name(cx: &Capture<'_>, id: ObjectId, path: &Path) -> bool {
+    cx.inodes.pending.get(&id).is_some_and(|pending| pending.path != path.as_os_str().as_bytes())
 }
 
 /// Notes what leads to an inode.

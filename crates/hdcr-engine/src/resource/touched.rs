@@ -4,19 +4,21 @@
 //! restore brings back those that were changed since, and only names what cannot come back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 use hdcr_image::{Record, Tag};
-use rustix::fs::FileType;
+use rustix::fs::{AtFlags, CWD, FileType};
 
 use super::contents::{self, InodeRecord, Met, Uses};
-use super::reopen;
+use super::{data, reopen};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::{Restore, StoredFrame};
+use crate::rollback::Witness;
 use crate::rollback::since::{self, Index};
+use crate::route;
 use crate::stored;
 
 /// The list of such files; one in an image.
@@ -25,6 +27,20 @@ pub(crate) struct TouchedRecord {
     /// Their objects.
     #[prost(uint64, repeated, tag = "1")]
     pub(crate) ids: Vec<u64>,
+    /// Their further names (hard links).
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) second_names: Vec<SecondName>,
+}
+
+/// A further name of a file.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct SecondName {
+    /// Its object.
+    #[prost(uint64, tag = "1")]
+    pub(crate) id: u64,
+    /// The path.
+    #[prost(bytes = "vec", tag = "2")]
+    pub(crate) path: Vec<u8>,
 }
 
 impl Record for TouchedRecord {
@@ -46,7 +62,10 @@ pub(crate) fn note(cx: &mut Capture<'_>) {
         }
         let owner = Owner { path: Some(path.clone()), ..Owner::default() };
         let met = Met { link: path.as_os_str().as_bytes(), stat: &stat, door: Some(path.clone()), owner };
-        contents::note(cx, &met, Uses { touched: true, ..Uses::default() });
+        let id = contents::note(cx, &met, Uses { touched: true, ..Uses::default() });
+        if stat.st_nlink > 1 && contents::has_other_name(cx, id, path) {
+            cx.inodes.second_names.push((id, path.clone()));
+        }
     }
 }
 
@@ -56,7 +75,10 @@ const BEYOND: &str = "it was written after the checkpoint, and is larger than wh
 
 /// Stores which of the objects are such files.
 pub(super) fn list(cx: &mut Capture<'_>, ids: Vec<u64>) -> Result<()> {
-    if ids.is_empty() { Ok(()) } else { cx.frame(TOUCHED, &TouchedRecord { ids }) }
+    let names = std::mem::take(&mut cx.inodes.second_names).into_iter().filter(|(id, _)| ids.contains(&id.0));
+    let name = |(id, path): (ObjectId, PathBuf)| SecondName { id: id.0, path: path.into_os_string().into_vec() };
+    let second_names = names.map(name).collect();
+    if ids.is_empty() { Ok(()) } else { cx.frame(TOUCHED, &TouchedRecord { ids, second_names }) }
 }
 
 /// The objects of such files: what stands in their way stands in nobody else's.
@@ -77,7 +99,8 @@ pub(crate) fn restore(cx: &mut Restore<'_>, since: Option<&Index<'_>>) -> Result
     if !cx.has::<TouchedRecord>(TOUCHED) {
         return Ok(known);
     }
-    for id in cx.record::<TouchedRecord>(TOUCHED)?.ids.into_iter().map(ObjectId) {
+    let listed = cx.record::<TouchedRecord>(TOUCHED)?;
+    for id in listed.ids.into_iter().map(ObjectId) {
         let record = cx.record::<InodeRecord>(id)?;
         let path = cx.mapped(&record.checked_path()?);
         if since.is_some_and(|since| since.is_doubtful(&path) || !since.concerns(&path)) {
@@ -101,7 +124,49 @@ pub(crate) fn restore(cx: &mut Restore<'_>, since: Option<&Index<'_>>) -> Result
         }
         known.insert(path);
     }
+    let (names, made) = (listed.second_names, cx.plan.to_be_placed());
+    let made = made.filter(|_| !names.is_empty()).map(|(path, from)| (path.to_owned(), from.to_owned())).collect();
+    for SecondName { id, path } in names {
+        let path = cx.mapped(&model::path_of(&path));
+        let Some(since) = since else { continue };
+        if since.is_doubtful(&path) || !since.concerns(&path) || second_name(cx, (ObjectId(id), &path), since, &made)? {
+            known.insert(path);
+        }
+    }
     Ok(known)
+}
+
+/// Gives a file a further name again that was removed, or that another file has got, since the checkpoint. Whether it has
+/// it now. One that was made anew is elsewhere until the end, when it gets its first name.
+fn second_name(
+    cx: &mut Restore<'_>,
+    (id, path): (ObjectId, &Path),
+    since: &Index<'_>,
+    made: &BTreeMap<PathBuf, PathBuf>,
+) -> Result<bool> {
+    let record = cx.record::<InodeRecord>(id)?;
+    let first = cx.mapped(&record.checked_path()?);
+    let _turn = reopen::turn_of_user(cx, id)?;
+    let made = made.get(&first);
+    let Ok(file) = reopen::look(made.unwrap_or(&first)) else { return Ok(false) };
+    let stat = rustix::fs::fstat(&file).map_err(Error::system("looking at a file", first.display()))?;
+    let Ok((above, name)) = route::place(path) else { return Ok(false) };
+    let there = rustix::fs::statat(&above, name, AtFlags::SYMLINK_NOFOLLOW);
+    if let Ok(there) = there {
+        return Ok(contents::same(&there, &stat));
+    }
+    // What has its first name is it, or has its contents by now.
+    let ours = (stat.st_dev, stat.st_ino) == (record.device, record.inode) || since.concerns(&first);
+    if !ours || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Ok(false);
+    }
+    let witness = Witness::of(&file, path)?;
+    match made {
+        // Should it be undone, its first name goes first.
+        Some(_) => cx.plan.will_make(path, Some(witness))?,
+        None => cx.plan.will_link(path, witness)?,
+    }
+    Ok(rustix::fs::linkat(CWD, data::door(&file), &above, name, AtFlags::SYMLINK_FOLLOW).is_ok())
 }
 
 #[cfg(test)]
@@ -110,7 +175,7 @@ mod tests {
 
     #[test]
     fn the_record_comes_back() {
-        let record = TouchedRecord { ids: vec![1, 7] };
+        let record = TouchedRecord { ids: vec![1, 7], second_names: vec![SecondName { id: 7, path: b"/x".to_vec() }] };
         assert_eq!(TouchedRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
     }
 }

@@ -264,6 +264,14 @@ impl Plan {
         self.sync()
     }
 
+    /// Files that get their true names at the end, and where they are until then.
+    pub(crate) fn to_be_placed(&self) -> impl Iterator<Item = (&Path, &Path)> {
+        self.actions.iter().filter_map(|planned| match &planned.action {
+            Action::Place { path, from } => Some((path.as_path(), from.as_path())),
+            Action::Contents { .. } | Action::Edges { .. } | Action::Cut { .. } | Action::Aside { .. } => None,
+        })
+    }
+
     /// Says before it is made that a file has to be removed again. Without a witness: the name is one that only we give.
     pub(crate) fn will_make(&mut self, path: &Path, witness: Option<Witness>) -> Result<()> {
         let entry = Entry { undo: Undo::Remove.into(), path: bytes(path), ..Entry::default() };

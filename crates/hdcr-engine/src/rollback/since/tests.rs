@@ -113,6 +113,25 @@ fn a_data_base_loses_its_stale_journal_and_gets_its_pages_back() {
     assert_eq!(place.files(), ".hdcr-aside-job-1/db-journal=hot db=pages log=one\n theirs=1");
 }
 
+/// A program keeps the file of before under a second name, and renames the next one over the first.
+#[test]
+fn a_file_gets_its_second_names_back() {
+    let place = Place::new(&[("state", "first"), ("other", "o")]);
+    fs::hard_link(place.at("state"), place.at("old")).unwrap();
+    fs::hard_link(place.at("other"), place.at("more")).unwrap();
+    let image = place.capture(&["old", "state", "more", "other"]);
+    place.write(&[("new", "second")]);
+    fs::rename(place.at("new"), place.at("state")).unwrap();
+    for name in ["other", "more"] {
+        fs::remove_file(place.at(name)).unwrap();
+    }
+    let lost = ["more", "other", "state"].map(|name| place.at(name)).to_vec();
+    let since = Since { newer: vec![place.newer("state")], lost, ..nothing() };
+    assert_eq!(place.roll_back(&image, Some(&since)), "rollback-aside");
+    assert_eq!(place.files(), ".hdcr-aside-job-1/state=second more=o old=first other=o state=first");
+    assert_eq!(place.identity("state"), place.identity("old"));
+}
+
 #[test]
 fn what_the_image_does_not_hold_is_cut_or_named() {
     let place = Place::new(&[("log", "one\n"), ("gone", "x"), ("over", "aa")]);
