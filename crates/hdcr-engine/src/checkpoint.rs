@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use hdcr_image::{Durable, ImageWriter, ManifestFacts, Options, Record, Sink};
+use hdcr_image::{Durable, ImageWriter, ManifestFacts, Options, Sink};
 
 use crate::capture::{self, Taken};
 use crate::error::{Error, Refusal, Refusals, Result};
@@ -14,7 +14,7 @@ use crate::ids::Pid;
 use crate::mechanism::{Deadline, Frozen, Mechanism, MechanismError, Scope};
 pub use crate::memory::omitted::Omitted;
 use crate::progress::{Meter, Phase, Progress};
-use crate::resource::late::LateRecord;
+use crate::resource::late;
 use crate::snapshot::ahead::Ahead;
 use crate::snapshot::choice::{self, Weight};
 use crate::snapshot::outlet::Outlet;
@@ -180,6 +180,8 @@ pub struct Pending {
     out: Outlet,
     taken: Taken,
     progress: Progress,
+    /// Which it is one of.
+    series: Option<Series>,
 }
 
 /// A tree that stays stopped until its snapshot is durable.
@@ -265,7 +267,10 @@ impl Surveyed {
         let pace = chain.as_ref().map(|_| next.pace);
         let ahead = Ahead::of_series(&next.series, rest, pace);
         let writer = match chain {
-            Some(chain) => ImageWriter::onto(sink, options, chain, &ahead.objects())?,
+            Some(chain) => {
+                let aside = next.series.known_files().objects();
+                ImageWriter::onto_with(sink, options, chain, (&ahead.objects(), &aside))?
+            }
             None => ImageWriter::first(sink, options)?,
         };
         let out = Outlet::begin(writer, self.request.compression)?;
@@ -332,6 +337,7 @@ impl Stopped {
     /// Looks again, and reads everything that is not copied yet. Refuses when anything stands in the way. What does not fit
     /// the buffer goes to the sink at once, the rest is kept until [`Pending::persist`].
     pub fn capture(mut self) -> Result<Captured> {
+        let series = self.ahead.series();
         let taken = capture::capture(self.frozen.as_mut(), &self.request, &mut self.out, &mut self.ahead);
         // The tree goes on before anything else is given up.
         let Self { request, frozen, out, ahead } = self;
@@ -343,7 +349,7 @@ impl Stopped {
                 return Err(error);
             }
         };
-        Ok(Captured { frozen, pending: Pending { out, taken, progress: request.progress } })
+        Ok(Captured { frozen, pending: Pending { out, taken, progress: request.progress, series } })
     }
 }
 
@@ -390,17 +396,16 @@ impl Pending {
     /// Writes what is left and makes all of it durable. `facts` holds what only the edge knows (versions, clocks, host);
     /// processes and command are filled in here. It is not visible before [`Durable::commit`].
     pub fn persist(self, facts: ManifestFacts) -> Result<Durable> {
-        let Self { mut out, mut taken, progress } = self;
+        let Self { mut out, mut taken, progress, series } = self;
         let total = || taken.ahead.kept_bytes();
         let meter = Meter::begin(&progress, Phase::Writing, total);
         taken.ahead.settle(&mut out, &mut |bytes| meter.add(bytes))?;
         let mut writer = out.end()?;
-        for file in &taken.late {
-            let record = file.read(&mut |at, bytes| Ok(writer.pages(file.id.0, at, &bytes)?))?;
-            if let Some(record) = record {
-                let body = record.encode().map_err(|error| Error::Unsound(error.to_string()))?;
-                writer.frame(LateRecord::TAG, LateRecord::VERSION, file.id.0, &body)?;
-            }
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+        let known = series.as_ref().map(Series::known_files).unwrap_or_default();
+        let known = late::store(&taken.late, &mut writer, &known, now)?;
+        if let Some(series) = &series {
+            series.has_stored(known);
         }
         for frame in &taken.frames {
             writer.frame(hdcr_image::Tag(frame.tag), frame.version, frame.id.0, &frame.body)?;

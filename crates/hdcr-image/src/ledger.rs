@@ -28,6 +28,8 @@ pub(crate) struct Ledger {
     is_fresh: bool,
     /// What has changed since the image before. Pages that come several times go to the log once, as they are at the end.
     touched: BTreeMap<u64, Ranges>,
+    /// What spaces of the image before held that this one does not hold, unless it is said that one of its own does.
+    aside: BTreeMap<u64, Index>,
 }
 
 /// By their starts; they neither overlap nor follow on one another.
@@ -118,12 +120,24 @@ impl Ledger {
         ranges.insert(start, end);
     }
 
-    /// Drops all other spaces.
-    pub(crate) fn keep(&mut self, keep: &[u64]) {
+    /// Drops all other spaces; what those `aside` held can be brought back.
+    pub(crate) fn keep(&mut self, keep: &[u64], aside: &[u64]) {
         let gone: Vec<u64> = self.spaces.keys().filter(|space| !keep.contains(space)).copied().collect();
         for space in gone {
+            if let Some(index) = self.spaces.get(&space).filter(|_| aside.contains(&space)) {
+                self.aside.insert(space, index.clone());
+            }
             self.cut(space, EVERYTHING);
         }
+    }
+
+    /// Lets a space hold what one of the image before held that was put aside; `false`: there is nothing of it.
+    pub(crate) fn bring(&mut self, space: u64, from: u64) -> bool {
+        let runs: Vec<PageRunEntry> = self.aside.get(&from).map(|index| index.runs().collect()).unwrap_or_default();
+        for run in &runs {
+            self.put_anew(space, *run);
+        }
+        !runs.is_empty()
     }
 
     /// Lets a space hold in a range what another one holds there. What is alike already is not touched.

@@ -122,6 +122,12 @@ impl PageWriter {
         self.packer.compress_by(compression)
     }
 
+    /// Lets a space hold what one of the image before held; `false`: there is nothing of it.
+    pub(crate) fn bring(&mut self, sink: &mut dyn Sink, space: u64, from: u64) -> Result<bool, ImageError> {
+        self.flush(sink)?;
+        Ok(self.packer.ledger.bring(space, from))
+    }
+
     pub(crate) fn limit_shadow(&mut self, bytes: u64) {
         if let Some(upkeep) = &mut self.upkeep {
             upkeep.shadow.limit(bytes);

@@ -61,12 +61,23 @@ impl ImageWriter {
     /// spaces, until pages, forget and alike say otherwise. The sink must be able to share parts with that image. If the
     /// increment is given up, the image before is as it was, and [`Chain::open`] reads the chain back from it.
     pub fn onto(sink: Box<dyn Sink>, options: Options, chain: Chain, keep: &[u64]) -> Result<Self, ImageError> {
+        Self::onto_with(sink, options, chain, (keep, &[]))
+    }
+
+    /// The same; what the chain's last image holds in the spaces of the second list is not in this one, but can be had without
+    /// writing it anew ([`ImageWriter::bring`]).
+    pub fn onto_with(
+        sink: Box<dyn Sink>,
+        options: Options,
+        chain: Chain,
+        (keep, aside): (&[u64], &[u64]),
+    ) -> Result<Self, ImageError> {
         let Chain { id, spaces, segments, log, bases, upkeep } = chain;
         let base = id.clone();
         let mut writer = Self::begin(sink, FORMAT_VERSION, |sink| {
             let segments = Segments::onto(sink, &base, &segments)?;
             let mut ledger = Ledger::onto(sink, &base, spaces, &log)?;
-            ledger.keep(keep);
+            ledger.keep(keep, aside);
             let packer = Packer::new(options.compression, segments, ledger)?.with(bases);
             Ok(PageWriter::onto(packer, upkeep))
         })?;
@@ -144,6 +155,12 @@ impl ImageWriter {
     /// Takes pages out again, for memory that was unmapped after it had been copied.
     pub fn forget(&mut self, space: u64, range: Range<u64>) -> Result<(), ImageError> {
         self.pages.forget(self.sink.as_mut(), space, range)
+    }
+
+    /// Lets a space hold all that a space of the chain's last image held which was put aside ([`ImageWriter::onto_with`]).
+    /// `false`: nothing is known of it, or it held nothing.
+    pub fn bring(&mut self, space: u64, from: u64) -> Result<bool, ImageError> {
+        self.pages.bring(self.sink.as_mut(), space, from)
     }
 
     /// Says that a space holds in a range what another one holds there at the end: it is stored once. What is said first

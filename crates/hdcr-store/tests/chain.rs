@@ -22,6 +22,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => pages.prop_map(|(space, first, count, kind)| Step::Pages { space, first, count, kind }),
         1 => ranges.clone().prop_map(|(space, _, first, count)| Step::Forget { space, first, count }),
         1 => ranges.prop_map(|(space, from, first, count)| Step::Alike { space, from, first, count }),
+        1 => (0..3_u64, 0..3_u64).prop_map(|(space, from)| Step::Bring { space, from }),
     ]
 }
 

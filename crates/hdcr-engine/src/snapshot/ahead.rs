@@ -90,6 +90,11 @@ impl Ahead {
         ahead
     }
 
+    /// Which series the image is one of.
+    pub(crate) fn series(&self) -> Option<Series> {
+        self.series.clone()
+    }
+
     /// How long processes are followed.
     pub(crate) fn span(&self) -> Span {
         if self.series.is_some() { Span::Series } else { Span::OneImage }

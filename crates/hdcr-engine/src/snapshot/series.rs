@@ -11,6 +11,7 @@ use hdcr_image::{Chain, SnapshotId};
 use super::kept::Kept;
 use super::space::Space;
 use crate::ids::Pid;
+use crate::resource::late::Known;
 use crate::survey;
 
 /// A series of images of one tree. Clones are the same one. Dropping the last ends the following.
@@ -25,6 +26,9 @@ struct Inner {
     base: Option<SnapshotId>,
     /// An image was begun, and is not committed.
     open: bool,
+    /// The files of the last image that was committed, and of one that may be.
+    files: Arc<Known>,
+    stored: Known,
 }
 
 /// What lies between two images.
@@ -76,6 +80,7 @@ impl Series {
         inner.open = false;
         inner.base = chain.as_ref().map(|chain| chain.snapshot().clone());
         inner.chain = chain;
+        inner.files = Arc::new(std::mem::take(&mut inner.stored));
         inner.rest.spaces.values_mut().for_each(Space::committed);
     }
 
@@ -83,6 +88,16 @@ impl Series {
     pub(crate) fn known(&self) -> survey::Known {
         let inner = self.inner();
         inner.rest.spaces.iter().map(|(pid, space)| (*pid, space.flags.known().to_vec())).collect()
+    }
+
+    /// The files that the last image holds.
+    pub(crate) fn known_files(&self) -> Arc<Known> {
+        Arc::clone(&self.inner().files)
+    }
+
+    /// The image that is on its way holds these files.
+    pub(crate) fn has_stored(&self, files: Known) {
+        self.inner().stored = files;
     }
 
     /// Begins the next image.

@@ -19,6 +19,8 @@ pub(crate) enum Step {
     Forget { space: u64, first: u64, count: u64 },
     /// Pages are what another space has there.
     Alike { space: u64, from: u64, first: u64, count: u64 },
+    /// A space gets all that one had which is not kept.
+    Bring { space: u64, from: u64 },
 }
 
 /// How an image ends.
@@ -52,6 +54,8 @@ pub(crate) struct World {
     chain: Option<Chain>,
     /// Memory at the image that the chain leads from.
     memory: Memory,
+    /// What of that is not kept.
+    aside: Memory,
     seed: u64,
     images: BTreeMap<u64, Memory>,
 }
@@ -100,7 +104,7 @@ pub(crate) fn contents(path: &Path) -> Memory {
 
 impl World {
     pub(crate) fn new(store: DirectoryStore) -> Self {
-        Self { store, chain: None, memory: Memory::new(), seed: 1, images: BTreeMap::new() }
+        Self { store, chain: None, memory: Memory::new(), aside: Memory::new(), seed: 1, images: BTreeMap::new() }
     }
 
     fn open(&self, sequence: u64) -> Chain {
@@ -123,11 +127,14 @@ impl World {
                 memory.clear();
                 ImageWriter::first(sink, Options::default()).unwrap()
             }
-            Some(chain) => ImageWriter::onto(sink, Options::default(), chain, &keep).unwrap(),
+            Some(chain) => {
+                let aside: Vec<u64> = (0..3).filter(|space| !keep.contains(space)).collect();
+                ImageWriter::onto_with(sink, Options::default(), chain, (&keep, &aside)).unwrap()
+            }
         };
         // So that some are closed and some are written anew.
         writer = writer.with_segments_of(16 << 10).with_shadow_of(48 * 4096);
-        memory.retain(|(space, _), _| keep.contains(space));
+        self.aside = memory.extract_if(.., |(space, _), _| !keep.contains(space)).collect();
         for step in &round.steps {
             self.step(step, &mut writer, &mut memory);
         }
@@ -176,6 +183,12 @@ impl World {
             Step::Forget { space, first, count } => {
                 writer.forget(*space, first * PAGE_SIZE..(first + count) * PAGE_SIZE).unwrap();
                 memory.retain(|(at, page), _| at != space || !(*first..first + count).contains(page));
+            }
+            Step::Bring { space, from } => {
+                let all = self.aside.iter().filter(|((of, _), _)| of == from);
+                let all: Memory = all.map(|((_, page), bytes)| ((*space, *page), bytes.clone())).collect();
+                assert_eq!(writer.bring(*space, *from).unwrap(), !all.is_empty());
+                memory.extend(all);
             }
             Step::Alike { space, from, first, count } => {
                 writer.alike(*space, *from, first * PAGE_SIZE..(first + count) * PAGE_SIZE).unwrap();
