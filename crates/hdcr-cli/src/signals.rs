@@ -35,6 +35,12 @@ pub(crate) struct Received {
     pub(crate) by_terminal: bool,
 }
 
+/// Whether this process leads its session: the end of a terminal is told to the leader alone (drivers/tty/tty_jobctrl.c
+/// `tty_signal_session_leader`).
+fn leads_session() -> bool {
+    rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid())
+}
+
 /// The signals of a process that waits for events.
 #[derive(Debug)]
 pub(crate) struct Signals {
@@ -70,7 +76,8 @@ impl Signals {
             let info = self.fd.read_signal().ok().flatten()?;
             let number = info.ssi_signo.cast_signed();
             if number != Signal::SIGCHLD as i32 {
-                return Some(Received { number, by_terminal: info.ssi_code == SI_KERNEL });
+                let by_terminal = info.ssi_code == SI_KERNEL && !(number == Signal::SIGHUP as i32 && leads_session());
+                return Some(Received { number, by_terminal });
             }
         }
     }

@@ -68,6 +68,7 @@ const TRIALS: &[Trial] = &[
     ("foreground_terminal", terminal::own_pids),
     ("foreground_terminal_new_pids", terminal::new_pids),
     ("foreground_terminal_tostop", terminal::tostop),
+    ("foreground_terminal_hangup", terminal::hangup),
     ("commands_progress", terminal::progress),
     ("keeper_told", jobs::told),
     ("jobs_waits", jobs::waits),

@@ -32,10 +32,7 @@ struct Shell {
 
 impl Shell {
     fn start(stage: &mut Stage<'_>) -> Result<Self> {
-        let pty = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-        grantpt(&pty)?;
-        unlockpt(&pty)?;
-        let name = ptsname(&pty, Vec::new())?;
+        let (pty, name) = terminal()?;
         let end = || rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());
         let mut command = stage.command("setsid");
         command.args(["--ctty", "bash", "--norc", "--noprofile", "-i"]).env("PS1", "").env("TERM", "xterm");
@@ -58,6 +55,32 @@ impl Shell {
         let found = wait::until(words, LIMIT, || Ok(shown()?.contains(words).then_some(())));
         found.with_context(|| format!("on the screen: {}", shown().unwrap_or_default()))
     }
+}
+
+/// `hdcr run` leads the session of a terminal that is closed (a window, a connection): the program is told.
+pub(crate) fn hangup(stage: &mut Stage<'_>) -> Result<()> {
+    needs_root()?;
+    let (pty, name) = terminal()?;
+    let end = || rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());
+    let script = "trap 'echo 1 > told; exit 3' HUP; echo 1 > begun; while :; do sleep 0.02; done";
+    let mut command = stage.command("setsid");
+    command.arg("--ctty").arg(stage.hdcr()).args(["--quiet", "run", "--name", "window", "--", "bash", "-c", script]);
+    command.stdin(Stdio::from(end()?)).stdout(Stdio::from(end()?)).stderr(Stdio::from(end()?));
+    let mut job = stage.spawn(&mut command)?;
+    drop(command);
+    stage.until_said("begun", "1")?;
+    drop(pty);
+    stage.until_said("told", "1")?;
+    wait::end_of(&mut job, "the job", LIMIT).map(drop)
+}
+
+/// A new terminal: the side of its keys, and the name of the other one.
+fn terminal() -> Result<(rustix::fd::OwnedFd, std::ffi::CString)> {
+    let pty = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&pty)?;
+    unlockpt(&pty)?;
+    let name = ptsname(&pty, Vec::new())?;
+    Ok((pty, name))
 }
 
 /// A program of the background that writes is stopped (`stty tostop`), and `hdcr run` with it; `fg` wakes both.
