@@ -41,7 +41,7 @@ pub(super) struct Joined {
 struct Links {
     file_system: u64,
     file: Handle,
-    made: u64,
+    made: Vec<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -88,14 +88,14 @@ impl Joined {
     }
 
     /// A name of a file was made or removed.
-    fn name(&mut self, happened: &Happened) {
+    fn name(&mut self, happened: &Happened, path: &Path) {
         const ONLY_REMOVED: u64 = fanotify::DELETE | fanotify::DIRECTORY;
         let (Some(place), Some(file)) = (&happened.place, &happened.file) else { return };
         let its = (happened.pid, places::identity(file));
         let named = self.names.contains(&its);
         if happened.mask & fanotify::CREATE != 0 && named {
-            let none = || Links { file_system: place.file_system, file: file.clone(), made: 0 };
-            self.links.entry(its.clone()).or_insert_with(none).made += 1;
+            let none = || Links { file_system: place.file_system, file: file.clone(), made: Vec::new() };
+            self.links.entry(its.clone()).or_insert_with(none).made.push(path.to_owned());
         }
         if happened.mask & fanotify::DELETE != 0 {
             *self.removed.entry(its.clone()).or_default() += 1;
@@ -157,7 +157,7 @@ impl Watch {
 
     /// Something is about to be told of a file under one of its names.
     pub(super) fn join_name(&mut self, happened: &Happened, path: &Path) {
-        self.joined.name(happened);
+        self.joined.name(happened, path);
         let Some(file) = &happened.file else { return };
         let its = (happened.pid, places::identity(file));
         // A further name is not where it has gone.
@@ -287,13 +287,34 @@ impl Watch {
         let renamers: BTreeSet<i32> = self.waiting.iter().filter_map(of).collect();
         let missing = self.joined.links.iter().filter(|((pid, _), _)| renamers.contains(pid)).filter(|(its, links)| {
             let removed = self.joined.removed.get(*its).copied().unwrap_or_default();
-            self.places.links(links.file_system, &links.file).saturating_add(removed) < 1 + links.made
+            let names = self.places.links(links.file_system, &links.file).saturating_add(removed);
+            usize::try_from(names).is_ok_and(|names| names < 1 + links.made.len())
         });
-        let pids: BTreeSet<i32> = missing.map(|(its, _)| its.0).collect();
-        for heard in self.waiting.iter_mut().filter(|heard| pids.contains(&heard.pid)) {
-            if let What::Event(Event::Renamed { replaced: replaced @ Replaced::Unknown, .. }) = &mut heard.what {
-                *replaced = Replaced::Yes;
+        let replaced: BTreeSet<(i32, PathBuf)> =
+            missing.flat_map(|(its, links)| self.likely(its.0, links).into_iter().map(|to| (its.0, to))).collect();
+        for heard in &mut self.waiting {
+            if let What::Event(Event::Renamed { to, replaced: known @ Replaced::Unknown, .. }) = &mut heard.what
+                && replaced.contains(&(heard.pid, to.clone()))
+            {
+                *known = Replaced::Yes;
             }
         }
+    }
+
+    /// The names that renames have put in the place of a name of a file, as far as that can be told: what has a like name.
+    fn likely(&self, pid: i32, links: &Links) -> Vec<PathBuf> {
+        let targets = self.waiting.iter().filter(|heard| heard.pid == pid).filter_map(|heard| match &heard.what {
+            What::Event(Event::Renamed { to, replaced: Replaced::Unknown, .. }) => Some(to.clone()),
+            What::Event(_) | What::Names { .. } => None,
+        });
+        let targets: Vec<PathBuf> = targets.collect();
+        let is_it = |to: &&PathBuf| links.made.contains(to) || self.table.knows(to);
+        let like = |to: &&PathBuf| {
+            let of = |name: &PathBuf| name.parent() == to.parent() || name.file_name() == to.file_name();
+            links.made.iter().any(of)
+        };
+        let (known, near): (Vec<_>, Vec<_>) =
+            (targets.iter().filter(is_it).cloned().collect(), targets.iter().filter(like).cloned().collect());
+        [known, near, targets].into_iter().find(|names| !names.is_empty()).unwrap_or_default()
     }
 }
