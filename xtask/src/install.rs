@@ -132,6 +132,8 @@ pub(crate) fn install(shell: &Shell, places: &Places) -> Result<()> {
     into.copy(&built.join("libhdcr.a"), places.libdir.join("libhdcr.a"), 0o644)?;
     into.copy(&shell.root.join("crates/hdcr/include/hdcr.h"), "include/hdcr.h", 0o644)?;
     into.write(places.libdir.join("pkgconfig/hdcr.pc"), pkg_config(places).as_bytes(), 0o644)?;
+    // Where valgrind's users find those of others.
+    into.copy(&shell.root.join("crates/hdcr/hdcr.supp"), places.libdir.join("valgrind/hdcr.supp"), 0o644)?;
     for section in ["man1", "man3"] {
         let pages = shell.target().join("man").join(section);
         for entry in fs::read_dir(&pages).with_context(|| format!("read {}", pages.display()))? {

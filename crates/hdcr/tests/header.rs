@@ -63,3 +63,10 @@ fn the_header_has_what_the_library_has() {
     assert_eq!(told, made);
     assert!(made.len() > 10, "{made:?}");
 }
+
+#[test]
+fn each_function_is_tried_where_there_is_no_keeper() {
+    const ALONE: &str = include_str!("../../../trials/library/alone.c");
+    let untried: Vec<&str> = told().into_iter().filter(|name| !ALONE.contains(&format!("{name}("))).collect();
+    assert!(untried.is_empty(), "{untried:?}");
+}

@@ -30,7 +30,7 @@ pub(crate) fn library(stage: &Stage<'_>) -> Result<PathBuf> {
 }
 
 /// Compiles a program of `trials/library`.
-fn compiled(stage: &Stage<'_>, name: &str, linked: Linked) -> Result<PathBuf> {
+pub(super) fn compiled(stage: &Stage<'_>, name: &str, linked: Linked) -> Result<PathBuf> {
     compiled_of(stage, &format!("trials/library/{name}.c"), linked)
 }
 

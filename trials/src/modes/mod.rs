@@ -24,6 +24,7 @@ mod terminal;
 mod trouble;
 mod trust;
 mod user;
+mod valgrind;
 
 use std::path::Path;
 use std::time::Instant;
@@ -116,6 +117,8 @@ const TRIALS: &[Trial] = &[
     ("library_hostile", library::hostile),
     ("library_of_user", library::of_user),
     ("library_by_hand", library::by_hand),
+    ("library_valgrind", valgrind::alone),
+    ("library_valgrind_kept", valgrind::kept),
     ("algorithm_own", algorithms::own),
     ("algorithm_examples", algorithms::examples),
     ("algorithm_of_user", algorithms::of_user),
