@@ -25,6 +25,7 @@ use crate::progress::{self, Meter, Phase};
 use crate::reports::{self, Child, Question, Report};
 use crate::resource::inotify::Places;
 use crate::resource::socket::Queues;
+use crate::resource::unchanged::Unchanged;
 use crate::resource::{FileView, backing, contents, late, listed, touched};
 use crate::segments;
 use crate::semaphores;
@@ -76,6 +77,8 @@ pub struct Capture<'a> {
     pub(crate) segments: BTreeMap<i32, segments::Met>,
     /// Files that are read when the tree runs again.
     pub(crate) late: Vec<late::LateFile>,
+    /// What the image before holds already.
+    pub(crate) unchanged: Unchanged,
     pub(crate) next_id: u64,
     /// Duplicates of open files that no process holds any more, because they are on their way in the queue of a socket.
     /// They stand in [`Capture::files`] without holders, and may be added while others are captured.
@@ -102,6 +105,7 @@ pub(crate) struct Taken {
     pub(crate) ahead: Ahead,
     pub(crate) snapshot: String,
     pub(crate) late: Vec<late::LateFile>,
+    pub(crate) unchanged: Unchanged,
     pub(crate) processes: Vec<ProcessName>,
     pub(crate) command: Vec<Vec<u8>>,
     pub(crate) root_pid: i32,
@@ -124,6 +128,7 @@ impl<'a> Capture<'a> {
             inodes: contents::Inodes::default(),
             segments: BTreeMap::new(),
             late: Vec::new(),
+            unchanged: Unchanged::default(),
             next_id: 0,
             in_flight: BTreeMap::new(),
             queues: None,
@@ -261,6 +266,7 @@ pub(crate) fn capture(
     let mut cx = Capture::new(frozen, request, Some(out));
     cx.next_id = ahead.next_id;
     cx.ahead = std::mem::take(ahead);
+    cx.unchanged.known = cx.ahead.series().map(|series| series.known_files()).unwrap_or_default();
     cx.places = places;
     match everything(&mut cx, &processes, look) {
         Ok(()) => Ok(taken(cx, &processes)),
@@ -525,7 +531,7 @@ fn task(kin: &Kin<'_>, tid: Tid, comm: &[u8], state: TaskState) -> Task {
 }
 
 fn taken(cx: Capture<'_>, processes: &[FrozenProcess]) -> Taken {
-    let Capture { frames, ahead, late, needs, .. } = cx;
+    let Capture { frames, ahead, late, unchanged, needs, .. } = cx;
     let names = processes.iter().map(|process| {
         let comm = procfs::stat(process.pid).map(|stat| stat.comm).unwrap_or_default();
         ProcessName { pid: process.pid.0, comm }
@@ -536,5 +542,5 @@ fn taken(cx: Capture<'_>, processes: &[FrozenProcess]) -> Taken {
     let command = line.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
     let processes = names.collect();
     let snapshot = ahead.in_words();
-    Taken { frames, ahead, snapshot, late, processes, command, root_pid: root.0, needs }
+    Taken { frames, ahead, snapshot, late, unchanged, processes, command, root_pid: root.0, needs }
 }

@@ -15,6 +15,7 @@ use crate::mechanism::{Deadline, Frozen, Mechanism, MechanismError, Scope};
 pub use crate::memory::omitted::Omitted;
 use crate::progress::{Meter, Phase, Progress};
 use crate::resource::late;
+use crate::resource::unchanged::Unchanged;
 use crate::snapshot::ahead::Ahead;
 use crate::snapshot::choice::{self, Weight};
 use crate::snapshot::outlet::Outlet;
@@ -402,8 +403,12 @@ impl Pending {
         taken.ahead.settle(&mut out, &mut |bytes| meter.add(bytes))?;
         let mut writer = out.end()?;
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
-        let known = series.as_ref().map(Series::known_files).unwrap_or_default();
-        let known = late::store(&taken.late, &mut writer, &known, now)?;
+        let Unchanged { known, next, brought } = taken.unchanged;
+        for (id, from) in brought {
+            // One that is all hole has no pages.
+            writer.bring(id.0, from.0)?;
+        }
+        let known = late::store(&taken.late, &mut writer, &known, next, now)?;
         if let Some(series) = &series {
             series.has_stored(known);
         }

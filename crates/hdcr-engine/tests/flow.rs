@@ -89,10 +89,11 @@ fn restored(model: &Model, image: &MemoryImage) -> Result<restore::Restored, Err
     let mut told = Vec::new();
     let image = Arc::new(ImageReader::open(&image.source().unwrap())?);
     let result = restore::restore(model, &image, &options(), &mut |what| {
-        assert!(model.state.borrow().released, "told before the release");
+        let released = model.state.borrow().released;
         match what {
-            Told::Runs(restored) => told.push(restored),
-            Told::GoesNext => {}
+            Told::Runs(restored) if released => told.push(restored),
+            Told::Runs(_) => unreachable!("told before the release"),
+            Told::GoesNext => assert!(!released, "told after the release"),
             Told::BeforeAllIsThere(pids) => unreachable!("all memory of {pids:?} is there"),
         }
         Ok(())

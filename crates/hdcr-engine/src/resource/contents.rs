@@ -480,7 +480,7 @@ fn keep_file(
         record.contents = false;
         return Ok(());
     }
-    if record.contents {
+    if record.contents && !is_as_before(cx, id, pending, file) {
         patient::read(file, record.size, &subject, by, &mut |offset, bytes| cx.content(id, offset, bytes))?;
     }
     if record.keep() == Keep::Length {
@@ -492,6 +492,13 @@ fn keep_file(
         patient::edges(file, record.size, &subject, by, &mut |offset, bytes| cx.content(id, offset, bytes))?;
     }
     Ok(())
+}
+
+/// Whether the image before holds these contents.
+fn is_as_before(cx: &mut Capture<'_>, id: ObjectId, pending: &Pending, file: &OwnedFd) -> bool {
+    let judged = matches!(pending.life, Life::Named | Life::Elsewhere) && !pending.uses.shared && !data::on_tmpfs(file);
+    let stat = if judged { rustix::fs::fstat(file).ok() } else { None };
+    stat.is_some_and(|stat| cx.unchanged.takes(id, &stat))
 }
 
 fn parents(path: &Path) -> Vec<ParentDirectory> {

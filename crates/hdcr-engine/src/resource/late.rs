@@ -4,7 +4,6 @@
 //! capture and need no stop: nobody is expected to change them. When one changes in between, that shows in its times, and
 //! nothing is said of it: a restore then goes by its size and time alone.
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -12,6 +11,7 @@ use hdcr_image::{ImageWriter, Record, Tag};
 use rustix::fs::Stat;
 
 use super::contents::{self, InodeRecord, facts};
+use super::unchanged::Known;
 use super::{data, keep, patient};
 use crate::error::{Error, Result};
 use crate::mechanism::Deadline;
@@ -75,65 +75,28 @@ impl LateFile {
     }
 }
 
-/// What shows that a file is as it was: device and number; length, and the times of its last changes with nanoseconds.
-type Inode = (u64, u64);
-type Facts = (i64, (i64, u64), (i64, u64));
-
-/// A file of the last image.
-#[derive(Clone, Debug)]
-struct KnownFile {
-    facts: Facts,
-    id: ObjectId,
-    record: LateRecord,
-}
-
-/// The files of the last image of a series: one that has not changed since is neither read nor stored again.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Known(BTreeMap<Inode, KnownFile>);
-
-impl Known {
-    /// The objects whose contents the last image holds.
-    pub(crate) fn objects(&self) -> Vec<u64> {
-        self.0.values().filter(|file| file.record.contents).map(|file| file.id.0).collect()
-    }
-
-    fn of(&self, file: &LateFile) -> Option<&KnownFile> {
-        let (inode, facts) = facts_of(&file.stat);
-        self.0.get(&inode).filter(|known| known.facts == facts && known.record.contents == file.contents)
-    }
-}
-
-fn facts_of(stat: &Stat) -> (Inode, Facts) {
-    let Stat { st_mtime, st_mtime_nsec, st_ctime, st_ctime_nsec, .. } = *stat;
-    let facts = (stat.st_size, (st_mtime, st_mtime_nsec), (st_ctime, st_ctime_nsec));
-    ((stat.st_dev, stat.st_ino), facts)
-}
-
-/// Whether a file was changed so shortly before this moment that another change may show the same times: they are those of the
-/// last tick, on some file systems of the last two seconds.
-fn is_fresh(stat: &Stat, now: i64) -> bool {
-    const COARSE: i64 = 3;
-    now.saturating_sub(stat.st_mtime.max(stat.st_ctime)) < COARSE
-}
-
-/// Stores all of them, each with its record; what the next image of the series may take over. `now`, in seconds, is before
-/// any is read: what is changed after that shows other times then.
-pub(crate) fn store(files: &[LateFile], writer: &mut ImageWriter, known: &Known, now: i64) -> Result<Known> {
-    let mut next = Known::default();
+/// Stores all of them, each with its record. `next`: what the image holds already that the next one of the series may take
+/// over; what of these it may comes to it. `now`, in seconds, is before any is read.
+pub(crate) fn store(
+    files: &[LateFile],
+    writer: &mut ImageWriter,
+    known: &Known,
+    mut next: Known,
+    now: i64,
+) -> Result<Known> {
     for file in files {
-        let is_known = known.of(file).is_some() || !is_fresh(&file.stat, now);
-        let record = match known.of(file) {
-            Some(as_before) if !file.contents || writer.bring(file.id.0, as_before.id.0)? => {
-                Some(as_before.record.clone())
-            }
+        let as_before = known.late(&file.stat).filter(|(_, record)| record.contents == file.contents);
+        let record = match as_before {
+            Some((from, record)) if !file.contents || writer.bring(file.id.0, from.0)? => Some(record.clone()),
             Some(_) | None => file.read(&mut |at, bytes| Ok(writer.pages(file.id.0, at, &bytes)?))?,
         };
         let Some(record) = record else { continue };
         let body = record.encode().map_err(|error| Error::Unsound(error.to_string()))?;
         writer.frame(LateRecord::TAG, LateRecord::VERSION, file.id.0, &body)?;
-        let (inode, facts) = facts_of(&file.stat);
-        if is_known {
-            next.0.insert(inode, KnownFile { facts, id: file.id, record });
+        if as_before.is_some() {
+            next.goes_on(&file.stat, file.id, Some(record));
+        } else {
+            next.add(&file.stat, file.id, Some(record), now);
         }
     }
     Ok(next)
@@ -162,21 +125,21 @@ mod tests {
         let options = hdcr_image::Options::default();
         let mut writer = ImageWriter::first(sink(1), options).unwrap();
         let changed = rustix::fs::stat(&path).unwrap().st_ctime;
-        let fresh = store(&[met(3)], &mut writer, &Known::default(), changed + 1).unwrap();
+        let fresh = store(&[met(3)], &mut writer, &Known::default(), Known::default(), changed + 1).unwrap();
         assert!(fresh.objects().is_empty(), "it may be changed again in this very moment");
-        let known = store(&[met(3)], &mut writer, &Known::default(), changed + 3).unwrap();
+        let known = store(&[met(3)], &mut writer, &Known::default(), Known::default(), changed + 3).unwrap();
         assert_eq!(known.objects(), [3]);
         let chain = writer.finish(hdcr_image::ManifestFacts::default()).unwrap().chain.unwrap();
         let mut writer = ImageWriter::onto_with(sink(2), options, chain, (&[], &known.objects())).unwrap();
         let mut gone = met(5);
         gone.path = directory.path().join("gone");
-        let as_before = store(&[gone], &mut writer, &known, changed + 3).unwrap();
+        let as_before = store(&[gone], &mut writer, &known, Known::default(), changed + 3).unwrap();
         assert_eq!(as_before.objects(), [5], "it was not read");
         std::fs::write(&path, vec![8; 10_001]).unwrap();
         let mut other = met(6);
         other.path = directory.path().join("gone");
         assert!(
-            store(&[other], &mut writer, &known, changed + 30).unwrap().objects().is_empty(),
+            store(&[other], &mut writer, &known, Known::default(), changed + 30).unwrap().objects().is_empty(),
             "it was taken for the old one"
         );
         writer.finish(hdcr_image::ManifestFacts::default()).unwrap();

@@ -171,6 +171,7 @@ pub(crate) mod reopen;
 pub(crate) mod scene;
 pub(crate) mod shmem;
 pub(crate) mod touched;
+pub(crate) mod unchanged;
 pub(crate) mod windows;
 
 pub(crate) use socket::nobody_answers;

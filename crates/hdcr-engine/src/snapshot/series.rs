@@ -11,7 +11,7 @@ use hdcr_image::{Chain, SnapshotId};
 use super::kept::Kept;
 use super::space::Space;
 use crate::ids::Pid;
-use crate::resource::late::Known;
+use crate::resource::unchanged::Known;
 use crate::survey;
 
 /// A series of images of one tree. Clones are the same one. Dropping the last ends the following.
