@@ -14,7 +14,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     for input in ["build.rs", "link.sh", "hdcr.map"] {
         println!("cargo:rerun-if-changed={input}");
     }
-    println!("cargo:rerun-if-env-changed=RUSTC_LINKER");
+    for variable in ["RUSTC_LINKER", "CARGO_ENCODED_RUSTFLAGS"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
     if env::var("CARGO_CFG_TARGET_OS")? != "linux" {
         return Ok(());
     }
@@ -32,10 +34,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Whether the program that links is one that starts others as it is told: gcc, of a place without a comma in its path.
+/// The program that links: as the flags of rustc have it, as the configuration of cargo does, or the usual one.
+fn linker() -> String {
+    let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    // A flag and what it takes are one word or two.
+    let flags = flags.replace("-C\u{1f}", "-C").replace("--codegen\u{1f}", "-C").replace("--codegen=", "-C");
+    let named = flags.split('\u{1f}').filter_map(|flag| flag.strip_prefix("-Clinker=")).next_back();
+    named.map(str::to_owned).or_else(|| env::var("RUSTC_LINKER").ok()).unwrap_or_else(|| "cc".to_owned())
+}
+
+/// Whether what links is a program that starts others as it is told: gcc, of a place without a comma in its path.
 fn takes_wrapper(wrapper: &str) -> bool {
-    let linker = env::var_os("RUSTC_LINKER").unwrap_or_else(|| "cc".into());
-    let mut command = Command::new(linker);
+    let mut command = Command::new(linker());
     command.args(["-wrapper", wrapper, "-E", "-x", "c", "/dev/null"]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())

@@ -25,12 +25,16 @@ enum Part<'a> {
 }
 
 impl Part<'_> {
-    /// The first line of what is declared here.
-    fn first(&self) -> &str {
+    /// The lines of what is declared here.
+    fn declared(&self) -> &[&str] {
         match self {
-            Part::Heading(_) => "",
-            Part::About { declared, .. } => declared.first().copied().unwrap_or_default(),
+            Part::Heading(_) => &[],
+            Part::About { declared, .. } => declared,
         }
+    }
+
+    fn first(&self) -> &str {
+        self.declared().first().copied().unwrap_or_default()
     }
 
     fn is_function(&self) -> bool {
@@ -125,12 +129,17 @@ fn paragraph(text: &str) -> String {
 pub(crate) fn page(texts: &Texts<'_>) -> String {
     let (parts, versions) = (parts(texts.header), versions(texts.versions));
     let mut page = format!(
-        ".\\\" made from hdcr.h\n.TH hdcr 3 \"\" \"hdcr {}\" \"Checkpoint and rollback\"\n.SH NAME\nhdcr \\- say when a \
+        ".\\\" made from hdcr.h\n.TH hdcr 3 \"\" \"hdcr {}\" \"Checkpoint and rollback\"\n.SH NAME\nhdcr, {} \\- say when a \
          program is checkpointed, and learn that it was restored\n.SH LIBRARY\nCheckpoint library (libhdcr, \\-lhdcr)\n\
          .SH SYNOPSIS\n.nf\n.B #include <hdcr.h>\n.PP\n.B cc program.c $(pkg\\-config \\-\\-cflags \\-\\-libs hdcr)\n\
-         .fi\n.SH DESCRIPTION\n",
-        texts.version
+         .fi\n.PP\n",
+        texts.version,
+        functions(texts.header).join(", ")
     );
+    for part in parts.iter().filter(|part| part.is_function()) {
+        verbatim(&mut page, part.declared());
+    }
+    page.push_str(".SH DESCRIPTION\n");
     for part in &parts {
         match part {
             Part::Heading(heading) => page.extend([".SH ", &heading.to_uppercase(), "\n"]),
