@@ -5,6 +5,7 @@ mod journals;
 mod mechanisms;
 pub(crate) mod retention;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ use crate::names;
 use crate::process;
 use crate::progress::{Doing, Step};
 use crate::task::{CheckpointTask, Place, Reply, RestoreTask, Restored, Target, Who};
+use crate::terminal::Terminal;
 use crate::told::Since;
 
 pub(crate) use checkpoints::{Session, checkpoint};
@@ -202,7 +204,12 @@ pub(crate) fn restore(
                 let told = standby.as_mut().map(|standby| standby.tell(&filling::numbers(&pids)));
                 told.transpose().map_err(|failure| Error::Unsound(failure.to_string()))?;
             }
-            Told::GoesNext => told(Reply::GoesNext),
+            Told::GoesNext => {
+                if let Some(parent) = asked_by.filter(|_| !task.detach) {
+                    Terminal::hand_over_before(image.manifest().facts.root_pid, parent);
+                }
+                told(Reply::GoesNext);
+            }
             Told::Runs(restored) => told(Reply::Restored(Restored {
                 roots: filling::numbers(&restored.roots),
                 processes: restored.processes,
@@ -282,6 +289,12 @@ fn source(place: &Place) -> Result<Box<dyn Source>> {
 /// Opens an image and checks all but its pages.
 pub(crate) fn open(place: &Place) -> Result<ImageReader> {
     ImageReader::open(&source(place)?).map_err(|error| names::of_image(Failure::from(error).during(place), place))
+}
+
+/// All numbers that an image needs, of processes and of threads: who restores it must have none of them.
+pub(crate) fn numbers_needed(place: &Place) -> Result<BTreeSet<i32>> {
+    let image = open(place)?;
+    restore::numbers(&image).map_err(|error| names::of_image(Failure::from(error), place))
 }
 
 /// Reads the manifest of an image.

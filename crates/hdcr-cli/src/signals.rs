@@ -35,7 +35,7 @@ pub(crate) struct Received {
     pub(crate) by_terminal: bool,
 }
 
-/// Whether this process leads its session: the end of a terminal is told to the leader alone (drivers/tty/tty_jobctrl.c
+/// Whether this process leads its session: the end of a terminal is told to the leader alone (`drivers/tty/tty_jobctrl.c`
 /// `tty_signal_session_leader`).
 fn leads_session() -> bool {
     rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid())

@@ -6,7 +6,7 @@
 //! In a private pid namespace the group that the terminal comes from has no number: it is 0 there, and nobody inside can
 //! name it. So what belongs to that group (to take the terminal back, to stop) is done by the process outside.
 
-use nix::sys::signal::{Signal, raise};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
@@ -45,6 +45,42 @@ impl Terminal {
         let group = process::stat(pid).map(|stat| Pid::from_raw(stat.pgid));
         self.group = group.filter(|group| group.as_raw() > 0 && *group != self.own);
         self.give(self.own);
+    }
+
+    /// A program is about to run again whose roots are children of `parent`, in the group of which this process is: a shell that
+    /// reads from a terminal which is not its own yet takes that for the end. Later would be too late for another reason, too: it may
+    /// have given the terminal to one of its jobs.
+    pub(crate) fn hand_over_before(program: i32, parent: i32) {
+        let mut background = SigSet::empty();
+        background.add(Signal::SIGTTOU);
+        let Ok(before) = background.thread_swap_mask(SigmaskHow::SIG_BLOCK) else { return };
+        let mut terminal = Self::open();
+        let group = process::stat(program).map(|stat| Pid::from_raw(stat.pgid));
+        terminal.group = group.filter(|group| group.as_raw() > 0 && *group != terminal.own);
+        terminal.give(terminal.own);
+        terminal.give_again(parent);
+        before.thread_set_mask().ok();
+    }
+
+    /// After a roll-back the terminal still has the group of the life that died, which is another one though its number may be
+    /// that of a group of this life: who reads from it is told of an error then (`drivers/tty/n_tty.c` `job_control`).
+    fn give_again(&self, parent: i32) {
+        let (Some(tty), Some(group)) = (&self.tty, self.group) else { return };
+        let Ok(now) = tcgetpgrp(tty) else { return };
+        if now == self.own || now.as_raw() <= 0 {
+            return;
+        }
+        let below = process::below(parent);
+        let is_below = below.into_iter().any(|pid| process::stat(pid).is_some_and(|stat| stat.pgid == now.as_raw()));
+        let to = match (is_below, process::group_lives(now.as_raw())) {
+            (true, _) => now,
+            (false, false) => group,
+            // Somebody else's, to whom the user has given it.
+            (false, true) => return,
+        };
+        if tcsetpgrp(tty, to).is_err() {
+            tracing::debug!("the terminal cannot be given to the program that was brought back");
+        }
     }
 
     /// Whether keys pressed on the terminal reach the program without us.

@@ -23,6 +23,7 @@ use crate::channel::Channel;
 use crate::failure::{Class, Failure, Result};
 use crate::foreground::KILL_LIMIT;
 use crate::keeper::PREPARING;
+use crate::namespace;
 use crate::parts::{self, Session};
 use crate::process;
 use crate::progress::Doing;
@@ -56,6 +57,9 @@ impl Worker {
             if !avoid.contains(&worker.pid) {
                 break Ok(worker);
             }
+            // Threads of the program may have hundreds of numbers in a row.
+            let in_a_row = avoid.range(worker.pid..).zip(worker.pid..).take_while(|(taken, next)| *taken == next);
+            namespace::next_pid_after(in_a_row.last().map_or(worker.pid, |(last, _)| *last));
             in_the_way.push(worker);
             if in_the_way.len() == TRIES {
                 break Err(Failure::refused("pid-in-use", "no process number is free that the image does not need")

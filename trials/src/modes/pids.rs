@@ -79,3 +79,22 @@ pub(crate) fn job(stage: &mut Stage<'_>) -> Result<()> {
     ensure!(count > 10 && numbers, "{count} lines, in order: {numbers}");
     Ok(())
 }
+
+/// A job of an ordinary user has the numbers 3 to 102 as threads: who brings it back takes none of them.
+pub(crate) fn of_threads(stage: &mut Stage<'_>) -> Result<()> {
+    stage.become_user()?;
+    let script = "import threading, time\nhold = threading.Event()\n\
+                  threads = [threading.Thread(target=hold.wait) for _ in range(100)]\n\
+                  [thread.start() for thread in threads]\ncount = open('count', 'w', buffering=1)\n\
+                  for i in range(1, 101):\n    print(i, file=count)\n    time.sleep(0.02)\n\
+                  hold.set()\n[thread.join() for thread in threads]\nraise SystemExit(7)\n";
+    fs::write(stage.path("threads.py"), script)?;
+    let mut job = stage.start(&["run", "--name", "threads", "--every", "1h", "--", "python3", "threads.py"], "says")?;
+    stage.until_counted("count", 10)?;
+    stage.expect(0, &["checkpoint", "threads"])?;
+    let is_program = |line: &str| line.ends_with("python3 threads.py") && !line.contains("--name");
+    signal(*with_command(&stage.folder, is_program).first().context("no program")?, Signal::KILL);
+    let status = shell(wait::end_of(&mut job, "the job", LIMIT)?);
+    ensure!(status == 7, "the job ended with {status}: {}", stage.text("says"));
+    stage.counted("count", 100)
+}

@@ -57,6 +57,50 @@ impl Shell {
     }
 }
 
+/// An interactive shell is rolled back: it reads from the terminal, and its jobs have their turns.
+pub(crate) fn rolled_back(stage: &mut Stage<'_>) -> Result<()> {
+    needs_root()?;
+    let mut shell = Shell::start(stage)?;
+    let result = inner(stage, &mut shell);
+    signal(shell.process.id(), Signal::KILL);
+    wait::end_of(&mut shell.process, "the shell", LIMIT)?;
+    result
+}
+
+fn inner(stage: &mut Stage<'_>, shell: &mut Shell) -> Result<()> {
+    let hdcr = utf8(stage.hdcr())?.to_owned();
+    // At the checkpoint it is the shell that has the terminal, or a program in a group of its own.
+    for (name, work, keys) in
+        [("prompt", "", "echo prompt-again=$((40+2))"), ("below", "; cat > typed", "a line for cat")]
+    {
+        let run =
+            format!("{hdcr} --quiet run --name {name} --every 1h -- bash --norc --noprofile -i; echo {name}-ended=$?");
+        shell.press(&format!("{run}\necho $$ > pid-{name}; echo {name}=$((40+2)){work}\n"))?;
+        shell.until_shown(&format!("{name}=42"))?;
+        if !work.is_empty() {
+            wait::until("cat", LIMIT, || Ok(stage.path("typed").exists().then_some(())))?;
+        }
+        stage.expect(0, &["checkpoint", name])?;
+        signal(stage.text(&format!("pid-{name}")).trim().parse()?, Signal::KILL);
+        wait::until("the roll-back", LIMIT, || {
+            let told: serde_json::Value = serde_json::from_str(&stage.run(&["--json", "ps"])?.out)?;
+            let jobs = told["jobs"].as_array().context("jobs")?;
+            let job = jobs.iter().find(|job| job["name"] == name).context("the job has ended")?;
+            Ok((job["phase"] == "running" && job["restarts"] == 1).then_some(()))
+        })?;
+        shell.press(&format!("{keys}\n"))?;
+        if work.is_empty() {
+            shell.until_shown("prompt-again=42")?;
+        } else {
+            stage.until_said("typed", keys)?;
+            shell.press("\x04")?;
+        }
+        shell.press("exit 5\n")?;
+        shell.until_shown(&format!("{name}-ended=5"))?;
+    }
+    Ok(())
+}
+
 /// `hdcr run` leads the session of a terminal that is closed (a window, a connection): the program is told.
 pub(crate) fn hangup(stage: &mut Stage<'_>) -> Result<()> {
     needs_root()?;

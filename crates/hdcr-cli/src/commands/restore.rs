@@ -1,6 +1,5 @@
 //! `hdcr restore`: a program back from a checkpoint, in the foreground or detached.
 
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
@@ -177,7 +176,7 @@ fn bring_back(
     signals: &Signals,
 ) -> Result<Outcome> {
     let manifest = parts::manifest(place)?;
-    let needed: BTreeSet<i32> = manifest.facts.processes.iter().map(|process| process.pid).collect();
+    let needed = parts::numbers_needed(place)?;
     if at.inside.is_some() {
         namespace::next_pid_after(needed.last().copied().unwrap_or(0).saturating_add(64));
     }

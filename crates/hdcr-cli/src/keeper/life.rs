@@ -1,6 +1,5 @@
 //! The program of a job begins, ends, is rolled back or begun anew.
 
-use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -262,14 +261,13 @@ impl Keeper {
             return Ok(());
         }
         let place = self.place(made.number);
-        let manifest = parts::manifest(&place);
+        let found = parts::manifest(&place).and_then(|manifest| Ok((manifest, parts::numbers_needed(&place)?)));
         self.phase = Phase::Restoring(made.number);
         self.ended_early.clear();
-        let manifest = match manifest {
-            Ok(manifest) => manifest,
+        let (manifest, needed) = match found {
+            Ok(found) => found,
             Err(failure) => return self.not_restored(failure),
         };
-        let needed: BTreeSet<i32> = manifest.facts.processes.iter().map(|process| process.pid).collect();
         let timeout = restore_time(self.plan.restore_timeout, manifest.total_size());
         if self.record.private_pids {
             namespace::next_pid_after(needed.last().copied().unwrap_or(0).saturating_add(64));
