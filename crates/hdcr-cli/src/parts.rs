@@ -204,9 +204,9 @@ pub(crate) fn restore(
                 let told = standby.as_mut().map(|standby| standby.tell(&filling::numbers(&pids)));
                 told.transpose().map_err(|failure| Error::Unsound(failure.to_string()))?;
             }
-            Told::GoesNext => {
+            Told::GoesNext(group) => {
                 if let Some(parent) = asked_by.filter(|_| !task.detach) {
-                    Terminal::hand_over_before(image.manifest().facts.root_pid, parent);
+                    Terminal::hand_over_before(group, parent);
                 }
                 told(Reply::GoesNext);
             }

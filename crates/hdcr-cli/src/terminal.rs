@@ -47,24 +47,24 @@ impl Terminal {
         self.give(self.own);
     }
 
-    /// A program is about to run again whose roots are children of `parent`, in the group of which this process is: a shell that
-    /// reads from a terminal which is not its own yet takes that for the end. Later would be too late for another reason, too: it may
-    /// have given the terminal to one of its jobs.
-    pub(crate) fn hand_over_before(program: i32, parent: i32) {
+    /// A program is about to run again whose roots are children of `parent`, in the group of which this process is, and of which
+    /// `foreground` had the terminal: a shell that reads from a terminal which is not its own yet takes that for the end. Later
+    /// would be too late for another reason, too: it may have given the terminal to another of its jobs.
+    pub(crate) fn hand_over_before(foreground: Option<i32>, parent: i32) {
         let mut background = SigSet::empty();
         background.add(Signal::SIGTTOU);
         let Ok(before) = background.thread_swap_mask(SigmaskHow::SIG_BLOCK) else { return };
         let mut terminal = Self::open();
-        let group = process::stat(program).map(|stat| Pid::from_raw(stat.pgid));
+        let group = foreground.map(Pid::from_raw);
         terminal.group = group.filter(|group| group.as_raw() > 0 && *group != terminal.own);
         terminal.give(terminal.own);
-        terminal.give_again(parent);
+        terminal.take_from_before(parent);
         before.thread_set_mask().ok();
     }
 
-    /// After a roll-back the terminal still has the group of the life that died, which is another one though its number may be
-    /// that of a group of this life: who reads from it is told of an error then (`drivers/tty/n_tty.c` `job_control`).
-    fn give_again(&self, parent: i32) {
+    /// After a roll-back the terminal still has a group of the life that died. That is another one, though its number may be that
+    /// of a group of this life: who reads from it is told of an error then (`drivers/tty/n_tty.c` `job_control`).
+    fn take_from_before(&self, parent: i32) {
         let (Some(tty), Some(group)) = (&self.tty, self.group) else { return };
         let Ok(now) = tcgetpgrp(tty) else { return };
         if now == self.own || now.as_raw() <= 0 {
@@ -72,13 +72,8 @@ impl Terminal {
         }
         let below = process::below(parent);
         let is_below = below.into_iter().any(|pid| process::stat(pid).is_some_and(|stat| stat.pgid == now.as_raw()));
-        let to = match (is_below, process::group_lives(now.as_raw())) {
-            (true, _) => now,
-            (false, false) => group,
-            // Somebody else's, to whom the user has given it.
-            (false, true) => return,
-        };
-        if tcsetpgrp(tty, to).is_err() {
+        // Somebody else's, to whom the user has given it, has it still.
+        if (is_below || !process::group_lives(now.as_raw())) && tcsetpgrp(tty, group).is_err() {
             tracing::debug!("the terminal cannot be given to the program that was brought back");
         }
     }

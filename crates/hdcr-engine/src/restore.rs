@@ -72,8 +72,9 @@ pub struct Options {
 pub enum Told {
     /// These processes are about to be let go before all of their memory is there. On an error they are not.
     BeforeAllIsThere(Vec<Pid>),
-    /// Files are rolled back, and the tree is let go next: who dies now may have let it go. On an error it is not.
-    GoesNext,
+    /// Files are rolled back, and the tree is let go next: who dies now may have let it go. On an error it is not. With the
+    /// process group of the tree that had the terminal, if one had.
+    GoesNext(Option<i32>),
     /// The tree runs.
     Runs(Restored),
 }
@@ -412,7 +413,7 @@ fn let_go(
     if filling.is_some() {
         told(Told::BeforeAllIsThere(model.processes.iter().map(|process| process.pid).collect()))?;
     }
-    told(Told::GoesNext)?;
+    told(Told::GoesNext(in_foreground(model)))?;
     works.release()?;
     cx.segments.keep();
     cx.semaphores.keep();
@@ -453,6 +454,12 @@ fn still_wanted(options: &Options) -> Result<()> {
         }),
         _ => Ok(()),
     }
+}
+
+/// The group of the tree that had the terminal of its first process.
+fn in_foreground(model: &Model) -> Option<i32> {
+    let group = model.processes.first()?.record.tty_pgrp;
+    model.processes.iter().any(|process| process.pgid == group && !process.zombie()).then_some(group)
 }
 
 fn roots(model: &Model) -> Restored {
