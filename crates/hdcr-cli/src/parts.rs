@@ -390,6 +390,17 @@ pub(crate) fn can_watch() -> bool {
     group.and_then(|group| group.mark_file_system(Path::new("/"), hdcr_sys::fanotify::CREATE)).is_ok()
 }
 
+/// The same for a program that `hdcr run` has not started.
+pub(crate) fn unwatched_by_hand() -> Obstacle {
+    Obstacle {
+        cause: "only a program that `hdcr run` has started is watched: of this one, files that are open at a checkpoint, and \
+                those of --files, are rolled back"
+            .to_owned(),
+        remedy: "name with --files what the program opens and closes as it goes, or run it by `hdcr run`".to_owned(),
+        ..unwatched()
+    }
+}
+
 /// What follows when nobody hears what a program does to files.
 pub(crate) fn unwatched() -> Obstacle {
     Obstacle {

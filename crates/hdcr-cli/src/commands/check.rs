@@ -17,6 +17,7 @@ use crate::names;
 use crate::namespace::{self, Outside};
 use crate::output::{Report, counted, in_the_way};
 use crate::parts;
+use crate::process;
 use crate::task::{CheckpointTask, Greeting, RestoreTask, Target, Who};
 
 /// What a process is checked for.
@@ -164,6 +165,10 @@ fn look(at: &Surrounding<'_>, args: &CheckArgs) -> Result<Seen> {
         let done = namespace::outside(std::env::args_os().skip(1), &mut |_| Ok(Outside::Waits));
         return done.map(Seen::Elsewhere);
     }
+    let is_kept = who.is_none_or(|who| match who {
+        Who::Tree(pid) => process::is_kept(pid),
+        Who::Below(_) => true,
+    });
     let (operation, found) = if let Some(who) = who {
         let task = task_of(at, args, who, timeout)?;
         (CHECKPOINT, parts::check_processes(&task)?)
@@ -187,6 +192,8 @@ fn look(at: &Surrounding<'_>, args: &CheckArgs) -> Result<Seen> {
     let (refusals, mut notes, processes) = found;
     if operation == CHECKPOINT && !parts::can_watch() {
         notes.push(parts::unwatched());
+    } else if operation == CHECKPOINT && !is_kept {
+        notes.push(parts::unwatched_by_hand());
     }
     let possible = refusals.is_empty();
     Ok(Seen::Checked(Checked {
