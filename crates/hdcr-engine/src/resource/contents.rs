@@ -498,7 +498,7 @@ fn keep_file(
 fn is_as_before(cx: &mut Capture<'_>, id: ObjectId, pending: &Pending, file: &OwnedFd) -> bool {
     let judged = matches!(pending.life, Life::Named | Life::Elsewhere) && !pending.uses.shared && !data::on_tmpfs(file);
     let stat = if judged { rustix::fs::fstat(file).ok() } else { None };
-    stat.is_some_and(|stat| cx.unchanged.takes(id, &stat))
+    stat.is_some_and(|stat| cx.unchanged.takes(id, file, &stat))
 }
 
 fn parents(path: &Path) -> Vec<ParentDirectory> {

@@ -11,7 +11,7 @@ use hdcr_image::{ImageWriter, Record, Tag};
 use rustix::fs::Stat;
 
 use super::contents::{self, InodeRecord, facts};
-use super::unchanged::Known;
+use super::unchanged::{self, Known};
 use super::{data, keep, patient};
 use crate::error::{Error, Result};
 use crate::mechanism::Deadline;
@@ -50,6 +50,12 @@ pub(crate) struct LateFile {
 }
 
 impl LateFile {
+    /// Whether the times of its file tell whether it has changed.
+    fn keeps_times(&self) -> bool {
+        let fs = self.file.as_ref().map_or_else(|| rustix::fs::statfs(&self.path), rustix::fs::fstatfs);
+        fs.is_ok_and(|fs| unchanged::keeps_times(&fs))
+    }
+
     /// Reads it; `put` stores pieces of contents. `None`: it has changed meanwhile, or its file
     /// system does not answer.
     pub(crate) fn read(&self, put: &mut dyn FnMut(u64, Vec<u8>) -> Result<()>) -> Result<Option<LateRecord>> {
@@ -81,11 +87,23 @@ pub(crate) fn store(
     files: &[LateFile],
     writer: &mut ImageWriter,
     known: &Known,
-    mut next: Known,
+    next: Known,
     now: i64,
 ) -> Result<Known> {
+    store_by(LateFile::keeps_times, files, writer, known, (next, now))
+}
+
+fn store_by(
+    judges: fn(&LateFile) -> bool,
+    files: &[LateFile],
+    writer: &mut ImageWriter,
+    known: &Known,
+    (mut next, now): (Known, i64),
+) -> Result<Known> {
     for file in files {
-        let as_before = known.late(&file.stat).filter(|(_, record)| record.contents == file.contents);
+        let judged = judges(file);
+        let as_before = if judged { known.late(&file.stat) } else { None };
+        let as_before = as_before.filter(|(_, record)| record.contents == file.contents);
         let record = match as_before {
             Some((from, record)) if !file.contents || writer.bring(file.id.0, from.0)? => Some(record.clone()),
             Some(_) | None => file.read(&mut |at, bytes| Ok(writer.pages(file.id.0, at, &bytes)?))?,
@@ -95,7 +113,7 @@ pub(crate) fn store(
         writer.frame(LateRecord::TAG, LateRecord::VERSION, file.id.0, &body)?;
         if as_before.is_some() {
             next.goes_on(&file.stat, file.id, Some(record));
-        } else {
+        } else if judged {
             next.add(&file.stat, file.id, Some(record), now);
         }
     }
@@ -120,26 +138,29 @@ mod tests {
             contents: true,
             by,
         };
+        let put = |files: &[LateFile], writer: &mut ImageWriter, known: &Known, now: i64| {
+            store_by(|_| true, files, writer, known, (Known::default(), now))
+        };
         let image = hdcr_image::MemoryImage::new();
         let sink = |number: u8| Box::new(image.sink(hdcr_image::ImageId([number; 16])));
         let options = hdcr_image::Options::default();
         let mut writer = ImageWriter::first(sink(1), options).unwrap();
         let changed = rustix::fs::stat(&path).unwrap().st_ctime;
-        let fresh = store(&[met(3)], &mut writer, &Known::default(), Known::default(), changed + 1).unwrap();
+        let fresh = put(&[met(3)], &mut writer, &Known::default(), changed + 1).unwrap();
         assert!(fresh.objects().is_empty(), "it may be changed again in this very moment");
-        let known = store(&[met(3)], &mut writer, &Known::default(), Known::default(), changed + 3).unwrap();
+        let known = put(&[met(3)], &mut writer, &Known::default(), changed + 3).unwrap();
         assert_eq!(known.objects(), [3]);
         let chain = writer.finish(hdcr_image::ManifestFacts::default()).unwrap().chain.unwrap();
         let mut writer = ImageWriter::onto_with(sink(2), options, chain, (&[], &known.objects())).unwrap();
         let mut gone = met(5);
         gone.path = directory.path().join("gone");
-        let as_before = store(&[gone], &mut writer, &known, Known::default(), changed + 3).unwrap();
+        let as_before = put(&[gone], &mut writer, &known, changed + 3).unwrap();
         assert_eq!(as_before.objects(), [5], "it was not read");
         std::fs::write(&path, vec![8; 10_001]).unwrap();
         let mut other = met(6);
         other.path = directory.path().join("gone");
         assert!(
-            store(&[other], &mut writer, &known, Known::default(), changed + 30).unwrap().objects().is_empty(),
+            put(&[other], &mut writer, &known, changed + 30).unwrap().objects().is_empty(),
             "it was taken for the old one"
         );
         writer.finish(hdcr_image::ManifestFacts::default()).unwrap();

@@ -4,10 +4,12 @@
 //! through memory changes the times at the first write only (`file_update_time` in mm/filemap.c).
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::Stat;
+use rustix::fs::{Stat, StatFs};
 
+use super::data;
 use super::late::LateRecord;
 use crate::model::ObjectId;
 
@@ -77,6 +79,19 @@ fn facts_of(stat: &Stat) -> (Inode, Facts) {
     ((stat.st_dev, stat.st_ino), (stat.st_size, (st_mtime, st_mtime_nsec), (st_ctime, st_ctime_nsec)))
 }
 
+/// Whether a file system keeps the times of its files itself, on this machine, and exactly. What is known of one in a program
+/// (FUSE) or elsewhere (NFS) may be as old as its cache, and some keep no times at all.
+pub(crate) fn keeps_times(fs: &StatFs) -> bool {
+    const EXT: u64 = 0xef53;
+    const XFS: u64 = 0x5846_5342;
+    const BTRFS: u64 = 0x9123_683e;
+    const F2FS: u64 = 0xf2f5_2010;
+    const ZFS: u64 = 0x2fc1_2fc1;
+    const BCACHEFS: u64 = 0xca45_1a4e;
+    const OVERLAY: u64 = 0x794c_7630;
+    [EXT, XFS, BTRFS, F2FS, ZFS, BCACHEFS, OVERLAY].contains(&data::magic(fs))
+}
+
 /// Times are those of the last tick, on some file systems of the last two seconds.
 fn is_fresh(stat: &Stat, now: i64) -> bool {
     const COARSE: i64 = 3;
@@ -94,7 +109,14 @@ pub(crate) struct Unchanged {
 
 impl Unchanged {
     /// Whether the image before holds the contents of a file that would be read now.
-    pub(crate) fn takes(&mut self, id: ObjectId, stat: &Stat) -> bool {
+    pub(crate) fn takes(&mut self, id: ObjectId, file: &OwnedFd, stat: &Stat) -> bool {
+        if !rustix::fs::fstatfs(file).is_ok_and(|fs| keeps_times(&fs)) {
+            return false;
+        }
+        self.shows_no_change(id, stat)
+    }
+
+    fn shows_no_change(&mut self, id: ObjectId, stat: &Stat) -> bool {
         if let Some(from) = self.known.contents(stat) {
             self.brought.push((id, from));
             self.next.goes_on(stat, id, None);
@@ -117,11 +139,14 @@ mod tests {
         std::fs::write(&path, "text").unwrap();
         let stat = || rustix::fs::stat(&path).unwrap();
         let mut first = Unchanged::default();
-        assert!(!first.takes(ObjectId(7), &stat()) && first.next.objects().is_empty(), "it was made just now");
+        assert!(
+            !first.shows_no_change(ObjectId(7), &stat()) && first.next.objects().is_empty(),
+            "it was made just now"
+        );
         let mut known = Known::default();
         known.add(&stat(), ObjectId(7), None, stat().st_ctime + 3);
         let mut next = Unchanged { known: Arc::new(known), ..Unchanged::default() };
-        assert!(next.takes(ObjectId(9), &stat()) && next.known.late(&stat()).is_none());
+        assert!(next.shows_no_change(ObjectId(9), &stat()) && next.known.late(&stat()).is_none());
         assert_eq!((next.brought.as_slice(), next.next.objects()), (&[(ObjectId(9), ObjectId(7))][..], vec![9]));
         // Its times are set back, but for the one that nobody sets.
         let before = stat();
@@ -129,7 +154,13 @@ mod tests {
         let file = std::fs::File::open(&path).unwrap();
         let time = std::time::UNIX_EPOCH + std::time::Duration::new(before.st_mtime.unsigned_abs(), 0);
         file.set_modified(time).unwrap();
-        assert!(!next.takes(ObjectId(9), &stat()));
+        assert!(!next.shows_no_change(ObjectId(9), &stat()));
+    }
+
+    #[test]
+    fn files_of_programs_and_of_other_machines_are_not_judged() {
+        let keeps = |path: &str| keeps_times(&rustix::fs::statfs(path).unwrap());
+        assert!(!keeps("/proc") && !keeps("/dev/shm"));
     }
 
     #[test]
