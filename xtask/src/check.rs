@@ -93,10 +93,11 @@ pub(crate) fn everything(shell: &Shell, without: &[String]) -> Result<bool> {
         thread::scope(|scope| {
             let guests = scope.spawn(|| told_later(shell, prepared));
             let ran = run(shell, &beside, &mut times);
-            let (took, told, counts) = guests.join().map_err(|_| anyhow!("the thread of {BESIDE} panicked"))??;
+            let (took, told, counts) = guests.join().map_err(|_| anyhow!("the thread of {BESIDE} panicked"))?;
             say(&format!("--- {BESIDE}\n{told}"))?;
-            times.push((BESIDE, took, Some(counts)));
-            ran
+            ran?;
+            times.push((BESIDE, took, Some(counts?)));
+            anyhow::Ok(())
         })?;
     } else {
         run(shell, &beside, &mut times)?;
@@ -115,13 +116,13 @@ fn run(shell: &Shell, parts: &[&Part], times: &mut Vec<Time>) -> Result<()> {
 }
 
 /// The tests of the module, with what they say kept until nobody else speaks.
-fn told_later(shell: &Shell, prepared: kmod::Prepared) -> Result<(Duration, String, Counts)> {
+fn told_later(shell: &Shell, prepared: kmod::Prepared) -> (Duration, String, Result<Counts>) {
     let (began, mut lines) = (Instant::now(), Vec::new());
     let counts = prepared.run(shell, &[], &mut |line| {
         lines.push(line.to_owned());
         Ok(())
-    })?;
-    Ok((began.elapsed(), lines.join("\n"), counts))
+    });
+    (began.elapsed(), lines.join("\n"), counts)
 }
 
 fn closing(times: &[Time], all: Duration) -> Result<bool> {

@@ -41,6 +41,10 @@ impl Places {
     pub(crate) fn root(&self) -> Result<PathBuf> {
         let inside = self.prefix.strip_prefix("/").context("--prefix is no absolute path")?;
         ensure!(self.libdir.is_relative(), "--libdir is no path below the prefix");
+        ensure!(
+            self.pythondir.as_ref().is_none_or(|folder| folder.is_relative()),
+            "--pythondir is no path below the prefix"
+        );
         Ok(match &self.destdir {
             Some(destdir) if !destdir.as_os_str().is_empty() => std::path::absolute(destdir)?.join(inside),
             _ => self.prefix.clone(),

@@ -65,6 +65,7 @@ pub(crate) fn restore(
         bad => {
             worker.end();
             kill_all_below(signals, KILL_LIMIT, &mut |_, _| {})?;
+            Terminal::open().take_from_the_dead();
             parts::repair_files(&task.place, &task.journals);
             bad
         }

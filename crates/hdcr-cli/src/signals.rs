@@ -38,7 +38,8 @@ pub(crate) struct Received {
 /// Whether this process leads its session: the end of a terminal is told to the leader alone (`drivers/tty/tty_jobctrl.c`
 /// `tty_signal_session_leader`).
 fn leads_session() -> bool {
-    rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid())
+    // The session's leader has no number here when it lies outside of our pid namespace.
+    nix::unistd::getsid(None).is_ok_and(|session| session == nix::unistd::getpid())
 }
 
 /// The signals of a process that waits for events.

@@ -54,12 +54,8 @@ impl Worker {
         let mut in_the_way = Vec::new();
         let found = loop {
             let worker = Self::spawn(task)?;
-            if !avoid.contains(&worker.pid) {
-                break Ok(worker);
-            }
-            // Threads of the program may have hundreds of numbers in a row.
-            let in_a_row = avoid.range(worker.pid..).zip(worker.pid..).take_while(|(taken, next)| *taken == next);
-            namespace::next_pid_after(in_a_row.last().map_or(worker.pid, |(last, _)| *last));
+            let Some(last) = needed_from(avoid, worker.pid) else { break Ok(worker) };
+            namespace::next_pid_after(last);
             in_the_way.push(worker);
             if in_the_way.len() == TRIES {
                 break Err(Failure::refused("pid-in-use", "no process number is free that the image does not need")
@@ -303,6 +299,15 @@ fn raise_limits() {
     }
 }
 
+/// The last of the numbers of a program that a worker with this number, and what it starts, would take or come close to: threads
+/// may have hundreds in a row. `None`: there is none.
+fn needed_from(avoid: &BTreeSet<i32>, pid: i32) -> Option<i32> {
+    /// So many a worker may have itself: threads, who stands by.
+    const OWN: i32 = 32;
+    let next = |from: i32| avoid.range(from..from.saturating_add(OWN)).next_back().copied();
+    std::iter::successors(next(pid), |last| next(last.saturating_add(1))).last()
+}
+
 /// Tells of progress; when nobody listens any more, this process is about to die with its command. When the program
 /// stands still, waits for the names of files, but not for ever: nobody may hold up the program.
 fn report(channel: &Channel, reply: &Reply) -> Result<Vec<PathBuf>> {
@@ -345,6 +350,13 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_worker_stays_away_from_the_numbers_of_threads() {
+        let avoid: BTreeSet<i32> = (100..300).chain([310, 500]).collect();
+        let last = |pid| needed_from(&avoid, pid);
+        assert_eq!([50, 80, 100, 299, 311, 469].map(last), [None, Some(310), Some(310), Some(310), None, Some(500)]);
+    }
+
     use super::*;
 
     #[test]

@@ -1,6 +1,6 @@
 //! The page index of an image in the making, and the log that hears of each change of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use hdcr_layout::{Codec, PAGE_SIZE, PageRunEntry};
@@ -122,6 +122,7 @@ impl Ledger {
 
     /// Drops all other spaces; what those `aside` held can be brought back.
     pub(crate) fn keep(&mut self, keep: &[u64], aside: &[u64]) {
+        let (keep, aside): (BTreeSet<&u64>, BTreeSet<&u64>) = (keep.iter().collect(), aside.iter().collect());
         let gone: Vec<u64> = self.spaces.keys().filter(|space| !keep.contains(space)).copied().collect();
         for space in gone {
             if let Some(index) = self.spaces.get(&space).filter(|_| aside.contains(&space)) {

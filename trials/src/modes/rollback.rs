@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
@@ -80,7 +81,9 @@ pub(crate) fn untold(stage: &mut Stage<'_>) -> Result<()> {
     let is_program = |line: &str| line.ends_with("python3 names.py") && !line.contains("untold");
     signal(*with_command(&stage.folder, is_program).first().context("no program")?, Signal::KILL);
     // Whoever opens it for reading is about to tell.
-    let mut word = fs::OpenOptions::new().write(true).open(&fifo)?;
+    let mut options = fs::OpenOptions::new();
+    options.write(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    let mut word = wait::until("the restore", LIMIT, || Ok(options.open(&fifo).ok()))?;
     stage.until_counted("count", so_far + 30)?;
     fs::remove_file(&fifo)?;
     word.write_all(b"die")?;

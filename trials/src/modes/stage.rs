@@ -69,7 +69,7 @@ pub(crate) struct Stage<'a> {
     tag: String,
     commands: u32,
     surroundings: Vec<(&'static str, PathBuf)>,
-    started: Arc<Mutex<Vec<u32>>>,
+    started: Arc<Mutex<Vec<(u32, String)>>>,
 }
 
 impl<'a> Stage<'a> {
@@ -106,23 +106,23 @@ impl<'a> Stage<'a> {
     pub(crate) fn spawn(&self, command: &mut Command) -> Result<Child> {
         let mut started = self.started();
         let child = command.spawn().with_context(|| format!("start {}", command.get_program().display()))?;
-        started.push(child.id());
+        started.push((child.id(), began(child.id())));
         Ok(child)
     }
 
     /// Somebody else has started a child of the runner, and waits for it.
     pub(crate) fn is_waited_for(&self, pid: u32) {
-        self.started().push(pid);
+        self.started().push((pid, began(pid)));
     }
 
-    fn started(&self) -> MutexGuard<'_, Vec<u32>> {
+    fn started(&self) -> MutexGuard<'_, Vec<(u32, String)>> {
         self.started.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reaps what has become a child of the runner and has ended, as the init of a machine does; not what was started here.
     fn reap_strangers(&self) -> Result<()> {
         let started = self.started();
-        children()?.into_iter().filter(|pid| !started.contains(pid)).for_each(wait::reap);
+        children()?.into_iter().filter(|pid| !started.contains(&(*pid, began(*pid)))).for_each(wait::reap);
         Ok(())
     }
 
@@ -326,6 +326,14 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
 pub(crate) fn reap_orphans() -> Result<()> {
     children()?.into_iter().for_each(wait::reap);
     Ok(())
+}
+
+/// When a process began, which tells it from a later one of its number: a restored program has the one that it had.
+fn began(pid: u32) -> String {
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = String::from_utf8_lossy(&stat);
+    let rest = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').nth(19).unwrap_or_default());
+    rest.unwrap_or_default().to_owned()
 }
 
 /// Of the runner: an orphan becomes one of its first thread.

@@ -9,7 +9,7 @@ use hdcr_policy::series;
 use serde::Serialize;
 
 use super::asker::Asker;
-use super::patience::again_soon;
+use super::patience::{again_soon, met_in_a_moment};
 use super::watch::Watch;
 use super::watch::remembered::Life;
 use super::work::{Errand, Work};
@@ -346,7 +346,7 @@ impl Keeper {
             self.told_trouble = None;
             self.note(&format!("checkpoints of job {} work again", self.plan.name));
         }
-        self.failures = 0;
+        (self.failures, self.moments) = (0, 0);
         self.note_slow(done, took);
         Some(spent)
     }
@@ -431,8 +431,10 @@ impl Keeper {
             }
             return;
         }
-        self.failures = self.failures.saturating_add(1);
-        let soon = again_soon(&failure, self.failures).map(|pause| pause.min(self.every()));
+        let moment = met_in_a_moment(&failure, self.moments);
+        self.moments = moment.map_or(0, |_| self.moments.saturating_add(1));
+        self.failures = self.failures.saturating_add(u32::from(moment.is_none()));
+        let soon = moment.or_else(|| again_soon(&failure, self.failures)).map(|pause| pause.min(self.every()));
         if self.failures > 1 && soon.is_none() {
             // What keeps the next image of a series from being made need not keep a whole one.
             self.end_series();

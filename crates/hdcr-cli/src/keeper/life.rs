@@ -336,10 +336,18 @@ impl Keeper {
 
     /// The user does not want what is being restored: nothing is left of it, and files are as they were.
     pub(super) fn give_up_restore(&mut self) -> Result<()> {
+        let may_have_run = self.work.as_ref().is_some_and(Work::may_have_let_go);
         self.drop_work();
         kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
-        if let Phase::Restoring(number) | Phase::Waiting(number) = self.phase {
-            parts::repair_files(&self.place(number), &self.plan.store.join(".rollback"));
+        match self.phase {
+            Phase::Restoring(number) if may_have_run => self.files_go_on_from(number),
+            Phase::Restoring(number) | Phase::Waiting(number) => {
+                parts::repair_files(&self.place(number), &self.plan.store.join(".rollback"));
+                if let Some(watch) = &mut self.watch {
+                    watch.not_rolled_back();
+                }
+            }
+            Phase::Running | Phase::Dying(_) | Phase::Done(_) => {}
         }
         Ok(())
     }
@@ -355,6 +363,7 @@ impl Keeper {
     pub(super) fn not_restored(&mut self, failure: Failure) -> Result<()> {
         let Phase::Restoring(number) = self.phase else { return Ok(()) };
         kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
+        self.terminal.take_from_the_dead();
         parts::repair_files(&self.place(number), &self.plan.store.join(".rollback"));
         if let Some(watch) = &mut self.watch {
             watch.not_rolled_back();
@@ -367,11 +376,17 @@ impl Keeper {
     pub(super) fn died_letting_go(&mut self, failure: Failure) -> Result<()> {
         let Phase::Restoring(number) = self.phase else { return Ok(()) };
         kill_all_below(&self.signals, KILL_LIMIT, &mut |_, _| {})?;
+        self.terminal.take_from_the_dead();
+        self.files_go_on_from(number);
+        self.cannot_go_on(number, failure)
+    }
+
+    /// Files are as at a checkpoint, but for what the program may have done since.
+    fn files_go_on_from(&mut self, number: u64) {
         self.came_from = Some(self.place(number));
         self.settle();
         self.record.went_back = self.line.came_back(number).map(|newest| WentBack { to: number, newest });
         self.files_are_as_at(number);
-        self.cannot_go_on(number, failure)
     }
 
     /// Tries again, or an older one, or ends.

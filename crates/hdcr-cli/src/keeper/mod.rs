@@ -161,6 +161,8 @@ pub(crate) struct Keeper {
     /// Waits for process numbers that others have.
     pub(super) patience: Option<Patience>,
     pub(super) failures: u32,
+    /// So many times in a row the program was met in a moment that passes.
+    pub(super) moments: u32,
     pub(super) trouble: Option<String>,
     /// What checkpoints take longer than their interval for.
     pub(super) slow: Option<String>,
@@ -265,6 +267,7 @@ impl Keeper {
             told_every: None,
             patience: None,
             failures: 0,
+            moments: 0,
             trouble: None,
             slow: None,
             told_slow: false,

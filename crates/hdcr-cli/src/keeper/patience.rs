@@ -15,27 +15,29 @@ const LIMIT: Duration = Duration::from_secs(30);
 const LIMIT_OF_ADDRESSES: Duration = Duration::from_secs(130);
 /// The first pause; each is twice as long as the one before it.
 const FIRST: Duration = Duration::from_millis(50);
+/// What is tried again soon.
+const SOON: Duration = Duration::from_millis(200);
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(4);
 
 /// Tries that failed for what may pass.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    until: Instant,
+    began: Instant,
     pause: Duration,
     /// When it is tried again.
     pub(super) next: Instant,
 }
 
 impl Patience {
-    fn new(now: Instant, limit: Duration) -> Self {
-        Self { until: now + limit, pause: FIRST, next: now + FIRST }
+    fn new(now: Instant) -> Self {
+        Self { began: now, pause: FIRST, next: now + FIRST }
     }
 
     /// After one more failure; `None` when it has lasted too long.
-    fn again(self, now: Instant) -> Option<Self> {
+    fn again(self, now: Instant, limit: Duration) -> Option<Self> {
         let pause = (self.pause * 2).min(LONGEST);
-        (now < self.until).then_some(Self { pause, next: now + pause, ..self })
+        (now < self.began + limit).then_some(Self { pause, next: now + pause, ..self })
     }
 }
 
@@ -78,17 +80,20 @@ fn passes(failure: &Failure) -> bool {
     failure.class == Class::Changed || PASSING.contains(&failure.code.as_str())
 }
 
-/// How soon a checkpoint that has failed so many times in a row is tried again: the program was met in a moment that passes.
-pub(super) fn again_soon(failure: &Failure, failures: u32) -> Option<Duration> {
+/// How soon a checkpoint is tried again of a program that was met in a moment that passes, after so many such moments in a row.
+/// `None`: it is none, or there have been too many.
+pub(super) fn met_in_a_moment(failure: &Failure, moments: u32) -> Option<Duration> {
     const OF_A_MOMENT: [&str; 1] = ["tcp-unaccepted"];
     const TRIES: u32 = 10;
-    const AT_MOST: Duration = Duration::from_millis(200);
     let refused = &failure.refusals;
-    if !refused.is_empty() && refused.iter().all(|refusal| OF_A_MOMENT.contains(&refusal.code.as_str())) {
-        let pause = Duration::from_millis(10) * 2_u32.saturating_pow(failures);
-        return (failures <= TRIES).then(|| pause.min(AT_MOST));
-    }
-    (failure.class == Class::Changed && failures == 1).then_some(AT_MOST)
+    let passes = !refused.is_empty() && refused.iter().all(|refusal| OF_A_MOMENT.contains(&refusal.code.as_str()));
+    let pause = Duration::from_millis(20) * 2_u32.saturating_pow(moments);
+    (passes && moments < TRIES).then(|| pause.min(SOON))
+}
+
+/// How soon a checkpoint is tried again that has failed so many times in a row, if it may only have been changed under our eyes.
+pub(super) fn again_soon(failure: &Failure, failures: u32) -> Option<Duration> {
+    (failure.class == Class::Changed && failures == 1).then_some(SOON)
 }
 
 impl Keeper {
@@ -104,7 +109,7 @@ impl Keeper {
         let now = Instant::now();
         let limit = taken.map_or(LIMIT, Taken::limit);
         let first = self.patience.is_none();
-        self.patience = self.patience.map_or_else(|| Some(Patience::new(now, limit)), |patience| patience.again(now));
+        self.patience = self.patience.map_or_else(|| Some(Patience::new(now)), |patience| patience.again(now, limit));
         if self.patience.is_none() {
             return false;
         }
@@ -138,9 +143,9 @@ mod tests {
     #[test]
     fn pauses_grow_and_end() {
         let now = Instant::now();
-        let mut patience = Patience::new(now, LIMIT);
+        let mut patience = Patience::new(now);
         let mut pauses = Vec::new();
-        while let Some(next) = patience.again(patience.next) {
+        while let Some(next) = patience.again(patience.next, LIMIT) {
             pauses.push(next.pause.as_millis());
             patience = next;
         }
@@ -164,11 +169,14 @@ mod tests {
     #[test]
     fn moments_that_pass_are_soon_over() {
         let pauses =
-            |failure: &Failure| (1..20).filter_map(|failures| again_soon(failure, failures)).collect::<Vec<_>>();
+            |failure: &Failure| (0..20).filter_map(|moments| met_in_a_moment(failure, moments)).collect::<Vec<_>>();
         let met = pauses(&failure(&["tcp-unaccepted", "tcp-unaccepted"]));
         assert!(met.len() == 10 && met.is_sorted() && met[0] == Duration::from_millis(20), "{met:?}");
         assert!(pauses(&failure(&["tcp-unaccepted", "seccomp"])).is_empty() && pauses(&failure(&[])).is_empty());
-        assert_eq!(pauses(&Failure::new(Class::Changed, "changed", "")).len(), 1);
+        let changed = Failure::new(Class::Changed, "changed", "");
+        assert!(
+            pauses(&changed).is_empty() && again_soon(&changed, 1) == Some(SOON) && again_soon(&changed, 2).is_none()
+        );
     }
 
     #[test]

@@ -169,6 +169,11 @@ impl Work {
         self.goes_on();
     }
 
+    /// Whether files are rolled back, and the program may have run without our knowing it.
+    pub(super) fn may_have_let_go(&self) -> bool {
+        matches!(self.errand, Errand::Restore { goes_next: true, .. }) && self.answer.is_none()
+    }
+
     /// Its time is over: it is killed, and has failed unless it has said something else.
     pub(super) fn is_late(&mut self) {
         process::signal(self.worker.pid(), Signal::SIGKILL as i32);
@@ -181,6 +186,10 @@ impl Work {
                 ("restore", "`timeout` of [restore] in the configuration file gives it more time")
             }
         };
+        if self.may_have_let_go() {
+            // What it does not say any more tells what to do.
+            return;
+        }
         let limit = self.halting.unwrap_or(self.limit);
         let message = format!("the {what} has not come further for {}", duration::show(limit));
         self.answer.get_or_insert_with(|| Reply::Failed(Failure::new(Class::Failed, "late", message).remedy(remedy)));

@@ -476,7 +476,8 @@ fn keep_file(
         let stat = rustix::fs::fstat(file).map_err(Error::system("looking at a file", subject.display()))?;
         let held = (!pending.uses.only_by_name()).then(|| file.try_clone()).transpose();
         let file = held.map_err(Error::system("duplicating a descriptor", subject.display()))?;
-        cx.late.push(LateFile { id, file, path: subject, stat, contents: record.contents, by });
+        let (contents, shared) = (record.contents, pending.uses.shared);
+        cx.late.push(LateFile { id, file, path: subject, stat, contents, shared, by });
         record.contents = false;
         return Ok(());
     }

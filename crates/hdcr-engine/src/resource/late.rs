@@ -45,6 +45,8 @@ pub(crate) struct LateFile {
     pub(crate) stat: Stat,
     /// Its contents are kept.
     pub(crate) contents: bool,
+    /// The tree has it mapped shared: its times do not tell of all that is written.
+    pub(crate) shared: bool,
     /// When to give up.
     pub(crate) by: Deadline,
 }
@@ -52,8 +54,8 @@ pub(crate) struct LateFile {
 impl LateFile {
     /// Whether the times of its file tell whether it has changed.
     fn keeps_times(&self) -> bool {
-        let fs = self.file.as_ref().map_or_else(|| rustix::fs::statfs(&self.path), rustix::fs::fstatfs);
-        fs.is_ok_and(|fs| unchanged::keeps_times(&fs))
+        let fs = || self.file.as_ref().map_or_else(|| rustix::fs::statfs(&self.path), rustix::fs::fstatfs);
+        !self.shared && fs().is_ok_and(|fs| unchanged::keeps_times(&fs))
     }
 
     /// Reads it; `put` stores pieces of contents. `None`: it has changed meanwhile, or its file
@@ -94,14 +96,14 @@ pub(crate) fn store(
 }
 
 fn store_by(
-    judges: fn(&LateFile) -> bool,
+    keeps: fn(&LateFile) -> bool,
     files: &[LateFile],
     writer: &mut ImageWriter,
     known: &Known,
     (mut next, now): (Known, i64),
 ) -> Result<Known> {
     for file in files {
-        let judged = judges(file);
+        let judged = keeps(file);
         let as_before = if judged { known.late(&file.stat) } else { None };
         let as_before = as_before.filter(|(_, record)| record.contents == file.contents);
         let record = match as_before {
@@ -136,6 +138,7 @@ mod tests {
             path: path.clone(),
             stat: rustix::fs::stat(&path).unwrap(),
             contents: true,
+            shared: false,
             by,
         };
         let put = |files: &[LateFile], writer: &mut ImageWriter, known: &Known, now: i64| {
@@ -179,7 +182,8 @@ mod tests {
         let file = OwnedFd::from(std::fs::File::open(&path).unwrap());
         let stat = rustix::fs::fstat(&file).unwrap();
         let by = Deadline(std::time::Instant::now() + std::time::Duration::from_mins(1));
-        let late = LateFile { id: ObjectId(1), file: Some(file), path: path.clone(), stat, contents: true, by };
+        let late =
+            LateFile { id: ObjectId(1), file: Some(file), path: path.clone(), stat, contents: true, shared: false, by };
         let mut pieces = 0;
         let record = late.read(&mut |_, _| {
             pieces += 1;

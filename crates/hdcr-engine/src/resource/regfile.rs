@@ -88,9 +88,11 @@ fn uses_of(flags: u32, at_end: bool) -> Uses {
 /// of a write the length is ahead of the offset. A writer that has lost its processor there stays so until it has it again;
 /// one that writes in place is refused a little later.
 fn is_at_end(view: &FileView, door: &std::path::Path) -> bool {
-    const LOOKS: u32 = 14;
+    // Where it stands still nothing moves any more.
+    let runs = crate::procfs::stat(view.pid).is_ok_and(|stat| !matches!(stat.state, b't' | b'T'));
+    let looks: u32 = if runs { 14 } else { 1 };
     let pause = |look: u32| std::time::Duration::from_micros(100) * 2_u32.pow(look.min(8));
-    (0..LOOKS).any(|look| {
+    (0..looks).any(|look| {
         if look > 0 {
             std::thread::sleep(pause(look));
         }
@@ -226,9 +228,11 @@ fn large(survey: &mut Survey<'_>, view: &FileView) {
         return;
     }
     let flags = flags_of(view);
-    let large = keep::stored(&view.stat) > files.limit && uses(flags).overwrite;
-    let uses = uses_of(flags, !large || is_at_end(view, &door));
-    let size = keep::stored(&view.stat);
+    let (uses, size) = (uses(flags), keep::stored(&view.stat));
+    let seen = |in_place| Case { life: Life::Named, path: &path, size, uses: Uses { in_place, ..uses }, tmpfs: false };
+    // Where it is asked for its offset at all.
+    let matters = uses.overwrite && !uses.read && keep::beyond(&seen(true), files);
+    let uses = uses_of(flags, !matters || is_at_end(view, &door));
     let seen = |in_place| Case { life: Life::Named, path: &path, size, uses: Uses { in_place, ..uses }, tmpfs: false };
     if keep::beyond(&seen(uses.in_place), files) {
         let owner = Owner { pid: Some(view.pid), fd: Some(view.fd), path: Some(path.clone()), ..Owner::default() };

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use hdcr_image::{Record, Tag};
 use rustix::fs::{AtFlags, CWD, FileType};
 
-use super::contents::{self, InodeRecord, Met, Uses};
+use super::contents::{self, InodeRecord, Life, Met, Uses};
 use super::{data, reopen};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Result};
@@ -75,7 +75,8 @@ const BEYOND: &str = "it was written after the checkpoint, and is larger than wh
 
 /// Stores which of the objects are such files.
 pub(super) fn list(cx: &mut Capture<'_>, ids: Vec<u64>) -> Result<()> {
-    let names = std::mem::take(&mut cx.inodes.second_names).into_iter().filter(|(id, _)| ids.contains(&id.0));
+    let listed: BTreeSet<u64> = ids.iter().copied().collect();
+    let names = std::mem::take(&mut cx.inodes.second_names).into_iter().filter(|(id, _)| listed.contains(&id.0));
     let name = |(id, path): (ObjectId, PathBuf)| SecondName { id: id.0, path: path.into_os_string().into_vec() };
     let second_names = names.map(name).collect();
     if ids.is_empty() { Ok(()) } else { cx.frame(TOUCHED, &TouchedRecord { ids, second_names }) }
@@ -100,6 +101,7 @@ pub(crate) fn restore(cx: &mut Restore<'_>, since: Option<&Index<'_>>) -> Result
         return Ok(known);
     }
     let listed = cx.record::<TouchedRecord>(TOUCHED)?;
+    let (mut brought, mut refused) = (BTreeSet::new(), BTreeSet::new());
     for id in listed.ids.into_iter().map(ObjectId) {
         let record = cx.record::<InodeRecord>(id)?;
         let path = cx.mapped(&record.checked_path()?);
@@ -119,17 +121,22 @@ pub(crate) fn restore(cx: &mut Restore<'_>, since: Option<&Index<'_>>) -> Result
                 ));
             }
             Ok(()) => {}
-            Err(Error::Refused(refusals)) => cx.notes.extend(refusals.0),
+            Err(Error::Refused(refusals)) => {
+                cx.notes.extend(refusals.0);
+                refused.insert(id);
+            }
             Err(error) => return Err(error),
         }
+        brought.insert(id);
         known.insert(path);
     }
     let (names, made) = (listed.second_names, cx.plan.to_be_placed());
     let made = made.filter(|_| !names.is_empty()).map(|(path, from)| (path.to_owned(), from.to_owned())).collect();
     for SecondName { id, path } in names {
-        let path = cx.mapped(&model::path_of(&path));
+        let (id, path) = (ObjectId(id), cx.mapped(&contents::checked_path(&path)?));
         let Some(since) = since else { continue };
-        if since.is_doubtful(&path) || !since.concerns(&path) || second_name(cx, (ObjectId(id), &path), since, &made)? {
+        let is_back = brought.contains(&id) && !refused.contains(&id);
+        if since.is_doubtful(&path) || !since.concerns(&path) || second_name(cx, (id, &path), is_back, &made)? {
             known.insert(path);
         }
     }
@@ -137,11 +144,12 @@ pub(crate) fn restore(cx: &mut Restore<'_>, since: Option<&Index<'_>>) -> Result
 }
 
 /// Gives a file a further name again that was removed, or that another file has got, since the checkpoint. Whether it has
-/// it now. One that was made anew is elsewhere until the end, when it gets its first name.
+/// it now. One that was made anew is elsewhere until the end, when it gets its first name. `is_back`: what lies at its first name,
+/// or will, is from the image.
 fn second_name(
     cx: &mut Restore<'_>,
     (id, path): (ObjectId, &Path),
-    since: &Index<'_>,
+    is_back: bool,
     made: &BTreeMap<PathBuf, PathBuf>,
 ) -> Result<bool> {
     let record = cx.record::<InodeRecord>(id)?;
@@ -156,8 +164,11 @@ fn second_name(
         return Ok(contents::same(&there, &stat));
     }
     // What has its first name is it, or has its contents by now.
-    let ours = (stat.st_dev, stat.st_ino) == (record.device, record.inode) || since.concerns(&first);
-    if !ours || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+    let ours = (stat.st_dev, stat.st_ino) == (record.device, record.inode) || is_back;
+    if !ours
+        || reopen::kind_of(&record)?.0 != Life::Named
+        || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+    {
         return Ok(false);
     }
     let witness = Witness::of(&file, path)?;

@@ -458,6 +458,7 @@ impl Watch {
 
     /// Files are as they were at the checkpoint. Those that were gone are others now, and of the job all the same.
     pub(crate) fn rolled_back(&mut self) {
+        self.before_rollback = None;
         // What was not heard of: a name that it got in another way.
         self.drain();
         let left = std::mem::take(&mut self.made_anew);
