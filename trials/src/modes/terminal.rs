@@ -57,14 +57,19 @@ impl Shell {
     }
 }
 
-/// An interactive shell is rolled back: it reads from the terminal, and its jobs have their turns.
-pub(crate) fn rolled_back(stage: &mut Stage<'_>) -> Result<()> {
-    needs_root()?;
+/// Plays in an interactive shell, and ends it.
+fn in_a_shell(stage: &mut Stage<'_>, play: fn(&mut Stage<'_>, &mut Shell) -> Result<()>) -> Result<()> {
     let mut shell = Shell::start(stage)?;
-    let result = inner(stage, &mut shell);
+    let result = play(stage, &mut shell);
     signal(shell.process.id(), Signal::KILL);
     wait::end_of(&mut shell.process, "the shell", LIMIT)?;
     result
+}
+
+/// An interactive shell is rolled back: it reads from the terminal, and its jobs have their turns.
+pub(crate) fn rolled_back(stage: &mut Stage<'_>) -> Result<()> {
+    needs_root()?;
+    in_a_shell(stage, inner)
 }
 
 fn inner(stage: &mut Stage<'_>, shell: &mut Shell) -> Result<()> {
@@ -130,11 +135,7 @@ fn terminal() -> Result<(rustix::fd::OwnedFd, std::ffi::CString)> {
 /// A program of the background that writes is stopped (`stty tostop`), and `hdcr run` with it; `fg` wakes both.
 pub(crate) fn tostop(stage: &mut Stage<'_>) -> Result<()> {
     needs_root()?;
-    let mut shell = Shell::start(stage)?;
-    let result = background(stage, &mut shell);
-    signal(shell.process.id(), Signal::KILL);
-    wait::end_of(&mut shell.process, "the shell", LIMIT)?;
-    result
+    in_a_shell(stage, background)
 }
 
 fn background(stage: &mut Stage<'_>, shell: &mut Shell) -> Result<()> {
