@@ -167,7 +167,7 @@ impl Work<'_> {
         glue::now() > self.orders.until
     }
 
-    /// Queues the stop in every task of the scope that is new. True: there were some.
+    /// Queues the stop in every task of the scope that is new. True: there were some, or what was seen is not so any more.
     fn look_around(&mut self) -> core::result::Result<bool, Failure> {
         let rows = rows(self.orders.scope.id)?;
         let places = rows.len().saturating_mul(2).saturating_add(2);
@@ -208,7 +208,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// True: it was not a member yet. The first `known` members are sorted.
+    /// True: it was not a member yet, or is gone. The first `known` members are sorted.
     fn stop(&mut self, row: &Row, known: usize) -> core::result::Result<bool, Failure> {
         let sorted = self.frozen.members.get(..known).unwrap_or_default();
         let found = sorted.binary_search_by_key(&row.tid, |member| member.tid).ok();
@@ -220,8 +220,10 @@ impl Work<'_> {
         }
         let park = match self.frozen.gate.stop(row.tid, row.start) {
             Ok(park) => park,
-            // It ended just now; or it is held under another number, which an exec by a thread changes.
-            Err(Errno::SRCH | Errno::EXIST) => return Ok(false),
+            // It ended since the look, or an exec has given it another number: only a new look can tell.
+            Err(Errno::SRCH) => return Ok(true),
+            // It is held, under the number that it had before an exec.
+            Err(Errno::EXIST) => return Ok(false),
             Err(Errno::BUSY) => return Err(Failure::new(Errno::BUSY, hold::OTHER_SESSION, row.tid)),
             Err(other) => return Err(other.into()),
         };
