@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Result};
 use crate::host::Host;
+use crate::keeper::remembered;
 use crate::parts;
 use crate::process;
 
@@ -182,7 +183,7 @@ impl Held {
     /// Forgets the job.
     pub(crate) fn forget(self) -> Result<()> {
         let (record, touched) = (self.path.clone(), self.path.with_extension("touched"));
-        let parts = [part_of(&record), part_of(&touched)];
+        let parts = [part_of(&record), part_of(&touched), remembered::log_of(&touched)];
         for path in parts.into_iter().chain([touched, record.with_extension("restored"), record]) {
             match fs::remove_file(&path) {
                 Ok(()) => {}
@@ -214,7 +215,10 @@ pub(crate) fn put(path: &Path, bytes: &[u8], durable: bool) -> Result<()> {
 
 fn write_whole(path: &Path, bytes: &[u8], durable: bool) -> std::io::Result<()> {
     let part = part_of(path);
-    write_new(&part, bytes, durable)?;
+    let file = new_file(&part, bytes)?;
+    if durable {
+        file.sync_all()?;
+    }
     fs::rename(&part, path)
 }
 
@@ -224,14 +228,15 @@ fn part_of(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn write_new(path: &Path, bytes: &[u8], durable: bool) -> std::io::Result<()> {
+/// A private file that begins with these bytes, in the place of what was there.
+pub(crate) fn new_file(path: &Path, bytes: &[u8]) -> std::io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
-    if durable { file.sync_all() } else { Ok(()) }
+    Ok(file)
 }
 
 /// Whether an open file still has this name, so that its lock means something.

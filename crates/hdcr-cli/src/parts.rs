@@ -35,7 +35,7 @@ use crate::process;
 use crate::progress::{Doing, Step};
 use crate::task::{CheckpointTask, Place, Reply, RestoreTask, Restored, Target, Who};
 use crate::terminal::Terminal;
-use crate::told::Since;
+use crate::told::{Since, Touched};
 
 pub(crate) use checkpoints::{Session, checkpoint};
 use journals::{HeldJournal, journal_name, keep_room};
@@ -218,6 +218,7 @@ pub(crate) fn restore(
                 notes: restored.notes.iter().map(obstacle).collect(),
                 omitted: restored.omitted.iter().map(|(pid, range)| (pid.0, range.start, range.end)).collect(),
                 filling: is_filling,
+                touched: Touched::from(restored.touched.as_slice()),
             })),
         }
         Ok(())

@@ -11,7 +11,7 @@ use crate::kinds::{Keep, Lazy, PathMap, Then};
 use crate::output::{Report, counted};
 use crate::progress::Step;
 use crate::settings::Files;
-use crate::told::Since;
+use crate::told::{Since, Touched};
 
 /// Which processes are meant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -291,6 +291,9 @@ pub(crate) struct Restored {
     /// Memory is still to come: the worker says when its files are settled, and when all is there.
     #[serde(default)]
     pub(crate) filling: bool,
+    /// The files that the program had worked on.
+    #[serde(default)]
+    pub(crate) touched: Touched,
 }
 
 /// All memory of a restored tree is there.

@@ -30,7 +30,7 @@ impl From<&Name> for PathBuf {
 }
 
 /// The files that a job has worked on, the latest first.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Touched(pub(crate) Vec<Name>);
 
 impl Touched {
@@ -64,6 +64,9 @@ pub(crate) struct Since {
     /// It was more than is kept.
     #[serde(default)]
     forgotten: bool,
+    /// When something was heard last, where not all is known.
+    #[serde(default)]
+    heard: Option<Duration>,
 }
 
 /// Whether what happens to a path is nobody's business.
@@ -102,6 +105,7 @@ impl Since {
             replaced: doubts(Doubt::Replaced),
             incomplete: changes.incomplete,
             forgotten: false,
+            heard: None,
         }
     }
 
@@ -115,9 +119,9 @@ impl Since {
         Self::forgotten(self.aside, self.shelter)
     }
 
-    /// As it counts when nobody has watched what came after: lengths say nothing any more.
-    pub(crate) fn unwatched_later(self) -> Self {
-        Self { incomplete: true, ..self.without_lengths() }
+    /// As it counts when nobody has watched what came after it was heard: lengths say nothing any more.
+    pub(crate) fn unwatched_later(self, heard: Option<Duration>) -> Self {
+        Self { incomplete: true, heard, ..self.without_lengths() }
     }
 
     /// As it counts when others may have written to the files meanwhile.
@@ -141,6 +145,7 @@ impl Since {
             replaced: both(later.replaced, self.replaced),
             incomplete: later.incomplete || self.incomplete,
             forgotten: later.forgotten || self.forgotten,
+            heard: later.heard.or(self.heard),
             lengths: Vec::new(),
             aside: self.aside,
             shelter: self.shelter,
@@ -182,6 +187,7 @@ impl Since {
             doubtful: [doubts(&self.foreign, foreign), doubts(&self.replaced, replaced)].concat(),
             incomplete: self.incomplete,
             forgotten: self.forgotten,
+            heard: self.heard,
         }
     }
 }

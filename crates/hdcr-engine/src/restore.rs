@@ -27,7 +27,7 @@ use crate::openfile::OpenFileRecord;
 use crate::plan::{self, Step};
 use crate::progress::{Laps, Meter, Phase, Progress};
 use crate::resource;
-use crate::resource::{listed, permitted, reopen};
+use crate::resource::{listed, permitted, reopen, touched};
 use crate::rights::{TreeRights, Turn};
 use crate::rollback::Plan;
 use crate::rollback::since::{self, Since};
@@ -99,6 +99,8 @@ pub struct Restored {
     pub notes: Vec<Refusal>,
     /// Memory of which the image has no contents, as its program had asked.
     pub omitted: Vec<(Pid, Range<u64>)>,
+    /// The files that it had worked on by the checkpoint and did not hold, as far as the image names them: the latest first.
+    pub touched: Vec<PathBuf>,
 }
 
 /// The calls of one task in one stage, each with what it is for.
@@ -417,7 +419,8 @@ fn let_go(
     works.release()?;
     cx.segments.keep();
     cx.semaphores.keep();
-    if let Err(error) = told(Told::Runs(Restored { notes: std::mem::take(&mut cx.notes), ..roots(model) })) {
+    let notes = std::mem::take(&mut cx.notes);
+    if let Err(error) = told(Told::Runs(Restored { notes, touched: touched::names(cx), ..roots(model) })) {
         tracing::debug!(%error, "nobody listens");
     }
     Ok(())
@@ -469,6 +472,7 @@ fn roots(model: &Model) -> Restored {
         processes: model.processes.len(),
         notes: Vec::new(),
         omitted: omitted(model),
+        touched: Vec::new(),
     }
 }
 

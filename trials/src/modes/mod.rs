@@ -86,6 +86,7 @@ const TRIALS: &[Trial] = &[
     ("keeper_untold", rollback::untold),
     ("keeper_damaged", rollback::damaged),
     ("keeper_complete", rollback::complete),
+    ("keeper_and_all_killed", rollback::all_killed),
     ("keeper_auto", keeper::auto),
     ("keeper_keeps", kept::limits),
     ("keeper_waits", keeper::waits),

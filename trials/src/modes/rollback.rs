@@ -134,6 +134,108 @@ pub(crate) fn complete(stage: &mut Stage<'_>) -> Result<()> {
     stage.counted("count", 300)
 }
 
+/// Keeps 200 files in ways of its own, and looks after each batch of work whether they are as it left them. Stands still
+/// where it is held.
+const MODEL: &str = r"
+import os, random, time
+dice, files, made = random.Random(1), {}, 0
+
+def write(path, text):
+    with open(path, 'w') as file:
+        file.write(text)
+
+def name(kind):
+    global made
+    made += 1
+    return f'data/{made % 3}/{kind}{made}'
+
+for directory in range(3):
+    os.makedirs(f'data/{directory}')
+for _ in range(200):
+    path = name('first')
+    write(path, path)
+    files[path] = path
+
+def work():
+    way, path = dice.randrange(6), dice.choice(sorted(files))
+    text, other = name('text'), dice.choice(sorted(files))
+    if way == 0:
+        write(path, text)
+        files[path] = text
+    elif way == 1:
+        write(path + '.tmp', text)
+        os.rename(path + '.tmp', path)
+        files[path] = text
+    elif way == 2:
+        new = name('renamed')
+        os.rename(path, new)
+        files[new] = files.pop(path)
+    elif way == 3 and path != other:
+        os.rename(path, other)
+        files[other] = files.pop(path)
+    elif way == 4:
+        os.unlink(path)
+        del files[path]
+    if len(files) < 200:
+        new = name('new')
+        write(new, text)
+        files[new] = text
+
+for batch in range(1, BATCHES + 1):
+    for _ in range(20):
+        work()
+    found = {}
+    for directory in range(3):
+        for path in os.listdir(f'data/{directory}'):
+            path = f'data/{directory}/{path}'
+            with open(path) as file:
+                found[path] = file.read()
+    if found != files:
+        print('differ:', set(found.items()) ^ set(files.items()), flush=True)
+        os._exit(3)
+    with open('count', 'a') as count:
+        count.write(f'{batch}\n')
+    while os.path.exists(f'hold-{batch}'):
+        time.sleep(0.01)
+os._exit(7)
+";
+
+/// Keeper and program die at the same moment, again and again, as when the machine has no memory left or is switched off: what
+/// was done to files since the last checkpoint is undone by the keeper after that.
+pub(crate) fn all_killed(stage: &mut Stage<'_>) -> Result<()> {
+    const ROUNDS: usize = 5;
+    /// So many batches from one hold to the next, and from a checkpoint to the hold.
+    const APART: usize = 60;
+    const SINCE: usize = 40;
+    needs_root()?;
+    let name = "all-killed";
+    let script = MODEL.replace("BATCHES", &(APART * (ROUNDS + 1)).to_string());
+    let run = ["run", "--name", name, "--every", "1h", "--keep", "10", "--", "python3", "-c", &script];
+    for round in 1..=ROUNDS {
+        fs::write(stage.path(&format!("hold-{}", round * APART)), "")?;
+    }
+    for round in 1..=ROUNDS {
+        let mut job = stage.start(&run, &format!("says-{round}"))?;
+        stage.until_counted("count", round * APART - SINCE)?;
+        stage.expect(0, &["checkpoint", name])?;
+        stage.until_counted("count", round * APART)?;
+        // Who answers has heard of all that was done before.
+        stage.expect(0, &["ps"])?.names(&[name])?;
+        let mut all = with_command(&stage.folder, |_| true);
+        all.sort_unstable_by_key(|pid| *pid != job.id());
+        for pid in all {
+            signal(pid, Signal::KILL);
+        }
+        wait::end_of(&mut job, "the keeper", LIMIT)?;
+        stage.end_all()?;
+        fs::remove_file(stage.path(&format!("hold-{}", round * APART)))?;
+    }
+    let mut job = stage.start(&run, "last")?;
+    let status = shell(wait::end_of(&mut job, "the job", LIMIT)?);
+    ensure!(status == 7, "the job ended with {status}: {}", stage.text("last"));
+    stage.counted("count", APART * (ROUNDS + 1))
+}
+
 /// A job whose newest checkpoint is damaged goes on from the one before, and says so.
 pub(crate) fn damaged(stage: &mut Stage<'_>) -> Result<()> {
     let name = "keeper-damaged";

@@ -301,6 +301,7 @@ impl Keeper {
             if let Some(watch) = &mut self.watch {
                 watch.drain();
             }
+            self.log_files();
             while let Some(received) = self.signals.next() {
                 self.on_signal(received)?;
             }
@@ -385,6 +386,7 @@ impl Keeper {
     fn close(mut self, ended: Result<u8>) -> Result<u8> {
         self.terminal.take_back();
         self.end_series();
+        self.log_files();
         if ended.is_err() {
             self.leave_work();
             self.record.state = State::Paused;

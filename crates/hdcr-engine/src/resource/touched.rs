@@ -90,6 +90,18 @@ pub(crate) fn listed(frames: &BTreeMap<(u16, ObjectId), StoredFrame>) -> Result<
     Ok(stored::one::<TouchedRecord>(frames, TOUCHED)?.ids.into_iter().collect())
 }
 
+/// The names of such files now, as far as they can be read: whoever goes on watching has to know them.
+pub(crate) fn names(cx: &Restore<'_>) -> Vec<PathBuf> {
+    if !cx.has::<TouchedRecord>(TOUCHED) {
+        return Vec::new();
+    }
+    let Ok(listed) = cx.record::<TouchedRecord>(TOUCHED) else { return Vec::new() };
+    let first =
+        listed.ids.into_iter().filter_map(|id| cx.record::<InodeRecord>(ObjectId(id)).ok()?.checked_path().ok());
+    let second = listed.second_names.iter().filter_map(|name| contents::checked_path(&name.path).ok());
+    first.chain(second).map(|path| cx.mapped(&path)).collect()
+}
+
 /// Brings back those that were changed since; without a watch those that are not as they were. Returns the paths about
 /// which nothing more is to be said.
 pub(crate) fn restore(cx: &mut Restore<'_>, since: Option<&Index<'_>>) -> Result<BTreeSet<PathBuf>> {

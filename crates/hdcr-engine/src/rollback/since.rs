@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -83,7 +84,13 @@ pub struct Since {
     pub incomplete: bool,
     /// It was known once, and could not be kept.
     pub forgotten: bool,
+    /// Where not all is known: when something was heard last, by the clock of the day. What the program did in its last
+    /// moment was done then.
+    pub heard: Option<Duration>,
 }
+
+/// What was put under a name of the program so long after something was heard of it last is its own.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 impl Since {
     /// Files that somebody else may have written since, too.
@@ -166,7 +173,7 @@ pub(crate) fn names(cx: &mut Restore<'_>, since: &Since) -> Result<()> {
     // There may be thousands: the disk is waited for once.
     let mut ways = BTreeMap::new();
     for newer in files {
-        if let Some(to) = way_aside(cx, newer, &since.aside, &shelter, &ways)? {
+        if let Some(to) = way_aside(cx, newer, since, &shelter, &ways)? {
             ways.insert(to, newer);
         }
         cx.contents.goes_on();
@@ -177,13 +184,14 @@ pub(crate) fn names(cx: &mut Restore<'_>, since: &Since) -> Result<()> {
         cx.contents.goes_on();
     }
     for newer in home::bring(cx, directories.into_iter().cloned().collect(), since, &shelter)? {
-        aside(cx, &newer, &since.aside, &shelter)?;
+        aside(cx, &newer, since, &shelter)?;
     }
     Ok(())
 }
 
-/// The watched file, if it lies at a path; one that is gone needs nothing.
-fn there(cx: &mut Restore<'_>, path: &Path, identity: &Identity) -> Option<OwnedFd> {
+/// The watched file, if it lies at a path, or what the program has put there in its last moment (`heard`: when that began);
+/// one that is gone needs nothing.
+fn there(cx: &mut Restore<'_>, path: &Path, identity: &Identity, heard: Option<Duration>) -> Option<OwnedFd> {
     let file = match reopen::look(path) {
         Ok(file) => file,
         Err(Errno::NOENT | Errno::NOTDIR) => return None,
@@ -198,16 +206,26 @@ fn there(cx: &mut Restore<'_>, path: &Path, identity: &Identity) -> Option<Owned
     };
     let found =
         hdcr_sys::handle::of(&file).map(|handle| [&handle.kind.to_ne_bytes(), handle.bytes.as_slice()].concat());
-    let same = identity.is_empty() || found.is_ok_and(|found| found == *identity);
+    let same = identity.is_empty()
+        || found.is_ok_and(|found| found == *identity)
+        || heard.is_some_and(|heard| is_of_last_moment(&file, heard));
     if !same {
         cx.notes.push(note("rollback-left", path, "another file than the one of the program lies there now", LOOK));
     }
     same.then_some(file)
 }
 
+/// Whether nobody has changed or renamed it after the moment that followed the last that was heard.
+fn is_of_last_moment(file: &OwnedFd, heard: Duration) -> bool {
+    let Ok(stat) = rustix::fs::fstat(file) else { return false };
+    let changed =
+        Duration::new(u64::try_from(stat.st_ctime).unwrap_or(0), u32::try_from(stat.st_ctime_nsec).unwrap_or(0));
+    changed <= heard.saturating_add(LAST_MOMENT)
+}
+
 /// Where it was moved to, if it was.
-fn aside(cx: &mut Restore<'_>, newer: &Newer, aside: &OsStr, around: &Path) -> Result<Option<PathBuf>> {
-    let Some(to) = way_aside(cx, newer, aside, around, &Ways::new())? else { return Ok(None) };
+fn aside(cx: &mut Restore<'_>, newer: &Newer, since: &Since, around: &Path) -> Result<Option<PathBuf>> {
+    let Some(to) = way_aside(cx, newer, since, around, &Ways::new())? else { return Ok(None) };
     cx.plan.sync()?;
     go_aside(cx, newer, to)
 }
@@ -219,17 +237,17 @@ type Ways<'s> = BTreeMap<PathBuf, &'s Newer>;
 fn way_aside(
     cx: &mut Restore<'_>,
     newer: &Newer,
-    aside: &OsStr,
+    since: &Since,
     around: &Path,
     others: &Ways<'_>,
 ) -> Result<Option<PathBuf>> {
     let (Some(name), Some(above)) = (newer.at.file_name(), newer.at.parent()) else { return Ok(None) };
     let _turn = turn_of_owner(cx, &newer.at)?;
-    if aside.is_empty() || there(cx, &newer.at, &newer.identity).is_none() {
+    if since.aside.is_empty() || there(cx, &newer.at, &newer.identity, since.heard).is_none() {
         return Ok(None);
     }
     let shelter = shelter(above, around);
-    let directory = shelter.join(aside);
+    let directory = shelter.join(&since.aside);
     let to = place_in_shelter(cx, (shelter, &directory), name, others)?;
     cx.plan.will_move_aside(&newer.at, &to)?;
     Ok(Some(to))

@@ -7,6 +7,7 @@
 //! too, and ends what may be done about it.
 
 mod known;
+mod past;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use known::{Known, Then};
+pub use past::Past;
 use state::State;
+pub use state::{Before, Now};
 
 /// What identifies a file within its file system, in the bytes of the file system's own.
 pub type Identity = Vec<u8>;
@@ -213,6 +216,11 @@ impl Table {
         self.marks.first().map(|mark| mark.sequence)
     }
 
+    /// All checkpoints from which it counts, the first first.
+    pub fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.marks.iter().map(|mark| mark.sequence)
+    }
+
     /// Forgets the checkpoints that are not in the list.
     pub fn keep(&mut self, sequences: &[u64]) {
         self.forget(|mark| !sequences.contains(&mark.sequence));
@@ -273,14 +281,19 @@ impl Table {
         }
     }
 
-    /// How many things it was told.
-    pub fn told(&self) -> u64 {
-        self.count
-    }
-
     /// Every file that the job has worked on and that is there, the latest first.
     pub fn touched(&self) -> Vec<PathBuf> {
         self.known.latest()
+    }
+
+    /// The job has worked on these files too, before it was counted from any checkpoint; the latest first.
+    pub fn knows_too(&mut self, files: Vec<PathBuf>) {
+        for file in files.into_iter().rev() {
+            if !self.known.has(&file) {
+                self.count += 1;
+                self.known.worked_on(&file, true, self.count, None);
+            }
+        }
     }
 
     /// The directories that the job works in: the latest ones, at most so many.

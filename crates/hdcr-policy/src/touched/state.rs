@@ -4,22 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Changes, Doubt, Event, Identity, Kind, Length, Look, Moved, New, Replaced, Side};
+use super::{Changes, Doubt, Event, Identity, Kind, Length, Look, Moved, New, Past, Replaced, Side};
 
 /// File systems take their times from a clock that stands still between two ticks.
 const TICK: Duration = Duration::from_millis(20);
 
 /// What was under a name at the checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Before {
+pub enum Before {
+    /// Nothing.
     Nothing,
+    /// Something.
     Something,
+    /// Not known.
     Unknown,
 }
 
 /// What is under a name now.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Now {
+pub enum Now {
     /// The file that had this name at the checkpoint.
     Old(PathBuf, Identity),
     /// One that was made since.
@@ -79,6 +82,32 @@ impl State {
             now: BTreeMap::new(),
             written: BTreeSet::new(),
             lost: BTreeMap::new(),
+            looks: BTreeMap::new(),
+        }
+    }
+
+    /// In plain parts; `number` is that of the checkpoint.
+    pub(super) fn past(&self, number: u64) -> Past {
+        Past {
+            number,
+            at: self.at,
+            incomplete: self.incomplete,
+            before: self.before.iter().map(|(path, before)| (path.clone(), *before)).collect(),
+            now: self.now.iter().map(|(path, now)| (path.clone(), now.clone())).collect(),
+            written: self.written.iter().cloned().collect(),
+            lost: self.lost.iter().map(|(path, kind)| (path.clone(), *kind)).collect(),
+        }
+    }
+
+    /// From its parts.
+    pub(super) fn of(past: Past) -> Self {
+        Self {
+            at: past.at,
+            incomplete: past.incomplete,
+            before: past.before.into_iter().collect(),
+            now: past.now.into_iter().collect(),
+            written: past.written.into_iter().collect(),
+            lost: past.lost.into_iter().collect(),
             looks: BTreeMap::new(),
         }
     }
@@ -180,7 +209,7 @@ impl State {
 
     fn wrote(&mut self, path: &Path, look: Option<Look>) {
         // Open for writing is not yet written.
-        if look.is_some_and(|look| look.changed + TICK < self.at) {
+        if look.is_some_and(|look| look.changed.saturating_add(TICK) < self.at) {
             return;
         }
         if let Now::Old(home, _) = self.under(path) {
@@ -281,7 +310,7 @@ impl State {
 
     fn seen(&mut self, path: &Path, look: Look) {
         // Unchanged since the checkpoint: so this was its length then.
-        if look.changed + TICK < self.at
+        if look.changed.saturating_add(TICK) < self.at
             && let Now::Old(home, _) = self.under(path)
         {
             self.looks.entry(home).or_insert(look);

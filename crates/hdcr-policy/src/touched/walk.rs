@@ -12,6 +12,8 @@ struct Walk {
     tree: Tree,
     next: u32,
     table: Table,
+    /// Made of the parts of the table at the last mark or roll-back, and told the same since.
+    twin: Table,
     story: Vec<String>,
 }
 
@@ -35,12 +37,27 @@ impl Walk {
             tree: Tree::new(),
             next: 0,
             table: Table::default(),
+            twin: Table::default(),
             story: Vec::new(),
         };
         for _ in 0..12 {
             walk.make();
         }
         walk
+    }
+
+    fn tell(&mut self, event: &Event) {
+        self.table.tell(event);
+        self.twin.tell(event);
+    }
+
+    fn mark(&mut self, sequence: u64) {
+        self.table.mark(sequence, Duration::from_secs(100 * sequence));
+        self.make_twin();
+    }
+
+    fn make_twin(&mut self) {
+        self.twin = Table::of(self.table.past(), self.table.touched());
     }
 
     fn throw(&mut self, below: usize) -> usize {
@@ -70,7 +87,7 @@ impl Walk {
         let kind = [Kind::File, Kind::Directory][self.throw(2)];
         self.next += 1;
         self.tree.insert(path.clone(), (self.next, kind));
-        self.table.tell(&Event::Created(path, kind, id(self.next)));
+        self.tell(&Event::Created(path, kind, id(self.next)));
     }
 
     fn remove(&mut self) {
@@ -79,7 +96,7 @@ impl Walk {
             return;
         }
         self.tree.remove(&path);
-        self.table.tell(&Event::Removed(path, kind));
+        self.tell(&Event::Removed(path, kind));
     }
 
     fn rename(&mut self) {
@@ -94,7 +111,7 @@ impl Walk {
         self.tree.remove(&to);
         self.tree = carried(&self.tree, &[(from.clone(), to.clone())]);
         let replaced = if there.is_some() { Replaced::Yes } else { Replaced::No };
-        self.table.tell(&Event::Renamed { from, to, kind, replaced, identity: id(number) });
+        self.tell(&Event::Renamed { from, to, kind, replaced, identity: id(number) });
     }
 
     fn exchange(&mut self) {
@@ -104,7 +121,7 @@ impl Walk {
         }
         self.tree = carried(&self.tree, &[(one.clone(), other.clone()), (other.clone(), one.clone())]);
         let side = |path, (number, kind): (u32, Kind)| Side { path, kind, identity: id(number) };
-        self.table.tell(&Event::Exchanged(side(one, of_one), side(other, of_other)));
+        self.tell(&Event::Exchanged(side(one, of_one), side(other, of_other)));
     }
 
     fn step(&mut self) {
@@ -176,6 +193,7 @@ impl Walk {
     fn check(&self, sequence: u64, checkpoint: &Tree) -> Changes {
         let changes = self.table.since(sequence).unwrap();
         let story = self.story.join("\n");
+        assert_eq!(self.twin.since(sequence).as_ref(), Some(&changes), "{story}");
         assert!(changes.doubtful.is_empty(), "{changes:?}\n{story}");
         let undone = std::panic::catch_unwind(|| undone(&self.tree, &changes));
         let undone = undone.unwrap_or_else(|_| panic!("{changes:#?}\n{story}"));
@@ -203,6 +221,7 @@ impl Walk {
             made.push((path.clone(), id(number)));
         }
         self.table.placed(&made);
+        self.make_twin();
         self.tree = checkpoint.clone();
         self.story.push(format!("back to {sequence}: {:?}", self.tree));
     }
@@ -213,14 +232,14 @@ fn whatever_was_done_to_names_is_undone() {
     for seed in 1..2000 {
         let mut walk = Walk::new(seed);
         let mut first = walk.tree.clone();
-        walk.table.mark(1, Duration::from_secs(100));
+        walk.mark(1);
         walk.story = vec![format!("{seed}: {first:?}")];
         for _ in 0..6 {
             walk.step();
             walk.check(1, &first);
         }
         let mut second = walk.tree.clone();
-        walk.table.mark(2, Duration::from_secs(200));
+        walk.mark(2);
         for _ in 0..3 {
             for _ in 0..4 {
                 walk.step();
@@ -241,7 +260,7 @@ fn whatever_was_done_is_undone_from_checkpoint_to_older_checkpoint() {
         let mut trees = Vec::new();
         for sequence in 1..=4 {
             trees.push(walk.tree.clone());
-            walk.table.mark(sequence, Duration::from_secs(100 * sequence));
+            walk.mark(sequence);
             for _ in 0..5 {
                 walk.step();
             }

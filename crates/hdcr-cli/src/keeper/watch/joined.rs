@@ -7,18 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use hdcr_policy::touched::{Event, Identity, Kind, Replaced, Side};
 use hdcr_sys::fanotify::{self, Happened};
 use hdcr_sys::handle::Handle;
 
 use super::{Heard, Watch, What, identity, places};
-
-/// So many events of a process that follow a rename are looked at.
-const NEAR: usize = 8;
-/// Those that there are by then are enough.
-const AMONG_THREADS: Duration = Duration::from_millis(50);
 
 /// A file of a process.
 type Its = (i32, Identity);
@@ -240,40 +234,6 @@ impl Watch {
         next.find(|(its, to)| free(its, to)).map(|(its, to)| (its.clone(), to.clone()))
     }
 
-    /// Whether a rename of a process that was just taken out has replaced something. The file that was replaced has lost
-    /// a name right after it, without another event about that file: a link or a removal has one. Other threads of the
-    /// process may come between.
-    pub(super) fn replaced(&self, (pid, at): (i32, Instant), over: bool) -> Replaced {
-        let after: Vec<&Heard> = self.waiting.iter().filter(|heard| heard.pid == pid).take(NEAR).collect();
-        // That of a removal is to come.
-        let half = after.last().is_none_or(|last| matches!(last.what, What::Names { removed: false }));
-        let enough = over || after.len() == NEAR || !half && at.elapsed() > AMONG_THREADS;
-        if !enough {
-            return Replaced::Unknown;
-        }
-        let (mut renames, mut losses) = (1, 0);
-        let mut rest = after.as_slice();
-        while let Some((heard, behind)) = rest.split_first() {
-            rest = behind;
-            let is_name = |next: &&Heard| {
-                matches!(&next.what, What::Event(Event::Created(..) | Event::Removed(..))) && next.file == heard.file
-            };
-            match &heard.what {
-                What::Event(Event::Renamed { .. }) => renames += 1,
-                // At the end the other event may be still to come.
-                What::Names { removed: false } => {
-                    losses += u32::from((!rest.is_empty() || over && after.len() < NEAR) && !rest.iter().any(is_name));
-                }
-                What::Event(_) | What::Names { removed: true } => {}
-            }
-            // Those of later renames come last.
-            if losses == renames {
-                return Replaced::Yes;
-            }
-        }
-        Replaced::No
-    }
-
     /// That a rename has replaced a file is not heard where it belongs if the file had got another name just before: there
     /// are fewer names then than were heard of.
     fn replaced_unheard(&mut self) {
@@ -284,7 +244,7 @@ impl Watch {
         if self.joined.links.is_empty() {
             return;
         }
-        let renamers: BTreeSet<i32> = self.waiting.iter().filter_map(of).collect();
+        let renamers: BTreeSet<i32> = self.queue.waiting().iter().filter_map(of).collect();
         let missing = self.joined.links.iter().filter(|((pid, _), _)| renamers.contains(pid)).filter(|(its, links)| {
             let removed = self.joined.removed.get(*its).copied().unwrap_or_default();
             let names = self.places.links(links.file_system, &links.file).saturating_add(removed);
@@ -292,23 +252,31 @@ impl Watch {
         });
         let replaced: BTreeSet<(i32, PathBuf)> =
             missing.flat_map(|(its, links)| self.likely(its.0, links).into_iter().map(|to| (its.0, to))).collect();
-        for heard in &mut self.waiting {
-            if let What::Event(Event::Renamed { to, replaced: known @ Replaced::Unknown, .. }) = &mut heard.what
-                && replaced.contains(&(heard.pid, to.clone()))
+        let unheard = |(place, heard): (usize, &Heard)| match &heard.what {
+            What::Event(event @ Event::Renamed { to, replaced: Replaced::Unknown, .. })
+                if replaced.contains(&(heard.pid, to.clone())) =>
             {
-                *known = Replaced::Yes;
+                Some((place, event.clone()))
             }
+            What::Event(_) | What::Names { .. } => None,
+        };
+        for (place, mut event) in self.queue.waiting().iter().enumerate().filter_map(unheard).collect::<Vec<_>>() {
+            if let Event::Renamed { replaced, .. } = &mut event {
+                *replaced = Replaced::Yes;
+            }
+            self.queue.amend(place, event);
         }
     }
 
     /// The names that renames have put in the place of a name of a file, as far as that can be told: what has a like name.
     fn likely(&self, pid: i32, links: &Links) -> Vec<PathBuf> {
-        let targets = self.waiting.iter().filter(|heard| heard.pid == pid).filter_map(|heard| match &heard.what {
-            What::Event(Event::Renamed { to, replaced: Replaced::Unknown, .. }) => Some(to.clone()),
-            What::Event(_) | What::Names { .. } => None,
-        });
+        let targets =
+            self.queue.waiting().iter().filter(|heard| heard.pid == pid).filter_map(|heard| match &heard.what {
+                What::Event(Event::Renamed { to, replaced: Replaced::Unknown, .. }) => Some(to.clone()),
+                What::Event(_) | What::Names { .. } => None,
+            });
         let targets: Vec<PathBuf> = targets.collect();
-        let is_it = |to: &&PathBuf| links.made.contains(to) || self.table.knows(to);
+        let is_it = |to: &&PathBuf| links.made.contains(to) || self.queue.table().knows(to);
         let like = |to: &&PathBuf| {
             let of = |name: &PathBuf| name.parent() == to.parent() || name.file_name() == to.file_name();
             links.made.iter().any(of)

@@ -13,12 +13,15 @@
 
 mod joined;
 mod places;
+mod queue;
 pub(crate) mod remembered;
+mod steps;
+mod stored;
 mod undone;
 pub(crate) mod unnamed;
 mod whose;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -35,6 +38,7 @@ use crate::failure::{Failure, Result};
 use crate::process;
 use joined::Joined;
 use places::{Mount, Places};
+use queue::{Heard, Queue, What};
 
 const WANTED: u64 = fanotify::CREATE
     | fanotify::DELETE
@@ -54,25 +58,6 @@ const START: u64 = 0;
 /// The number of a checkpoint that is not complete.
 const UNFINISHED: u64 = u64::MAX;
 
-/// Something that is waiting for its turn in the table.
-#[derive(Debug)]
-struct Heard {
-    pid: i32,
-    at: Instant,
-    /// Which file it is about.
-    file: Identity,
-    what: What,
-}
-
-#[derive(Debug)]
-enum What {
-    Event(Event),
-    /// A file has got or lost a name; perhaps by a removal that was heard before.
-    Names {
-        removed: bool,
-    },
-}
-
 /// The watch of a keeper.
 #[derive(Debug)]
 pub(crate) struct Watch {
@@ -86,11 +71,12 @@ pub(crate) struct Watch {
     /// The worker that brought the job back last.
     restorer: Option<i32>,
     places: Places,
-    table: Table,
-    waiting: VecDeque<Heard>,
+    queue: Queue,
     joined: Joined,
     /// The table as it was before the rollback that is tried.
     before_rollback: Option<Table>,
+    /// A rollback is tried: what was written down of the time before it counts until it is done.
+    goes_back: bool,
     /// What a roll-back that goes on makes anew, if it is in the image, and was not heard of yet.
     made_anew: BTreeSet<PathBuf>,
     /// What was heard of it, still to be told: before anything that the job has done since.
@@ -127,7 +113,6 @@ impl Watch {
         let either = either_of(&fanotify, births.as_ref()).map_err(doing())?;
         // Births are heard from before this look, so that no child is missed.
         let kin = Kin::new(keeper, process::below(keeper));
-        let (table, waiting) = (Table::default(), VecDeque::new());
         let (restorer, before_rollback, made_anew, anew) = (None, None, BTreeSet::new(), Vec::new());
         Ok(Self {
             fanotify,
@@ -138,10 +123,10 @@ impl Watch {
             sighted: BTreeSet::new(),
             restorer,
             places,
-            table,
-            waiting,
+            queue: Queue::default(),
             joined: Joined::default(),
             before_rollback,
+            goes_back: false,
             made_anew,
             anew,
             blind,
@@ -207,7 +192,7 @@ impl Watch {
     }
 
     fn push(&mut self, pid: i32, file: &Identity, event: Event) {
-        self.waiting.push_back(Heard { pid, at: Instant::now(), file: file.clone(), what: What::Event(event) });
+        self.queue.hear(pid, file, What::Event(event));
     }
 
     fn lose(&mut self) {
@@ -233,7 +218,7 @@ impl Watch {
             return;
         }
         let path = happened.place.as_ref().and_then(|place| self.places.known(place));
-        if let Some(path) = path.filter(|path| self.table.knows(path)) {
+        if let Some(path) = path.filter(|path| self.queue.table().knows(path)) {
             let look = look(&path);
             self.push(happened.pid, &Identity::new(), Event::Written(path, look));
         }
@@ -272,7 +257,7 @@ impl Watch {
         let Some(place) = &happened.place else {
             if mask & fanotify::ATTRIB != 0 {
                 let what = What::Names { removed: self.joined.names(pid, &file) };
-                self.waiting.push_back(Heard { pid, at: Instant::now(), file, what });
+                self.queue.hear(pid, &file, what);
             }
             return;
         };
@@ -336,10 +321,8 @@ impl Watch {
 
     /// An exchange is told of as two renames in one call, of two different files (`vfs_rename` in fs/namei.c).
     fn is_exchange(&mut self, pid: i32, to: &Path, other: &Side) -> bool {
-        let of_it = |heard: &&mut Heard| heard.pid == pid;
-        let Some(Heard { what: What::Event(event), .. }) = self.waiting.iter_mut().rev().find(of_it) else {
-            return false;
-        };
+        let Some(place) = self.queue.waiting().iter().rposition(|heard| heard.pid == pid) else { return false };
+        let Some(Heard { what: What::Event(event), .. }) = self.queue.waiting().get(place) else { return false };
         let Event::Renamed { from, to: its_to, kind, identity, .. } = event else { return false };
         let known = !identity.is_empty() && !other.identity.is_empty();
         if !known || *identity == other.identity || *from != to || *its_to != other.path {
@@ -351,7 +334,7 @@ impl Watch {
             (Kind::File, Kind::Directory) => self.places.renamed(&other.path, to),
             (_, Kind::File) => {}
         }
-        *event = Event::Exchanged(one, other.clone());
+        self.queue.amend(place, Event::Exchanged(one, other.clone()));
         true
     }
 
@@ -383,24 +366,12 @@ impl Watch {
         }
     }
 
-    /// Hands what waits to the table, in order, up to a rename that was not long ago: what follows it from the same
-    /// process tells whether it has replaced something. `None`: the job stands still.
+    /// Hands what waits to the table, as far as it is known what it was.
     fn settle(&mut self, long_ago: Option<Instant>) {
         if !self.anew.is_empty() {
-            self.table.placed(&std::mem::take(&mut self.anew));
+            self.queue.placed(&std::mem::take(&mut self.anew));
         }
-        while let Some(mut first) = self.waiting.pop_front() {
-            let over = long_ago.is_none_or(|long_ago| first.at <= long_ago);
-            if let What::Event(Event::Renamed { replaced: replaced @ Replaced::Unknown, .. }) = &mut first.what {
-                match self.replaced((first.pid, first.at), over) {
-                    Replaced::Unknown => return self.waiting.push_front(first),
-                    known @ (Replaced::Yes | Replaced::No) => *replaced = known,
-                }
-            }
-            if let What::Event(event) = &first.what {
-                self.table.tell(event);
-            }
-        }
+        self.queue.settle(long_ago);
     }
 
     /// The job stands still for a checkpoint: it counts from here. Returns every file that the job has worked on, the
@@ -409,38 +380,38 @@ impl Watch {
         self.drain();
         self.settle(None);
         self.mark_now(UNFINISHED);
-        self.table.touched()
+        self.queue.table().touched()
     }
 
     /// The job goes on: looks around where it works, so that the length is known of what it writes next. What was
     /// changed since the mark is told from what was not by its time.
     pub(crate) fn thawed(&mut self) {
-        let mut directories = self.table.directories(DIRECTORIES);
+        let mut directories = self.queue.table().directories(DIRECTORIES);
         let current = self.kin.members().take(DIRECTORIES);
         directories.extend(current.filter_map(|pid| fs::read_link(format!("/proc/{pid}/cwd")).ok()));
         for (path, look) in looks(directories) {
-            self.table.tell(&Event::Seen(path, look));
+            self.queue.seen(&Event::Seen(path, look));
         }
     }
 
     /// The job is about to begin, in the directory of this process: nothing of it is at work, and all is as it finds it.
     pub(crate) fn begins(&mut self) {
         self.begin_from(START);
-        let mut directories = self.table.directories(DIRECTORIES);
+        let mut directories = self.queue.table().directories(DIRECTORIES);
         directories.extend(std::env::current_dir());
         for (path, look) in looks(directories) {
-            self.table.tell(&Event::Seen(path, Look { changed: Duration::ZERO, ..look }));
+            self.queue.seen(&Event::Seen(path, Look { changed: Duration::ZERO, ..look }));
         }
     }
 
     /// The checkpoint that was marked last is complete and has this number.
     pub(crate) fn committed(&mut self, number: u64) {
-        self.table.rename_mark(UNFINISHED, number);
+        self.queue.renumber(UNFINISHED, number);
     }
 
     /// The checkpoints that there still are.
     pub(crate) fn keep(&mut self, numbers: &[u64]) {
-        self.table.keep(&[numbers, &[UNFINISHED]].concat());
+        self.queue.keep(&[numbers, &[UNFINISHED]].concat());
     }
 
     /// The job is dead and is about to be rolled back to a checkpoint: what has to be undone.
@@ -448,9 +419,10 @@ impl Watch {
     pub(crate) fn roll_back(&mut self, number: u64) -> Option<Changes> {
         self.drain();
         self.settle(None);
-        let changes = self.table.since(number)?;
-        self.before_rollback = Some(self.table.clone());
-        self.table.roll_back(number);
+        let changes = self.queue.table().since(number)?;
+        self.before_rollback = Some(self.queue.table().clone());
+        self.queue.replace(|table| table.roll_back(number));
+        self.goes_back = true;
         self.made_anew = changes.lost.iter().chain(&changes.directories).cloned().collect();
         self.anew.clear();
         Some(changes)
@@ -459,6 +431,7 @@ impl Watch {
     /// Files are as they were at the checkpoint. Those that were gone are others now, and of the job all the same.
     pub(crate) fn rolled_back(&mut self) {
         self.before_rollback = None;
+        self.goes_back = false;
         // What was not heard of: a name that it got in another way.
         self.drain();
         let left = std::mem::take(&mut self.made_anew);
@@ -466,18 +439,21 @@ impl Watch {
         self.settle(Instant::now().checked_sub(SAME_CALL));
     }
 
+    /// The job had worked on these files by the checkpoint that it has come back to: perhaps before this watch began.
+    pub(crate) fn knows_too(&mut self, files: Vec<PathBuf>) {
+        self.queue.replace(|table| table.knows_too(files));
+    }
+
     /// Begins to count from a checkpoint that was not marked, of which files are about to be as they were.
     pub(crate) fn begin_from(&mut self, number: u64) {
         self.drain();
         self.settle(None);
-        self.before_rollback = Some(self.table.clone());
+        self.before_rollback = Some(self.queue.table().clone());
         self.mark_now(number);
     }
 
     fn mark_now(&mut self, number: u64) {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        let nanoseconds = u32::try_from(now.tv_nsec).unwrap_or(0);
-        self.table.mark(number, Duration::new(now.tv_sec.unsigned_abs(), nanoseconds));
+        self.queue.mark(number, now());
     }
 
     /// The job is dead: what it did last is heard.
@@ -486,31 +462,33 @@ impl Watch {
         self.settle(None);
     }
 
-    /// How much has been told so far.
-    pub(crate) fn told(&self) -> u64 {
-        self.table.told()
-    }
-
     /// The first of the checkpoints from which it counts.
     pub(crate) fn first(&self) -> Option<u64> {
-        self.table.first()
+        self.queue.table().first()
     }
 
     /// What is different from a checkpoint.
     pub(crate) fn since(&self, number: u64) -> Option<Changes> {
-        self.table.since(number)
+        self.queue.table().since(number)
     }
 
     /// The rollback failed, and files are as they were before it.
     pub(crate) fn not_rolled_back(&mut self) {
+        self.goes_back = false;
         if let Some(table) = self.before_rollback.take() {
             self.drain();
-            self.waiting.clear();
+            self.queue.clear();
             self.anew.clear();
             self.made_anew.clear();
-            self.table = table;
+            self.queue.replace(|now| *now = table);
         }
     }
+}
+
+/// The time of day, from the epoch.
+fn now() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 fn either_of(fanotify: &Fanotify, births: Option<&Births>) -> std::io::Result<OwnedFd> {

@@ -1,65 +1,61 @@
 //! What the job did to files, for the keeper after this one: a kill or a reboot takes the table of the watch with it.
 //!
-//! `STORE/.jobs/NAME.touched` says for each checkpoint what a rollback to it undoes. It is written anew at most ten times a second
-//! and for at most a twentieth of the time, whole or not at all, and reaches the disk with each checkpoint. Whoever reads it
+//! The table is written down with each checkpoint, and reaches the disk then; what is heard after it is logged at once
+//! (`stored.rs`). It is written anew when the log has grown long, for at most a twentieth of the time. Whoever reads it
 //! takes it for incomplete, as nobody has watched what came after; but for what a keeper writes whose program is dead with
 //! all that it began. That counts until the program is brought back.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hdcr_image::JobName;
-use serde::{Deserialize, Serialize};
 
 use super::super::Keeper;
-use crate::failure::{Failure, Result};
-use crate::job;
+use super::steps::Step;
+use super::stored::{self, Log, Stored};
+use super::{now, undone};
+use crate::failure::Result;
 use crate::process;
 use crate::told::Since;
 
-const VERSION: u32 = 1;
-/// A longer one is neither written nor read: what it would say of the oldest checkpoints is left out, and that it was.
-const MOST_BYTES: u64 = 64 << 20;
+pub(crate) use super::stored::log_of;
+
+/// A log that is longer than this, and than the table, has the table written anew.
+const LONG: u64 = 4 << 20;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-/// The part of the time that is given to it.
+/// The part of the time that is given to tables.
 const PART: u32 = 20;
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Stored {
-    version: u32,
-    /// Nothing of the job has lived after this was written.
-    #[serde(default)]
-    complete: bool,
-    tables: BTreeMap<u64, Since>,
-}
-
-/// What an earlier keeper knew, and when this one writes next.
+/// What an earlier keeper knew, and what this one has written.
 #[derive(Debug, Default)]
 pub(crate) struct Remembered {
     /// By the number of a checkpoint that this keeper has not gone back to yet.
     earlier: Earlier,
-    written: u64,
+    generation: u64,
+    /// Of the table that was written last; none if it is of no use.
+    log: Option<Log>,
+    /// How long that table is.
+    table: u64,
+    /// When the next one is written at the earliest.
     next: Option<Instant>,
-}
-
-fn path(store: &Path, name: &JobName) -> PathBuf {
-    store.join(".jobs").join(format!("{name}.touched"))
+    /// The user has heard that it cannot be written.
+    told: bool,
 }
 
 /// What an earlier keeper knew, by the number of a checkpoint.
 #[derive(Debug, Default)]
 pub(crate) struct Earlier {
     tables: BTreeMap<u64, Since>,
+    /// Since the checkpoint that it was taking, of which it has heard no number.
+    unfinished: Option<Since>,
     /// There was something that cannot be used.
     lost: bool,
 }
 
 impl Earlier {
     fn is_empty(&self) -> bool {
-        self.tables.is_empty() && !self.lost
+        self.tables.is_empty() && self.unfinished.is_none() && !self.lost
     }
 
     /// What is to be undone for a checkpoint that an earlier keeper has made; `aside` and `shelter`: if it is not known.
@@ -68,59 +64,31 @@ impl Earlier {
             let (aside, shelter) = aside();
             Since::forgotten(aside, shelter)
         };
-        self.tables.get(&number).cloned().or_else(|| self.lost.then(forgotten))
+        let newest = self.tables.keys().next_back().is_none_or(|newest| *newest < number);
+        let unfinished = || self.unfinished.clone().filter(|_| newest);
+        self.tables.get(&number).cloned().or_else(unfinished).or_else(|| self.lost.then(forgotten))
     }
 }
 
 /// What is remembered of a job, as far as it can be trusted.
 pub(crate) fn read(store: &Path, name: &JobName) -> Earlier {
-    let Some(stored) = stored(store, name) else {
-        return Earlier { lost: path(store, name).symlink_metadata().is_ok(), ..Earlier::default() };
+    let Some(stored) = stored::stored(store, name) else {
+        return Earlier { lost: stored::is_there(store, name), ..Earlier::default() };
     };
-    let known = |since: Since| if stored.complete { since.without_lengths() } else { since.unwatched_later() };
-    let tables = stored.tables.into_iter().map(|(number, since)| (number, known(since))).collect();
-    Earlier { tables, lost: false }
+    let (complete, heard) = (stored.complete, stored::heard(store, name));
+    let trusted = |since: Since| if complete { since.without_lengths() } else { since.unwatched_later(heard) };
+    let (tables, unfinished) = stored.known(store, name);
+    let tables = tables.into_iter().map(|(number, since)| (number, trusted(since))).collect();
+    Earlier { tables, unfinished: unfinished.map(trusted), lost: false }
 }
 
 /// The job is about to live again: from now on it counts as incomplete.
 pub(crate) fn job_lives(store: &Path, name: &JobName) {
-    if let Some(Stored { complete: true, tables, .. }) = stored(store, name)
-        && let Err(failure) = write(store, name, tables, Life::GoesOn)
+    if let Some(stored @ Stored { complete: true, .. }) = stored::stored(store, name)
+        && let Err(failure) = (Stored { complete: false, ..stored }).write(store, name, false)
     {
         // What cannot be written cannot be gone on from either.
         tracing::debug!(%failure, "what is remembered of files still counts as complete");
-    }
-}
-
-fn stored(store: &Path, name: &JobName) -> Option<Stored> {
-    let path = path(store, name);
-    let facts = fs::symlink_metadata(&path).ok()?;
-    let own = facts.is_file() && facts.uid() == rustix::process::geteuid().as_raw() && facts.mode() & 0o022 == 0;
-    if !own || facts.len() > MOST_BYTES {
-        tracing::warn!(path = %path.display(), "not used: it is too long, or somebody else may have written it");
-        return None;
-    }
-    let stored = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Stored>(&bytes).ok());
-    let stored = stored.filter(|stored| stored.version == VERSION);
-    if stored.is_none() {
-        tracing::warn!(path = %path.display(), "not used: it cannot be read");
-    }
-    stored
-}
-
-/// Forgets it: the job has ended, or begins anew.
-pub(crate) fn forget(store: &Path, name: &JobName) {
-    if let Err(error) = fs::remove_file(path(store, name))
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(%error, "what was remembered of files was not removed");
-    }
-}
-
-fn with(since: Since, later: Option<Since>) -> Since {
-    match later {
-        Some(later) => since.with_later(later),
-        None => since,
     }
 }
 
@@ -135,37 +103,6 @@ pub(in crate::keeper) enum Life {
     IsOver,
 }
 
-fn write(store: &Path, name: &JobName, tables: BTreeMap<u64, Since>, life: Life) -> Result<()> {
-    let bytes = encoded(Stored { version: VERSION, complete: life == Life::IsOver, tables }, MOST_BYTES)?;
-    job::put(&path(store, name), &bytes, life != Life::GoesOn)
-}
-
-/// As it is written; what is said of older checkpoints gives way when it is too long.
-fn encoded(mut stored: Stored, most: u64) -> Result<Vec<u8>> {
-    let failed = || Failure::system("encoding what was done to files");
-    let long = |bytes: &[u8]| u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    let bytes = serde_json::to_vec(&stored).map_err(failed())?;
-    if long(&bytes) <= most {
-        return Ok(bytes);
-    }
-    drop(bytes);
-    // Some for what is said of those that gave way.
-    let mut left = most - most / 8;
-    for (number, since) in stored.tables.iter_mut().rev() {
-        let length = long(&serde_json::to_vec(since).map_err(failed())?);
-        left = left.checked_sub(length).unwrap_or_else(|| {
-            tracing::warn!(
-                number,
-                length,
-                "too long: a later keeper will not know what was done to files since a checkpoint"
-            );
-            *since = std::mem::take(since).shortened();
-            0
-        });
-    }
-    serde_json::to_vec(&stored).map_err(failed())
-}
-
 impl Keeper {
     /// Takes over what an earlier keeper knew of the files of this run.
     pub(in crate::keeper) fn remember_files(&mut self) {
@@ -175,8 +112,8 @@ impl Keeper {
 
     /// There is no checkpoint any more to which anything could be undone.
     pub(in crate::keeper) fn forget_files(&mut self) {
-        self.remembered.earlier = Earlier::default();
-        forget(&self.plan.store, &self.plan.name);
+        self.remembered = Remembered::default();
+        stored::forget(&self.plan.store, &self.plan.name);
     }
 
     /// What an earlier keeper knew is to be undone for a checkpoint that this one did not make, after what this one has watched
@@ -185,13 +122,16 @@ impl Keeper {
         if self.remembered.earlier.lost && self.watch.as_ref().is_some_and(|watch| watch.since(number).is_some()) {
             return None;
         }
-        let aside = || (self.aside(number), self.plan.store.clone());
+        let aside = || (undone::aside(&self.plan.name, number), self.plan.store.clone());
         let since = self.remembered.earlier.of(number, aside)?;
         let later = self.watched_so_far();
         if let Some(watch) = &mut self.watch {
             watch.begin_from(number);
         }
-        Some(with(since, later))
+        Some(match later {
+            Some(later) => since.with_later(later),
+            None => since,
+        })
     }
 
     /// All that this keeper has watched.
@@ -217,22 +157,39 @@ impl Keeper {
     pub(in crate::keeper) fn files_are_as_at(&mut self, number: u64) {
         let line = self.line.numbers_of_line();
         self.remembered.earlier.tables.retain(|earlier, _| *earlier != number && line.contains(earlier));
+        self.remembered.earlier.unfinished = None;
         if let Some(watch) = &mut self.watch {
             watch.rolled_back();
         }
         self.write_files(Life::GoesOn);
     }
 
-    /// When there is something to be written down.
+    /// When the table is to be written down.
     pub(in crate::keeper) fn files_due(&self) -> Option<Instant> {
-        let watch = self.watch.as_ref()?;
-        (watch.told() != self.remembered.written).then(|| self.remembered.next.unwrap_or_else(Instant::now))
+        let watch = self.watch.as_ref().filter(|watch| !watch.goes_back)?;
+        let log = self.remembered.log.as_ref().filter(|_| watch.queue.is_logged());
+        let due = log.is_none_or(|log| log.length() > LONG.max(self.remembered.table));
+        due.then(|| self.remembered.next.unwrap_or_else(Instant::now))
     }
 
-    /// Writes down what is due.
+    /// Writes it down when it is due.
     pub(in crate::keeper) fn write_files_when_due(&mut self) {
         if self.files_due().is_some_and(|due| due <= Instant::now()) {
             self.write_files(Life::GoesOn);
+        }
+    }
+
+    /// Logs what was heard.
+    pub(in crate::keeper) fn log_files(&mut self) {
+        let Some(watch) = &mut self.watch else { return };
+        let steps: Vec<Step> = watch.queue.take_log();
+        if steps.is_empty() {
+            return;
+        }
+        let Some(log) = &mut self.remembered.log else { return };
+        if let Err(failure) = log.write(&steps) {
+            tracing::debug!(%failure, "what was heard of files is not logged");
+            self.remembered.log = None;
         }
     }
 
@@ -245,60 +202,86 @@ impl Keeper {
         }
     }
 
-    /// Writes down what a rollback undoes, for each checkpoint there is.
+    /// Writes down what was done since each checkpoint there is, and begins the log of what is done from here on.
     pub(in crate::keeper) fn write_files(&mut self, life: Life) {
-        let Some(watch) = &self.watch else { return };
-        let told = watch.told();
+        let Some(watch) = &mut self.watch else { return };
         let began = Instant::now();
-        let later = watch.first().filter(|_| !self.remembered.earlier.is_empty()).and_then(|first| watch.since(first));
-        let later = later.map(|changes| Since::new(&changes, &self.plan.files, String::new(), PathBuf::new()));
-        let earlier = self.remembered.earlier.tables.iter();
-        let mut tables: BTreeMap<u64, Since> =
-            earlier.map(|(number, since)| (*number, with(since.clone(), later.clone()))).collect();
-        for number in self.line.numbers() {
-            if let Some(changes) = watch.since(number) {
-                let since = Since::new(&changes, &self.plan.files, self.aside(number), self.plan.store.clone());
-                tables.entry(number).or_insert(since);
-            } else if self.remembered.earlier.lost {
-                let forgotten = || Since::forgotten(self.aside(number), self.plan.store.clone());
-                tables.entry(number).or_insert_with(forgotten);
+        let unknown = |number: &u64| self.remembered.earlier.lost && watch.since(*number).is_none();
+        let stored = Stored {
+            // Keepers that follow one another have different ones.
+            generation: self.remembered.generation.max(nanoseconds(now())).wrapping_add(1),
+            complete: life == Life::IsOver,
+            earlier: self.remembered.earlier.tables.clone(),
+            files: self.plan.files.clone(),
+            forgotten: self.line.numbers().into_iter().filter(unknown).collect(),
+            ..Stored::of(&watch.queue)
+        };
+        self.remembered.generation = stored.generation;
+        self.remembered.log = None;
+        watch.queue.begin_log();
+        match self.put_files(stored, life != Life::GoesOn) {
+            Ok(()) => self.remembered.told = false,
+            Err(failure) if self.remembered.told => tracing::debug!(%failure, "what was done to files is not written"),
+            Err(failure) => {
+                self.remembered.told = true;
+                tracing::warn!(%failure, "a later keeper will not know what was done to files");
             }
         }
-        if let Err(failure) = write(&self.plan.store, &self.plan.name, tables, life) {
-            tracing::warn!(%failure, "a later keeper will not know what was done to files");
-        }
-        self.remembered.written = told;
         let pause = (began.elapsed() * PART).max(SHORTEST_PAUSE);
         self.remembered.next = Some(Instant::now() + pause);
     }
+
+    fn put_files(&mut self, stored: Stored, durable: bool) -> Result<()> {
+        let (store, name) = (&self.plan.store, &self.plan.name);
+        let generation = stored.generation;
+        self.remembered.table = stored.write(store, name, durable)?;
+        self.remembered.log = Some(Log::begin(store, name, generation)?);
+        Ok(())
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
-    #[test]
-    fn what_is_written_is_read_as_incomplete_and_what_is_odd_is_not_used() {
+    fn scene() -> (tempfile::TempDir, JobName) {
         let store = tempfile::tempdir().unwrap();
         fs::create_dir(store.path().join(".jobs")).unwrap();
-        let name = JobName::new("a").unwrap();
-        let none = || (String::new(), PathBuf::new());
+        (store, JobName::new("a").unwrap())
+    }
+
+    fn none() -> (String, PathBuf) {
+        (String::new(), PathBuf::new())
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_incomplete_and_what_is_odd_is_not_used() {
+        let (store, name) = scene();
         assert!(read(store.path(), &name).of(7, none).is_none());
-        let tables = BTreeMap::from([(7, Since::default())]);
-        write(store.path(), &name, tables.clone(), Life::IsKept).unwrap();
-        let found = read(store.path(), &name).tables;
-        assert_eq!(found, BTreeMap::from([(7, Since::default().unwatched_later())]));
-        assert!(found.values().all(|since| since.for_engine().incomplete));
-        write(store.path(), &name, tables, Life::IsOver).unwrap();
-        assert!(
-            read(store.path(), &name).tables.values().all(|since| !since.for_engine().incomplete),
-            "nothing came after"
-        );
+        let stored = |complete| Stored {
+            complete,
+            earlier: BTreeMap::from([(7, Since::default())]),
+            forgotten: vec![9],
+            ..Stored::default()
+        };
+        stored(false).write(store.path(), &name, true).unwrap();
+        let found = read(store.path(), &name);
+        assert_eq!(found.tables.get(&7), Some(&Since::default().unwatched_later(stored::heard(store.path(), &name))));
+        assert!(found.of(9, none).is_some_and(|since| since.for_engine().forgotten));
+        let incomplete = |store: &Path| read(store, &name).of(7, none).unwrap().for_engine().incomplete;
+        assert!(incomplete(store.path()));
+        stored(true).write(store.path(), &name, false).unwrap();
+        assert!(!incomplete(store.path()), "nothing came after");
         job_lives(store.path(), &name);
-        assert!(read(store.path(), &name).tables.values().all(|since| since.for_engine().incomplete));
-        let path = path(store.path(), &name);
+        assert!(incomplete(store.path()));
+        let path = store.path().join(".jobs/a.touched");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         let lost = |store: &Path| {
             let found = read(store, &name);
@@ -308,23 +291,34 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, "{").unwrap();
         assert!(lost(store.path()));
-        forget(store.path(), &name);
+        stored::forget(store.path(), &name);
         assert!(!path.exists());
     }
 
     #[test]
-    fn what_is_too_long_is_left_out_and_that_is_said() {
-        let paths: Vec<PathBuf> = (0..100).map(|number| PathBuf::from(format!("/a/{number}"))).collect();
-        let changes = hdcr_policy::touched::Changes { written: paths, ..Default::default() };
-        let since = Since::new(&changes, &crate::settings::Files::default(), "aside".to_owned(), PathBuf::from("/s"));
-        let tables = (1..=3).map(|number| (number, since.clone())).collect();
-        let length = u64::try_from(serde_json::to_vec(&since).unwrap().len()).unwrap();
-        let bytes = encoded(Stored { version: VERSION, complete: true, tables }, length * 2).unwrap();
-        assert!(u64::try_from(bytes.len()).unwrap() <= length * 2);
-        let stored: Stored = serde_json::from_slice(&bytes).unwrap();
-        let known: Vec<_> = stored.tables.values().map(Since::for_engine).collect();
-        assert_eq!(known.iter().map(|since| since.forgotten).collect::<Vec<_>>(), [true, true, false]);
-        assert!(known[0].incomplete && known[0].written.is_empty() && known[0].aside == "aside");
-        assert_eq!(known[2].written.len(), 100);
+    fn what_the_first_version_has_written_is_read() {
+        let (store, name) = scene();
+        let path = store.path().join(".jobs/a.touched");
+        let since = serde_json::to_string(&Since::default()).unwrap();
+        fs::write(&path, format!("{{\"version\":1,\"complete\":false,\"tables\":{{\"7\":{since}}}}}")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(
+            read(store.path(), &name).of(7, none),
+            Some(Since::default().unwatched_later(stored::heard(store.path(), &name)))
+        );
+        fs::write(&path, format!("{{\"version\":3,\"tables\":{{\"7\":{since}}}}}")).unwrap();
+        assert!(read(store.path(), &name).of(7, none).unwrap().for_engine().forgotten);
+    }
+
+    #[test]
+    fn the_checkpoint_that_was_being_taken_is_the_one_after_all_others() {
+        let since = |aside: &str| Since::forgotten(aside.to_owned(), PathBuf::new());
+        let earlier = Earlier {
+            tables: BTreeMap::from([(3, since("three"))]),
+            unfinished: Some(since("unfinished")),
+            lost: false,
+        };
+        let of = |number| earlier.of(number, none).map(|since| since.for_engine().aside);
+        assert_eq!([2, 3, 4].map(of), [None, Some("three".into()), Some("unfinished".into())]);
     }
 }

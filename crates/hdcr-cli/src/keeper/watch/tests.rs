@@ -3,7 +3,6 @@
 use std::process::{Child, Command};
 
 use hdcr_policy::touched::Moved;
-use rustix::time::ClockId;
 
 use super::*;
 
@@ -11,11 +10,6 @@ struct Scene {
     directory: tempfile::TempDir,
     watch: Watch,
     _alone: fs::File,
-}
-
-fn now() -> Duration {
-    let now = rustix::time::clock_gettime(ClockId::Realtime);
-    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap())
 }
 
 impl Scene {

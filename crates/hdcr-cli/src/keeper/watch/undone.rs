@@ -1,6 +1,7 @@
 //! The keeper's side of its watch: when it begins, and what is undone with what it knows.
 
-use hdcr_policy::touched::{Changes, Event};
+use hdcr_image::JobName;
+use hdcr_policy::touched::Changes;
 
 use super::super::Keeper;
 use super::{START, Watch};
@@ -105,8 +106,13 @@ impl Keeper {
 
     /// The name of the directory for what is newer than a checkpoint.
     pub(super) fn aside(&self, number: u64) -> String {
-        format!(".hdcr-aside-{}-{number}", self.plan.name)
+        aside(&self.plan.name, number)
     }
+}
+
+/// The name of the directory for what is newer than a checkpoint of a job.
+pub(super) fn aside(name: &JobName, number: u64) -> String {
+    format!(".hdcr-aside-{name}-{number}")
 }
 
 impl Watch {
@@ -117,7 +123,7 @@ impl Watch {
         let changes = ancestors.iter().find_map(|ancestor| self.roll_back(*ancestor)).unwrap_or_default();
         let before = self.before_rollback.take();
         // Older checkpoints have not seen what comes back now.
-        self.table.tell(&Event::Lost);
+        self.queue.lost();
         self.begin_from(number);
         self.before_rollback = before.or(self.before_rollback.take());
         Changes { incomplete: true, lengths: Vec::new(), ..changes }
@@ -137,12 +143,12 @@ mod tests {
         let Ok(mut watch) = Watch::start(std::process::id().cast_signed()) else { return };
         let made = |name: &str| Event::Created(PathBuf::from(name), Kind::File, name.as_bytes().to_vec());
         watch.begin_from(1);
-        watch.table.tell(&made("/x/one"));
+        watch.queue.seen(&made("/x/one"));
         watch.begin_from(2);
-        watch.table.tell(&made("/x/two"));
+        watch.queue.seen(&made("/x/two"));
         watch.begin_from(3);
         watch.roll_back(2).unwrap();
-        watch.table.tell(&made("/x/three"));
+        watch.queue.seen(&made("/x/three"));
         assert!(watch.roll_back(3).is_none());
         let news = |changes: &[New]| -> Vec<String> {
             changes.iter().map(|new| new.at.display().to_string()).filter(|name| name.starts_with("/x/")).collect()

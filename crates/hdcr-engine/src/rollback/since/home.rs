@@ -119,7 +119,7 @@ pub(super) fn bring(
     {
         let _turn = Turn::to_some(cx.rights.of_root())?;
         for moved in &since.moved {
-            let Some(file) = there(cx, &moved.at, &moved.identity) else { continue };
+            let Some(file) = there(cx, &moved.at, &moved.identity, None) else { continue };
             let stat = rustix::fs::fstat(&file).map_err(Error::system("looking at a file", moved.at.display()))?;
             let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
             away.add(Moved { at: moved.at.clone(), home: moved.home.clone(), directory });
@@ -148,7 +148,7 @@ fn make_room(cx: &mut Restore<'_>, away: &mut Away, since: &Since, shelter: &Pat
     if let Some(position) = away.directories.iter().position(|newer| newer.at == place) {
         away.go(cx)?;
         let newer = away.directories.swap_remove(position);
-        if let Some(to) = aside(cx, &newer, &since.aside, shelter)? {
+        if let Some(to) = aside(cx, &newer, since, shelter)? {
             away.carry(place, &to);
         }
     }

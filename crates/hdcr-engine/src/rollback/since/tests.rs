@@ -274,3 +274,24 @@ fn a_file_of_somebody_else_is_never_moved() {
     assert_eq!(place.roll_back(&image, Some(&since)), "rollback-doubtful rollback-left rollback-left");
     assert_eq!(place.files(), "mine=theirs new=theirs shared=both");
 }
+
+/// A program that is killed with whoever watches it has replaced one of its new files in its last moment.
+#[test]
+fn what_was_put_in_the_place_of_a_new_file_in_the_last_moment_goes_with_it() {
+    let place = Place::new(&[("old", "1")]);
+    let image = place.capture(&["old"]);
+    place.write(&[("new", "first")]);
+    let newer = vec![place.newer("new")];
+    place.write(&[("next", "second")]);
+    fs::rename(place.at("next"), place.at("new")).unwrap();
+    let stat = rustix::fs::stat(place.at("new")).unwrap();
+    let changed = std::time::Duration::new(stat.st_ctime.unsigned_abs(), u32::try_from(stat.st_ctime_nsec).unwrap());
+    let since = |heard| Since { newer: newer.clone(), incomplete: true, heard, ..nothing() };
+    let left = since(changed.checked_sub(std::time::Duration::from_mins(1)));
+    assert_eq!(place.roll_back(&image, Some(&left)), "rollback-incomplete rollback-left", "long after");
+    assert_eq!(place.files(), "new=second old=1");
+    assert_eq!(place.roll_back(&image, Some(&since(None))), "rollback-incomplete rollback-left");
+    let heard = since(changed.checked_sub(std::time::Duration::from_millis(1)));
+    assert_eq!(place.roll_back(&image, Some(&heard)), "rollback-incomplete rollback-aside");
+    assert_eq!(place.files(), ".hdcr-aside-job-1/new=second old=1");
+}

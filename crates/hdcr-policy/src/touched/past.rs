@@ -1,0 +1,47 @@
+//! A table in plain parts, for whoever writes it down and makes it again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::state::State;
+use super::{Before, Kind, Mark, Now, Table, Then};
+
+/// All that is known since a checkpoint, but for lengths of files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Past {
+    /// The number of the checkpoint.
+    pub number: u64,
+    /// When it was taken, from the epoch.
+    pub at: Duration,
+    /// Some of what happened is not known.
+    pub incomplete: bool,
+    /// What was under names then.
+    pub before: Vec<(PathBuf, Before)>,
+    /// What is under names now.
+    pub now: Vec<(PathBuf, Now)>,
+    /// Names at the checkpoint of what was written.
+    pub written: Vec<PathBuf>,
+    /// Names at the checkpoint of what is gone.
+    pub lost: Vec<(PathBuf, Kind)>,
+}
+
+impl Table {
+    /// Its checkpoints, the first first.
+    pub fn past(&self) -> Vec<Past> {
+        self.marks.iter().map(|mark| mark.state.past(mark.sequence)).collect()
+    }
+
+    /// A table that says the same of these checkpoints as the one whose parts they are, and can be told what happened since;
+    /// it is not for going back. `files`: those that the job has worked on, the latest first.
+    pub fn of(past: Vec<Past>, files: Vec<PathBuf>) -> Self {
+        let mut table = Self::default();
+        for past in past {
+            let sequence = past.number;
+            let state = Arc::new(State::of(past));
+            table.marks.push(Mark { sequence, state, before: Vec::new(), then: Then::default() });
+        }
+        table.knows_too(files);
+        table
+    }
+}
