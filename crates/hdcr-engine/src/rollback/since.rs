@@ -5,6 +5,7 @@
 //! than the one that was watched is left alone and named. All is in the journal of the roll-back, and is undone with it.
 
 mod home;
+mod unheard;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -217,10 +218,13 @@ fn there(cx: &mut Restore<'_>, path: &Path, identity: &Identity, heard: Option<D
 
 /// Whether nobody has changed or renamed it after the moment that followed the last that was heard.
 fn is_of_last_moment(file: &OwnedFd, heard: Duration) -> bool {
-    let Ok(stat) = rustix::fs::fstat(file) else { return false };
-    let changed =
-        Duration::new(u64::try_from(stat.st_ctime).unwrap_or(0), u32::try_from(stat.st_ctime_nsec).unwrap_or(0));
-    changed <= heard.saturating_add(LAST_MOMENT)
+    let facts = rustix::fs::fstat(file);
+    facts.is_ok_and(|facts| changed((facts.st_ctime, facts.st_ctime_nsec)) <= heard.saturating_add(LAST_MOMENT))
+}
+
+/// When anything of a file was changed last, its name too, from the epoch: seconds and nanoseconds.
+fn changed((seconds, nanoseconds): (i64, u64)) -> Duration {
+    Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanoseconds).unwrap_or(0))
 }
 
 /// Where it was moved to, if it was.
@@ -360,6 +364,7 @@ pub(crate) fn contents(cx: &mut Restore<'_>, since: Option<&Since>) -> Result<()
             cx.notes.push(refusal);
         }
     }
+    unheard::tell(cx, since, &known);
     Ok(())
 }
 

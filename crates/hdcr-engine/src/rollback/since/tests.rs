@@ -275,6 +275,11 @@ fn a_file_of_somebody_else_is_never_moved() {
     assert_eq!(place.files(), "mine=theirs new=theirs shared=both");
 }
 
+fn changed_of(place: &Place, name: &str) -> Duration {
+    let stat = rustix::fs::stat(place.at(name)).unwrap();
+    changed((stat.st_ctime, stat.st_ctime_nsec))
+}
+
 /// A program that is killed with whoever watches it has replaced one of its new files in its last moment.
 #[test]
 fn what_was_put_in_the_place_of_a_new_file_in_the_last_moment_goes_with_it() {
@@ -284,14 +289,41 @@ fn what_was_put_in_the_place_of_a_new_file_in_the_last_moment_goes_with_it() {
     let newer = vec![place.newer("new")];
     place.write(&[("next", "second")]);
     fs::rename(place.at("next"), place.at("new")).unwrap();
-    let stat = rustix::fs::stat(place.at("new")).unwrap();
-    let changed = std::time::Duration::new(stat.st_ctime.unsigned_abs(), u32::try_from(stat.st_ctime_nsec).unwrap());
+    let changed = changed_of(&place, "new");
     let since = |heard| Since { newer: newer.clone(), incomplete: true, heard, ..nothing() };
-    let left = since(changed.checked_sub(std::time::Duration::from_mins(1)));
+    let left = since(changed.checked_sub(Duration::from_mins(1)));
     assert_eq!(place.roll_back(&image, Some(&left)), "rollback-incomplete rollback-left", "long after");
     assert_eq!(place.files(), "new=second old=1");
     assert_eq!(place.roll_back(&image, Some(&since(None))), "rollback-incomplete rollback-left");
-    let heard = since(changed.checked_sub(std::time::Duration::from_millis(1)));
+    let heard = since(changed.checked_sub(Duration::from_millis(1)));
     assert_eq!(place.roll_back(&image, Some(&heard)), "rollback-incomplete rollback-aside");
     assert_eq!(place.files(), ".hdcr-aside-job-1/new=second old=1");
+}
+
+#[test]
+fn what_may_be_of_the_last_moment_is_named() {
+    let place = Place::new(&[("old", "1"), ("held", "2"), ("before", "3")]);
+    let image = place.capture(&["old"]);
+    place.write(&[("new", "first"), ("unheard", "x"), ("held", "4")]);
+    let changed = changed_of(&place, "unheard");
+    let since = |heard| Since {
+        newer: vec![place.newer("new")],
+        written: vec![place.at("held")],
+        incomplete: true,
+        heard,
+        ..nothing()
+    };
+    let told = |heard| {
+        let mut cx = place.restored(&image, Some(&since(heard)));
+        let notes = std::mem::take(&mut cx.notes);
+        let paths = notes.into_iter().filter(|note| note.code == "rollback-unheard").filter_map(|note| note.owner.path);
+        paths.collect::<Vec<_>>()
+    };
+    let mut unheard = told(Some(changed));
+    // Whatever lies there since that moment, it was not there long before.
+    unheard.retain(|path| *path != place.at("before"));
+    assert_eq!(unheard, [place.at("unheard")]);
+    assert!(told(changed.checked_sub(Duration::from_mins(1))).is_empty(), "long after");
+    assert!(told(changed.checked_add(Duration::from_mins(1))).is_empty(), "long before");
+    assert!(told(None).is_empty());
 }
