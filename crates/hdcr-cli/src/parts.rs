@@ -42,6 +42,9 @@ use journals::{HeldJournal, journal_name, keep_room};
 pub(crate) use journals::{files_as_before, forget_files, forget_room, repair_files, settle_files, with_room};
 pub(crate) use mechanisms::module;
 
+/// So many bytes of names of files go into a message; a whole one may be a few times as long.
+const MOST_NAMES: usize = 8 << 20;
+
 /// How many ancestors a manifest names.
 const LINEAGE: usize = 64;
 
@@ -218,7 +221,7 @@ pub(crate) fn restore(
                 notes: restored.notes.iter().map(obstacle).collect(),
                 omitted: restored.omitted.iter().map(|(pid, range)| (pid.0, range.start, range.end)).collect(),
                 filling: is_filling,
-                touched: Touched::from(restored.touched.as_slice()),
+                touched: Touched::within(&restored.touched, MOST_NAMES),
             })),
         }
         Ok(())

@@ -34,6 +34,16 @@ impl From<&Name> for PathBuf {
 pub(crate) struct Touched(pub(crate) Vec<Name>);
 
 impl Touched {
+    /// As many of them, from the first on, as have so many bytes together.
+    pub(crate) fn within(paths: &[PathBuf], mut most: usize) -> Self {
+        let fits = |path: &&PathBuf| {
+            let rest = most.checked_sub(path.as_os_str().len());
+            most = rest.unwrap_or(0);
+            rest.is_some()
+        };
+        Self(paths.iter().take_while(fits).map(|path| Name::from(path.as_path())).collect())
+    }
+
     /// As they are handed to the engine.
     pub(crate) fn paths(&self) -> Vec<PathBuf> {
         self.0.iter().map(PathBuf::from).collect()
@@ -211,5 +221,7 @@ mod tests {
         let paths = [PathBuf::from(OsStr::from_bytes(b"/a\xff\n")), PathBuf::from("/\u{e4}")];
         let text = serde_json::to_string(&Touched::from(paths.as_slice())).unwrap();
         assert_eq!(serde_json::from_str::<Touched>(&text).unwrap().paths(), paths);
+        assert_eq!(Touched::within(&paths, 7).paths(), paths);
+        assert_eq!(Touched::within(&paths, 6).paths(), paths[..1]);
     }
 }

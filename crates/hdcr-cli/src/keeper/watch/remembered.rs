@@ -14,7 +14,7 @@ use hdcr_image::JobName;
 use super::super::Keeper;
 use super::steps::Step;
 use super::stored::{self, Log, Stored};
-use super::{now, undone};
+use super::{UNFINISHED, now, undone};
 use crate::failure::Result;
 use crate::process;
 use crate::told::Since;
@@ -56,6 +56,12 @@ pub(crate) struct Earlier {
 impl Earlier {
     fn is_empty(&self) -> bool {
         self.tables.is_empty() && self.unfinished.is_none() && !self.lost
+    }
+
+    /// As it is written down.
+    fn all(&self) -> BTreeMap<u64, Since> {
+        let unfinished = self.unfinished.iter().map(|since| (UNFINISHED, since.clone()));
+        self.tables.iter().map(|(number, since)| (*number, since.clone())).chain(unfinished).collect()
     }
 
     /// What is to be undone for a checkpoint that an earlier keeper has made; `aside` and `shelter`: if it is not known.
@@ -211,7 +217,7 @@ impl Keeper {
             // Keepers that follow one another have different ones.
             generation: self.remembered.generation.max(nanoseconds(now())).wrapping_add(1),
             complete: life == Life::IsOver,
-            earlier: self.remembered.earlier.tables.clone(),
+            earlier: self.remembered.earlier.all(),
             files: self.plan.files.clone(),
             forgotten: self.line.numbers().into_iter().filter(unknown).collect(),
             ..Stored::of(&watch.queue)
@@ -318,6 +324,7 @@ mod tests {
             unfinished: Some(since("unfinished")),
             lost: false,
         };
+        assert_eq!(earlier.all().into_keys().collect::<Vec<_>>(), [3, UNFINISHED]);
         let of = |number| earlier.of(number, none).map(|since| since.for_engine().aside);
         assert_eq!([2, 3, 4].map(of), [None, Some("three".into()), Some("unfinished".into())]);
     }

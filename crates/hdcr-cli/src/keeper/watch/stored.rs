@@ -164,7 +164,8 @@ impl Stored {
         for number in self.forgotten {
             known.entry(number).or_insert_with(|| Since::forgotten(aside(number), store.to_owned()));
         }
-        (known, since(UNFINISHED))
+        let earlier = known.remove(&UNFINISHED);
+        (known, since(UNFINISHED).or(earlier))
     }
 
     /// Writes it down in the place of what was there. Returns how long it is.
@@ -365,7 +366,13 @@ mod tests {
         Stored::of(&queue).write(store.path(), &name, false).unwrap();
         let (known, unfinished) = stored(store.path(), &name).unwrap().known(store.path(), &name);
         assert!(known.is_empty());
-        assert_eq!(unfinished.unwrap().for_engine().newer.len(), 1);
+        let unfinished = unfinished.unwrap();
+        assert_eq!(unfinished.for_engine().newer.len(), 1);
+        // The next keeper hands it on to the one after it.
+        let earlier = BTreeMap::from([(UNFINISHED, unfinished.clone())]);
+        (Stored { earlier, ..Stored::of(&Queue::default()) }).write(store.path(), &name, false).unwrap();
+        let found = stored(store.path(), &name).unwrap().known(store.path(), &name);
+        assert_eq!(found, (BTreeMap::new(), Some(unfinished)));
     }
 
     #[test]
