@@ -23,7 +23,7 @@ def change():
     """The job does what is undone; then it and its keeper are gone."""
     write("more", "")
     ready("written")
-    until("the keeper's memory", lambda: b"/data/newer" in open(memory(), "rb").read())
+    until("the keeper's memory", lambda: "/data/newer" in memory())
     tree = [job.keeper.pid, *below(job.keeper.pid)]
     for pid in tree:
         os.kill(pid, signal.SIGKILL)
@@ -35,8 +35,9 @@ def change():
 
 
 def memory():
-    """Where the keeper remembers files."""
-    return f"{os.environ['HDCR_STORE']}/.jobs/{job.name}.touched"
+    """What the keeper has written down of files."""
+    table = f"{os.environ['HDCR_STORE']}/.jobs/{job.name}.touched"
+    return "".join(read(part) for part in [table, table + ".log"])
 
 
 def judge():
