@@ -174,7 +174,7 @@ impl Held {
     /// Writes the record, whole or not at all.
     pub(crate) fn write(&self, record: &Record) -> Result<()> {
         let bytes = serde_json::to_vec(record).map_err(Failure::system("encoding the record of a job"))?;
-        let written = parts::with_room(&self.store, &self.name, || write_whole(&self.path, &bytes, true));
+        let written = parts::with_room(&self.store, &self.name, || write_whole(&self.path, &bytes));
         written.map_err(Failure::system(format_args!("writing {}", self.path.display())))
     }
 }
@@ -209,17 +209,17 @@ impl Drop for Held {
 
 /// Puts a file of a job in place, whole or not at all. Whoever holds the job is the only one to do so, so that what a killed
 /// keeper has left half written has the name of the next one.
-pub(crate) fn put(path: &Path, bytes: &[u8], durable: bool) -> Result<()> {
-    write_whole(path, bytes, durable).map_err(Failure::system(format_args!("writing {}", path.display())))
+pub(crate) fn put(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_whole(path, bytes).map_err(Failure::system(format_args!("writing {}", path.display())))
 }
 
-fn write_whole(path: &Path, bytes: &[u8], durable: bool) -> std::io::Result<()> {
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let part = part_of(path);
-    let file = new_file(&part, bytes)?;
-    if durable {
-        file.sync_all()?;
-    }
-    fs::rename(&part, path)
+    let written = new_file(&part, bytes).and_then(|file| file.sync_all());
+    written.and_then(|()| fs::rename(&part, path)).inspect_err(|_| {
+        // Half of it would only take room.
+        fs::remove_file(&part).ok();
+    })
 }
 
 fn part_of(path: &Path) -> PathBuf {

@@ -77,6 +77,8 @@ pub(crate) struct Since {
     /// When something was heard last, where not all is known.
     #[serde(default)]
     heard: Option<Duration>,
+    #[serde(default)]
+    ignored: Vec<Name>,
 }
 
 /// Whether what happens to a path is nobody's business.
@@ -98,6 +100,7 @@ impl Since {
         let newer = changes.new.iter().filter(|new| !ignored(files, &new.at));
         let moved = changes.moved.iter().filter(|moved| !ignored(files, &moved.at) && !ignored(files, &moved.home));
         let lengths = changes.lengths.iter();
+        let rules = files.policies.iter().filter(|rule| rule.policy == FilePolicy::Ignore);
         Self {
             aside,
             shelter,
@@ -116,6 +119,7 @@ impl Since {
             incomplete: changes.incomplete,
             forgotten: false,
             heard: None,
+            ignored: rules.map(|rule| Name::from(rule.path.as_path())).collect(),
         }
     }
 
@@ -131,6 +135,8 @@ impl Since {
 
     /// As it counts when nobody has watched what came after it was heard: lengths say nothing any more.
     pub(crate) fn unwatched_later(self, heard: Option<Duration>) -> Self {
+        // Where something was missed before, nobody knows when the last was done.
+        let heard = self.heard.or(heard.filter(|_| !self.incomplete));
         Self { incomplete: true, heard, ..self.without_lengths() }
     }
 
@@ -156,6 +162,7 @@ impl Since {
             incomplete: later.incomplete || self.incomplete,
             forgotten: later.forgotten || self.forgotten,
             heard: later.heard.or(self.heard),
+            ignored: later.ignored,
             lengths: Vec::new(),
             aside: self.aside,
             shelter: self.shelter,
@@ -198,6 +205,7 @@ impl Since {
             incomplete: self.incomplete,
             forgotten: self.forgotten,
             heard: self.heard,
+            ignored: paths(&self.ignored),
         }
     }
 }

@@ -205,8 +205,8 @@ os._exit(7)
 pub(crate) fn all_killed(stage: &mut Stage<'_>) -> Result<()> {
     const ROUNDS: usize = 5;
     /// So many batches from one hold to the next, and from a checkpoint to the hold.
-    const APART: usize = 60;
-    const SINCE: usize = 40;
+    const APART: usize = 100;
+    const SINCE: usize = 90;
     needs_root()?;
     let name = "all-killed";
     let script = MODEL.replace("BATCHES", &(APART * (ROUNDS + 1)).to_string());
@@ -218,6 +218,8 @@ pub(crate) fn all_killed(stage: &mut Stage<'_>) -> Result<()> {
         let mut job = stage.start(&run, &format!("says-{round}"))?;
         stage.until_counted("count", round * APART - SINCE)?;
         stage.expect(0, &["checkpoint", name])?;
+        let done = stage.text("count").lines().count();
+        ensure!(done < round * APART, "nothing was done since the checkpoint");
         stage.until_counted("count", round * APART)?;
         // Who answers has heard of all that was done before.
         stage.expect(0, &["ps"])?.names(&[name])?;

@@ -193,7 +193,7 @@ fn bring_back(
     };
     let stdio = descriptors(args.stdio.as_ref().unwrap_or(&StdioTarget::Inherit))?;
     if let Place::Store { root, job, .. } = place {
-        remembered::job_lives(root, &parts::job_name(job)?);
+        remembered::job_lives_alone(root, &parts::job_name(job)?);
     }
     foreground::restore(&task, &stdio, &needed, signals, at.output)
 }

@@ -367,7 +367,7 @@ impl Keeper {
             self.tell_unnamed(number);
         }
         self.keep_what_counts();
-        self.write_files(Life::IsKept);
+        self.write_files(Life::GoesOn);
         let told = self.notes.iter().map(|note| &note.code).eq(done.notes.iter().map(|note| &note.code));
         if self.output.verbose > 0 {
             self.output.object_aside(&Told { checkpoint: done });

@@ -321,15 +321,15 @@ impl Keeper {
         self.came_from = Some(self.place(number));
         self.members.come_from_image(&restored.omitted);
         self.record.went_back = self.line.came_back(number).map(|newest| WentBack { to: number, newest });
+        if let Some(other) = self.taken_over() {
+            self.give_way(&other);
+            return Ok(());
+        }
         if let Some(watch) = &mut self.watch {
             watch.knows_too(restored.touched.paths());
         }
         self.files_are_as_at(number);
         self.record.returned = self.record.returned.saturating_add(1);
-        if let Some(other) = self.taken_over() {
-            self.give_way(&other);
-            return Ok(());
-        }
         self.lives_as(main, at);
         match self.ended_early.remove(&main) {
             Some(death) => self.on_death(death),

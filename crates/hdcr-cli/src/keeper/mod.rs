@@ -301,13 +301,14 @@ impl Keeper {
             if let Some(watch) = &mut self.watch {
                 watch.drain();
             }
-            self.log_files();
             while let Some(received) = self.signals.next() {
                 self.on_signal(received)?;
             }
             if ready.worker {
                 self.on_answer()?;
             }
+            // After the answer: the program may stand still, and wait for it.
+            self.log_files();
             while let Some((pid, change)) = next_change() {
                 self.on_change(pid, change)?;
             }

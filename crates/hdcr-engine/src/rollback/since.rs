@@ -9,6 +9,7 @@ mod unheard;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -88,9 +89,11 @@ pub struct Since {
     /// Where not all is known: when something was heard last, by the clock of the day. What the program did in its last
     /// moment was done then.
     pub heard: Option<Duration>,
+    /// Where nobody minds what the program does.
+    pub ignored: Vec<PathBuf>,
 }
 
-/// What was put under a name of the program so long after something was heard of it last is its own.
+/// What was put under a name of the program about then, within so long, is its own.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 impl Since {
@@ -216,10 +219,15 @@ fn there(cx: &mut Restore<'_>, path: &Path, identity: &Identity, heard: Option<D
     same.then_some(file)
 }
 
-/// Whether nobody has changed or renamed it after the moment that followed the last that was heard.
+/// Whether it was changed or renamed last about when the last was heard.
 fn is_of_last_moment(file: &OwnedFd, heard: Duration) -> bool {
     let facts = rustix::fs::fstat(file);
-    facts.is_ok_and(|facts| changed((facts.st_ctime, facts.st_ctime_nsec)) <= heard.saturating_add(LAST_MOMENT))
+    facts.is_ok_and(|facts| last_moment(heard).contains(&changed((facts.st_ctime, facts.st_ctime_nsec))))
+}
+
+/// About when the last was heard: an event may have been on its way for a while.
+fn last_moment(heard: Duration) -> RangeInclusive<Duration> {
+    heard.saturating_sub(LAST_MOMENT)..=heard.saturating_add(LAST_MOMENT)
 }
 
 /// When anything of a file was changed last, its name too, from the epoch: seconds and nanoseconds.

@@ -74,6 +74,12 @@ impl Known {
         self.now.contains_key(path)
     }
 
+    /// The files that have gone last, the latest last.
+    pub(super) fn gone(&self) -> impl Iterator<Item = &Path> {
+        let counts = |(count, path): &&(u64, PathBuf)| self.gone.get(path) == Some(count);
+        self.gone_in_order.iter().filter(counts).map(|(_, path)| path.as_path())
+    }
+
     /// Whether a file went a short while ago, and nothing was told of its name since.
     pub(super) fn is_gone(&self, path: &Path) -> bool {
         self.gone.contains_key(path)

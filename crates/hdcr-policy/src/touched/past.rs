@@ -1,6 +1,6 @@
 //! A table in plain parts, for whoever writes it down and makes it again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,19 +27,29 @@ pub struct Past {
 }
 
 impl Table {
-    /// Its checkpoints, the first first.
-    pub fn past(&self) -> Vec<Past> {
-        self.marks.iter().map(|mark| mark.state.past(mark.sequence)).collect()
+    /// Its checkpoints, the first first; each is copied when it is asked for.
+    pub fn past(&self) -> impl DoubleEndedIterator<Item = Past> {
+        self.marks.iter().map(|mark| mark.state.past(mark.sequence))
+    }
+
+    /// The files that the job has removed last.
+    pub fn gone(&self) -> Vec<PathBuf> {
+        self.known.gone().map(Path::to_owned).collect()
     }
 
     /// A table that says the same of these checkpoints as the one whose parts they are, and can be told what happened since;
-    /// it is not for going back. `files`: those that the job has worked on, the latest first.
-    pub fn of(past: Vec<Past>, files: Vec<PathBuf>) -> Self {
+    /// it is not for going back. `files`: those that the job has worked on, the latest first; `gone`: those that it has removed
+    /// last.
+    pub fn of(past: Vec<Past>, files: Vec<PathBuf>, gone: Vec<PathBuf>) -> Self {
         let mut table = Self::default();
         for past in past {
             let sequence = past.number;
             let state = Arc::new(State::of(past));
             table.marks.push(Mark { sequence, state, before: Vec::new(), then: Then::default() });
+        }
+        for file in gone {
+            table.count += 1;
+            table.known.worked_on(&file, false, table.count, None);
         }
         table.knows_too(files);
         table

@@ -57,7 +57,7 @@ impl Walk {
     }
 
     fn make_twin(&mut self) {
-        self.twin = Table::of(self.table.past(), self.table.touched());
+        self.twin = Table::of(self.table.past().collect(), self.table.touched(), self.table.gone());
     }
 
     fn throw(&mut self, below: usize) -> usize {

@@ -246,7 +246,11 @@ impl Watch {
         let paths =
             [&happened.place, &happened.to].map(|place| place.as_ref().and_then(|place| self.places.known(place)));
         self.follow(happened);
-        for path in paths.into_iter().flatten() {
+        // What waits may be about it.
+        let waits = !self.queue.waiting().is_empty();
+        for path in
+            paths.into_iter().flatten().filter(|path| waits || self.queue.table().knows(path)).collect::<Vec<_>>()
+        {
             self.push(happened.pid, &Identity::new(), Event::Foreign(path));
         }
     }
@@ -257,7 +261,10 @@ impl Watch {
         let Some(place) = &happened.place else {
             if mask & fanotify::ATTRIB != 0 {
                 let what = What::Names { removed: self.joined.names(pid, &file) };
-                self.queue.hear(pid, &file, what);
+                // It only says something of what came before it.
+                if !self.queue.waiting().is_empty() {
+                    self.queue.hear(pid, &file, what);
+                }
             }
             return;
         };
@@ -397,6 +404,7 @@ impl Watch {
     /// The job is about to begin, in the directory of this process: nothing of it is at work, and all is as it finds it.
     pub(crate) fn begins(&mut self) {
         self.begin_from(START);
+        (self.before_rollback, self.goes_back) = (None, false);
         let mut directories = self.queue.table().directories(DIRECTORIES);
         directories.extend(std::env::current_dir());
         for (path, look) in looks(directories) {
@@ -449,7 +457,9 @@ impl Watch {
         self.drain();
         self.settle(None);
         self.before_rollback = Some(self.queue.table().clone());
+        self.goes_back = true;
         self.mark_now(number);
+        self.queue.replace(|_| {});
     }
 
     fn mark_now(&mut self, number: u64) {

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use hdcr_image::JobName;
 
-use super::super::Keeper;
+use super::super::{Keeper, Phase};
 use super::steps::Step;
-use super::stored::{self, Log, Stored};
+use super::stored::{self, Log, MOST_LOG, Stored};
 use super::{UNFINISHED, now, undone};
 use crate::failure::Result;
 use crate::process;
@@ -51,6 +51,8 @@ pub(crate) struct Earlier {
     unfinished: Option<Since>,
     /// There was something that cannot be used.
     lost: bool,
+    /// There was something.
+    written: bool,
 }
 
 impl Earlier {
@@ -70,9 +72,11 @@ impl Earlier {
             let (aside, shelter) = aside();
             Since::forgotten(aside, shelter)
         };
-        let newest = self.tables.keys().next_back().is_none_or(|newest| *newest < number);
-        let unfinished = || self.unfinished.clone().filter(|_| newest);
-        self.tables.get(&number).cloned().or_else(unfinished).or_else(|| self.lost.then(forgotten))
+        let is_newest = self.tables.keys().next_back().is_none_or(|newest| *newest < number);
+        let unfinished = || self.unfinished.clone().filter(|_| is_newest);
+        // Of one that came after all that was written down something is missing.
+        let is_missing = self.lost || self.written && is_newest;
+        self.tables.get(&number).cloned().or_else(unfinished).or_else(|| is_missing.then(forgotten))
     }
 }
 
@@ -81,20 +85,33 @@ pub(crate) fn read(store: &Path, name: &JobName) -> Earlier {
     let Some(stored) = stored::stored(store, name) else {
         return Earlier { lost: stored::is_there(store, name), ..Earlier::default() };
     };
-    let (complete, heard) = (stored.complete, stored::heard(store, name));
+    let (complete, lived, deaf) = (stored.complete, stored.lived, stored.deaf);
+    let heard = stored::heard(store, name).filter(|_| !deaf);
     let trusted = |since: Since| if complete { since.without_lengths() } else { since.unwatched_later(heard) };
     let (tables, unfinished) = stored.known(store, name);
     let tables = tables.into_iter().map(|(number, since)| (number, trusted(since))).collect();
-    Earlier { tables, unfinished: unfinished.map(trusted), lost: false }
+    // What came while nobody watched may be a checkpoint that was taken by hand.
+    Earlier { tables, unfinished: unfinished.map(trusted), lost: false, written: !complete && !lived }
 }
 
 /// The job is about to live again: from now on it counts as incomplete.
 pub(crate) fn job_lives(store: &Path, name: &JobName) {
-    if let Some(stored @ Stored { complete: true, .. }) = stored::stored(store, name)
-        && let Err(failure) = (Stored { complete: false, ..stored }).write(store, name, false)
-    {
+    if let Some(stored @ Stored { complete: true, .. }) = stored::stored(store, name) {
+        rewrite(Stored { complete: false, deaf: true, ..stored }, store, name);
+    }
+}
+
+/// The job is about to live again, and nobody will watch it.
+pub(crate) fn job_lives_alone(store: &Path, name: &JobName) {
+    if let Some(stored @ Stored { lived: false, .. }) = stored::stored(store, name) {
+        rewrite(Stored { complete: false, deaf: true, lived: true, ..stored }, store, name);
+    }
+}
+
+fn rewrite(stored: Stored, store: &Path, name: &JobName) {
+    if let Err(failure) = stored.write(store, name) {
         // What cannot be written cannot be gone on from either.
-        tracing::debug!(%failure, "what is remembered of files still counts as complete");
+        tracing::debug!(%failure, "what is remembered of files still counts as it did");
     }
 }
 
@@ -103,8 +120,6 @@ pub(crate) fn job_lives(store: &Path, name: &JobName) {
 pub(in crate::keeper) enum Life {
     /// It may do more at any moment.
     GoesOn,
-    /// It has just been checkpointed.
-    IsKept,
     /// All of it is dead.
     IsOver,
 }
@@ -125,11 +140,15 @@ impl Keeper {
     /// What an earlier keeper knew is to be undone for a checkpoint that this one did not make, after what this one has watched
     /// itself. From here on it watches what is done since.
     pub(super) fn known_earlier(&mut self, number: u64) -> Option<Since> {
-        if self.remembered.earlier.lost && self.watch.as_ref().is_some_and(|watch| watch.since(number).is_some()) {
+        let own = self.watch.as_ref().is_some_and(|watch| watch.since(number).is_some());
+        if own && !self.remembered.earlier.tables.contains_key(&number) {
             return None;
         }
         let aside = || (undone::aside(&self.plan.name, number), self.plan.store.clone());
         let since = self.remembered.earlier.of(number, aside)?;
+        // Should this roll-back fail it has its number.
+        self.remembered.earlier.tables.entry(number).or_insert_with(|| since.clone());
+        self.remembered.earlier.unfinished = None;
         let later = self.watched_so_far();
         if let Some(watch) = &mut self.watch {
             watch.begin_from(number);
@@ -172,10 +191,16 @@ impl Keeper {
 
     /// When the table is to be written down.
     pub(in crate::keeper) fn files_due(&self) -> Option<Instant> {
-        let watch = self.watch.as_ref().filter(|watch| !watch.goes_back)?;
-        let log = self.remembered.log.as_ref().filter(|_| watch.queue.is_logged());
-        let due = log.is_none_or(|log| log.length() > LONG.max(self.remembered.table));
-        due.then(|| self.remembered.next.unwrap_or_else(Instant::now))
+        let now = Instant::now();
+        // A program that stands still does not wait for it.
+        let busy = matches!(self.phase, Phase::Done(_)) || self.is_capturing();
+        let watch = self.watch.as_ref().filter(|watch| !busy && !watch.goes_back)?;
+        let next = self.remembered.next.unwrap_or(now);
+        match self.remembered.log.as_ref().filter(|_| watch.queue.is_logged()) {
+            None => Some(next),
+            Some(log) if log.length() > MOST_LOG / 2 => Some(now),
+            Some(log) => (log.length() > LONG.max(self.remembered.table)).then_some(next),
+        }
     }
 
     /// Writes it down when it is due.
@@ -183,6 +208,14 @@ impl Keeper {
         if self.files_due().is_some_and(|due| due <= Instant::now()) {
             self.write_files(Life::GoesOn);
         }
+    }
+
+    /// The job is dead, and is about to be rolled back: what it did last is logged.
+    pub(super) fn log_to_the_end(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch.end();
+        }
+        self.log_files();
     }
 
     /// Logs what was heard.
@@ -213,19 +246,19 @@ impl Keeper {
         let Some(watch) = &mut self.watch else { return };
         let began = Instant::now();
         let unknown = |number: &u64| self.remembered.earlier.lost && watch.since(*number).is_none();
-        let stored = Stored {
+        let mut stored = Stored {
             // Keepers that follow one another have different ones.
             generation: self.remembered.generation.max(nanoseconds(now())).wrapping_add(1),
             complete: life == Life::IsOver,
             earlier: self.remembered.earlier.all(),
             files: self.plan.files.clone(),
-            forgotten: self.line.numbers().into_iter().filter(unknown).collect(),
             ..Stored::of(&watch.queue)
         };
+        stored.forgotten.extend(self.line.numbers().into_iter().filter(unknown));
         self.remembered.generation = stored.generation;
         self.remembered.log = None;
         watch.queue.begin_log();
-        match self.put_files(stored, life != Life::GoesOn) {
+        match self.put_files(stored) {
             Ok(()) => self.remembered.told = false,
             Err(failure) if self.remembered.told => tracing::debug!(%failure, "what was done to files is not written"),
             Err(failure) => {
@@ -237,10 +270,10 @@ impl Keeper {
         self.remembered.next = Some(Instant::now() + pause);
     }
 
-    fn put_files(&mut self, stored: Stored, durable: bool) -> Result<()> {
+    fn put_files(&mut self, stored: Stored) -> Result<()> {
         let (store, name) = (&self.plan.store, &self.plan.name);
         let generation = stored.generation;
-        self.remembered.table = stored.write(store, name, durable)?;
+        self.remembered.table = stored.write(store, name)?;
         self.remembered.log = Some(Log::begin(store, name, generation)?);
         Ok(())
     }
@@ -277,13 +310,13 @@ mod tests {
             forgotten: vec![9],
             ..Stored::default()
         };
-        stored(false).write(store.path(), &name, true).unwrap();
+        stored(false).write(store.path(), &name).unwrap();
         let found = read(store.path(), &name);
         assert_eq!(found.tables.get(&7), Some(&Since::default().unwatched_later(stored::heard(store.path(), &name))));
         assert!(found.of(9, none).is_some_and(|since| since.for_engine().forgotten));
         let incomplete = |store: &Path| read(store, &name).of(7, none).unwrap().for_engine().incomplete;
         assert!(incomplete(store.path()));
-        stored(true).write(store.path(), &name, false).unwrap();
+        stored(true).write(store.path(), &name).unwrap();
         assert!(!incomplete(store.path()), "nothing came after");
         job_lives(store.path(), &name);
         assert!(incomplete(store.path()));
@@ -322,10 +355,24 @@ mod tests {
         let earlier = Earlier {
             tables: BTreeMap::from([(3, since("three"))]),
             unfinished: Some(since("unfinished")),
-            lost: false,
+            ..Earlier::default()
         };
         assert_eq!(earlier.all().into_keys().collect::<Vec<_>>(), [3, UNFINISHED]);
         let of = |number| earlier.of(number, none).map(|since| since.for_engine().aside);
         assert_eq!([2, 3, 4].map(of), [None, Some("three".into()), Some("unfinished".into())]);
+        let cut = Earlier { unfinished: None, written: true, ..earlier };
+        assert!(cut.of(4, none).is_some_and(|since| since.for_engine().forgotten) && cut.of(2, none).is_none());
+    }
+
+    #[test]
+    fn what_was_taken_while_nobody_watched_is_not_the_checkpoint_that_was_being_taken() {
+        let (store, name) = scene();
+        let earlier = BTreeMap::from([(3, Since::default()), (UNFINISHED, Since::default())]);
+        Stored { earlier, ..Stored::default() }.write(store.path(), &name).unwrap();
+        let found = read(store.path(), &name);
+        assert!(found.of(4, none).is_some() && found.of(3, none).unwrap().for_engine().heard.is_some());
+        job_lives_alone(store.path(), &name);
+        let found = read(store.path(), &name);
+        assert!(found.of(4, none).is_none() && found.of(3, none).unwrap().for_engine().heard.is_none());
     }
 }

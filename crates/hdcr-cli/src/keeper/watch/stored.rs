@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hdcr_image::JobName;
-use hdcr_policy::touched::{Past, Table};
+use hdcr_policy::touched::{Now, Past, Table};
 use serde::{Deserialize, Serialize};
 
 use super::queue::Queue;
@@ -29,7 +29,9 @@ const VERSION: u32 = 2;
 /// A longer one is neither written nor read: what it would say of the oldest checkpoints is left out, and that it was.
 pub(super) const MOST_BYTES: u64 = 64 << 20;
 /// More of a log is not read.
-const MOST_LOG: u64 = 256 << 20;
+pub(super) const MOST_LOG: u64 = 256 << 20;
+/// Beside its names an entry has so many bytes or less.
+const ENTRY: u64 = 128;
 
 /// The table, and what comes from keepers before.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -41,6 +43,12 @@ pub(super) struct Stored {
     /// Nothing of the job has lived after this was written.
     #[serde(default)]
     pub(super) complete: bool,
+    /// It was written when nothing was heard.
+    #[serde(default)]
+    pub(super) deaf: bool,
+    /// The job has lived without a keeper since.
+    #[serde(default)]
+    pub(super) lived: bool,
     /// What earlier keepers knew is to be undone for their checkpoints.
     #[serde(alias = "tables")]
     pub(super) earlier: BTreeMap<u64, Since>,
@@ -55,6 +63,9 @@ pub(super) struct Stored {
     /// The files that the job has worked on.
     #[serde(default)]
     pub(super) known: Vec<Name>,
+    /// And those that it has removed last.
+    #[serde(default)]
+    pub(super) gone: Vec<Name>,
     #[serde(default)]
     pub(super) waiting: Vec<Waited>,
 }
@@ -127,11 +138,25 @@ pub(super) fn stored(store: &Path, name: &JobName) -> Option<Stored> {
 }
 
 impl Stored {
-    /// Of a queue as it stands.
+    /// Of a queue as it stands; what would be too long of older checkpoints gives way, and is not even copied.
     pub(super) fn of(queue: &Queue) -> Self {
+        let mut left = MOST_BYTES;
+        let (mut kept, mut forgotten) = (Vec::new(), Vec::new());
+        for past in queue.table().past().rev() {
+            left = left.saturating_sub(size(&past));
+            if left == 0 {
+                forgotten.extend(queue.table().numbers().take_while(|number| *number != past.number));
+                forgotten.push(past.number);
+                break;
+            }
+            kept.push(PastLine::from(past));
+        }
+        kept.reverse();
         Self {
-            past: queue.table().past().into_iter().map(PastLine::from).collect(),
+            past: kept,
+            forgotten,
             known: Touched::from(queue.table().touched().as_slice()).0,
+            gone: Touched::from(queue.table().gone().as_slice()).0,
             waiting: queue.waiting().iter().map(Waited::from).collect(),
             ..Self::default()
         }
@@ -141,7 +166,8 @@ impl Stored {
     pub(super) fn known(self, store: &Path, name: &JobName) -> (BTreeMap<u64, Since>, Option<Since>) {
         let steps = steps(&log_of(&path(store, name)), self.generation);
         let past = self.past.into_iter().map(Past::from).collect();
-        let table = Table::of(past, self.known.iter().map(PathBuf::from).collect());
+        let files = |names: &[Name]| names.iter().map(PathBuf::from).collect();
+        let table = Table::of(past, files(&self.known), files(&self.gone));
         let waited = self.waiting.into_iter().map(Step::from);
         let table = Queue::again(table, waited.chain(steps));
         let aside = |number| super::undone::aside(name, number);
@@ -165,13 +191,13 @@ impl Stored {
             known.entry(number).or_insert_with(|| Since::forgotten(aside(number), store.to_owned()));
         }
         let earlier = known.remove(&UNFINISHED);
-        (known, since(UNFINISHED).or(earlier))
+        (known, since(UNFINISHED).or(earlier).filter(|_| !self.lived))
     }
 
-    /// Writes it down in the place of what was there. Returns how long it is.
-    pub(super) fn write(self, store: &Path, name: &JobName, durable: bool) -> Result<u64> {
+    /// Writes it down, on the disk, in the place of what was there. Returns how long it is.
+    pub(super) fn write(self, store: &Path, name: &JobName) -> Result<u64> {
         let bytes = Self { version: VERSION, ..self }.encoded(MOST_BYTES)?;
-        job::put(&path(store, name), &bytes, durable)?;
+        job::put(&path(store, name), &bytes)?;
         Ok(length(&bytes))
     }
 
@@ -214,13 +240,26 @@ impl Stored {
     }
 }
 
+/// How long what is known since a checkpoint may get as text.
+fn size(past: &Past) -> u64 {
+    let name = |path: &PathBuf| ENTRY.saturating_add(u64::try_from(path.as_os_str().len()).unwrap_or(u64::MAX));
+    let before = past.before.iter().map(|(path, _)| name(path));
+    let now = past.now.iter().map(|(path, now)| match now {
+        Now::Old(home, _) => name(path).saturating_add(name(home)),
+        Now::New(..) | Now::Nothing | Now::Foreign => name(path),
+    });
+    let lost = past.lost.iter().map(|(path, _)| name(path));
+    before.chain(now).chain(lost).chain(past.written.iter().map(name)).fold(0, u64::saturating_add)
+}
+
 fn length(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 /// The steps of a log, as far as it can be read and is of this table.
 fn steps(path: &Path, generation: u64) -> impl Iterator<Item = Step> + use<> {
-    let mut lines = open(path, MOST_LOG).into_iter().flat_map(|log| BufReader::new(log).split(b'\n'));
+    let log = open(path, u64::MAX).map(|log| log.take(MOST_LOG));
+    let mut lines = log.into_iter().flat_map(|log| BufReader::new(log).split(b'\n'));
     let header = lines.next().and_then(|line| serde_json::from_slice::<Header>(&line.ok()?).ok());
     let is_its = header.is_some_and(|header| header.generation == generation);
     let lines = lines.take_while(move |_| is_its);
@@ -330,7 +369,7 @@ mod tests {
         queue.hear(7, &vec![9], What::Event(Event::Removed(PathBuf::from("/old"), Kind::File)));
         let stored = Stored { generation: 5, ..Stored::of(&queue) };
         queue.begin_log();
-        stored.write(store.path(), &name, false).unwrap();
+        stored.write(store.path(), &name).unwrap();
         let mut log = Log::begin(store.path(), &name, 5).unwrap();
         some_of_all(&mut queue);
         let waits = queue.waiting().len();
@@ -363,14 +402,14 @@ mod tests {
         let mut queue = Queue::default();
         queue.mark(UNFINISHED, Duration::from_secs(100));
         made(&mut queue, "/a");
-        Stored::of(&queue).write(store.path(), &name, false).unwrap();
+        Stored::of(&queue).write(store.path(), &name).unwrap();
         let (known, unfinished) = stored(store.path(), &name).unwrap().known(store.path(), &name);
         assert!(known.is_empty());
         let unfinished = unfinished.unwrap();
         assert_eq!(unfinished.for_engine().newer.len(), 1);
         // The next keeper hands it on to the one after it.
         let earlier = BTreeMap::from([(UNFINISHED, unfinished.clone())]);
-        (Stored { earlier, ..Stored::of(&Queue::default()) }).write(store.path(), &name, false).unwrap();
+        (Stored { earlier, ..Stored::of(&Queue::default()) }).write(store.path(), &name).unwrap();
         let found = stored(store.path(), &name).unwrap().known(store.path(), &name);
         assert_eq!(found, (BTreeMap::new(), Some(unfinished)));
     }
@@ -386,7 +425,7 @@ mod tests {
             made(&mut queue, &format!("/a/{number}"));
         }
         queue.settle(None);
-        let past: Vec<_> = queue.table().past().into_iter().map(PastLine::from).collect();
+        let past: Vec<_> = queue.table().past().map(PastLine::from).collect();
         let length_of = |past: &PastLine| length(&serde_json::to_vec(past).unwrap());
         let earlier = BTreeMap::from([(0, Since::default())]);
         let stored = Stored { version: VERSION, earlier, ..Stored::of(&queue) };

@@ -61,6 +61,7 @@ impl Keeper {
 
     /// What is to be undone of what the job did to files since a checkpoint.
     pub(in crate::keeper) fn undo_since(&mut self, number: u64) -> Option<Since> {
+        self.log_to_the_end();
         if let Some(since) = self.known_earlier(number) {
             return Some(since);
         }
@@ -77,6 +78,7 @@ impl Keeper {
 
     /// The program is dead, has no checkpoint, and is about to begin anew: among the files that there were before it.
     pub(in crate::keeper) fn files_as_before(&mut self) {
+        self.log_to_the_end();
         let Some(changes) = self.watch.as_mut().and_then(|watch| watch.roll_back(START)) else {
             return self.tell_unwatched();
         };

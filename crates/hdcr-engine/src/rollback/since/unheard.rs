@@ -25,7 +25,8 @@ const REMEDY: &str = "look whether it is the program's, and move it away then";
 pub(super) fn tell(cx: &mut Restore<'_>, since: &Since, known: &BTreeSet<PathBuf>) {
     let Some(heard) = since.heard else { return };
     let heard_of: BTreeSet<&Path> = since.written.iter().chain(&since.lost).map(PathBuf::as_path).collect();
-    let is_known = |path: &Path| known.contains(path) || heard_of.contains(path);
+    let is_ignored = |path: &Path| since.ignored.iter().any(|top| path.starts_with(top));
+    let is_known = |path: &Path| known.contains(path) || heard_of.contains(path) || is_ignored(path);
     let when = heard.saturating_sub(ON_THE_WAY)..=heard.saturating_add(LAST_MOMENT);
     let entries = places(since).into_iter().filter_map(|place| fs::read_dir(place).ok());
     let entries = entries.flat_map(|entries| entries.flatten().take(NAMES));
