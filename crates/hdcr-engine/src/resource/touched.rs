@@ -113,16 +113,26 @@ pub(crate) fn restore(cx: &mut Restore<'_>, since: Option<&Index<'_>>) -> Result
         return Ok(known);
     }
     let listed = cx.record::<TouchedRecord>(TOUCHED)?;
+    let mut others: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
+    for SecondName { id, path } in &listed.second_names {
+        others.entry(*id).or_default().push(cx.mapped(&contents::checked_path(path)?));
+    }
     let (mut brought, mut refused) = (BTreeSet::new(), BTreeSet::new());
     for id in listed.ids.into_iter().map(ObjectId) {
         let record = cx.record::<InodeRecord>(id)?;
         let path = cx.mapped(&record.checked_path()?);
-        if since.is_some_and(|since| since.is_doubtful(&path) || !since.concerns(&path)) {
+        let others = others.get(&id.0).map_or(&[][..], Vec::as_slice);
+        // What was written under one name is under all of them.
+        let concerns = |since: &Index<'_>| since.concerns(&path) || others.iter().any(|other| since.concerns(other));
+        if since.is_some_and(|since| since.is_doubtful(&path) || !concerns(since)) {
             known.insert(path);
             continue;
         }
         cx.contents.goes_on();
         let _turn = reopen::turn_of_user(cx, id)?;
+        if let Some(since) = since.filter(|_| !others.is_empty()) {
+            first_name(cx, (&record, &path), others, since)?;
+        }
         match reopen::unheld(cx, id) {
             Ok(()) if record.edges && since.is_some_and(|since| since.has_changed(&path)) => {
                 cx.notes.push(since::note(
@@ -153,6 +163,31 @@ pub(crate) fn restore(cx: &mut Restore<'_>, since: Option<&Index<'_>>) -> Result
         }
     }
     Ok(known)
+}
+
+/// Gives a file its first name again if that is gone and it still has another: it is the same file then.
+fn first_name(
+    cx: &mut Restore<'_>,
+    (record, first): (&InodeRecord, &Path),
+    others: &[PathBuf],
+    since: &Index<'_>,
+) -> Result<()> {
+    let Ok((above, name)) = route::place(first) else { return Ok(()) };
+    if !matches!(rustix::fs::statat(&above, name, AtFlags::SYMLINK_NOFOLLOW), Err(rustix::io::Errno::NOENT)) {
+        return Ok(());
+    }
+    for other in others.iter().filter(|other| !since.is_doubtful(other)) {
+        let Ok(file) = reopen::look(other) else { continue };
+        let stat = rustix::fs::fstat(&file).map_err(Error::system("looking at a file", other.display()))?;
+        // It is another one by now when an earlier roll-back has made it anew.
+        let is_it = (stat.st_dev, stat.st_ino) == (record.device, record.inode) || !since.concerns(other);
+        if is_it && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+            cx.plan.will_link(first, Witness::of(&file, other)?)?;
+            rustix::fs::linkat(CWD, data::door(&file), &above, name, AtFlags::SYMLINK_FOLLOW).ok();
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// Gives a file a further name again that was removed, or that another file has got, since the checkpoint. Whether it has

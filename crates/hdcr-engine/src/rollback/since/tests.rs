@@ -327,3 +327,52 @@ fn what_may_be_of_the_last_moment_is_named() {
     assert!(told(changed.checked_add(Duration::from_mins(1))).is_empty(), "long before");
     assert!(told(None).is_empty());
 }
+
+/// Two names of one file, of which one goes: it is the same file again, whichever it was, also after both were made anew.
+#[test]
+fn names_of_a_file_are_of_one_file_again() {
+    for gone in ["one", "two"] {
+        let place = Place::new(&[("one", "text")]);
+        fs::hard_link(place.at("one"), place.at("two")).unwrap();
+        let image = place.capture(&["one", "two"]);
+        let identity = place.identity("one");
+        let without = |names: &[&str]| Since { lost: names.iter().map(|name| place.at(name)).collect(), ..nothing() };
+        let is_right = |round: &str| {
+            assert_eq!(place.files(), "one=text two=text", "{gone}, {round}");
+            assert_eq!(place.identity("one"), place.identity("two"), "{gone}, {round}");
+        };
+        fs::remove_file(place.at(gone)).unwrap();
+        assert_eq!(place.roll_back(&image, Some(&without(&[gone]))), "", "{gone}");
+        is_right("one removed");
+        assert_eq!(place.identity("one"), identity, "the one that stayed");
+        for name in ["one", "two"] {
+            fs::remove_file(place.at(name)).unwrap();
+        }
+        assert_eq!(place.roll_back(&image, Some(&without(&["one", "two"]))), "");
+        is_right("both removed");
+        fs::remove_file(place.at(gone)).unwrap();
+        assert_eq!(place.roll_back(&image, Some(&without(&[gone]))), "", "{gone}, once more");
+        is_right("one removed once more");
+        // Another one in its place.
+        place.write(&[("new", "newer")]);
+        fs::rename(place.at("new"), place.at(gone)).unwrap();
+        let replaced = Since { newer: vec![place.newer(gone)], ..without(&[gone]) };
+        assert_eq!(place.roll_back(&image, Some(&replaced)), "rollback-aside");
+        fs::remove_dir_all(place.at(".hdcr-aside-job-1")).unwrap();
+        is_right("one replaced");
+    }
+}
+
+#[test]
+fn what_was_written_under_a_second_name_goes_back() {
+    for written in ["one", "two"] {
+        let place = Place::new(&[("one", "text")]);
+        fs::hard_link(place.at("one"), place.at("two")).unwrap();
+        let image = place.capture(&["one", "two"]);
+        place.write(&[(written, "other")]);
+        let since = Since { written: vec![place.at(written)], ..nothing() };
+        assert_eq!(place.roll_back(&image, Some(&since)), "");
+        assert_eq!(place.files(), "one=text two=text", "{written}");
+        assert_eq!(place.identity("one"), place.identity("two"));
+    }
+}
