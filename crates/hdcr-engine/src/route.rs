@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid};
 use rustix::io::Errno;
 
 use crate::error::{Owner, Refusal};
@@ -82,6 +82,31 @@ pub(crate) fn rmdir(path: &Path) -> Result<()> {
 pub(crate) fn mkdir(path: &Path, mode: Mode) -> Result<()> {
     let (above, name) = place(path)?;
     rustix::fs::mkdirat(above, name, mode)
+}
+
+/// Where a symbolic link leads.
+pub(crate) fn read_link(path: &Path) -> Result<OsString> {
+    let (above, name) = place(path)?;
+    Ok(OsString::from_vec(rustix::fs::readlinkat(above, name, Vec::new())?.into_bytes()))
+}
+
+/// Makes a symbolic link.
+pub(crate) fn symlink(target: &OsStr, path: &Path) -> Result<()> {
+    let (above, name) = place(path)?;
+    rustix::fs::symlinkat(target, above, name)
+}
+
+/// Makes a FIFO with exactly these permissions.
+pub(crate) fn make_fifo(path: &Path, mode: Mode) -> Result<()> {
+    let (above, name) = place(path)?;
+    rustix::fs::mknodat(&above, name, FileType::Fifo, mode, 0)?;
+    rustix::fs::chmodat(above, name, mode, AtFlags::empty())
+}
+
+/// Gives a name to somebody, and not what it leads to.
+pub(crate) fn chown(path: &Path, user: Uid, group: Gid) -> Result<()> {
+    let (above, name) = place(path)?;
+    rustix::fs::chownat(above, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// Removes a directory with all that is in it.

@@ -19,7 +19,7 @@ use crate::model::{self, ObjectId};
 use crate::openfile::OpenFileRecord;
 use crate::plain::plain;
 use crate::resource::socket::SocketRecord;
-use crate::resource::{self, contents, directory, fifo, late, listed, locks, pipe, pty, regfile, touched};
+use crate::resource::{self, contents, directory, fifo, late, listed, locks, names, pipe, pty, regfile, touched};
 use crate::segments::{self, SegmentRecord};
 use crate::semaphores::{self, SemaphoresRecord};
 use crate::snapshot::record::WaysRecord;
@@ -244,6 +244,7 @@ const OWN: &[Own] = &[
     own::<contents::InodeRecord>("file"),
     own::<listed::ListedRecord>("listed files"),
     own::<touched::TouchedRecord>("touched files"),
+    own::<names::NamesRecord>("links and FIFOs"),
     own::<late::LateRecord>("file contents"),
     own::<directory::PlaceRecord>("directory"),
     own::<locks::LocksRecord>("locks"),

@@ -253,6 +253,8 @@ pub(crate) struct Inodes {
     pending: BTreeMap<ObjectId, Pending>,
     /// Further names of files that the tree has worked on.
     pub(super) second_names: Vec<(ObjectId, PathBuf)>,
+    /// Symbolic links and FIFOs.
+    pub(super) names: Vec<super::names::Name>,
     /// The files of mappings by what `maps` shows: device and inode.
     pub(crate) lines: BTreeMap<(u64, u64), ObjectId>,
 }
@@ -385,6 +387,7 @@ pub(crate) fn finish(cx: &mut Capture<'_>) -> Result<()> {
         let record = record(cx, id, &pending, &mut rooms)?;
         cx.frame(id, &record)?;
     }
+    super::names::list(cx)?;
     touched::list(cx, worked_on)
 }
 

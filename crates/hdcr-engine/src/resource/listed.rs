@@ -136,7 +136,9 @@ pub(crate) fn note_listed(cx: &mut Capture<'_>) -> Result<()> {
             let owner = Owner { path: Some(path.clone()), ..Owner::default() };
             let met = Met { link: path.as_os_str().as_bytes(), stat: &stat, door: Some(path.clone()), owner };
             list.ids.push(note(cx, &met, Uses { listed: true, ..Uses::default() }).0);
-        } else if kind == FileType::Directory {
+        } else if kind != FileType::Directory {
+            super::names::note(cx, &path, &stat, true);
+        } else {
             let names = match data::names(&path) {
                 Err(error) if !found.named && super::held::is_denied(&error) => continue,
                 other => other?,

@@ -162,6 +162,7 @@ pub(crate) mod keep;
 pub(crate) mod late;
 pub(crate) mod listed;
 pub(crate) mod locks;
+pub(crate) mod names;
 pub(crate) mod newer;
 pub(crate) mod outside;
 mod patient;
@@ -210,6 +211,7 @@ pub(crate) const OBJECTS: &[KnownTag] = &[
     KnownTag::of::<contents::InodeRecord>(),
     KnownTag::of::<listed::ListedRecord>(),
     KnownTag::of::<touched::TouchedRecord>(),
+    KnownTag::of::<names::NamesRecord>(),
     KnownTag::of::<late::LateRecord>(),
     KnownTag::of::<directory::PlaceRecord>(),
     KnownTag::of::<locks::LocksRecord>(),

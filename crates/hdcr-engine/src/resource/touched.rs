@@ -11,7 +11,7 @@ use hdcr_image::{Record, Tag};
 use rustix::fs::{AtFlags, CWD, FileType};
 
 use super::contents::{self, InodeRecord, Life, Met, Uses};
-use super::{data, reopen};
+use super::{data, names, reopen};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Result};
 use crate::model::{self, ObjectId};
@@ -58,6 +58,7 @@ pub(crate) fn note(cx: &mut Capture<'_>) {
     for path in &request.files.touched {
         let Ok(stat) = rustix::fs::lstat(path) else { continue };
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            names::note(cx, path, &stat, false);
             continue;
         }
         let owner = Owner { path: Some(path.clone()), ..Owner::default() };

@@ -342,6 +342,23 @@ impl Plan {
         rename(&from, path).map_err(failed())
     }
 
+    /// Makes something that has no contents, to be removed again when the restore fails.
+    pub(crate) fn make_name(
+        &mut self,
+        path: &Path,
+        make: impl Fn(&Path) -> std::result::Result<(), Errno>,
+    ) -> Result<()> {
+        let failed = || Error::system::<Errno>("making a name", path.display());
+        let from = data::free_beside(path, "new", || self.number());
+        self.will_make(&from, None)?;
+        self.steps.step("make", &from);
+        self.with_room_for(1, || make(&from).map_err(failed()))?;
+        let witness = Witness::at(&from).ok_or(Errno::NOENT).map_err(failed())?;
+        self.will_make(path, Some(witness))?;
+        self.steps.step("move", &from);
+        rename(&from, path).map_err(failed())
+    }
+
     /// Keeps all that the actions so far will replace. When this is done, a power cut may come. May be called again when
     /// there are more.
     pub(crate) fn prepare(&mut self, contents: &dyn Contents) -> Result<()> {

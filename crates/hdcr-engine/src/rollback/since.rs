@@ -359,7 +359,8 @@ fn make_again(cx: &mut Restore<'_>, path: &Path) -> Result<()> {
 /// back to a length that is known, else named.
 pub(crate) fn contents(cx: &mut Restore<'_>, since: Option<&Since>) -> Result<()> {
     let index = since.map(Index::new);
-    let known = touched::restore(cx, index.as_ref())?;
+    let mut known = touched::restore(cx, index.as_ref())?;
+    known.extend(crate::resource::names::restore(cx, index.as_ref())?);
     let Some(since) = since else { return Ok(()) };
     for path in since.lost.iter().filter(|path| !known.contains(*path)) {
         let cause = "it was removed or replaced after the checkpoint, and the image does not hold it";

@@ -1,6 +1,7 @@
 //! Directories of files as a job left them, and as they were.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
 use crate::checkpoint::FileRequest;
@@ -52,11 +53,14 @@ impl Place {
         while let Some(directory) = todo.pop() {
             for entry in fs::read_dir(directory).unwrap() {
                 let path = entry.unwrap().path();
-                if path.is_dir() {
+                let kind = path.symlink_metadata().unwrap().file_type();
+                if kind.is_dir() {
                     todo.push(path);
                 } else {
                     let name = path.strip_prefix(self.path("in")).unwrap().display().to_string();
-                    found.push(format!("{name}={}", fs::read_to_string(&path).unwrap()));
+                    let text = || fs::read_to_string(&path).unwrap();
+                    let text = if kind.is_file() { text() } else { format!("{:?}", fs::read_link(&path)) };
+                    found.push(format!("{name}={text}"));
                 }
             }
         }
@@ -375,4 +379,52 @@ fn what_was_written_under_a_second_name_goes_back() {
         assert_eq!(place.files(), "one=text two=text", "{written}");
         assert_eq!(place.identity("one"), place.identity("two"));
     }
+}
+
+/// `ln -sfn`, and links that are removed with all that is around them.
+#[test]
+fn symbolic_links_and_fifos_come_back() {
+    let place = Place::new(&[("one", "1"), ("two", "2")]);
+    let link = |target: &str, name: &str| symlink(target, place.at(name)).unwrap();
+    fs::create_dir(place.at("d")).unwrap();
+    link("one", "latest");
+    link("gone", "dangling");
+    link("../x", "d/removed");
+    rustix::fs::mknodat(rustix::fs::CWD, place.at("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+    fs::set_permissions(place.at("fifo"), fs::Permissions::from_mode(0o622)).unwrap();
+    let image = place.capture(&["latest", "dangling", "d/removed", "fifo", "one"]);
+    link("two", "new");
+    fs::rename(place.at("new"), place.at("latest")).unwrap();
+    for name in ["dangling", "d/removed", "fifo"] {
+        fs::remove_file(place.at(name)).unwrap();
+    }
+    fs::remove_dir(place.at("d")).unwrap();
+    let lost = ["latest", "dangling", "d/removed", "fifo"].map(|name| place.at(name)).to_vec();
+    let directories = vec![place.at("d")];
+    let since = Since { newer: vec![place.newer("latest")], lost, directories, ..nothing() };
+    let leads = |name: &str| fs::read_link(place.at(name)).unwrap().display().to_string();
+    assert_eq!(place.roll_back(&image, Some(&since)), "rollback-aside rollback-directory");
+    assert_eq!(["latest", "dangling", "d/removed"].map(leads), ["one", "gone", "../x"]);
+    assert_eq!(leads(".hdcr-aside-job-1/latest"), "two");
+    let fifo = rustix::fs::lstat(place.at("fifo")).unwrap();
+    assert_eq!((FileType::from_raw_mode(fifo.st_mode), fifo.st_mode & 0o7777), (FileType::Fifo, 0o622));
+    // Without a watch, too; what is not a name alone stays.
+    fs::remove_file(place.at("latest")).unwrap();
+    link("two", "latest");
+    fs::remove_file(place.at("dangling")).unwrap();
+    place.write(&[("dangling", "text")]);
+    assert_eq!(place.roll_back(&image, None), "rollback-left");
+    assert_eq!((leads("latest"), fs::read_to_string(place.at("dangling")).unwrap()), ("one".into(), "text".into()));
+}
+
+/// Below what the user named, whoever has changed them.
+#[test]
+fn named_links_come_back() {
+    let place = Place::new(&[("d/one", "1")]);
+    symlink("one", place.at("d/latest")).unwrap();
+    let files = FileRequest { limit: 1000, always: vec![place.at("d")], ..FileRequest::default() };
+    let image = scene::capture(&[], files, |_| {}).1;
+    fs::remove_file(place.at("d/latest")).unwrap();
+    assert_eq!(place.roll_back(&image, Some(&nothing())), "");
+    assert_eq!(fs::read_link(place.at("d/latest")).unwrap(), Path::new("one"));
 }
