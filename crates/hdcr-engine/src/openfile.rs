@@ -65,7 +65,11 @@ pub(crate) fn while_open<T>(pid: Pid, fd: Fd, mut ask: impl FnMut() -> Result<T>
             Err(error) => tracing::trace!(%pid, %fd, %error, "asked again"),
         }
     }
-    ask().map(Some)
+    match ask() {
+        // Open when it was looked whether it is closed, and closed whenever it was asked about.
+        Err(Error::System { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        last => last.map(Some),
+    }
 }
 
 pub(crate) fn view(pid: Pid, fd: Fd) -> Result<FileView> {
@@ -196,4 +200,25 @@ pub(crate) fn cloexec() -> u64 {
 /// `O_PATH`.
 pub(crate) fn path_flag() -> u64 {
     u64::from(libc::O_PATH.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::scene;
+
+    /// A program that opens and closes one number all the time is open whenever that is looked at.
+    #[test]
+    fn what_is_closed_whenever_it_is_asked_about_is_left_out() {
+        let (null, own) = (std::fs::File::open("/dev/null").unwrap(), scene::own_pid());
+        let fd = Fd(std::os::fd::AsRawFd::as_raw_fd(&null));
+        let failing = |errno: i32| {
+            while_open(own, fd, || -> Result<()> {
+                Err(Error::system("asking", "it")(std::io::Error::from_raw_os_error(errno)))
+            })
+        };
+        assert!(matches!(failing(nix::libc::ENOENT), Ok(None)));
+        assert!(failing(nix::libc::EIO).is_err());
+        assert!(matches!(while_open(own, fd, || Ok(1)), Ok(Some(1))));
+    }
 }

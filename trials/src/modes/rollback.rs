@@ -225,10 +225,11 @@ pub(crate) fn all_killed(stage: &mut Stage<'_>) -> Result<()> {
         stage.expect(0, &["ps"])?.names(&[name])?;
         let mut all = with_command(&stage.folder, |_| true);
         all.sort_unstable_by_key(|pid| *pid != job.id());
-        for pid in all {
-            signal(pid, Signal::KILL);
+        for pid in &all {
+            signal(*pid, Signal::KILL);
         }
         wait::end_of(&mut job, "the keeper", LIMIT)?;
+        all.into_iter().try_for_each(|pid| wait::gone(pid, LIMIT))?;
         stage.end_all()?;
         fs::remove_file(stage.path(&format!("hold-{}", round * APART)))?;
     }
