@@ -126,6 +126,7 @@ fn request(task: &CheckpointTask, progress: Progress, by_module: bool) -> Reques
             limit: task.files.limit,
             touched: Vec::new(),
             policies: rules.collect(),
+            own: own(task),
         },
         ends: EndRequest { default: ends, keepers: task.keepers.clone() },
         compression: match task.files.compress {
@@ -147,6 +148,21 @@ fn request(task: &CheckpointTask, progress: Progress, by_module: bool) -> Reques
         unseen: by_module,
         progress,
     }
+}
+
+/// The store, or the image: no file of the program, should it lie among those that are always kept.
+fn own(task: &CheckpointTask) -> Vec<PathBuf> {
+    let path = match &task.target {
+        Target::Store { root, .. } => root,
+        Target::Directory(path) | Target::File(path) => return vec![path.clone()],
+    };
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let root = real(path);
+    // Where the program works in the store itself its files are among those of the store.
+    if task.files.always.iter().any(|top| real(top).starts_with(&root)) {
+        return ["jobs", ".jobs", ".rollback", ".live"].map(|name| root.join(name)).to_vec();
+    }
+    vec![root]
 }
 
 /// Where the image is written, and its path when that is not a store.

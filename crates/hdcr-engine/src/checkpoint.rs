@@ -90,6 +90,8 @@ pub struct FileRequest {
     pub touched: Vec<std::path::PathBuf>,
     /// Policy by path prefix, the longest prefix wins; what no prefix matches is `auto`.
     pub policies: Vec<(std::path::PathBuf, FilePolicy)>,
+    /// Stores and images: neither they nor what lies in them is a file of the program, wherever they lie.
+    pub own: Vec<std::path::PathBuf>,
 }
 
 /// What becomes of a file's contents at a rollback.

@@ -217,8 +217,8 @@ mod tests {
                 Err(Error::system("asking", "it")(std::io::Error::from_raw_os_error(errno)))
             })
         };
-        assert!(matches!(failing(nix::libc::ENOENT), Ok(None)));
-        assert!(failing(nix::libc::EIO).is_err());
+        assert!(matches!(failing(libc::ENOENT), Ok(None)));
+        assert!(failing(libc::EIO).is_err());
         assert!(matches!(while_open(own, fd, || Ok(1)), Ok(Some(1))));
     }
 }

@@ -156,6 +156,7 @@ mod tests {
 
     fn case(path: &str, size: u64, uses: Uses) -> (Keep, bool) {
         let files = FileRequest {
+            own: Vec::new(),
             always: vec!["/home/a/always".into()],
             limit: 1000,
             touched: Vec::new(),
@@ -170,6 +171,7 @@ mod tests {
     fn what_is_written_in_place_is_kept_or_refused() {
         let in_place = Uses { write: true, overwrite: true, in_place: true, ..Uses::default() };
         let files = FileRequest {
+            own: Vec::new(),
             always: vec!["/a/always".into()],
             limit: 1000,
             touched: Vec::new(),

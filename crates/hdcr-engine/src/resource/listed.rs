@@ -4,17 +4,20 @@
 //! take it for its own: a hot journal of sqlite that is younger than its database would spoil it.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use hdcr_image::{Record, Tag};
+use hdcr_layout::MAGIC;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::contents::{self, Met, Uses, note};
 use super::{data, reopen};
 use crate::capture::Capture;
-use crate::checkpoint::FileRequest;
+use crate::checkpoint::{FilePolicy, FileRequest};
 use crate::error::{Error, Owner, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
@@ -35,6 +38,9 @@ pub(crate) struct ListedRecord {
     /// Paths at which there was nothing.
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub(crate) absent: Vec<Vec<u8>>,
+    /// What is left as it is, with all below it: stores, images, and what the user said that nobody minds.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub(crate) left: Vec<Vec<u8>>,
 }
 
 /// A directory that the user named (or one below it).
@@ -72,6 +78,40 @@ impl Found {
     }
 }
 
+/// What is left as it is, with all below it.
+struct Left(Vec<PathBuf>);
+
+impl Left {
+    fn of(files: &FileRequest) -> Self {
+        // Below one that is ignored something else may be kept.
+        let kept = |top: &Path| {
+            let below = |path: &Path| path != top && path.starts_with(top);
+            files.policies.iter().any(|(path, policy)| *policy != FilePolicy::Ignore && below(path))
+                || files.always.iter().any(|path| below(path))
+        };
+        let ignored = files.policies.iter().filter(|(path, policy)| *policy == FilePolicy::Ignore && !kept(path));
+        let all = files.own.iter().chain(ignored.map(|(path, _)| path));
+        Self(all.map(|path| without_links(path)).collect())
+    }
+
+    fn has(&self, path: &Path) -> bool {
+        let name = path.file_name().unwrap_or_default().as_bytes();
+        // An image that is being written has such a name beside its own.
+        let beside = |left: &PathBuf| {
+            let image = left.file_name().unwrap_or_default().as_bytes();
+            path.parent() == left.parent() && name.starts_with(&[b".", image, b"."].concat())
+        };
+        data::ours(name) || self.0.iter().any(|left| path.starts_with(left) || beside(left))
+    }
+}
+
+/// Whether it is an image, or a part of one: whatever its name, it holds what a restore brings back.
+fn is_image(path: &Path) -> bool {
+    let mut magic = [0; MAGIC.len()];
+    let file = contents::open_quietly(path).map(File::from);
+    file.is_some_and(|mut file| file.read_exact(&mut magic).is_ok()) && magic == MAGIC
+}
+
 /// What the user named.
 fn named(files: &FileRequest) -> Vec<Found> {
     files.always.iter().map(|path| Found { path: without_links(path), named: true }).collect()
@@ -82,8 +122,11 @@ pub(crate) fn survey(survey: &mut Survey<'_>) {
     if rustix::process::geteuid().is_root() {
         return;
     }
-    let mut todo = named(&survey.request.files);
+    let (left, mut todo) = (Left::of(&survey.request.files), named(&survey.request.files));
     while let Some(found) = todo.pop() {
+        if left.has(&found.path) {
+            continue;
+        }
         let Ok(stat) = rustix::fs::lstat(&found.path) else { continue };
         let kind = FileType::from_raw_mode(stat.st_mode);
         let readable = if kind == FileType::RegularFile {
@@ -108,8 +151,8 @@ pub(crate) fn survey(survey: &mut Survey<'_>) {
 /// Notes every regular file at or below the paths that the user named, and the companions of files that are written. What
 /// this user may not read is left alone, unless the user named it.
 pub(crate) fn note_listed(cx: &mut Capture<'_>) -> Result<()> {
+    let (left, mut todo) = (Left::of(&cx.request.files), named(&cx.request.files));
     let mut list = ListedRecord::default();
-    let mut todo = named(&cx.request.files);
     for file in contents::written(cx) {
         let name = file.file_name().unwrap_or_default().to_owned();
         let companions = COMPANIONS.iter().map(|suffix| {
@@ -122,6 +165,9 @@ pub(crate) fn note_listed(cx: &mut Capture<'_>) -> Result<()> {
         todo.extend(companions.map(|path| Found { path, named: true }));
     }
     while let Some(found) = todo.pop() {
+        if left.has(&found.path) {
+            continue;
+        }
         let path = found.path.clone();
         let stat = match rustix::fs::lstat(&path) {
             Err(Errno::NOENT | Errno::NOTDIR) => {
@@ -132,6 +178,9 @@ pub(crate) fn note_listed(cx: &mut Capture<'_>) -> Result<()> {
             other => other.map_err(Error::system("looking at a listed file", path.display()))?,
         };
         let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::RegularFile && !found.named && is_image(&path) {
+            continue;
+        }
         if kind == FileType::RegularFile && (found.named || contents::open_quietly(&path).is_some()) {
             let owner = Owner { path: Some(path.clone()), ..Owner::default() };
             let met = Met { link: path.as_os_str().as_bytes(), stat: &stat, door: Some(path.clone()), owner };
@@ -147,7 +196,11 @@ pub(crate) fn note_listed(cx: &mut Capture<'_>) -> Result<()> {
             list.directories.push(ListedDirectory { path: path.into_os_string().into_vec(), names });
         }
     }
-    if list == ListedRecord::default() { Ok(()) } else { cx.frame(LISTED, &list) }
+    if list == ListedRecord::default() {
+        return Ok(());
+    }
+    list.left = left.0.into_iter().map(|path| path.into_os_string().into_vec()).collect();
+    cx.frame(LISTED, &list)
 }
 
 /// A path that the user has given, as the kernel tells it: what leads to it by links may lead elsewhere later.
@@ -184,6 +237,9 @@ pub(crate) fn restore(cx: &mut Restore<'_>) -> Result<()> {
         let unknown = names.into_iter().filter(|name| !directory.names.contains(name) && !data::ours(name));
         newer.extend(unknown.map(|name| path.join(OsStr::from_bytes(&name))));
     }
+    let left = list.left.iter().map(|path| Ok(cx.mapped(&contents::checked_path(path)?)));
+    let left = Left(left.collect::<Result<_>>()?);
+    newer.retain(|path| !left.has(path));
     newer.sort();
     newer.dedup();
     for path in newer {
@@ -192,7 +248,7 @@ pub(crate) fn restore(cx: &mut Restore<'_>) -> Result<()> {
             continue;
         }
         let there = route::lstat(&path).map(|there| FileType::from_raw_mode(there.st_mode));
-        if there == Ok(FileType::RegularFile) {
+        if there == Ok(FileType::RegularFile) && !is_image(&path) {
             let to = data::free_beside(&path, "newer", || cx.plan.number());
             let cause = format!("it was not there at the checkpoint; moved to {}", to.display());
             cx.notes.push(since::note("rollback-aside", &path, cause, "remove it when it is not needed"));
@@ -209,7 +265,8 @@ mod tests {
     #[test]
     fn the_record_comes_back_as_it_was() {
         let directories = vec![ListedDirectory { path: b"/a".to_vec(), names: vec![b"b".to_vec()] }];
-        let record = ListedRecord { ids: vec![1, 2], directories, absent: vec![b"/c".to_vec()] };
+        let record =
+            ListedRecord { ids: vec![1, 2], directories, absent: vec![b"/c".to_vec()], left: vec![b"/d".to_vec()] };
         assert_eq!(ListedRecord::decode(&record.encode().unwrap(), 1).unwrap(), record);
     }
 }
