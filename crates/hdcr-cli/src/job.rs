@@ -70,6 +70,8 @@ pub(crate) struct WentBack {
 pub(crate) enum Start {
     /// Begin with nothing.
     Anew,
+    /// Likewise, after a life that was cut short before its first checkpoint: among the files that there were before it.
+    Again,
     /// Go on from the newest checkpoint of the run.
     GoOn,
 }
@@ -78,6 +80,9 @@ pub(crate) enum Start {
 pub(crate) fn start(record: Option<&Record>, command: &[OsString], newest: Option<u64>, fresh: bool) -> Result<Start> {
     let Some(record) = record else { return Ok(Start::Anew) };
     let resumable = record.state != State::Ended && newest.is_some_and(|newest| newest > record.after);
+    if !fresh && record.state != State::Ended && !resumable && record.command == command {
+        return Ok(Start::Again);
+    }
     if fresh || !resumable {
         return Ok(Start::Anew);
     }
@@ -364,8 +369,11 @@ mod tests {
             (State::Running, Some(5), false, Start::GoOn),
             (State::Paused, Some(9), false, Start::GoOn),
             (State::Ended, Some(5), false, Start::Anew),
-            (State::Running, Some(4), false, Start::Anew),
-            (State::Running, None, false, Start::Anew),
+            (State::Running, Some(4), false, Start::Again),
+            (State::Paused, None, false, Start::Again),
+            (State::Running, None, false, Start::Again),
+            (State::Running, None, true, Start::Anew),
+            (State::Ended, None, false, Start::Anew),
             (State::Running, Some(5), true, Start::Anew),
         ] {
             assert_eq!(start(Some(&record(state)), &same, newest, fresh), Ok(expected), "{state:?} {newest:?} {fresh}");
@@ -374,6 +382,7 @@ mod tests {
         let other = start(Some(&record(State::Running)), &words("sim -n 4"), Some(5), false).unwrap_err();
         assert!(other.to_string().contains("sim -n 3"));
         assert_eq!(start(Some(&record(State::Ended)), &words("x"), Some(5), false), Ok(Start::Anew));
+        assert_eq!(start(Some(&record(State::Running)), &words("x"), None, false), Ok(Start::Anew));
     }
 
     #[test]

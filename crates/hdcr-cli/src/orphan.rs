@@ -37,8 +37,9 @@ impl Orphan {
         let message =
             format!("job {name} has lost its keeper; its program runs on as pid {pid}, and nobody rolls it back");
         Failure::refused("orphan-runs", message).remedy(format!(
-            "`kill -9 {pid}` ends it, and the same `hdcr run` goes on from its last checkpoint (`hdcr checkpoint {pid} -o \
-             FILE` saves it before); `hdcr stop {name}` ends it for good"
+            "`hdcr checkpoint {pid} -o FILE --kill` keeps what it has done so far, and `hdcr restore FILE` goes on from there; or \
+             `kill -9 {pid}`, and the same `hdcr run` goes on from its last checkpoint, among the files that it has made without \
+             a keeper; `hdcr stop {name}` ends it for good"
         ))
     }
 

@@ -1,7 +1,7 @@
 //! Settings: defaults, then `/etc/hdcr/config.toml`, the user's file, the environment, and flags; the last one wins.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -288,7 +288,11 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
 }
 
 fn read_file(path: &Path) -> Result<Option<Config>> {
-    match std::fs::read_to_string(path) {
+    /// A device or a pipe may have no end.
+    const MOST: u64 = 1 << 20;
+    let mut text = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(MOST).read_to_string(&mut text));
+    match read.map(|_| text) {
         Ok(text) => match toml::from_str(&text) {
             Ok(config) => Ok(Some(config)),
             Err(error) => {

@@ -58,6 +58,9 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RunArgs) -> Result<u8> {
             "job {name} had ended; it begins anew (`hdcr restore {name}` brings back its last checkpoint)"
         ));
     }
+    if start == Start::Again {
+        at.output.note(&format!("job {name} was cut short before its first checkpoint; it begins anew"));
+    }
     let record = record(at, args, (start, old), newest, &held)?;
     let registry = at.registry()?;
     let listener = registry.listen(&name, &store)?;

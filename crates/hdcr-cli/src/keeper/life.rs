@@ -33,6 +33,10 @@ impl Keeper {
     pub(super) fn begin(&mut self) -> Result<()> {
         match self.plan.start {
             Start::Anew => self.begin_anew(),
+            Start::Again => {
+                self.files_as_before_that_life();
+                self.begin_anew()
+            }
             Start::GoOn => {
                 self.line = self.remembered()?;
                 self.remember_files();

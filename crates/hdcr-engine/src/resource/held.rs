@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use hdcr_image::Record;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use super::contents::{self, InodeRecord};
@@ -138,9 +138,23 @@ fn not_permitted(record: &InodeRecord) -> Error {
     Error::refuse(refusal(record))
 }
 
+/// Whether not even root may write what is in it (chattr(1)).
+fn is_sealed(path: &Path) -> bool {
+    let sealed = StatxAttributes::APPEND | StatxAttributes::IMMUTABLE;
+    let stat = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
+    stat.is_ok_and(|stat| stat.stx_attributes.intersects(sealed))
+}
+
 /// The refusal of a file that cannot be opened.
 pub(crate) fn refusal(record: &InodeRecord) -> Refusal {
-    let owner = Owner { path: Some(model::path_of(&record.path)), ..Owner::default() };
+    let path = model::path_of(&record.path);
+    let owner = Owner { path: Some(path.clone()), ..Owner::default() };
+    if is_sealed(&path) {
+        let cause = "its attributes (append-only or immutable) let nobody put it back to how it was at the checkpoint";
+        let remedy = "take them away (`chattr -a -i`) and try again, or leave such files as they are with \
+                      --file-policy PATH=ignore";
+        return regfile::refuse_path("file-not-permitted", "file", owner, cause, remedy);
+    }
     let cause =
         "the program's user may not open it so, and it is not known to be the file that was open at the checkpoint";
     regfile::refuse_path(

@@ -82,6 +82,8 @@ pub enum Event {
     Seen(PathBuf, Look),
     /// Somebody else, or nobody knows who, has made, written, removed or renamed it.
     Foreign(PathBuf),
+    /// Somebody else has made something go, and there is nothing there now.
+    ForeignGone(PathBuf),
     /// Events were lost.
     Lost,
 }
@@ -253,7 +255,11 @@ impl Table {
             Event::Removed(path, Kind::Directory) => {
                 self.known.moved_away(path, self.marks.last_mut().map(|mark| &mut mark.then));
             }
-            Event::Created(_, Kind::Directory, _) | Event::Seen(..) | Event::Foreign(_) | Event::Lost => {}
+            Event::Created(_, Kind::Directory, _)
+            | Event::Seen(..)
+            | Event::Foreign(_)
+            | Event::ForeignGone(_)
+            | Event::Lost => {}
         }
     }
 

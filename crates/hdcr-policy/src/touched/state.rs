@@ -122,7 +122,17 @@ impl State {
     }
 
     pub(super) fn knows(&self, path: &Path) -> bool {
+        self.is_named(path) || self.is_in_new(path)
+    }
+
+    fn is_named(&self, path: &Path) -> bool {
         self.now.contains_key(path) || self.written.contains(path) || self.before.contains_key(path)
+    }
+
+    /// Whether it lies in a directory that the job has made.
+    fn is_in_new(&self, path: &Path) -> bool {
+        let above = path.ancestors().skip(1).find_map(|above| self.now.get(above));
+        matches!(above, Some(Now::New(Kind::Directory, _)))
     }
 
     pub(super) fn tell(&mut self, event: &Event) {
@@ -137,6 +147,7 @@ impl State {
             Event::Exchanged(one, other) => self.exchanged(one, other),
             Event::Seen(path, look) => self.seen(path, *look),
             Event::Foreign(path) => self.foreign(path),
+            Event::ForeignGone(path) => self.foreign_gone(path),
             Event::Lost => self.incomplete = true,
         }
     }
@@ -318,8 +329,20 @@ impl State {
     }
 
     fn foreign(&mut self, path: &Path) {
-        if self.now.contains_key(path) || self.before.contains_key(path) || self.written.contains(path) {
+        if self.knows(path) {
             self.now.insert(path.to_owned(), Now::Foreign);
+        }
+    }
+
+    /// Something of somebody else in a directory of the job is gone again; what the job has worked on as well stays in doubt.
+    fn foreign_gone(&mut self, path: &Path) {
+        if !self.is_named(path) {
+            return;
+        }
+        if self.now.get(path) == Some(&Now::Foreign) && !self.before.contains_key(path) {
+            self.now.remove(path);
+        } else {
+            self.foreign(path);
         }
     }
 
@@ -340,11 +363,16 @@ impl State {
                 Now::Nothing => {}
             }
         }
+        // In a directory that the job has made somebody else has put something: it stays.
+        let shared = self.shared();
+        let (stay, go) = changes.new.into_iter().partition(|new| shared.contains(new.at.as_path()));
+        changes.new = go;
+        changes.doubtful.extend(stay.into_iter().map(|new: New| (new.at, Doubt::Foreign)));
         // What lies in a new directory goes with it, but for what is in an old one that comes home from there.
         changes.new.retain(|new| {
-            let around = new.at.ancestors().skip(1).filter_map(|above| self.now.get(above));
-            let mut around = around.filter(|around| matches!(around, Now::New(Kind::Directory, _) | Now::Old(..)));
-            !matches!(around.next(), Some(Now::New(..)))
+            let around = new.at.ancestors().skip(1).filter_map(|above| Some((above, self.now.get(above)?)));
+            let mut around = around.filter(|(_, around)| matches!(around, Now::New(Kind::Directory, _) | Now::Old(..)));
+            !matches!(around.next(), Some((above, Now::New(..))) if !shared.contains(above))
         });
         changes.new.sort_by_key(|new| new.kind == Kind::Directory);
         let foreign = |path: &Path| self.now.get(path) == Some(&Now::Foreign);
@@ -365,6 +393,13 @@ impl State {
             })
             .collect();
         changes
+    }
+
+    /// Directories that the job has made, and in which somebody else has made something.
+    fn shared(&self) -> BTreeSet<&Path> {
+        let foreign = self.now.iter().filter(|(_, now)| **now == Now::Foreign).map(|(path, _)| path);
+        let above = foreign.flat_map(|path| path.ancestors().skip(1));
+        above.filter(|above| matches!(self.now.get(*above), Some(Now::New(Kind::Directory, _)))).collect()
     }
 
     fn doubt(&self, at: &Path, changes: &mut Changes) {

@@ -35,6 +35,7 @@ fn tell(table: &mut Table, story: &str) {
                 "=" => Event::Written(path(name), Some(look(5, 50))),
                 "o" => Event::Seen(path(name), look(5, 50)),
                 "!" => Event::Foreign(path(name)),
+                "^" => Event::ForeignGone(path(name)),
                 _ => Event::Lost,
             }
         };
@@ -154,6 +155,15 @@ fn what_others_touch_is_left_alone() {
     check("~a !a", "Foreign a");
     check("!a ~a", "written a");
     check("-a !a", "lost a, Foreign a");
+    check("+a ^a", "Foreign a");
+    check("!a ^a", "");
+    // What somebody else puts into a directory of the job is not moved away with it.
+    check("+d/ +d/a", "aside d");
+    check("+d/ +d/a !d/theirs", "aside d/a, Foreign d/theirs, Foreign d");
+    check("+d/ +d/a !d/theirs ^d/theirs", "aside d");
+    check("+d/ +d/e/ +d/f/ +d/f/a !d/e/theirs", "aside d/f, Foreign d/e/theirs, Foreign d, Foreign d/e");
+    check("+d/ !d/theirs d/>e/", "Foreign e/theirs, Foreign e");
+    check("+d/ +d/a !d/a", "Foreign d/a, Foreign d");
 }
 
 #[test]

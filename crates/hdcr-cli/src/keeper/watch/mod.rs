@@ -251,7 +251,9 @@ impl Watch {
         for path in
             paths.into_iter().flatten().filter(|path| waits || self.queue.table().knows(path)).collect::<Vec<_>>()
         {
-            self.push(happened.pid, &Identity::new(), Event::Foreign(path));
+            let gone = happened.mask & fanotify::CLOSE_WRITE == 0 && path.symlink_metadata().is_err();
+            let event = if gone { Event::ForeignGone(path) } else { Event::Foreign(path) };
+            self.push(happened.pid, &Identity::new(), event);
         }
     }
 

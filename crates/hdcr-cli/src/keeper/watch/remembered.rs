@@ -13,7 +13,7 @@ use hdcr_image::JobName;
 
 use super::super::{Keeper, Phase};
 use super::steps::Step;
-use super::stored::{self, Log, MOST_LOG, Stored};
+use super::stored::{self, Known, Log, MOST_LOG, Stored};
 use super::{UNFINISHED, now, undone};
 use crate::failure::Result;
 use crate::process;
@@ -49,6 +49,8 @@ pub(crate) struct Earlier {
     tables: BTreeMap<u64, Since>,
     /// Since the checkpoint that it was taking, of which it has heard no number.
     unfinished: Option<Since>,
+    /// Since its program began.
+    start: Option<Since>,
     /// There was something that cannot be used.
     lost: bool,
     /// There was something.
@@ -56,6 +58,11 @@ pub(crate) struct Earlier {
 }
 
 impl Earlier {
+    /// What is to be undone for a program that begins anew.
+    pub(super) fn since_the_start(self) -> Option<Since> {
+        self.start
+    }
+
     fn is_empty(&self) -> bool {
         self.tables.is_empty() && self.unfinished.is_none() && !self.lost
     }
@@ -88,10 +95,11 @@ pub(crate) fn read(store: &Path, name: &JobName) -> Earlier {
     let (complete, lived, deaf) = (stored.complete, stored.lived, stored.deaf);
     let heard = stored::heard(store, name).filter(|_| !deaf);
     let trusted = |since: Since| if complete { since.without_lengths() } else { since.unwatched_later(heard) };
-    let (tables, unfinished) = stored.known(store, name);
+    let Known { tables, unfinished, start } = stored.known(store, name);
     let tables = tables.into_iter().map(|(number, since)| (number, trusted(since))).collect();
     // What came while nobody watched may be a checkpoint that was taken by hand.
-    Earlier { tables, unfinished: unfinished.map(trusted), lost: false, written: !complete && !lived }
+    let (unfinished, start) = (unfinished.map(trusted), start.map(trusted));
+    Earlier { tables, unfinished, start, lost: false, written: !complete && !lived }
 }
 
 /// The job is about to live again: from now on it counts as incomplete.

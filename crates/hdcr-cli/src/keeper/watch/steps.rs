@@ -55,6 +55,7 @@ enum EventLine {
     Exchanged(#[serde(with = "SideLine")] Side, #[serde(with = "SideLine")] Side),
     Seen(#[serde(with = "crate::paths")] PathBuf, #[serde(with = "LookLine")] Look),
     Foreign(#[serde(with = "crate::paths")] PathBuf),
+    ForeignGone(#[serde(with = "crate::paths")] PathBuf),
     Lost,
 }
 

@@ -70,6 +70,17 @@ pub(super) struct Stored {
     pub(super) waiting: Vec<Waited>,
 }
 
+/// What is to be undone.
+#[derive(PartialEq, Debug, Default)]
+pub(super) struct Known {
+    /// For each checkpoint.
+    pub(super) tables: BTreeMap<u64, Since>,
+    /// For the one that was being taken.
+    pub(super) unfinished: Option<Since>,
+    /// For a program that begins anew.
+    pub(super) start: Option<Since>,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     generation: u64,
@@ -162,8 +173,8 @@ impl Stored {
         }
     }
 
-    /// What is to be undone for each checkpoint, with what the log tells; and for the one that was being taken.
-    pub(super) fn known(self, store: &Path, name: &JobName) -> (BTreeMap<u64, Since>, Option<Since>) {
+    /// What is to be undone, with what the log tells.
+    pub(super) fn known(self, store: &Path, name: &JobName) -> Known {
         let steps = steps(&log_of(&path(store, name)), self.generation);
         let past = self.past.into_iter().map(Past::from).collect();
         let files = |names: &[Name]| names.iter().map(PathBuf::from).collect();
@@ -191,7 +202,8 @@ impl Stored {
             known.entry(number).or_insert_with(|| Since::forgotten(aside(number), store.to_owned()));
         }
         let earlier = known.remove(&UNFINISHED);
-        (known, since(UNFINISHED).or(earlier).filter(|_| !self.lived))
+        let unfinished = since(UNFINISHED).or(earlier).filter(|_| !self.lived);
+        Known { tables: known, unfinished, start: since(START) }
     }
 
     /// Writes it down, on the disk, in the place of what was there. Returns how long it is.
@@ -336,7 +348,8 @@ mod tests {
             Event::Written(PathBuf::from("/v"), None),
             Event::Removed(PathBuf::from("/gone"), Kind::File),
             Event::Exchanged(side("/d"), side("/e")),
-            Event::Foreign(path),
+            Event::Foreign(path.clone()),
+            Event::ForeignGone(path),
             rename("/f", "/g"),
         ];
         for event in events {
@@ -382,18 +395,17 @@ mod tests {
         };
         let read = |store: &Path| super::stored(store, &name).unwrap().known(store, &name);
         let known = read(store.path());
-        assert_eq!(known.0, BTreeMap::from([(1, expected(1)), (2, expected(2))]));
-        assert_eq!(known.1, None);
+        let tables = BTreeMap::from([(1, expected(1)), (2, expected(2))]);
+        assert_eq!(known, Known { tables, ..Known::default() });
         // With half a line at its end, and with one of another table.
         let path = store.path().join(".jobs/a.touched.log");
         let text = fs::read(&path).unwrap();
         for length in 0..text.len() {
             fs::write(&path, text.get(..length).unwrap()).unwrap();
-            let (known, _) = read(store.path());
-            assert!(known.contains_key(&1), "at {length}");
+            assert!(read(store.path()).tables.contains_key(&1), "at {length}");
         }
         fs::write(&path, [b"{\"generation\":6}\n", text.as_slice()].concat()).unwrap();
-        assert_eq!(read(store.path()).0.len(), 1, "the table alone");
+        assert_eq!(read(store.path()).tables.len(), 1, "the table alone");
     }
 
     #[test]
@@ -403,15 +415,15 @@ mod tests {
         queue.mark(UNFINISHED, Duration::from_secs(100));
         made(&mut queue, "/a");
         Stored::of(&queue).write(store.path(), &name).unwrap();
-        let (known, unfinished) = stored(store.path(), &name).unwrap().known(store.path(), &name);
-        assert!(known.is_empty());
+        let Known { tables, unfinished, start } = stored(store.path(), &name).unwrap().known(store.path(), &name);
+        assert!(tables.is_empty() && start.is_none());
         let unfinished = unfinished.unwrap();
         assert_eq!(unfinished.for_engine().newer.len(), 1);
         // The next keeper hands it on to the one after it.
         let earlier = BTreeMap::from([(UNFINISHED, unfinished.clone())]);
         (Stored { earlier, ..Stored::of(&Queue::default()) }).write(store.path(), &name).unwrap();
         let found = stored(store.path(), &name).unwrap().known(store.path(), &name);
-        assert_eq!(found, (BTreeMap::new(), Some(unfinished)));
+        assert_eq!(found, Known { unfinished: Some(unfinished), ..Known::default() });
     }
 
     #[test]
@@ -431,7 +443,7 @@ mod tests {
         let stored = Stored { version: VERSION, earlier, ..Stored::of(&queue) };
         let bytes = stored.encoded(length_of(&past[0]) * 5 / 2).unwrap();
         let stored: Stored = serde_json::from_slice(&bytes).unwrap();
-        let (known, _) = stored.known(store.path(), &name);
+        let known = stored.known(store.path(), &name).tables;
         let known: Vec<_> = known.values().map(Since::for_engine).collect();
         assert_eq!(known.iter().map(|since| since.forgotten).collect::<Vec<_>>(), [true, true, false, false]);
         assert!(known[1].incomplete && known[1].newer.is_empty() && known[1].aside == ".hdcr-aside-a-1");

@@ -4,7 +4,7 @@ use hdcr_image::JobName;
 use hdcr_policy::touched::Changes;
 
 use super::super::Keeper;
-use super::{START, Watch};
+use super::{START, Watch, remembered};
 use crate::failure::Obstacle;
 use crate::parts;
 use crate::told::Since;
@@ -95,6 +95,20 @@ impl Keeper {
                 let failure =
                     failure.during(format_args!("the files of job {} are as the program left them", self.plan.name));
                 self.note(&failure.to_string());
+            }
+        }
+    }
+
+    /// An earlier life was cut short with its keeper before it had a checkpoint: its files go as they would have by that keeper.
+    pub(in crate::keeper) fn files_as_before_that_life(&mut self) {
+        let (store, name) = (&self.plan.store, &self.plan.name);
+        let Some(since) = remembered::read(store, name).since_the_start() else { return };
+        match parts::files_as_before(store, name, &since) {
+            Ok(notes) => self.tell_notes(&notes),
+            Err(failure) => {
+                self.note(
+                    &failure.during(format_args!("the files of job {name} are as that life left them")).to_string(),
+                );
             }
         }
     }
