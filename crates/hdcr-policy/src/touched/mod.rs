@@ -80,8 +80,10 @@ pub enum Event {
     Exchanged(Side, Side),
     /// It was looked at; nothing has happened.
     Seen(PathBuf, Look),
-    /// Somebody else, or nobody knows who, has made, written, removed or renamed it.
+    /// Somebody else has made, written, removed or renamed it.
     Foreign(PathBuf),
+    /// Nobody knows who has.
+    Unsure(PathBuf),
     /// Somebody else has made something go, and there is nothing there now.
     ForeignGone(PathBuf),
     /// Events were lost.
@@ -259,6 +261,7 @@ impl Table {
             | Event::Seen(..)
             | Event::Foreign(_)
             | Event::ForeignGone(_)
+            | Event::Unsure(_)
             | Event::Lost => {}
         }
     }

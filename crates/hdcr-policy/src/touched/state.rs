@@ -148,6 +148,9 @@ impl State {
             Event::Seen(path, look) => self.seen(path, *look),
             Event::Foreign(path) => self.foreign(path),
             Event::ForeignGone(path) => self.foreign_gone(path),
+            // In a directory of the job it is likelier the job's.
+            Event::Unsure(path) if self.is_named(path) => self.foreign(path),
+            Event::Unsure(_) => {}
             Event::Lost => self.incomplete = true,
         }
     }

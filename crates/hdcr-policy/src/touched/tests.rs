@@ -36,6 +36,7 @@ fn tell(table: &mut Table, story: &str) {
                 "o" => Event::Seen(path(name), look(5, 50)),
                 "!" => Event::Foreign(path(name)),
                 "^" => Event::ForeignGone(path(name)),
+                "u" => Event::Unsure(path(name)),
                 _ => Event::Lost,
             }
         };
@@ -164,6 +165,9 @@ fn what_others_touch_is_left_alone() {
     check("+d/ +d/e/ +d/f/ +d/f/a !d/e/theirs", "aside d/f, Foreign d/e/theirs, Foreign d, Foreign d/e");
     check("+d/ !d/theirs d/>e/", "Foreign e/theirs, Foreign e");
     check("+d/ +d/a !d/a", "Foreign d/a, Foreign d");
+    check("+d/ ud/any", "aside d");
+    check("+d/ +d/a ud/a", "Foreign d/a, Foreign d");
+    check("+a ua", "Foreign a");
 }
 
 #[test]

@@ -203,7 +203,8 @@ impl Watch {
         match self.whose(happened.pid) {
             Whose::Job => self.hear_job(happened),
             Whose::Own => self.hear_own(happened),
-            Whose::Other | Whose::Unknown => self.hear_other(happened),
+            Whose::Other => self.hear_other(happened, true),
+            Whose::Unknown => self.hear_other(happened, false),
         }
     }
 
@@ -238,7 +239,7 @@ impl Watch {
     }
 
     /// Only what it does to something that the job has worked on matters.
-    fn hear_other(&mut self, happened: &Happened) {
+    fn hear_other(&mut self, happened: &Happened, sure: bool) {
         const MATTERS: u64 = fanotify::CREATE | fanotify::DELETE | fanotify::RENAME | fanotify::CLOSE_WRITE;
         if happened.mask & MATTERS == 0 {
             return;
@@ -252,7 +253,11 @@ impl Watch {
             paths.into_iter().flatten().filter(|path| waits || self.queue.table().knows(path)).collect::<Vec<_>>()
         {
             let gone = happened.mask & fanotify::CLOSE_WRITE == 0 && path.symlink_metadata().is_err();
-            let event = if gone { Event::ForeignGone(path) } else { Event::Foreign(path) };
+            let event = match (sure, gone) {
+                (true, true) => Event::ForeignGone(path),
+                (true, false) => Event::Foreign(path),
+                (false, _) => Event::Unsure(path),
+            };
             self.push(happened.pid, &Identity::new(), event);
         }
     }

@@ -56,6 +56,7 @@ enum EventLine {
     Seen(#[serde(with = "crate::paths")] PathBuf, #[serde(with = "LookLine")] Look),
     Foreign(#[serde(with = "crate::paths")] PathBuf),
     ForeignGone(#[serde(with = "crate::paths")] PathBuf),
+    Unsure(#[serde(with = "crate::paths")] PathBuf),
     Lost,
 }
 

@@ -349,7 +349,8 @@ mod tests {
             Event::Removed(PathBuf::from("/gone"), Kind::File),
             Event::Exchanged(side("/d"), side("/e")),
             Event::Foreign(path.clone()),
-            Event::ForeignGone(path),
+            Event::ForeignGone(path.clone()),
+            Event::Unsure(path),
             rename("/f", "/g"),
         ];
         for event in events {
