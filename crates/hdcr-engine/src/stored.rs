@@ -168,7 +168,7 @@ pub(crate) fn taken(tid: i32, holder: String) -> Refusal {
         object: format!("process number {tid}"),
         owner: Owner { pid: Some(Pid(tid)), ..Owner::default() },
         cause: holder,
-        remedy: "wait until it has ended, or restore with --new-pids".to_owned(),
+        remedy: "wait until it has ended, end it if it is this very program, or restore with --new-pids".to_owned(),
     }
 }
 

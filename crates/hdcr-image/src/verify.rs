@@ -17,8 +17,8 @@ pub struct Progress {
 /// What was checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Verified {
-    /// Frames, without the container's own.
-    pub frames: usize,
+    /// Frames, as the manifest counts them: all were read when the image was opened.
+    pub frames: u64,
     /// Stored runs, each read and decompressed.
     pub runs: usize,
     /// Their stored bytes.
@@ -39,6 +39,6 @@ impl ImageReader {
             done = done.saturating_add(u64::from(entry.length));
             progress(Progress { done, total });
         }
-        Ok(Verified { frames: self.frames().count(), runs: stored.len(), stored: done })
+        Ok(Verified { frames: self.manifest().frames.count, runs: stored.len(), stored: done })
     }
 }

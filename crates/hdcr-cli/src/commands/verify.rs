@@ -16,7 +16,7 @@ use crate::progress::{Doing, Step};
 struct Read {
     snapshot: String,
     whole: bool,
-    frames: usize,
+    frames: u64,
     runs: usize,
     /// Of them, packed as they are.
     bytes: u64,
