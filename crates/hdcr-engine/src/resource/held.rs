@@ -139,9 +139,9 @@ fn not_permitted(record: &InodeRecord) -> Error {
 }
 
 /// Whether not even root may write what is in it (chattr(1)).
-fn is_sealed(path: &Path) -> bool {
+pub(super) fn is_sealed(path: &Path, flags: AtFlags) -> bool {
     let sealed = StatxAttributes::APPEND | StatxAttributes::IMMUTABLE;
-    let stat = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
+    let stat = rustix::fs::statx(CWD, path, flags, StatxFlags::TYPE);
     stat.is_ok_and(|stat| stat.stx_attributes.intersects(sealed))
 }
 
@@ -149,10 +149,9 @@ fn is_sealed(path: &Path) -> bool {
 pub(crate) fn refusal(record: &InodeRecord) -> Refusal {
     let path = model::path_of(&record.path);
     let owner = Owner { path: Some(path.clone()), ..Owner::default() };
-    if is_sealed(&path) {
+    if is_sealed(&path, AtFlags::SYMLINK_NOFOLLOW) {
         let cause = "its attributes (append-only or immutable) let nobody put it back to how it was at the checkpoint";
-        let remedy = "take them away (`chattr -a -i`) and try again, or leave such files as they are with \
-                      --file-policy PATH=ignore";
+        let remedy = "take them away (`chattr -a -i`) and try again";
         return regfile::refuse_path("file-not-permitted", "file", owner, cause, remedy);
     }
     let cause =

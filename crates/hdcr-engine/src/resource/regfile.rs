@@ -10,12 +10,12 @@ use std::os::unix::ffi::OsStrExt;
 
 use hdcr_image::{Record, Tag};
 use hdcr_sys::kcmp::{self, Kind};
-use rustix::fs::{FileType, OFlags, SeekFrom, Stat};
+use rustix::fs::{AtFlags, FileType, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use super::contents::{self, Life, Met, Uses};
 use super::keep::Case;
-use super::{FileKind, FileView, data, keep, reopen};
+use super::{FileKind, FileView, data, held, keep, reopen};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
@@ -140,6 +140,7 @@ impl FileKind for RegFile {
         }
         large(survey, view);
         note_out_of_reach(survey, view);
+        note_sealed(survey, view);
         Ok(())
     }
 
@@ -216,6 +217,20 @@ fn note_out_of_reach(survey: &mut Survey<'_>, view: &FileView) {
             "give the user the right to search that directory",
         ));
     }
+}
+
+/// Says of a written file that not even root could put it back.
+fn note_sealed(survey: &mut Survey<'_>, view: &FileView) {
+    let door = crate::procfs::path(view.pid, &format!("fd/{}", view.fd));
+    if view.stat.st_nlink == 0 || !writes(flags_of(view)) || !held::is_sealed(&door, AtFlags::empty()) {
+        return;
+    }
+    survey.note(view.refuse(
+        "file-sealed",
+        "written file",
+        "it has the append-only or immutable attribute: a restore is refused as long as it has",
+        "take it away before a restore (`chattr -a -i`)",
+    ));
 }
 
 /// A file that is written in place and too large to be kept stands in the way; of one that seems to be written at its end
