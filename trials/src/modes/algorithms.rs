@@ -132,17 +132,27 @@ pub(crate) fn examples(stage: &mut Stage<'_>) -> Result<()> {
     std::fs::copy(library(stage)?.join("examples/algorithm"), &own).context("copy the example in Rust")?;
     stage.surround("PYTHONPATH", &root(stage)?.join("python"));
     let python: PathBuf = root(stage)?.join("examples/algorithm.py");
-    let jobs: [Job; 4] = [
-        ("algo-shell".to_owned(), NO_OPTIONS, shell.clone()),
-        ("algo-shell-inside".to_owned(), &["--new-pids"], shell),
-        ("algo-rust".to_owned(), NO_OPTIONS, format!("exec:{}", own.display())),
-        ("algo-python".to_owned(), NO_OPTIONS, format!("exec:python3 {}", python.display())),
-    ];
-    all_killed_at_random(stage, &jobs)?;
-    ensure!(stage.text("says-algo-rust").contains("algorithm doubling"), "its name is not told");
-    let said = stage.text("says-algo-python");
-    ensure!(said.contains("algorithm frugal: an increment now") && said.contains("gives up @"), "it said {said}");
-    Ok(())
+    // Where the machine stands still for seconds a rule that is in order may be late, and another one decides.
+    for attempt in 0..3 {
+        let [quick, inside, rust, frugal] =
+            ["shell", "shell-inside", "rust", "python"].map(|name| format!("algo-{name}-{attempt}"));
+        let says = |stage: &Stage<'_>, name: &str| stage.text(&format!("says-{name}"));
+        let jobs: [Job; 4] = [
+            (quick.clone(), NO_OPTIONS, shell.clone()),
+            (inside.clone(), &["--new-pids"], shell.clone()),
+            (rust.clone(), NO_OPTIONS, format!("exec:{}", own.display())),
+            (frugal.clone(), NO_OPTIONS, format!("exec:python3 {}", python.display())),
+        ];
+        all_killed_at_random(stage, &jobs)?;
+        if [&quick, &inside, &rust, &frugal].iter().any(|name| says(stage, name).contains("has not answered within")) {
+            continue;
+        }
+        ensure!(says(stage, &rust).contains("algorithm doubling"), "its name is not told");
+        let said = says(stage, &frugal);
+        ensure!(said.contains("algorithm frugal: an increment now") && said.contains("gives up @"), "it said {said}");
+        return Ok(());
+    }
+    Err(Lacking("the machine stood still for seconds each time").into())
 }
 
 /// Rules that say nothing, nonsense, too much, or die: the job has its checkpoints by the other rule, and its result.
