@@ -12,23 +12,12 @@ while [ ! -e go ]; do sleep 0.01; done
 ls work before > result.part; mv result.part result
 """
 
-
-def cut_short(job):
-    """Kills both at the same moment."""
-    tree = [job.keeper.pid, *below(job.keeper.pid)]
-    for pid in tree:
-        os.kill(pid, signal.SIGKILL)
-    job.keeper.wait()
-    for pid in tree[1:]:
-        gone(pid)
-
-
 write("before", "")
 job = Job("bash", "-c", PROGRAM)
 for life in range(3):
     ready()
     hdcr("ps")
-    cut_short(job)
+    job.kill_all()
     must(os.path.exists("work/mine"), "there is nothing to be undone")
     job = Job("bash", "-c", PROGRAM)
     until("the word of the keeper", lambda: "cut short" in read("job.err"))

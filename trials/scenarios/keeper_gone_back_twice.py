@@ -29,12 +29,7 @@ job.checkpoint()
 step("under_the_old_one")
 job.checkpoint()
 until("the keeper's memory", lambda: b"under_the_old_one" in open(f"{os.environ['HDCR_STORE']}/.jobs/{job.name}.touched", "rb").read())
-tree = [job.keeper.pid, *below(job.keeper.pid)]
-for pid in tree:
-    os.kill(pid, signal.SIGKILL)
-job.keeper.wait()
-for pid in tree[1:]:
-    gone(pid)
+job.kill_all()
 job = Job("bash", "-c", PROGRAM)
 until("the word that it goes on", lambda: "goes on from" in read("job.err"))
 step("under_the_new_one")

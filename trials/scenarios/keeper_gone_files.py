@@ -24,12 +24,7 @@ def change():
     write("more", "")
     ready("written")
     until("the keeper's memory", lambda: "/data/newer" in memory())
-    tree = [job.keeper.pid, *below(job.keeper.pid)]
-    for pid in tree:
-        os.kill(pid, signal.SIGKILL)
-    job.keeper.wait()
-    for pid in tree[1:]:
-        gone(pid)
+    job.kill_all()
     for name in ["more", "written"]:
         os.remove(name)
 

@@ -57,12 +57,7 @@ crash(3, 1)
 must(os.listdir("data") == ["log"], f"{os.listdir('data')}")
 
 steps("one", "two")
-tree = [job.keeper.pid, *below(job.keeper.pid)]
-for pid in tree:
-    os.kill(pid, signal.SIGKILL)
-job.keeper.wait()
-for pid in tree[1:]:
-    gone(pid)
+job.kill_all()
 for name in ["one", "two"]:
     os.remove(name)
 job = Job("bash", "-c", PROGRAM)

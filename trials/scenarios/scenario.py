@@ -244,6 +244,15 @@ class Job:
         os.kill(old[0], signal.SIGKILL)
         return self.main(other_than=old)
 
+    def kill_all(self):
+        """Kills the keeper and all below it at the same moment; waits until they are gone."""
+        tree = [self.keeper.pid, *below(self.keeper.pid)]
+        for pid in tree:
+            os.kill(pid, signal.SIGKILL)
+        self.keeper.wait()
+        for pid in tree[1:]:
+            gone(pid)
+
     def end(self, expected=0):
         """Waits for the end of the job."""
         until("the end of the job", lambda: self.keeper.poll() is not None, 40)

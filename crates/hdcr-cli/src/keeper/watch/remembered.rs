@@ -296,13 +296,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
+    use super::super::stored::scene;
     use super::*;
-
-    fn scene() -> (tempfile::TempDir, JobName) {
-        let store = tempfile::tempdir().unwrap();
-        fs::create_dir(store.path().join(".jobs")).unwrap();
-        (store, JobName::new("a").unwrap())
-    }
 
     fn none() -> (String, PathBuf) {
         (String::new(), PathBuf::new())

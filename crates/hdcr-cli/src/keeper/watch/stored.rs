@@ -313,18 +313,20 @@ impl Log {
     }
 }
 
+/// A store with nothing in it, and the name of a job.
+#[cfg(test)]
+pub(super) fn scene() -> (tempfile::TempDir, JobName) {
+    let store = tempfile::tempdir().unwrap();
+    fs::create_dir(store.path().join(".jobs")).unwrap();
+    (store, JobName::new("a").unwrap())
+}
+
 #[cfg(test)]
 mod tests {
     use hdcr_policy::touched::{Event, Kind, Look, Replaced, Side};
 
     use super::super::queue::What;
     use super::*;
-
-    fn scene() -> (tempfile::TempDir, JobName) {
-        let store = tempfile::tempdir().unwrap();
-        fs::create_dir(store.path().join(".jobs")).unwrap();
-        (store, JobName::new("a").unwrap())
-    }
 
     fn made(queue: &mut Queue, name: &str) {
         let identity = name.as_bytes().to_vec();
