@@ -244,7 +244,8 @@ pub(crate) struct FileArgs {
     /// /data/scratch=ignore (repeat for more)
     #[arg(long = "file-policy", value_name = "PATH=POLICY", value_parser = OsStringValueParser::new().try_map(|words| FilePolicyRule::read(&words)))]
     pub(crate) policies: Vec<FilePolicyRule>,
-    /// Largest written file to be saved by policy auto, such as 64M or 1G [default: 64M]
+    /// Largest written file to be saved by policy auto, such as 64M or 1G; larger ones are saved as clones where the store is on
+    /// their file system and that has reflinks (XFS, Btrfs) [default: 64M]
     #[arg(long = "file-limit", value_name = "SIZE", value_parser = duration::parse_size)]
     pub(crate) limit: Option<u64>,
     /// What a restore does with pipes and sockets whose other end lies outside (not stdin, stdout, stderr) [default: refuse]

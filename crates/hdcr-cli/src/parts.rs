@@ -126,6 +126,11 @@ fn request(task: &CheckpointTask, progress: Progress, by_module: bool) -> Reques
             limit: task.files.limit,
             touched: Vec::new(),
             policies: rules.collect(),
+            clones: match &task.target {
+                Target::Store { root, .. } => Some(root.clone()),
+                Target::Directory(path) => path.parent().map(Path::to_owned),
+                Target::File(_) => None,
+            },
             own: own(task),
         },
         ends: EndRequest { default: ends, keepers: task.keepers.clone() },

@@ -23,6 +23,7 @@ use crate::openfile;
 use crate::procfs::{self, MapLine};
 use crate::progress::{self, Meter, Phase};
 use crate::reports::{self, Child, Question, Report};
+use crate::resource::clone::Clones;
 use crate::resource::inotify::Places;
 use crate::resource::socket::Queues;
 use crate::resource::unchanged::Unchanged;
@@ -73,6 +74,8 @@ pub struct Capture<'a> {
     pub(crate) shared: BTreeMap<(&'static str, u64, u64), ObjectId>,
     /// Files that open files and mappings share; what is kept of them is decided at the end.
     pub(crate) inodes: contents::Inodes,
+    /// Those of them that are kept as clones.
+    pub(crate) clones: Clones,
     /// Segments of System V shared memory that the tree has attached, by number.
     pub(crate) segments: BTreeMap<i32, segments::Met>,
     /// Files that are read when the tree runs again.
@@ -105,6 +108,7 @@ pub(crate) struct Taken {
     pub(crate) ahead: Ahead,
     pub(crate) snapshot: String,
     pub(crate) late: Vec<late::LateFile>,
+    pub(crate) clones: Clones,
     pub(crate) unchanged: Unchanged,
     pub(crate) processes: Vec<ProcessName>,
     pub(crate) command: Vec<Vec<u8>>,
@@ -126,6 +130,7 @@ impl<'a> Capture<'a> {
             ahead: Ahead::default(),
             shared: BTreeMap::new(),
             inodes: contents::Inodes::default(),
+            clones: Clones::default(),
             segments: BTreeMap::new(),
             late: Vec::new(),
             unchanged: Unchanged::default(),
@@ -531,7 +536,7 @@ fn task(kin: &Kin<'_>, tid: Tid, comm: &[u8], state: TaskState) -> Task {
 }
 
 fn taken(cx: Capture<'_>, processes: &[FrozenProcess]) -> Taken {
-    let Capture { frames, ahead, late, unchanged, needs, .. } = cx;
+    let Capture { frames, ahead, late, clones, unchanged, needs, .. } = cx;
     let names = processes.iter().map(|process| {
         let comm = procfs::stat(process.pid).map(|stat| stat.comm).unwrap_or_default();
         ProcessName { pid: process.pid.0, comm }
@@ -542,5 +547,5 @@ fn taken(cx: Capture<'_>, processes: &[FrozenProcess]) -> Taken {
     let command = line.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
     let processes = names.collect();
     let snapshot = ahead.in_words();
-    Taken { frames, ahead, snapshot, late, unchanged, processes, command, root_pid: root.0, needs }
+    Taken { frames, ahead, snapshot, late, clones, unchanged, processes, command, root_pid: root.0, needs }
 }

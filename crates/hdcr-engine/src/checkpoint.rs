@@ -90,6 +90,8 @@ pub struct FileRequest {
     pub touched: Vec<std::path::PathBuf>,
     /// Policy by path prefix, the longest prefix wins; what no prefix matches is `auto`.
     pub policies: Vec<(std::path::PathBuf, FilePolicy)>,
+    /// Where the image will lie, if that is a directory: files on its file system may be kept as clones.
+    pub clones: Option<std::path::PathBuf>,
     /// Stores and images: neither they nor what lies in them is a file of the program, wherever they lie.
     pub own: Vec<std::path::PathBuf>,
 }
@@ -410,6 +412,7 @@ impl Pending {
             // One that is all hole has no pages.
             writer.bring(id.0, from.0)?;
         }
+        taken.clones.store(&mut writer)?;
         let known = late::store(&taken.late, &mut writer, &known, next, now)?;
         if let Some(series) = &series {
             series.has_stored(known);

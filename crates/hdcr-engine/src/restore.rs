@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::openfile::OpenFileRecord;
 use crate::plan::{self, Step};
 use crate::progress::{Laps, Meter, Phase, Progress};
 use crate::resource;
-use crate::resource::{listed, permitted, reopen, touched};
+use crate::resource::{clone, listed, permitted, reopen, touched};
 use crate::rights::{TreeRights, Turn};
 use crate::rollback::Plan;
 use crate::rollback::since::{self, Since};
@@ -156,6 +156,10 @@ pub trait Contents: std::fmt::Debug {
     fn zeros(&self, id: ObjectId) -> Vec<(u64, u64)>;
     /// Reads all stored pieces of an object in order and hands over each.
     fn read(&self, id: ObjectId, each: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()>;
+    /// The file that holds all contents of an object, to be cloned.
+    fn file(&self, _id: ObjectId) -> Option<BorrowedFd<'_>> {
+        None
+    }
     /// The restore has come further, by something that has no bytes: whoever waits for it is told.
     fn goes_on(&self) {}
 }
@@ -335,6 +339,7 @@ pub fn restore(
 ) -> Result<Option<Filling>> {
     let mut laps = Laps::begin("restore");
     let model = stored::read(image)?;
+    clone::verify(image, &model)?;
     let steps = plan::plan(&model.processes)?;
     laps.done(&format!("image read: {} processes by {} steps", model.processes.len(), steps.len()));
     stored::wait_for_numbers(stored::numbers(&model, &steps));

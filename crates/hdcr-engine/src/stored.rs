@@ -1,6 +1,8 @@
 //! What an image says, decoded and checked before anything is made from it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use hdcr_image::hdcr_layout::{DescriptorEntry, Mapping, Registers};
@@ -19,7 +21,7 @@ use crate::openfile::OpenFileRecord;
 use crate::plan::Step;
 use crate::procfs::{self, Stat};
 use crate::progress::Meter;
-use crate::resource;
+use crate::resource::{self, clone, data};
 use crate::restore::{Contents, StoredFrame};
 use crate::segments::{self, SegmentRecord};
 use crate::semaphores::{self, SemaphoresRecord};
@@ -238,6 +240,11 @@ impl Contents for Pages<'_> {
     }
 
     fn read(&self, id: ObjectId, each: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+        if let Some(file) = self.file(id) {
+            let file = file.try_clone_to_owned().map_err(Error::system("opening a clone", id))?;
+            let size = rustix::fs::fstat(&file).map_err(Error::system("looking at a clone", id))?.st_size;
+            return data::read(&file, size.cast_unsigned(), Path::new("clone"), &mut |at, bytes| each(at, &bytes));
+        }
         let mut bytes = Vec::new();
         for run in self.image.runs(id.0).iter().filter(|run| !run.is_zero()) {
             self.image.read_run(run, &mut bytes)?;
@@ -245,6 +252,10 @@ impl Contents for Pages<'_> {
             self.meter.add(bytes.len());
         }
         Ok(())
+    }
+
+    fn file(&self, id: ObjectId) -> Option<BorrowedFd<'_>> {
+        clone::file_of(self.image, id)
     }
 
     fn goes_on(&self) {

@@ -95,7 +95,8 @@ fn encode_extent(extent: &Extent) -> Vec<u8> {
         PartName::Frames => (PartKind::Frames, 0),
         PartName::Pages(number) => (PartKind::Pages, number),
         PartName::Index(number) => (PartKind::Index, number),
-        PartName::Bundle => (PartKind::Bundle, 0),
+        // No clone is a piece of a file.
+        PartName::Clone(_) | PartName::Bundle => (PartKind::Bundle, 0),
     };
     let mut bytes = Vec::with_capacity(EXTENT);
     bytes.extend_from_slice(&kind.number().to_le_bytes());

@@ -118,6 +118,15 @@ pub struct LogFacts {
     pub image: ImageId,
 }
 
+/// A file of the program whose contents are kept as a clone of it (`ioctl_ficlone(2)`): a part of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CloneFacts {
+    /// The object that the file is.
+    pub object: u64,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
 /// What memory the image holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PageFacts {
@@ -150,6 +159,8 @@ pub struct Manifest {
     pub pages: PageFacts,
     /// The log of the page index; `None` for an image that stands by itself.
     pub log: Option<LogFacts>,
+    /// Files that are kept as clones, by object.
+    pub clones: Vec<CloneFacts>,
 }
 
 /// Before the body: header, length of the body, digest of all other bytes.
@@ -215,6 +226,11 @@ impl Manifest {
         shared.fold(self.frames.size, u64::saturating_add)
     }
 
+    /// The lengths of all files that are kept as clones: what of them takes room depends on what the program has written since.
+    pub fn cloned_size(&self) -> u64 {
+        self.clones.iter().map(|clone| clone.size).fold(0, u64::saturating_add)
+    }
+
     /// What it added to the store, without what it shares with the image before.
     pub fn added_size(&self) -> u64 {
         self.frames.size.saturating_add(self.pages.added_size)
@@ -222,6 +238,7 @@ impl Manifest {
 
     fn from_wire(image: ImageId, wire: wire::Manifest) -> Result<Self, String> {
         let segments = segments_from_wire(image, &wire)?;
+        let clones = clones_from_wire(&wire.clones)?;
         let clocks = wire.clocks.ok_or("it has no clocks")?;
         let facts = ManifestFacts {
             hdcr_version: wire.hdcr_version,
@@ -252,6 +269,7 @@ impl Manifest {
             segments,
             pages: pages_from_wire(wire.pages.ok_or("it has no pages")?, wire.log.is_some())?,
             log: wire.log.map(|log| log_from_wire(image, &log)).transpose()?,
+            clones,
         })
     }
 }
@@ -282,6 +300,15 @@ fn segments_from_wire(image: ImageId, wire: &wire::Manifest) -> Result<Vec<Segme
         return Err("a segment is of another image, though it is in no chain".to_owned());
     }
     Ok(segments)
+}
+
+fn clones_from_wire(wire: &[wire::ClonedFile]) -> Result<Vec<CloneFacts>, String> {
+    let clones: Vec<_> = wire.iter().map(|clone| CloneFacts { object: clone.object, size: clone.size }).collect();
+    if clones.is_sorted_by(|a, b| a.object < b.object) {
+        Ok(clones)
+    } else {
+        Err("its clones are out of order".to_owned())
+    }
 }
 
 fn log_from_wire(image: ImageId, wire: &wire::Log) -> Result<LogFacts, String> {
@@ -405,6 +432,7 @@ impl From<&Manifest> for wire::Manifest {
                 added: if manifest.log.is_some() { manifest.pages.added_size } else { 0 },
             }),
             log: manifest.log.map(log),
+            clones: manifest.clones.iter().map(|c| wire::ClonedFile { object: c.object, size: c.size }).collect(),
         }
     }
 }

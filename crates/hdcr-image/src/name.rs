@@ -112,6 +112,8 @@ pub enum PartName {
     Pages(u32),
     /// A log of the page index, in a chain of images.
     Index(u32),
+    /// The contents of a file of the program, as a clone of it: by the object that it is.
+    Clone(u64),
     /// All of them, in one file.
     Bundle,
 }
@@ -123,6 +125,7 @@ impl fmt::Display for PartName {
             Self::Frames => f.write_str("frames"),
             Self::Pages(number) => write!(f, "pages-{number}"),
             Self::Index(number) => write!(f, "index-{number}"),
+            Self::Clone(object) => write!(f, "clone-{object}"),
             Self::Bundle => f.write_str("bundle"),
         }
     }

@@ -10,7 +10,7 @@ use crate::error::ImageError;
 use crate::frames::{Frame, Frames, check_header};
 use crate::index::{Counts, Index, PageRun};
 use crate::log::replay;
-use crate::manifest::{LogFacts, Manifest, total_length};
+use crate::manifest::{CloneFacts, LogFacts, Manifest, total_length};
 use crate::name::PartName;
 use crate::number::{len, size};
 use crate::record::{KnownTag, List, RecordError, Tag, first_unknown};
@@ -48,6 +48,7 @@ pub struct ImageReader {
     frames: Frames,
     spaces: BTreeMap<u64, Vec<PageRun>>,
     segments: Vec<Segment>,
+    clones: BTreeMap<u64, Box<dyn ReadPart>>,
 }
 
 /// Reads and checks the manifest of an image and touches nothing else.
@@ -90,7 +91,8 @@ impl ImageReader {
             Some(log) => read_log(source, &frames, &manifest, log)?,
         };
         let segments = open_segments(source, &manifest)?;
-        Ok(Self { manifest, frames, spaces, segments })
+        let clones = open_clones(source, &manifest)?;
+        Ok(Self { manifest, frames, spaces, segments, clones })
     }
 
     /// The manifest of an image alone.
@@ -116,6 +118,12 @@ impl ImageReader {
     /// The spaces that have pages.
     pub fn spaces(&self) -> impl Iterator<Item = u64> {
         self.spaces.keys().copied()
+    }
+
+    /// The clone of a file that is the contents of an object. The container vouches for its length alone: its bytes are on the
+    /// disk where the program's own were.
+    pub fn clone_of(&self, object: u64) -> Option<&dyn ReadPart> {
+        self.clones.get(&object).map(Box::as_ref)
     }
 
     /// How pages are stored, by the way they are compressed.
@@ -256,6 +264,19 @@ pub(crate) fn open_segments(source: &dyn Source, manifest: &Manifest) -> Result<
         segments.push(Segment { number: facts.number, part });
     }
     Ok(segments)
+}
+
+fn open_clones(source: &dyn Source, manifest: &Manifest) -> Result<BTreeMap<u64, Box<dyn ReadPart>>, ImageError> {
+    let open = |facts: &CloneFacts| {
+        let name = PartName::Clone(facts.object);
+        let part = source.part(name)?;
+        if part.size()? == facts.size {
+            Ok((facts.object, part))
+        } else {
+            Err(ImageError::corrupt(name, "its length is not the one in the manifest"))
+        }
+    };
+    manifest.clones.iter().map(open).collect()
 }
 
 fn read_index(frames: &Frames, manifest: &Manifest) -> Result<BTreeMap<u64, Vec<PageRun>>, ImageError> {

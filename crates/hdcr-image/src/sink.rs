@@ -1,7 +1,9 @@
 //! What a store implements: where parts are written, and where they are read.
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 
 use crate::error::StoreError;
 use crate::name::{PartName, SnapshotId};
@@ -50,6 +52,11 @@ pub trait Sink: Send + Debug {
         Err(StoreError::shares_nothing(name.to_string()))
     }
 
+    /// Takes a file that has no name yet, and lies on the file system on which the image does, as a part.
+    fn attach(&mut self, name: PartName, _file: File) -> Result<(), StoreError> {
+        Err(StoreError::shares_nothing(name.to_string()))
+    }
+
     /// Says that nothing refers to these bytes of a part of this image: their room can be given back. All parts are closed.
     fn unused(&mut self, _name: PartName, _range: Range<u64>) {}
 
@@ -70,6 +77,11 @@ pub trait ReadPart: Send + Sync + Debug {
 
     /// Fills `into` from this offset; an end before that is an error of kind `UnexpectedEof`.
     fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StoreError>;
+
+    /// The open file that it is, where it is one of its own.
+    fn file(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// A committed image.

@@ -44,6 +44,8 @@ pub(crate) struct Manifest {
     pub(crate) pages: Option<Pages>,
     #[prost(message, optional, tag = "20")]
     pub(crate) log: Option<Log>,
+    #[prost(message, repeated, tag = "21")]
+    pub(crate) clones: Vec<ClonedFile>,
 }
 
 /// In nanoseconds.
@@ -113,6 +115,14 @@ pub(crate) struct Log {
     pub(crate) size: u64,
     #[prost(bytes = "vec", tag = "4")]
     pub(crate) image: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ClonedFile {
+    #[prost(uint64, tag = "1")]
+    pub(crate) object: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) size: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -1,5 +1,6 @@
 //! Writing an image: frames and pages in any order, then the manifest.
 
+use std::fs::File;
 use std::ops::Range;
 
 use hdcr_layout::{ALONE_VERSION, Codec, FORMAT_VERSION, Header, Layout, PageRunEntry, tag};
@@ -10,7 +11,7 @@ use crate::error::ImageError;
 use crate::frames::FrameWriter;
 use crate::index::{Counts, Index};
 use crate::ledger::Ledger;
-use crate::manifest::{Manifest, ManifestFacts, PageFacts, SegmentFacts};
+use crate::manifest::{CloneFacts, Manifest, ManifestFacts, PageFacts, SegmentFacts};
 use crate::name::{PartName, SnapshotId};
 use crate::number::size;
 use crate::pack::Packer;
@@ -34,6 +35,7 @@ pub struct ImageWriter {
     pages: PageWriter,
     /// What an increment is on.
     base: Option<SnapshotId>,
+    clones: Vec<CloneFacts>,
     sink: Box<dyn Sink>,
 }
 
@@ -123,7 +125,7 @@ impl ImageWriter {
         let image = sink.snapshot().image;
         let frames = FrameWriter::new(sink.part(PartName::Frames)?, image, version)?;
         let pages = pages(sink.as_mut())?;
-        Ok(Self { frames, pages, base: None, sink })
+        Ok(Self { frames, pages, base: None, clones: Vec::new(), sink })
     }
 
     /// What the image will be called.
@@ -169,9 +171,18 @@ impl ImageWriter {
         self.pages.alike(space, from, range)
     }
 
+    /// Takes a clone of a file of the program as the contents of an object, each at most once. It has no name yet, is so long,
+    /// and lies on the file system on which the image does.
+    pub fn attach(&mut self, object: u64, clone: File, size: u64) -> Result<(), ImageError> {
+        self.sink.attach(PartName::Clone(object), clone)?;
+        self.clones.push(CloneFacts { object, size });
+        Ok(())
+    }
+
     /// Writes the rest and makes all of it durable. It is not visible yet.
     pub fn persist(self, mut facts: ManifestFacts) -> Result<Durable, ImageError> {
-        let Self { mut frames, pages, base, mut sink } = self;
+        let Self { mut frames, pages, base, mut clones, mut sink } = self;
+        clones.sort_unstable_by_key(|clone| clone.object);
         let stored = pages.finish(sink.as_mut())?;
         let pages = match &stored.log {
             None => {
@@ -184,7 +195,7 @@ impl ImageWriter {
         let id = sink.snapshot().clone();
         let log = stored.log.as_ref().map(|log| log.facts);
         let segments = stored.segments.clone();
-        let manifest = Manifest { id, facts, frames: frames.finish()?, segments, pages, log };
+        let manifest = Manifest { id, facts, frames: frames.finish()?, segments, pages, log, clones };
         sink.persist(&manifest.encode()?)?;
         let Stored { segments, spaces, log, bases, upkeep, .. } = stored;
         let chain = log.map(|log| Chain { id: manifest.id.clone(), spaces, segments, log, bases, upkeep });

@@ -207,6 +207,13 @@ impl Sink for DirectorySink {
         Ok(Box::new(DirectoryPart { disk: self.disk.clone(), path, file, generation: 1, waiting: 0 }))
     }
 
+    fn attach(&mut self, name: PartName, file: File) -> Result<(), StoreError> {
+        let path = self.temporary.join(name.to_string());
+        self.disk.link(&file, &path)?;
+        self.files.push((path, Arc::new(file)));
+        Ok(())
+    }
+
     fn reader(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
         DirectorySource::open(&self.temporary)?.own_part(name)
     }

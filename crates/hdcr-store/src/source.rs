@@ -1,7 +1,7 @@
 //! Reading an image from a directory or a file.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -80,6 +80,10 @@ impl ReadPart for FilePart {
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StoreError> {
         self.file.read_exact_at(into, offset).map_err(|error| failed("reading", &self.path, error))
+    }
+
+    fn file(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
     }
 }
 

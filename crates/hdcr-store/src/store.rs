@@ -213,12 +213,12 @@ impl DirectoryStore {
     }
 
     /// The files of a checkpoint: the number of each, which it has in common with other checkpoints that hold the same file, and
-    /// the bytes that it takes.
+    /// the bytes that it takes. Clones are left out: what of them is nobody else's cannot be told.
     pub fn files(&self, job: &JobName, sequence: u64) -> Result<Vec<(u64, u64)>, Error> {
         const BLOCK: u64 = 512;
         let path = self.job_path(job).join(sequence.to_string());
         let mut files = Vec::new();
-        for name in names_in(&path)? {
+        for name in names_in(&path)?.into_iter().filter(|name| !name.starts_with("clone-")) {
             let found = fs::symlink_metadata(path.join(&name)).map_err(|error| failed("reading", &path, error))?;
             files.push((found.ino(), found.blocks().saturating_mul(BLOCK)));
         }

@@ -141,7 +141,8 @@ fn until_possible(
 
 /// The checkpoint that is not made.
 fn task_of(at: &Surrounding<'_>, args: &CheckArgs, who: Who, timeout: Duration) -> Result<CheckpointTask> {
-    let target = Target::File(std::path::PathBuf::new());
+    // A checkpoint into the store can do what one into a file cannot.
+    let target = Target::Store { root: at.settings.store.clone(), job: "check".to_owned() };
     let files = at.settings.files(&args.files)?;
     Ok(CheckpointTask::of_any(who, target, files, timeout, at.settings.surroundings.jobs()))
 }

@@ -12,7 +12,7 @@ use crate::cli::ShowArgs;
 use crate::duration;
 use crate::failure::Result;
 use crate::machine;
-use crate::output::Report;
+use crate::output::{Report, counted};
 use crate::parts;
 use crate::table::{Cut, Table, shortened};
 
@@ -37,6 +37,10 @@ struct Shown {
     /// How the stored ones lie there.
     packed: Vec<Packed>,
     frames: u64,
+    /// Files that are kept as clones of them.
+    clones: usize,
+    /// Their lengths.
+    cloned: u64,
     /// The tree: every process with where it stands.
     tree: Vec<Process>,
     open_files: Vec<OpenFile>,
@@ -198,6 +202,11 @@ impl Shown {
             let packed: Vec<String> = self.packed.iter().map(Packed::words).collect();
             lines.push(format!("packed      {}", packed.join(", ")));
         }
+        if self.clones > 0 {
+            let cloned = duration::show_size(self.cloned);
+            let what = "in common with the files of the program until these are written";
+            lines.push(format!("clones      {} of {cloned}, {what}", counted(self.clones, "file", "files")));
+        }
         lines.push(format!("records     {} (--records prints them)", self.frames));
         if !self.needs.is_empty() {
             lines.push(format!("needs       {}", self.needs.join(", ")));
@@ -263,6 +272,8 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ShowArgs) -> Result<u8> {
         zero_pages: manifest.pages.zero_pages,
         packed: packed(&image),
         frames: manifest.frames.count,
+        clones: manifest.clones.len(),
+        cloned: manifest.cloned_size(),
         tree: overview.processes.into_iter().map(process).collect(),
         open_files: overview.files.into_iter().map(open_file).collect(),
         records: records.into_iter().map(|frame| Record { id: frame.id, kind: frame.kind, text: frame.text }).collect(),

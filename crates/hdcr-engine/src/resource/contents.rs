@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags, Stat};
 use super::keep::{self, Case, Decision, Rooms, decide, volatile};
 use super::late::LateFile;
 use super::windows::{Window, keep_windows};
-use super::{data, patient, touched};
+use super::{clone, data, patient, touched};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
@@ -408,16 +408,18 @@ fn record(cx: &mut Capture<'_>, id: ObjectId, pending: &Pending, rooms: &mut Roo
     let size = stat.map_or(0, |stat| stat.st_size.cast_unsigned());
     let room = stat.as_ref().map_or(size, keep::stored);
     let case = Case { life: pending.life, path: &path, size: room, uses: pending.uses, tmpfs };
-    if keep::beyond(&case, &cx.request.files) {
+    let decided = decide(&case, &cx.request.files, rooms);
+    let cloned = cloned(cx, id, pending, &case, decided);
+    if cloned.is_none() && keep::beyond(&case, &cx.request.files) {
         let owner = Owner { path: Some(path.clone()), ..pending.owner.clone() };
         return Err(Error::refuse(keep::beyond_limit(owner, cx.request.files.limit)));
     }
-    let Decision { keep, contents } = decide(&case, &cx.request.files, rooms);
+    let Decision { keep, contents } = if cloned.is_some() { decided.cloned(pending.uses) } else { decided };
     let mut record = InodeRecord {
         path: pending.path.clone(),
         life: pending.life.into(),
         keep: keep.into(),
-        size,
+        size: cloned.unwrap_or(size),
         contents,
         stand_in: pending.uses.program && !pending.uses.write,
         volatile: volatile(&path, tmpfs),
@@ -432,13 +434,19 @@ fn record(cx: &mut Capture<'_>, id: ObjectId, pending: &Pending, rooms: &mut Roo
         record.parents = parents(&path);
     }
     if let Some(file) = pending.file.as_ref() {
-        keep_file(cx, id, pending, file, &mut record)?;
+        keep_file(cx, id, (pending, cloned.is_some()), file, &mut record)?;
     } else if pending.life == Life::Anonymous {
         record.size = keep_windows(cx, id, &pending.windows)?;
     } else if contents {
         return Err(Error::refuse(unreadable(pending)));
     }
     Ok(record)
+}
+
+/// The length of a file that has been cloned, if that is how its contents are to be kept and it could be done.
+fn cloned(cx: &mut Capture<'_>, id: ObjectId, pending: &Pending, case: &Case<'_>, decided: Decision) -> Option<u64> {
+    let file = pending.file.as_ref().filter(|_| keep::may_be_cloned(case, decided, &cx.request.files))?;
+    clone::take(cx, id, (file, case.path), case.size)
 }
 
 /// Identity, owner, mode and times.
@@ -461,7 +469,7 @@ pub(crate) fn facts(stat: &Stat) -> InodeRecord {
 fn keep_file(
     cx: &mut Capture<'_>,
     id: ObjectId,
-    pending: &Pending,
+    (pending, cloned): (&Pending, bool),
     file: &OwnedFd,
     record: &mut InodeRecord,
 ) -> Result<()> {
@@ -484,12 +492,12 @@ fn keep_file(
         record.contents = false;
         return Ok(());
     }
-    if record.contents && !is_as_before(cx, id, pending, file) {
+    if record.contents && !cloned && !is_as_before(cx, id, pending, file) {
         patient::read(file, record.size, &subject, by, &mut |offset, bytes| cx.content(id, offset, bytes))?;
     }
     if record.keep() == Keep::Length {
         (record.sampled, record.digest) = (true, patient::look(data::sample, (file, record.size, &subject), by)?);
-        record.edges = (pending.uses.overwrite || pending.uses.touched) && record.size > 0;
+        record.edges = !cloned && (pending.uses.overwrite || pending.uses.touched) && record.size > 0;
     }
     if record.edges {
         record.middle = patient::look(data::middle, (file, record.size, &subject), by)?;

@@ -251,6 +251,9 @@ fn zero(file: impl AsFd, from: u64, to: u64, subject: &Path) -> Result<()> {
 
 /// Gives a file the contents of an object, in place: only what differs is written. `size` is the true length.
 pub(crate) fn fill(file: &OwnedFd, contents: &dyn Contents, id: ObjectId, size: u64, subject: &Path) -> Result<()> {
+    if contents.file(id).is_some_and(|clone| super::clone::give_back(file, clone, size)) {
+        return Ok(());
+    }
     let before = rustix::fs::fstat(file).map_err(Error::system("looking at a file", subject.display()))?;
     // What only appends is filled from its beginning on: each piece goes to the end, which is put where it belongs.
     let flags = rustix::fs::fcntl_getfl(file).map_err(Error::system("looking at a file", subject.display()))?;

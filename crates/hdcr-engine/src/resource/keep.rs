@@ -57,6 +57,15 @@ impl Decision {
     }
 }
 
+impl Decision {
+    /// What is done with a file of which there is a clone: what is only written at its end is cut back as long as it begins as
+    /// it did.
+    pub(crate) fn cloned(self, uses: Uses) -> Self {
+        let keep = if uses.overwrite || uses.touched { Keep::Contents } else { self.keep };
+        Self { keep, contents: true }
+    }
+}
+
 /// The facts by which [`decide`] decides.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Case<'a> {
@@ -84,6 +93,14 @@ pub(crate) fn beyond(case: &Case<'_>, files: &FileRequest) -> bool {
     named && uses.in_place && !kept && size > files.limit
 }
 
+/// Whether a file is kept as a clone where that can be: of which else nothing but its length would be kept, though nobody has
+/// said so.
+pub(crate) fn may_be_cloned(case: &Case<'_>, decided: Decision, files: &FileRequest) -> bool {
+    decided == Decision::new(Keep::Length, false)
+        && policy_of(files, case.path) == FilePolicy::Auto
+        && (case.size > files.limit || case.uses.touched)
+}
+
 /// A limit, in the largest unit that shows it whole.
 fn shown(limit: u64) -> String {
     match limit {
@@ -103,8 +120,8 @@ pub(crate) fn beyond_limit(owner: Owner, limit: u64) -> Refusal {
             "it takes more than the {} that are kept of one file, so a roll-back could not bring back what is written over",
             shown(limit)
         ),
-        remedy: "keep it whatever its size with --files PATH, raise --file-limit, or have it left as it is with \
-                 --file-policy PATH=ignore"
+        remedy: "keep it whatever its size with --files PATH, raise --file-limit, have the checkpoints on its file system \
+                 (--store) if that is one with reflinks and room, or have it left as it is with --file-policy PATH=ignore"
             .to_owned(),
     }
 }
@@ -156,6 +173,7 @@ mod tests {
 
     fn case(path: &str, size: u64, uses: Uses) -> (Keep, bool) {
         let files = FileRequest {
+            clones: None,
             own: Vec::new(),
             always: vec!["/home/a/always".into()],
             limit: 1000,
@@ -171,6 +189,7 @@ mod tests {
     fn what_is_written_in_place_is_kept_or_refused() {
         let in_place = Uses { write: true, overwrite: true, in_place: true, ..Uses::default() };
         let files = FileRequest {
+            clones: None,
             own: Vec::new(),
             always: vec!["/a/always".into()],
             limit: 1000,

@@ -155,6 +155,7 @@ macro_rules! kinds {
 }
 
 pub(crate) mod backing;
+pub(crate) mod clone;
 pub(crate) mod contents;
 pub(crate) mod data;
 pub(crate) mod held;
@@ -213,6 +214,7 @@ pub(crate) const OBJECTS: &[KnownTag] = &[
     KnownTag::of::<touched::TouchedRecord>(),
     KnownTag::of::<names::NamesRecord>(),
     KnownTag::of::<late::LateRecord>(),
+    KnownTag::of::<clone::CloneRecord>(),
     KnownTag::of::<directory::PlaceRecord>(),
     KnownTag::of::<locks::LocksRecord>(),
     KnownTag::of::<pipe::PipeRecord>(),

@@ -15,8 +15,9 @@ use rustix::io::Errno;
 
 use super::contents::{self, Life, Met, Uses};
 use super::keep::Case;
-use super::{FileKind, FileView, data, held, keep, reopen};
+use super::{FileKind, FileView, clone, data, held, keep, reopen};
 use crate::capture::Capture;
+use crate::checkpoint::FilePolicy;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
@@ -249,6 +250,10 @@ fn large(survey: &mut Survey<'_>, view: &FileView) {
     let matters = uses.overwrite && !uses.read && keep::beyond(&seen(true), files);
     let uses = uses_of(flags, !matters || is_at_end(view, &door));
     let seen = |in_place| Case { life: Life::Named, path: &path, size, uses: Uses { in_place, ..uses }, tmpfs: false };
+    let unsaid = keep::policy_of(files, &path) == FilePolicy::Auto;
+    if unsaid && uses.write && size > files.limit && clone::is_possible(files, &door, size) {
+        return;
+    }
     if keep::beyond(&seen(uses.in_place), files) {
         let owner = Owner { pid: Some(view.pid), fd: Some(view.fd), path: Some(path.clone()), ..Owner::default() };
         let refusal = keep::beyond_limit(owner, files.limit);

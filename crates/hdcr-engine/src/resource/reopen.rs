@@ -378,7 +378,7 @@ fn instead(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path
 
 fn missing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path) -> Result<Opened> {
     let (_, keep) = kind_of(record)?;
-    if record.contents && (keep == Keep::Contents || record.volatile) {
+    if record.contents && (keep != Keep::Unchanged || record.volatile) {
         return create(cx, id, record, path);
     }
     instead(cx, id, record, path).unwrap_or_else(|| Err(gone(record)))

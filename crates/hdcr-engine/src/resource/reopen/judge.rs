@@ -81,6 +81,10 @@ pub(super) fn judge(record: &InodeRecord, file: &OwnedFd, stat: &Stat, path: &Pa
     match kind_of(record)?.1 {
         Keep::Contents if !record.mapped && unchanged(record, stat) => Ok(Verdict::Use),
         Keep::Contents => Ok(Verdict::Contents),
+        // There is a clone of it.
+        Keep::Length if record.contents && (size < record.size || !digest_fits(record, file, path)?) => {
+            Ok(Verdict::Contents)
+        }
         Keep::Length if size < record.size => {
             Ok(Verdict::Refuse("file-shorter", "it is shorter than at the checkpoint", KEEP))
         }

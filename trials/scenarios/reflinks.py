@@ -1,0 +1,195 @@
+"""Files larger than the limit, on file systems that have reflinks (XFS, Btrfs), with the store on the same one: what a job
+overwrites, removes or replaces there comes back, whatever its size, and takes no room of its own in a checkpoint."""
+import shutil
+
+from scenario import *
+
+MIB = 1 << 20
+SIZE = 24 * MIB
+PROGRAM = """
+import os, time
+MIB, SIZE = 1 << 20, %d
+def make(name):
+    with open(name, "wb") as file:
+        for at in range(0, SIZE, MIB):
+            file.write(name.encode().ljust(8)[:8] * (MIB // 8))
+for name in ("held", "once", "gone", "replaced"):
+    make(name)
+log = open("log", "a")
+log.write("x" * 99 + "\\n" + ("y" * 99 + "\\n") * 60000)
+log.flush()
+held = open("held", "r+b", buffering=0)
+blocks = {}
+turn = 0
+def text(name, at):
+    return (b"%%s %%012d" %% (name.encode(), blocks.get((name, at), 0))) if (name, at) in blocks else (name.encode().ljust(8)[:8] * 3)[:17]
+def put(file, name, at):
+    blocks[name, at] = turn
+    file.seek(at)
+    file.write(text(name, at))
+def work():
+    global turn
+    turn += 1
+    put(held, "held", turn * 7919 %% (SIZE // 4096) * 4096)
+    with open("once", "r+b") as file:
+        put(file, "once", turn * 104729 %% (SIZE // 4096) * 4096)
+    log.write("turn %%d\\n" %% turn)
+    log.flush()
+def wrong():
+    for name in ("held", "once", "gone", "replaced"):
+        with open(name, "rb") as file:
+            whole = file.read()
+        if len(whole) != SIZE:
+            return "%%s has %%d bytes" %% (name, len(whole))
+        for at in range(0, SIZE, 4096):
+            want = text(name, at)
+            if whole[at:at + len(want)] != want or whole[at + 32:at + 40] != name.encode().ljust(8)[:8]:
+                return "%%s at %%d: %%r, not %%r" %% (name, at, whole[at:at + 40], want)
+    lines = open("log").read().split("\\n")
+    if lines[60001:-1] != ["turn %%d" %% n for n in range(1, turn + 1)]:
+        return "the log has %%d lines after %%d turns" %% (len(lines), turn)
+for n in range(100):
+    work()
+open("ready", "w").close()
+while not os.path.exists("go"):
+    work()
+    if os.path.exists("more") and not os.path.exists("written"):
+        os.remove("gone")
+        make("new.part"); os.rename("new.part", "replaced")
+        log.close(); os.remove("log"); log = open("log", "a")
+        for n in range(200):
+            work()
+        open("written", "w").close()
+    time.sleep(0.002)
+open("result.part", "w").write(wrong() or "good")
+os.rename("result.part", "result")
+""" % SIZE
+
+
+def room():
+    """Bytes of the file system that are in use."""
+    os.sync()
+    there = os.statvfs(".")
+    return (there.f_blocks - there.f_bfree) * there.f_frsize
+
+
+def clones():
+    """All clones in the store, by checkpoint."""
+    found = {}
+    for top, _, names in os.walk("store"):
+        found |= {os.path.join(top, name): top for name in names if name.startswith("clone-")}
+    return found
+
+
+def on(kind, make):
+    """A new file system of a kind, here, with the store on it."""
+    folder = os.path.abspath(kind)
+    os.mkdir(folder)
+    with open(f"{kind}.disk", "wb") as disk:
+        disk.truncate(1 << 30)
+    if subprocess.run([*make, f"{kind}.disk"], check=False, capture_output=True).returncode != 0:
+        lacks(f"no {make[0]}")
+    done = subprocess.run(["mount", "-t", kind, "-o", "loop", f"{kind}.disk", folder], check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        lacks(f"{kind} cannot be mounted here: {done.stderr.strip()}")
+    os.chdir(folder)
+    os.environ["HDCR_STORE"] = os.path.join(folder, "store")
+
+
+def changed(job, path):
+    """The job has removed, replaced and overwritten files, and is killed."""
+    write("more", "")
+    ready("written")
+    os.remove("more")
+    path()
+
+
+def rounds():
+    """Several checkpoints, each followed by a crash or the end of everybody; then what the program finds."""
+    options = ("--file-limit", "4MiB", "--keep", "2")
+    job = Job("python3", "-c", PROGRAM, options=options)
+    ready()
+    for life in range(3):
+        before = room()
+        text = job.checkpoint()
+        must("file-beyond-limit" not in text and "file-too-large" not in text, text)
+        must(room() - before < SIZE, f"the checkpoint took {room() - before} bytes")
+        changed(job, job.crash)
+        until("the roll-back", lambda: read("job.err").count("rolled back to") == life + 1)
+        must("rollback-written" not in read("job.err") and "rollback-lost" not in read("job.err"), read("job.err"))
+        must(not os.path.exists("written"), "a newer file is still there")
+    job.checkpoint()
+    changed(job, job.kill_all)
+    job = Job("python3", "-c", PROGRAM, options=options)
+    until("the word that it goes on", lambda: "goes on from" in read("job.err"))
+    must(len(set(clones().values())) == 2 and len(clones()) >= 8, clones())
+    must("clone" in hdcr("show", job.name), "a checkpoint does not show its clones")
+    job.checkpoint()
+    must(len(set(clones().values())) == 2, "an old checkpoint left its clones")
+    return job
+
+
+def damaged(job):
+    """A clone that is not what it was is seen, and the checkpoint before is taken."""
+    first = job.checkpoint()
+    newest = max(set(clones().values()), key=lambda top: int(os.path.basename(top)))
+    with open(min(path for path, top in clones().items() if top == newest), "r+b") as clone:
+        clone.write(b"something else")
+    must("clone" in hdcr("verify", job.name, ok=False), f"the damage is not found: {first}")
+    job.crash()
+    found = result()
+    must(found == "good", found)
+    job.end()
+
+
+def alone():
+    """By hand, into a directory; into a file, which can have no clones, it is refused."""
+    for name in ["ready", "go", "result"]:
+        os.remove(name)
+    program = start("python3", "-c", PROGRAM)
+    ready()
+    must("file-beyond-limit" in hdcr("checkpoint", program.pid, "-o", "x.hdcr", "--file-limit", "4MiB", ok=False), "not refused")
+    hdcr("checkpoint", program.pid, "-o", "image/", "--file-limit", "4MiB", "--kill")
+    gone(program.pid)
+    for name in ["held", "once"]:
+        with open(name, "r+b") as file:
+            file.write(b"0" * SIZE)
+    hdcr("verify", "./image")
+    os.rename("image", "moved")
+    restore("./moved")
+    # Nobody has watched: what the program does not hold is as it was found.
+    kill(int(read("pidfile")))
+    restore("./moved")
+    found = result()
+    must(found == "good" or found.startswith("once at"), found)
+
+
+def full():
+    """Where there is not room for what the program could write over until the next checkpoint, no clone takes it."""
+    for name in ["ready", "go", "result"]:
+        os.remove(name)
+    program = start("python3", "-c", PROGRAM)
+    ready()
+    there = os.statvfs(".")
+    with open("ballast", "wb") as ballast:
+        os.posix_fallocate(ballast.fileno(), 0, there.f_bavail * there.f_frsize - SIZE // 2)
+    text = hdcr("checkpoint", program.pid, "-o", "image/", "--file-limit", "4MiB", ok=False)
+    must("file-beyond-limit" in text, text)
+    kill(program.pid)
+
+
+if os.geteuid() != 0:
+    lacks("only root mounts")
+CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 1 << 18
+must(LIBC.unshare(CLONE_NEWNS) == 0 and LIBC.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) == 0, "no namespace of mounts")
+HERE = os.getcwd()
+for kind, make in [("xfs", ["mkfs.xfs", "-q", "-m", "reflink=1"]), ("btrfs", ["mkfs.btrfs", "-q"])]:
+    on(kind, make)
+    job = rounds()
+    damaged(job)
+    alone()
+    if kind == "xfs":
+        full()
+    os.chdir(HERE)
+    end_all()
+    subprocess.run(["umount", kind], check=False)
