@@ -338,8 +338,7 @@ pub fn restore(
     told: &mut dyn FnMut(Told) -> Result<()>,
 ) -> Result<Option<Filling>> {
     let mut laps = Laps::begin("restore");
-    let model = stored::read(image)?;
-    clone::verify(image, &model)?;
+    let model = clone::verified(image, stored::read(image)?)?;
     let steps = plan::plan(&model.processes)?;
     laps.done(&format!("image read: {} processes by {} steps", model.processes.len(), steps.len()));
     stored::wait_for_numbers(stored::numbers(&model, &steps));

@@ -19,7 +19,9 @@ use crate::model::{self, ObjectId};
 use crate::openfile::OpenFileRecord;
 use crate::plain::plain;
 use crate::resource::socket::SocketRecord;
-use crate::resource::{self, contents, directory, fifo, late, listed, locks, names, pipe, pty, regfile, touched};
+use crate::resource::{
+    self, clone, contents, directory, fifo, late, listed, locks, names, pipe, pty, regfile, touched,
+};
 use crate::segments::{self, SegmentRecord};
 use crate::semaphores::{self, SemaphoresRecord};
 use crate::snapshot::record::WaysRecord;
@@ -246,6 +248,7 @@ const OWN: &[Own] = &[
     own::<touched::TouchedRecord>("touched files"),
     own::<names::NamesRecord>("links and FIFOs"),
     own::<late::LateRecord>("file contents"),
+    own::<clone::CloneRecord>("clone of a file"),
     own::<directory::PlaceRecord>("directory"),
     own::<locks::LocksRecord>("locks"),
     own::<pipe::PipeRecord>("pipe contents"),

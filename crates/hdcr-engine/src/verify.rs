@@ -17,8 +17,7 @@ pub fn verify(image: &ImageReader) -> Result<()> {
     if image.refuse_unknown(&stored::known()).is_err() {
         return Ok(());
     }
-    let model = stored::read(image)?;
-    clone::verify(image, &model)?;
+    let model = clone::verified(image, stored::read(image)?)?;
     let spaces: BTreeSet<u64> = model.processes.iter().map(|process| process.record.mm).filter(|mm| *mm != 0).collect();
     for id in spaces.into_iter().map(ObjectId) {
         let List(mappings) = stored::one::<List<Mapping>>(&model.frames, id)?;

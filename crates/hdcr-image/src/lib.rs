@@ -42,7 +42,7 @@ pub use group::GroupBuffers;
 pub use hdcr_layout::PAGE_SIZE;
 pub use index::PageRun;
 pub use manifest::{
-    CloneFacts, Clocks, Digest, FramesFacts, LogFacts, Manifest, ManifestFacts, PageFacts, ProcessName, SegmentFacts,
+    Clocks, CloneFacts, Digest, FramesFacts, LogFacts, Manifest, ManifestFacts, PageFacts, ProcessName, SegmentFacts,
 };
 pub use memory::{MemoryImage, MemorySink, MemorySource};
 pub use name::{ImageId, JobName, NameError, PartName, SnapshotId};

@@ -7,7 +7,7 @@ use super::restore::place;
 use crate::cli::ImageArgs;
 use crate::failure::{Failure, Result};
 use crate::names;
-use crate::output::Report;
+use crate::output::{Report, counted};
 use crate::parts;
 use crate::progress::{Doing, Step};
 
@@ -20,12 +20,21 @@ struct Read {
     runs: usize,
     /// Of them, packed as they are.
     bytes: u64,
+    /// Files that are kept as clones, of which length and samples were looked at.
+    clones: usize,
 }
 
 impl Report for Read {
     fn text(&self) -> String {
         let size = crate::duration::show_size(self.bytes);
-        format!("{}: whole ({} records; {} runs of pages, {size} packed)", self.snapshot, self.frames, self.runs)
+        let clones = match self.clones {
+            0 => String::new(),
+            some => format!("; {} by length and samples", counted(some, "clone", "clones")),
+        };
+        format!(
+            "{}: whole ({} records; {} runs of pages, {size} packed{clones})",
+            self.snapshot, self.frames, self.runs
+        )
     }
 }
 
@@ -46,6 +55,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ImageArgs) -> Result<u8> {
         frames: verified.frames,
         runs: verified.runs,
         bytes: verified.stored,
+        clones: image.manifest().clones.len(),
     })?;
     Ok(0)
 }

@@ -134,7 +134,7 @@ pub(crate) fn take(cx: &mut Capture<'_>, id: ObjectId, (file, path): (&OwnedFd, 
 }
 
 /// Refuses an image of which a clone is not what was cloned, as far as its length and samples show.
-pub(crate) fn verify(image: &ImageReader, model: &Model) -> Result<()> {
+pub(crate) fn verified(image: &ImageReader, model: Model) -> Result<Model> {
     for facts in &image.manifest().clones {
         let id = ObjectId(facts.object);
         let path = model::path_of(&stored::one::<InodeRecord>(&model.frames, id)?.path);
@@ -147,7 +147,7 @@ pub(crate) fn verify(image: &ImageReader, model: &Model) -> Result<()> {
             return Err(Error::Unsound(format!("{}: {cause}", path.display())));
         }
     }
-    Ok(())
+    Ok(model)
 }
 
 /// The file that is the contents of an object.
@@ -158,9 +158,8 @@ pub(crate) fn file_of(image: &ImageReader, id: ObjectId) -> Option<std::os::fd::
 /// Makes a file what its clone is: at once where both can have their blocks in common. `false`: it has to be written.
 pub(crate) fn give_back(file: &OwnedFd, clone: impl AsFd, size: u64) -> bool {
     // A block at the end of the clone that is not whole must not come into the middle of the file.
-    let shorter = rustix::fs::fstat(file).is_ok_and(|now| {
-        now.st_size.cast_unsigned() <= size || rustix::fs::ftruncate(file, size).is_ok()
-    });
+    let shorter = rustix::fs::fstat(file)
+        .is_ok_and(|now| now.st_size.cast_unsigned() <= size || rustix::fs::ftruncate(file, size).is_ok());
     shorter
         && rustix::fs::ioctl_ficlone(file, clone)
             .inspect_err(|error| tracing::debug!(%error, "a clone is copied back"))

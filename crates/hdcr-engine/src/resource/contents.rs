@@ -488,16 +488,24 @@ fn keep_file(
         let held = (!pending.uses.only_by_name()).then(|| file.try_clone()).transpose();
         let file = held.map_err(Error::system("duplicating a descriptor", subject.display()))?;
         let (contents, shared) = (record.contents, pending.uses.shared);
-        cx.late.push(LateFile { id, file, path: subject, stat, contents, shared, by });
+        cx.late.push(LateFile { id, file, path: subject, stat, contents, shared, sample: None, by });
         record.contents = false;
         return Ok(());
     }
-    if record.contents && !cloned && !is_as_before(cx, id, pending, file) {
+    if record.keep() == Keep::Contents && record.contents && !cloned && !is_as_before(cx, id, pending, file) {
         patient::read(file, record.size, &subject, by, &mut |offset, bytes| cx.content(id, offset, bytes))?;
     }
     if record.keep() == Keep::Length {
         (record.sampled, record.digest) = (true, patient::look(data::sample, (file, record.size, &subject), by)?);
-        record.edges = !cloned && (pending.uses.overwrite || pending.uses.touched) && record.size > 0;
+        record.edges = !record.contents && (pending.uses.overwrite || pending.uses.touched) && record.size > 0;
+    }
+    if record.keep() == Keep::Length && record.contents && !cloned {
+        // What it holds now stays, whatever is written behind it: there is time for it when the tree runs again.
+        let stat = rustix::fs::fstat(file).map_err(Error::system("looking at a file", subject.display()))?;
+        let held = file.try_clone().map_err(Error::system("duplicating a descriptor", subject.display()))?;
+        let (path, sample) = (subject.clone(), Some(record.digest.clone()));
+        cx.late.push(LateFile { id, file: Some(held), path, stat, contents: true, shared: false, sample, by });
+        record.contents = false;
     }
     if record.edges {
         record.middle = patient::look(data::middle, (file, record.size, &subject), by)?;

@@ -32,12 +32,14 @@ pub(crate) struct Rooms {
     pub(crate) programs: u64,
     /// Files that the tree has worked on and does not hold.
     pub(crate) touched: u64,
+    /// Files that are only written at their ends: what they hold is needed when one is gone by the time of a roll-back.
+    pub(crate) appended: u64,
 }
 
 impl Rooms {
     /// For a limit on one file.
     pub(crate) fn new(limit: u64) -> Self {
-        Self { programs: limit.min(32 << 20), touched: limit }
+        Self { programs: limit.min(32 << 20), touched: limit, appended: limit.min(8 << 20) }
     }
 }
 
@@ -96,9 +98,7 @@ pub(crate) fn beyond(case: &Case<'_>, files: &FileRequest) -> bool {
 /// Whether a file is kept as a clone where that can be: of which else nothing but its length would be kept, though nobody has
 /// said so.
 pub(crate) fn may_be_cloned(case: &Case<'_>, decided: Decision, files: &FileRequest) -> bool {
-    decided == Decision::new(Keep::Length, false)
-        && policy_of(files, case.path) == FilePolicy::Auto
-        && (case.size > files.limit || case.uses.touched)
+    decided == Decision::new(Keep::Length, false) && policy_of(files, case.path) == FilePolicy::Auto
 }
 
 /// A limit, in the largest unit that shows it whole.
@@ -148,8 +148,12 @@ pub(crate) fn decide(case: &Case<'_>, files: &FileRequest, rooms: &mut Rooms) ->
         return Decision::new(Keep::Contents, true);
     }
     if uses.write {
-        let whole = small && (uses.overwrite || volatile);
-        return if whole { Decision::new(Keep::Contents, true) } else { Decision::new(Keep::Length, false) };
+        if small && (uses.overwrite || volatile) {
+            return Decision::new(Keep::Contents, true);
+        }
+        let whole = !uses.overwrite && size <= rooms.appended;
+        rooms.appended -= if whole { size } else { 0 };
+        return Decision::new(Keep::Length, whole);
     }
     if uses.touched {
         let whole = size <= rooms.touched;
@@ -181,7 +185,8 @@ mod tests {
             policies: vec![("/home/b".into(), FilePolicy::Ignore), ("/home/b/c".into(), FilePolicy::Content)],
         };
         let case = Case { life: Life::Named, path: Path::new(path), size, uses, tmpfs: path.starts_with("/dev/shm") };
-        let Decision { keep, contents } = decide(&case, &files, &mut Rooms { programs: 5000, touched: 3000 });
+        let Decision { keep, contents } =
+            decide(&case, &files, &mut Rooms { programs: 5000, touched: 3000, appended: 2000 });
         (keep, contents)
     }
 
@@ -221,7 +226,8 @@ mod tests {
         let shared = Uses { shared: true, ..Uses::default() };
         assert_eq!(case("/home/a/x", 10, read), (Keep::Unchanged, false));
         assert_eq!(case("/home/a/x", 10, write), (Keep::Contents, true));
-        assert_eq!(case("/home/a/x", 10, append), (Keep::Length, false));
+        assert_eq!(case("/home/a/x", 2000, append), (Keep::Length, true));
+        assert_eq!(case("/home/a/x", 2001, append), (Keep::Length, false));
         assert_eq!(case("/tmp/x", 10, append), (Keep::Contents, true));
         assert_eq!(case("/home/a/x", 1001, write), (Keep::Length, false));
         assert_eq!(case("/home/a/x", 4000, program), (Keep::Unchanged, true));

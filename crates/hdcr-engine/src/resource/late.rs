@@ -3,6 +3,8 @@
 //! Their digests, and the contents of programs that no package brings back, cost more than all the rest of a small
 //! capture and need no stop: nobody is expected to change them. When one changes in between, that shows in its times, and
 //! nothing is said of it: a restore then goes by its size and time alone.
+//!
+//! So are files that the tree only writes at their ends: what they held in the stop is what they begin with.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -47,6 +49,8 @@ pub(crate) struct LateFile {
     pub(crate) contents: bool,
     /// The tree has it mapped shared: its times do not tell of all that is written.
     pub(crate) shared: bool,
+    /// It is written at its end: its sample in the stop.
+    pub(crate) sample: Option<Vec<u8>>,
     /// When to give up.
     pub(crate) by: Deadline,
 }
@@ -69,17 +73,22 @@ impl LateFile {
         {
             return if patient::is_late(&error) { Ok(None) } else { Err(error) };
         }
-        let whole = self.contents || size <= keep::DIGEST_ALL && !keep::of_the_system(&self.path);
+        let read_whole = self.contents || size <= keep::DIGEST_ALL && !keep::of_the_system(&self.path);
+        let whole = read_whole && self.sample.is_none();
         let look = if whole { data::digest } else { data::sample };
         let digest = match patient::look(look, (file, size, &self.path), self.by) {
             Err(error) if patient::is_late(&error) => return Ok(None),
             other => other?,
         };
+        let record = LateRecord { digest, sampled: !whole, contents: self.contents };
+        if let Some(sample) = &self.sample {
+            return Ok(Some(record).filter(|record| record.digest == *sample));
+        }
         let now = rustix::fs::fstat(file).map_err(Error::system("looking at a file", self.path.display()))?;
         // The inode may lose a name meanwhile: that is no change of what it holds.
         let same = |stat: &Stat| InodeRecord { ctime: 0, ctime_ns: 0, ..facts(stat) };
         let unchanged = same(&now) == same(&self.stat) && now.st_size == self.stat.st_size;
-        Ok(unchanged.then_some(LateRecord { digest, sampled: !whole, contents: self.contents }))
+        Ok(unchanged.then_some(record))
     }
 }
 
@@ -139,6 +148,7 @@ mod tests {
             stat: rustix::fs::stat(&path).unwrap(),
             contents: true,
             shared: false,
+            sample: None,
             by,
         };
         let put = |files: &[LateFile], writer: &mut ImageWriter, known: &Known, now: i64| {
@@ -182,8 +192,16 @@ mod tests {
         let file = OwnedFd::from(std::fs::File::open(&path).unwrap());
         let stat = rustix::fs::fstat(&file).unwrap();
         let by = Deadline(std::time::Instant::now() + std::time::Duration::from_mins(1));
-        let late =
-            LateFile { id: ObjectId(1), file: Some(file), path: path.clone(), stat, contents: true, shared: false, by };
+        let late = LateFile {
+            id: ObjectId(1),
+            file: Some(file),
+            path: path.clone(),
+            stat,
+            contents: true,
+            shared: false,
+            sample: None,
+            by,
+        };
         let mut pieces = 0;
         let record = late.read(&mut |_, _| {
             pieces += 1;

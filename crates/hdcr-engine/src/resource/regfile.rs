@@ -49,6 +49,17 @@ impl RegFileRecord {
         self.inode == inode.0 && writes(self.flags)
     }
 
+    /// Whether it leads to an inode, whatever for.
+    pub(crate) fn leads_to(&self, inode: ObjectId) -> bool {
+        self.inode == inode.0
+    }
+
+    /// Whether it is for writing alone.
+    pub(crate) fn only_writes(&self) -> bool {
+        let access = OFlags::RWMODE.bits() | OFlags::PATH.bits();
+        self.flags & access == OFlags::WRONLY.bits()
+    }
+
     /// Whether all that it writes goes to the end.
     pub(crate) fn appends(&self) -> bool {
         self.flags & OFlags::APPEND.bits() != 0

@@ -23,6 +23,7 @@ use crate::rights::Turn;
 use crate::rollback::{Action, Changed, Newer, Target, Witness};
 use crate::{route, stored};
 
+mod anew;
 mod judge;
 
 pub(crate) use judge::obstacles;
@@ -326,7 +327,13 @@ fn existing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Pat
             cx.plan.add(action, newer)?;
         }
         Verdict::Refuse(code, cause, remedy) => {
-            return instead(cx, id, record, path).unwrap_or_else(|| Err(refuse(record, code, cause, remedy)));
+            if let Some(other) = instead(cx, id, record, path) {
+                return other;
+            }
+            if !anew::goes_on(cx.frames, (id, record), Some((&file, &stat)))? {
+                return Err(refuse(record, code, cause, remedy));
+            }
+            cx.notes.push(anew::note(path, cause));
         }
     }
     Ok(Opened::new(file))
@@ -381,7 +388,14 @@ fn missing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path
     if record.contents && (keep != Keep::Unchanged || record.volatile) {
         return create(cx, id, record, path);
     }
-    instead(cx, id, record, path).unwrap_or_else(|| Err(gone(record)))
+    if let Some(other) = instead(cx, id, record, path) {
+        return other;
+    }
+    if !anew::goes_on(cx.frames, (id, record), None)? {
+        return Err(gone(record));
+    }
+    cx.notes.push(anew::note(path, "it is gone, and the image does not hold its contents"));
+    create(cx, id, &InodeRecord { size: if record.edges { record.size } else { 0 }, ..record.clone() }, path)
 }
 
 /// Makes a file that is gone: complete under a name of ours, which it keeps until the end of the restore.

@@ -97,6 +97,13 @@ pub(crate) struct Image {
     pieces: Vec<(ObjectId, u64, Vec<u8>)>,
 }
 
+impl Image {
+    /// What it says.
+    pub(crate) fn frames(&self) -> &BTreeMap<(u16, ObjectId), StoredFrame> {
+        &self.frames
+    }
+}
+
 impl Contents for Image {
     fn pieces(&self, id: ObjectId) -> Vec<(u64, u64)> {
         let own = self.pieces.iter().filter(|(of, ..)| *of == id);

@@ -8,7 +8,7 @@ use hdcr_image::Record;
 use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::{by_handle, gone, kind_of, look, no_regular_file, record_of, refuse, stat_of};
+use super::{anew, by_handle, gone, kind_of, look, no_regular_file, record_of, refuse, stat_of};
 use crate::error::{Error, Refusal, Result};
 use crate::model::ObjectId;
 use crate::resource::contents::{InodeRecord, Keep, Life};
@@ -37,7 +37,7 @@ pub(crate) fn obstacles(
         let record = record_of(frames, id)?;
         if kind_of(&record)?.0 == Life::Named {
             let path = mapped(map_path, &record.checked_path()?);
-            match obstacle(&record, &path, stdio) {
+            match obstacle(frames, (id, &record), &path, stdio) {
                 Err(Error::Refused(refusals)) => found.extend(refusals.0),
                 other => other?,
             }
@@ -46,11 +46,17 @@ pub(crate) fn obstacles(
     Ok(found)
 }
 
-fn obstacle(record: &InodeRecord, path: &Path, stdio: &[OwnedFd]) -> Result<()> {
+fn obstacle(
+    frames: &BTreeMap<(u16, ObjectId), StoredFrame>,
+    (id, record): (ObjectId, &InodeRecord),
+    path: &Path,
+    stdio: &[OwnedFd],
+) -> Result<()> {
     let file = match look(path) {
         Ok(file) => file,
         Err(Errno::NOENT | Errno::NOTDIR) if record.contents => return Ok(()),
         Err(Errno::NOENT | Errno::NOTDIR) if by_handle(record).is_some() => return Ok(()),
+        Err(Errno::NOENT | Errno::NOTDIR) if anew::goes_on(frames, (id, record), None)? => return Ok(()),
         Err(Errno::NOENT | Errno::NOTDIR) => return Err(gone(record)),
         Err(Errno::ACCESS) => held::out_of_reach(stdio, record, path)?,
         Err(Errno::LOOP) => held::through_links(record, path)?,
@@ -62,7 +68,8 @@ fn obstacle(record: &InodeRecord, path: &Path, stdio: &[OwnedFd]) -> Result<()> 
     }
     let Verdict::Refuse(code, cause, remedy) = judge(record, &file, &stat, path)? else { return Ok(()) };
     let copy = record.contents && (record.stand_in || record.volatile);
-    if copy || by_handle(record).is_some() { Ok(()) } else { Err(refuse(record, code, cause, remedy)) }
+    let goes_on = copy || by_handle(record).is_some() || anew::goes_on(frames, (id, record), Some((&file, &stat)))?;
+    if goes_on { Ok(()) } else { Err(refuse(record, code, cause, remedy)) }
 }
 
 fn unchanged(record: &InodeRecord, stat: &Stat) -> bool {
