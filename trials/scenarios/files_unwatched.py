@@ -29,9 +29,13 @@ def program_of(job):
     return until("the program to run", look)[0]
 
 
-def rounds(at_start, **options):
+# As a shell has its output while that of a command leads to another file.
+MOVED = "exec 11>&1 >/dev/null 2>&1; i=0; while [ ! -e go ]; do i=$((i + 1)); echo $i >&11; sleep 0.002; done"
+
+
+def rounds(at_start, program=PROGRAM, **options):
     """A checkpoint and two crashes; what was said."""
-    job = Job("bash", "-c", PROGRAM, stdout=open("log", "w"), **options, **as_user)
+    job = Job("bash", "-c", program, stdout=open("log", "w"), **options, **as_user)
     until("output", lambda: len(read("log").splitlines()) > 20)
     must(read("job.err").count(CODE) == at_start, f"at the start: {read('job.err')}")
     hdcr("checkpoint", job.name, **as_user)
@@ -49,6 +53,7 @@ def rounds(at_start, **options):
 
 os.chown(".", USER, USER)
 rounds(1)
+rounds(1, MOVED)
 write("data/of_root", "secret", 0o600)
 os.mkdir("data/closed", 0o700)
 rounds(0, options=["--files", os.path.abspath("data")])

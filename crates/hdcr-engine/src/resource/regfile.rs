@@ -191,11 +191,29 @@ impl FileKind for RegFile {
     }
 }
 
+/// By which number, 1 or 2, an open file is standard output or error. A shell has its own elsewhere while that of a command
+/// leads to another file: as long as nothing else of the tree is an output there, it is either.
+fn output_numbers(cx: &Restore<'_>, id: ObjectId) -> Option<Vec<usize>> {
+    let held_as = |open: ObjectId| {
+        let holders = cx.holders.get(&open).map(Vec::as_slice).unwrap_or_default();
+        let has = move |number: &usize| holders.iter().any(|(_, fd)| usize::try_from(*fd) == Ok(*number));
+        [1, 2].into_iter().filter(has).collect::<Vec<_>>()
+    };
+    let own = held_as(id);
+    if !own.is_empty() {
+        return Some(own);
+    }
+    let inode = cx.record::<RegFileRecord>(id).ok()?.inode;
+    let others = crate::stored::ids(cx.frames, RegFileRecord::TAG).into_iter().filter(|open| *open != id);
+    let mut others = others.filter(|open| !held_as(*open).is_empty());
+    let is_output = others.any(|open| cx.record::<RegFileRecord>(open).is_ok_and(|other| other.inode == inode));
+    Some(if is_output { Vec::new() } else { vec![1, 2] })
+}
+
 /// Standard output or error of the restoring command, when it leads to the same file (`hdcr run ... > log 2>&1`): both
 /// then write at one offset, and neither overwrites what the other has said. Each is used for one open file only.
 fn shared_output(cx: &mut Restore<'_>, id: ObjectId, base: &Stat, flags: OFlags) -> Option<OwnedFd> {
-    let holders = cx.holders.get(&id)?;
-    let numbers = [1, 2].into_iter().filter(|number| holders.iter().any(|(_, fd)| usize::try_from(*fd) == Ok(*number)));
+    let numbers = output_numbers(cx, id)?;
     let own = std::process::id().cast_signed();
     let used = |cx: &Restore<'_>, output: &OwnedFd| {
         cx.shared_output.iter().filter_map(|number| cx.stdio.get(*number)).any(|other| {
@@ -203,7 +221,7 @@ fn shared_output(cx: &mut Restore<'_>, id: ObjectId, base: &Stat, flags: OFlags)
             kcmp::kcmp(own, own, pair).is_ok_and(std::cmp::Ordering::is_eq)
         })
     };
-    for number in numbers.collect::<Vec<_>>() {
+    for number in numbers {
         let output = cx.stdio.get(number)?;
         let fits = rustix::fs::fstat(output).is_ok_and(|stat| contents::same(&stat, base))
             && rustix::fs::fcntl_getfl(output).is_ok_and(|now| now & OFlags::RWMODE == flags & OFlags::RWMODE)
