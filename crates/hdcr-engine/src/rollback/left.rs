@@ -1,11 +1,14 @@
 //! What roll-backs leave behind for their user: newer files that were moved aside, and newer parts that were cut off.
 //!
-//! Those of the last roll-backs of a job stay, older ones go. A list beside the journal says which they are, and each is
+//! Those of the last roll-backs of a job stay, older ones go, and so do newer ones where there is not as much room left as the
+//! last roll-back has moved aside: the program is about to write that once more. A list beside the journal says which they are, and each is
 //! looked at before: what somebody else has put there is not ours.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
@@ -112,7 +115,53 @@ fn turn_over(directory: &Path, now: &[Entry], steps: &Steps) -> Result<()> {
     let before = all.len();
     // What could not be removed is tried again the next time.
     all.retain(|entry| entry.copy.saturating_add(ROLL_BACKS) > number || !remove(entry));
+    make_room(&mut all, number);
     if all.len() == before { Ok(()) } else { write(&all) }
+}
+
+/// Gives up what was moved aside, the oldest first, until there is as much room as what the last roll-back has moved takes.
+fn make_room(all: &mut Vec<Entry>, last: u64) {
+    let mut needs: BTreeMap<u64, u64> = BTreeMap::new();
+    for entry in all.iter().filter(|entry| entry.copy == last && was_moved_aside(entry)) {
+        let need = needs.entry(entry.device).or_default();
+        *need = need.saturating_add(taken_by(entry));
+    }
+    // What lies in a shelter goes before the shelter.
+    all.retain(|entry| {
+        let need = needs.get(&entry.device).copied().filter(|_| was_moved_aside(entry)).unwrap_or_default();
+        let place = path(&entry.path);
+        if need == 0 || room_at(&place).is_none_or(|room| room >= need) {
+            return true;
+        }
+        tracing::warn!(path = %place.display(), "what was moved aside is given up: there is too little room left");
+        !remove(entry)
+    });
+}
+
+/// Whether it is something that the program had made, and not what was cut off a file of many.
+fn was_moved_aside(entry: &Entry) -> bool {
+    entry.undo() == Undo::Remove && path(&entry.path).parent().is_some_and(is_shelter)
+}
+
+/// The room for everybody on the file system of a path.
+fn room_at(place: &Path) -> Option<u64> {
+    let there = rustix::fs::statvfs(place.parent()?).ok()?;
+    Some(there.f_bavail.saturating_mul(there.f_frsize))
+}
+
+/// The room that something takes, with all that is in it.
+fn taken_by(entry: &Entry) -> u64 {
+    let _turn = Turn::home();
+    let mut waiting = vec![path(&entry.path)];
+    let mut taken = 0_u64;
+    while let Some(place) = waiting.pop() {
+        let Ok(found) = place.symlink_metadata() else { continue };
+        taken = taken.saturating_add(found.blocks().saturating_mul(512));
+        if found.is_dir() {
+            waiting.extend(std::fs::read_dir(&place).into_iter().flatten().flatten().map(|entry| entry.path()));
+        }
+    }
+    taken
 }
 
 fn write(place: &Path, entries: &[Entry], steps: &Steps) -> Result<()> {
