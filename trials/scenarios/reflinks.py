@@ -159,8 +159,12 @@ def alone():
     restore("./moved")
     # Nobody has watched: what the program does not hold is as it was found.
     kill(int(read("pidfile")))
-    restore("./moved")
+    # A copy elsewhere has the bytes, and no blocks in common.
+    shutil.copytree("moved", f"{HERE}/copied")
+    shutil.rmtree("moved")
+    restore(f"{HERE}/copied")
     found = result()
+    shutil.rmtree(f"{HERE}/copied")
     must(found == "good" or found.startswith("once at"), found)
 
 
@@ -174,8 +178,59 @@ def full():
     with open("ballast", "wb") as ballast:
         os.posix_fallocate(ballast.fileno(), 0, there.f_bavail * there.f_frsize - SIZE // 2)
     text = hdcr("checkpoint", program.pid, "-o", "image/", "--file-limit", "4MiB", ok=False)
-    must("file-beyond-limit" in text, text)
+    must("no-room-for-clone" in text, text)
     kill(program.pid)
+    os.remove("ballast")
+
+
+WHOLE = """
+import mmap, os, time
+SIZE = %d
+file = open("whole", "w+b")
+file.truncate(SIZE)
+space = mmap.mmap(file.fileno(), SIZE)
+turn = 0
+def fill():
+    for at in range(0, SIZE, 4096):
+        space[at:at + 8] = b"%%08d" %% turn
+fill()
+open("ready", "w").close()
+while not os.path.exists("go"):
+    if os.path.exists("more") and not os.path.exists("written"):
+        turn += 1
+        fill()
+        open("written", "w").close()
+    time.sleep(0.002)
+good = all(space[at:at + 8] == b"%%08d" %% turn for at in range(0, SIZE, 4096))
+open("result.part", "w").write("good %%d" %% turn if good else "wrong")
+os.rename("result.part", "result")
+"""
+
+
+def crowded():
+    """A file that is written over as a whole, by memory, between any two checkpoints, on a disk that cannot hold as many of them as are
+    to be kept: the oldest checkpoint gives way."""
+    for name in ["held", "once", "gone", "replaced", "ready", "go", "result", "more", "written"]:
+        if os.path.exists(name):
+            os.remove(name)
+    there = os.statvfs(".")
+    size = there.f_bavail * there.f_frsize // 4 // MIB * MIB
+    job = Job("python3", "-c", WHOLE % size, options=("--file-limit", "4MiB", "--keep", "9"))
+    ready()
+    for turn in range(6):
+        text = job.checkpoint()
+        must("no-room" not in text, text)
+        write("more", "")
+        until("the file to be written over", lambda: os.path.exists("written") or job.keeper.poll() is not None)
+        must(job.keeper.poll() is None, read("job.err"))
+        os.remove("more")
+        os.remove("written")
+    kept = len(set(clones().values()))
+    must(1 <= kept < 5, f"{kept} checkpoints on this disk")
+    job.crash()
+    found = result()
+    must(found == "good 5", found)
+    job.end()
 
 
 if os.geteuid() != 0:
@@ -190,6 +245,7 @@ for kind, make in [("xfs", ["mkfs.xfs", "-q", "-m", "reflink=1"]), ("btrfs", ["m
     alone()
     if kind == "xfs":
         full()
+        crowded()
     os.chdir(HERE)
     end_all()
     subprocess.run(["umount", kind], check=False)

@@ -336,7 +336,7 @@ fn alike(cx: &mut Capture<'_>, processes: &[FrozenProcess], subjects: &[Subject]
 /// Looks at the tree once more, now that nothing moves: whatever came since the survey must be known too.
 fn look_again(request: &Request, pids: &[Pid], known: &survey::Known) -> Result<(survey::Look, Places)> {
     let look = survey::look(pids, known)?;
-    let judged = survey::judge(request, &look)?;
+    let judged = survey::judge(request, &look, true)?;
     if judged.refusals.0.is_empty() { Ok((look, judged.places)) } else { Err(Error::Refused(judged.refusals)) }
 }
 

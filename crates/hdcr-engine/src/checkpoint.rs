@@ -14,6 +14,7 @@ use crate::ids::Pid;
 use crate::mechanism::{Deadline, Frozen, Mechanism, MechanismError, Scope};
 pub use crate::memory::omitted::Omitted;
 use crate::progress::{Meter, Phase, Progress};
+pub use crate::resource::keep::NO_ROOM;
 use crate::resource::late;
 use crate::resource::unchanged::Unchanged;
 use crate::snapshot::ahead::Ahead;
@@ -224,7 +225,7 @@ fn survey_once(request: Request, known: &survey::Known) -> Result<Surveyed> {
     loop {
         let looked = survey::processes(&request).and_then(|pids| {
             let look = survey::look(&pids, known)?;
-            Ok((pids.len(), survey::judge(&request, &look)?, choice::weigh(&look)))
+            Ok((pids.len(), survey::judge(&request, &look, false)?, choice::weigh(&look)))
         });
         match looked {
             Ok((processes, Judged { refusals, notes, .. }, weights)) => {
@@ -258,7 +259,8 @@ impl Surveyed {
 
     /// Copies what can be copied while the tree runs. Refuses when anything stands in the way. What was copied goes to the
     /// sink at once.
-    pub fn prepare(self, mechanism: &dyn Mechanism, sink: Box<dyn Sink>) -> Result<Prepared> {
+    pub fn prepare(mut self, mechanism: &dyn Mechanism, sink: Box<dyn Sink>) -> Result<Prepared> {
+        self.lies_in(sink.as_ref());
         let options = self.options()?;
         let out = Outlet::begin(ImageWriter::new(sink, options)?, self.request.compression)?;
         self.copy(mechanism, out, Ahead::default())
@@ -266,7 +268,8 @@ impl Surveyed {
 
     /// The same for the next image of a series, which holds anew only what was written since the last one that was
     /// committed. The first is a whole one.
-    pub fn prepare_next(self, mechanism: &dyn Mechanism, sink: Box<dyn Sink>, next: &Next) -> Result<Prepared> {
+    pub fn prepare_next(mut self, mechanism: &dyn Mechanism, sink: Box<dyn Sink>, next: &Next) -> Result<Prepared> {
+        self.lies_in(sink.as_ref());
         let options = self.options()?;
         let (rest, chain) = next.series.take();
         let pace = chain.as_ref().map(|_| next.pace);
@@ -280,6 +283,11 @@ impl Surveyed {
         };
         let out = Outlet::begin(writer, self.request.compression)?;
         self.copy(mechanism, out, ahead)
+    }
+
+    /// Clones are made where they get their names: whether that can be is known before the stop then.
+    fn lies_in(&mut self, sink: &dyn Sink) {
+        self.request.files.clones = sink.home().map(std::path::Path::to_owned);
     }
 
     fn options(&self) -> Result<Options> {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -157,8 +157,8 @@ pub trait Contents: std::fmt::Debug {
     /// Reads all stored pieces of an object in order and hands over each.
     fn read(&self, id: ObjectId, each: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()>;
     /// The file that holds all contents of an object, to be cloned.
-    fn file(&self, _id: ObjectId) -> Option<BorrowedFd<'_>> {
-        None
+    fn file(&self, _id: ObjectId) -> Result<Option<OwnedFd>> {
+        Ok(None)
     }
     /// The restore has come further, by something that has no bytes: whoever waits for it is told.
     fn goes_on(&self) {}

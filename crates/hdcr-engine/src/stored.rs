@@ -1,7 +1,7 @@
 //! What an image says, decoded and checked before anything is made from it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -240,10 +240,12 @@ impl Contents for Pages<'_> {
     }
 
     fn read(&self, id: ObjectId, each: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
-        if let Some(file) = self.file(id) {
-            let file = file.try_clone_to_owned().map_err(Error::system("opening a clone", id))?;
+        if let Some(file) = self.file(id)? {
             let size = rustix::fs::fstat(&file).map_err(Error::system("looking at a clone", id))?.st_size;
-            return data::read(&file, size.cast_unsigned(), Path::new("clone"), &mut |at, bytes| each(at, &bytes));
+            return data::read(&file, size.cast_unsigned(), Path::new("clone"), &mut |at, bytes| {
+                self.meter.add(bytes.len());
+                each(at, &bytes)
+            });
         }
         let mut bytes = Vec::new();
         for run in self.image.runs(id.0).iter().filter(|run| !run.is_zero()) {
@@ -254,7 +256,7 @@ impl Contents for Pages<'_> {
         Ok(())
     }
 
-    fn file(&self, id: ObjectId) -> Option<BorrowedFd<'_>> {
+    fn file(&self, id: ObjectId) -> Result<Option<OwnedFd>> {
         clone::file_of(self.image, id)
     }
 

@@ -11,6 +11,7 @@ use crate::ids::{Pid, Tid};
 use crate::memory;
 use crate::openfile;
 use crate::procfs::{self, MapLine};
+use crate::resource::clone::Tries;
 use crate::resource::inotify::Places;
 use crate::resource::{self, FileView, backing};
 use crate::segments;
@@ -50,6 +51,10 @@ pub struct Survey<'a> {
     pub(crate) most_mappings: Option<usize>,
     /// What is the same for all tasks, as far as it was asked for.
     pub(crate) common: Common,
+    /// The tree stands still.
+    pub(crate) frozen: bool,
+    /// Which files can be cloned.
+    pub(crate) clones: Tries,
 }
 
 /// What need not be asked for each task anew.
@@ -63,6 +68,32 @@ pub(crate) struct Common {
     pub(crate) tracers: BTreeMap<u64, bool>,
     /// The link to the time namespace of the first process.
     pub(crate) clock: Option<Vec<u8>>,
+}
+
+impl<'a> Survey<'a> {
+    fn begin(request: &'a Request, look: &'a Look, pids: &'a BTreeSet<Pid>, frozen: bool) -> Self {
+        let mut by_inode: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (index, view) in look.files.iter().enumerate() {
+            by_inode.entry(view.stat.st_ino).or_default().push(index);
+        }
+        Survey {
+            request,
+            pids,
+            first: look.tasks.first().map(|task| task.pid),
+            files: &look.files,
+            refusals: Refusals::default(),
+            notes: Vec::new(),
+            by_inode,
+            seen: BTreeSet::new(),
+            tids: look.tasks.iter().map(|task| task.tid.0).chain(look.pids.iter().map(|pid| pid.0)).collect(),
+            masters: None,
+            places: Places::default(),
+            most_mappings: None,
+            common: Common::default(),
+            frozen,
+            clones: Tries::default(),
+        }
+    }
 }
 
 impl Survey<'_> {
@@ -195,27 +226,9 @@ pub(crate) struct Judged {
 }
 
 /// What stands in the way, and what is worth knowing.
-pub(crate) fn judge(request: &Request, look: &Look) -> Result<Judged> {
+pub(crate) fn judge(request: &Request, look: &Look, frozen: bool) -> Result<Judged> {
     let pids: BTreeSet<Pid> = look.pids.iter().copied().collect();
-    let mut by_inode: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
-    for (index, view) in look.files.iter().enumerate() {
-        by_inode.entry(view.stat.st_ino).or_default().push(index);
-    }
-    let mut survey = Survey {
-        request,
-        pids: &pids,
-        first: look.tasks.first().map(|task| task.pid),
-        files: &look.files,
-        refusals: Refusals::default(),
-        notes: Vec::new(),
-        by_inode,
-        seen: BTreeSet::new(),
-        tids: look.tasks.iter().map(|task| task.tid.0).chain(look.pids.iter().map(|pid| pid.0)).collect(),
-        masters: None,
-        places: Places::default(),
-        most_mappings: None,
-        common: Common::default(),
-    };
+    let mut survey = Survey::begin(request, look, &pids, frozen);
     for task in &look.tasks {
         for kind in TASKS.iter().filter(|kind| kind.site == Site::Thread || task.leads()) {
             match (kind.survey)(&mut survey, task) {

@@ -1,6 +1,7 @@
 //! Reading an image: nothing is let out before it was checked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 
 use hdcr_layout::{Codec, Header, PageRunEntry, PartKind, tag};
 use xxhash_rust::xxh3::xxh3_64;
@@ -122,8 +123,9 @@ impl ImageReader {
 
     /// The clone of a file that is the contents of an object. The container vouches for its length alone: its bytes are on the
     /// disk where the program's own were.
-    pub fn clone_of(&self, object: u64) -> Option<&dyn ReadPart> {
-        self.clones.get(&object).map(Box::as_ref)
+    pub fn clone_of(&self, object: u64) -> Result<Option<File>, ImageError> {
+        let file = self.clones.get(&object).map(|part| part.file()).transpose()?;
+        Ok(file.flatten())
     }
 
     /// How pages are stored, by the way they are compressed.

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::fs::File;
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use crate::error::StoreError;
 use crate::name::{PartName, SnapshotId};
@@ -26,6 +26,11 @@ pub trait WritePart: Send + Debug {
 pub trait Sink: Send + Debug {
     /// What the image will be called.
     fn snapshot(&self) -> &SnapshotId;
+
+    /// The directory in which the image is made, if it is one.
+    fn home(&self) -> Option<&Path> {
+        None
+    }
 
     /// Begins a part. Each name at most once, never the manifest.
     fn part(&mut self, name: PartName) -> Result<Box<dyn WritePart>, StoreError>;
@@ -78,9 +83,9 @@ pub trait ReadPart: Send + Sync + Debug {
     /// Fills `into` from this offset; an end before that is an error of kind `UnexpectedEof`.
     fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StoreError>;
 
-    /// The open file that it is, where it is one of its own.
-    fn file(&self) -> Option<BorrowedFd<'_>> {
-        None
+    /// The file that it is, opened, where it is one of its own.
+    fn file(&self) -> Result<Option<File>, StoreError> {
+        Ok(None)
     }
 }
 

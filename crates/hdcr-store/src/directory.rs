@@ -176,6 +176,10 @@ impl Sink for DirectorySink {
         &self.snapshot
     }
 
+    fn home(&self) -> Option<&Path> {
+        Some(&self.temporary)
+    }
+
     fn part(&mut self, name: PartName) -> Result<Box<dyn WritePart>, StoreError> {
         let path = self.temporary.join(name.to_string());
         let pool = self.sharing.pool().filter(|_| matches!(name, PartName::Pages(_)));

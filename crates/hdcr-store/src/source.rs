@@ -1,7 +1,7 @@
 //! Reading an image from a directory or a file.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::lock;
 #[derive(Debug)]
 pub struct DirectorySource {
     path: PathBuf,
-    directory: OwnedFd,
+    directory: Arc<OwnedFd>,
 }
 
 impl DirectorySource {
@@ -27,7 +27,7 @@ impl DirectorySource {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
         let directory =
             rustix::fs::open(path, flags, Mode::empty()).map_err(|error| failed("opening", path, error.into()))?;
-        Ok(Self { path: path.to_owned(), directory })
+        Ok(Self { path: path.to_owned(), directory: Arc::new(directory) })
     }
 
     /// Opens a part that belongs to nobody else yet.
@@ -38,16 +38,17 @@ impl DirectorySource {
     fn open_part(&self, name: PartName) -> Result<FilePart, StoreError> {
         let file_name = name.to_string();
         let path = self.path.join(&file_name);
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = rustix::fs::openat(&self.directory, &file_name, flags, Mode::empty())
-            .map_err(|error| failed("opening", &path, error.into()))?;
-        FilePart::new(File::from(file), path)
+        FilePart::open(&self.directory, &file_name, path)
     }
 }
 
 impl Source for DirectorySource {
     fn part(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
         let part = self.open_part(name)?;
+        if matches!(name, PartName::Clone(_)) {
+            let directory = Arc::clone(&self.directory);
+            return Ok(Box::new(ClonePart { directory, name: name.to_string(), path: part.path }));
+        }
         // As long as it is open, nobody writes over it.
         lock::hold(&part.file, &part.path)?;
         Ok(Box::new(part))
@@ -62,6 +63,13 @@ struct FilePart {
 }
 
 impl FilePart {
+    fn open(directory: &OwnedFd, name: &str, path: PathBuf) -> Result<Self, StoreError> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = rustix::fs::openat(directory, name, flags, Mode::empty())
+            .map_err(|error| failed("opening", &path, error.into()))?;
+        Self::new(File::from(file), path)
+    }
+
     fn new(file: File, path: PathBuf) -> Result<Self, StoreError> {
         let kind = file.metadata().map_err(|error| failed("reading", &path, error))?.file_type();
         if !kind.is_file() {
@@ -81,9 +89,33 @@ impl ReadPart for FilePart {
     fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StoreError> {
         self.file.read_exact_at(into, offset).map_err(|error| failed("reading", &self.path, error))
     }
+}
 
-    fn file(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.file.as_fd())
+/// A clone of a file of the program, opened when it is asked for: there may be many, and nobody writes over them.
+#[derive(Debug)]
+struct ClonePart {
+    directory: Arc<OwnedFd>,
+    name: String,
+    path: PathBuf,
+}
+
+impl ClonePart {
+    fn open(&self) -> Result<FilePart, StoreError> {
+        FilePart::open(&self.directory, &self.name, self.path.clone())
+    }
+}
+
+impl ReadPart for ClonePart {
+    fn size(&self) -> Result<u64, StoreError> {
+        self.open()?.size()
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StoreError> {
+        self.open()?.read_at(offset, into)
+    }
+
+    fn file(&self) -> Result<Option<File>, StoreError> {
+        Ok(Some(self.open()?.file))
     }
 }
 

@@ -187,7 +187,12 @@ pub(crate) fn checkpoint(
     step(task, tell, Doing::Looking)?;
     let mut laps = Parts::begin();
     let look = || Ok(checkpoint::survey_again(request(task, progress.clone(), chosen.is_module()), series)?);
-    let surveyed = filling::when_filled(look)?;
+    let mut surveyed = filling::when_filled(look)?;
+    let mut given_up = Vec::new();
+    while let Some(number) = give_up_for_room(task, &surveyed)? {
+        given_up.push(number);
+        surveyed = look()?;
+    }
     laps.done(&format!("looked at {}", counted(surveyed.processes(), "process", "processes")), "looking");
     let mut notes: Vec<Obstacle> = surveyed.notes().iter().map(obstacle).collect();
     let (prepared, path) = prepare(task, session, mechanism, surveyed)?;
@@ -215,7 +220,7 @@ pub(crate) fn checkpoint(
     notes.extend(reserve(&task.target));
     series.committed(chain);
     ended(held, task.then);
-    let removed = give_up(task, &snapshot)?;
+    let removed = [given_up, give_up(task, &snapshot)?].concat();
     Ok(Checkpointed {
         path: path.map(|path| path.display().to_string()),
         read,
@@ -230,6 +235,15 @@ pub(crate) fn checkpoint(
         took: laps.took,
         ..committed(manifest, &snapshot, &task.target)
     })
+}
+
+/// Gives up the oldest checkpoint of a job when nothing stands in the way but that older clones take the room for new ones: its
+/// number. A checkpoint of now is worth more.
+fn give_up_for_room(task: &CheckpointTask, surveyed: &Surveyed) -> Result<Option<u64>> {
+    let refusals = surveyed.refusals();
+    let lacks_room = !refusals.is_empty() && refusals.iter().all(|refusal| refusal.code == checkpoint::NO_ROOM);
+    let (Target::Store { root, job }, Some(_), true) = (&task.target, &task.keep, lacks_room) else { return Ok(None) };
+    Ok(super::retention::give_up_oldest(root, &job_name(job)?, &task.line))
 }
 
 /// Gives up what of the job is not to be kept: its numbers.

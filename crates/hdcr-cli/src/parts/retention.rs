@@ -58,6 +58,19 @@ pub(super) fn give_up(root: &Path, job: &JobName, keep: &Keep, line: &[u64], nam
     removed
 }
 
+/// Removes the oldest checkpoint, first what is not of the line of the present life; never the last one.
+pub(super) fn give_up_oldest(root: &Path, job: &JobName, line: &[u64]) -> Option<u64> {
+    let store = store(root);
+    let numbers = store.sequences(job).ok()?;
+    let (_, older) = numbers.split_last()?;
+    let oldest = older.iter().find(|number| !line.contains(number)).or(older.first()).copied()?;
+    store
+        .retire(job, oldest)
+        .inspect_err(|error| tracing::warn!(%error, oldest, "an old checkpoint could not be removed"))
+        .ok()
+        .map(|()| oldest)
+}
+
 /// What goes when somebody prunes a job, oldest first, and what would go if it could.
 pub(crate) fn plan(
     root: &Path,

@@ -9,10 +9,11 @@ use std::path::PathBuf;
 
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
+use super::clone::{self, Original};
 use super::contents::{self, InodeRecord, Life, Met, Uses};
 use super::keep::{self, Case};
 use super::windows::Window;
-use super::{clone, data, directory, regfile, reopen};
+use super::{data, directory, regfile, reopen};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::Pid;
@@ -64,8 +65,12 @@ fn large(survey: &mut Survey<'_>, pid: Pid, line: &MapLine) {
     }
     let uses = Uses { write: true, overwrite: true, in_place: true, ..Uses::default() };
     let case = Case { life: Life::Named, path: &path, size: keep::stored(&stat), uses, tmpfs: false };
-    if keep::beyond(&case, files) && !clone::is_possible(files, &link(pid, line), case.size) {
-        let refusal = keep::beyond_limit(owner(pid, line), files.limit);
+    if !keep::beyond(&case, files) {
+        return;
+    }
+    let original = Original { path: &path, room: case.size, overwritten: true, needed: true };
+    if let Err(why) = clone::is_possible(survey, &path, original) {
+        let refusal = keep::beyond_limit(owner(pid, line), files.limit, why);
         survey.refuse(refusal);
     }
 }

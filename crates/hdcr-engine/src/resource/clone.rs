@@ -9,12 +9,16 @@
 //! From then on each block that the program writes over takes room of its own. That a program meets a full disk because of us
 //! is not to be: there must be room for all that it could write over until the next checkpoint.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
 
 use hdcr_image::{ImageReader, ImageWriter, Record, Tag};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{IFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::contents::{InodeRecord, open_quietly};
 use super::data;
@@ -23,6 +27,7 @@ use crate::checkpoint::FileRequest;
 use crate::error::{Error, Result};
 use crate::model::{self, ObjectId};
 use crate::stored::{self, Model};
+use crate::survey::Survey;
 
 /// What shows that a clone is still what was cloned, under the id of its file: the container vouches for its length alone.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -47,7 +52,7 @@ impl CloneRecord {
     }
 }
 
-/// So many an image has at most: each is open as long as the image is written or read.
+/// So many an image has at most: each is open as long as the image is written.
 const MANY: usize = 256;
 
 /// File systems that may have clones, by their magic numbers (`<linux/magic.h>`, and those of ZFS and bcachefs).
@@ -62,7 +67,7 @@ const ABLE: [u64; 6] = [
 
 /// A clone that has no name yet.
 #[derive(Debug)]
-pub(crate) struct NamelessClone {
+struct NamelessClone {
     id: ObjectId,
     file: OwnedFd,
     size: u64,
@@ -73,8 +78,10 @@ pub(crate) struct NamelessClone {
 #[derive(Debug, Default)]
 pub(crate) struct Clones {
     made: Vec<NamelessClone>,
-    /// The room that the files take of which they are.
+    /// The room that the program can make them take by writing over what their files hold.
     room: u64,
+    /// Until when those are made that are not needed, once the first was begun.
+    until: Option<Instant>,
 }
 
 impl Clones {
@@ -90,59 +97,156 @@ impl Clones {
     }
 }
 
-/// The directory where the images lie, or will lie.
+/// Why there is no clone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NoClone {
+    /// There cannot be one.
+    Impossible,
+    /// There would not be room for what is written over.
+    Room,
+}
+
+/// What a survey has found out about clones.
+#[derive(Debug, Default)]
+pub(crate) struct Tries {
+    /// By device and number.
+    answers: BTreeMap<(u64, u64), std::result::Result<(), NoClone>>,
+    room: u64,
+}
+
+/// A file to be cloned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Original<'a> {
+    pub(crate) path: &'a Path,
+    /// What it takes on its disk.
+    pub(crate) room: u64,
+    /// The program may write over what it holds.
+    pub(crate) overwritten: bool,
+    /// Without a clone there is no checkpoint.
+    pub(crate) needed: bool,
+}
+
+impl Original<'_> {
+    /// The room that the program can make its clone take.
+    fn at_risk(self) -> u64 {
+        if self.overwritten { self.room } else { 0 }
+    }
+}
+
+/// The directory where the image lies, or will lie.
 fn home(files: &FileRequest) -> Option<&Path> {
     files.clones.as_deref()?.ancestors().find(|above| above.is_dir())
 }
 
-/// Clones a file that takes so much room to one without a name; `None` where that cannot be.
-fn clone(home: &Path, file: &OwnedFd, room: u64) -> Option<OwnedFd> {
+/// Clones a file to one without a name, where there is so much room. It waits until all of the file is on the disk: by a thread
+/// of its own, which is left to itself when it is not done by then.
+fn nameless_clone(home: &Path, file: &OwnedFd, room: u64, by: Instant) -> std::result::Result<OwnedFd, NoClone> {
     let kind = |fs: &rustix::fs::StatFs| data::magic(fs);
-    let able = rustix::fs::fstatfs(file).ok().map(|fs| kind(&fs)).filter(|kind| ABLE.contains(kind))?;
-    let there = rustix::fs::statfs(home).ok()?;
-    let free = u64::try_from(there.f_bsize).ok()?.saturating_mul(there.f_bavail);
-    if kind(&there) != able || free < room {
-        return None;
+    let there = rustix::fs::statfs(home).map_err(|_| NoClone::Impossible)?;
+    let able = rustix::fs::fstatfs(file).is_ok_and(|fs| kind(&fs) == kind(&there) && ABLE.contains(&kind(&fs)));
+    if !able {
+        return Err(NoClone::Impossible);
     }
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let clone = rustix::fs::open(home, flags, Mode::RUSR | Mode::WUSR).ok()?;
-    match rustix::fs::ioctl_ficlone(&clone, file) {
-        Ok(()) => Some(clone),
-        Err(error) => {
+    if u64::try_from(there.f_bsize).unwrap_or_default().saturating_mul(there.f_bavail) < room {
+        return Err(NoClone::Room);
+    }
+    let (sender, done) = sync_channel(1);
+    let original = file.try_clone().map_err(|_| NoClone::Impossible)?;
+    let place = home.to_owned();
+    let work = move || drop(sender.send(clone_into(&place, &original)));
+    let thread = std::thread::Builder::new().name("clone".into()).spawn(work);
+    let cloned = thread.ok().and_then(|_| done.recv_timeout(by.saturating_duration_since(Instant::now())).ok());
+    match cloned {
+        Some(Ok(clone)) => Ok(clone),
+        Some(Err(Errno::NOSPC | Errno::DQUOT)) => Err(NoClone::Room),
+        Some(Err(error)) => {
             tracing::debug!(%error, home = %home.display(), "a file was not cloned");
-            None
+            Err(NoClone::Impossible)
+        }
+        None => {
+            tracing::debug!(home = %home.display(), "a clone was not made in time");
+            Err(NoClone::Impossible)
         }
     }
 }
 
-/// Whether a file that takes so much room can be cloned now, which is tried. What of it is not on the disk yet is written
-/// there, for which a clone waits: the next one has less to wait for.
-pub(crate) fn is_possible(files: &FileRequest, door: &Path, room: u64) -> bool {
-    let Some(home) = home(files) else { return false };
-    open_quietly(door).is_some_and(|file| clone(home, &file, room).is_some())
+fn clone_into(home: &Path, original: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let clone = rustix::fs::open(home, flags, Mode::RUSR | Mode::WUSR)?;
+    // On Btrfs a file whose blocks are written over in place has blocks in common only with others that are.
+    if rustix::fs::ioctl_getflags(original).is_ok_and(|flags| flags.contains(IFlags::NOCOW)) {
+        let flags = rustix::fs::ioctl_getflags(&clone)?;
+        rustix::fs::ioctl_setflags(&clone, flags | IFlags::NOCOW)?;
+    }
+    rustix::fs::ioctl_ficlone(&clone, original)?;
+    Ok(clone)
 }
 
-/// Clones a file that takes so much room as the contents of an object; its length, if that could be done.
-pub(crate) fn take(cx: &mut Capture<'_>, id: ObjectId, (file, path): (&OwnedFd, &Path), room: u64) -> Option<u64> {
-    let all = cx.clones.room.saturating_add(room);
-    let home = home(&cx.request.files).filter(|_| cx.clones.made.len() < MANY)?;
-    let clone = clone(home, file, all)?;
-    let size = rustix::fs::fstat(&clone).ok()?.st_size.cast_unsigned();
-    cx.clones.room = all;
-    cx.clones.made.push(NamelessClone { id, file: clone, size, path: path.to_owned() });
-    Some(size)
+/// Whether a file can be cloned, which is tried, once for each file. What of it is not on the disk yet is written there, for which
+/// a clone waits: the one in the stop has less to wait for. Under the freeze nothing is tried: the clone itself shows it.
+pub(crate) fn is_possible(
+    survey: &mut Survey<'_>,
+    door: &Path,
+    original: Original<'_>,
+) -> std::result::Result<(), NoClone> {
+    if survey.frozen {
+        return Ok(());
+    }
+    let home = home(&survey.request.files).ok_or(NoClone::Impossible)?;
+    let file = open_quietly(door).ok_or(NoClone::Impossible)?;
+    let stat = rustix::fs::fstat(&file).map_err(|_| NoClone::Impossible)?;
+    let tries = &mut survey.clones;
+    if let Some(answer) = tries.answers.get(&(stat.st_dev, stat.st_ino)) {
+        return *answer;
+    }
+    let room = tries.room.saturating_add(original.at_risk());
+    let answer = nameless_clone(home, &file, room, survey.request.by.0).map(drop);
+    if answer.is_ok() {
+        tries.room = room;
+    }
+    tries.answers.insert((stat.st_dev, stat.st_ino), answer);
+    answer
+}
+
+/// Clones a file as the contents of an object; its length.
+pub(crate) fn take(
+    cx: &mut Capture<'_>,
+    id: ObjectId,
+    file: &OwnedFd,
+    original: Original<'_>,
+) -> std::result::Result<u64, NoClone> {
+    /// So long the program may stand still for those that are not needed.
+    const BUDGET: Duration = Duration::from_millis(200);
+    /// A smaller file is not worth a part of the image.
+    const LEAST: u64 = 1 << 20;
+    let home = home(&cx.request.files).filter(|_| cx.clones.made.len() < MANY).ok_or(NoClone::Impossible)?;
+    let room = cx.clones.room.saturating_add(original.at_risk());
+    let by =
+        if original.needed { cx.request.by.0 } else { *cx.clones.until.get_or_insert_with(|| Instant::now() + BUDGET) };
+    if !original.needed && (original.room < LEAST || Instant::now() >= by) {
+        return Err(NoClone::Impossible);
+    }
+    let clone = nameless_clone(home, file, room, by)?;
+    let size = rustix::fs::fstat(&clone).map_err(|_| NoClone::Impossible)?.st_size.cast_unsigned();
+    cx.clones.room = room;
+    cx.clones.made.push(NamelessClone { id, file: clone, size, path: original.path.to_owned() });
+    Ok(size)
 }
 
 /// Refuses an image of which a clone is not what was cloned, as far as its length and samples show.
 pub(crate) fn verified(image: &ImageReader, model: Model) -> Result<Model> {
-    for facts in &image.manifest().clones {
+    let clones = &image.manifest().clones;
+    if clones.len() > MANY || stored::ids(&model.frames, CloneRecord::TAG).len() != clones.len() {
+        return Err(Error::Unsound(format!("{} clones are not what its records say", clones.len())));
+    }
+    for facts in clones {
         let id = ObjectId(facts.object);
-        let path = model::path_of(&stored::one::<InodeRecord>(&model.frames, id)?.path);
+        let record = stored::one::<InodeRecord>(&model.frames, id)?;
+        let path = model::path_of(&record.path);
         let told = stored::one::<CloneRecord>(&model.frames, id)?;
-        let file = file_of(image, id).map(|file| file.try_clone_to_owned());
-        let file = file.transpose().map_err(Error::system("opening a clone", path.display()))?;
-        let fits = file.is_some_and(|file| CloneRecord::of(&file, facts.size, &path).is_ok_and(|now| now == told));
-        if !fits {
+        let is_meant = record.contents && record.size == facts.size;
+        let fits = |file: OwnedFd| CloneRecord::of(&file, facts.size, &path).is_ok_and(|now| now == told);
+        if !is_meant || !file_of(image, id)?.is_some_and(fits) {
             let cause = "the clone of it that is a part of the image is not what was cloned";
             return Err(Error::Unsound(format!("{}: {cause}", path.display())));
         }
@@ -151,8 +255,8 @@ pub(crate) fn verified(image: &ImageReader, model: Model) -> Result<Model> {
 }
 
 /// The file that is the contents of an object.
-pub(crate) fn file_of(image: &ImageReader, id: ObjectId) -> Option<std::os::fd::BorrowedFd<'_>> {
-    image.clone_of(id.0)?.file()
+pub(crate) fn file_of(image: &ImageReader, id: ObjectId) -> Result<Option<OwnedFd>> {
+    Ok(image.clone_of(id.0)?.map(OwnedFd::from))
 }
 
 /// Makes a file what its clone is: at once where both can have their blocks in common. `false`: it has to be written.
@@ -160,8 +264,6 @@ pub(crate) fn give_back(file: &OwnedFd, clone: impl AsFd, size: u64) -> bool {
     // A block at the end of the clone that is not whole must not come into the middle of the file.
     let shorter = rustix::fs::fstat(file)
         .is_ok_and(|now| now.st_size.cast_unsigned() <= size || rustix::fs::ftruncate(file, size).is_ok());
-    shorter
-        && rustix::fs::ioctl_ficlone(file, clone)
-            .inspect_err(|error| tracing::debug!(%error, "a clone is copied back"))
-            .is_ok()
+    let given = || rustix::fs::ioctl_ficlone(file, clone).and_then(|()| rustix::fs::ftruncate(file, size));
+    shorter && given().inspect_err(|error| tracing::debug!(%error, "a clone is copied back")).is_ok()
 }

@@ -7,20 +7,21 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use hdcr_image::{Record, Tag};
 use rustix::fs::{Mode, OFlags, Stat};
 
-use super::keep::{self, Case, Decision, Rooms, decide, volatile};
-use super::late::LateFile;
-use super::windows::{Window, keep_windows};
-use super::{clone, data, patient, touched};
+use super::windows::Window;
 use crate::capture::Capture;
-use crate::error::{Error, Owner, Refusal, Result};
+use crate::error::{Error, Owner, Result};
 use crate::model::{self, ObjectId};
 use crate::procfs::MapLine;
+
+mod finish;
+
+pub(crate) use finish::finish;
 
 /// How an inode can be met.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, prost::Enumeration)]
@@ -236,6 +237,8 @@ struct Pending {
     uses: Uses,
     owner: Owner,
     windows: Vec<Window>,
+    /// There is a clone of it.
+    cloned: bool,
 }
 
 impl Pending {
@@ -370,85 +373,6 @@ fn last_name(path: &[u8]) -> &[u8] {
     path.rsplit(|b| *b == b'/').next().unwrap_or_default()
 }
 
-/// Makes the records of all inodes that were noted, and stores the contents that are kept. Called once, at the end of a
-/// capture.
-pub(crate) fn finish(cx: &mut Capture<'_>) -> Result<()> {
-    let mut rooms = Rooms::new(cx.request.files.limit);
-    let mut worked_on = Vec::new();
-    for (id, mut pending) in std::mem::take(&mut cx.inodes.pending) {
-        pending.file = pending.file.take().or_else(|| pending.opened());
-        if pending.uses.touched {
-            // One that cannot be read is as if it was not handed over: the tree does not need it now.
-            if pending.file.is_none() && pending.uses == (Uses { touched: true, ..Uses::default() }) {
-                continue;
-            }
-            worked_on.push(id.0);
-        }
-        let record = record(cx, id, &pending, &mut rooms)?;
-        cx.frame(id, &record)?;
-    }
-    super::names::list(cx)?;
-    touched::list(cx, worked_on)
-}
-
-/// Whether a file changed so short a time ago that a next change could leave the same times behind: before Linux 6.13 the
-/// kernel's clock for files moves in ticks of up to 10 ms (`current_time` in fs/inode.c).
-fn just_changed(stat: &Stat) -> bool {
-    const TICKS_NS: i64 = 30_000_000;
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let changed = i64::try_from(stat.st_ctime_nsec).unwrap_or(0);
-    let age = (now.tv_sec - stat.st_ctime).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec - changed);
-    age < TICKS_NS
-}
-
-fn record(cx: &mut Capture<'_>, id: ObjectId, pending: &Pending, rooms: &mut Rooms) -> Result<InodeRecord> {
-    let stat = pending.file.as_ref().and_then(|file| rustix::fs::fstat(file).ok()).or(pending.stat);
-    let path = model::path_of(&pending.path);
-    let tmpfs = pending.file.as_ref().is_some_and(data::on_tmpfs);
-    let size = stat.map_or(0, |stat| stat.st_size.cast_unsigned());
-    let room = stat.as_ref().map_or(size, keep::stored);
-    let case = Case { life: pending.life, path: &path, size: room, uses: pending.uses, tmpfs };
-    let decided = decide(&case, &cx.request.files, rooms);
-    let cloned = cloned(cx, id, pending, &case, decided);
-    if cloned.is_none() && keep::beyond(&case, &cx.request.files) {
-        let owner = Owner { path: Some(path.clone()), ..pending.owner.clone() };
-        return Err(Error::refuse(keep::beyond_limit(owner, cx.request.files.limit)));
-    }
-    let Decision { keep, contents } = if cloned.is_some() { decided.cloned(pending.uses) } else { decided };
-    let mut record = InodeRecord {
-        path: pending.path.clone(),
-        life: pending.life.into(),
-        keep: keep.into(),
-        size: cloned.unwrap_or(size),
-        contents,
-        stand_in: pending.uses.program && !pending.uses.write,
-        volatile: volatile(&path, tmpfs),
-        mapped: pending.uses.shared_write || stat.as_ref().is_some_and(just_changed),
-        ..stat.as_ref().map(facts).unwrap_or_default()
-    };
-    if let (Life::Elsewhere, Some(stat)) = (pending.life, &stat) {
-        record.later_path =
-            data::name_of(&path, stat).map(|found| found.into_os_string().into_vec()).unwrap_or_default();
-    }
-    if matches!(pending.life, Life::Named | Life::Elsewhere) && record.volatile {
-        record.parents = parents(&path);
-    }
-    if let Some(file) = pending.file.as_ref() {
-        keep_file(cx, id, (pending, cloned.is_some()), file, &mut record)?;
-    } else if pending.life == Life::Anonymous {
-        record.size = keep_windows(cx, id, &pending.windows)?;
-    } else if contents {
-        return Err(Error::refuse(unreadable(pending)));
-    }
-    Ok(record)
-}
-
-/// The length of a file that has been cloned, if that is how its contents are to be kept and it could be done.
-fn cloned(cx: &mut Capture<'_>, id: ObjectId, pending: &Pending, case: &Case<'_>, decided: Decision) -> Option<u64> {
-    let file = pending.file.as_ref().filter(|_| keep::may_be_cloned(case, decided, &cx.request.files))?;
-    clone::take(cx, id, (file, case.path), case.size)
-}
-
 /// Identity, owner, mode and times.
 pub(crate) fn facts(stat: &Stat) -> InodeRecord {
     InodeRecord {
@@ -463,77 +387,6 @@ pub(crate) fn facts(stat: &Stat) -> InodeRecord {
         ctime_ns: u32::try_from(stat.st_ctime_nsec).unwrap_or_default(),
         rdev: stat.st_rdev,
         ..InodeRecord::default()
-    }
-}
-
-fn keep_file(
-    cx: &mut Capture<'_>,
-    id: ObjectId,
-    (pending, cloned): (&Pending, bool),
-    file: &OwnedFd,
-    record: &mut InodeRecord,
-) -> Result<()> {
-    let (subject, by) = (model::path_of(&pending.path), cx.request.by);
-    if pending.life == Life::Memfd {
-        record.seals = rustix::fs::fcntl_get_seals(file).map_or(0, |seals| seals.bits());
-    }
-    if let Some((kind, bytes)) =
-        matches!(pending.life, Life::Named | Life::Elsewhere).then(|| data::handle_of(file)).flatten()
-    {
-        record.handle_type = kind;
-        record.handle = bytes;
-    }
-    if record.keep() == Keep::Unchanged {
-        let stat = rustix::fs::fstat(file).map_err(Error::system("looking at a file", subject.display()))?;
-        let held = (!pending.uses.only_by_name()).then(|| file.try_clone()).transpose();
-        let file = held.map_err(Error::system("duplicating a descriptor", subject.display()))?;
-        let (contents, shared) = (record.contents, pending.uses.shared);
-        cx.late.push(LateFile { id, file, path: subject, stat, contents, shared, sample: None, by });
-        record.contents = false;
-        return Ok(());
-    }
-    if record.keep() == Keep::Contents && record.contents && !cloned && !is_as_before(cx, id, pending, file) {
-        patient::read(file, record.size, &subject, by, &mut |offset, bytes| cx.content(id, offset, bytes))?;
-    }
-    if record.keep() == Keep::Length {
-        (record.sampled, record.digest) = (true, patient::look(data::sample, (file, record.size, &subject), by)?);
-        record.edges = !record.contents && (pending.uses.overwrite || pending.uses.touched) && record.size > 0;
-    }
-    if record.keep() == Keep::Length && record.contents && !cloned {
-        // What it holds now stays, whatever is written behind it: there is time for it when the tree runs again.
-        let stat = rustix::fs::fstat(file).map_err(Error::system("looking at a file", subject.display()))?;
-        let held = file.try_clone().map_err(Error::system("duplicating a descriptor", subject.display()))?;
-        let (path, sample) = (subject.clone(), Some(record.digest.clone()));
-        cx.late.push(LateFile { id, file: Some(held), path, stat, contents: true, shared: false, sample, by });
-        record.contents = false;
-    }
-    if record.edges {
-        record.middle = patient::look(data::middle, (file, record.size, &subject), by)?;
-        patient::edges(file, record.size, &subject, by, &mut |offset, bytes| cx.content(id, offset, bytes))?;
-    }
-    Ok(())
-}
-
-/// Whether the image before holds these contents.
-fn is_as_before(cx: &mut Capture<'_>, id: ObjectId, pending: &Pending, file: &OwnedFd) -> bool {
-    let judged = matches!(pending.life, Life::Named | Life::Elsewhere) && !pending.uses.shared && !data::on_tmpfs(file);
-    let stat = if judged { rustix::fs::fstat(file).ok() } else { None };
-    stat.is_some_and(|stat| cx.unchanged.takes(id, file, &stat))
-}
-
-fn parents(path: &Path) -> Vec<ParentDirectory> {
-    let mut found: Vec<_> = path.ancestors().skip(1).filter_map(|directory| rustix::fs::stat(directory).ok()).collect();
-    found.reverse();
-    found.iter().map(|stat| ParentDirectory { mode: stat.st_mode, uid: stat.st_uid, gid: stat.st_gid }).collect()
-}
-
-fn unreadable(pending: &Pending) -> Refusal {
-    Refusal {
-        code: "file-unreadable",
-        object: "file whose contents must be kept".to_owned(),
-        owner: Owner { path: Some(model::path_of(&pending.path)), ..pending.owner.clone() },
-        cause: "this user may not open it for reading".to_owned(),
-        remedy: "run hdcr as a user who may read it, or set the policy of the file to verify or ignore".to_owned(),
     }
 }
 

@@ -188,7 +188,7 @@ pub(crate) fn edges(
 /// Digest of some blocks between the edges of the first `size` bytes.
 pub(crate) fn middle(file: &OwnedFd, size: u64, subject: &Path) -> Result<Vec<u8>> {
     const BLOCKS: u64 = 16;
-    let (start, end) = (SAMPLE.min(size), tail_of(size));
+    let (start, end) = (SAMPLE.min(size), tail_of(size).min(size));
     let mut hasher = blake3::Hasher::new();
     for number in 0..BLOCKS {
         let at = start + end.saturating_sub(start) / BLOCKS * number;
@@ -251,7 +251,7 @@ fn zero(file: impl AsFd, from: u64, to: u64, subject: &Path) -> Result<()> {
 
 /// Gives a file the contents of an object, in place: only what differs is written. `size` is the true length.
 pub(crate) fn fill(file: &OwnedFd, contents: &dyn Contents, id: ObjectId, size: u64, subject: &Path) -> Result<()> {
-    if contents.file(id).is_some_and(|clone| super::clone::give_back(file, clone, size)) {
+    if contents.file(id)?.is_some_and(|clone| super::clone::give_back(file, clone, size)) {
         return Ok(());
     }
     let before = rustix::fs::fstat(file).map_err(Error::system("looking at a file", subject.display()))?;

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::clone::NoClone;
 use super::contents::{Keep, Life, Uses};
 use rustix::fs::Stat;
 
@@ -57,13 +58,11 @@ impl Decision {
     const fn new(keep: Keep, contents: bool) -> Self {
         Self { keep, contents }
     }
-}
 
-impl Decision {
     /// What is done with a file of which there is a clone: what is only written at its end is cut back as long as it begins as
     /// it did.
-    pub(crate) fn cloned(self, uses: Uses) -> Self {
-        let keep = if uses.overwrite || uses.touched { Keep::Contents } else { self.keep };
+    pub(crate) fn with_clone(self, uses: Uses) -> Self {
+        let keep = if uses.write && !uses.overwrite { self.keep } else { Keep::Contents };
         Self { keep, contents: true }
     }
 }
@@ -110,21 +109,35 @@ fn shown(limit: u64) -> String {
     }
 }
 
-/// The words for it.
-pub(crate) fn beyond_limit(owner: Owner, limit: u64) -> Refusal {
-    Refusal {
-        code: "file-beyond-limit",
-        object: "file that is written in place".to_owned(),
-        owner,
-        cause: format!(
-            "it takes more than the {} that are kept of one file, so a roll-back could not bring back what is written over",
-            shown(limit)
-        ),
-        remedy: "keep it whatever its size with --files PATH, raise --file-limit, have the checkpoints on its file system \
-                 (--store) if that is one with reflinks and room, or have it left as it is with --file-policy PATH=ignore"
-            .to_owned(),
+/// The words for it, and why it is not cloned.
+pub(crate) fn beyond_limit(owner: Owner, limit: u64, why: NoClone) -> Refusal {
+    let cause = format!(
+        "it takes more than the {} that are kept of one file, so a roll-back could not bring back what is written over",
+        shown(limit)
+    );
+    match why {
+        NoClone::Impossible => Refusal {
+            code: "file-beyond-limit",
+            object: "file that is written in place".to_owned(),
+            owner,
+            cause,
+            remedy: "keep it whatever its size with --files PATH, raise --file-limit, have the checkpoints on its file system \
+                     (--store) if that is one with reflinks, or have it left as it is with --file-policy PATH=ignore"
+                .to_owned(),
+        },
+        NoClone::Room => Refusal {
+            code: NO_ROOM,
+            object: "file that is written in place".to_owned(),
+            owner,
+            cause: format!("{cause}; and a clone of it would leave the program too little room to write over it once"),
+            remedy: "free so much as it takes, with `hdcr prune` too: older checkpoints hold what was written over since"
+                .to_owned(),
+        },
     }
 }
+
+/// There is no room for a clone without which there is no checkpoint.
+pub const NO_ROOM: &str = "no-room-for-clone";
 
 /// Decides by policy, use, size and place; takes the room for programs and for what is not held.
 pub(crate) fn decide(case: &Case<'_>, files: &FileRequest, rooms: &mut Rooms) -> Decision {

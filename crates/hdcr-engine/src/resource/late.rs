@@ -49,8 +49,8 @@ pub(crate) struct LateFile {
     pub(crate) contents: bool,
     /// The tree has it mapped shared: its times do not tell of all that is written.
     pub(crate) shared: bool,
-    /// It is written at its end: its sample in the stop.
-    pub(crate) sample: Option<Vec<u8>>,
+    /// It is written at its end: sample and middle of what it held in the stop.
+    pub(crate) begins: Option<(Vec<u8>, Vec<u8>)>,
     /// When to give up.
     pub(crate) by: Deadline,
 }
@@ -74,15 +74,16 @@ impl LateFile {
             return if patient::is_late(&error) { Ok(None) } else { Err(error) };
         }
         let read_whole = self.contents || size <= keep::DIGEST_ALL && !keep::of_the_system(&self.path);
-        let whole = read_whole && self.sample.is_none();
+        let whole = read_whole && self.begins.is_none();
         let look = if whole { data::digest } else { data::sample };
         let digest = match patient::look(look, (file, size, &self.path), self.by) {
             Err(error) if patient::is_late(&error) => return Ok(None),
             other => other?,
         };
         let record = LateRecord { digest, sampled: !whole, contents: self.contents };
-        if let Some(sample) = &self.sample {
-            return Ok(Some(record).filter(|record| record.digest == *sample));
+        if let Some((sample, middle)) = &self.begins {
+            let now = patient::look(data::middle, (file, size, &self.path), self.by)?;
+            return Ok(Some(record).filter(|record| record.digest == *sample && now == *middle));
         }
         let now = rustix::fs::fstat(file).map_err(Error::system("looking at a file", self.path.display()))?;
         // The inode may lose a name meanwhile: that is no change of what it holds.
@@ -148,7 +149,7 @@ mod tests {
             stat: rustix::fs::stat(&path).unwrap(),
             contents: true,
             shared: false,
-            sample: None,
+            begins: None,
             by,
         };
         let put = |files: &[LateFile], writer: &mut ImageWriter, known: &Known, now: i64| {
@@ -199,7 +200,7 @@ mod tests {
             stat,
             contents: true,
             shared: false,
-            sample: None,
+            begins: None,
             by,
         };
         let mut pieces = 0;

@@ -36,6 +36,19 @@ pub(super) fn of(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path:
     Ok(Newer::Stay(place))
 }
 
+/// What becomes of what a file holds that is only written at its end, and was cut or written over since: of all of it.
+pub(super) fn of_rewritten(cx: &mut Restore<'_>, id: ObjectId, path: &Path) -> Result<Newer> {
+    let unknown = cx.unheld && !cx.watched;
+    if !(unknown || shared(cx, id)? || cx.foreign.contains(path)) {
+        return Ok(Newer::Go);
+    }
+    let Some(place) = cx.plan.place_of_newer(path) else { return Ok(Newer::Go) };
+    let cause =
+        format!("it was cut or written over since the checkpoint; what it held by now is in {}", place.display());
+    cx.notes.push(since::note("rollback-cut", path, cause, ""));
+    Ok(Newer::Stay(place))
+}
+
 /// What becomes of another file that now lies where one that the tree holds was, and is to get its contents: all is kept.
 pub(super) fn of_another(cx: &mut Restore<'_>, path: &Path) -> Newer {
     let Some(place) = cx.plan.place_of_newer(path) else { return Newer::Go };

@@ -15,9 +15,9 @@ use rustix::io::Errno;
 
 use super::contents::{self, Life, Met, Uses};
 use super::keep::Case;
-use super::{FileKind, FileView, clone, data, held, keep, reopen};
+use super::clone::{self, Original};
+use super::{FileKind, FileView, data, held, keep, reopen};
 use crate::capture::Capture;
-use crate::checkpoint::FilePolicy;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
@@ -46,7 +46,7 @@ impl Record for RegFileRecord {
 impl RegFileRecord {
     /// Whether it was opened for writing, and leads to this inode.
     pub(crate) fn writes_to(&self, inode: ObjectId) -> bool {
-        self.inode == inode.0 && writes(self.flags)
+        self.leads_to(inode) && writes(self.flags)
     }
 
     /// Whether it leads to an inode, whatever for.
@@ -279,22 +279,26 @@ fn large(survey: &mut Survey<'_>, view: &FileView) {
     let matters = uses.overwrite && !uses.read && keep::beyond(&seen(true), files);
     let uses = uses_of(flags, !matters || is_at_end(view, &door));
     let seen = |in_place| Case { life: Life::Named, path: &path, size, uses: Uses { in_place, ..uses }, tmpfs: false };
-    let unsaid = keep::policy_of(files, &path) == FilePolicy::Auto;
-    if unsaid && uses.write && size > files.limit && clone::is_possible(files, &door, size) {
-        return;
-    }
     if keep::beyond(&seen(uses.in_place), files) {
-        let owner = Owner { pid: Some(view.pid), fd: Some(view.fd), path: Some(path.clone()), ..Owner::default() };
-        let refusal = keep::beyond_limit(owner, files.limit);
-        survey.refuse(refusal);
+        let original = Original { path: &path, room: size, overwritten: true, needed: true };
+        if let Err(why) = clone::is_possible(survey, &door, original) {
+            let owner = Owner { pid: Some(view.pid), fd: Some(view.fd), path: Some(path.clone()), ..Owner::default() };
+            let refusal = keep::beyond_limit(owner, files.limit, why);
+            survey.refuse(refusal);
+        }
     } else if keep::beyond(&seen(uses.overwrite), files) {
+        let original = Original { path: &path, room: size, overwritten: true, needed: false };
+        if clone::is_possible(survey, &door, original).is_ok() {
+            return;
+        }
         let cause =
             "it is larger than the limit: a rollback cuts it back to its length, but what was overwritten stays";
         survey.note(view.refuse(
             "file-too-large",
             "written file",
             cause,
-            "name it with --files, or raise --file-limit",
+            "name it with --files, raise --file-limit, or have the checkpoints on its file system (--store) if that is one with \
+             reflinks",
         ));
     }
 }

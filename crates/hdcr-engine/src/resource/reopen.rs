@@ -310,7 +310,11 @@ fn existing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Pat
                 return existing(cx, id, record, &moved.0, moved.1);
             }
             let writer = held::writer(cx, id, record, &file)?;
-            let newer = if another { newer::of_another(cx, path) } else { newer::of(cx, id, record, path, &stat)? };
+            let newer = match kind_of(record)?.1 {
+                _ if another => newer::of_another(cx, path),
+                Keep::Length => newer::of_rewritten(cx, id, path)?,
+                Keep::Contents | Keep::Unchanged | Keep::AsItIs => newer::of(cx, id, record, path, &stat)?,
+            };
             let file = target(cx, writer, path)?;
             let action = Action::Contents { path: path.to_owned(), file, id, size: record.size, changed };
             cx.plan.add(action, newer)?;
@@ -385,11 +389,15 @@ fn instead(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path
 
 fn missing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path) -> Result<Opened> {
     let (_, keep) = kind_of(record)?;
-    if record.contents && (keep != Keep::Unchanged || record.volatile) {
+    if record.contents && (keep == Keep::Contents || record.volatile) {
         return create(cx, id, record, path);
     }
+    // A log that was only renamed goes on where it is.
     if let Some(other) = instead(cx, id, record, path) {
         return other;
+    }
+    if record.contents && keep == Keep::Length {
+        return create(cx, id, record, path);
     }
     if !anew::goes_on(cx.frames, (id, record), None)? {
         return Err(gone(record));

@@ -125,10 +125,20 @@ pub(crate) fn capture(
     request: FileRequest,
     more: impl FnOnce(&mut Capture<'_>),
 ) -> (Vec<ObjectId>, Image) {
+    capture_then(files, request, more, || {})
+}
+
+/// The same; something happens between the stop and what is read after it.
+pub(crate) fn capture_then(
+    files: &[&OwnedFd],
+    request: FileRequest,
+    more: impl FnOnce(&mut Capture<'_>),
+    then: impl FnOnce(),
+) -> (Vec<ObjectId>, Image) {
     let scope = Scope::Tree(own_pid());
     let request = Request {
         scope,
-        by: Deadline(Instant::now()),
+        by: Deadline(Instant::now() + std::time::Duration::from_mins(1)),
         files: request,
         ends: crate::checkpoint::EndRequest::default(),
         progress: crate::progress::Progress::default(),
@@ -158,6 +168,7 @@ pub(crate) fn capture(
     listed::note_listed(&mut cx).unwrap();
     super::touched::note(&mut cx);
     contents::finish(&mut cx).unwrap();
+    then();
     for file in std::mem::take(&mut cx.late) {
         if let Some(record) = file.read(&mut |at, bytes| cx.content(file.id, at, bytes)).unwrap() {
             cx.frame(file.id, &record).unwrap();

@@ -140,7 +140,7 @@ pub(crate) fn restore(cx: &mut Restore<'_>, since: Option<&Index<'_>>) -> Result
                     "rollback-written",
                     &path,
                     BEYOND,
-                    "keep it with --files, or raise --file-limit",
+                    "keep it with --files, raise --file-limit, or have the checkpoints on its file system if that has reflinks",
                 ));
             }
             Ok(()) => {}

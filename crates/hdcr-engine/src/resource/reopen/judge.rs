@@ -88,8 +88,8 @@ pub(super) fn judge(record: &InodeRecord, file: &OwnedFd, stat: &Stat, path: &Pa
     match kind_of(record)?.1 {
         Keep::Contents if !record.mapped && unchanged(record, stat) => Ok(Verdict::Use),
         Keep::Contents => Ok(Verdict::Contents),
-        // There is a clone of it.
-        Keep::Length if record.contents && (size < record.size || !digest_fits(record, file, path)?) => {
+        // The image holds it, should it have been cut or written over.
+        Keep::Length if record.contents && (size < record.size || !begins_as_it_did(record, file, path)?) => {
             Ok(Verdict::Contents)
         }
         Keep::Length if size < record.size => {
@@ -128,10 +128,15 @@ fn digest_fits(record: &InodeRecord, file: &OwnedFd, path: &Path) -> Result<bool
     Ok(now == record.digest)
 }
 
+fn begins_as_it_did(record: &InodeRecord, file: &OwnedFd, path: &Path) -> Result<bool> {
+    Ok(digest_fits(record, file, path)? && (record.middle.is_empty() || middle_is(record, file, path)?))
+}
+
 fn middle_fits(record: &InodeRecord, file: &OwnedFd, path: &Path) -> Result<bool> {
-    if !record.edges {
-        return Ok(false);
-    }
+    Ok(record.edges && middle_is(record, file, path)?)
+}
+
+fn middle_is(record: &InodeRecord, file: &OwnedFd, path: &Path) -> Result<bool> {
     let reader = held::open(record, file, OFlags::RDONLY | OFlags::CLOEXEC)?;
     Ok(data::middle(&reader, record.size, path)? == record.middle)
 }

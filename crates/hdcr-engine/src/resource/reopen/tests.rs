@@ -137,97 +137,6 @@ fn two_files_that_became_one_are_not_written_into_each_other() {
     assert_eq!(place.text("data"), "newer");
 }
 
-#[test]
-fn a_log_is_cut_back_and_another_file_gives_way() {
-    let place = Place::new();
-    let path = place.write("log", "one\n");
-    let file = open_with(&path, OFlags::WRONLY | OFlags::APPEND);
-    let (ids, image) = scene::capture(&[&file], limit(), |_| {});
-    rustix::io::write(&file, b"two\n").unwrap();
-    let mut cx = scene::restore(&image, &place.journal(), &[]);
-    let again = scene::make(&mut cx, ids[0]).unwrap();
-    assert_eq!(link_of(&again), path);
-    scene::finish(cx);
-    assert_eq!(place.text("log"), "one\n");
-    // Rotated: the old inode is found under its new name.
-    rustix::io::write(&file, b"two\n").unwrap();
-    fs::rename(&path, place.path("log.1")).unwrap();
-    place.write("log", "other\n");
-    let mut cx = scene::restore(&image, &place.journal(), &[]);
-    let again = scene::make(&mut cx, ids[0]).unwrap();
-    assert_eq!(link_of(&again), place.path("log.1"));
-    scene::finish(cx);
-    assert_eq!((place.text("log.1").as_str(), place.text("log").as_str()), ("one\n", "other\n"));
-    fs::remove_file(place.path("log.1")).unwrap();
-    drop((file, again));
-    for (now, told) in [(Some("other\n"), "rollback-replaced"), (Some("o"), "rollback-replaced"), (None, "")] {
-        match now {
-            Some(text) => drop(place.write("log", text)),
-            None => fs::remove_file(&path).unwrap(),
-        }
-        let mut cx = scene::restore(&image, &place.journal(), &[]);
-        scene::make(&mut cx, ids[0]).unwrap();
-        assert_eq!(cx.notes.first().map_or("", |note| note.code), told);
-        scene::finish(cx);
-        assert_eq!(place.text("log"), "one\n");
-    }
-}
-
-/// What an image holds of it is its length: who only writes it goes on, who reads it or writes it in place does not.
-#[test]
-fn a_log_that_no_image_holds_is_begun_anew() {
-    let place = Place::new();
-    let path = place.path("log");
-    let none = || FileRequest { limit: 0, ..FileRequest::default() };
-    for (flags, goes_on) in [
-        (OFlags::WRONLY | OFlags::APPEND, ["other\n", "o", ""].as_slice()),
-        (OFlags::WRONLY, &[""]),
-        (OFlags::RDWR | OFlags::APPEND, &[]),
-        (OFlags::RDWR, &[]),
-    ] {
-        for (now, code) in [("other\n", "file-replaced"), ("o", "file-shorter"), ("", "file-missing")] {
-            place.write("log", "one\n");
-            let file = open_with(&path, flags);
-            rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).unwrap();
-            // In place, and larger than the limit: it is not what is asked for here.
-            let files = FileRequest { policies: vec![(path.clone(), FilePolicy::Truncate)], ..none() };
-            let (ids, image) = scene::capture(&[&file], files, |_| {});
-            drop(file);
-            fs::remove_file(&path).unwrap();
-            if !now.is_empty() {
-                place.write("log", now);
-            }
-            let obstacles = obstacles(image.frames(), &[], &[]).unwrap();
-            let mut cx = scene::restore(&image, &place.journal(), &[]);
-            let made = scene::make(&mut cx, ids[0]);
-            if !goes_on.contains(&now) {
-                assert_eq!((code_of(&made.unwrap_err()), obstacles.len()), (code, 1), "{flags:?} {now:?}");
-                continue;
-            }
-            assert_eq!((cx.notes[0].code, obstacles.len()), ("rollback-lost", 0), "{flags:?} {now:?}");
-            scene::finish(cx);
-            // As is done for all open files in the end.
-            let made = made.unwrap();
-            rustix::fs::fcntl_setfl(&made, flags & OFlags::APPEND).unwrap();
-            rustix::io::write(&made, b"two\n").unwrap();
-            // Its head is in the image of what may be written anywhere.
-            let at = if flags.contains(OFlags::APPEND) { now.to_owned() } else { "one\n".to_owned() };
-            assert_eq!(place.text("log"), at + "two\n");
-        }
-    }
-    // Cut while it is open.
-    place.write("log", "one\n");
-    let file = open_with(&path, OFlags::WRONLY);
-    let files = FileRequest { policies: vec![(path.clone(), FilePolicy::Truncate)], ..none() };
-    let (ids, image) = scene::capture(&[&file], files, |_| {});
-    file.try_clone().map(File::from).unwrap().set_len(1).unwrap();
-    let mut cx = scene::restore(&image, &place.journal(), &[]);
-    scene::make(&mut cx, ids[0]).unwrap();
-    assert_eq!(cx.notes[0].code, "rollback-lost");
-    scene::finish(cx);
-    assert_eq!(place.text("log"), "o");
-}
-
 /// Too large to be kept: its length, its head and its tail are; of what lies between some blocks tell whether it changed.
 #[test]
 fn the_head_and_the_tail_of_a_large_file_come_back() {
@@ -588,3 +497,5 @@ fn the_working_directory_is_noted_once() {
     let number = directory::service(&mut cx, ids[1]).unwrap();
     assert_eq!(fs::read_link(format!("/proc/self/fd/{number}")).unwrap(), Path::new("/"));
 }
+
+mod logs;
