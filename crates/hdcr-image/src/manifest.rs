@@ -436,3 +436,18 @@ impl From<&Manifest> for wire::Manifest {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_clone_is_named_once_and_in_order() {
+        let clones = |objects: &[u64]| {
+            let wire: Vec<_> = objects.iter().map(|object| wire::ClonedFile { object: *object, size: 9 }).collect();
+            clones_from_wire(&wire)
+        };
+        assert_eq!(clones(&[3, 7]).unwrap(), [CloneFacts { object: 3, size: 9 }, CloneFacts { object: 7, size: 9 }]);
+        assert!(clones(&[7, 3]).is_err() && clones(&[7, 7]).is_err());
+    }
+}

@@ -267,3 +267,25 @@ pub(crate) fn give_back(file: &OwnedFd, clone: impl AsFd, size: u64) -> bool {
     let given = || rustix::fs::ioctl_ficlone(file, clone).and_then(|()| rustix::fs::ftruncate(file, size));
     shorter && given().inspect_err(|error| tracing::debug!(%error, "a clone is copied back")).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn where_there_are_no_clones_none_are_promised() {
+        let mut shared = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+        shared.write_all(b"what it held").unwrap();
+        let file = OwnedFd::from(shared.reopen().unwrap());
+        let by = Instant::now() + Duration::from_mins(1);
+        for home in ["/dev/shm", "/var/tmp", "/proc"] {
+            assert_eq!(nameless_clone(Path::new(home), &file, 0, by).unwrap_err(), NoClone::Impossible);
+        }
+        let other = OwnedFd::from(tempfile::tempfile_in("/dev/shm").unwrap());
+        rustix::io::pwrite(&other, b"longer than the other one", 0).unwrap();
+        assert!(!give_back(&other, &file, 12));
+        assert_eq!(rustix::fs::fstat(&other).unwrap().st_size, 12, "what fills it by hand begins with this length");
+    }
+}
