@@ -42,3 +42,39 @@ for options in [(), ("--files", "data", "--files", "named")]:
         shutil.rmtree(name)
     for name in ["ready", "go", "result"]:
         os.remove(name)
+
+# A file with two names is held open by one of them, which is replaced, or removed and given to a new file.
+HELD = """
+import os, time
+def whole(name, text):
+    with open(name, "w") as file:
+        file.write(text)
+whole("a", "of both")
+os.link("a", "b")
+held = open("b", "r+", buffering=1)
+open("ready", "w").close()
+while not os.path.exists("go"):
+    if os.path.exists("more") and not os.path.exists("written"):
+        held.write("more")
+        if open("more").read() == "remove":
+            os.remove("b"); whole("b", "another")
+        else:
+            whole("t", "another"); os.rename("t", "b")
+        open("written", "w").close()
+    time.sleep(0.002)
+one = {os.stat("a").st_ino, os.stat("b").st_ino, os.fstat(held.fileno()).st_ino}
+open("result.part", "w").write("%d %s" % (len(one), open("b").read()))
+os.rename("result.part", "result")
+"""
+job = Job("python3", "-c", HELD)
+ready()
+for life, how in enumerate(["remove", "rename", "remove"]):
+    job.checkpoint()
+    write("more", how)
+    ready("written")
+    os.remove("more")
+    job.crash()
+    until("the roll-back", lambda: read("job.err").count("rolled back to") == life + 1)
+found = result()
+must(found == "1 of both", found)
+job.end()

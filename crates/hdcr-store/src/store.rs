@@ -206,6 +206,8 @@ impl DirectoryStore {
             return Err(Error::NoSnapshot { job: job.clone(), sequence, root: self.root.clone() });
         }
         let lock = lock::take(&path.join(LOCK))?;
+        // What dead writers have left is in nobody's way, and who removes wants room.
+        self.sweep_locked(&path).ok();
         let gone = path.join(format!("{GONE}{sequence}-{}", random_suffix()?));
         self.disk.rename(&image, &gone)?;
         drop(lock);

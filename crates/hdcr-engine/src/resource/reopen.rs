@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::contents::{self, InodeRecord, Keep, Life, ParentDirectory};
 use super::late::LateRecord;
-use super::{data, held, newer, shmem};
+use super::{data, held, newer, shmem, touched};
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::{Restore, StoredFrame};
@@ -389,6 +389,9 @@ fn instead(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path
 
 fn missing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Path) -> Result<Opened> {
     let (_, keep) = kind_of(record)?;
+    if let Some(file) = touched::named_again(cx, id, record, path)? {
+        return existing(cx, id, record, path, file);
+    }
     if record.contents && (keep == Keep::Contents || record.volatile) {
         return create(cx, id, record, path);
     }

@@ -4,6 +4,7 @@
 //! restore brings back those that were changed since, and only names what cannot come back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use hdcr_image::{Record, Tag};
 use rustix::fs::{AtFlags, CWD, FileType};
 
 use super::contents::{self, InodeRecord, Life, Met, Uses};
-use super::{data, names, reopen};
+use super::{data, held, names, reopen};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Result};
 use crate::model::{self, ObjectId};
@@ -164,6 +165,31 @@ pub(crate) fn restore(cx: &mut Restore<'_>, since: Option<&Index<'_>>) -> Result
         }
     }
     Ok(known)
+}
+
+/// Gives a file that is held, and whose name is free, that name again if it still lies under another one.
+pub(super) fn named_again(
+    cx: &mut Restore<'_>,
+    id: ObjectId,
+    record: &InodeRecord,
+    first: &Path,
+) -> Result<Option<OwnedFd>> {
+    if !cx.has::<TouchedRecord>(TOUCHED) {
+        return Ok(None);
+    }
+    let names = cx.record::<TouchedRecord>(TOUCHED)?.second_names.into_iter().filter(|name| name.id == id.0);
+    for SecondName { path, .. } in names {
+        let other = cx.mapped(&contents::checked_path(&path)?);
+        let Ok(file) = reopen::look(&other) else { continue };
+        let Ok((above, name)) = route::place(first) else { continue };
+        if !held::is_the_one(record, &file) {
+            continue;
+        }
+        cx.plan.will_link(first, Witness::of(&file, &other)?)?;
+        let linked = rustix::fs::linkat(CWD, data::door(&file), &above, name, AtFlags::SYMLINK_FOLLOW);
+        return Ok(linked.ok().and_then(|()| reopen::look(first).ok()));
+    }
+    Ok(None)
 }
 
 /// Gives a file its first name again if that is gone and it still has another: it is the same file then.
