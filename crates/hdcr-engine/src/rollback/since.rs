@@ -383,6 +383,9 @@ fn cut(cx: &mut Restore<'_>, path: &Path, length: Option<&Length>) -> Result<Opt
     let file: OwnedFd = match route::open(path, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()) {
         Ok(file) => file,
         Err(Errno::LOOP) if route::is_barred(path) => return Ok(Some(route::barred("file", path))),
+        // What was written and is lost is named as that: this was made without a name left, or has lost it before it was written,
+        // as temporary files have.
+        Err(Errno::NOENT) => return Ok(None),
         Err(_) => return say("it was written after the checkpoint, and cannot be opened now"),
     };
     let stat = rustix::fs::fstat(&file).map_err(Error::system("looking at a file", path.display()))?;

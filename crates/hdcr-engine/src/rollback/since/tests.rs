@@ -145,7 +145,7 @@ fn what_the_image_does_not_hold_is_cut_or_named() {
     let length = |name: &str, size| Length { path: place.at(name), size, modified: (1_000_000_000, 0) };
     let since = Since {
         lost: vec![place.at("gone")],
-        written: vec![place.at("log"), place.at("over")],
+        written: vec![place.at("log"), place.at("over"), place.at("temporary")],
         lengths: vec![length("log", 4), length("over", 2)],
         ..nothing()
     };
