@@ -308,7 +308,7 @@ fn what_was_put_in_the_place_of_a_new_file_in_the_last_moment_goes_with_it() {
 fn what_may_be_of_the_last_moment_is_named() {
     let place = Place::new(&[("old", "1"), ("held", "2"), ("before", "3")]);
     let image = place.capture(&["old"]);
-    place.write(&[("new", "first"), ("unheard", "x"), ("held", "4")]);
+    place.write(&[("new", "first"), ("unheard", "x"), (".new.hdcr-new-6", "y"), ("held", "4")]);
     let changed = changed_of(&place, "unheard");
     let since = |heard| Since {
         newer: vec![place.newer("new")],

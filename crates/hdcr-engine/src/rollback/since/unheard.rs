@@ -3,11 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{LAST_MOMENT, Since, changed, note};
+use crate::resource::data;
 use crate::restore::Restore;
 
 /// An event is heard so long after it happened at most, but on a very busy machine.
@@ -29,7 +31,9 @@ pub(super) fn tell(cx: &mut Restore<'_>, since: &Since, known: &BTreeSet<PathBuf
     let is_known = |path: &Path| known.contains(path) || heard_of.contains(path) || is_ignored(path);
     let when = heard.saturating_sub(ON_THE_WAY)..=heard.saturating_add(LAST_MOMENT);
     let entries = places(since).into_iter().filter_map(|place| fs::read_dir(place).ok());
-    let entries = entries.flat_map(|entries| entries.flatten().take(NAMES));
+    // What a roll-back that was killed has left under a name of ours goes by itself.
+    let not_ours = |entry: &fs::DirEntry| !data::ours(entry.file_name().as_bytes());
+    let entries = entries.flat_map(|entries| entries.flatten().take(NAMES)).filter(not_ours);
     let new = entries.filter(|entry| {
         let facts = entry.metadata().ok().filter(|facts| !facts.is_dir());
         facts.is_some_and(|facts| when.contains(&changed((facts.ctime(), facts.ctime_nsec().unsigned_abs()))))
