@@ -245,7 +245,7 @@ for kind, make in [("xfs", ["mkfs.xfs", "-q", "-m", "reflink=1"]), ("btrfs", ["m
     alone()
     if kind == "xfs":
         full()
-        crowded()
+    crowded()
     os.chdir(HERE)
     end_all()
     subprocess.run(["umount", kind], check=False)

@@ -153,6 +153,8 @@ pub struct Surveyed {
     notes: Vec<Refusal>,
     processes: usize,
     weights: BTreeMap<Pid, Weight>,
+    /// So many bytes are lacking for clones.
+    lacking: u64,
 }
 
 /// A tree that runs, and of whose memory much is copied.
@@ -228,8 +230,8 @@ fn survey_once(request: Request, known: &survey::Known) -> Result<Surveyed> {
             Ok((pids.len(), survey::judge(&request, &look, false)?, choice::weigh(&look)))
         });
         match looked {
-            Ok((processes, Judged { refusals, notes, .. }, weights)) => {
-                return Ok(Surveyed { request, refusals, notes, processes, weights });
+            Ok((processes, Judged { refusals, notes, lacking, .. }, weights)) => {
+                return Ok(Surveyed { request, refusals, notes, processes, weights, lacking });
             }
             Err(error) if !is_gone(&error) || tries.next().is_none() => return Err(error),
             Err(_) => {}
@@ -250,6 +252,12 @@ impl Surveyed {
     /// What does not stand in the way but is worth knowing: ends outside of the tree and what becomes of them.
     pub fn notes(&self) -> &[Refusal] {
         &self.notes
+    }
+
+    /// So many bytes of room are lacking where the image will lie, when that is all that stands in the way ([`NO_ROOM`]).
+    pub fn lacks_room(&self) -> Option<u64> {
+        let only = !self.refusals.0.is_empty() && self.refusals.0.iter().all(|refusal| refusal.code == NO_ROOM);
+        Some(self.lacking).filter(|_| only)
     }
 
     /// How many processes there are.
@@ -326,7 +334,9 @@ impl Prepared {
 
     /// Stops the tree.
     pub fn freeze(self, mechanism: &dyn Mechanism, by: Deadline) -> Result<Stopped> {
-        let Self { request, mut out, mut ahead } = self;
+        let Self { mut request, mut out, mut ahead } = self;
+        // What is done in the stop has the time of the stop.
+        request.by = by;
         out.until(Some(by));
         let frozen = mechanism.freeze(request.scope, by)?;
         ahead.begin_early(frozen.processes())?;

@@ -223,6 +223,8 @@ pub(crate) struct Judged {
     pub(crate) notes: Vec<Refusal>,
     /// Where watched files are.
     pub(crate) places: Places,
+    /// So many bytes are lacking for clones.
+    pub(crate) lacking: u64,
 }
 
 /// What stands in the way, and what is worth knowing.
@@ -268,8 +270,8 @@ pub(crate) fn judge(request: &Request, look: &Look, frozen: bool) -> Result<Judg
             }
         }
     }
-    let Survey { refusals, notes, places, .. } = survey;
-    Ok(Judged { refusals, notes, places })
+    let Survey { refusals, notes, places, clones, .. } = survey;
+    Ok(Judged { refusals, notes, places, lacking: clones.lacking })
 }
 
 /// Places of a process whose paths cannot be told.

@@ -18,6 +18,8 @@ use crate::share::Sharing;
 use crate::source::{DirectorySource, open_path};
 
 const NEW: &str = ".new-";
+/// What the names of clones begin with (`PartName::Clone`).
+const CLONE: &str = "clone-";
 const GONE: &str = ".gone-";
 const LOCK: &str = ".lock";
 
@@ -220,11 +222,29 @@ impl DirectoryStore {
         const BLOCK: u64 = 512;
         let path = self.job_path(job).join(sequence.to_string());
         let mut files = Vec::new();
-        for name in names_in(&path)?.into_iter().filter(|name| !name.starts_with("clone-")) {
+        for name in names_in(&path)?.into_iter().filter(|name| !name.starts_with(CLONE)) {
             let found = fs::symlink_metadata(path.join(&name)).map_err(|error| failed("reading", &path, error))?;
             files.push((found.ino(), found.blocks().saturating_mul(BLOCK)));
         }
         Ok(files)
+    }
+
+    /// The room that the clones of a checkpoint take at most.
+    pub fn clones(&self, job: &JobName, sequence: u64) -> Result<u64, Error> {
+        const BLOCK: u64 = 512;
+        let path = self.job_path(job).join(sequence.to_string());
+        let clones = names_in(&path)?.into_iter().filter(|name| name.starts_with(CLONE));
+        let blocks = clones.filter_map(|name| fs::symlink_metadata(path.join(name)).ok()).map(|found| found.blocks());
+        Ok(blocks.fold(0, u64::saturating_add).saturating_mul(BLOCK))
+    }
+
+    /// What the file system of the store has left for everybody, once what was removed is gone for good.
+    pub fn room(&self) -> Result<u64, Error> {
+        let wrong = |error: rustix::io::Errno| failed("looking at", &self.root, error.into());
+        let root = fs::File::open(&self.root).map_err(|error| failed("opening", &self.root, error))?;
+        rustix::fs::syncfs(&root).map_err(wrong)?;
+        let there = rustix::fs::fstatvfs(&root).map_err(wrong)?;
+        Ok(there.f_bavail.saturating_mul(there.f_frsize))
     }
 
     /// Retires the oldest checkpoints of a job until `keep` are left, at least one. Returns the numbers removed.

@@ -1,6 +1,6 @@
 //! One checkpoint from the task to the answer, and what a worker keeps for the next one.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -32,12 +32,20 @@ pub(crate) struct Session {
     series: Series,
     /// When the last image of the series was begun.
     last: Cell<Option<Instant>>,
+    /// Checkpoints that were given up for room, of which nobody has been told yet.
+    given_up: RefCell<Vec<u64>>,
 }
 
 impl Session {
     /// Nothing is followed yet.
     pub(crate) fn new() -> Self {
-        Self { mechanism: mechanism(), hears: None, series: Series::default(), last: Cell::default() }
+        Self {
+            mechanism: mechanism(),
+            hears: None,
+            series: Series::default(),
+            last: Cell::default(),
+            given_up: RefCell::default(),
+        }
     }
 
     /// Somebody hears when the program stands still.
@@ -188,9 +196,7 @@ pub(crate) fn checkpoint(
     let mut laps = Parts::begin();
     let look = || Ok(checkpoint::survey_again(request(task, progress.clone(), chosen.is_module()), series)?);
     let mut surveyed = filling::when_filled(look)?;
-    let mut given_up = Vec::new();
-    while let Some(number) = give_up_for_room(task, &surveyed)? {
-        given_up.push(number);
+    while give_up_for_room(task, &surveyed, session)? {
         surveyed = look()?;
     }
     laps.done(&format!("looked at {}", counted(surveyed.processes(), "process", "processes")), "looking");
@@ -220,7 +226,7 @@ pub(crate) fn checkpoint(
     notes.extend(reserve(&task.target));
     series.committed(chain);
     ended(held, task.then);
-    let removed = [given_up, give_up(task, &snapshot)?].concat();
+    let removed = [session.given_up.take(), give_up(task, &snapshot)?].concat();
     Ok(Checkpointed {
         path: path.map(|path| path.display().to_string()),
         read,
@@ -237,13 +243,15 @@ pub(crate) fn checkpoint(
     })
 }
 
-/// Gives up the oldest checkpoint of a job when nothing stands in the way but that older clones take the room for new ones: its
-/// number. A checkpoint of now is worth more.
-fn give_up_for_room(task: &CheckpointTask, surveyed: &Surveyed) -> Result<Option<u64>> {
-    let refusals = surveyed.refusals();
-    let lacks_room = !refusals.is_empty() && refusals.iter().all(|refusal| refusal.code == checkpoint::NO_ROOM);
-    let (Target::Store { root, job }, Some(_), true) = (&task.target, &task.keep, lacks_room) else { return Ok(None) };
-    Ok(super::retention::give_up_oldest(root, &job_name(job)?, &task.line))
+/// Gives up an old checkpoint of a job when nothing stands in the way of a new one but that clones of the old ones take the room;
+/// whether it is worth another look.
+fn give_up_for_room(task: &CheckpointTask, surveyed: &Surveyed, session: &Session) -> Result<bool> {
+    let (Target::Store { root, job }, Some(_)) = (&task.target, &task.keep) else { return Ok(false) };
+    let Some(lacking) = surveyed.lacks_room() else { return Ok(false) };
+    let given_up = super::retention::give_up_clones(root, &job_name(job)?, &task.line, lacking);
+    // Told with the next checkpoint that is made.
+    session.given_up.borrow_mut().extend(given_up.iter().map(|(number, _)| *number));
+    Ok(given_up.is_some_and(|(_, more)| more))
 }
 
 /// Gives up what of the job is not to be kept: its numbers.

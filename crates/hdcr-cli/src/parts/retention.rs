@@ -58,17 +58,44 @@ pub(super) fn give_up(root: &Path, job: &JobName, keep: &Keep, line: &[u64], nam
     removed
 }
 
-/// Removes the oldest checkpoint, first what is not of the line of the present life; never the last one.
-pub(super) fn give_up_oldest(root: &Path, job: &JobName, line: &[u64]) -> Option<u64> {
+/// In which order checkpoints are given up for room: first what is not of the line of the present life, then that line, but for its
+/// last one, without which there is no way back.
+fn in_order(numbers: &[u64], line: &[u64]) -> Vec<u64> {
+    let is_of_it = |number: &&u64| line.contains(number);
+    let own: Vec<u64> = numbers.iter().filter(is_of_it).copied().collect();
+    let others = numbers.iter().filter(|number| !is_of_it(number)).copied();
+    match own.split_last() {
+        Some((_, older)) => others.chain(older.iter().copied()).collect(),
+        None => numbers.split_last().map(|(_, older)| older.to_vec()).unwrap_or_default(),
+    }
+}
+
+/// Removes a checkpoint whose clones take room, when all that can go together could make up for what is lacking: its number, and
+/// whether there is more room now.
+pub(super) fn give_up_clones(root: &Path, job: &JobName, line: &[u64], lacking: u64) -> Option<(u64, bool)> {
+    /// File systems may show what was freed a little later.
+    const STEP: Duration = Duration::from_millis(50);
+    const STEPS: usize = 40;
     let store = store(root);
-    let numbers = store.sequences(job).ok()?;
-    let (_, older) = numbers.split_last()?;
-    let oldest = older.iter().find(|number| !line.contains(number)).or(older.first()).copied()?;
+    let order = in_order(&store.sequences(job).ok()?, line);
+    let with_clones = |number: &u64| Some((*number, store.clones(job, *number).ok().filter(|bytes| *bytes > 0)?));
+    let all: Vec<(u64, u64)> = order.iter().filter_map(with_clones).collect();
+    if all.iter().map(|(_, bytes)| bytes).fold(0, |sum: u64, bytes| sum.saturating_add(*bytes)) < lacking {
+        return None;
+    }
+    let (number, _) = *all.first()?;
+    let before = store.room().ok()?;
     store
-        .retire(job, oldest)
-        .inspect_err(|error| tracing::warn!(%error, oldest, "an old checkpoint could not be removed"))
-        .ok()
-        .map(|()| oldest)
+        .retire(job, number)
+        .inspect_err(|error| tracing::warn!(%error, number, "an old checkpoint could not be removed"))
+        .ok()?;
+    let more = (0..STEPS).any(|step| {
+        if step > 0 {
+            std::thread::sleep(STEP);
+        }
+        store.room().is_ok_and(|room| room > before)
+    });
+    Some((number, more))
 }
 
 /// What goes when somebody prunes a job, oldest first, and what would go if it could.
@@ -132,4 +159,18 @@ pub(crate) fn goes_on_from(root: &Path, job: &JobName, number: u64) -> Option<u6
         base.and_then(|base| base.place).is_some_and(|(of, at)| of == *job && at == number)
     };
     store.sequences(job).ok()?.into_iter().find(|other| *other > number && is_based(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_back_of_the_present_life_is_never_given_up_for_room() {
+        assert_eq!(in_order(&[1, 2, 3, 4, 5], &[1, 2, 3]), [4, 5, 1, 2]);
+        assert_eq!(in_order(&[1, 2, 3], &[1, 2, 3]), [1, 2]);
+        assert!(in_order(&[7], &[7]).is_empty());
+        // Nothing is known of it: the newest.
+        assert_eq!(in_order(&[1, 2], &[]), [1]);
+    }
 }

@@ -80,8 +80,8 @@ pub(crate) struct Clones {
     made: Vec<NamelessClone>,
     /// The room that the program can make them take by writing over what their files hold.
     room: u64,
-    /// Until when those are made that are not needed, once the first was begun.
-    until: Option<Instant>,
+    /// How long those took that are not needed.
+    took: Duration,
 }
 
 impl Clones {
@@ -102,8 +102,10 @@ impl Clones {
 pub(crate) enum NoClone {
     /// There cannot be one.
     Impossible,
-    /// There would not be room for what is written over.
-    Room,
+    /// There can, but there would be so much too little room for what is written over.
+    Room { lacking: u64 },
+    /// It was not made in time.
+    Late,
 }
 
 /// What a survey has found out about clones.
@@ -111,7 +113,11 @@ pub(crate) enum NoClone {
 pub(crate) struct Tries {
     /// By device and number.
     answers: BTreeMap<(u64, u64), std::result::Result<(), NoClone>>,
+    /// The room of those that are needed.
     room: u64,
+    needed: usize,
+    /// So much room is lacking for those that are needed.
+    pub(crate) lacking: u64,
 }
 
 /// A file to be cloned.
@@ -138,33 +144,53 @@ fn home(files: &FileRequest) -> Option<&Path> {
     files.clones.as_deref()?.ancestors().find(|above| above.is_dir())
 }
 
-/// Clones a file to one without a name, where there is so much room. It waits until all of the file is on the disk: by a thread
-/// of its own, which is left to itself when it is not done by then.
-fn nameless_clone(home: &Path, file: &OwnedFd, room: u64, by: Instant) -> std::result::Result<OwnedFd, NoClone> {
-    let kind = |fs: &rustix::fs::StatFs| data::magic(fs);
-    let there = rustix::fs::statfs(home).map_err(|_| NoClone::Impossible)?;
-    let able = rustix::fs::fstatfs(file).is_ok_and(|fs| kind(&fs) == kind(&there) && ABLE.contains(&kind(&fs)));
+/// What a file system has left for everybody.
+fn free(there: &rustix::fs::StatFs) -> u64 {
+    u64::try_from(there.f_bsize).unwrap_or_default().saturating_mul(there.f_bavail)
+}
+
+/// How a clone is made.
+#[derive(Clone, Copy, Debug)]
+struct How {
+    /// There must be so much room left.
+    room: u64,
+    by: Instant,
+    /// What is not on the disk yet is written there before: a clone waits for it as well, and keeps all writers out meanwhile.
+    flushed: bool,
+}
+
+/// Clones a file to one without a name: by a thread of its own, which is left to itself when it is not done in time.
+fn nameless_clone(home: &Path, file: &OwnedFd, how: How) -> std::result::Result<OwnedFd, NoClone> {
+    let How { room, by, flushed } = how;
+    let there = || rustix::fs::statfs(home).map_err(|_| NoClone::Impossible);
+    let kind = data::magic(&there()?);
+    let able = rustix::fs::fstatfs(file).is_ok_and(|fs| data::magic(&fs) == kind && ABLE.contains(&kind));
     if !able {
         return Err(NoClone::Impossible);
     }
-    if u64::try_from(there.f_bsize).unwrap_or_default().saturating_mul(there.f_bavail) < room {
-        return Err(NoClone::Room);
+    if Instant::now() >= by {
+        return Err(NoClone::Late);
     }
     let (sender, done) = sync_channel(1);
     let original = file.try_clone().map_err(|_| NoClone::Impossible)?;
     let place = home.to_owned();
-    let work = move || drop(sender.send(clone_into(&place, &original)));
-    let thread = std::thread::Builder::new().name("clone".into()).spawn(work);
-    let cloned = thread.ok().and_then(|_| done.recv_timeout(by.saturating_duration_since(Instant::now())).ok());
-    match cloned {
-        Some(Ok(clone)) => Ok(clone),
-        Some(Err(Errno::NOSPC | Errno::DQUOT)) => Err(NoClone::Room),
-        Some(Err(error)) => {
-            tracing::debug!(%error, home = %home.display(), "a file was not cloned");
-            Err(NoClone::Impossible)
+    let work = move || {
+        if flushed {
+            rustix::fs::fdatasync(&original).ok();
         }
-        None => {
-            tracing::debug!(home = %home.display(), "a clone was not made in time");
+        drop(sender.send(clone_into(&place, &original)));
+    };
+    let thread = std::thread::Builder::new().name("clone".into()).spawn(work);
+    thread.map_err(|_| NoClone::Impossible)?;
+    let cloned = done.recv_timeout(by.saturating_duration_since(Instant::now())).map_err(|_| NoClone::Late)?;
+    let left = free(&there()?);
+    match cloned {
+        // It could be made: now it is known that nothing but room may be lacking.
+        Ok(_) if left < room => Err(NoClone::Room { lacking: room - left }),
+        Ok(clone) => Ok(clone),
+        Err(Errno::NOSPC | Errno::DQUOT) => Err(NoClone::Room { lacking: room.saturating_sub(left).max(1) }),
+        Err(error) => {
+            tracing::debug!(%error, home = %home.display(), "a file was not cloned");
             Err(NoClone::Impossible)
         }
     }
@@ -189,6 +215,8 @@ pub(crate) fn is_possible(
     door: &Path,
     original: Original<'_>,
 ) -> std::result::Result<(), NoClone> {
+    /// One that is not needed is not waited for any longer.
+    const PATIENCE: Duration = Duration::from_secs(2);
     if survey.frozen {
         return Ok(());
     }
@@ -199,10 +227,18 @@ pub(crate) fn is_possible(
     if let Some(answer) = tries.answers.get(&(stat.st_dev, stat.st_ino)) {
         return *answer;
     }
+    let end = survey.request.by.0;
+    let by = if original.needed { end } else { end.min(Instant::now() + PATIENCE) };
     let room = tries.room.saturating_add(original.at_risk());
-    let answer = nameless_clone(home, &file, room, survey.request.by.0).map(drop);
-    if answer.is_ok() {
-        tries.room = room;
+    let answer = if tries.needed < MANY {
+        nameless_clone(home, &file, How { room, by, flushed: true }).map(drop)
+    } else {
+        Err(NoClone::Impossible)
+    };
+    match answer {
+        Ok(()) if original.needed => (tries.room, tries.needed) = (room, tries.needed + 1),
+        Err(NoClone::Room { lacking }) if original.needed => tries.lacking = tries.lacking.max(lacking),
+        Ok(()) | Err(_) => {}
     }
     tries.answers.insert((stat.st_dev, stat.st_ino), answer);
     answer
@@ -219,14 +255,18 @@ pub(crate) fn take(
     const BUDGET: Duration = Duration::from_millis(200);
     /// A smaller file is not worth a part of the image.
     const LEAST: u64 = 1 << 20;
-    let home = home(&cx.request.files).filter(|_| cx.clones.made.len() < MANY).ok_or(NoClone::Impossible)?;
-    let room = cx.clones.room.saturating_add(original.at_risk());
-    let by =
-        if original.needed { cx.request.by.0 } else { *cx.clones.until.get_or_insert_with(|| Instant::now() + BUDGET) };
-    if !original.needed && (original.room < LEAST || Instant::now() >= by) {
+    if !original.needed && original.room < LEAST {
         return Err(NoClone::Impossible);
     }
-    let clone = nameless_clone(home, file, room, by)?;
+    let home = home(&cx.request.files).filter(|_| cx.clones.made.len() < MANY).ok_or(NoClone::Impossible)?;
+    let room = cx.clones.room.saturating_add(original.at_risk());
+    let began = Instant::now();
+    let by = if original.needed { cx.request.by.0 } else { began + BUDGET.saturating_sub(cx.clones.took) };
+    let clone = nameless_clone(home, file, How { room, by, flushed: false });
+    if !original.needed {
+        cx.clones.took += began.elapsed();
+    }
+    let clone = clone?;
     let size = rustix::fs::fstat(&clone).map_err(|_| NoClone::Impossible)?.st_size.cast_unsigned();
     cx.clones.room = room;
     cx.clones.made.push(NamelessClone { id, file: clone, size, path: original.path.to_owned() });
@@ -245,8 +285,8 @@ pub(crate) fn verified(image: &ImageReader, model: Model) -> Result<Model> {
         let path = model::path_of(&record.path);
         let told = stored::one::<CloneRecord>(&model.frames, id)?;
         let is_meant = record.contents && record.size == facts.size;
-        let fits = |file: OwnedFd| CloneRecord::of(&file, facts.size, &path).is_ok_and(|now| now == told);
-        if !is_meant || !file_of(image, id)?.is_some_and(fits) {
+        let now = file_of(image, id)?.map(|file| CloneRecord::of(&file, facts.size, &path)).transpose()?;
+        if !is_meant || now != Some(told) {
             let cause = "the clone of it that is a part of the image is not what was cloned";
             return Err(Error::Unsound(format!("{}: {cause}", path.display())));
         }
@@ -279,9 +319,10 @@ mod tests {
         let mut shared = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
         shared.write_all(b"what it held").unwrap();
         let file = OwnedFd::from(shared.reopen().unwrap());
-        let by = Instant::now() + Duration::from_mins(1);
+        let how = How { room: u64::MAX, by: Instant::now() + Duration::from_mins(1), flushed: true };
         for home in ["/dev/shm", "/var/tmp", "/proc"] {
-            assert_eq!(nameless_clone(Path::new(home), &file, 0, by).unwrap_err(), NoClone::Impossible);
+            // Nor is it said that only room is lacking.
+            assert_eq!(nameless_clone(Path::new(home), &file, how).unwrap_err(), NoClone::Impossible);
         }
         let other = OwnedFd::from(tempfile::tempfile_in("/dev/shm").unwrap());
         rustix::io::pwrite(&other, b"longer than the other one", 0).unwrap();

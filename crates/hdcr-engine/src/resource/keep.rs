@@ -115,24 +115,30 @@ pub(crate) fn beyond_limit(owner: Owner, limit: u64, why: NoClone) -> Refusal {
         "it takes more than the {} that are kept of one file, so a roll-back could not bring back what is written over",
         shown(limit)
     );
+    let refusal = |code, cause, remedy: &str| Refusal {
+        code,
+        object: "file that is written in place".to_owned(),
+        owner,
+        cause,
+        remedy: remedy.to_owned(),
+    };
     match why {
-        NoClone::Impossible => Refusal {
-            code: "file-beyond-limit",
-            object: "file that is written in place".to_owned(),
-            owner,
+        NoClone::Impossible => refusal(
+            "file-beyond-limit",
             cause,
-            remedy: "keep it whatever its size with --files PATH, raise --file-limit, have the checkpoints on its file system \
-                     (--store) if that is one with reflinks, or have it left as it is with --file-policy PATH=ignore"
-                .to_owned(),
-        },
-        NoClone::Room => Refusal {
-            code: NO_ROOM,
-            object: "file that is written in place".to_owned(),
-            owner,
-            cause: format!("{cause}; and a clone of it would leave the program too little room to write over it once"),
-            remedy: "free so much as it takes, with `hdcr prune` too: older checkpoints hold what was written over since"
-                .to_owned(),
-        },
+            "keep it whatever its size with --files PATH, raise --file-limit, have the checkpoints on its file system \
+             (--store) if that is one with reflinks, or have it left as it is with --file-policy PATH=ignore",
+        ),
+        NoClone::Late => refusal(
+            "file-beyond-limit",
+            format!("{cause}; and a clone of it was not made in time, as its disk is slow"),
+            "try again, or give it more time with --timeout",
+        ),
+        NoClone::Room { lacking } => refusal(
+            NO_ROOM,
+            format!("{cause}; and with a clone of it the program could miss {lacking} bytes to write over it once"),
+            "free so much on its file system: older checkpoints hold what was written over since (`hdcr prune`, a lower --keep)",
+        ),
     }
 }
 

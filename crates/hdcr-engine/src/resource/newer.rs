@@ -37,9 +37,9 @@ pub(super) fn of(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path:
 }
 
 /// What becomes of what a file holds that is only written at its end, and was cut or written over since: of all of it.
-pub(super) fn of_rewritten(cx: &mut Restore<'_>, id: ObjectId, path: &Path) -> Result<Newer> {
+pub(super) fn of_rewritten(cx: &mut Restore<'_>, id: ObjectId, path: &Path, now: &Stat) -> Result<Newer> {
     let unknown = cx.unheld && !cx.watched;
-    if !(unknown || shared(cx, id)? || cx.foreign.contains(path)) {
+    if now.st_size == 0 || !(unknown || shared(cx, id)? || cx.foreign.contains(path)) {
         return Ok(Newer::Go);
     }
     let Some(place) = cx.plan.place_of_newer(path) else { return Ok(Newer::Go) };

@@ -213,7 +213,19 @@ fn output_numbers(cx: &Restore<'_>, id: ObjectId) -> Option<Vec<usize>> {
 /// Standard output or error of the restoring command, when it leads to the same file (`hdcr run ... > log 2>&1`): both
 /// then write at one offset, and neither overwrites what the other has said. Each is used for one open file only.
 fn shared_output(cx: &mut Restore<'_>, id: ObjectId, base: &Stat, flags: OFlags) -> Option<OwnedFd> {
-    let numbers = output_numbers(cx, id)?;
+    let fits = |number: &usize| {
+        let output = cx.stdio.get(*number);
+        output.is_some_and(|output| {
+            rustix::fs::fcntl_getfl(output).is_ok_and(|now| now & OFlags::RWMODE == flags & OFlags::RWMODE)
+                && rustix::fs::fstat(output).is_ok_and(|stat| contents::same(&stat, base))
+        })
+    };
+    let fitting: Vec<usize> = [1, 2].into_iter().filter(fits).collect();
+    // Of most open files nothing more is asked.
+    if fitting.is_empty() || !writes(flags.bits()) {
+        return None;
+    }
+    let numbers = output_numbers(cx, id)?.into_iter().filter(|number| fitting.contains(number));
     let own = std::process::id().cast_signed();
     let used = |cx: &Restore<'_>, output: &OwnedFd| {
         cx.shared_output.iter().filter_map(|number| cx.stdio.get(*number)).any(|other| {
@@ -223,10 +235,7 @@ fn shared_output(cx: &mut Restore<'_>, id: ObjectId, base: &Stat, flags: OFlags)
     };
     for number in numbers {
         let output = cx.stdio.get(number)?;
-        let fits = rustix::fs::fstat(output).is_ok_and(|stat| contents::same(&stat, base))
-            && rustix::fs::fcntl_getfl(output).is_ok_and(|now| now & OFlags::RWMODE == flags & OFlags::RWMODE)
-            && writes(flags.bits());
-        if fits && !used(cx, output) {
+        if !used(cx, output) {
             let file = rustix::io::fcntl_dupfd_cloexec(output, 3).ok()?;
             cx.shared_output.push(number);
             return Some(file);

@@ -312,7 +312,7 @@ fn existing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Pat
             let writer = held::writer(cx, id, record, &file)?;
             let newer = match kind_of(record)?.1 {
                 _ if another => newer::of_another(cx, path),
-                Keep::Length => newer::of_rewritten(cx, id, path)?,
+                Keep::Length => newer::of_rewritten(cx, id, path, &stat)?,
                 Keep::Contents | Keep::Unchanged | Keep::AsItIs => newer::of(cx, id, record, path, &stat)?,
             };
             let file = target(cx, writer, path)?;

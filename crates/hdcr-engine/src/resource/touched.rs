@@ -186,8 +186,9 @@ pub(super) fn named_again(
             continue;
         }
         cx.plan.will_link(first, Witness::of(&file, &other)?)?;
-        let linked = rustix::fs::linkat(CWD, data::door(&file), &above, name, AtFlags::SYMLINK_FOLLOW);
-        return Ok(linked.ok().and_then(|()| reopen::look(first).ok()));
+        if rustix::fs::linkat(CWD, data::door(&file), &above, name, AtFlags::SYMLINK_FOLLOW).is_ok() {
+            return Ok(reopen::look(first).ok());
+        }
     }
     Ok(None)
 }

@@ -4,12 +4,13 @@
 //! last roll-back has moved aside: the program is about to write that once more. A list beside the journal says which they are, and each is
 //! looked at before: what somebody else has put there is not ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -119,23 +120,43 @@ fn turn_over(directory: &Path, now: &[Entry], steps: &Steps) -> Result<()> {
     if all.len() == before { Ok(()) } else { write(&all) }
 }
 
-/// Gives up what was moved aside, the oldest first, until there is as much room as what the last roll-back has moved takes.
+/// Gives up what was moved aside, the oldest first, until there is as much room as what the last roll-back has moved takes, and no
+/// longer than that makes room.
 fn make_room(all: &mut Vec<Entry>, last: u64) {
     let mut needs: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut counted = BTreeSet::new();
     for entry in all.iter().filter(|entry| entry.copy == last && was_moved_aside(entry)) {
         let need = needs.entry(entry.device).or_default();
-        *need = need.saturating_add(taken_by(entry));
+        *need = need.saturating_add(taken_by(entry, &mut counted));
     }
-    // What lies in a shelter goes before the shelter.
     all.retain(|entry| {
         let need = needs.get(&entry.device).copied().filter(|_| was_moved_aside(entry)).unwrap_or_default();
         let place = path(&entry.path);
-        if need == 0 || room_at(&place).is_none_or(|room| room >= need) {
+        let Some(room) = room_at(&place).filter(|room| *room < need) else { return true };
+        tracing::warn!(path = %place.display(), "what was moved aside is given up: there is too little room left");
+        if !remove(entry) {
             return true;
         }
-        tracing::warn!(path = %place.display(), "what was moved aside is given up: there is too little room left");
-        !remove(entry)
+        if !grows(&place, room) {
+            needs.remove(&entry.device);
+        }
+        false
     });
+}
+
+/// Whether a file system has more room than before, which some show a little later.
+fn grows(place: &Path, before: u64) -> bool {
+    const STEP: Duration = Duration::from_millis(20);
+    const STEPS: usize = 100;
+    if let Some(Ok(above)) = place.parent().map(File::open) {
+        rustix::fs::syncfs(&above).ok();
+    }
+    (0..STEPS).any(|step| {
+        if step > 0 {
+            std::thread::sleep(STEP);
+        }
+        room_at(place).is_none_or(|room| room > before)
+    })
 }
 
 /// Whether it is something that the program had made, and not what was cut off a file of many.
@@ -149,14 +170,16 @@ fn room_at(place: &Path) -> Option<u64> {
     Some(there.f_bavail.saturating_mul(there.f_frsize))
 }
 
-/// The room that something takes, with all that is in it.
-fn taken_by(entry: &Entry) -> u64 {
+/// The room that something takes, with all that is in it: each file once.
+fn taken_by(entry: &Entry, counted: &mut BTreeSet<(u64, u64)>) -> u64 {
     let _turn = Turn::home();
     let mut waiting = vec![path(&entry.path)];
     let mut taken = 0_u64;
     while let Some(place) = waiting.pop() {
         let Ok(found) = place.symlink_metadata() else { continue };
-        taken = taken.saturating_add(found.blocks().saturating_mul(512));
+        if found.nlink() < 2 || found.is_dir() || counted.insert((found.dev(), found.ino())) {
+            taken = taken.saturating_add(found.blocks().saturating_mul(512));
+        }
         if found.is_dir() {
             waiting.extend(std::fs::read_dir(&place).into_iter().flatten().flatten().map(|entry| entry.path()));
         }
