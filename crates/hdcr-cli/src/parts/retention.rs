@@ -71,7 +71,8 @@ fn in_order(numbers: &[u64], line: &[u64]) -> Vec<u64> {
 }
 
 /// Removes a checkpoint whose clones take room, when all that can go together could make up for what is lacking: its number, and
-/// whether there is more room now.
+/// whether the next one may go as well. Those that are not of the present life may, as they can have their blocks in common with one
+/// another; of that life's own each must have made room.
 pub(super) fn give_up_clones(root: &Path, job: &JobName, line: &[u64], lacking: u64) -> Option<(u64, bool)> {
     /// File systems may show what was freed a little later.
     const STEP: Duration = Duration::from_millis(50);
@@ -95,7 +96,7 @@ pub(super) fn give_up_clones(root: &Path, job: &JobName, line: &[u64], lacking: 
         }
         store.room().is_ok_and(|room| room > before)
     });
-    Some((number, more))
+    Some((number, more || !line.contains(&number)))
 }
 
 /// What goes when somebody prunes a job, oldest first, and what would go if it could.

@@ -144,6 +144,20 @@ fn home(files: &FileRequest) -> Option<&Path> {
     files.clones.as_deref()?.ancestors().find(|above| above.is_dir())
 }
 
+/// The room that there must be for so much that can be written over. Those that never write in place keep an old extent until all of it is
+/// written over, and what they say is free is not all for data: there it is three times as much. In any case something is left
+/// for their own needs.
+fn needed_room(there: &rustix::fs::StatFs, at_risk: u64) -> u64 {
+    const IN_PLACE: [u64; 2] = [0x5846_5342, 0x7461_636f];
+    const SHARE: u64 = 64;
+    if at_risk == 0 {
+        return 0;
+    }
+    let times = if IN_PLACE.contains(&data::magic(there)) { 1 } else { 3 };
+    let whole = u64::try_from(there.f_bsize).unwrap_or_default().saturating_mul(there.f_blocks);
+    at_risk.saturating_mul(times).saturating_add(whole / SHARE)
+}
+
 /// What a file system has left for everybody.
 fn free(there: &rustix::fs::StatFs) -> u64 {
     u64::try_from(there.f_bsize).unwrap_or_default().saturating_mul(there.f_bavail)
@@ -152,7 +166,7 @@ fn free(there: &rustix::fs::StatFs) -> u64 {
 /// How a clone is made.
 #[derive(Clone, Copy, Debug)]
 struct How {
-    /// There must be so much room left.
+    /// There must be room to write over so much.
     room: u64,
     by: Instant,
     /// What is not on the disk yet is written there before: a clone waits for it as well, and keeps all writers out meanwhile.
@@ -183,7 +197,8 @@ fn nameless_clone(home: &Path, file: &OwnedFd, how: How) -> std::result::Result<
     let thread = std::thread::Builder::new().name("clone".into()).spawn(work);
     thread.map_err(|_| NoClone::Impossible)?;
     let cloned = done.recv_timeout(by.saturating_duration_since(Instant::now())).map_err(|_| NoClone::Late)?;
-    let left = free(&there()?);
+    let now = there()?;
+    let (left, room) = (free(&now), needed_room(&now, room));
     match cloned {
         // It could be made: now it is known that nothing but room may be lacking.
         Ok(_) if left < room => Err(NoClone::Room { lacking: room - left }),

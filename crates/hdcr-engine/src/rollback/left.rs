@@ -133,6 +133,10 @@ fn make_room(all: &mut Vec<Entry>, last: u64) {
         let need = needs.get(&entry.device).copied().filter(|_| was_moved_aside(entry)).unwrap_or_default();
         let place = path(&entry.path);
         let Some(room) = room_at(&place).filter(|room| *room < need) else { return true };
+        // An empty one makes no room.
+        if taken_by(entry, &mut BTreeSet::new()) == 0 {
+            return true;
+        }
         tracing::warn!(path = %place.display(), "what was moved aside is given up: there is too little room left");
         if !remove(entry) {
             return true;
