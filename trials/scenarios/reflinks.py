@@ -109,6 +109,8 @@ def rounds():
     job = Job("python3", "-c", PROGRAM, options=options)
     ready()
     for life in range(3):
+        # A clone waits for what is not on the disk yet, and there is not much time for those of files that nobody holds.
+        os.sync()
         text = job.checkpoint()
         must("file-beyond-limit" not in text and "file-too-large" not in text, text)
         must(taken() < SIZE, f"the checkpoints take {taken()} bytes")
@@ -116,11 +118,13 @@ def rounds():
         until("the roll-back", lambda: read("job.err").count("rolled back to") == life + 1)
         must("rollback-written" not in read("job.err") and "rollback-lost" not in read("job.err"), read("job.err"))
         must(not os.path.exists("written"), "a newer file is still there")
+    os.sync()
     job.checkpoint()
     changed(job, job.kill_all)
     job = Job("python3", "-c", PROGRAM, options=options)
     until("the word that it goes on", lambda: "goes on from" in read("job.err"))
     must(len(set(clones().values())) == 2 and len(clones()) >= 8, clones())
+    os.sync()
     must("clone" in hdcr("show", job.name), "a checkpoint does not show its clones")
     job.checkpoint()
     must(len(set(clones().values())) == 2, "an old checkpoint left its clones")
@@ -129,6 +133,7 @@ def rounds():
 
 def damaged(job):
     """A clone that is not what it was is seen, and the checkpoint before is taken."""
+    os.sync()
     first = job.checkpoint()
     newest = max(set(clones().values()), key=lambda top: int(os.path.basename(top)))
     with open(min(path for path, top in clones().items() if top == newest), "r+b") as clone:
@@ -244,7 +249,8 @@ for kind, make in [("xfs", ["mkfs.xfs", "-q", "-m", "reflink=1"]), ("btrfs", ["m
     alone()
     if kind == "xfs":
         full()
-    crowded()
+        # What Btrfs says is free is not exact enough to fill one to the brim.
+        crowded()
     os.chdir(HERE)
     end_all()
     subprocess.run(["umount", kind], check=False)

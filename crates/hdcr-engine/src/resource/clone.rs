@@ -144,18 +144,16 @@ fn home(files: &FileRequest) -> Option<&Path> {
     files.clones.as_deref()?.ancestors().find(|above| above.is_dir())
 }
 
-/// The room that there must be for so much that can be written over. Those that never write in place keep an old extent until all of it is
-/// written over, and what they say is free is not all for data: there it is three times as much. In any case something is left
-/// for their own needs.
+/// The room that there must be for so much that can be written over. Those that never write in place keep an old extent until all
+/// of it is written over, and tell late, and not exactly, what is free for data: there much has to be left.
 fn needed_room(there: &rustix::fs::StatFs, at_risk: u64) -> u64 {
     const IN_PLACE: [u64; 2] = [0x5846_5342, 0x7461_636f];
-    const SHARE: u64 = 64;
     if at_risk == 0 {
         return 0;
     }
-    let times = if IN_PLACE.contains(&data::magic(there)) { 1 } else { 3 };
+    let (times, share) = if IN_PLACE.contains(&data::magic(there)) { (1, 64) } else { (4, 8) };
     let whole = u64::try_from(there.f_bsize).unwrap_or_default().saturating_mul(there.f_blocks);
-    at_risk.saturating_mul(times).saturating_add(whole / SHARE)
+    at_risk.saturating_mul(times).saturating_add(whole / share)
 }
 
 /// What a file system has left for everybody.
