@@ -248,7 +248,11 @@ class Job:
         """Kills the keeper and all below it at the same moment; waits until they are gone."""
         tree = [self.keeper.pid, *below(self.keeper.pid)]
         for pid in tree:
-            os.kill(pid, signal.SIGKILL)
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                # A command of a shell, which has ended meanwhile.
+                pass
         self.keeper.wait()
         for pid in tree[1:]:
             gone(pid)
