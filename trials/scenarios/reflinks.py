@@ -6,6 +6,7 @@ from scenario import *
 
 MIB = 1 << 20
 SIZE = 24 * MIB
+OPTIONS = ("--file-limit", "4MiB", "--keep", "2")
 PROGRAM = """
 import os, time
 MIB, SIZE = 1 << 20, %d
@@ -105,8 +106,7 @@ def changed(job, path):
 
 def rounds():
     """Several checkpoints, each followed by a crash or the end of everybody; then what the program finds."""
-    options = ("--file-limit", "4MiB", "--keep", "2")
-    job = Job("python3", "-c", PROGRAM, options=options)
+    job = Job("python3", "-c", PROGRAM, options=OPTIONS)
     ready()
     for life in range(3):
         # A clone waits for what is not on the disk yet, and there is not much time for those of files that nobody holds.
@@ -121,13 +121,48 @@ def rounds():
     os.sync()
     job.checkpoint()
     changed(job, job.kill_all)
-    job = Job("python3", "-c", PROGRAM, options=options)
+    job = Job("python3", "-c", PROGRAM, options=OPTIONS)
     until("the word that it goes on", lambda: "goes on from" in read("job.err"))
     must(len(set(clones().values())) == 2 and len(clones()) >= 8, clones())
     os.sync()
     must("clone" in hdcr("show", job.name), "a checkpoint does not show its clones")
     job.checkpoint()
     must(len(set(clones().values())) == 2, "an old checkpoint left its clones")
+    return job
+
+
+def killed(job):
+    """Everybody is killed, and so are restores, at any moment: nothing is left half alive, and the next one finds it all."""
+    os.sync()
+    job.checkpoint()
+    changed(job, job.kill_all)
+    took, let_go = 0.2, 0
+    for turn in range(20):
+        if os.path.exists("pidfile"):
+            os.remove("pidfile")
+        began = time.monotonic()
+        command = subprocess.Popen([HDCR, "restore", job.name, "--detach", "--pidfile", "pidfile"], stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            # The first one tells how long it takes; each later one is killed one step later than the one before.
+            command.wait(None if turn == 0 else took * turn / 20)
+            took = time.monotonic() - began if turn == 0 else took
+        except subprocess.TimeoutExpired:
+            command.kill()
+            command.wait()
+        # What a killed one has made ends by itself, unless it was killed after the program was let go: then that works.
+        lengths = set()
+        def settled():
+            reap()
+            lengths.add(len(read("log")))
+            return not below(os.getpid()) or len(lengths) > 5
+        until("the end of a half made tree", settled)
+        if below(os.getpid()):
+            let_go += 1
+            end_all()
+    must(0 < let_go < 20, f"{let_go} restores came to their end")
+    job = Job("python3", "-c", PROGRAM, options=OPTIONS)
+    until("the word that it goes on", lambda: "goes on from" in read("job.err"))
     return job
 
 
@@ -245,6 +280,7 @@ HERE = os.getcwd()
 for kind, make in [("xfs", ["mkfs.xfs", "-q", "-m", "reflink=1"]), ("btrfs", ["mkfs.btrfs", "-q"])]:
     on(kind, make)
     job = rounds()
+    job = killed(job)
     damaged(job)
     alone()
     if kind == "xfs":

@@ -33,13 +33,15 @@ pub(crate) enum Outcome {
     Interrupted(i32),
 }
 
-/// Restores a tree as children of this process. When it fails, nothing of it is left.
+/// Restores a tree as children of this process. When it fails, nothing of it is left. `runs` is called at the moment in which
+/// the tree runs: what then is still to be done may take a while.
 pub(crate) fn restore(
     task: &RestoreTask,
     stdio: &[OwnedFd; 3],
     needed: &BTreeSet<i32>,
     signals: &Signals,
     output: Output,
+    runs: &mut dyn FnMut(&Restored),
 ) -> Result<Outcome> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(Failure::system("becoming the reaper of the tree"))?;
@@ -49,6 +51,9 @@ pub(crate) fn restore(
     let worker = Worker::start(&Task::Restore(task.clone()), &descriptors, needed)?;
     let outcome = wait_for(&worker, signals, &bar, task.timeout + KILL_LIMIT);
     drop(bar);
+    if let Ok(Outcome::Runs(restored, _)) = &outcome {
+        runs(restored);
+    }
     let outcome = match outcome {
         Ok(Outcome::Runs(restored, _)) if restored.filling => {
             if !worker.settles(KILL_LIMIT) {

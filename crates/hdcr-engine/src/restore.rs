@@ -391,6 +391,8 @@ pub fn restore(
     works.finals(&cx)?;
     laps.done("descriptors and state put in");
     roll_files_back(&mut cx, &contents, options)?;
+    // That took its time: nobody would know of a program that runs from here on.
+    still_wanted(options)?;
     let_go(works, &mut cx, &model, filling.as_ref(), told)?;
     laps.done("files rolled back, the tree let go");
     if let Err(error) = cx.plan.finish() {

@@ -28,7 +28,7 @@ use crate::parts;
 use crate::process::{self, shell_status};
 use crate::settings::{absolute, restore_time};
 use crate::signals::Signals;
-use crate::task::{Greeting, Place, RestoreTask};
+use crate::task::{Greeting, Place, RestoreTask, Restored};
 use crate::told::Since;
 use crate::trust;
 
@@ -59,16 +59,25 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         return in_namespace(at, args, &place, manifest.facts.processes.len(), turn);
     }
     let signals = Signals::take()?;
-    let (restored, filler) = match bring_back(at, args, &place, &journals, &signals)? {
+    let root = manifest.facts.root_pid;
+    let mut written = Ok(());
+    let mut runs = |restored: &Restored| {
+        // Whoever kills this command from here on leaves a program that is known.
+        if let Some(main) = main_of(restored, root).filter(|_| at.inside.is_none()) {
+            by_hand::runs(&place, main);
+            written = write_pid(args.pidfile.as_deref(), main);
+        }
+    };
+    let (restored, filler) = match bring_back(at, args, &place, &journals, &signals, &mut runs)? {
         Outcome::Interrupted(signal) => return Ok(shell_status(Death::Signal(signal))),
         Outcome::Runs(restored, filler) => (restored, filler),
     };
+    written?;
     at.output.notes(&restored.notes);
     if args.lazy == Lazy::Always && !restored.filling {
         at.output.note(NOT_LAZY);
     }
-    let root = manifest.facts.root_pid;
-    let main = restored.roots.iter().find(|pid| **pid == root).or(restored.roots.first()).copied();
+    let main = main_of(&restored, root);
     let main = main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))?;
     let (restore_us, calls) = (Some(restored.total_us), Some(restored.calls));
     let (processes, notes) = (restored.processes, restored.notes);
@@ -79,11 +88,8 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
             leave_session(main);
         }
         namespace::tell_ready(report, main)?;
-    } else {
-        by_hand::runs(&place, main);
-        drop(turn);
-        write_pid(args.pidfile.as_deref(), main)?;
     }
+    drop(turn);
     if args.detach && at.inside.is_none() {
         leave_session(main);
         at.output.result_aside(&running);
@@ -96,6 +102,11 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         at.output.object_aside(&Running { status: Some(status), ..running });
     }
     Ok(status)
+}
+
+/// The process that a restore is judged by: the first one of the program, or who has come after it.
+fn main_of(restored: &Restored, root: i32) -> Option<i32> {
+    restored.roots.iter().find(|pid| **pid == root).or(restored.roots.first()).copied()
 }
 
 /// Restores into a private pid namespace, through a command of its own there.
@@ -174,6 +185,7 @@ fn bring_back(
     place: &Place,
     journals: &Path,
     signals: &Signals,
+    runs: &mut dyn FnMut(&Restored),
 ) -> Result<Outcome> {
     let manifest = parts::manifest(place)?;
     let needed = parts::numbers_needed(place)?;
@@ -195,7 +207,7 @@ fn bring_back(
     if let Place::Store { root, job, .. } = place {
         remembered::job_lives_alone(root, &parts::job_name(job)?);
     }
-    foreground::restore(&task, &stdio, &needed, signals, at.output)
+    foreground::restore(&task, &stdio, &needed, signals, at.output, runs)
 }
 
 /// How often the job has been brought back, this time included, as far as its record tells.

@@ -322,24 +322,4 @@ pub(crate) fn give_back(file: &OwnedFd, clone: impl AsFd, size: u64) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::*;
-
-    #[test]
-    fn where_there_are_no_clones_none_are_promised() {
-        let mut shared = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
-        shared.write_all(b"what it held").unwrap();
-        let file = OwnedFd::from(shared.reopen().unwrap());
-        let how = How { room: u64::MAX, by: Instant::now() + Duration::from_mins(1), flushed: true };
-        for home in ["/dev/shm", "/var/tmp", "/proc"] {
-            // Nor is it said that only room is lacking.
-            assert_eq!(nameless_clone(Path::new(home), &file, how).unwrap_err(), NoClone::Impossible);
-        }
-        let other = OwnedFd::from(tempfile::tempfile_in("/dev/shm").unwrap());
-        rustix::io::pwrite(&other, b"longer than the other one", 0).unwrap();
-        assert!(!give_back(&other, &file, 12));
-        assert_eq!(rustix::fs::fstat(&other).unwrap().st_size, 12, "what fills it by hand begins with this length");
-    }
-}
+mod tests;
