@@ -33,21 +33,30 @@ pub(crate) enum Outcome {
     Interrupted(i32),
 }
 
+/// What is restored, and what for.
+#[derive(Debug)]
+pub(crate) struct Errand<'a> {
+    pub(crate) task: RestoreTask,
+    /// For what led out of the tree.
+    pub(crate) stdio: [OwnedFd; 3],
+    /// The numbers that the tree needs.
+    pub(crate) needed: &'a BTreeSet<i32>,
+}
+
 /// Restores a tree as children of this process. When it fails, nothing of it is left. `runs` is called at the moment in which
 /// the tree runs: what then is still to be done may take a while.
 pub(crate) fn restore(
-    task: &RestoreTask,
-    stdio: &[OwnedFd; 3],
-    needed: &BTreeSet<i32>,
+    errand: Errand<'_>,
     signals: &Signals,
     output: Output,
     runs: &mut dyn FnMut(&Restored),
 ) -> Result<Outcome> {
+    let Errand { mut task, stdio, needed } = errand;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(Failure::system("becoming the reaper of the tree"))?;
     let descriptors: Vec<_> = stdio.iter().map(AsFd::as_fd).collect();
     let bar = output.bar();
-    let task = RestoreTask { progress: bar.is_seen(), ..task.clone() };
+    task.progress = bar.is_seen();
     let worker = Worker::start(&Task::Restore(task.clone()), &descriptors, needed)?;
     let outcome = wait_for(&worker, signals, &bar, task.timeout + KILL_LIMIT);
     drop(bar);

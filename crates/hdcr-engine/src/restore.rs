@@ -391,8 +391,6 @@ pub fn restore(
     works.finals(&cx)?;
     laps.done("descriptors and state put in");
     roll_files_back(&mut cx, &contents, options)?;
-    // That took its time: nobody would know of a program that runs from here on.
-    still_wanted(options)?;
     let_go(works, &mut cx, &model, filling.as_ref(), told)?;
     laps.done("files rolled back, the tree let go");
     if let Err(error) = cx.plan.finish() {
@@ -450,7 +448,8 @@ fn roll_files_back(cx: &mut Restore<'_>, contents: &stored::Pages<'_>, options: 
     still_wanted(options)?;
     cx.plan.apply(contents)?;
     cx.put_down();
-    Ok(())
+    // That took its time: of a program that is let go now nobody would know.
+    still_wanted(options)
 }
 
 /// Whether the process that asked for this still lives.

@@ -1,6 +1,7 @@
 //! `hdcr restore`: a program back from a checkpoint, in the foreground or detached.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
@@ -18,7 +19,7 @@ use crate::by_hand::{self, JobTurn};
 use crate::cli::RestoreArgs;
 use crate::duration;
 use crate::failure::{Class, Failure, Obstacle, Result};
-use crate::foreground::{self, Outcome};
+use crate::foreground::{self, Errand, Outcome};
 use crate::job::{self, Record, State, is_held, peek, refuse_elsewhere};
 use crate::keeper::remembered;
 use crate::kinds::{Lazy, StdioTarget};
@@ -63,12 +64,12 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     let mut written = Ok(());
     let mut runs = |restored: &Restored| {
         // Whoever kills this command from here on leaves a program that is known.
-        if let Some(main) = main_of(restored, root).filter(|_| at.inside.is_none()) {
+        if let (Ok(main), None) = (main_of(restored, root), &at.inside) {
             by_hand::runs(&place, main);
             written = write_pid(args.pidfile.as_deref(), main);
         }
     };
-    let (restored, filler) = match bring_back(at, args, &place, &journals, &signals, &mut runs)? {
+    let (restored, filler) = match bring_back(at, args, (&place, &journals), &signals, &mut runs)? {
         Outcome::Interrupted(signal) => return Ok(shell_status(Death::Signal(signal))),
         Outcome::Runs(restored, filler) => (restored, filler),
     };
@@ -77,17 +78,12 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     if args.lazy == Lazy::Always && !restored.filling {
         at.output.note(NOT_LAZY);
     }
-    let main = main_of(&restored, root);
-    let main = main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))?;
+    let main = main_of(&restored, root)?;
     let (restore_us, calls) = (Some(restored.total_us), Some(restored.calls));
     let (processes, notes) = (restored.processes, restored.notes);
     let running = Running { pid: main, processes, restore_us, calls, status: None, notes };
     if let Some(report) = &at.inside {
-        if args.detach {
-            let_go_of_stdio()?;
-            leave_session(main);
-        }
-        namespace::tell_ready(report, main)?;
+        tell_outside(report, main, args.detach)?;
     }
     drop(turn);
     if args.detach && at.inside.is_none() {
@@ -105,8 +101,18 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
 }
 
 /// The process that a restore is judged by: the first one of the program, or who has come after it.
-fn main_of(restored: &Restored, root: i32) -> Option<i32> {
-    restored.roots.iter().find(|pid| **pid == root).or(restored.roots.first()).copied()
+fn main_of(restored: &Restored, root: i32) -> Result<i32> {
+    let main = restored.roots.iter().find(|pid| **pid == root).or(restored.roots.first()).copied();
+    main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))
+}
+
+/// Tells the command outside of our pid namespace, which then may end.
+fn tell_outside(report: &File, main: i32, detach: bool) -> Result<()> {
+    if detach {
+        let_go_of_stdio()?;
+        leave_session(main);
+    }
+    namespace::tell_ready(report, main)
 }
 
 /// Restores into a private pid namespace, through a command of its own there.
@@ -182,8 +188,7 @@ fn journals(at: &Surrounding<'_>, place: &Place) -> Result<PathBuf> {
 fn bring_back(
     at: &Surrounding<'_>,
     args: &RestoreArgs,
-    place: &Place,
-    journals: &Path,
+    (place, journals): (&Place, &Path),
     signals: &Signals,
     runs: &mut dyn FnMut(&Restored),
 ) -> Result<Outcome> {
@@ -207,7 +212,7 @@ fn bring_back(
     if let Place::Store { root, job, .. } = place {
         remembered::job_lives_alone(root, &parts::job_name(job)?);
     }
-    foreground::restore(&task, &stdio, &needed, signals, at.output, runs)
+    foreground::restore(Errand { task, stdio, needed: &needed }, signals, at.output, runs)
 }
 
 /// How often the job has been brought back, this time included, as far as its record tells.

@@ -122,10 +122,10 @@ fn image(forgery: Forgery) -> (ImageReader, File) {
         file.write_all(&at.to_le_bytes()).unwrap();
     }
     let size = u64::try_from(SIZE).unwrap();
-    let told = match forgery {
-        Forgery::Sample => CloneRecord { sample: vec![9; 1000], middle: Vec::new() },
-        _ => CloneRecord::of(&OwnedFd::from(file.try_clone().unwrap()), size, Path::new("held")).unwrap(),
-    };
+    let mut told = CloneRecord::of(&OwnedFd::from(file.try_clone().unwrap()), size, Path::new("held")).unwrap();
+    if matches!(forgery, Forgery::Sample) {
+        told.sample = vec![9; 1000];
+    }
     let length = if matches!(forgery, Forgery::Length) { size - 1 } else { size };
     let contents = !matches!(forgery, Forgery::NoContents);
     let inode = InodeRecord { path: b"held".into(), size: length, contents, ..InodeRecord::default() };
