@@ -90,7 +90,7 @@ pub(crate) fn show_size(bytes: u64) -> String {
     match unit {
         None => format!("{bytes} B"),
         Some((name, factor)) => {
-            let tenths = u128::from(bytes) * 10 / u128::from(*factor);
+            let tenths = (u128::from(bytes) * 10 + u128::from(*factor) / 2) / u128::from(*factor);
             format!("{}.{} {name}iB", tenths / 10, tenths % 10)
         }
     }
@@ -146,7 +146,9 @@ mod tests {
         ] {
             assert_eq!(show(Duration::from_millis(ms)), text);
         }
-        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 30, "5.0 GiB")] {
+        for (bytes, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (17_301_116, "16.5 MiB"), (5 << 30, "5.0 GiB")]
+        {
             assert_eq!(show_size(bytes), text);
         }
     }

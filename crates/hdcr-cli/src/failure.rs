@@ -316,20 +316,22 @@ mod tests {
             (Class::Internal, "internal"),
             (Class::Failed, "failed"),
             (Class::Changed, "changed"),
-            (Class::NotExecutable, ""),
-            (Class::NoProgram, ""),
+            (Class::NotExecutable, "notexecutable"),
+            (Class::NoProgram, "noprogram"),
         ];
         let readme = include_str!("../../../README.md");
         let rows = readme.lines().skip_while(|line| !line.starts_with("| status |")).skip(2);
         let told: Vec<(u8, &str)> = rows
             .take_while(|line| line.starts_with('|'))
-            .flat_map(|row| {
+            .map(|row| {
                 let mut cells = row.trim_matches('|').split('|').map(str::trim);
-                let (statuses, class) = (cells.next().unwrap(), cells.next().unwrap());
-                statuses.split(", ").map(move |status| (status.parse().unwrap(), class))
+                (cells.next().unwrap().parse().unwrap(), cells.next().unwrap())
             })
             .collect();
         let all = ALL.map(|(class, name)| (class.status(), name));
+        for (class, name) in ALL {
+            assert_eq!(serde_json::to_value(class).unwrap(), name);
+        }
         assert_eq!(told, std::iter::once((0, "")).chain(all).collect::<Vec<_>>());
         let help = crate::cli::Cli::command().get_after_help().unwrap().to_string();
         let list = help.lines().skip_while(|line| *line != "Exit status:").skip(1).take_while(|line| !line.is_empty());

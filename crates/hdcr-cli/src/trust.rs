@@ -99,7 +99,11 @@ impl Kind {
         let found = match fs::symlink_metadata(path) {
             Ok(found) => found,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(Failure::system(format_args!("looking at {}", path.display()))(error)),
+            Err(error) => {
+                let is_denied = error.kind() == ErrorKind::PermissionDenied;
+                let failure = Failure::system(format_args!("looking at {}", path.display()))(error);
+                return Err(if is_denied { failure.remedy(self.remedy) } else { failure });
+            }
         };
         if let Some(doubt) = own.doubt(path, &found) {
             return Err(self.refused(&format!("in the {}, {doubt}", self.what)));

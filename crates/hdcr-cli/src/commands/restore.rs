@@ -26,7 +26,7 @@ use crate::kinds::{Lazy, StdioTarget};
 use crate::namespace::{self, Outside};
 use crate::output::{Report, counted};
 use crate::parts;
-use crate::process::{self, shell_status};
+use crate::process::{self, Change, shell_status};
 use crate::settings::{absolute, restore_time};
 use crate::signals::Signals;
 use crate::task::{Greeting, Place, RestoreTask, Restored};
@@ -82,9 +82,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     let (restore_us, calls) = (Some(restored.total_us), Some(restored.calls));
     let (processes, notes) = (restored.processes, restored.notes);
     let running = Running { pid: main, processes, restore_us, calls, status: None, notes };
-    if let Some(report) = &at.inside {
-        tell_outside(report, main, args.detach)?;
-    }
+    let early = at.inside.as_ref().map(|report| tell_outside(report, main, args.detach)).transpose()?.flatten();
     drop(turn);
     if args.detach && at.inside.is_none() {
         leave_session(main);
@@ -92,7 +90,8 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         return Ok(0);
     }
     at.output.detail(&running.text());
-    let status = shell_status(foreground::accompany(main, &signals, at.output, at.inside.as_ref(), filler)?);
+    let accompany = || foreground::accompany(main, &signals, at.output, at.inside.as_ref(), filler);
+    let status = shell_status(early.map_or_else(accompany, Ok)?);
     if at.inside.is_none() {
         by_hand::has_ended(&place);
         at.output.object_aside(&Running { status: Some(status), ..running });
@@ -106,13 +105,15 @@ fn main_of(restored: &Restored, root: i32) -> Result<i32> {
     main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))
 }
 
-/// Tells the command outside of our pid namespace, which then may end.
-fn tell_outside(report: &File, main: i32, detach: bool) -> Result<()> {
+/// Tells the command outside of our pid namespace, which then may end; how the program has ended, if it has by now.
+fn tell_outside(report: &File, main: i32, detach: bool) -> Result<Option<Death>> {
+    let mut early = None;
     if detach {
         let_go_of_stdio()?;
-        leave_session(main);
+        early = leave_session(main);
     }
-    namespace::tell_ready(report, main)
+    namespace::tell_ready(report, main)?;
+    Ok(early)
 }
 
 /// Restores into a private pid namespace, through a command of its own there.
@@ -155,11 +156,19 @@ fn apart() -> Result<u8> {
 }
 
 /// The groups of the program lose their parent in this session when this process ends: then the kernel would end those
-/// with stopped processes by `SIGHUP`. A parent in another session is none that they lose.
-fn leave_session(main: i32) {
+/// with stopped processes by `SIGHUP`. A parent in another session is none that they lose. All who have ended are reaped: how the
+/// program has, if it is among them.
+fn leave_session(main: i32) -> Option<Death> {
+    let mut early = None;
     let group = process::stat(main).and_then(|stat| Pid::from_raw(stat.pgid));
     // Only who is in the group of another, and leaves none of his own behind, not even of zombies, can make a session.
-    while process::next_change().is_some() {}
+    while let Some((pid, change)) = process::next_change() {
+        if let Change::Ended(death) = change
+            && pid == main
+        {
+            early = Some(death);
+        }
+    }
     if let Err(error) = rustix::process::setpgid(None, group) {
         tracing::trace!(%error, "the program is of another session");
     }
@@ -167,6 +176,7 @@ fn leave_session(main: i32) {
     if let Err(error) = left {
         tracing::debug!(%error, "the restoring command stays in the session of the program");
     }
+    early
 }
 
 /// Where the roll-back of files keeps what it replaces: in the store; for an image by path where this user can have none,

@@ -421,7 +421,7 @@ impl Keeper {
             (None, Ok(status)) => self.output.object_aside(&Over {
                 job: self.plan.name.to_string(),
                 status: *status,
-                goes_on: self.record.state == State::Paused,
+                goes_on: self.record.state == State::Paused && self.line.newest().is_some(),
                 restarts: self.history.restarts,
                 newest: self.line.newest().map(|made| made.number),
             }),
