@@ -2,6 +2,7 @@
 
 mod criu;
 mod figures;
+mod idle;
 mod limit;
 mod often;
 mod page;
@@ -31,6 +32,8 @@ pub(crate) enum What {
     Small,
     /// Checkpoints on top of one another, up to a hundred a second: rate, stops, what the program loses, what each adds.
     Often,
+    /// A program that is a job while nothing of it is checkpointed: what that costs it, by the kind of its work.
+    Idle,
 }
 
 /// How it is measured.
@@ -38,7 +41,7 @@ pub(crate) enum What {
 pub(crate) struct BenchArgs {
     #[arg(value_enum, default_value = "all")]
     what: What,
-    /// How often each small program is checkpointed and restored by each tool.
+    /// How often each small program is checkpointed and restored by each tool; how many rounds there are of one that is not checkpointed.
     #[arg(long, default_value_t = 15)]
     times: usize,
     /// How often each program is measured with each tool.
@@ -74,8 +77,10 @@ pub(crate) fn run(args: &BenchArgs, hdcr: Option<&Path>, sources: &Path, build: 
     let folder = build.join("bench");
     fs::create_dir_all(&folder)?;
     let place = Place { sources: fs::canonicalize(sources)?, folder: fs::canonicalize(&folder)? };
-    if args.what == What::Often {
-        return often::run(args, &hdcr, &place);
+    match args.what {
+        What::Often => return often::run(args, &hdcr, &place),
+        What::Idle => return idle::run(args, &hdcr, &place),
+        What::All | What::Small => {}
     }
     let mut rivals = vec![Rival::Hdcr(hdcr)];
     if !args.alone {
@@ -89,7 +94,7 @@ pub(crate) fn run(args: &BenchArgs, hdcr: Option<&Path>, sources: &Path, build: 
     }
     match args.what {
         What::Small => small::run(args, &rivals, &place),
-        What::All | What::Often => series::run(args, &rivals, &place),
+        What::All | What::Often | What::Idle => series::run(args, &rivals, &place),
     }
 }
 
