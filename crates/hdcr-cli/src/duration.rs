@@ -86,7 +86,9 @@ pub(crate) fn show(duration: Duration) -> String {
 
 /// A size for people.
 pub(crate) fn show_size(bytes: u64) -> String {
-    let unit = SIZES.iter().rev().find(|(_, factor)| bytes >= *factor && *factor > 1);
+    // What is rounded up to the next unit is told in that one.
+    let reaches = |factor: u64| u128::from(bytes) * 20 >= u128::from(factor) * 20 - u128::from(factor / 1024);
+    let unit = SIZES.iter().rev().find(|(_, factor)| *factor > 1 && reaches(*factor));
     match unit {
         None => format!("{bytes} B"),
         Some((name, factor)) => {
@@ -146,9 +148,15 @@ mod tests {
         ] {
             assert_eq!(show(Duration::from_millis(ms)), text);
         }
-        for (bytes, text) in
-            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (17_301_116, "16.5 MiB"), (5 << 30, "5.0 GiB")]
-        {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (17_301_116, "16.5 MiB"),
+            (1_048_570, "1.0 MiB"),
+            (1_048_000, "1023.4 KiB"),
+            (5 << 30, "5.0 GiB"),
+        ] {
             assert_eq!(show_size(bytes), text);
         }
     }

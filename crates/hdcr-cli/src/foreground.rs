@@ -97,11 +97,6 @@ fn wait_for(worker: &Worker, signals: &Signals, bar: &Bar, limit: Duration) -> R
                 .remedy("try again, with a longer --timeout"));
         }
         let ready = signals.wait(&mut [worker.as_fd()], Some(left))?;
-        while let Some(received) = signals.next() {
-            if REQUESTS_TO_END.contains(&received.number) {
-                return Ok(Outcome::Interrupted(received.number));
-            }
-        }
         if ready.first() == Some(&true) {
             match worker.answer()? {
                 Reply::Restored(restored) => return Ok(Outcome::Runs(restored, None)),
@@ -116,6 +111,13 @@ fn wait_for(worker: &Worker, signals: &Signals, bar: &Bar, limit: Duration) -> R
                 | Reply::Settled
                 | Reply::Leaving
                 | Reply::Filled(_) => {}
+            }
+            // A program that runs is not ended for what came at the same moment.
+            continue;
+        }
+        while let Some(received) = signals.next() {
+            if REQUESTS_TO_END.contains(&received.number) {
+                return Ok(Outcome::Interrupted(received.number));
             }
         }
     }

@@ -24,7 +24,7 @@ pub(crate) fn of_image(failure: Failure, place: &Place) -> Failure {
             "each checkpoint can be restored by itself: `hdcr list {job}` shows the others, `hdcr verify {job}@ID` reads all of one"
         ),
         Place::Path(_) => {
-            "it can be restored only when nothing of what is damaged is needed; another copy or another checkpoint may be whole (`hdcr verify` reads all of one)"
+            "nothing can be brought back from it; another copy or another checkpoint may be whole (`hdcr verify` reads all of one)"
                 .to_owned()
         }
     };

@@ -99,11 +99,7 @@ impl Kind {
         let found = match fs::symlink_metadata(path) {
             Ok(found) => found,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error) => {
-                let is_denied = error.kind() == ErrorKind::PermissionDenied;
-                let failure = Failure::system(format_args!("looking at {}", path.display()))(error);
-                return Err(if is_denied { failure.remedy(self.remedy) } else { failure });
-            }
+            Err(error) => return Err(self.closed(format_args!("looking at {}", path.display()), error)),
         };
         if let Some(doubt) = own.doubt(path, &found) {
             return Err(self.refused(&format!("in the {}, {doubt}", self.what)));
@@ -114,11 +110,18 @@ impl Kind {
         if depth == 0 || !found.is_dir() { Ok(()) } else { self.below(own, path, depth) }
     }
 
+    /// What cannot be looked at: when it is closed to this user, that helps which helps with what is somebody else's.
+    fn closed(self, doing: std::fmt::Arguments<'_>, error: std::io::Error) -> Failure {
+        let is_denied = error.kind() == ErrorKind::PermissionDenied;
+        let failure = Failure::system(doing)(error);
+        if is_denied { failure.remedy(self.remedy) } else { failure }
+    }
+
     /// What is in a directory.
     fn below(self, own: User, path: &Path, depth: u32) -> Result<()> {
         let entries = match fs::read_dir(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            other => other.map_err(Failure::system(format_args!("reading {}", path.display())))?,
+            other => other.map_err(|error| self.closed(format_args!("reading {}", path.display()), error))?,
         };
         let depth = depth.saturating_sub(1);
         entries.flatten().try_for_each(|entry| self.inside(own, &entry.path(), depth))

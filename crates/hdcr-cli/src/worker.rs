@@ -3,7 +3,7 @@
 //! The worker is this same program. It gets its task over a socket that is its standard input, answers on it, and ends. It
 //! stays in the process group of the command, because a restored tree is born into that group (a detached one into a group of
 //! its own), but no signal of a terminal reaches it. When the command dies in a checkpoint, it dies; in a restore it leaves nothing half done: it gives
-//! up before it touches files, and comes to its end afterwards.
+//! up before the program is let go, and puts files back, and comes to its end afterwards.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

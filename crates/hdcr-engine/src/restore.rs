@@ -56,8 +56,8 @@ pub struct Options {
     pub journal: Option<PathBuf>,
     /// What the job did to files since the checkpoint, when it was watched.
     pub since: Option<Since>,
-    /// The process that asked for this, our parent. When it dies before files are touched, nothing is restored; when it
-    /// dies later, the restore comes to its end. `None`: whoever asked does not matter.
+    /// The process that asked for this, our parent. When it dies before the tree is let go, nothing is restored, and files are put
+    /// back. `None`: whoever asked does not matter.
     pub asked_by: Option<Pid>,
     /// Who is told how far it is.
     pub progress: Progress,

@@ -62,7 +62,11 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     let signals = Signals::take()?;
     let root = manifest.facts.root_pid;
     let mut written = Ok(());
+    tied_to_outside(at, Some(rustix::process::Signal::KILL))?;
     let mut runs = |restored: &Restored| {
+        if let Err(failure) = tied_to_outside(at, None) {
+            tracing::warn!(%failure, "the program ends with the command that restored it");
+        }
         // Whoever kills this command from here on leaves a program that is known.
         if let (Ok(main), None) = (main_of(restored, root), &at.inside) {
             by_hand::runs(&place, main);
@@ -79,10 +83,8 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
         at.output.note(NOT_LAZY);
     }
     let main = main_of(&restored, root)?;
-    let (restore_us, calls) = (Some(restored.total_us), Some(restored.calls));
-    let (processes, notes) = (restored.processes, restored.notes);
-    let running = Running { pid: main, processes, restore_us, calls, status: None, notes };
-    let early = at.inside.as_ref().map(|report| tell_outside(report, main, args.detach)).transpose()?.flatten();
+    let running = Running::of(main, restored);
+    let ended_already = at.inside.as_ref().map(|report| tell_outside(report, main, args.detach)).transpose()?.flatten();
     drop(turn);
     if args.detach && at.inside.is_none() {
         leave_session(main);
@@ -91,7 +93,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
     }
     at.output.detail(&running.text());
     let accompany = || foreground::accompany(main, &signals, at.output, at.inside.as_ref(), filler);
-    let status = shell_status(early.map_or_else(accompany, Ok)?);
+    let status = shell_status(ended_already.map_or_else(accompany, Ok)?);
     if at.inside.is_none() {
         by_hand::has_ended(&place);
         at.output.object_aside(&Running { status: Some(status), ..running });
@@ -103,6 +105,16 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RestoreArgs) -> Result<u8> {
 fn main_of(restored: &Restored, root: i32) -> Result<i32> {
     let main = restored.roots.iter().find(|pid| **pid == root).or(restored.roots.first()).copied();
     main.ok_or_else(|| Failure::new(Class::Corrupt, "no-root", "the checkpoint holds no living process"))
+}
+
+/// The first process of a namespace ends with the command outside, and everybody in the namespace with it, as long as the program
+/// does not run: what it has done to files is put back by the next one.
+fn tied_to_outside(at: &Surrounding<'_>, signal: Option<rustix::process::Signal>) -> Result<()> {
+    if at.inside.is_none() {
+        return Ok(());
+    }
+    rustix::process::set_parent_process_death_signal(signal)
+        .map_err(Failure::system("tying the namespace to the command that made it"))
 }
 
 /// Tells the command outside of our pid namespace, which then may end; how the program has ended, if it has by now.
@@ -263,6 +275,13 @@ struct Running {
     /// What a user should know; those of a restore within a pid namespace are told there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<Obstacle>,
+}
+
+impl Running {
+    fn of(pid: i32, restored: Restored) -> Self {
+        let Restored { processes, total_us, calls, notes, .. } = restored;
+        Self { pid, processes, restore_us: Some(total_us), calls: Some(calls), status: None, notes }
+    }
 }
 
 impl Report for Running {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::Surrounding;
 use super::restore::place;
 use crate::cli::ImageArgs;
-use crate::failure::{Failure, Result};
+use crate::failure::{Class, Failure, Result};
 use crate::names;
 use crate::output::{Report, counted};
 use crate::parts;
@@ -46,7 +46,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ImageArgs) -> Result<u8> {
     let step = |done, total| Step { doing: Doing::Verifying, done, total, round: 0 };
     let verified = image.verify(&mut |progress| teller.at(step(progress.done, progress.total)));
     drop(bar);
-    let verified = verified.map_err(|error| names::of_image(Failure::from(error).during(&place), &place))?;
+    let verified = verified.map_err(|error| of_pages(names::of_image(Failure::from(error).during(&place), &place)))?;
     hdcr_engine::verify::verify(&image)
         .map_err(|error| names::of_image(Failure::from(error).during(&place), &place))?;
     at.output.result(&Read {
@@ -58,4 +58,14 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ImageArgs) -> Result<u8> {
         clones: image.manifest().clones.len(),
     })?;
     Ok(0)
+}
+
+/// What is damaged may be the contents of a file that is on the disk as it was: a restore does not need them.
+fn of_pages(failure: Failure) -> Failure {
+    if failure.class != Class::Corrupt {
+        return failure;
+    }
+    failure.remedy(
+        "a restore that needs what is damaged is refused; another copy or another checkpoint may be whole (`hdcr verify`)",
+    )
 }
