@@ -59,6 +59,8 @@ for number in threads:
     away = "echo $(($$ + 50)) > /proc/sys/kernel/ns_last_pid; sleep 1000 & echo $! > member"
     holder = take(number, "sh", "-c", away)
     holder.wait()
+    # It may be a shell still, which has not become the command yet.
+    until("the member to be what it is to be", lambda: read(f"/proc/{read('member').strip()}/comm") == "sleep\n")
     for command in [["check", "image"], ["restore", "image"]]:
         text = hdcr(*command, ok=False)
         right = "pid-taken" in text and f"process number {number}" in text and "session of sleep" in text
