@@ -76,7 +76,7 @@ impl Taken {
 
 /// Whether another try may go better, with nobody's help.
 fn passes(failure: &Failure) -> bool {
-    const PASSING: [&str; 5] = ["gone", "late", "worker-died", "no-memory", shortage::CODE];
+    const PASSING: [&str; 6] = ["gone", "late", "restore-runs", "worker-died", "no-memory", shortage::CODE];
     failure.class == Class::Changed || PASSING.contains(&failure.code.as_str())
 }
 
@@ -189,6 +189,7 @@ mod tests {
         assert!(
             passes(&Failure::new(Class::Failed, "gone", ""))
                 && passes(&Failure::new(Class::Internal, "worker-died", ""))
+                && passes(&Failure::refused("restore-runs", ""))
         );
         assert!(
             !passes(&Failure::new(Class::Corrupt, "corrupt", "")) && !passes(&Failure::refused("file-missing", ""))
