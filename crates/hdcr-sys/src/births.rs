@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 /// What is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// A process was made (or a thread, when `child` equals `parent`).
+    /// A process was made. (Where threads are told too, one is told as a child of its process's parent with the number of its process.)
     Born {
         /// Whose child it is.
         parent: i32,
@@ -54,6 +54,9 @@ impl Births {
         if sockopt::set_socket_recv_buffer_size_force(&socket, ROOM).is_err() {
             sockopt::set_socket_recv_buffer_size(&socket, ROOM)?;
         }
+        // Without it all is told, and thrown away here: that costs time, of those who make threads as well.
+        let program = filter();
+        crate::socket::attach_filter(&socket, &program).ok();
         rustix::net::bind(&socket, &SocketAddrNetlink::new(0, GROUP))?;
         rustix::net::sendto(&socket, &request(), SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
         let births = Self(socket);
@@ -106,6 +109,40 @@ fn request() -> Vec<u8> {
     bytes
 }
 
+/// Lets through what is read here: births and ends of processes, not of threads, and what the kernel answers. The others would wake
+/// the reader as often as a thread is made (`net/netlink/af_netlink.c`, `do_one_broadcast`).
+fn filter() -> [libc::sock_filter; 15] {
+    const LOAD: u16 = 0x20;
+    const RETURN: u16 = 0x06;
+    const IS: u16 = 0x15;
+    const IS_THE_SAME: u16 = 0x1d;
+    const KEEP: u16 = 0x07;
+    const BODY: u32 = 36 + 16;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    // Words are loaded as if they came from a network.
+    let is = |what: u32, then| step(IS, then, 0, what.to_be());
+    [
+        step(LOAD, 0, 0, 36),
+        is(ACKNOWLEDGED, 11),
+        is(FORK, 2),
+        is(EXIT, 5),
+        step(RETURN, 0, 0, 0),
+        // 5: the child's own number, and that of its process.
+        step(LOAD, 0, 0, BODY + 8),
+        step(KEEP, 0, 0, 0),
+        step(LOAD, 0, 0, BODY + 12),
+        step(IS_THE_SAME, 4, 5, 0),
+        // 9: both of who has ended.
+        step(LOAD, 0, 0, BODY),
+        step(KEEP, 0, 0, 0),
+        step(LOAD, 0, 0, BODY + 4),
+        step(IS_THE_SAME, 0, 1, 0),
+        // 13: it is kept; 14: it is not.
+        step(RETURN, 0, 0, u32::MAX),
+        step(RETURN, 0, 0, 0),
+    ]
+}
+
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_ne_bytes)
 }
@@ -155,6 +192,26 @@ mod tests {
         let born = events.iter().position(|event| *event == Event::Born { parent, child: pid });
         let ended = events.iter().position(|event| *event == Event::Ended(pid));
         assert!(born.is_some() && born < ended, "{events:?}");
+    }
+
+    #[test]
+    fn threads_are_not_told() {
+        let Ok(births) = Births::subscribe() else { return };
+        let own = std::process::id().cast_signed();
+        for _ in 0..100 {
+            std::thread::spawn(|| ()).join().unwrap();
+        }
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        child.wait().unwrap();
+        let mut buffer = [0; 4096];
+        let mut told = 0;
+        // What others do meanwhile is told too, and what the kernel answers to other subscribers.
+        while let Some(count) = births.receive(&mut buffer).unwrap() {
+            let Some(event) = parse(&buffer[..count]) else { continue };
+            assert!(!matches!(event, Event::Born { child, .. } if child == own), "a thread");
+            told += 1;
+        }
+        assert!(told > 0, "the child is told");
     }
 
     #[test]

@@ -131,6 +131,19 @@ pub fn set_option(socket: impl AsFd, level: i32, name: i32, value: &[u8]) -> io:
     Ok(())
 }
 
+/// Lets only those messages in which a program of classic BPF lets through (`SO_ATTACH_FILTER`).
+pub fn attach_filter(socket: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let whole = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    let (socket, size) =
+        (socket.as_fd().as_raw_fd(), libc::socklen_t::try_from(size_of_val(&whole)).map_err(io::Error::other)?);
+    // SAFETY: the kernel reads `whole`, and from where that leads as many instructions as it says.
+    check(unsafe {
+        libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, (&raw const whole).cast(), size)
+    })?;
+    Ok(())
+}
+
 /// Sets an option that is an `int`.
 pub fn set_option_int(socket: impl AsFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     set_option(socket, level, name, &value.to_ne_bytes())
