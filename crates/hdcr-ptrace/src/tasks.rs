@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 
 use hdcr_engine::ids::{Pid, Tid};
 use hdcr_engine::procfs;
@@ -13,8 +14,30 @@ fn read_text(path: &str) -> io::Result<String> {
 }
 
 /// The threads of a process, in the kernel's order; none when it is gone.
+///
+/// The kernel walks from thread to thread and ends early at one that is released meanwhile (`fs/proc/base.c`, `next_tid`):
+/// so a listing may lack threads, and at an exec by another thread than the first may be empty. It is compared with their
+/// number, and made again while the two differ; of a process that never stands still the last one is returned.
 pub(crate) fn threads(pid: Pid) -> io::Result<Vec<Tid>> {
-    let listing = match fs::read_dir(format!("/proc/{pid}/task")) {
+    const TIMES: u32 = 32;
+    let path = format!("/proc/{pid}/task");
+    let mut tids = Vec::new();
+    for _ in 0..TIMES {
+        tids = list(&path)?;
+        let folder = match fs::metadata(&path) {
+            Err(error) if gone(&error) => return Ok(Vec::new()),
+            other => other?,
+        };
+        // A directory has two links more than directories in it (`proc_task_getattr`).
+        if folder.nlink() == tids.len() as u64 + 2 {
+            break;
+        }
+    }
+    Ok(tids)
+}
+
+fn list(path: &str) -> io::Result<Vec<Tid>> {
+    let listing = match fs::read_dir(path) {
         Err(error) if gone(&error) => return Ok(Vec::new()),
         other => other?,
     };
@@ -112,7 +135,34 @@ pub(crate) fn process_status(pid: Pid) -> Option<Status> {
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error;
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+
     use super::*;
+
+    /// One that is replaced all the time by a thread of its own is never taken for gone.
+    #[test]
+    fn no_listing_is_empty() -> Result<(), Box<dyn Error>> {
+        const LISTINGS: u32 = 40_000;
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/scenes.c");
+        let program = std::env::temp_dir().join(format!("hdcr-execs-{}", std::process::id()));
+        let built = Command::new("cc").args(["-O1", "-pthread", "-o"]).arg(&program).arg(source).status()?;
+        assert!(built.success());
+        let mut guest =
+            Command::new(&program).arg("thread_execs_storm").stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+        let pid = Pid(i32::try_from(guest.id())?);
+        let mut empty = 0;
+        for _ in 0..LISTINGS {
+            empty += u32::from(threads(pid)?.is_empty());
+        }
+        let ended = guest.try_wait()?;
+        guest.kill()?;
+        guest.wait()?;
+        fs::remove_file(&program)?;
+        assert_eq!((empty, ended), (0, None));
+        Ok(())
+    }
 
     #[test]
     fn status_lines_are_read() {
