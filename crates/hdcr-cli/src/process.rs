@@ -147,6 +147,25 @@ pub(crate) fn below(ancestor: i32) -> Vec<i32> {
     found
 }
 
+/// What is below a process, as its threads name their children: for a look at a tree that may change meanwhile. Unlike
+/// [`below`] it does not read of every process of the machine, and may miss some when others end at that moment (proc(5)).
+pub(crate) fn descendants(ancestor: i32) -> Vec<i32> {
+    let mut found = Vec::new();
+    let mut seen = BTreeSet::from([ancestor]);
+    let mut next = vec![ancestor];
+    while let Some(parent) = next.pop() {
+        let threads = procfs::numbers(Pid(parent), "task").unwrap_or_default();
+        let children = threads.into_iter().flat_map(|tid| procfs::children(Pid(parent), Tid(tid)).unwrap_or_default());
+        for child in children {
+            if seen.insert(child.0) {
+                found.push(child.0);
+                next.push(child.0);
+            }
+        }
+    }
+    found
+}
+
 /// Sends a signal by number; false when the process is gone or is not ours.
 pub(crate) fn signal(pid: i32, number: i32) -> bool {
     let signal = Signal::try_from(number).ok();

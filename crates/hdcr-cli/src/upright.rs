@@ -6,10 +6,11 @@
 //! until its image is durable: a checkpoint that comes to no end leaves the program running.
 
 use std::cell::RefCell;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -65,11 +66,35 @@ struct Beside {
     stream: UnixStream,
 }
 
+/// The process beside, once it is asked for.
+#[derive(Debug)]
+enum Watcher {
+    /// It is being started, by a thread of its own: that takes longer than many a checkpoint.
+    Starting(Receiver<io::Result<Option<Beside>>>),
+    Started(Option<Beside>),
+}
+
+impl Watcher {
+    /// It, as soon as it is there.
+    fn ready(&mut self) -> io::Result<Option<&mut Beside>> {
+        if let Self::Starting(started) = self {
+            let beside = started.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
+            // None is there to be waited for a second time.
+            *self = Self::Started(None);
+            *self = Self::Started(beside?);
+        }
+        match self {
+            Self::Started(beside) => Ok(beside.as_mut()),
+            Self::Starting(_) => Ok(None),
+        }
+    }
+}
+
 /// Keeps this command upright.
 #[derive(Debug)]
 pub(crate) struct Upright {
     gate: Arc<Gate>,
-    beside: RefCell<Option<Beside>>,
+    watcher: RefCell<Watcher>,
 }
 
 impl Upright {
@@ -79,42 +104,48 @@ impl Upright {
         signals.thread_block().map_err(Failure::system("blocking signals"))?;
         let gate = Arc::new(Gate::default());
         let theirs = Arc::clone(&gate);
+        let (tells, started) = mpsc::channel();
         let waits = move || {
+            // Whoever does not wait for it has ended.
+            tells.send(beside()).ok();
             while let Ok(signal) = signals.wait() {
                 theirs.stop_by(signal);
             }
         };
         let thread = std::thread::Builder::new().name("upright".into()).spawn(waits);
         drop(thread.map_err(Failure::system("starting a thread"))?);
-        Ok(Self { gate, beside: RefCell::new(beside()?) })
+        Ok(Self { gate, watcher: RefCell::new(Watcher::Starting(started)) })
     }
 
-    fn tell(&self, what: u8) {
-        if let Some(beside) = self.beside.borrow().as_ref()
-            && let Err(error) = (&beside.stream).write_all(&[what])
+    fn tell(&self, what: u8) -> io::Result<()> {
+        if let Some(beside) = self.watcher.borrow_mut().ready()?
+            && let Err(error) = beside.stream.write_all(&[what])
         {
             tracing::debug!(%error, "nobody watches this command");
         }
+        Ok(())
     }
 }
 
 impl Hears for Upright {
-    fn stands(&self) {
+    fn stands(&self) -> io::Result<()> {
+        self.tell(STANDS)?;
         *self.gate.lock() = true;
-        self.tell(STANDS);
+        Ok(())
     }
 
     fn goes_on(&self) {
         *self.gate.lock() = false;
         self.gate.changed.notify_all();
-        self.tell(GOES_ON);
+        // It was there when the program began to stand still.
+        self.tell(GOES_ON).ok();
     }
 }
 
 impl Drop for Upright {
     fn drop(&mut self) {
-        let Some(Beside { mut process, stream }) = self.beside.take() else { return };
-        drop(stream);
+        let mut watcher = self.watcher.borrow_mut();
+        let Ok(Some(Beside { process, .. })) = watcher.ready() else { return };
         // It may still be on its way to its first look, which nobody needs any more.
         if let Err(error) = process.kill().and_then(|()| process.wait()) {
             tracing::debug!(%error, "the process beside");
@@ -123,15 +154,17 @@ impl Drop for Upright {
 }
 
 #[expect(clippy::disallowed_methods, reason = "trials stop a command and want it to stay")]
-fn beside() -> Result<Option<Beside>> {
+fn beside() -> io::Result<Option<Beside>> {
     if std::env::var_os("HDCR_TRIAL_UNWATCHED").is_some() {
         return Ok(None);
     }
-    let (near, far) = UnixStream::pair().map_err(Failure::system("making a channel"))?;
-    near.set_nonblocking(true).map_err(Failure::system("making a channel"))?;
+    let (near, far) = UnixStream::pair()?;
+    near.set_nonblocking(true)?;
     let mut command = process::this_program();
     command.arg("__beside").stdin(Stdio::from(OwnedFd::from(far))).stdout(Stdio::null());
-    let process = command.spawn().map_err(Failure::system("starting the process that watches this command"))?;
+    let process = command.spawn().map_err(|error| {
+        io::Error::new(error.kind(), format!("starting the process that watches this command: {error}"))
+    })?;
     Ok(Some(Beside { process, stream: near }))
 }
 

@@ -44,18 +44,18 @@ pub(crate) const STOPPED: &str = "stopped (by SIGSTOP or a terminal), where it m
 pub(crate) struct Stop(Option<Hears>);
 
 impl Stop {
-    pub(crate) fn begin(hears: Option<Hears>) -> Self {
+    pub(crate) fn begin(hears: Option<Hears>) -> io::Result<Self> {
         if let Some(hears) = &hears {
-            hears(true);
+            hears(true)?;
         }
-        Self(hears)
+        Ok(Self(hears))
     }
 }
 
 impl Drop for Stop {
     fn drop(&mut self) {
         if let Some(hears) = &self.0 {
-            hears(false);
+            hears(false).ok();
         }
     }
 }

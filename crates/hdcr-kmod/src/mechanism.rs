@@ -30,8 +30,8 @@ const FIRST_SLICE: Duration = Duration::from_millis(200);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// Hears that a tree stands still (true) and that all go on (false).
-pub type Hears = Rc<dyn Fn(bool)>;
+/// Hears that a tree is about to stand still (true; none does when this fails) and that all go on (false).
+pub type Hears = Rc<dyn Fn(bool) -> io::Result<()>>;
 
 /// The mechanism.
 pub struct Kernel {
@@ -80,7 +80,10 @@ impl Kernel {
             Scope::Tree(pid) => (scope::LINE, pid),
             Scope::Below(pid) => (scope::BELOW, pid),
         };
-        let stop = Stop::begin(self.hears.clone());
+        let stop = Stop::begin(self.hears.clone()).map_err(|source| {
+            let operation = "saying that a program will stand still";
+            MechanismError::System { operation, tid: top, source }
+        })?;
         let since = Instant::now();
         let number = u64::try_from(id.0).unwrap_or(0);
         session.freeze(kind, number, within, 0).map_err(|error| refusal(error, top))?;

@@ -13,7 +13,7 @@ use hdcr_sys::ptrace::EVENT_STOP;
 use nix::errno::Errno;
 
 use crate::calls::failure;
-use crate::nursery::{PtraceNursery, mask};
+use crate::nursery::{OPTIONS, PtraceNursery, mask};
 use crate::rendezvous::any_stop;
 
 fn bits(flags: libc::c_int) -> u64 {
@@ -81,7 +81,12 @@ fn clone_of_tool(nursery: &mut PtraceNursery, birth: &Birth, flags: u64) -> Resu
     nursery.calls.steps.made_one();
     let tid = Tid(cloned.map_err(|errno| failure("cloning it", wanted, errno))?);
     let process = Pid(tid.0);
-    let attached = nursery.calls.seize(tid, nursery.options);
+    let mut attached = nursery.calls.seize(tid, nursery.options);
+    if attached.is_err() && nursery.options != OPTIONS {
+        // Whoever lacks `CAP_SYS_ADMIN`, or is filtered, may suspend no filters (kernel/ptrace.c `check_ptrace_options`).
+        nursery.options = OPTIONS;
+        attached = nursery.calls.seize(tid, nursery.options);
+    }
     if let Err(errno) = attached {
         nursery.calls.kill(process, libc::SIGKILL).ok();
         nursery.calls.collect(tid);

@@ -50,7 +50,7 @@ mod visit;
 mod waits;
 mod watch;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -86,16 +86,17 @@ pub(crate) fn grace() -> Deadline {
 #[derive(Debug)]
 pub struct Ptrace {
     calls: Calls,
-    capabilities: Capabilities,
+    /// Asked of the kernel when somebody wants to know: it takes a clone of the tool.
+    capabilities: OnceCell<Capabilities>,
     stragglers: Stragglers,
 }
 
 impl Ptrace {
-    /// Probes the kernel and is ready. `faults` is for trials; its default is none.
+    /// Ready at once. `faults` is for trials; its default is none.
     pub fn new(faults: Faults) -> Self {
         Self {
             calls: Calls { steps: Steps::new(faults), marks: waits::marks_are_kept(), standing: Standing::default() },
-            capabilities: probe::capabilities(),
+            capabilities: OnceCell::new(),
             stragglers: Stragglers::default(),
         }
     }
@@ -149,7 +150,7 @@ impl Ptrace {
 
 impl Mechanism for Ptrace {
     fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
+        self.capabilities.get_or_init(probe::capabilities)
     }
 
     fn freeze(&self, scope: Scope, by: Deadline) -> Result<Box<dyn Frozen>> {
@@ -171,11 +172,6 @@ impl Mechanism for Ptrace {
 
     fn nursery(&self, avoid: &[Range<u64>], by: Deadline) -> Result<Box<dyn Nursery>> {
         self.sweep();
-        let mut options = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESYSGOOD;
-        if self.capabilities.suspend_seccomp {
-            options |= libc::PTRACE_O_SUSPEND_SECCOMP;
-        }
-        let nursery = PtraceNursery::new(&self.calls, options, avoid, by)?;
-        Ok(Box::new(nursery))
+        Ok(Box::new(PtraceNursery::new(&self.calls, avoid, by)?))
     }
 }

@@ -84,12 +84,15 @@ pub(crate) struct PtraceNursery {
     released: bool,
 }
 
+/// What every task of a nursery is attached with. Filters of the tool, which they inherit, are suspended where that may be.
+pub(crate) const OPTIONS: i32 = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESYSGOOD;
+
 fn system(operation: &'static str, errno: Errno) -> MechanismError {
     MechanismError::System { operation, tid: Tid(nix::unistd::gettid().as_raw()), source: errno.into() }
 }
 
 impl PtraceNursery {
-    pub(crate) fn new(calls: &Calls, options: i32, avoid: &[Range<u64>], by: Deadline) -> Result<Self> {
+    pub(crate) fn new(calls: &Calls, avoid: &[Range<u64>], by: Deadline) -> Result<Self> {
         let len = HEAD + BLOCKS + TABLES;
         let mapped = hole::find(len, avoid).and_then(|at| {
             let len = usize::try_from(len).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
@@ -108,7 +111,7 @@ impl PtraceNursery {
         let nursery = Self {
             calls: calls.clone(),
             by,
-            options,
+            options: OPTIONS | libc::PTRACE_O_SUSPEND_SECCOMP,
             region,
             tasks: BTreeMap::new(),
             guardian,

@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::io;
 use std::rc::Rc;
 
 /// Hears when the first task is stopped, and when all go on. What it does meanwhile, the program waits for.
 pub trait Hears: fmt::Debug {
-    /// Tasks are about to be stopped.
-    fn stands(&self);
+    /// Tasks are about to be stopped; none is when this fails.
+    fn stands(&self) -> io::Result<()>;
     /// All go on that could be let go.
     fn goes_on(&self);
 }
@@ -28,13 +29,14 @@ impl Standing {
         Self { hears: Some(hears), trees: Rc::default() }
     }
 
-    pub(crate) fn begin(&self) -> Stand {
-        if self.trees.replace(self.trees.get() + 1) == 0
+    pub(crate) fn begin(&self) -> io::Result<Stand> {
+        if self.trees.get() == 0
             && let Some(hears) = &self.hears
         {
-            hears.stands();
+            hears.stands()?;
         }
-        Stand(self.clone())
+        self.trees.set(self.trees.get() + 1);
+        Ok(Stand(self.clone()))
     }
 }
 

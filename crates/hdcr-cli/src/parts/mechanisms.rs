@@ -65,7 +65,7 @@ fn is_traced(who: Who) -> bool {
 pub(super) fn by_module(task: &CheckpointTask) -> Result<bool> {
     match task.files.mechanism {
         MechanismChoice::Ptrace => Ok(false),
-        MechanismChoice::Auto => Ok(is_traced(task.who) && refusal(&module()).is_none()),
+        MechanismChoice::Auto => Ok(refusal(&module()).is_none() && is_traced(task.who)),
         MechanismChoice::Kernel => {
             let way = match task.files.snapshot {
                 Snapshot::Precopy => Some("precopy"),
@@ -128,7 +128,13 @@ pub(super) fn choose<'a>(
     }
     let kernel = Kernel::new(&device());
     let Some(hears) = hears.map(Rc::clone) else { return Ok(Chosen::Kernel(kernel)) };
-    let tell = move |stands: bool| if stands { hears.stands() } else { hears.goes_on() };
+    let tell = move |stands: bool| {
+        if stands {
+            return hears.stands();
+        }
+        hears.goes_on();
+        Ok(())
+    };
     Ok(Chosen::Kernel(kernel.heard_by(Rc::new(tell))))
 }
 

@@ -15,6 +15,8 @@ use crate::restore::Contents;
 
 /// Bytes that are read or written at once.
 const PIECE: u64 = 1 << 20;
+/// As much is read at once by [`read`]: small enough that the memory for it is used again, which costs less than new memory.
+const READ: u64 = 96 << 10;
 /// Bytes of a sample's head and of its tail.
 const SAMPLE: u64 = 64 << 10;
 /// Contents are stored in whole pages.
@@ -113,7 +115,7 @@ pub(crate) fn read(
         let start = start.max(at);
         at = start;
         while at < end {
-            let want = PIECE.min(end - at);
+            let want = READ.min(end - at);
             let mut bytes = vec![0; length(want.next_multiple_of(PAGE))];
             let room = bytes.get_mut(..length(want)).unwrap_or_default();
             read_at(file, at, room, subject)?;
@@ -129,6 +131,38 @@ pub(crate) fn read(
         }
     }
     Ok(())
+}
+
+/// The same as [`digest`], of a file whose data [`read`] hands over.
+#[derive(Default)]
+pub(crate) struct Digest {
+    hasher: blake3::Hasher,
+    at: u64,
+}
+
+impl Digest {
+    /// Takes the next piece; what lies between it and the one before are zeros.
+    pub(crate) fn add(&mut self, at: u64, bytes: &[u8], size: u64) {
+        self.skip_to(at.min(size));
+        let known = length(size.saturating_sub(at)).min(bytes.len());
+        self.hasher.update(bytes.get(..known).unwrap_or_default());
+        self.at = at.saturating_add(u64::try_from(known).unwrap_or_default());
+    }
+
+    fn skip_to(&mut self, end: u64) {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        while self.at < end {
+            let step = (end - self.at).min(4096);
+            self.hasher.update(ZEROS.get(..length(step)).unwrap_or_default());
+            self.at += step;
+        }
+    }
+
+    /// That of the first `size` bytes.
+    pub(crate) fn finish(mut self, size: u64) -> Vec<u8> {
+        self.skip_to(size);
+        self.hasher.finalize().as_bytes().to_vec()
+    }
 }
 
 /// Digest of the first `size` bytes.
@@ -420,6 +454,25 @@ mod tests {
         rustix::fs::ftruncate(&from, 3 << 20).unwrap();
         copy(&from, 0..(3 << 20), &appends, 0, Path::new("x")).unwrap();
         assert_eq!(std::fs::read(place.path()).unwrap().len(), 3 << 20);
+    }
+
+    #[test]
+    fn pieces_have_the_digest_of_their_file() {
+        for (size, at) in [(0, None), (10_000, Some(3)), (9 << 20, Some(5 << 20)), (9 << 20, None), (6 << 20, Some(0))]
+        {
+            let file = OwnedFd::from(tempfile::tempfile().unwrap());
+            if let Some(at) = at {
+                rustix::io::pwrite(&file, &[7; 5_000], at).unwrap();
+            }
+            rustix::fs::ftruncate(&file, size).unwrap();
+            let mut kept = Digest::default();
+            let mut add = |at, bytes: Vec<u8>| {
+                kept.add(at, &bytes, size);
+                Ok(())
+            };
+            read(&file, size, Path::new("x"), &mut add).unwrap();
+            assert_eq!(kept.finish(size), digest(&file, size, Path::new("x")).unwrap(), "{size} {at:?}");
+        }
     }
 
     #[derive(Debug)]
