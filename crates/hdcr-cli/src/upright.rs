@@ -71,7 +71,9 @@ struct Beside {
 enum Watcher {
     /// It is being started, by a thread of its own: that takes longer than many a checkpoint.
     Starting(Receiver<io::Result<Option<Beside>>>),
+    /// None where a trial wants none.
     Started(Option<Beside>),
+    Missing,
 }
 
 impl Watcher {
@@ -79,13 +81,12 @@ impl Watcher {
     fn ready(&mut self) -> io::Result<Option<&mut Beside>> {
         if let Self::Starting(started) = self {
             let beside = started.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
-            // None is there to be waited for a second time.
-            *self = Self::Started(None);
+            *self = Self::Missing;
             *self = Self::Started(beside?);
         }
         match self {
             Self::Started(beside) => Ok(beside.as_mut()),
-            Self::Starting(_) => Ok(None),
+            Self::Starting(_) | Self::Missing => Err(io::Error::other("no process watches this command")),
         }
     }
 }
@@ -236,6 +237,19 @@ fn work(stat: &hdcr_engine::procfs::Stat) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_process_beside_nothing_is_stopped() {
+        let (tells, started) = mpsc::channel();
+        tells.send(Err(io::ErrorKind::OutOfMemory.into())).unwrap();
+        let upright = Upright { gate: Arc::default(), watcher: RefCell::new(Watcher::Starting(started)) };
+        assert_eq!(upright.stands().unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        assert!(upright.stands().is_err() && !*upright.gate.lock());
+        // Nor where the thread that starts it has died.
+        let watcher = RefCell::new(Watcher::Starting(mpsc::channel().1));
+        let upright = Upright { gate: Arc::default(), watcher };
+        assert!(upright.stands().is_err());
+    }
 
     #[test]
     fn who_stands_is_told_from_who_is_traced() {

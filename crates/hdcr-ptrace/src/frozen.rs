@@ -61,14 +61,7 @@ pub(crate) struct PtraceFrozen {
 
 impl PtraceFrozen {
     pub(crate) fn freeze(freezing: Freezing<'_>, calls: &Calls, stragglers: &Stragglers, by: Deadline) -> Result<Self> {
-        let stand = calls.standing.begin().map_err(|source| {
-            let tid = nix::unistd::gettid();
-            MechanismError::System {
-                operation: "saying that a program will stand still",
-                tid: Tid(tid.as_raw()),
-                source,
-            }
-        })?;
+        let stand = calls.standing.begin()?;
         let caught = match freezing.catch() {
             Ok(caught) => caught,
             Err((error, left)) => {

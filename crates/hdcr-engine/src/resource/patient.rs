@@ -183,7 +183,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(near, far);
-        assert_eq!(far.len(), 3);
+        assert!(far.len() > 4, "more than are read ahead");
         let digest = look(data::digest, (&file, 3 << 20, &path), by).unwrap();
         assert_eq!(digest, data::digest(&file, 3 << 20, &path).unwrap());
         let missing = apart(&file, &path, by, &mut |_, _| Ok(()), |_, _| Err::<(), _>(Error::Unsound("x".into())));
