@@ -104,6 +104,8 @@ fn installed(hdcr: &Path, folder: &Path) -> Result<PathBuf> {
     let copy = fs::canonicalize(folder)?.join("hdcr");
     let fresh = copy.with_extension("new");
     fs::copy(hdcr, &fresh)?;
+    // Or the first checkpoint that is made durable waits for it.
+    fs::File::open(&fresh)?.sync_all()?;
     fs::rename(fresh, &copy)?;
     Ok(copy)
 }
