@@ -38,7 +38,9 @@ impl AtWork {
             Who::Tree(pid) => (Some(pid), pid),
             Who::Below(pid) => (None, pid),
         };
-        for pid in first.into_iter().chain(process::descendants(top)).filter(|pid| *pid != own) {
+        for pid in
+            first.into_iter().chain(procfs::below(Pid(top)).into_iter().map(|pid| pid.0)).filter(|pid| *pid != own)
+        {
             let at = place(pid);
             match fcntl(&file, FcntlArg::F_SETLK(&at)) {
                 Err(Errno::EAGAIN | Errno::EACCES) => {

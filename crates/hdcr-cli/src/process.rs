@@ -101,8 +101,8 @@ pub(crate) fn ended(stat: &Stat) -> bool {
 
 /// Who traces one of the threads of a process, if anybody does.
 pub(crate) fn tracer(pid: i32) -> Option<i32> {
-    let threads = procfs::numbers(Pid(pid), "task").unwrap_or_default();
-    let tracer = |tid: i32| procfs::status(Pid(pid), Tid(tid)).ok()?.number("TracerPid");
+    let threads = procfs::threads(Pid(pid)).unwrap_or_default();
+    let tracer = |tid: Tid| procfs::status(Pid(pid), tid).ok()?.number("TracerPid");
     threads.into_iter().filter_map(tracer).find_map(|tracer| i32::try_from(tracer).ok().filter(|tracer| *tracer != 0))
 }
 
@@ -125,7 +125,8 @@ pub(crate) fn all() -> Vec<i32> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Everything below a process, children before grandchildren; zombies too.
+/// Everything below a process, children before grandchildren; zombies too. Reads of every process of the machine, and misses none
+/// ([`procfs::below`] is faster).
 pub(crate) fn below(ancestor: i32) -> Vec<i32> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for pid in all() {
@@ -141,25 +142,6 @@ pub(crate) fn below(ancestor: i32) -> Vec<i32> {
             if seen.insert(*child) {
                 found.push(*child);
                 next.push(*child);
-            }
-        }
-    }
-    found
-}
-
-/// What is below a process, as its threads name their children: for a look at a tree that may change meanwhile. Unlike
-/// [`below`] it does not read of every process of the machine, and may miss some when others end at that moment (proc(5)).
-pub(crate) fn descendants(ancestor: i32) -> Vec<i32> {
-    let mut found = Vec::new();
-    let mut seen = BTreeSet::from([ancestor]);
-    let mut next = vec![ancestor];
-    while let Some(parent) = next.pop() {
-        let threads = procfs::numbers(Pid(parent), "task").unwrap_or_default();
-        let children = threads.into_iter().flat_map(|tid| procfs::children(Pid(parent), Tid(tid)).unwrap_or_default());
-        for child in children {
-            if seen.insert(child.0) {
-                found.push(child.0);
-                next.push(child.0);
             }
         }
     }

@@ -46,6 +46,12 @@ impl Gate {
         self.stands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What waits for the program to go on goes on.
+    fn open(&self) {
+        *self.lock() = false;
+        self.changed.notify_all();
+    }
+
     /// Stops this process as a signal asks for, when no program stands still for it; none is stopped before it goes on.
     fn stop_by(&self, signal: Signal) {
         let mut stands = self.lock();
@@ -73,20 +79,24 @@ enum Watcher {
     Starting(Receiver<io::Result<Option<Beside>>>),
     /// None where a trial wants none.
     Started(Option<Beside>),
-    Missing,
+    /// Could not be started, and why.
+    Failed(String),
 }
 
 impl Watcher {
     /// It, as soon as it is there.
     fn ready(&mut self) -> io::Result<Option<&mut Beside>> {
         if let Self::Starting(started) = self {
-            let beside = started.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
-            *self = Self::Missing;
-            *self = Self::Started(beside?);
+            *self = match started.recv() {
+                Ok(Ok(beside)) => Self::Started(beside),
+                Ok(Err(error)) => Self::Failed(error.to_string()),
+                Err(_) => Self::Failed("the thread that starts it has ended".to_owned()),
+            };
         }
         match self {
             Self::Started(beside) => Ok(beside.as_mut()),
-            Self::Starting(_) | Self::Missing => Err(io::Error::other("no process watches this command")),
+            Self::Failed(why) => Err(io::Error::other(format!("the process that watches hdcr: {why}"))),
+            Self::Starting(_) => Ok(None),
         }
     }
 }
@@ -117,29 +127,29 @@ impl Upright {
         drop(thread.map_err(Failure::system("starting a thread"))?);
         Ok(Self { gate, watcher: RefCell::new(Watcher::Starting(started)) })
     }
-
-    fn tell(&self, what: u8) -> io::Result<()> {
-        if let Some(beside) = self.watcher.borrow_mut().ready()?
-            && let Err(error) = beside.stream.write_all(&[what])
-        {
-            tracing::debug!(%error, "nobody watches this command");
-        }
-        Ok(())
-    }
 }
 
 impl Hears for Upright {
     fn stands(&self) -> io::Result<()> {
-        self.tell(STANDS)?;
+        let mut watcher = self.watcher.borrow_mut();
+        let beside = watcher.ready()?;
+        // In this order: nothing stops this command from now on, and only then is it watched for being stopped.
         *self.gate.lock() = true;
-        Ok(())
+        let told = beside.map_or(Ok(()), |beside| beside.stream.write_all(&[STANDS]));
+        if told.is_err() {
+            self.gate.open();
+        }
+        told
     }
 
     fn goes_on(&self) {
-        *self.gate.lock() = false;
-        self.gate.changed.notify_all();
-        // It was there when the program began to stand still.
-        self.tell(GOES_ON).ok();
+        let mut watcher = self.watcher.borrow_mut();
+        if let Ok(Some(beside)) = watcher.ready()
+            && let Err(error) = beside.stream.write_all(&[GOES_ON])
+        {
+            tracing::debug!(%error, "nobody watches this command any more");
+        }
+        self.gate.open();
     }
 }
 
@@ -163,9 +173,7 @@ fn beside() -> io::Result<Option<Beside>> {
     near.set_nonblocking(true)?;
     let mut command = process::this_program();
     command.arg("__beside").stdin(Stdio::from(OwnedFd::from(far))).stdout(Stdio::null());
-    let process = command.spawn().map_err(|error| {
-        io::Error::new(error.kind(), format!("starting the process that watches this command: {error}"))
-    })?;
+    let process = command.spawn()?;
     Ok(Some(Beside { process, stream: near }))
 }
 
@@ -238,17 +246,66 @@ fn work(stat: &hdcr_engine::procfs::Stat) -> i64 {
 mod tests {
     use super::*;
 
+    fn upright(started: Receiver<io::Result<Option<Beside>>>) -> Upright {
+        Upright { gate: Arc::default(), watcher: RefCell::new(Watcher::Starting(started)) }
+    }
+
     #[test]
     fn without_a_process_beside_nothing_is_stopped() {
         let (tells, started) = mpsc::channel();
         tells.send(Err(io::ErrorKind::OutOfMemory.into())).unwrap();
-        let upright = Upright { gate: Arc::default(), watcher: RefCell::new(Watcher::Starting(started)) };
-        assert_eq!(upright.stands().unwrap_err().kind(), io::ErrorKind::OutOfMemory);
-        assert!(upright.stands().is_err() && !*upright.gate.lock());
+        let failed = upright(started);
+        assert!(failed.stands().unwrap_err().to_string().contains("out of memory"));
+        assert!(failed.stands().is_err() && !*failed.gate.lock());
         // Nor where the thread that starts it has died.
-        let watcher = RefCell::new(Watcher::Starting(mpsc::channel().1));
-        let upright = Upright { gate: Arc::default(), watcher };
-        assert!(upright.stands().is_err());
+        let (tells, started) = mpsc::channel();
+        drop(tells);
+        assert!(upright(started).stands().is_err());
+        // Nor where it has died itself.
+        let (near, far) = UnixStream::pair().unwrap();
+        drop(far);
+        let process = std::process::Command::new("true").spawn().unwrap();
+        let (tells, started) = mpsc::channel();
+        tells.send(Ok(Some(Beside { process, stream: near }))).unwrap();
+        let alone = upright(started);
+        assert!(alone.stands().is_err() && !*alone.gate.lock());
+    }
+
+    /// A command that is being stopped by a terminal says nothing of a program that stands, until it goes on.
+    #[test]
+    fn who_is_being_stopped_holds_nobody() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        far.set_nonblocking(true).unwrap();
+        let process = std::process::Command::new("true").spawn().unwrap();
+        let (tells, started) = mpsc::channel();
+        tells.send(Ok(Some(Beside { process, stream: near }))).unwrap();
+        let gate = Arc::<Gate>::default();
+        let stopping = gate.lock();
+        let (said, hears) = mpsc::channel();
+        let theirs = Arc::clone(&gate);
+        let thread = std::thread::spawn(move || {
+            let upright = Upright { gate: theirs, watcher: RefCell::new(Watcher::Starting(started)) };
+            upright.watcher.borrow_mut().ready().unwrap();
+            said.send(nix::unistd::gettid()).unwrap();
+            upright.stands().unwrap();
+            upright
+        });
+        let tid: nix::unistd::Pid = hears.recv().unwrap();
+        let asleep = || process::stat(tid.as_raw()).is_some_and(|stat| stat.state == b'S');
+        for _ in 0..1_000_000 {
+            if asleep() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        let mut word = [0];
+        assert!(far.read(&mut word).is_err(), "told before the command could not be stopped any more");
+        drop(stopping);
+        let upright = thread.join().unwrap();
+        assert_eq!(far.read(&mut word).unwrap(), 1);
+        assert!(word == [STANDS] && *gate.lock());
+        upright.goes_on();
+        assert!(far.read(&mut word).unwrap() == 1 && word == [GOES_ON] && !*gate.lock());
     }
 
     #[test]

@@ -15,6 +15,10 @@ use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::{Fd, Pid, Tid};
 use crate::mechanism::MechanismError;
 
+mod kin;
+
+pub use kin::{below, children, threads};
+
 /// Why a look at a task failed: it has ended, it is not ours to look at, or the system failed.
 fn failed(operation: &'static str, task: i32, name: &str) -> impl FnOnce(io::Error) -> Error {
     move |source| {
@@ -86,7 +90,9 @@ pub fn survivor(pid: Pid) -> Option<Tid> {
         let stat = read_thread(pid, *tid, "stat").ok().and_then(|text| parse_stat(&text));
         stat.is_some_and(|stat| !dead(stat.state))
     };
-    numbers(pid, "task").ok()?.into_iter().map(Tid).find(living)
+    let mut tids = threads(pid).ok()?;
+    tids.sort_unstable();
+    tids.into_iter().find(living)
 }
 
 /// `PIDFD_THREAD` (Linux 6.9): a pidfd of a thread that is no leader.
@@ -154,7 +160,7 @@ pub fn path(pid: Pid, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{}/{name}", door(pid)))
 }
 
-/// Numbers of the entries of a directory such as `/proc/PID/fd` or `/proc/PID/task`, in order.
+/// Numbers of the entries of a directory such as `/proc/PID/fd`, in order; of threads see [`threads`].
 pub fn numbers(pid: Pid, directory: &str) -> Result<Vec<i32>> {
     by_door(pid, |door| numbers_in(&format!("/proc/{door}/{directory}")), Vec::is_empty).map_err(failed(
         "listing /proc",
@@ -170,29 +176,6 @@ fn numbers_in(directory: &str) -> io::Result<Vec<i32>> {
     }
     found.sort_unstable();
     Ok(found)
-}
-
-/// The processes that a thread has cloned, or has been given by the death of their parent. Where the kernel has no list of
-/// them (`CONFIG_PROC_CHILDREN`), the first living thread of a process is taken for the parent of all its children.
-pub fn children(pid: Pid, tid: Tid) -> io::Result<Vec<Pid>> {
-    match at_once(&format!("/proc/{pid}/task/{tid}/children")) {
-        Ok(text) => {
-            let text = String::from_utf8_lossy(&text);
-            Ok(text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).map(Pid).collect())
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => {
-            let first = survivor(pid).unwrap_or(pid.leader());
-            let lists = fs::exists("/proc/thread-self/children")?;
-            Ok(if lists || tid != first { Vec::new() } else { children_by_parent(pid) })
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn children_by_parent(pid: Pid) -> Vec<Pid> {
-    let mut children = processes();
-    children.retain(|child| stat(*child).is_ok_and(|stat| stat.ppid == pid));
-    children
 }
 
 /// Whether there is a process that `/proc` does not show to this user (its mount option `hidepid`).
@@ -527,21 +510,6 @@ mod tests {
         assert_eq!(parse_smaps(b"zz"), Some(vec![]));
         assert_eq!(parse_smaps(b"12-"), None);
         assert_eq!(parse_smaps(b"VmFlags: rd"), None);
-    }
-
-    #[test]
-    fn children_are_found_without_the_kernels_list() {
-        let own = Pid(std::process::id().cast_signed());
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let pid = Pid(child.id().cast_signed());
-        let tid = Tid(nix::unistd::gettid().as_raw());
-        assert!(children(own, tid).unwrap().contains(&pid));
-        assert!(children_by_parent(own).contains(&pid));
-        assert!(!hidden(pid) && !hidden(own));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(!children_by_parent(own).contains(&pid));
-        assert!(!hidden(pid));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use hdcr_sys::kcmp::{self, Kind};
 use crate::checkpoint::Request;
 use crate::error::{Error, Owner, Refusal, Refusals, Result};
 use crate::ids::{Pid, Tid};
+use crate::mechanism::MechanismError;
 use crate::memory;
 use crate::openfile;
 use crate::procfs::{self, MapLine};
@@ -169,14 +170,25 @@ fn halves<T: Sync, R: Send>(all: &[T], many: usize, look: impl Fn(&T) -> R + Syn
     })
 }
 
+/// The threads of a process that is there, by number.
+fn threads_of(pid: Pid) -> Result<Vec<Tid>> {
+    let operation = "listing threads";
+    let mut tids = procfs::threads(pid).map_err(Error::system(operation, pid))?;
+    if tids.is_empty() {
+        return Err(MechanismError::Gone { operation, tid: pid.leader() }.into());
+    }
+    tids.sort_unstable();
+    Ok(tids)
+}
+
 fn look_at(pid: Pid, look: &mut Look, known: &Known) -> Result<()> {
     /// Below this many the start of a thread costs more than it gains.
     const MANY: usize = 24;
-    if procfs::stat(pid)?.state == b'Z' && procfs::numbers(pid, "task")?.len() <= 1 {
+    if procfs::stat(pid)?.state == b'Z' && threads_of(pid)?.len() <= 1 {
         return Ok(());
     }
     let before = look.tasks.len();
-    let tids: Vec<Tid> = procfs::numbers(pid, "task")?.into_iter().map(Tid).collect();
+    let tids = threads_of(pid)?;
     for (tid, view) in tids.iter().zip(halves(&tids, MANY, |tid| view(pid, *tid))) {
         match view {
             // A dead thread holds nothing; the first living one speaks for the process.

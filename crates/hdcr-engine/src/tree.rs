@@ -123,9 +123,9 @@ pub(crate) fn list(scope: Scope) -> Result<Vec<Pid>> {
 /// The children of a process with the thread that has each. A process that is gone has none.
 pub(crate) fn children(pid: Pid) -> Result<Vec<(Tid, Pid)>> {
     let mut found = Vec::new();
-    for tid in procfs::numbers(pid, "task").unwrap_or_default() {
-        let of_thread = procfs::children(pid, Tid(tid)).map_err(Error::system("listing children", tid))?;
-        found.extend(of_thread.into_iter().map(|child| (Tid(tid), child)));
+    for tid in procfs::threads(pid).unwrap_or_default() {
+        let of_thread = procfs::children(pid, tid).map_err(Error::system("listing children", tid))?;
+        found.extend(of_thread.into_iter().map(|child| (tid, child)));
     }
     match found.iter().find(|(_, child)| procfs::hidden(*child)) {
         Some((_, child)) => Err(MechanismError::NotPermitted { tid: child.leader() }.into()),

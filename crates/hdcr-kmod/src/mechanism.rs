@@ -81,7 +81,7 @@ impl Kernel {
             Scope::Below(pid) => (scope::BELOW, pid),
         };
         let stop = Stop::begin(self.hears.clone()).map_err(|source| {
-            let operation = "saying that a program will stand still";
+            let operation = "having hdcr watched";
             MechanismError::System { operation, tid: top, source }
         })?;
         let since = Instant::now();
@@ -162,7 +162,7 @@ fn refuse_stopped(wanted: Scope) -> Result<()> {
         if pid == top && matches!(wanted, Scope::Below(_)) {
             continue;
         }
-        for tid in procfs::numbers(pid, "task").unwrap_or_default().into_iter().map(Tid) {
+        for tid in procfs::threads(pid).unwrap_or_default() {
             let stat = procfs::read_thread(pid, tid, "stat").ok().and_then(|text| procfs::parse_stat(&text));
             match stat.map(|stat| stat.state) {
                 Some(b'T') => return Err(MechanismError::Unsupported { tid, kind: STOPPED }),
@@ -184,16 +184,7 @@ fn waiting_parent(wanted: Scope) -> Tid {
 
 /// A process with all below it.
 fn all_below(top: Pid) -> Vec<Pid> {
-    let mut all = vec![top];
-    let mut at = 0;
-    while let Some(pid) = all.get(at).copied() {
-        at += 1;
-        for tid in procfs::numbers(pid, "task").unwrap_or_default() {
-            let below = procfs::children(pid, Tid(tid)).unwrap_or_default();
-            all.extend(below.into_iter().filter(|child| !all.contains(child)).collect::<Vec<_>>());
-        }
-    }
-    all
+    std::iter::once(top).chain(procfs::below(top)).collect()
 }
 
 fn wait_channel(tid: Tid) -> String {

@@ -81,12 +81,7 @@ fn clone_of_tool(nursery: &mut PtraceNursery, birth: &Birth, flags: u64) -> Resu
     nursery.calls.steps.made_one();
     let tid = Tid(cloned.map_err(|errno| failure("cloning it", wanted, errno))?);
     let process = Pid(tid.0);
-    let mut attached = nursery.calls.seize(tid, nursery.options);
-    if attached.is_err() && nursery.options != OPTIONS {
-        // Whoever lacks `CAP_SYS_ADMIN`, or is filtered, may suspend no filters (kernel/ptrace.c `check_ptrace_options`).
-        nursery.options = OPTIONS;
-        attached = nursery.calls.seize(tid, nursery.options);
-    }
+    let attached = nursery.calls.seize(tid, OPTIONS);
     if let Err(errno) = attached {
         nursery.calls.kill(process, libc::SIGKILL).ok();
         nursery.calls.collect(tid);

@@ -69,8 +69,6 @@ pub(crate) struct Task {
 pub(crate) struct PtraceNursery {
     pub(crate) calls: Calls,
     pub(crate) by: Deadline,
-    /// `PTRACE_O_*` of its tasks.
-    pub(crate) options: i32,
     pub(crate) region: SharedRegion,
     pub(crate) tasks: BTreeMap<Tid, Task>,
     /// Ourselves, for clones that are not traced yet.
@@ -84,7 +82,8 @@ pub(crate) struct PtraceNursery {
     released: bool,
 }
 
-/// What every task of a nursery is attached with. Filters of the tool, which they inherit, are suspended where that may be.
+/// What every task of a nursery is attached with. Filters of the tool, which they inherit, cannot be suspended: whoever has one may
+/// not ask for that (kernel/ptrace.c `check_ptrace_options`).
 pub(crate) const OPTIONS: i32 = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESYSGOOD;
 
 fn system(operation: &'static str, errno: Errno) -> MechanismError {
@@ -111,7 +110,6 @@ impl PtraceNursery {
         let nursery = Self {
             calls: calls.clone(),
             by,
-            options: OPTIONS | libc::PTRACE_O_SUSPEND_SECCOMP,
             region,
             tasks: BTreeMap::new(),
             guardian,

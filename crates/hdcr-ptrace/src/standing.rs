@@ -37,7 +37,7 @@ impl Standing {
             && let Some(hears) = &self.hears
         {
             let tid = Tid(nix::unistd::gettid().as_raw());
-            let operation = "saying that a program will stand still";
+            let operation = "having hdcr watched";
             hears.stands().map_err(|source| MechanismError::System { operation, tid, source })?;
         }
         self.trees.set(self.trees.get() + 1);

@@ -1,62 +1,15 @@
 //! What `/proc` tells about tasks: threads, children, state, signals.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 
 use hdcr_engine::ids::{Pid, Tid};
 use hdcr_engine::procfs;
+pub(crate) use hdcr_engine::procfs::threads;
 
 fn read_text(path: &str) -> io::Result<String> {
     let bytes = procfs::at_once(path)?;
     // Names of tasks may hold any byte; nothing that is looked for does.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// The threads of a process, in the kernel's order; none when it is gone.
-///
-/// The kernel walks from thread to thread and ends early at one that is released meanwhile (`fs/proc/base.c`, `next_tid`):
-/// so a listing may lack threads, and at an exec by another thread than the first may be empty. It is compared with their
-/// number, and made again while the two differ; of a process that never stands still the last one is returned.
-pub(crate) fn threads(pid: Pid) -> io::Result<Vec<Tid>> {
-    const TIMES: u32 = 32;
-    let path = format!("/proc/{pid}/task");
-    let mut tids = Vec::new();
-    for _ in 0..TIMES {
-        tids = list(&path)?;
-        let folder = match fs::metadata(&path) {
-            Err(error) if gone(&error) => return Ok(Vec::new()),
-            other => other?,
-        };
-        // A directory has two links more than directories in it (`proc_task_getattr`).
-        if folder.nlink() == tids.len() as u64 + 2 {
-            break;
-        }
-    }
-    Ok(tids)
-}
-
-fn list(path: &str) -> io::Result<Vec<Tid>> {
-    let listing = match fs::read_dir(path) {
-        Err(error) if gone(&error) => return Ok(Vec::new()),
-        other => other?,
-    };
-    let mut tids = Vec::new();
-    for entry in listing {
-        match entry {
-            Err(error) if gone(&error) => break,
-            other => {
-                if let Some(tid) = other?.file_name().to_str().and_then(|n| n.parse().ok()) {
-                    tids.push(Tid(tid));
-                }
-            }
-        }
-    }
-    Ok(tids)
-}
-
-fn gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 /// Where in the kernel a thread sleeps; empty when it runs or this user may not know.
@@ -136,21 +89,30 @@ pub(crate) fn process_status(pid: Pid) -> Option<Status> {
 #[cfg(test)]
 mod tests {
     use std::error::Error;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
     use std::process::{Command, Stdio};
 
     use super::*;
+
+    /// A program that is gone with the test.
+    struct Removed(PathBuf);
+
+    impl Drop for Removed {
+        fn drop(&mut self) {
+            std::fs::remove_file(&self.0).ok();
+        }
+    }
 
     /// One that is replaced all the time by a thread of its own is never taken for gone.
     #[test]
     fn no_listing_is_empty() -> Result<(), Box<dyn Error>> {
         const LISTINGS: u32 = 40_000;
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/scenes.c");
-        let program = std::env::temp_dir().join(format!("hdcr-execs-{}", std::process::id()));
-        let built = Command::new("cc").args(["-O1", "-pthread", "-o"]).arg(&program).arg(source).status()?;
+        let program = Removed(std::env::temp_dir().join(format!("hdcr-execs-{}", std::process::id())));
+        let built = Command::new("cc").args(["-O1", "-pthread", "-o"]).arg(&program.0).arg(source).status()?;
         assert!(built.success());
         let mut guest =
-            Command::new(&program).arg("thread_execs_storm").stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+            Command::new(&program.0).arg("thread_execs_storm").stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
         let pid = Pid(i32::try_from(guest.id())?);
         let mut empty = 0;
         for _ in 0..LISTINGS {
@@ -159,7 +121,6 @@ mod tests {
         let ended = guest.try_wait()?;
         guest.kill()?;
         guest.wait()?;
-        fs::remove_file(&program)?;
         assert_eq!((empty, ended), (0, None));
         Ok(())
     }

@@ -226,7 +226,6 @@ impl Sink for DirectorySink {
         let path = self.temporary.join(PartName::Manifest.to_string());
         let file = self.disk.create_file(&path)?;
         self.disk.write(&file, &path, manifest)?;
-        self.disk.write_out(&file, u64::try_from(manifest.len()).unwrap_or(u64::MAX));
         self.files.push((path, Arc::new(file)));
         self.cut_tails()?;
         for (path, file) in &self.files {
@@ -293,7 +292,6 @@ impl WritePart for DirectoryPart {
     }
 
     fn close(self: Box<Self>) -> Result<(), StoreError> {
-        self.disk.write_out(&self.file, self.waiting);
         Ok(())
     }
 }

@@ -163,20 +163,13 @@ impl Disk {
 
     /// Lets the disk begin with what was just written, once there is enough of it: nobody waits for it, and the commit has less
     /// to wait for.
-    pub(crate) fn begin_writing(&self, file: &File, waiting: &mut u64, more: usize) {
+    pub(crate) fn begin_writing(&self, mut file: &File, waiting: &mut u64, more: usize) {
         *waiting = waiting.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
-        if *waiting >= ENOUGH {
-            self.write_out(file, std::mem::take(waiting));
-        }
-    }
-
-    /// Lets the disk begin with the last bytes that were written. When it has begun with all files of an image, the first that
-    /// is synced waits for what the others need as well (one commit of the file system's journal).
-    pub(crate) fn write_out(&self, mut file: &File, waiting: u64) {
-        if self.durability == Durability::None {
+        if self.durability == Durability::None || *waiting < ENOUGH {
             return;
         }
-        if let Some((end, length)) = file.stream_position().ok().zip(NonZeroU64::new(waiting)) {
+        let length = NonZeroU64::new(std::mem::take(waiting));
+        if let Some((end, length)) = file.stream_position().ok().zip(length) {
             // On Linux this begins to write what is dirty there; it does no harm where it does not.
             rustix::fs::fadvise(file, end.saturating_sub(length.get()), Some(length), Advice::DontNeed).ok();
         }

@@ -58,6 +58,8 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
             let timeout = at.settings.checkpoint_timeout(args.timeout);
             let files = at.settings.files(&args.files)?;
             let tree = at.entered.unwrap_or(pid);
+            // Before there is a process beside, which is as small as can be: of two with one score the larger goes first.
+            shortage::goes_first();
             let upright = Rc::new(Upright::keep()?);
             let bar = at.output.bar_or_line(move || slow::tree_of(tree));
             let who = Who::Tree(at.entered.unwrap_or(pid));
@@ -107,7 +109,6 @@ pub(super) fn restored(at: &Surrounding<'_>, name: &str) -> Result<Option<i32>> 
 
 /// Takes it in this very process.
 fn by_hand(task: &CheckpointTask, bar: &Bar, upright: &Rc<Upright>, wait: Duration) -> Result<Checkpointed> {
-    shortage::goes_first();
     let teller = bar.teller();
     let steps = bar.teller();
     let progress = if bar.is_seen() { parts::steps_to(move |step| steps.at(step)) } else { Progress::default() };

@@ -15,8 +15,8 @@ use crate::restore::Contents;
 
 /// Bytes that are read or written at once.
 const PIECE: u64 = 1 << 20;
-/// As much is read at once by [`read`]: small enough that the memory for it is used again, which costs less than new memory.
-const READ: u64 = 96 << 10;
+/// As much is read at once by [`read_small`]: below the 128 KiB from which on `malloc` maps new memory each time.
+const SMALL: u64 = 96 << 10;
 /// Bytes of a sample's head and of its tail.
 const SAMPLE: u64 = 64 << 10;
 /// Contents are stored in whole pages.
@@ -102,6 +102,24 @@ pub(crate) fn read(
     subject: &Path,
     each: &mut dyn FnMut(u64, Vec<u8>) -> Result<()>,
 ) -> Result<()> {
+    read_by(PIECE, (file, size, subject), each)
+}
+
+/// The same in small pieces, for who drops each before the next.
+pub(crate) fn read_small(
+    file: &OwnedFd,
+    size: u64,
+    subject: &Path,
+    each: &mut dyn FnMut(u64, Vec<u8>) -> Result<()>,
+) -> Result<()> {
+    read_by(SMALL, (file, size, subject), each)
+}
+
+fn read_by(
+    piece: u64,
+    (file, size, subject): (&OwnedFd, u64, &Path),
+    each: &mut dyn FnMut(u64, Vec<u8>) -> Result<()>,
+) -> Result<()> {
     let mut at = 0;
     while at < size {
         let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
@@ -115,7 +133,7 @@ pub(crate) fn read(
         let start = start.max(at);
         at = start;
         while at < end {
-            let want = READ.min(end - at);
+            let want = piece.min(end - at);
             let mut bytes = vec![0; length(want.next_multiple_of(PAGE))];
             let room = bytes.get_mut(..length(want)).unwrap_or_default();
             read_at(file, at, room, subject)?;
@@ -150,9 +168,9 @@ impl Digest {
     }
 
     fn skip_to(&mut self, end: u64) {
-        const ZEROS: [u8; 4096] = [0; 4096];
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         while self.at < end {
-            let step = (end - self.at).min(4096);
+            let step = (end - self.at).min(64 << 10);
             self.hasher.update(ZEROS.get(..length(step)).unwrap_or_default());
             self.at += step;
         }
@@ -458,11 +476,12 @@ mod tests {
 
     #[test]
     fn pieces_have_the_digest_of_their_file() {
-        for (size, at) in [(0, None), (10_000, Some(3)), (9 << 20, Some(5 << 20)), (9 << 20, None), (6 << 20, Some(0))]
-        {
+        let two = [70_000, 5 << 20];
+        let cases: [(u64, &[u64]); 5] = [(0, &[]), (10_000, &[3]), (9 << 20, &[]), (6 << 20, &[0]), (6 << 20, &two)];
+        for (size, places) in cases {
             let file = OwnedFd::from(tempfile::tempfile().unwrap());
-            if let Some(at) = at {
-                rustix::io::pwrite(&file, &[7; 5_000], at).unwrap();
+            for at in places {
+                rustix::io::pwrite(&file, &[7; 5_000], *at).unwrap();
             }
             rustix::fs::ftruncate(&file, size).unwrap();
             let mut kept = Digest::default();
@@ -470,8 +489,8 @@ mod tests {
                 kept.add(at, &bytes, size);
                 Ok(())
             };
-            read(&file, size, Path::new("x"), &mut add).unwrap();
-            assert_eq!(kept.finish(size), digest(&file, size, Path::new("x")).unwrap(), "{size} {at:?}");
+            read_small(&file, size, Path::new("x"), &mut add).unwrap();
+            assert_eq!(kept.finish(size), digest(&file, size, Path::new("x")).unwrap(), "{size} {places:?}");
         }
     }
 

@@ -68,26 +68,27 @@ impl LateFile {
         let size = self.stat.st_size.cast_unsigned();
         let opened = if self.file.is_none() { contents::open_quietly(&self.path) } else { None };
         let Some(file) = self.file.as_ref().or(opened.as_ref()) else { return Ok(None) };
-        let mut kept = data::Digest::default();
+        let read_whole = self.contents || size <= keep::DIGEST_ALL && !keep::of_the_system(&self.path);
+        let whole = read_whole && self.begins.is_none();
+        let mut kept = (whole && self.contents).then(data::Digest::default);
         if self.contents {
             let mut both = |at: u64, bytes: Vec<u8>| {
-                kept.add(at, &bytes, size);
+                if let Some(kept) = &mut kept {
+                    kept.add(at, &bytes, size);
+                }
                 put(at, bytes)
             };
-            if let Err(error) = patient::read(file, size, &self.path, self.by, &mut both) {
+            if let Err(error) = patient::read_small(file, size, &self.path, self.by, &mut both) {
                 return if patient::is_late(&error) { Ok(None) } else { Err(error) };
             }
         }
-        let read_whole = self.contents || size <= keep::DIGEST_ALL && !keep::of_the_system(&self.path);
-        let whole = read_whole && self.begins.is_none();
         let look = if whole { data::digest } else { data::sample };
-        let digest = if whole && self.contents {
-            kept.finish(size)
-        } else {
-            match patient::look(look, (file, size, &self.path), self.by) {
+        let digest = match kept {
+            Some(kept) => kept.finish(size),
+            None => match patient::look(look, (file, size, &self.path), self.by) {
                 Err(error) if patient::is_late(&error) => return Ok(None),
                 other => other?,
-            }
+            },
         };
         let record = LateRecord { digest, sampled: !whole, contents: self.contents };
         if let Some((sample, middle)) = &self.begins {

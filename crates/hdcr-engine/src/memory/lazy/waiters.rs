@@ -25,10 +25,10 @@ pub(crate) struct Waiters(Vec<Waiter>);
 impl Waiters {
     /// Looks at a process.
     pub(crate) fn of(pid: Option<Pid>) -> Self {
-        let tids = pid.and_then(|pid| procfs::numbers(pid, "task").ok()).filter(|tids| tids.len() <= MOST);
-        let look = |tid: i32| {
-            let text = procfs::read(Pid(tid), "syscall").ok()?;
-            parse(Tid(tid), &String::from_utf8_lossy(&text))
+        let tids = pid.and_then(|pid| procfs::threads(pid).ok()).filter(|tids| tids.len() <= MOST);
+        let look = |tid: Tid| {
+            let text = procfs::read(Pid(tid.0), "syscall").ok()?;
+            parse(tid, &String::from_utf8_lossy(&text))
         };
         Self(tids.into_iter().flatten().filter_map(look).collect())
     }
