@@ -11,6 +11,7 @@ mod series;
 mod small;
 mod subjects;
 mod table;
+mod threads;
 
 use std::fs;
 use std::io::{self, Write};
@@ -34,6 +35,8 @@ pub(crate) enum What {
     Often,
     /// A program that is a job while nothing of it is checkpointed: what that costs it, by the kind of its work.
     Idle,
+    /// What each thread adds to a stop, and what the kernel asks for the steps of that.
+    Threads,
 }
 
 /// How it is measured.
@@ -80,6 +83,7 @@ pub(crate) fn run(args: &BenchArgs, hdcr: Option<&Path>, sources: &Path, build: 
     match args.what {
         What::Often => return often::run(args, &hdcr, &place),
         What::Idle => return idle::run(args, &hdcr, &place),
+        What::Threads => return threads::run(args, &hdcr, &place),
         What::All | What::Small => {}
     }
     let mut rivals = vec![Rival::Hdcr(hdcr)];
@@ -94,7 +98,7 @@ pub(crate) fn run(args: &BenchArgs, hdcr: Option<&Path>, sources: &Path, build: 
     }
     match args.what {
         What::Small => small::run(args, &rivals, &place),
-        What::All | What::Often | What::Idle => series::run(args, &rivals, &place),
+        What::All | What::Often | What::Idle | What::Threads => series::run(args, &rivals, &place),
     }
 }
 

@@ -139,19 +139,44 @@ fn killed_once(stage: &mut Stage<'_>, subject: &Subject<'_>, victim: Victim, dic
 pub(crate) fn keeper(stage: &mut Stage<'_>) -> Result<()> {
     const SCRIPT: &str = "import zlib\nmemory = bytearray(bytes(range(1, 252)) * 600000)\nwhile True:\n    \
                           with open('sums', 'a') as sums: print(zlib.crc32(memory), file=sums)\n";
+    let victims = [None, Some(Victim::Server), Some(Victim::Server), Some(Victim::Standby), Some(Victim::Server)];
+    rolled_back(stage, "lazy-keeper", SCRIPT, &victims)
+}
+
+/// A program that parts and joins its mappings all the time sees its own memory, while that is filled as well.
+pub(crate) fn parted(stage: &mut Stage<'_>) -> Result<()> {
+    const SCRIPT: &str = "\
+import ctypes, mmap, zlib
+libc = ctypes.CDLL(None)
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+size, piece = 96 << 20, 1 << 20
+memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for at in range(0, size, 4096): memory[at:at + 4096] = (at * 2654435761).to_bytes(8, 'little') * 512
+base, turn = ctypes.addressof(ctypes.c_char.from_buffer(memory)), 0
+while True:
+    sum, turn = 0, turn + 1
+    for at in range(0, size, piece):
+        for page in range(turn % 7, size >> 12, 211):
+            libc.mprotect(base + (page << 12), 4096, 1 + 2 * ((at >> 20) + page & 1))
+        sum = zlib.crc32(memory[at:at + piece], sum)
+    with open('sums', 'a') as sums: print(sum, file=sums)
+";
+    rolled_back(stage, "lazy-parted", SCRIPT, &[None; 4])
+}
+
+/// Rolls a job back, time and again, with and without victims among those who fill its memory; it says a sum of that.
+fn rolled_back(stage: &mut Stage<'_>, name: &str, script: &str, victims: &[Option<Victim>]) -> Result<()> {
     const AGAIN: &str = "once more, with all of its memory";
     needs_root()?;
-    let name = "lazy-keeper";
     let options = ["--every", "1h", "--lazy", "always", "--restarts", "50", "--file-policy", "sums=ignore"];
-    let run = ["run", "--name", name].into_iter().chain(options).chain(["--", "python3", "-c", SCRIPT]);
+    let run = ["run", "--name", name].into_iter().chain(options).chain(["--", "python3", "-c", script]);
     let mut job = stage.start(&run.collect::<Vec<_>>(), "says")?;
     let sums = stage.path("sums");
     let counted = || fs::read_to_string(&sums).unwrap_or_default().lines().count();
     let more = |before: usize| wait::until("more sums", LIMIT, || Ok((counted() >= before + 2).then_some(())));
     more(0)?;
     stage.expect(0, &["checkpoint", name])?;
-    let victims = [None, Some(Victim::Server), Some(Victim::Server), Some(Victim::Standby), Some(Victim::Server)];
-    for (round, victim) in victims.into_iter().enumerate() {
+    for (round, victim) in victims.iter().copied().enumerate() {
         signal(program(stage)?, Signal::KILL);
         wait::until("the roll-back", LIMIT, || {
             Ok(stage.text("says").contains(&format!("restart {} of 50", round + 1)).then_some(()))

@@ -112,6 +112,7 @@ const TRIALS: &[Trial] = &[
     ("lazy_guests", lazy::zoo),
     ("lazy_killed", lazy::killed),
     ("lazy_keeper", lazy::keeper),
+    ("lazy_parted", lazy::parted),
     ("library_branches", library::branches),
     ("library_hooks", library::hooks),
     ("library_examples", library::examples),

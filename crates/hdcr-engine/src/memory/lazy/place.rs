@@ -17,6 +17,8 @@ use crate::memory::PAGE;
 
 /// How often an address space is looked at between two events, until it is at rest.
 const LOOKS: usize = 64;
+const PAGE_LEN: usize = 4096;
+const _: () = assert!(PAGE_LEN as u64 == PAGE);
 
 /// An address space.
 #[derive(Debug)]
@@ -263,16 +265,23 @@ impl Place {
 
     fn put_piece(&self, state: &mut State, at: &Range<u64>, bytes: &[u8]) -> Result<Went> {
         let (mut at, mut rest) = (at.clone(), bytes);
+        // So much at once: the kernel puts nothing in that does not lie in one mapping, and a mapping may have been parted
+        // since (`mprotect`, `madvise`), of which nobody tells.
+        let mut most = rest.len();
         while !rest.is_empty() {
-            let (done, hindrance) = self.pages.put(RemotePtr(at.start), rest);
+            let piece = rest.get(..most).unwrap_or(rest);
+            let (done, hindrance) = self.pages.put(RemotePtr(at.start), piece);
+            let left = piece.len().saturating_sub(done);
             let next = at.start.saturating_add(u64::try_from(done).unwrap_or(0)).min(at.end);
             state.ledger.cut(&(at.start..next));
             at.start = next;
             rest = rest.get(done..).unwrap_or_default();
             let page = at.start..at.start.saturating_add(PAGE);
             match hindrance {
-                None => {}
+                None => most = most.saturating_mul(2),
                 Some(Hindrance::Changing) => return Ok(Went::Later),
+                Some(Hindrance::NoPlace) if self.pages.is_changing() => return Ok(Went::Later),
+                Some(Hindrance::NoPlace) if left > PAGE_LEN => most = (left / PAGE_LEN / 2) * PAGE_LEN,
                 Some(Hindrance::Ended) => {
                     state.ended = true;
                     return Ok(Went::Done);
@@ -288,7 +297,7 @@ impl Place {
                         self.pages.wake(&page);
                     }
                     at.start = page.end;
-                    rest = rest.get(usize::try_from(PAGE).unwrap_or(usize::MAX)..).unwrap_or_default();
+                    rest = rest.get(PAGE_LEN..).unwrap_or_default();
                 }
             }
         }
@@ -317,6 +326,7 @@ impl Place {
         let range = page..page.saturating_add(PAGE);
         match self.pages.put_zeros(&range) {
             Some(Hindrance::Changing) => return Ok(Went::Later),
+            Some(Hindrance::NoPlace) if self.pages.is_changing() => return Ok(Went::Later),
             Some(Hindrance::Present) => self.pages.wake(&range),
             Some(Hindrance::Ended) => state.ended = true,
             Some(Hindrance::Failed(source)) => {
@@ -348,5 +358,134 @@ pub(crate) struct Urgent<'a>(&'a Place);
 impl Drop for Urgent<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::mechanism;
+
+    /// Pages by number: mappings of them, what is in, and what happens at which call.
+    #[derive(Debug, Default)]
+    struct Space {
+        mappings: Vec<Range<u64>>,
+        present: BTreeSet<u64>,
+        changing: bool,
+        /// Moved away just before the next pages are put in, after the kernel has seen that nothing is changing.
+        moves: bool,
+        told: Vec<Happening>,
+    }
+
+    #[derive(Debug)]
+    struct Model {
+        space: Arc<Mutex<Space>>,
+        ready: std::fs::File,
+    }
+
+    const OFF: u64 = 1 << 20;
+
+    impl AbsentPages for Model {
+        fn put(&self, at: RemotePtr, bytes: &[u8]) -> (usize, Option<Hindrance>) {
+            let mut space = self.space.lock().unwrap();
+            if space.changing {
+                return (0, Some(Hindrance::Changing));
+            }
+            if std::mem::take(&mut space.moves) {
+                let old = space.mappings.remove(0);
+                space.mappings.push(old.start + OFF..old.end + OFF);
+                let bytes = |pages: u64| pages * PAGE;
+                let len = bytes(old.end - old.start);
+                space.told.push(Happening::Moved { from: bytes(old.start), to: bytes(old.start + OFF), len });
+                space.changing = true;
+            }
+            let (first, end) = (at.0 / PAGE, (at.0 + bytes.len() as u64) / PAGE);
+            if !space.mappings.iter().any(|mapping| mapping.start <= first && end <= mapping.end) {
+                return (0, Some(Hindrance::NoPlace));
+            }
+            for page in first..end {
+                if !space.present.insert(page) {
+                    return (length(first..page), Some(Hindrance::Present));
+                }
+            }
+            (bytes.len(), None)
+        }
+
+        fn put_zeros(&self, pages: &Range<u64>) -> Option<Hindrance> {
+            self.put(RemotePtr(pages.start), &[0; PAGE_LEN]).1
+        }
+
+        fn is_changing(&self) -> bool {
+            self.space.lock().unwrap().changing
+        }
+
+        fn wake(&self, _range: &Range<u64>) {}
+
+        fn next(&self) -> mechanism::Result<Option<Happening>> {
+            let mut space = self.space.lock().unwrap();
+            space.changing = false;
+            Ok(space.told.pop())
+        }
+
+        fn ready(&self) -> std::os::fd::BorrowedFd<'_> {
+            std::os::fd::AsFd::as_fd(&self.ready)
+        }
+    }
+
+    fn place(mappings: &[Range<u64>], missing: Range<u64>) -> (Place, Arc<Mutex<Space>>) {
+        let space = Arc::new(Mutex::new(Space { mappings: mappings.to_vec(), ..Space::default() }));
+        let ready = std::fs::File::open("/dev/null").unwrap();
+        let mut ledger = Ledger::default();
+        ledger.add(missing.start * PAGE..missing.end * PAGE, missing.start * PAGE);
+        (Place::new(Box::new(Model { space: Arc::clone(&space), ready }), 1, None, ledger), space)
+    }
+
+    fn length(pages: Range<u64>) -> usize {
+        pages.count() * PAGE_LEN
+    }
+
+    fn all(pages: Range<u64>) -> (Missing, Vec<u8>) {
+        let at = pages.start * PAGE..pages.end * PAGE;
+        (Missing { from: at.start, at }, vec![7; length(pages)])
+    }
+
+    #[test]
+    fn what_was_parted_gets_all_of_its_pages() {
+        // A mapping that was parted at odd places, with a hole, and a page that is there already.
+        let mappings = [0..7, 7..8, 8..100, 103..250, 250..256];
+        let (place, space) = place(&mappings, 0..256);
+        space.lock().unwrap().present.insert(33);
+        let (wanted, bytes) = all(0..256);
+        assert_eq!(place.put(&wanted, &bytes).unwrap(), Went::Done);
+        let present: Vec<u64> = space.lock().unwrap().present.iter().copied().collect();
+        assert_eq!(present, mappings.iter().cloned().flatten().collect::<Vec<_>>());
+        assert!(place.is_done());
+    }
+
+    #[test]
+    fn what_moves_in_between_is_still_missing() {
+        let (place, space) = place(std::slice::from_ref(&(0..64)), 0..64);
+        let (wanted, bytes) = all(0..64);
+        space.lock().unwrap().moves = true;
+        assert_eq!(place.put(&wanted, &bytes).unwrap(), Went::Later);
+        assert!(!place.is_done());
+        place.hear().unwrap();
+        let here = Missing { at: OFF * PAGE..(OFF + 64) * PAGE, from: 0 };
+        assert_eq!(place.missing_at(OFF * PAGE), Some(here.clone()));
+        assert_eq!(place.put(&here, &bytes).unwrap(), Went::Done);
+        assert_eq!(space.lock().unwrap().present.len(), 64);
+        assert!(place.is_done());
+    }
+
+    #[test]
+    fn zeros_wait_for_what_is_changing() {
+        let (place, space) = place(std::slice::from_ref(&(0..1)), 0..1);
+        space.lock().unwrap().moves = true;
+        let missing = place.missing_at(0).unwrap();
+        assert_eq!(place.put_zeros(0, Some(&missing)).unwrap(), Went::Later);
+        assert!(!place.is_done());
     }
 }
