@@ -3,8 +3,8 @@
 #define _GNU_SOURCE
 #include <elf.h>
 #include <fcntl.h>
-#include <linux/ptrace.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,21 +97,48 @@ static void namespaces(pid_t tid) {
     close(folder);
 }
 
-/* One system call of the thread itself: it sleeps in one, so the instruction for it lies just before. */
+/* Where all make the call in which they sleep: they stand behind it, or before it when it is to be made again. */
+static unsigned long long call_at;
+
+static void find_call(pid_t tid) {
+    struct user_regs_struct regs;
+    struct iovec its = {&regs, sizeof regs};
+    must(ptrace(PTRACE_GETREGSET, tid, NT_PRSTATUS, &its) == 0, "PTRACE_GETREGSET");
+    for (int behind = 0; behind <= 2; behind += 2)
+        if ((ptrace(PTRACE_PEEKTEXT, tid, regs.rip - behind, 0) & 0xffff) == 0x050f) call_at = regs.rip - behind;
+    must(call_at != 0, "no system call");
+}
+
+/* One system call of the thread itself. */
 static void call(pid_t tid) {
     struct user_regs_struct before, regs;
     struct iovec its = {&before, sizeof before}, new = {&regs, sizeof regs};
     int status;
     must(ptrace(PTRACE_GETREGSET, tid, NT_PRSTATUS, &its) == 0, "PTRACE_GETREGSET");
     regs = before;
-    regs.rip -= 2;
+    regs.rip = call_at;
     regs.rax = SYS_getpid;
     regs.orig_rax = -1;
     must(ptrace(PTRACE_SETREGSET, tid, NT_PRSTATUS, &new) == 0, "PTRACE_SETREGSET");
     must(ptrace(PTRACE_SINGLESTEP, tid, 0, 0) == 0, "PTRACE_SINGLESTEP");
     must(waitpid(tid, &status, __WALL) == tid && WIFSTOPPED(status), "waitpid");
-    must(ptrace(PTRACE_GETREGSET, tid, NT_PRSTATUS, &new) == 0 && regs.rax == (unsigned long)program, "the call");
+    must(ptrace(PTRACE_GETREGSET, tid, NT_PRSTATUS, &new) == 0, "PTRACE_GETREGSET");
+    must(regs.rip == call_at + 2 && regs.rax == (unsigned long)program, "the call");
     must(ptrace(PTRACE_SETREGSET, tid, NT_PRSTATUS, &its) == 0, "PTRACE_SETREGSET");
+}
+
+/* A thread that sleeps in the call in which all end up; it may not have come to it yet. */
+static void until_asleep(pid_t tid) {
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/%d/task/%d/syscall", program, tid);
+    for (int i = 0; i < 1000000; i++) {
+        int file = open(path, O_RDONLY | O_CLOEXEC), number = -1;
+        ssize_t len = file < 0 ? -1 : read(file, text, sizeof text - 1);
+        if (file >= 0) close(file);
+        if (len > 0 && (text[len] = 0, sscanf(text, "%d", &number) == 1) && number == SYS_pause) return;
+        sched_yield();
+    }
+    must(0, "a thread does not come to rest");
 }
 
 static double each(void (*act)(pid_t, const char *), const char *name) {
@@ -136,6 +163,7 @@ static void one_round(int round) {
     times[STATUS][round] = each(proc_file, "status");
     times[CHILDREN][round] = each(proc_file, "children");
     times[NAMESPACES][round] = each_of(namespaces);
+    find_call(tids[0]);
     times[CALL][round] = each_of(call);
     let_all_go();
     start = now();
@@ -172,6 +200,7 @@ int main(int argc, char **argv) {
         if (access(path, F_OK) == 0) tids[found++] = tid;
     }
     threads = found;
+    for (int i = 0; i < threads; i++) until_asleep(tids[i]);
     for (int i = 0; i < rounds; i++) one_round(i);
     for (int i = 0; i < KINDS; i++) {
         qsort(times[i], rounds, sizeof **times, by_value);
