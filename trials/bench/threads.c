@@ -199,7 +199,7 @@ int main(int argc, char **argv) {
         snprintf(path, sizeof path, "/proc/%d/task/%d", program, tid);
         if (access(path, F_OK) == 0) tids[found++] = tid;
     }
-    threads = found;
+    must(found == threads, "numbers of threads that do not follow one another: try again");
     for (int i = 0; i < threads; i++) until_asleep(tids[i]);
     for (int i = 0; i < rounds; i++) one_round(i);
     for (int i = 0; i < KINDS; i++) {

@@ -13,7 +13,7 @@ use hdcr_engine::batch::{Arg, Batch, Replies};
 use hdcr_engine::ids::{Pid, Tid};
 use hdcr_engine::mechanism::{Followed, MechanismError, Pages, Result, Watch, Written};
 use hdcr_sys::pagemap::{self, Then, Wanted};
-use hdcr_sys::userfaultfd::{self, Habits, WriteWitness};
+use hdcr_sys::userfaultfd::{self, Habits, LAST_PAGE, WriteWitness};
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 
@@ -192,8 +192,9 @@ impl Watch for PtraceWatch {
     }
 
     fn must_be_the_same(&self) -> Result<()> {
-        // Whatever lies at this place: the kernel looks for the address space first.
-        match self.witness.expose(&(0..PAGE as u64)) {
+        // The kernel looks whether that is a place that can be at all, then for the address space, and then for what lies there
+        // (fs/userfaultfd.c `userfaultfd_writeprotect`): should something, it counts as written.
+        match self.witness.expose(&LAST_PAGE) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
                 Err(from_io("looking for its address space", self.pid, error))
             }

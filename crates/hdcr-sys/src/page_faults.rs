@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use nix::errno::Errno;
 
 use crate::missing::{Copy, MISSING, request as copying};
-use crate::userfaultfd::{API, Api, WriteProtect, register, request as common};
+use crate::userfaultfd::{API, Api, LAST_PAGE, WriteProtect, register, request as common};
 
 /// `UFFD_FEATURE_EVENT_FORK`, `EVENT_REMAP`, `EVENT_REMOVE`, `EVENT_UNMAP`, `THREAD_ID` (Linux 4.11 and 4.14).
 const FEATURES: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 8;
@@ -163,7 +163,7 @@ impl PageFaults {
     /// Whether the address space is still there.
     pub fn lives(&self) -> bool {
         // It is never registered for this, so nothing is done (mm/userfaultfd.c `mwriteprotect_range`).
-        let mut argument = WriteProtect { start: 0x1_0000, len: 0x1000, mode: 0 };
+        let mut argument = WriteProtect { start: LAST_PAGE.start, len: 0x1000, mode: 0 };
         // SAFETY: the argument is a live local of the type that the request takes.
         let answer = unsafe { common::write_protect(self.0.as_raw_fd(), &raw mut argument) };
         answer != Err(Errno::ESRCH)

@@ -101,6 +101,9 @@ impl WriteWitness {
     }
 }
 
+/// The last page that an address space can have, whatever the least address is (`vm.mmap_min_addr`).
+pub const LAST_PAGE: Range<u64> = 0x7fff_ffff_e000..0x7fff_ffff_f000;
+
 /// A witness of this very process.
 fn own() -> io::Result<WriteWitness> {
     let flags = i64::from(libc::O_CLOEXEC | libc::O_NONBLOCK) | USER_MODE_ONLY.cast_signed();

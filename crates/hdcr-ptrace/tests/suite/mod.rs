@@ -133,10 +133,13 @@ pub(crate) fn writes_are_followed(mechanism: &dyn Mechanism) -> Outcome<()> {
     let mut batch = Batch::new();
     batch.call(libc::SYS_munmap, &[at.into(), size.into()]);
     frozen.run(&[(pid.leader(), batch)])?;
+    let last = frozen.follow(pid)?;
     frozen.thaw()?;
     drop(watch);
     guest.works()?;
-    guest.end()
+    last.must_be_the_same()?;
+    guest.end()?;
+    ensure(last.must_be_the_same().is_err(), "an address space that is gone is taken for another one's")
 }
 
 /// The children of the first thread, as the kernel lists them.

@@ -290,12 +290,10 @@ impl Place {
                     let subject = format!("address {:#x}", at.start);
                     return Err(Error::System { operation: "putting pages into a program", subject, source });
                 }
-                Some(hindrance @ (Hindrance::Present | Hindrance::NoPlace)) => {
-                    // Nothing is changing now: what has no place here is not ours any more.
+                Some(Hindrance::Present | Hindrance::NoPlace) => {
+                    // Nothing is changing now: what has no place here is not ours any more. Whoever waits for it looks again.
                     state.ledger.cut(&page);
-                    if matches!(hindrance, Hindrance::Present) {
-                        self.pages.wake(&page);
-                    }
+                    self.pages.wake(&page);
                     at.start = page.end;
                     rest = rest.get(PAGE_LEN..).unwrap_or_default();
                 }
@@ -327,13 +325,13 @@ impl Place {
         match self.pages.put_zeros(&range) {
             Some(Hindrance::Changing) => return Ok(Went::Later),
             Some(Hindrance::NoPlace) if self.pages.is_changing() => return Ok(Went::Later),
-            Some(Hindrance::Present) => self.pages.wake(&range),
+            Some(Hindrance::Present | Hindrance::NoPlace) => self.pages.wake(&range),
             Some(Hindrance::Ended) => state.ended = true,
             Some(Hindrance::Failed(source)) => {
                 let subject = format!("address {page:#x}");
                 return Err(Error::System { operation: "putting zeros into a program", subject, source });
             }
-            None | Some(Hindrance::NoPlace) => {}
+            None => {}
         }
         state.ledger.cut(&range);
         Ok(Went::Done)
@@ -378,6 +376,7 @@ mod tests {
         /// Moved away just before the next pages are put in, after the kernel has seen that nothing is changing.
         moves: bool,
         told: Vec<Happening>,
+        woken: Vec<u64>,
     }
 
     #[derive(Debug)]
@@ -422,7 +421,9 @@ mod tests {
             self.space.lock().unwrap().changing
         }
 
-        fn wake(&self, _range: &Range<u64>) {}
+        fn wake(&self, range: &Range<u64>) {
+            self.space.lock().unwrap().woken.push(range.start / PAGE);
+        }
 
         fn next(&self) -> mechanism::Result<Option<Happening>> {
             let mut space = self.space.lock().unwrap();
@@ -462,6 +463,8 @@ mod tests {
         assert_eq!(place.put(&wanted, &bytes).unwrap(), Went::Done);
         let present: Vec<u64> = space.lock().unwrap().present.iter().copied().collect();
         assert_eq!(present, mappings.iter().cloned().flatten().collect::<Vec<_>>());
+        // Whoever waits for a page that is there, or that has no place any more, is not left waiting.
+        assert_eq!(space.lock().unwrap().woken, [33, 100, 101, 102]);
         assert!(place.is_done());
     }
 
