@@ -154,7 +154,7 @@ fn act(subject: &mut Subject<'_>, product: Option<Product>, mode: Mode, finished
 fn rounds(subject: &mut Subject<'_>, product: &mut Product, mode: Mode, finished: &mut Finished) -> Result<()> {
     for round in 1..=subject.rounds {
         subject.await_ready(round)?;
-        let before = Witness::look(subject.pid)?;
+        let before = Witness::at_rest(subject.pid, &subject.excused())?;
         let left = Instant::now();
         let image = subject.folder.join(format!("image.{round}"));
         let image = product::utf8(&image)?;

@@ -19,6 +19,7 @@ pub(crate) struct Witness {
     pub(crate) entries: BTreeMap<String, String>,
     pub(crate) pids: Vec<u32>,
     identities: BTreeMap<String, usize>,
+    at_work: bool,
 }
 
 /// Files that are compared as they are.
@@ -35,7 +36,27 @@ const WHOLE: [&str; 10] = [
     "cgroup",
 ];
 
+/// Looks until a tree is taken for at rest, and how many are given to one of which a task runs all the time.
+const LOOKS: usize = 200;
+const LOOKS_AT_WORK: usize = 10;
+
 impl Witness {
+    /// Looks at `root` and its descendants when they are at rest: the one that says "ready" does not know whether
+    /// another is still at its work, with a file open for a moment. Two looks one after the other are the same, in
+    /// what is compared, and no task was at work in either; a program that always works needs only be the same.
+    pub(crate) fn at_rest(root: u32, except: &[String]) -> Result<Witness> {
+        let mut last = Witness::look(root)?;
+        for look in 1..LOOKS {
+            let next = Witness::look(root)?;
+            let at_work = last.at_work || next.at_work;
+            if last.differences(&next, except).is_empty() && (!at_work || look >= LOOKS_AT_WORK) {
+                return Ok(next);
+            }
+            last = next;
+        }
+        anyhow::bail!("the processes of {root} did not come to rest in {LOOKS} looks")
+    }
+
     /// Looks at `root` and all its descendants.
     pub(crate) fn look(root: u32) -> Result<Witness> {
         let mut seen = Witness { pids: tree(root)?, ..Witness::default() };
@@ -72,6 +93,7 @@ impl Witness {
             for (name, value) in fields::status(&task.join("status"), is_root) {
                 self.put(pid, &format!("task/{tid}/{name}"), value);
             }
+            self.at_work |= fields::at_work(&task.join("stat"));
             for (name, value) in fields::scheduling(&task.join("stat")) {
                 self.put(pid, &format!("task/{tid}/{name}"), value);
             }
@@ -197,6 +219,11 @@ mod tests {
         assert_eq!(one.differences(&one, &[]), Vec::<String>::new());
         assert_eq!(one.differences(&two, &["limits".to_owned()]), Vec::<String>::new());
         assert_eq!(one.differences(&two, &[]), [format!("{me}/limits: \"a\" became \"b\"")]);
+    }
+
+    #[test]
+    fn who_looks_is_at_work() {
+        assert!(Witness::look(std::process::id()).unwrap().at_work);
     }
 
     #[test]

@@ -88,6 +88,11 @@ pub(super) fn status(path: &Path, is_root: bool) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Whether a thread runs, would run, or waits for a disk: what it is at may be over in an instant.
+pub(super) fn at_work(path: &Path) -> bool {
+    matches!(field(&words(path), 3).as_str(), "R" | "D")
+}
+
 /// Running and the kinds of sleeping come and go; stopped and dead are states to keep.
 fn lasting(state: &str) -> String {
     match state {
