@@ -70,12 +70,44 @@ static void by_child(void)
 	zoo_reap(child, 0);
 }
 
+/* Parts of a mapping that may for a while be read only, or not even that, while others are written. */
+static void forbid(char *base, size_t pages)
+{
+	size_t first, len = some(pages, &first);
+
+	SYS(mprotect(base + first * PAGE, len * PAGE, next(2) ? PROT_READ : PROT_NONE));
+	for (int i = 0; i < 30; i++)
+		put(moved, moved_model, next(MOVED / PAGE));
+	if (next(16) == 0)
+		zoo_nap(1);
+	SYS(mprotect(base + first * PAGE, len * PAGE, PROT_READ | PROT_WRITE));
+}
+
+/* Parts that differ by an advice, until they grow together again. */
+static void advise(char *base, size_t pages)
+{
+	size_t first, len = some(pages, &first);
+
+	SYS(madvise(base + first * PAGE, len * PAGE, next(3) ? MADV_NORMAL : MADV_RANDOM));
+}
+
+static void part(void)
+{
+	char *bases[] = { anon, thp, file };
+	size_t pages[] = { ANON / PAGE, THP / PAGE, FILE_LEN / PAGE }, which = next(3);
+
+	if (next(2))
+		forbid(bases[which], pages[which]);
+	else
+		advise(bases[which], pages[which]);
+}
+
 static void change(void)
 {
 	size_t page, len;
 	char text[PAGE];
 
-	switch (next(22)) {
+	switch (next(23)) {
 	case 0:
 		discard(anon, anon_model, ANON / PAGE);
 		break;
@@ -148,6 +180,9 @@ static void change(void)
 		break;
 	case 15:
 		put(thp, thp_model, next(THP / PAGE));
+		break;
+	case 22:
+		part();
 		break;
 	default:
 		put(anon, anon_model, next(ANON / PAGE));
