@@ -154,6 +154,12 @@ pub trait Contents: std::fmt::Debug {
     fn pieces(&self, id: ObjectId) -> Vec<(u64, u64)>;
     /// The stretches of an object that were found to hold only zeros, in order.
     fn zeros(&self, id: ObjectId) -> Vec<(u64, u64)>;
+    /// Where the image has anything of an object, zeros too: in order, and neighbours as one.
+    fn filled(&self, id: ObjectId) -> Vec<Range<u64>> {
+        let mut all: Vec<(u64, u64)> = self.pieces(id).into_iter().chain(self.zeros(id)).collect();
+        all.sort_unstable();
+        joined(all.into_iter())
+    }
     /// Reads all stored pieces of an object in order and hands over each.
     fn read(&self, id: ObjectId, each: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()>;
     /// The file that holds all contents of an object, to be cloned.
@@ -162,6 +168,19 @@ pub trait Contents: std::fmt::Debug {
     }
     /// The restore has come further, by something that has no bytes: whoever waits for it is told.
     fn goes_on(&self) {}
+}
+
+/// Stretches in order, by offset and length, without the borders between neighbours.
+pub(crate) fn joined(all: impl Iterator<Item = (u64, u64)>) -> Vec<Range<u64>> {
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for (at, len) in all {
+        let end = at.saturating_add(len);
+        match joined.last_mut() {
+            Some(last) if last.end >= at => last.end = last.end.max(end),
+            _ => joined.push(at..end),
+        }
+    }
+    joined
 }
 
 /// A restore in progress.

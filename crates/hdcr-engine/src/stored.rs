@@ -1,6 +1,7 @@
 //! What an image says, decoded and checked before anything is made from it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::plan::Step;
 use crate::procfs::{self, Stat};
 use crate::progress::Meter;
 use crate::resource::{self, clone, data};
-use crate::restore::{Contents, StoredFrame};
+use crate::restore::{Contents, StoredFrame, joined};
 use crate::segments::{self, SegmentRecord};
 use crate::semaphores::{self, SemaphoresRecord};
 use crate::snapshot::record::WaysRecord;
@@ -237,6 +238,10 @@ impl Contents for Pages<'_> {
 
     fn zeros(&self, id: ObjectId) -> Vec<(u64, u64)> {
         self.image.runs(id.0).iter().filter(|run| run.is_zero()).map(|run| (run.address(), run.size())).collect()
+    }
+
+    fn filled(&self, id: ObjectId) -> Vec<Range<u64>> {
+        joined(self.image.runs(id.0).iter().map(|run| (run.address(), run.size())))
     }
 
     fn read(&self, id: ObjectId, each: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {

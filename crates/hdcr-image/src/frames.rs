@@ -10,13 +10,15 @@ use crate::manifest::{FramesFacts, Manifest};
 use crate::name::{ImageId, PartName};
 use crate::number::{len, size};
 use crate::record::{KnownTag, Record, RecordError, Tag, check_version};
-use crate::sink::WritePart;
+use crate::sink::{ReadPart, WritePart};
 
 /// The longest body of a frame, in bytes.
 pub const FRAME_LIMIT: usize = 256 << 20;
 
 /// How much is gathered before it is given to the store: no more than stays in a processor's own cache meanwhile.
 pub(crate) const BUFFER: usize = 256 << 10;
+/// How much of a long part is held while it is read.
+const WINDOW: usize = 1 << 20;
 /// As much is given to the store as it is: a call costs less than a copy.
 const DIRECT: usize = 8 << 10;
 
@@ -182,7 +184,7 @@ struct Place {
     body: Range<usize>,
 }
 
-/// The checked frames part.
+/// The checked frames part, without those frames that were taken out of it.
 #[derive(Debug)]
 pub(crate) struct Frames {
     bytes: Vec<u8>,
@@ -190,25 +192,42 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// Checks all of the part against the manifest and finds the frames.
-    pub(crate) fn parse(bytes: Vec<u8>, manifest: &Manifest) -> Result<Self, ImageError> {
+    /// Checks all of the part against the manifest, and only then looks into it. Frames that `take` takes are not kept: an
+    /// index of pages may be longer than all else, and is held once.
+    pub(crate) fn read(
+        part: &dyn ReadPart,
+        manifest: &Manifest,
+        take: &mut dyn FnMut(&Frame<'_>) -> Result<bool, ImageError>,
+    ) -> Result<Self, ImageError> {
         let corrupt = |reason: &str| ImageError::corrupt(PartName::Frames, reason);
         let facts = &manifest.frames;
-        check_header(PartName::Frames, &bytes, &header_of(manifest.id.image, manifest.version()))?;
-        if size(bytes.len()) != facts.size || blake3::hash(&bytes).as_bytes() != &facts.digest.0 {
+        let mut window = Window::new(part, facts.size);
+        let block = window.get(0, Header::SIZE)?;
+        check_header(PartName::Frames, block, &header_of(manifest.id.image, manifest.version()))?;
+        if window.digest()?.as_bytes() != &facts.digest.0 {
             return Err(corrupt("its digest is not the one in the manifest"));
         }
-        let mut places = Vec::new();
-        let mut at = Header::SIZE;
-        while at < bytes.len() {
-            let place = next_place(&bytes, at)?;
-            at = place.body.end;
-            places.push(place);
+        let (mut frames, mut count) = (Self { bytes: Vec::new(), places: Vec::new() }, 0_u64);
+        let mut at = size(Header::SIZE);
+        while at < facts.size {
+            let (header, body) = next_frame(&mut window, at)?;
+            at = at.saturating_add(size(FrameHeader::SIZE)).saturating_add(size(body.len()));
+            count = count.saturating_add(1);
+            let frame = Frame { tag: Tag(header.tag), version: header.version, id: header.id, body };
+            if !take(&frame)? {
+                frames.keep(header, body);
+            }
         }
-        if size(places.len()) != facts.count {
+        if count != facts.count {
             return Err(corrupt("the count of frames is not the one in the manifest"));
         }
-        Ok(Self { bytes, places })
+        Ok(frames)
+    }
+
+    fn keep(&mut self, header: FrameHeader, body: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(body);
+        self.places.push(Place { header, body: start..self.bytes.len() });
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Frame<'_>> {
@@ -221,17 +240,63 @@ impl Frames {
     }
 }
 
-fn next_place(bytes: &[u8], at: usize) -> Result<Place, ImageError> {
-    let rest = bytes.get(at..).unwrap_or_default();
-    let (header, used) = FrameHeader::decode(rest).map_err(|error| ImageError::layout(PartName::Frames, error))?;
-    let start = at.saturating_add(used);
-    let body = start..start.saturating_add(len(u64::from(header.length)));
-    let found = bytes.get(body.clone()).filter(|found| found.len() <= FRAME_LIMIT);
-    let found = found.ok_or_else(|| ImageError::corrupt(PartName::Frames, "a frame is longer than the part"))?;
-    if check_sum(rest, found) != header.xxh3 {
+/// A part as it is read: all of a short one is held, of a long one a piece.
+struct Window<'a> {
+    part: &'a dyn ReadPart,
+    size: u64,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Window<'a> {
+    fn new(part: &'a dyn ReadPart, size: u64) -> Self {
+        Self { part, size, start: 0, bytes: Vec::new() }
+    }
+
+    /// Bytes of the part; fewer where it ends.
+    fn get(&mut self, at: u64, wanted: usize) -> Result<&[u8], ImageError> {
+        let end = at.saturating_add(size(wanted)).min(self.size);
+        let at = at.min(end);
+        let held = self.start..self.start.saturating_add(size(self.bytes.len()));
+        if at < held.start || end > held.end {
+            let more = len(self.size.saturating_sub(at)).min(wanted.max(WINDOW));
+            self.bytes.resize(more, 0);
+            // Or a piece that could not be read would be taken for one that was.
+            self.start = u64::MAX;
+            self.part.read_at(at, &mut self.bytes)?;
+            self.start = at;
+        }
+        let from = len(at.saturating_sub(self.start));
+        Ok(self.bytes.get(from..from.saturating_add(len(end.saturating_sub(at)))).unwrap_or_default())
+    }
+
+    /// The digest of the whole part.
+    fn digest(&mut self) -> Result<blake3::Hash, ImageError> {
+        let mut digest = blake3::Hasher::new();
+        let mut at = 0;
+        while at < self.size {
+            let piece = self.get(at, WINDOW)?;
+            digest.update(piece);
+            at = at.saturating_add(size(piece.len()).max(1));
+        }
+        Ok(digest.finalize())
+    }
+}
+
+fn next_frame<'a>(window: &'a mut Window<'_>, at: u64) -> Result<(FrameHeader, &'a [u8]), ImageError> {
+    let layout = |error| ImageError::layout(PartName::Frames, error);
+    let (header, used) = FrameHeader::decode(window.get(at, FrameHeader::SIZE)?).map_err(layout)?;
+    let length = len(u64::from(header.length));
+    let ends_in = at.saturating_add(size(used)).saturating_add(size(length)) <= window.size;
+    if length > FRAME_LIMIT || !ends_in {
+        return Err(ImageError::corrupt(PartName::Frames, "a frame is longer than the part"));
+    }
+    let whole = window.get(at, used.saturating_add(length))?;
+    let body = whole.get(used..).unwrap_or_default();
+    if check_sum(whole, body) != header.xxh3 {
         return Err(ImageError::corrupt(PartName::Frames, "the check sum of a frame does not match"));
     }
-    Ok(Place { header, body })
+    Ok((header, body))
 }
 
 /// Compares the block at the start of a part with what it must be. Every bit of it counts.

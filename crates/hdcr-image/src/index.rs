@@ -157,6 +157,25 @@ impl Homes {
         self.places.insert(home, place);
         place
     }
+
+    fn full(&self, block: u64, slim: &Slim) -> PageRunEntry {
+        let home = usize::try_from(slim.home).ok().and_then(|place| self.list.get(place));
+        let (segment, generation) = home.copied().unwrap_or_default();
+        let within = u64::from(slim.page).saturating_mul(PAGE_SIZE);
+        PageRunEntry {
+            address: block.saturating_mul(BLOCK).saturating_add(within),
+            offset: u64::from(slim.offset) | u64::from(slim.offset_above) << 32,
+            generation,
+            xxh3: slim.xxh3,
+            pages: slim.pages,
+            segment,
+            length: slim.length,
+            codec: slim.codec(),
+            stored: slim.stored,
+            skip: u16::from(slim.skip),
+            reserved: 0,
+        }
+    }
 }
 
 /// The runs of one space, none over another.
@@ -192,22 +211,7 @@ impl Index {
     }
 
     fn full(&self, block: u64, slim: &Slim) -> PageRunEntry {
-        let home = usize::try_from(slim.home).ok().and_then(|place| self.homes.list.get(place));
-        let (segment, generation) = home.copied().unwrap_or_default();
-        let within = u64::from(slim.page).saturating_mul(PAGE_SIZE);
-        PageRunEntry {
-            address: block.saturating_mul(BLOCK).saturating_add(within),
-            offset: u64::from(slim.offset) | u64::from(slim.offset_above) << 32,
-            generation,
-            xxh3: slim.xxh3,
-            pages: slim.pages,
-            segment,
-            length: slim.length,
-            codec: slim.codec(),
-            stored: slim.stored,
-            skip: u16::from(slim.skip),
-            reserved: 0,
-        }
+        self.homes.full(block, slim)
     }
 
     /// Puts a run over whatever was there.
@@ -326,6 +330,15 @@ impl Index {
 
     pub(crate) fn runs(&self) -> impl Iterator<Item = PageRunEntry> {
         self.blocks.iter().flat_map(|(number, block)| block.iter().map(|slim| self.full(*number, slim)))
+    }
+
+    /// The runs, whose memory is given back as they are taken.
+    pub(crate) fn into_runs(self) -> impl Iterator<Item = PageRunEntry> {
+        let homes = self.homes;
+        self.blocks
+            .into_iter()
+            .flat_map(|(number, block)| block.into_iter().map(move |slim| (number, slim)))
+            .map(move |(number, slim)| homes.full(number, &slim))
     }
 
     pub(crate) fn counts(&self) -> Counts {

@@ -1,6 +1,6 @@
 //! Reading an image: nothing is let out before it was checked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 
 use hdcr_layout::{Codec, Header, PageRunEntry, PartKind, tag};
@@ -86,10 +86,11 @@ impl ImageReader {
         if found != manifest.frames.size {
             return Err(ImageError::corrupt(PartName::Frames, "its length is not the one in the manifest"));
         }
-        let frames = Frames::parse(read_all(part.as_ref(), found)?, &manifest)?;
+        let mut listed = Listed::new(&manifest);
+        let frames = Frames::read(part.as_ref(), &manifest, &mut |frame| listed.take(frame))?;
         let spaces = match &manifest.log {
-            None => read_index(&frames, &manifest)?,
-            Some(log) => read_log(source, &frames, &manifest, log)?,
+            None => listed.finish()?,
+            Some(log) => read_log(source, &manifest, log)?,
         };
         let segments = open_segments(source, &manifest)?;
         let clones = open_clones(source, &manifest)?;
@@ -108,7 +109,7 @@ impl ImageReader {
 
     /// All frames in the order in which they were written, without the container's own.
     pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
-        self.frames.iter().filter(|frame| frame.tag != Tag(tag::PAGE_INDEX))
+        self.frames.iter()
     }
 
     /// Refuses the image when it holds a kind of record, or a version of one, that `known` does not name.
@@ -130,10 +131,11 @@ impl ImageReader {
 
     /// How pages are stored, by the way they are compressed.
     pub fn stored_by(&self) -> BTreeMap<&'static str, StoredBy> {
-        let mut seen = BTreeSet::new();
+        let mut runs: Vec<&PageRunEntry> = self.spaces.values().flatten().map(PageRun::entry).collect();
+        runs.sort_unstable_by_key(|entry| (entry.segment, entry.offset));
         let mut all: BTreeMap<_, StoredBy> = BTreeMap::new();
-        for run in self.spaces.values().flatten() {
-            let entry = run.entry();
+        let mut last = None;
+        for entry in runs {
             let name = match entry.codec {
                 Codec::Zero => continue,
                 Codec::Plain => "none",
@@ -143,7 +145,8 @@ impl ImageReader {
             };
             let so_far = all.entry(name).or_default();
             so_far.pages = so_far.pages.saturating_add(u64::from(entry.pages));
-            if seen.insert((entry.segment, entry.offset)) {
+            // Pieces of what was stored together lie side by side here.
+            if last.replace((entry.segment, entry.offset)) != Some((entry.segment, entry.offset)) {
                 so_far.bytes = so_far.bytes.saturating_add(u64::from(entry.length));
             }
         }
@@ -281,47 +284,77 @@ fn open_clones(source: &dyn Source, manifest: &Manifest) -> Result<BTreeMap<u64,
     manifest.clones.iter().map(open).collect()
 }
 
-fn read_index(frames: &Frames, manifest: &Manifest) -> Result<BTreeMap<u64, Vec<PageRun>>, ImageError> {
-    let mut spaces: BTreeMap<u64, Vec<PageRun>> = BTreeMap::new();
-    let mut digest = blake3::Hasher::new();
-    for frame in frames.iter().filter(|frame| frame.tag == Tag(tag::PAGE_INDEX)) {
-        digest.update(&frame.id.to_le_bytes());
-        digest.update(frame.body);
+/// The index of an image that stands by itself, as its frames come.
+struct Listed<'a> {
+    manifest: &'a Manifest,
+    spaces: BTreeMap<u64, Vec<PageRun>>,
+    counts: Counts,
+    digest: blake3::Hasher,
+}
+
+impl<'a> Listed<'a> {
+    fn new(manifest: &'a Manifest) -> Self {
+        Self { manifest, spaces: BTreeMap::new(), counts: Counts::default(), digest: blake3::Hasher::new() }
+    }
+
+    /// Takes the frame if it is of the index.
+    fn take(&mut self, frame: &Frame<'_>) -> Result<bool, ImageError> {
+        let corrupt = |reason: &str| ImageError::corrupt(PartName::Frames, reason);
+        if frame.tag != Tag(tag::PAGE_INDEX) {
+            return Ok(false);
+        }
+        if self.manifest.log.is_some() {
+            return Err(corrupt("it holds an index of pages beside the log"));
+        }
+        self.digest.update(&frame.id.to_le_bytes());
+        self.digest.update(frame.body);
         let List(entries) = frame.decode::<List<PageRunEntry>>()?;
-        let runs = spaces.entry(frame.id).or_default();
+        let runs = self.spaces.entry(frame.id).or_default();
+        make_room(runs, entries.len(), self.manifest.pages.runs.saturating_sub(self.counts.runs));
         for entry in entries {
             if is_delta(&entry) {
-                return Err(ImageError::corrupt(PartName::Frames, "changed lines in an image that stands by itself"));
+                return Err(corrupt("changed lines in an image that stands by itself"));
             }
-            let run = PageRun::check(entry, &manifest.segments)?;
+            let run = PageRun::check(entry, &self.manifest.segments)?;
             if runs.last().is_some_and(|last| last.range().end > run.address()) {
-                return Err(ImageError::corrupt(PartName::Frames, "page runs lie over one another"));
+                return Err(corrupt("page runs lie over one another"));
             }
+            self.counts = self.counts.plus(Counts::of(run.entry()));
             runs.push(run);
         }
+        Ok(true)
     }
-    let entries = spaces.values().flatten().map(|run| Counts::of(run.entry()));
-    let told = &manifest.pages;
-    let counted = entries.fold(Counts::default(), Counts::plus);
-    if *digest.finalize().as_bytes() != told.digest.0 || !counted.are_told_by(told) {
-        return Err(ImageError::corrupt(PartName::Frames, "the page index is not the one in the manifest"));
+
+    fn finish(self) -> Result<BTreeMap<u64, Vec<PageRun>>, ImageError> {
+        let told = &self.manifest.pages;
+        if *self.digest.finalize().as_bytes() != told.digest.0 || !self.counts.are_told_by(told) {
+            return Err(ImageError::corrupt(PartName::Frames, "the page index is not the one in the manifest"));
+        }
+        Ok(self.spaces)
     }
-    Ok(spaces)
+}
+
+/// Room for so many more runs. A long list does not become twice as long for the last of them, which would need three times
+/// its memory for a moment: it grows by a quarter, and by no more than may come.
+fn make_room(runs: &mut Vec<PageRun>, more: usize, may_come: u64) {
+    if runs.capacity().saturating_sub(runs.len()) < more {
+        let ahead = runs.len().checked_div(4).unwrap_or(0).min(len(may_come));
+        runs.reserve_exact(ahead.max(more));
+    }
 }
 
 /// The index of an image in a chain.
 fn read_log(
     source: &dyn Source,
-    frames: &Frames,
     manifest: &Manifest,
     log: &LogFacts,
 ) -> Result<BTreeMap<u64, Vec<PageRun>>, ImageError> {
-    if frames.iter().any(|frame| frame.tag == Tag(tag::PAGE_INDEX)) {
-        return Err(ImageError::corrupt(PartName::Frames, "it holds an index of pages beside the log"));
-    }
     let (spaces, _) = replay(source, manifest, log)?;
     let checked = |(space, index): (u64, Index)| {
-        let runs = index.runs().map(|run| PageRun::check(run, &manifest.segments)).collect::<Result<_, _>>()?;
+        let mut runs = Vec::with_capacity(len(index.counts().runs));
+        for run in index.into_runs() {
+            runs.push(PageRun::check(run, &manifest.segments)?);
+        }
         Ok((space, runs))
     };
     spaces.into_iter().map(checked).collect()

@@ -1,8 +1,9 @@
 //! Reading all of an image to say whether it is whole.
 
-use std::collections::BTreeSet;
+use hdcr_layout::{Codec, PageRunEntry};
 
 use crate::error::ImageError;
+use crate::index::PageRun;
 use crate::reader::{ImageReader, identity};
 
 /// How far a verification has come.
@@ -28,9 +29,12 @@ pub struct Verified {
 impl ImageReader {
     /// Reads and checks every stored byte that a restore would use.
     pub fn verify(&self, progress: &mut dyn FnMut(Progress)) -> Result<Verified, ImageError> {
-        let runs = || self.spaces().flat_map(|space| self.runs(space)).filter(|run| !run.is_zero());
-        let mut seen = BTreeSet::new();
-        let stored: Vec<_> = runs().map(|run| *run.entry()).filter(|entry| seen.insert(identity(entry))).collect();
+        // In the order of the file, and what several runs are pieces of once.
+        let mut stored: Vec<&PageRunEntry> =
+            self.spaces().flat_map(|space| self.runs(space)).map(PageRun::entry).collect();
+        stored.retain(|entry| entry.codec != Codec::Zero);
+        stored.sort_unstable_by_key(|entry| identity(entry));
+        stored.dedup_by_key(|entry| identity(entry));
         let total = stored.iter().map(|entry| u64::from(entry.length)).fold(0, u64::saturating_add);
         let mut done = 0_u64;
         let mut bytes = Vec::new();

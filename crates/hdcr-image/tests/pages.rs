@@ -1,7 +1,12 @@
 //! How pages become runs.
 #![expect(clippy::unwrap_used, reason = "tests may fail by panic")]
 
-use hdcr_image::{Compression, ImageError, ImageReader, ImageWriter, MemoryImage, Options, PAGE_SIZE, PageRun, sample};
+use std::collections::BTreeMap;
+
+use hdcr_image::{
+    Compression, ImageError, ImageReader, ImageWriter, MemoryImage, MemorySource, Options, PAGE_SIZE, PageRun,
+    PartName, sample,
+};
 use proptest::prelude::*;
 
 const PAGE: usize = 4096;
@@ -39,6 +44,40 @@ fn neighbours_join_up_to_a_mebibyte() {
     let pages = reader.manifest().pages;
     assert_eq!((pages.runs, pages.stored_pages, pages.zero_pages), (6, 856, 6));
     assert!(pages.stored_size < 20_000);
+}
+
+/// Longer than what is held of a part at once, with a body of another kind of record across its border.
+#[test]
+fn a_long_index_is_read_whole() {
+    const RUNS: u64 = 50_000;
+    let image = MemoryImage::new();
+    let mut writer = ImageWriter::new(Box::new(image.sink(sample::IMAGE)), Options::default()).unwrap();
+    let body = vec![7; 900 << 10];
+    writer.frame(hdcr_image::Tag(0x7f01), 1, 1, &body).unwrap();
+    writer.frame(hdcr_image::Tag(0x7f01), 1, 2, &body).unwrap();
+    for space in [1, 2] {
+        for page in 0..RUNS {
+            writer.pages(space, page * 2 * PAGE_SIZE, &[0; PAGE]).unwrap();
+        }
+    }
+    writer.finish(sample::facts()).unwrap();
+    let mut parts = image.parts().unwrap();
+    assert!(parts[&PartName::Frames].len() > 5 << 20);
+    let reader = ImageReader::open(&MemorySource::new(parts.clone())).unwrap();
+    let expected: Vec<_> = (0..RUNS).map(|page| (page * 2, 1, true)).collect();
+    assert_eq!(shape(&reader, 1), expected);
+    assert_eq!(shape(&reader, 2), expected);
+    assert!(reader.frames().all(|frame| frame.body == body) && reader.frames().count() == 2);
+    let frames = parts.get_mut(&PartName::Frames).unwrap();
+    for at in (0..frames.len()).step_by(1_000_003) {
+        frames[at] ^= 1;
+        let found = ImageReader::open(&MemorySource::new(BTreeMap::from([
+            (PartName::Manifest, image.parts().unwrap()[&PartName::Manifest].clone()),
+            (PartName::Frames, frames.clone()),
+        ])));
+        assert!(found.is_err(), "byte {at}");
+        frames[at] ^= 1;
+    }
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::hint::black_box;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use rustix::fs::{Advice, fadvise, fsync};
 use serde::Serialize;
 
@@ -29,11 +30,41 @@ pub(super) struct Limits {
     pub(super) disk_write: f64,
     /// That file, no longer cached.
     pub(super) disk_read: f64,
+    /// What a checkpoint cannot do without.
+    #[serde(flatten)]
+    pub(super) checkpoint: Checkpoint,
+}
+
+/// Memory of a process that works read by one thread, and a file in memory written over, in GiB of that memory a second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub(super) struct Checkpoint {
+    /// `process_vm_readv`, into memory that is there.
+    pub(super) other_read: f64,
+    pub(super) tmpfs_over: f64,
+    /// All read, and half of it written over a file.
+    pub(super) both: f64,
+}
+
+impl Checkpoint {
+    /// By `trials/bench/copying.c`.
+    fn measure(program: &Path, file: &Path) -> Result<Self> {
+        let out = Command::new(program).arg(file).output().context("start it")?;
+        ensure!(out.status.success(), "{}: {}", out.status, String::from_utf8_lossy(&out.stderr).trim());
+        Self::told(&String::from_utf8_lossy(&out.stdout)).context("what it says")
+    }
+
+    fn told(text: &str) -> Option<Self> {
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line?.trim().parse().ok()
+        };
+        Some(Self { other_read: value("read ")?, tmpfs_over: value("over ")?, both: value("both ")? })
+    }
 }
 
 impl Limits {
     /// Each with its name.
-    pub(super) fn named(&self) -> [(&'static str, f64); 6] {
+    pub(super) fn named(&self) -> [(&'static str, f64); 9] {
         [
             ("memcpy, one thread", self.copy),
             ("memcpy into fresh memory", self.copy_fresh),
@@ -41,11 +72,14 @@ impl Limits {
             ("read, tmpfs", self.tmpfs_read),
             ("write a new file, disk, durable", self.disk_write),
             ("read, disk, not cached", self.disk_read),
+            ("read of a process that works", self.checkpoint.other_read),
+            ("write over a file, tmpfs", self.checkpoint.tmpfs_over),
+            ("both, half of it written", self.checkpoint.both),
         ]
     }
 
-    /// Measures once.
-    pub(super) fn measure(memory: &Path, disk: &Path) -> Result<Self> {
+    /// Measures once; `copying` is the compiled program of that name.
+    pub(super) fn measure(memory: &Path, disk: &Path, copying: &Path) -> Result<Self> {
         let source: Vec<u8> = (0..SIZE).map(|at| u8::try_from(at * 7 % 251).unwrap_or(0)).collect();
         let mut target = vec![1_u8; SIZE];
         let (copy, ()) = speed(|| {
@@ -61,7 +95,9 @@ impl Limits {
         let (disk_read, ()) = speed(|| read(&disk.join("limit"), &mut target))?;
         fs::remove_file(memory.join("limit"))?;
         fs::remove_file(disk.join("limit"))?;
-        Ok(Self { copy, copy_fresh, tmpfs_write, tmpfs_read, disk_write, disk_read })
+        drop((source, target));
+        let checkpoint = Checkpoint::measure(copying, &memory.join("limit"))?;
+        Ok(Self { copy, copy_fresh, tmpfs_write, tmpfs_read, disk_write, disk_read, checkpoint })
     }
 }
 
@@ -109,5 +145,23 @@ pub(super) fn median(all: &[Limits]) -> Option<Limits> {
         tmpfs_read: of(|limits| limits.tmpfs_read)?,
         disk_write: of(|limits| limits.disk_write)?,
         disk_read: of(|limits| limits.disk_read)?,
+        checkpoint: Checkpoint {
+            other_read: of(|limits| limits.checkpoint.other_read)?,
+            tmpfs_over: of(|limits| limits.checkpoint.tmpfs_over)?,
+            both: of(|limits| limits.checkpoint.both)?,
+        },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_checkpoint_needs_is_told() {
+        let told = Checkpoint { other_read: 1.5, tmpfs_over: 2.0, both: 1.0 };
+        assert_eq!(Checkpoint::told("read 1.5\nover 2.0\nboth 1.0\n"), Some(told));
+        assert_eq!(Checkpoint::told("read 1.5\nover x\nboth 1.0\n"), None);
+        assert_eq!(Checkpoint::told(""), None);
+    }
 }

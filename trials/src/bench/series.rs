@@ -69,6 +69,7 @@ impl Machine {
 /// Measures and tells; true when each tool of ours could do all.
 pub(super) fn run(args: &BenchArgs, rivals: &[Rival], place: &Place) -> Result<bool> {
     let measure = place.compile("measure.c", "measure", &[])?;
+    let copying = place.compile("copying.c", "copying", &[])?;
     let wanted = |subject: &Subject| args.only.is_empty() || args.only.iter().any(|o| subject.name.starts_with(o));
     let subjects: Vec<Subject> = subjects::all(place)?.into_iter().filter(wanted).collect();
     ensure!(!subjects.is_empty(), "no program has such a name");
@@ -84,7 +85,7 @@ pub(super) fn run(args: &BenchArgs, rivals: &[Rival], place: &Place) -> Result<b
     };
     let mut limits = Vec::new();
     for round in 0..args.rounds {
-        limits.push(Limits::measure(memory.path(), disk.path())?);
+        limits.push(Limits::measure(memory.path(), disk.path(), &copying)?);
         for subject in &subjects {
             if subjects::free_mib().is_some_and(|free| free < subject.needs) {
                 bench.failures.insert(subject.name.to_owned(), "not enough free memory".to_owned());

@@ -83,13 +83,16 @@ impl Job {
         })
     }
 
-    /// Kills the process that makes the images, at a random moment of its work; false when there is none just now.
+    /// Kills the process that makes the images, at a random moment of its work; false when it ends by itself meanwhile.
     pub(super) fn kill_the_maker(&self, dice: &mut Dice) -> Result<bool> {
+        let makers = || with_command(&self.folder, |line| line.ends_with(" __worker"));
+        // After a kill the next one has to begin first.
+        wait::until("somebody who makes images", LIMIT, || Ok((!makers().is_empty()).then_some(())))?;
         let moment = Instant::now() + Duration::from_micros(dice.below(12_000));
         while Instant::now() < moment {
             std::hint::spin_loop();
         }
-        let makers = with_command(&self.folder, |line| line.ends_with(" __worker"));
+        let makers = makers();
         for maker in &makers {
             signal(*maker, Signal::KILL);
         }

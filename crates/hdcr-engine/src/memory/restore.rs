@@ -62,10 +62,7 @@ pub(crate) fn stored(cx: &Restore<'_>, id: ObjectId) -> Result<StoredMm> {
     if record.places.len() != 11 {
         return Err(Error::Unsound(format!("{id}: {} places instead of 11", record.places.len())));
     }
-    let pieces = cx.contents.pieces(id).into_iter().chain(cx.contents.zeros(id));
-    let mut filled: Vec<Range<u64>> = pieces.map(|(at, len)| at..at.saturating_add(len)).collect();
-    filled.sort_by_key(|range| range.start);
-    Ok(StoredMm { id, mappings, record, forwarded: None, filled })
+    Ok(StoredMm { id, mappings, record, forwarded: None, filled: cx.contents.filled(id) })
 }
 
 /// All calls that empty an address space of everything but the service region, and bring the kernel's own mappings to the
