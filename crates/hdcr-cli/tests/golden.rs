@@ -17,9 +17,14 @@ const FIRST: [(&str, &[&str], &str); 3] = [
 ];
 
 fn images() -> Vec<PathBuf> {
+    files("hdcr")
+}
+
+fn files(extension: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../trials/golden");
     let all = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut images: Vec<PathBuf> = all.filter(|path| path.extension().is_some_and(|found| found == "hdcr")).collect();
+    let mut images: Vec<PathBuf> =
+        all.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
     images.sort();
     images
 }
@@ -62,6 +67,28 @@ fn images_of_the_past_are_read_and_whole() {
             let odd = ["unknown", "cannot be", "is not known", "corrupt"];
             assert!(!odd.iter().any(|words| text.contains(words)), "{}: {record}", image.display());
         }
+    }
+}
+
+/// Images that share files, in the store of a job.
+#[test]
+fn images_of_the_past_that_share_files_are_read_and_whole() {
+    let tars = files("tar");
+    assert!(tars.iter().any(|tar| tar.ends_with("chain-0.1.0.tar")));
+    for tar in tars {
+        let store = tempfile::tempdir().unwrap();
+        let jobs = store.path().join("jobs");
+        std::fs::create_dir(&jobs).unwrap();
+        let tar = tar.canonicalize().unwrap();
+        let status = Command::new("tar").arg("--extract").arg("--file").arg(&tar).current_dir(&jobs).status().unwrap();
+        assert!(status.success());
+        let mut bases = Vec::new();
+        for link in std::fs::read_dir(jobs.join("golden")).unwrap() {
+            let link = link.unwrap().path();
+            said(&["verify"], &link);
+            bases.extend(said(&["show"], &link)["base"].as_str().map(str::to_owned));
+        }
+        assert_eq!(bases.len(), 3, "{} in {}", bases.len(), tar.display());
     }
 }
 
