@@ -8,6 +8,8 @@ pub(crate) mod hot;
 mod ledger;
 mod place;
 mod server;
+#[cfg(test)]
+mod testing;
 mod waiters;
 
 use std::num::NonZero;

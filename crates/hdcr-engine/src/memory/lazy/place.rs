@@ -180,6 +180,12 @@ impl Place {
         }
     }
 
+    /// Whether all that was heard of is known to be over. Until then somebody has to look again, even if nothing happens: the
+    /// next thing that does could not be told from one that happens at the same time.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.state().unsettled.is_empty()
+    }
+
     /// Whether nothing is happening now: what comes later comes after all that was heard of.
     fn is_settled(&self, state: &mut State) -> bool {
         let settled = !self.pages.is_changing();
@@ -360,135 +366,4 @@ impl Drop for Urgent<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::mechanism;
-
-    /// Pages by number: mappings of them, what is in, and what happens at which call.
-    #[derive(Debug, Default)]
-    struct Space {
-        mappings: Vec<Range<u64>>,
-        present: BTreeSet<u64>,
-        changing: bool,
-        /// Moved away just before the next pages are put in, after the kernel has seen that nothing is changing.
-        moves: bool,
-        told: Vec<Happening>,
-        woken: Vec<u64>,
-    }
-
-    #[derive(Debug)]
-    struct Model {
-        space: Arc<Mutex<Space>>,
-        ready: std::fs::File,
-    }
-
-    const OFF: u64 = 1 << 20;
-
-    impl AbsentPages for Model {
-        fn put(&self, at: RemotePtr, bytes: &[u8]) -> (usize, Option<Hindrance>) {
-            let mut space = self.space.lock().unwrap();
-            if space.changing {
-                return (0, Some(Hindrance::Changing));
-            }
-            if std::mem::take(&mut space.moves) {
-                let old = space.mappings.remove(0);
-                space.mappings.push(old.start + OFF..old.end + OFF);
-                let bytes = |pages: u64| pages * PAGE;
-                let len = bytes(old.end - old.start);
-                space.told.push(Happening::Moved { from: bytes(old.start), to: bytes(old.start + OFF), len });
-                space.changing = true;
-            }
-            let (first, end) = (at.0 / PAGE, (at.0 + bytes.len() as u64) / PAGE);
-            if !space.mappings.iter().any(|mapping| mapping.start <= first && end <= mapping.end) {
-                return (0, Some(Hindrance::NoPlace));
-            }
-            for page in first..end {
-                if !space.present.insert(page) {
-                    return (length(first..page), Some(Hindrance::Present));
-                }
-            }
-            (bytes.len(), None)
-        }
-
-        fn put_zeros(&self, pages: &Range<u64>) -> Option<Hindrance> {
-            self.put(RemotePtr(pages.start), &[0; PAGE_LEN]).1
-        }
-
-        fn is_changing(&self) -> bool {
-            self.space.lock().unwrap().changing
-        }
-
-        fn wake(&self, range: &Range<u64>) {
-            self.space.lock().unwrap().woken.push(range.start / PAGE);
-        }
-
-        fn next(&self) -> mechanism::Result<Option<Happening>> {
-            let mut space = self.space.lock().unwrap();
-            space.changing = false;
-            Ok(space.told.pop())
-        }
-
-        fn ready(&self) -> std::os::fd::BorrowedFd<'_> {
-            std::os::fd::AsFd::as_fd(&self.ready)
-        }
-    }
-
-    fn place(mappings: &[Range<u64>], missing: Range<u64>) -> (Place, Arc<Mutex<Space>>) {
-        let space = Arc::new(Mutex::new(Space { mappings: mappings.to_vec(), ..Space::default() }));
-        let ready = std::fs::File::open("/dev/null").unwrap();
-        let mut ledger = Ledger::default();
-        ledger.add(missing.start * PAGE..missing.end * PAGE, missing.start * PAGE);
-        (Place::new(Box::new(Model { space: Arc::clone(&space), ready }), 1, None, ledger), space)
-    }
-
-    fn length(pages: Range<u64>) -> usize {
-        pages.count() * PAGE_LEN
-    }
-
-    fn all(pages: Range<u64>) -> (Missing, Vec<u8>) {
-        let at = pages.start * PAGE..pages.end * PAGE;
-        (Missing { from: at.start, at }, vec![7; length(pages)])
-    }
-
-    #[test]
-    fn what_was_parted_gets_all_of_its_pages() {
-        // A mapping that was parted at odd places, with a hole, and a page that is there already.
-        let mappings = [0..7, 7..8, 8..100, 103..250, 250..256];
-        let (place, space) = place(&mappings, 0..256);
-        space.lock().unwrap().present.insert(33);
-        let (wanted, bytes) = all(0..256);
-        assert_eq!(place.put(&wanted, &bytes).unwrap(), Went::Done);
-        let present: Vec<u64> = space.lock().unwrap().present.iter().copied().collect();
-        assert_eq!(present, mappings.iter().cloned().flatten().collect::<Vec<_>>());
-        // Whoever waits for a page that is there, or that has no place any more, is not left waiting.
-        assert_eq!(space.lock().unwrap().woken, [33, 100, 101, 102]);
-        assert!(place.is_done());
-    }
-
-    #[test]
-    fn what_moves_in_between_is_still_missing() {
-        let (place, space) = place(std::slice::from_ref(&(0..64)), 0..64);
-        let (wanted, bytes) = all(0..64);
-        space.lock().unwrap().moves = true;
-        assert_eq!(place.put(&wanted, &bytes).unwrap(), Went::Later);
-        assert!(!place.is_done());
-        place.hear().unwrap();
-        let here = Missing { at: OFF * PAGE..(OFF + 64) * PAGE, from: 0 };
-        assert_eq!(place.missing_at(OFF * PAGE), Some(here.clone()));
-        assert_eq!(place.put(&here, &bytes).unwrap(), Went::Done);
-        assert_eq!(space.lock().unwrap().present.len(), 64);
-        assert!(place.is_done());
-    }
-
-    #[test]
-    fn zeros_wait_for_what_is_changing() {
-        let (place, space) = place(std::slice::from_ref(&(0..1)), 0..1);
-        space.lock().unwrap().moves = true;
-        let missing = place.missing_at(0).unwrap();
-        assert_eq!(place.put_zeros(0, Some(&missing)).unwrap(), Went::Later);
-        assert!(!place.is_done());
-    }
-}
+mod tests;

@@ -124,10 +124,11 @@ impl Server {
         Ok(())
     }
 
-    /// Waits until something is to be heard.
+    /// Waits until something is to be heard, or somebody is to be looked at again.
     fn wait(&self, all: &[Arc<Place>], alarm: BorrowedFd<'_>, idle: bool) -> Result<()> {
         let readable = all.iter().map(|place| place.ready()).chain([self.bell.as_fd(), alarm]);
         let mut polled: Vec<PollFd<'_>> = readable.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let idle = idle && all.iter().all(|place| place.is_at_rest());
         let limit = rustix::time::Timespec::try_from(PAUSE).unwrap_or_default();
         match poll(&mut polled, if idle { None } else { Some(&limit) }) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -274,5 +275,39 @@ impl Server {
             self.ring();
         }
         places.first().cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::super::testing::{OFF, image, moved, place};
+    use super::*;
+
+    /// Nothing more has to happen for that.
+    #[test]
+    fn who_listens_looks_again_until_all_are_at_rest() {
+        let (place, space) = place(&[0..64], 0..64);
+        let server = Server::new(image(&(0..64)), vec![place]).unwrap();
+        space.lock().unwrap().tell(moved(0..64, OFF));
+        space.lock().unwrap().slow = 1000;
+        server.ring();
+        let (alarm, _silent) = std::io::pipe().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| server.listen(alarm.as_fd()));
+            let (tells, heard) = mpsc::channel();
+            scope.spawn(move || {
+                while space.lock().unwrap().changing {
+                    std::thread::yield_now();
+                }
+                tells.send(()).ok();
+            });
+            let heard = heard.recv_timeout(Duration::from_secs(20));
+            server.end();
+            heard.unwrap();
+        });
+        assert!(server.places().iter().all(|place| place.is_at_rest()));
+        assert!(server.trouble().is_none());
     }
 }
