@@ -254,7 +254,7 @@ impl Place {
     /// Puts in what of these pages is still missing and still has this place.
     pub(crate) fn put(&self, wanted: &Missing, bytes: &[u8]) -> Result<Went> {
         let mut state = self.state();
-        let shift = |address: u64| address.wrapping_sub(wanted.at.start).wrapping_add(wanted.from);
+        let shift = |address: u64| address.saturating_sub(wanted.at.start).saturating_add(wanted.from);
         for missing in state.ledger.within(&wanted.at) {
             if missing.from != shift(missing.at.start) {
                 continue;

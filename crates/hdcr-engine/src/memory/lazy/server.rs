@@ -150,7 +150,7 @@ impl Server {
         let _urgent = place.urgent();
         let Some(missing) = place.missing_at(page) else { return place.put_zeros(page, None) };
         let from = missing.from.saturating_add(page.saturating_sub(missing.at.start));
-        let shift = page.wrapping_sub(from);
+        let here = Missing { at: page..page.saturating_add(PAGE), from };
         let Some(index) = self.run_at(place.space, from) else { return place.put_zeros(page, Some(&missing)) };
         let read = self.image.read_group(place.space, index..index.saturating_add(1), buffers)?;
         let Some((first, bytes)) = read.first().copied() else { return Ok(Went::Done) };
@@ -159,14 +159,14 @@ impl Server {
         let next = if much == Much::All { run.end } else { near.end };
         let others = [near.end..run.end, run.start..near.start];
         for part in std::iter::once(near).chain(others).take(if much == Much::All { 3 } else { 1 }) {
+            let wanted = here.beside(&part);
             let offset = |address: u64| usize::try_from(address.saturating_sub(first)).unwrap_or(usize::MAX);
-            let bytes = bytes.get(offset(part.start)..offset(part.end)).unwrap_or_default();
-            let at = part.start.wrapping_add(shift)..part.end.wrapping_add(shift);
-            if place.put(&Missing { at, from: part.start }, bytes)? == Went::Later {
+            let bytes = bytes.get(offset(wanted.from)..offset(part.end)).unwrap_or_default();
+            if place.put(&wanted, bytes)? == Went::Later {
                 return Ok(Went::Later);
             }
         }
-        place.look_near(next.wrapping_add(shift));
+        place.look_near(here.beside(&(next..next)).at.start);
         Ok(Went::Done)
     }
 
@@ -238,10 +238,6 @@ impl Server {
 
     fn fill_group(&self, place: &Place, taken: &Missing, buffers: &mut GroupBuffers, meter: &Meter) -> Result<Went> {
         let (group, _) = self.group_at(place.space, taken.from);
-        let place_of = |pages: Range<u64>| {
-            let shift = taken.at.start.wrapping_sub(taken.from);
-            Missing { at: pages.start.wrapping_add(shift)..pages.end.wrapping_add(shift), from: pages.start }
-        };
         // Between what is stored, pages are zeros. Only those: what was moved away and back meanwhile is still missing.
         let mut before = taken.from;
         for (first, bytes) in self.image.read_group(place.space, group, buffers)? {
@@ -250,9 +246,11 @@ impl Server {
             }
             let end = first.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
             if before < first {
-                place.leave_out(&place_of(before..first));
+                place.leave_out(&taken.beside(&(before..first)));
             }
-            if place.put(&place_of(first..end), bytes)? == Went::Later {
+            let wanted = taken.beside(&(first..end));
+            let left_out = usize::try_from(wanted.from.saturating_sub(first)).unwrap_or(usize::MAX);
+            if place.put(&wanted, bytes.get(left_out..).unwrap_or_default())? == Went::Later {
                 return Ok(Went::Later);
             }
             before = end;
@@ -282,8 +280,10 @@ impl Server {
 mod tests {
     use std::sync::mpsc;
 
-    use super::super::testing::{OFF, image, moved, place};
+    use super::super::testing::{OFF, Space, image, moved, place};
     use super::*;
+    use crate::mechanism::Happening;
+    use crate::progress::{Phase, Progress};
 
     /// Nothing more has to happen for that.
     #[test]
@@ -309,5 +309,29 @@ mod tests {
         });
         assert!(server.places().iter().all(|place| place.is_at_rest()));
         assert!(server.trouble().is_none());
+    }
+
+    /// A part of what the image holds together, moved to the lowest addresses that a program may have.
+    #[test]
+    fn what_was_moved_far_down_is_filled_and_served() {
+        let server = |told: Happening| {
+            let (place, space) = place(&[16..26], 300..310);
+            let server = Server::new(image(&(0..1024)), vec![place]).unwrap();
+            space.lock().unwrap().tell(told);
+            let place = Arc::clone(&server.places()[0]);
+            place.hear().unwrap();
+            (server, place, space)
+        };
+        let down = || moved(300..310, 16);
+        let present = |space: &Mutex<Space>| space.lock().unwrap().present.iter().copied().collect::<Vec<_>>();
+        let whole: Vec<u64> = (16..26).collect();
+        let (filled, _, space) = server(down());
+        filled.fill(&Meter::begin(&Progress::default(), Phase::Filling, || 0));
+        assert!(filled.trouble().is_none());
+        assert_eq!(present(&space), whole);
+        let (asked, place, space) = server(down());
+        let mut buffers = GroupBuffers::default();
+        assert_eq!(asked.answer(&place, 20 * PAGE, Much::All, &mut buffers).unwrap(), Went::Done);
+        assert_eq!(present(&space), whole);
     }
 }
