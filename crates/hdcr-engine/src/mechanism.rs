@@ -430,6 +430,8 @@ pub trait AbsentPages: fmt::Debug + Send + Sync {
     fn put_zeros(&self, pages: &Range<u64>) -> Option<Hindrance>;
     /// Whether something is happening that was not heard of to its end: no page can be put in meanwhile.
     fn is_changing(&self) -> bool;
+    /// Whether anybody has this address space.
+    fn lives(&self) -> bool;
     /// Lets those who wait in a range look again.
     fn wake(&self, range: &Range<u64>);
     /// What happened next; `None` when there is nothing to be heard. Never waits.

@@ -43,6 +43,10 @@ impl AbsentPages for Absent {
         self.faults.is_changing()
     }
 
+    fn lives(&self) -> bool {
+        self.faults.lives()
+    }
+
     fn wake(&self, range: &Range<u64>) {
         if let Err(error) = self.faults.wake(range) {
             tracing::debug!(%error, "those who wait for a page were not woken");

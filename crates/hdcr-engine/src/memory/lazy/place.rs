@@ -17,7 +17,7 @@ use crate::memory::PAGE;
 
 /// How often an address space is looked at between two events, until it is at rest.
 const LOOKS: usize = 64;
-const PAGE_LEN: usize = 4096;
+pub(super) const PAGE_LEN: usize = 4096;
 const _: () = assert!(PAGE_LEN as u64 == PAGE);
 
 /// An address space.
@@ -117,9 +117,12 @@ impl Place {
         self.pages.ready()
     }
 
-    /// Whether no page is missing any more.
+    /// Whether no page is missing any more, or nobody is left who could miss one.
     pub(crate) fn is_done(&self) -> bool {
         let state = self.state();
+        if !self.pages.lives() {
+            return true;
+        }
         // Who forks just now gets a child in which as much may be missing as was before.
         state.ended || state.ledger.is_empty() && !self.pages.is_changing()
     }

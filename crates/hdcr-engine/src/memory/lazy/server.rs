@@ -102,14 +102,7 @@ impl Server {
         while !self.has_ended() {
             let all: Vec<Arc<Place>> = self.places().clone();
             self.wait(&all, alarm, waiting.is_empty())?;
-            for place in &all {
-                let mut places = self.places();
-                // Copies are among the places before anybody can find that all is done.
-                let heard = place.hear()?;
-                places.extend(heard.born.into_iter().map(Arc::new));
-                drop(places);
-                waiting.extend(heard.faults.into_iter().map(|page| (Arc::clone(place), page)));
-            }
+            waiting.extend(self.hear(&all)?);
             drop(all);
             let mut later = Vec::new();
             for (place, page) in waiting.drain(..) {
@@ -122,6 +115,26 @@ impl Server {
             waiting = later;
         }
         Ok(())
+    }
+
+    /// Hears all that happened; the pages that threads wait for.
+    fn hear(&self, all: &[Arc<Place>]) -> Result<Vec<(Arc<Place>, u64)>> {
+        let mut waiting = Vec::new();
+        let mut births = false;
+        for place in all {
+            let mut places = self.places();
+            // Copies are among the places before anybody can find that all is done.
+            let heard = place.hear()?;
+            births |= !heard.born.is_empty();
+            places.extend(heard.born.into_iter().map(Arc::new));
+            drop(places);
+            waiting.extend(heard.faults.into_iter().map(|page| (Arc::clone(place), page)));
+        }
+        if births {
+            // So there are never many more descriptors than processes, however fast they come and go.
+            self.places().retain(|place| !place.is_done());
+        }
+        Ok(waiting)
     }
 
     /// Waits until something is to be heard, or somebody is to be looked at again.
@@ -280,7 +293,7 @@ impl Server {
 mod tests {
     use std::sync::mpsc;
 
-    use super::super::testing::{OFF, Space, image, moved, place};
+    use super::super::testing::{OFF, Space, image, moved, pages, place};
     use super::*;
     use crate::mechanism::Happening;
     use crate::progress::{Phase, Progress};
@@ -288,7 +301,7 @@ mod tests {
     /// Nothing more has to happen for that.
     #[test]
     fn who_listens_looks_again_until_all_are_at_rest() {
-        let (place, space) = place(&[0..64], 0..64);
+        let (place, space) = place([0..64], 0..64);
         let server = Server::new(image(&(0..64)), vec![place]).unwrap();
         space.lock().unwrap().tell(moved(0..64, OFF));
         space.lock().unwrap().slow = 1000;
@@ -315,7 +328,7 @@ mod tests {
     #[test]
     fn what_was_moved_far_down_is_filled_and_served() {
         let server = |told: Happening| {
-            let (place, space) = place(&[16..26], 300..310);
+            let (place, space) = place([16..26], 300..310);
             let server = Server::new(image(&(0..1024)), vec![place]).unwrap();
             space.lock().unwrap().tell(told);
             let place = Arc::clone(&server.places()[0]);
@@ -333,5 +346,22 @@ mod tests {
         let mut buffers = GroupBuffers::default();
         assert_eq!(asked.answer(&place, 20 * PAGE, Much::All, &mut buffers).unwrap(), Went::Done);
         assert_eq!(present(&space), whole);
+    }
+
+    /// Children that come and go while a filler is at work elsewhere.
+    #[test]
+    fn who_has_ended_is_let_go_of_at_the_next_birth() {
+        let (parent, space) = place([0..64], 0..64);
+        let server = Server::new(image(&(0..64)), vec![parent]).unwrap();
+        for _ in 0..5 {
+            let child = Arc::new(Mutex::new(Space::default()));
+            space.lock().unwrap().tell(Happening::Fork(pages(&child)));
+            let all = server.places().clone();
+            server.hear(&all).unwrap();
+            assert_eq!(server.places().len(), 2);
+            child.lock().unwrap().gone = true;
+        }
+        assert!(server.next_place().is_some());
+        assert_eq!(server.places().len(), 1);
     }
 }

@@ -1,13 +1,14 @@
 //! An address space and an image for the tests of this folder.
 
 use std::collections::BTreeSet;
+use std::io::{PipeReader, PipeWriter};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use hdcr_image::{ImageId, ImageReader, ImageWriter, ManifestFacts, MemoryImage, Options};
 
 use super::ledger::{Ledger, Missing};
-use super::place::Place;
+use super::place::{PAGE_LEN, Place};
 use crate::ids::RemotePtr;
 use crate::mechanism::{self, AbsentPages, Happening, Hindrance};
 use crate::memory::PAGE;
@@ -29,6 +30,8 @@ pub(super) struct Space {
     pub(super) moves: bool,
     pub(super) told: Vec<Happening>,
     pub(super) woken: Vec<u64>,
+    /// All that had it have ended.
+    pub(super) gone: bool,
 }
 
 impl Space {
@@ -42,7 +45,8 @@ impl Space {
 #[derive(Debug)]
 struct Model {
     space: Arc<Mutex<Space>>,
-    ready: std::fs::File,
+    ready: PipeReader,
+    _silent: PipeWriter,
 }
 
 impl AbsentPages for Model {
@@ -69,7 +73,7 @@ impl AbsentPages for Model {
     }
 
     fn put_zeros(&self, pages: &Range<u64>) -> Option<Hindrance> {
-        self.put(RemotePtr(pages.start), &[0; PAGE as usize]).1
+        self.put(RemotePtr(pages.start), &[0; PAGE_LEN]).1
     }
 
     fn is_changing(&self) -> bool {
@@ -79,6 +83,10 @@ impl AbsentPages for Model {
             space.slow = space.slow.saturating_sub(1);
         }
         space.changing
+    }
+
+    fn lives(&self) -> bool {
+        !self.space.lock().unwrap().gone
     }
 
     fn wake(&self, range: &Range<u64>) {
@@ -99,16 +107,18 @@ pub(super) fn moved(from: Range<u64>, to: u64) -> Happening {
     Happening::Moved { from: from.start * PAGE, to: to * PAGE, len: (from.end - from.start) * PAGE }
 }
 
-/// An address space in which pages are missing that had the same place in the image. Nothing is ever to be heard by `poll`.
-pub(super) fn place(mappings: &[Range<u64>], missing: Range<u64>) -> (Place, Arc<Mutex<Space>>) {
-    let space = Arc::new(Mutex::new(Space { mappings: mappings.to_vec(), ..Space::default() }));
-    let (ready, writer) = std::io::pipe().unwrap();
-    // Neither readable nor at its end.
-    std::mem::forget(writer);
-    let ready = std::fs::File::from(std::os::fd::OwnedFd::from(ready));
+/// An address space in which pages are missing that had the same place in the image.
+pub(super) fn place(mappings: impl Into<Vec<Range<u64>>>, missing: Range<u64>) -> (Place, Arc<Mutex<Space>>) {
+    let space = Arc::new(Mutex::new(Space { mappings: mappings.into(), ..Space::default() }));
     let mut ledger = Ledger::default();
     ledger.add(missing.start * PAGE..missing.end * PAGE, missing.start * PAGE);
-    (Place::new(Box::new(Model { space: Arc::clone(&space), ready }), SPACE, None, ledger), space)
+    (Place::new(pages(&space), SPACE, None, ledger), space)
+}
+
+/// Nothing is ever to be heard of it by `poll`.
+pub(super) fn pages(space: &Arc<Mutex<Space>>) -> Box<dyn AbsentPages> {
+    let (ready, silent) = std::io::pipe().unwrap();
+    Box::new(Model { space: Arc::clone(space), ready, _silent: silent })
 }
 
 /// An image that holds these pages.
@@ -121,7 +131,7 @@ pub(super) fn image(pages: &Range<u64>) -> Arc<ImageReader> {
 }
 
 pub(super) fn length(pages: Range<u64>) -> usize {
-    pages.count() * PAGE as usize
+    pages.count() * PAGE_LEN
 }
 
 /// Pages and their bytes.
