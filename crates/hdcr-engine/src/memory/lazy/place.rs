@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::advice::ForChildren;
 use super::ledger::{Ledger, Missing};
 use super::waiters::Waiters;
 use crate::error::{Error, Result};
@@ -136,6 +137,8 @@ impl Place {
             // Who caused an event waits until it is read, and can be seen only before.
             let waiters =
                 if self.is_settled(&mut state) { Waiters::default() } else { Waiters::of(self.pid.get().copied()) };
+            // So has what it said of its mappings: it may say another thing as soon as it goes on.
+            let for_children = self.for_children(&waiters);
             let Some(happening) = self.pages.next()? else { return Ok(heard) };
             let change = match happening {
                 Happening::Fault { at, tid } => {
@@ -144,7 +147,7 @@ impl Place {
                     continue;
                 }
                 Happening::Fork(pages) => {
-                    heard.born.push(Self::new(pages, self.space, None, state.ledger.clone()));
+                    heard.born.push(Self::new(pages, self.space, None, inherited(&state.ledger, &for_children)));
                     Change::Fork
                 }
                 Happening::Gone(range) => {
@@ -172,6 +175,12 @@ impl Place {
             state.unsettled.push(Unsettled { change, by });
             self.settle(&mut state);
         }
+    }
+
+    /// What a process that is being cloned has said about its children.
+    fn for_children(&self, waiters: &Waiters) -> ForChildren {
+        let pid = self.pid.get().filter(|_| waiters.any_forks());
+        pid.map_or_else(ForChildren::default, |pid| ForChildren::of(*pid))
     }
 
     /// Learns whose copy this is from the first thread that waits for a page of it.
@@ -257,6 +266,10 @@ impl Place {
     /// Puts in what of these pages is still missing and still has this place.
     pub(crate) fn put(&self, wanted: &Missing, bytes: &[u8]) -> Result<Went> {
         let mut state = self.state();
+        // What a guard covers was given up, which nobody tells; and the kernel would put pages over it.
+        if let Some(pid) = self.pid.get() {
+            self.pages.guards(*pid, &wanted.at).iter().for_each(|guard| state.ledger.cut(guard));
+        }
         let shift = |address: u64| address.saturating_sub(wanted.at.start).saturating_add(wanted.from);
         for missing in state.ledger.within(&wanted.at) {
             if missing.from != shift(missing.at.start) {
@@ -356,6 +369,13 @@ impl Place {
     pub(crate) fn is_urgent(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
+}
+
+/// What is missing in a child.
+fn inherited(ledger: &Ledger, told: &ForChildren) -> Ledger {
+    let mut ledger = ledger.clone();
+    told.not_inherited().iter().for_each(|range| ledger.cut(range));
+    ledger
 }
 
 /// Threads of the program wait.

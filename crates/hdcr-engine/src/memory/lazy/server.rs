@@ -301,7 +301,7 @@ mod tests {
     /// Nothing more has to happen for that.
     #[test]
     fn who_listens_looks_again_until_all_are_at_rest() {
-        let (place, space) = place([0..64], 0..64);
+        let (place, space) = place(0..64, 0..64);
         let server = Server::new(image(&(0..64)), vec![place]).unwrap();
         space.lock().unwrap().tell(moved(0..64, OFF));
         space.lock().unwrap().slow = 1000;
@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn what_was_moved_far_down_is_filled_and_served() {
         let server = |told: Happening| {
-            let (place, space) = place([16..26], 300..310);
+            let (place, space) = place(16..26, 300..310);
             let server = Server::new(image(&(0..1024)), vec![place]).unwrap();
             space.lock().unwrap().tell(told);
             let place = Arc::clone(&server.places()[0]);
@@ -351,7 +351,7 @@ mod tests {
     /// Children that come and go while a filler is at work elsewhere.
     #[test]
     fn who_has_ended_is_let_go_of_at_the_next_birth() {
-        let (parent, space) = place([0..64], 0..64);
+        let (parent, space) = place(0..64, 0..64);
         let server = Server::new(image(&(0..64)), vec![parent]).unwrap();
         for _ in 0..5 {
             let child = Arc::new(Mutex::new(Space::default()));

@@ -9,7 +9,7 @@ use hdcr_image::{ImageId, ImageReader, ImageWriter, ManifestFacts, MemoryImage, 
 
 use super::ledger::{Ledger, Missing};
 use super::place::{PAGE_LEN, Place};
-use crate::ids::RemotePtr;
+use crate::ids::{Pid, RemotePtr};
 use crate::mechanism::{self, AbsentPages, Happening, Hindrance};
 use crate::memory::PAGE;
 
@@ -30,6 +30,7 @@ pub(super) struct Space {
     pub(super) moves: bool,
     pub(super) told: Vec<Happening>,
     pub(super) woken: Vec<u64>,
+    pub(super) guards: Vec<Range<u64>>,
     /// All that had it have ended.
     pub(super) gone: bool,
 }
@@ -85,6 +86,12 @@ impl AbsentPages for Model {
         space.changing
     }
 
+    fn guards(&self, _pid: Pid, range: &Range<u64>) -> Vec<Range<u64>> {
+        let guards = self.space.lock().unwrap().guards.clone();
+        let inside = |guard: &Range<u64>| guard.start.max(range.start)..guard.end.min(range.end);
+        guards.iter().map(|guard| guard.start * PAGE..guard.end * PAGE).map(|guard| inside(&guard)).collect()
+    }
+
     fn lives(&self) -> bool {
         !self.space.lock().unwrap().gone
     }
@@ -107,12 +114,17 @@ pub(super) fn moved(from: Range<u64>, to: u64) -> Happening {
     Happening::Moved { from: from.start * PAGE, to: to * PAGE, len: (from.end - from.start) * PAGE }
 }
 
-/// An address space in which pages are missing that had the same place in the image.
-pub(super) fn place(mappings: impl Into<Vec<Range<u64>>>, missing: Range<u64>) -> (Place, Arc<Mutex<Space>>) {
-    let space = Arc::new(Mutex::new(Space { mappings: mappings.into(), ..Space::default() }));
+/// An address space of one mapping, in which pages are missing that had the same place in the image.
+pub(super) fn place(mapping: Range<u64>, missing: Range<u64>) -> (Place, Arc<Mutex<Space>>) {
+    parted(vec![mapping], missing)
+}
+
+/// One of several mappings.
+pub(super) fn parted(mappings: Vec<Range<u64>>, missing: Range<u64>) -> (Place, Arc<Mutex<Space>>) {
+    let space = Arc::new(Mutex::new(Space { mappings, ..Space::default() }));
     let mut ledger = Ledger::default();
     ledger.add(missing.start * PAGE..missing.end * PAGE, missing.start * PAGE);
-    (Place::new(pages(&space), SPACE, None, ledger), space)
+    (Place::new(pages(&space), SPACE, Some(Pid(i32::MAX)), ledger), space)
 }
 
 /// Nothing is ever to be heard of it by `poll`.

@@ -1,11 +1,11 @@
-use super::super::testing::{OFF, all, moved, place};
+use super::super::testing::{OFF, all, moved, parted, place};
 use super::*;
 
 #[test]
 fn what_was_parted_gets_all_of_its_pages() {
     // A mapping that was parted at odd places, with a hole, and a page that is there already.
     let mappings = [0..7, 7..8, 8..100, 103..250, 250..256];
-    let (place, space) = place(mappings.clone(), 0..256);
+    let (place, space) = parted(mappings.to_vec(), 0..256);
     space.lock().unwrap().present.insert(33);
     let (wanted, bytes) = all(0..256);
     assert_eq!(place.put(&wanted, &bytes).unwrap(), Went::Done);
@@ -18,7 +18,7 @@ fn what_was_parted_gets_all_of_its_pages() {
 
 #[test]
 fn what_moves_in_between_is_still_missing() {
-    let (place, space) = place([0..64], 0..64);
+    let (place, space) = place(0..64, 0..64);
     let (wanted, bytes) = all(0..64);
     space.lock().unwrap().moves = true;
     assert_eq!(place.put(&wanted, &bytes).unwrap(), Went::Later);
@@ -33,7 +33,7 @@ fn what_moves_in_between_is_still_missing() {
 
 #[test]
 fn zeros_wait_for_what_is_changing() {
-    let (place, space) = place([0..1], 0..1);
+    let (place, space) = place(0..1, 0..1);
     space.lock().unwrap().moves = true;
     let missing = place.missing_at(0).unwrap();
     assert_eq!(place.put_zeros(0, Some(&missing)).unwrap(), Went::Later);
@@ -43,7 +43,7 @@ fn zeros_wait_for_what_is_changing() {
 /// With nobody who could be named as its cause.
 #[test]
 fn who_goes_on_late_is_looked_at_again() {
-    let (place, space) = place([0..64], 0..64);
+    let (place, space) = place(0..64, 0..64);
     space.lock().unwrap().tell(moved(0..64, OFF));
     space.lock().unwrap().slow = 10 * LOOKS;
     place.hear().unwrap();
@@ -55,4 +55,17 @@ fn who_goes_on_late_is_looked_at_again() {
     place.hear().unwrap();
     assert_eq!(place.missing_at(OFF * PAGE), None);
     assert!(place.missing_at((OFF + 1) * PAGE).is_some());
+}
+
+#[test]
+fn nothing_is_put_over_a_guard_nor_behind_it_when_it_is_gone() {
+    let (place, space) = place(0..64, 0..64);
+    space.lock().unwrap().guards = vec![3..5, 60..70];
+    let (wanted, bytes) = all(0..64);
+    assert_eq!(place.put(&wanted, &bytes).unwrap(), Went::Done);
+    let present: Vec<u64> = space.lock().unwrap().present.iter().copied().collect();
+    assert_eq!(present, (0..3).chain(5..60).collect::<Vec<_>>());
+    assert!(place.is_done());
+    space.lock().unwrap().guards.clear();
+    assert_eq!(place.missing_at(3 * PAGE), None);
 }
