@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use hdcr_engine::ids::Pid;
 use hdcr_sys::wait::{Seen, Take, look};
 
-use crate::tasks::threads;
+use hdcr_engine::procfs::threads;
 
 /// How often it looks. An exec that met the tracer is held up this long, or [`SHARE`] rounds.
 const ROUND: Duration = Duration::from_millis(2);
