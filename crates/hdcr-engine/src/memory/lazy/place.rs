@@ -64,8 +64,15 @@ enum Change {
 }
 
 impl Change {
-    /// Whether the order of both makes a difference.
+    /// Whether it makes a difference if it came before `other`, which was heard before it.
     fn minds(&self, other: &Self) -> bool {
+        // The second half of the same call: a move gives up where the mapping was. If another call had done so before, there
+        // would have been nothing to be moved.
+        if let (Self::Gone(gone), Self::Moved(from, _)) = (self, other)
+            && gone == from
+        {
+            return false;
+        }
         let over = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
         let reaches = |range: &Range<u64>| match other {
             Self::Fork => true,

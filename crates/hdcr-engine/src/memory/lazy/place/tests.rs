@@ -69,3 +69,18 @@ fn nothing_is_put_over_a_guard_nor_behind_it_when_it_is_gone() {
     space.lock().unwrap().guards.clear();
     assert_eq!(place.missing_at(3 * PAGE), None);
 }
+
+/// Also of one that cannot be named, as among many threads, or in a child that has touched nothing yet.
+#[test]
+fn a_move_and_what_it_gives_up_are_one_call() {
+    let (place, space) = place(0..64, 0..64);
+    let gone = |pages: Range<u64>| Happening::Gone(pages.start * PAGE..pages.end * PAGE);
+    let told = [moved(0..64, OFF), gone(0..64)];
+    told.into_iter().rev().for_each(|happening| space.lock().unwrap().tell(happening));
+    space.lock().unwrap().slow = 10 * LOOKS;
+    place.hear().unwrap();
+    assert_eq!(place.missing_at(OFF * PAGE).unwrap().at, OFF * PAGE..(OFF + 64) * PAGE);
+    // Nobody knows whether that was before the move, and concerned what was there until then.
+    space.lock().unwrap().tell(gone(OFF..OFF + 1));
+    assert!(place.hear().is_err());
+}
