@@ -116,11 +116,11 @@ while True:
         # Who does it cannot be seen among so many; there is time between one and the next.
         part(turn)
         found = []
-        for at in range(0, SIZE, 8 * PIECE):
+        for at in range(0, SIZE, SIZE // 2):
             there = AWAY if where == MOVED else MOVED
             move(where, PIECE, there)
             where = there
-            found.append(zlib.crc32(parted[at:at + 8 * PIECE]))
+            found.append(zlib.crc32(parted[at:at + SIZE // 2]))
         found += [zlib.crc32(view(where, PIECE)), zlib.crc32(moved[PIECE:]), zlib.crc32(wiped)]
     else:
         found = []
