@@ -1,3 +1,5 @@
+//! An address space of a model: parted, moved, guarded, and with callers who go on late.
+
 use super::super::testing::{OFF, all, moved, parted, place};
 use super::*;
 
