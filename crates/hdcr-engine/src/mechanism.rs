@@ -430,6 +430,13 @@ pub trait AbsentPages: fmt::Debug + Send + Sync {
     fn put_zeros(&self, pages: &Range<u64>) -> Option<Hindrance>;
     /// Whether something is happening that was not heard of to its end: no page can be put in meanwhile.
     fn is_changing(&self) -> bool;
+    /// Guard regions (`MADV_GUARD_INSTALL`) in a range of the address space, which is that of `pid`; none where nobody can
+    /// tell.
+    fn guards(&self, _pid: Pid, _range: &Range<u64>) -> Vec<Range<u64>> {
+        Vec::new()
+    }
+    /// Whether anybody has this address space.
+    fn lives(&self) -> bool;
     /// Lets those who wait in a range look again.
     fn wake(&self, range: &Range<u64>);
     /// What happened next; `None` when there is nothing to be heard. Never waits.

@@ -17,7 +17,7 @@ use crate::mechanism::MechanismError;
 
 mod kin;
 
-pub use kin::{below, children, threads};
+pub use kin::{Threads, below, children, listed, threads};
 
 /// Why a look at a task failed: it has ended, it is not ours to look at, or the system failed.
 fn failed(operation: &'static str, task: i32, name: &str) -> impl FnOnce(io::Error) -> Error {

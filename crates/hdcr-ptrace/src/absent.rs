@@ -1,12 +1,16 @@
 //! Pages that come while a task runs already: [`AbsentPages`] by a userfaultfd of its address space that also serves the
 //! faults of its system calls and tells what becomes of its mappings.
 
+use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::OnceLock;
 
-use hdcr_engine::ids::{RemotePtr, Tid};
+use hdcr_engine::ids::{Pid, RemotePtr, Tid};
 use hdcr_engine::mechanism::{AbsentPages, Happening, Hindrance, MechanismError, Result};
+use hdcr_engine::procfs;
 use hdcr_sys::page_faults::{self, Message, PageFaults};
+use hdcr_sys::pagemap;
 
 use crate::nursery::PtraceNursery;
 use crate::pages::{usable, userfaultfd};
@@ -17,6 +21,8 @@ struct Absent {
     /// The task that it was made with.
     tid: Tid,
     faults: PageFaults,
+    /// Opened once, so that it stays the one of this address space. `None`: it cannot be.
+    pagemap: OnceLock<Option<File>>,
 }
 
 fn hindrance(found: page_faults::Hindrance) -> Hindrance {
@@ -43,6 +49,17 @@ impl AbsentPages for Absent {
         self.faults.is_changing()
     }
 
+    fn guards(&self, pid: Pid, range: &Range<u64>) -> Vec<Range<u64>> {
+        let pagemap = self.pagemap.get_or_init(|| File::open(procfs::path(pid, "pagemap")).ok());
+        let guards = pagemap.as_ref().map(|pagemap| pagemap::guards(pagemap, range.clone()));
+        // It ends with its address space.
+        guards.and_then(std::io::Result::ok).unwrap_or_default()
+    }
+
+    fn lives(&self) -> bool {
+        self.faults.lives()
+    }
+
     fn wake(&self, range: &Range<u64>) {
         if let Err(error) = self.faults.wake(range) {
             tracing::debug!(%error, "those who wait for a page were not woken");
@@ -55,7 +72,9 @@ impl AbsentPages for Absent {
             next.map_err(|source| MechanismError::System { operation: "hearing of faults", tid: self.tid, source })?;
         Ok(next.map(|message| match message {
             Message::Fault { at, tid } => Happening::Fault { at, tid: Tid(tid) },
-            Message::Fork(faults) => Happening::Fork(Box::new(Self { tid: self.tid, faults })),
+            Message::Fork(faults) => {
+                Happening::Fork(Box::new(Self { tid: self.tid, faults, pagemap: OnceLock::new() }))
+            }
             Message::Moved { from, to, len } => Happening::Moved { from, to, len },
             Message::Removed(range) | Message::Unmapped(range) => Happening::Gone(range),
         }))
@@ -79,5 +98,5 @@ pub(crate) fn open(
             return Ok(None);
         }
     }
-    Ok(Some(Box::new(Absent { tid, faults })))
+    Ok(Some(Box::new(Absent { tid, faults, pagemap: OnceLock::new() })))
 }

@@ -69,6 +69,7 @@ pub(crate) struct Freezing<'a> {
     undertaker: Option<Undertaker>,
     /// A thread in uninterruptible sleep that was left alone for now.
     asleep: Option<(Pid, Tid)>,
+    listings: tasks::Listings,
     /// Of the processes below, only what is left of children of ours.
     alone: bool,
 }
@@ -111,6 +112,7 @@ impl<'a> Freezing<'a> {
             seen: Vec::new(),
             undertaker: None,
             asleep: None,
+            listings: tasks::Listings::default(),
             alone: false,
         }
     }
@@ -184,7 +186,7 @@ impl<'a> Freezing<'a> {
             if !met.insert(pid) {
                 continue;
             }
-            let tids = tasks::threads(pid).map_err(|e| proc_failure("listing threads", pid, e))?;
+            let tids = self.listings.threads(pid).map_err(|e| proc_failure("listing threads", pid, e))?;
             if tids.is_empty() {
                 if self.scope == Scope::Tree(pid) {
                     return Err(gone("freezing it", pid.leader()));
@@ -208,11 +210,11 @@ impl<'a> Freezing<'a> {
             }
             self.seen.push((pid, tids));
         }
-        Ok(fresh)
+        Ok(fresh + usize::from(self.listings.look_again()))
     }
 
-    fn children_of_all(&self, top: Pid) -> Result<Vec<Pid>> {
-        let tids = tasks::threads(top).map_err(|e| proc_failure("listing threads", top, e))?;
+    fn children_of_all(&mut self, top: Pid) -> Result<Vec<Pid>> {
+        let tids = self.listings.threads(top).map_err(|e| proc_failure("listing threads", top, e))?;
         if tids.is_empty() {
             return Err(gone("freezing what is below it", top.leader()));
         }

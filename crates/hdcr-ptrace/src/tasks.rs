@@ -4,7 +4,33 @@ use std::io;
 
 use hdcr_engine::ids::{Pid, Tid};
 use hdcr_engine::procfs;
-pub(crate) use hdcr_engine::procfs::threads;
+
+/// The lists of threads that a freeze has looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Listings {
+    /// One of the last scan may lack threads.
+    lacking: bool,
+    /// How often that counted as news.
+    counted: u32,
+}
+
+impl Listings {
+    /// The threads of a process.
+    pub(crate) fn threads(&mut self, pid: Pid) -> io::Result<Vec<Tid>> {
+        let threads = procfs::listed(pid)?;
+        self.lacking |= !threads.whole;
+        Ok(threads.tids)
+    }
+
+    /// At the end of a scan: whether there is to be another one because of a list that did not have as many threads as its
+    /// process. Not without end: of one that is not to be stopped (what is above a scope) no list may ever be right.
+    pub(crate) fn look_again(&mut self) -> bool {
+        const OFTEN: u32 = 32;
+        let again = std::mem::take(&mut self.lacking) && self.counted < OFTEN;
+        self.counted = self.counted.saturating_add(u32::from(again));
+        again
+    }
+}
 
 fn read_text(path: &str) -> io::Result<String> {
     let bytes = procfs::at_once(path)?;
@@ -116,13 +142,27 @@ mod tests {
         let pid = Pid(i32::try_from(guest.id())?);
         let mut empty = 0;
         for _ in 0..LISTINGS {
-            empty += u32::from(threads(pid)?.is_empty());
+            empty += u32::from(procfs::threads(pid)?.is_empty());
         }
         let ended = guest.try_wait()?;
         guest.kill()?;
         guest.wait()?;
         assert_eq!((empty, ended), (0, None));
         Ok(())
+    }
+
+    #[test]
+    fn what_may_lack_threads_is_looked_at_again_but_not_for_ever() {
+        let mut listings = Listings::default();
+        assert!(!listings.look_again());
+        assert!(listings.threads(Pid(std::process::id().cast_signed())).is_ok());
+        let mut again = 0;
+        for _ in 0..1000 {
+            listings.lacking = true;
+            again += u32::from(listings.look_again());
+            assert!(!listings.look_again(), "the next scan saw all");
+        }
+        assert!((1..1000).contains(&again));
     }
 
     #[test]

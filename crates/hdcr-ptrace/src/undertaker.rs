@@ -10,9 +10,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hdcr_engine::ids::Pid;
+use hdcr_engine::procfs::threads;
 use hdcr_sys::wait::{Seen, Take, look};
-
-use crate::tasks::threads;
 
 /// How often it looks. An exec that met the tracer is held up this long, or [`SHARE`] rounds.
 const ROUND: Duration = Duration::from_millis(2);

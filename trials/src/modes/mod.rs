@@ -113,6 +113,7 @@ const TRIALS: &[Trial] = &[
     ("lazy_killed", lazy::killed),
     ("lazy_keeper", lazy::keeper),
     ("lazy_parted", lazy::parted),
+    ("lazy_crowd", lazy::crowd),
     ("library_branches", library::branches),
     ("library_hooks", library::hooks),
     ("library_examples", library::examples),

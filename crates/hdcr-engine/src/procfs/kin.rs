@@ -10,37 +10,59 @@ use nix::libc;
 use super::{at_once, bands, processes, stat, survivor};
 use crate::ids::{Pid, Tid};
 
+/// The threads of a process as one or more listings show them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Threads {
+    /// In the kernel's order; none when the process is gone.
+    pub tids: Vec<Tid>,
+    /// Whether they are as many as the kernel says: otherwise some may be missing.
+    pub whole: bool,
+}
+
 /// The threads of a process, in the kernel's order; none when it is gone.
+pub fn threads(pid: Pid) -> io::Result<Vec<Tid>> {
+    listed(pid).map(|threads| threads.tids)
+}
+
+/// The threads of a process, and whether these are all.
 ///
 /// The kernel walks from thread to thread and ends early at one that is released meanwhile (`fs/proc/base.c`, `next_tid`):
 /// so a listing may lack threads, and at an exec by another thread than the first may be empty. It is compared with their
 /// number and made again when the two differ; of a process that makes and ends threads all the time the longest of a few
 /// is returned. An empty one of a process that is there is none.
-pub fn threads(pid: Pid) -> io::Result<Vec<Tid>> {
-    /// Of a process that does not stand still.
-    const FEW: u32 = 3;
-    /// When nothing is seen of one that is there.
-    const MANY: u32 = 32;
+pub fn listed(pid: Pid) -> io::Result<Threads> {
     let path = format!("/proc/{pid}/task");
-    let mut longest = Vec::new();
-    for round in 1..=MANY {
-        let listed = list(&path)?;
+    agreed(|| {
+        let tids = list(&path)?;
         let known = match fs::metadata(&path) {
             Err(error) if gone(&error) => None,
             // A directory has two links more than directories in it (`proc_task_getattr`).
             other => Some(other?.nlink().saturating_sub(2)),
         };
-        match (known, listed.len()) {
-            (None, 0) => return Ok(listed),
-            (Some(known), len @ 1..) if known == len as u64 => return Ok(listed),
-            (_, len) if len > longest.len() => longest = listed,
+        Ok((tids, known))
+    })
+}
+
+/// Looks until a listing has as many threads as there are, `None` when their process is gone.
+fn agreed(mut look: impl FnMut() -> io::Result<(Vec<Tid>, Option<u64>)>) -> io::Result<Threads> {
+    /// Of a process that does not stand still.
+    const FEW: u32 = 3;
+    /// When nothing is seen of one that is there.
+    const MANY: u32 = 32;
+    let mut longest = Vec::new();
+    for round in 1..=MANY {
+        let (tids, known) = look()?;
+        match (known, tids.len()) {
+            (None, 0) => return Ok(Threads { tids, whole: true }),
+            (Some(known), len @ 1..) if known == len as u64 => return Ok(Threads { tids, whole: true }),
+            (_, len) if len > longest.len() => longest = tids,
             _ => {}
         }
         if round >= FEW && !longest.is_empty() {
             break;
         }
     }
-    Ok(longest)
+    Ok(Threads { tids: longest, whole: false })
 }
 
 fn list(path: &str) -> io::Result<Vec<Tid>> {
@@ -153,6 +175,23 @@ mod tests {
         drop(tells);
         other.join().unwrap();
         assert_eq!(threads(Pid(i32::MAX)).unwrap(), []);
+    }
+
+    #[test]
+    fn a_listing_that_lacks_threads_says_so() {
+        let tids = |count: i32| (1..=count).map(Tid).collect::<Vec<_>>();
+        let look = |rounds: &[(i32, Option<u64>)]| {
+            let mut rounds = rounds.iter().copied().map(|(count, known)| (tids(count), known));
+            agreed(|| rounds.next().ok_or_else(|| io::Error::other("looked once too often"))).unwrap()
+        };
+        assert_eq!(look(&[(2, Some(4)), (4, Some(4))]), Threads { tids: tids(4), whole: true });
+        assert_eq!(look(&[(2, Some(4)), (3, Some(4)), (2, Some(3))]), Threads { tids: tids(3), whole: false });
+        assert_eq!(
+            look(&[(0, Some(1)), (0, Some(1)), (0, Some(1)), (1, Some(1))]),
+            Threads { tids: tids(1), whole: true }
+        );
+        assert_eq!(look(&[(0, None)]), Threads { tids: vec![], whole: true });
+        assert_eq!(look(&[(0, Some(2)); 32]), Threads { tids: vec![], whole: false });
     }
 
     /// A shell below a shell that another thread than the first has started.

@@ -22,6 +22,19 @@ pub(crate) struct Missing {
     pub(crate) from: u64,
 }
 
+impl Missing {
+    /// Pages of the image around these, where they lie if all were moved together. Those that would lie before the first
+    /// address there is do not: a mapping was parted, and this part was moved that far down. They are left out.
+    pub(crate) fn beside(&self, pages: &Range<u64>) -> Self {
+        let first = pages.start.max(self.from.saturating_sub(self.at.start));
+        let place = |address: u64| match address.checked_sub(self.from) {
+            Some(after) => self.at.start.saturating_add(after),
+            None => self.at.start.saturating_sub(self.from.saturating_sub(address)),
+        };
+        Self { at: place(first)..place(pages.end.max(first)), from: first }
+    }
+}
+
 /// What is missing, by address.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Ledger {
@@ -44,9 +57,6 @@ impl Ledger {
 
     /// Forgets a range.
     pub(crate) fn cut(&mut self, range: &Range<u64>) {
-        if range.start >= range.end {
-            return;
-        }
         for missing in self.within(range) {
             self.take(&missing, range);
         }
@@ -82,6 +92,9 @@ impl Ledger {
 
     /// What is missing in a range, in order.
     pub(crate) fn within(&self, range: &Range<u64>) -> Vec<Missing> {
+        if range.start >= range.end {
+            return Vec::new();
+        }
         let before = self.pieces.range(..range.start).next_back().filter(|(_, piece)| piece.end > range.start);
         let others = self.pieces.range(range.start..range.end);
         let cut = |(start, piece): (&u64, &Piece)| {
@@ -173,5 +186,25 @@ mod tests {
             let next = plain.0.range(other..).next().map(|(page, from)| (*page, *from));
             assert_eq!(ledger.from(other).map(|m| (m.at.start, m.from)), next);
         }
+    }
+
+    #[test]
+    fn what_would_lie_before_all_addresses_is_left_out() {
+        let low = Missing { at: 16..20, from: 300 };
+        assert_eq!(low.beside(&(256..512)), Missing { at: 0..228, from: 284 });
+        assert_eq!(low.beside(&(290..310)), Missing { at: 6..26, from: 290 });
+        assert_eq!(low.beside(&(100..200)), Missing { at: 0..0, from: 284 });
+        let high = Missing { at: 900..901, from: 300 };
+        assert_eq!(high.beside(&(256..512)), Missing { at: 856..1112, from: 256 });
+    }
+
+    #[test]
+    fn in_what_is_no_range_nothing_is_missing() {
+        let mut ledger = Ledger::default();
+        ledger.add(0..100, 0);
+        let backwards = Range { start: 60, end: 40 };
+        assert_eq!(ledger.within(&backwards), []);
+        ledger.cut(&backwards);
+        assert_eq!(pages(&ledger).len(), 100);
     }
 }

@@ -4,10 +4,13 @@
 //! and what the kernel writes to by itself, is put in before the release ([`hot`]): not every access of the kernel waits for
 //! a page (mm/gup.c without `FOLL_UNLOCKABLE`, fs/userfaultfd.c for a task that exits).
 
+mod advice;
 pub(crate) mod hot;
 mod ledger;
 mod place;
 mod server;
+#[cfg(test)]
+mod testing;
 mod waiters;
 
 use std::num::NonZero;

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::advice::ForChildren;
 use super::ledger::{Ledger, Missing};
 use super::waiters::Waiters;
 use crate::error::{Error, Result};
@@ -17,7 +18,7 @@ use crate::memory::PAGE;
 
 /// How often an address space is looked at between two events, until it is at rest.
 const LOOKS: usize = 64;
-const PAGE_LEN: usize = 4096;
+pub(super) const PAGE_LEN: usize = 4096;
 const _: () = assert!(PAGE_LEN as u64 == PAGE);
 
 /// An address space.
@@ -63,8 +64,15 @@ enum Change {
 }
 
 impl Change {
-    /// Whether the order of both makes a difference.
+    /// Whether it makes a difference if it came before `other`, which was heard before it.
     fn minds(&self, other: &Self) -> bool {
+        // The second half of the same call: a move gives up where the mapping was. If another call had done so before, there
+        // would have been nothing to be moved.
+        if let (Self::Gone(gone), Self::Moved(from, _)) = (self, other)
+            && gone == from
+        {
+            return false;
+        }
         let over = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
         let reaches = |range: &Range<u64>| match other {
             Self::Fork => true,
@@ -117,9 +125,12 @@ impl Place {
         self.pages.ready()
     }
 
-    /// Whether no page is missing any more.
+    /// Whether no page is missing any more, or nobody is left who could miss one.
     pub(crate) fn is_done(&self) -> bool {
         let state = self.state();
+        if !self.pages.lives() {
+            return true;
+        }
         // Who forks just now gets a child in which as much may be missing as was before.
         state.ended || state.ledger.is_empty() && !self.pages.is_changing()
     }
@@ -133,6 +144,8 @@ impl Place {
             // Who caused an event waits until it is read, and can be seen only before.
             let waiters =
                 if self.is_settled(&mut state) { Waiters::default() } else { Waiters::of(self.pid.get().copied()) };
+            // So has what it said of its mappings: it may say another thing as soon as it goes on.
+            let for_children = self.for_children(&waiters);
             let Some(happening) = self.pages.next()? else { return Ok(heard) };
             let change = match happening {
                 Happening::Fault { at, tid } => {
@@ -141,7 +154,7 @@ impl Place {
                     continue;
                 }
                 Happening::Fork(pages) => {
-                    heard.born.push(Self::new(pages, self.space, None, state.ledger.clone()));
+                    heard.born.push(Self::new(pages, self.space, None, inherited(&state.ledger, &for_children)));
                     Change::Fork
                 }
                 Happening::Gone(range) => {
@@ -171,6 +184,12 @@ impl Place {
         }
     }
 
+    /// What a process that is being cloned has said about its children.
+    fn for_children(&self, waiters: &Waiters) -> ForChildren {
+        let pid = self.pid.get().filter(|_| waiters.any_forks());
+        pid.map_or_else(ForChildren::default, |pid| ForChildren::of(*pid))
+    }
+
     /// Learns whose copy this is from the first thread that waits for a page of it.
     fn meet(&self, tid: Tid) {
         if self.pid.get().is_none()
@@ -178,6 +197,12 @@ impl Place {
         {
             self.pid.get_or_init(|| pid);
         }
+    }
+
+    /// Whether all that was heard of is known to be over. Until then somebody has to look again, even if nothing happens: the
+    /// next thing that does could not be told from one that happens at the same time.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.state().unsettled.is_empty()
     }
 
     /// Whether nothing is happening now: what comes later comes after all that was heard of.
@@ -248,7 +273,11 @@ impl Place {
     /// Puts in what of these pages is still missing and still has this place.
     pub(crate) fn put(&self, wanted: &Missing, bytes: &[u8]) -> Result<Went> {
         let mut state = self.state();
-        let shift = |address: u64| address.wrapping_sub(wanted.at.start).wrapping_add(wanted.from);
+        // What a guard covers was given up, which nobody tells; and the kernel would put pages over it.
+        if let Some(pid) = self.pid.get() {
+            self.pages.guards(*pid, &wanted.at).iter().for_each(|guard| state.ledger.cut(guard));
+        }
+        let shift = |address: u64| address.saturating_sub(wanted.at.start).saturating_add(wanted.from);
         for missing in state.ledger.within(&wanted.at) {
             if missing.from != shift(missing.at.start) {
                 continue;
@@ -349,6 +378,13 @@ impl Place {
     }
 }
 
+/// What is missing in a child.
+fn inherited(ledger: &Ledger, told: &ForChildren) -> Ledger {
+    let mut ledger = ledger.clone();
+    told.not_inherited().iter().for_each(|range| ledger.cut(range));
+    ledger
+}
+
 /// Threads of the program wait.
 #[derive(Debug)]
 pub(crate) struct Urgent<'a>(&'a Place);
@@ -360,135 +396,4 @@ impl Drop for Urgent<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::mechanism;
-
-    /// Pages by number: mappings of them, what is in, and what happens at which call.
-    #[derive(Debug, Default)]
-    struct Space {
-        mappings: Vec<Range<u64>>,
-        present: BTreeSet<u64>,
-        changing: bool,
-        /// Moved away just before the next pages are put in, after the kernel has seen that nothing is changing.
-        moves: bool,
-        told: Vec<Happening>,
-        woken: Vec<u64>,
-    }
-
-    #[derive(Debug)]
-    struct Model {
-        space: Arc<Mutex<Space>>,
-        ready: std::fs::File,
-    }
-
-    const OFF: u64 = 1 << 20;
-
-    impl AbsentPages for Model {
-        fn put(&self, at: RemotePtr, bytes: &[u8]) -> (usize, Option<Hindrance>) {
-            let mut space = self.space.lock().unwrap();
-            if space.changing {
-                return (0, Some(Hindrance::Changing));
-            }
-            if std::mem::take(&mut space.moves) {
-                let old = space.mappings.remove(0);
-                space.mappings.push(old.start + OFF..old.end + OFF);
-                let bytes = |pages: u64| pages * PAGE;
-                let len = bytes(old.end - old.start);
-                space.told.push(Happening::Moved { from: bytes(old.start), to: bytes(old.start + OFF), len });
-                space.changing = true;
-            }
-            let (first, end) = (at.0 / PAGE, (at.0 + bytes.len() as u64) / PAGE);
-            if !space.mappings.iter().any(|mapping| mapping.start <= first && end <= mapping.end) {
-                return (0, Some(Hindrance::NoPlace));
-            }
-            for page in first..end {
-                if !space.present.insert(page) {
-                    return (length(first..page), Some(Hindrance::Present));
-                }
-            }
-            (bytes.len(), None)
-        }
-
-        fn put_zeros(&self, pages: &Range<u64>) -> Option<Hindrance> {
-            self.put(RemotePtr(pages.start), &[0; PAGE_LEN]).1
-        }
-
-        fn is_changing(&self) -> bool {
-            self.space.lock().unwrap().changing
-        }
-
-        fn wake(&self, range: &Range<u64>) {
-            self.space.lock().unwrap().woken.push(range.start / PAGE);
-        }
-
-        fn next(&self) -> mechanism::Result<Option<Happening>> {
-            let mut space = self.space.lock().unwrap();
-            space.changing = false;
-            Ok(space.told.pop())
-        }
-
-        fn ready(&self) -> std::os::fd::BorrowedFd<'_> {
-            std::os::fd::AsFd::as_fd(&self.ready)
-        }
-    }
-
-    fn place(mappings: &[Range<u64>], missing: Range<u64>) -> (Place, Arc<Mutex<Space>>) {
-        let space = Arc::new(Mutex::new(Space { mappings: mappings.to_vec(), ..Space::default() }));
-        let ready = std::fs::File::open("/dev/null").unwrap();
-        let mut ledger = Ledger::default();
-        ledger.add(missing.start * PAGE..missing.end * PAGE, missing.start * PAGE);
-        (Place::new(Box::new(Model { space: Arc::clone(&space), ready }), 1, None, ledger), space)
-    }
-
-    fn length(pages: Range<u64>) -> usize {
-        pages.count() * PAGE_LEN
-    }
-
-    fn all(pages: Range<u64>) -> (Missing, Vec<u8>) {
-        let at = pages.start * PAGE..pages.end * PAGE;
-        (Missing { from: at.start, at }, vec![7; length(pages)])
-    }
-
-    #[test]
-    fn what_was_parted_gets_all_of_its_pages() {
-        // A mapping that was parted at odd places, with a hole, and a page that is there already.
-        let mappings = [0..7, 7..8, 8..100, 103..250, 250..256];
-        let (place, space) = place(&mappings, 0..256);
-        space.lock().unwrap().present.insert(33);
-        let (wanted, bytes) = all(0..256);
-        assert_eq!(place.put(&wanted, &bytes).unwrap(), Went::Done);
-        let present: Vec<u64> = space.lock().unwrap().present.iter().copied().collect();
-        assert_eq!(present, mappings.iter().cloned().flatten().collect::<Vec<_>>());
-        // Whoever waits for a page that is there, or that has no place any more, is not left waiting.
-        assert_eq!(space.lock().unwrap().woken, [33, 100, 101, 102]);
-        assert!(place.is_done());
-    }
-
-    #[test]
-    fn what_moves_in_between_is_still_missing() {
-        let (place, space) = place(std::slice::from_ref(&(0..64)), 0..64);
-        let (wanted, bytes) = all(0..64);
-        space.lock().unwrap().moves = true;
-        assert_eq!(place.put(&wanted, &bytes).unwrap(), Went::Later);
-        assert!(!place.is_done());
-        place.hear().unwrap();
-        let here = Missing { at: OFF * PAGE..(OFF + 64) * PAGE, from: 0 };
-        assert_eq!(place.missing_at(OFF * PAGE), Some(here.clone()));
-        assert_eq!(place.put(&here, &bytes).unwrap(), Went::Done);
-        assert_eq!(space.lock().unwrap().present.len(), 64);
-        assert!(place.is_done());
-    }
-
-    #[test]
-    fn zeros_wait_for_what_is_changing() {
-        let (place, space) = place(std::slice::from_ref(&(0..1)), 0..1);
-        space.lock().unwrap().moves = true;
-        let missing = place.missing_at(0).unwrap();
-        assert_eq!(place.put_zeros(0, Some(&missing)).unwrap(), Went::Later);
-        assert!(!place.is_done());
-    }
-}
+mod tests;

@@ -102,14 +102,7 @@ impl Server {
         while !self.has_ended() {
             let all: Vec<Arc<Place>> = self.places().clone();
             self.wait(&all, alarm, waiting.is_empty())?;
-            for place in &all {
-                let mut places = self.places();
-                // Copies are among the places before anybody can find that all is done.
-                let heard = place.hear()?;
-                places.extend(heard.born.into_iter().map(Arc::new));
-                drop(places);
-                waiting.extend(heard.faults.into_iter().map(|page| (Arc::clone(place), page)));
-            }
+            waiting.extend(self.hear(&all)?);
             drop(all);
             let mut later = Vec::new();
             for (place, page) in waiting.drain(..) {
@@ -124,10 +117,31 @@ impl Server {
         Ok(())
     }
 
-    /// Waits until something is to be heard.
+    /// Hears all that happened; the pages that threads wait for.
+    fn hear(&self, all: &[Arc<Place>]) -> Result<Vec<(Arc<Place>, u64)>> {
+        let mut waiting = Vec::new();
+        let mut births = false;
+        for place in all {
+            let mut places = self.places();
+            // Copies are among the places before anybody can find that all is done.
+            let heard = place.hear()?;
+            births |= !heard.born.is_empty();
+            places.extend(heard.born.into_iter().map(Arc::new));
+            drop(places);
+            waiting.extend(heard.faults.into_iter().map(|page| (Arc::clone(place), page)));
+        }
+        if births {
+            // So there are never many more descriptors than processes, however fast they come and go.
+            self.places().retain(|place| !place.is_done());
+        }
+        Ok(waiting)
+    }
+
+    /// Waits until something is to be heard, or somebody is to be looked at again.
     fn wait(&self, all: &[Arc<Place>], alarm: BorrowedFd<'_>, idle: bool) -> Result<()> {
         let readable = all.iter().map(|place| place.ready()).chain([self.bell.as_fd(), alarm]);
         let mut polled: Vec<PollFd<'_>> = readable.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let idle = idle && all.iter().all(|place| place.is_at_rest());
         let limit = rustix::time::Timespec::try_from(PAUSE).unwrap_or_default();
         match poll(&mut polled, if idle { None } else { Some(&limit) }) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -149,7 +163,7 @@ impl Server {
         let _urgent = place.urgent();
         let Some(missing) = place.missing_at(page) else { return place.put_zeros(page, None) };
         let from = missing.from.saturating_add(page.saturating_sub(missing.at.start));
-        let shift = page.wrapping_sub(from);
+        let here = Missing { at: page..page.saturating_add(PAGE), from };
         let Some(index) = self.run_at(place.space, from) else { return place.put_zeros(page, Some(&missing)) };
         let read = self.image.read_group(place.space, index..index.saturating_add(1), buffers)?;
         let Some((first, bytes)) = read.first().copied() else { return Ok(Went::Done) };
@@ -158,14 +172,14 @@ impl Server {
         let next = if much == Much::All { run.end } else { near.end };
         let others = [near.end..run.end, run.start..near.start];
         for part in std::iter::once(near).chain(others).take(if much == Much::All { 3 } else { 1 }) {
+            let wanted = here.beside(&part);
             let offset = |address: u64| usize::try_from(address.saturating_sub(first)).unwrap_or(usize::MAX);
-            let bytes = bytes.get(offset(part.start)..offset(part.end)).unwrap_or_default();
-            let at = part.start.wrapping_add(shift)..part.end.wrapping_add(shift);
-            if place.put(&Missing { at, from: part.start }, bytes)? == Went::Later {
+            let bytes = bytes.get(offset(wanted.from)..offset(part.end)).unwrap_or_default();
+            if place.put(&wanted, bytes)? == Went::Later {
                 return Ok(Went::Later);
             }
         }
-        place.look_near(next.wrapping_add(shift));
+        place.look_near(here.beside(&(next..next)).at.start);
         Ok(Went::Done)
     }
 
@@ -237,10 +251,6 @@ impl Server {
 
     fn fill_group(&self, place: &Place, taken: &Missing, buffers: &mut GroupBuffers, meter: &Meter) -> Result<Went> {
         let (group, _) = self.group_at(place.space, taken.from);
-        let place_of = |pages: Range<u64>| {
-            let shift = taken.at.start.wrapping_sub(taken.from);
-            Missing { at: pages.start.wrapping_add(shift)..pages.end.wrapping_add(shift), from: pages.start }
-        };
         // Between what is stored, pages are zeros. Only those: what was moved away and back meanwhile is still missing.
         let mut before = taken.from;
         for (first, bytes) in self.image.read_group(place.space, group, buffers)? {
@@ -249,9 +259,11 @@ impl Server {
             }
             let end = first.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
             if before < first {
-                place.leave_out(&place_of(before..first));
+                place.leave_out(&taken.beside(&(before..first)));
             }
-            if place.put(&place_of(first..end), bytes)? == Went::Later {
+            let wanted = taken.beside(&(first..end));
+            let left_out = usize::try_from(wanted.from.saturating_sub(first)).unwrap_or(usize::MAX);
+            if place.put(&wanted, bytes.get(left_out..).unwrap_or_default())? == Went::Later {
                 return Ok(Went::Later);
             }
             before = end;
@@ -274,5 +286,82 @@ impl Server {
             self.ring();
         }
         places.first().cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::super::testing::{OFF, Space, image, moved, pages, place};
+    use super::*;
+    use crate::mechanism::Happening;
+    use crate::progress::{Phase, Progress};
+
+    /// Nothing more has to happen for that.
+    #[test]
+    fn who_listens_looks_again_until_all_are_at_rest() {
+        let (place, space) = place(0..64, 0..64);
+        let server = Server::new(image(&(0..64)), vec![place]).unwrap();
+        space.lock().unwrap().tell(moved(0..64, OFF));
+        space.lock().unwrap().slow = 1000;
+        server.ring();
+        let (alarm, _silent) = std::io::pipe().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| server.listen(alarm.as_fd()));
+            let (tells, heard) = mpsc::channel();
+            scope.spawn(move || {
+                while space.lock().unwrap().changing {
+                    std::thread::yield_now();
+                }
+                tells.send(()).ok();
+            });
+            let heard = heard.recv_timeout(Duration::from_secs(20));
+            server.end();
+            heard.unwrap();
+        });
+        assert!(server.places().iter().all(|place| place.is_at_rest()));
+        assert!(server.trouble().is_none());
+    }
+
+    /// A part of what the image holds together, moved to the lowest addresses that a program may have.
+    #[test]
+    fn what_was_moved_far_down_is_filled_and_served() {
+        let server = |told: Happening| {
+            let (place, space) = place(16..26, 300..310);
+            let server = Server::new(image(&(0..1024)), vec![place]).unwrap();
+            space.lock().unwrap().tell(told);
+            let place = Arc::clone(&server.places()[0]);
+            place.hear().unwrap();
+            (server, place, space)
+        };
+        let down = || moved(300..310, 16);
+        let present = |space: &Mutex<Space>| space.lock().unwrap().present.iter().copied().collect::<Vec<_>>();
+        let whole: Vec<u64> = (16..26).collect();
+        let (filled, _, space) = server(down());
+        filled.fill(&Meter::begin(&Progress::default(), Phase::Filling, || 0));
+        assert!(filled.trouble().is_none());
+        assert_eq!(present(&space), whole);
+        let (asked, place, space) = server(down());
+        let mut buffers = GroupBuffers::default();
+        assert_eq!(asked.answer(&place, 20 * PAGE, Much::All, &mut buffers).unwrap(), Went::Done);
+        assert_eq!(present(&space), whole);
+    }
+
+    /// Children that come and go while a filler is at work elsewhere.
+    #[test]
+    fn who_has_ended_is_let_go_of_at_the_next_birth() {
+        let (parent, space) = place(0..64, 0..64);
+        let server = Server::new(image(&(0..64)), vec![parent]).unwrap();
+        for _ in 0..5 {
+            let child = Arc::new(Mutex::new(Space::default()));
+            space.lock().unwrap().tell(Happening::Fork(pages(&child)));
+            let all = server.places().clone();
+            server.hear(&all).unwrap();
+            assert_eq!(server.places().len(), 2);
+            child.lock().unwrap().gone = true;
+        }
+        assert!(server.next_place().is_some());
+        assert_eq!(server.places().len(), 1);
     }
 }

@@ -18,6 +18,12 @@ struct Waiter {
     first: u64,
 }
 
+impl Waiter {
+    fn forks(&self) -> bool {
+        [libc::SYS_fork, libc::SYS_vfork, libc::SYS_clone, libc::SYS_clone3].contains(&self.nr)
+    }
+}
+
 /// The threads of a process that wait in a call.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Waiters(Vec<Waiter>);
@@ -41,8 +47,12 @@ impl Waiters {
 
     /// Who clones its process.
     pub(crate) fn who_forks(&self) -> Option<Tid> {
-        const CLONES: [i64; 4] = [libc::SYS_fork, libc::SYS_vfork, libc::SYS_clone, libc::SYS_clone3];
-        self.only(|waiter| CLONES.contains(&waiter.nr))
+        self.only(Waiter::forks)
+    }
+
+    /// Whether anybody does.
+    pub(crate) fn any_forks(&self) -> bool {
+        self.0.iter().any(Waiter::forks)
     }
 
     /// Who moves the mapping at an address.
