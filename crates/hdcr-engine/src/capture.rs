@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 
-use hdcr_image::hdcr_layout::{Registers, Task, TaskState};
-use hdcr_image::{List, ProcessName, Record};
+use hdcr_image::hdcr_layout::Registers;
+use hdcr_image::{ProcessName, Record};
 use nix::libc;
 
 use crate::batch::{Arg, Batch, Replies};
@@ -15,27 +15,29 @@ use crate::checkpoint::Request;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::ids::{Fd, Pid, RemotePtr, Tid};
-use crate::mechanism::{Frozen, FrozenProcess, Stand};
+use crate::mechanism::{Frozen, FrozenProcess};
 use crate::memory::omitted::{self, OmittedRecord};
 use crate::memory::{self, MmRecord, kin};
 use crate::model::{self, ObjectId};
 use crate::openfile;
 use crate::procfs::{self, MapLine};
 use crate::progress::{self, Meter, Phase};
-use crate::reports::{self, Child, Question, Report};
+use crate::reports::{self, Child, Question};
 use crate::resource::clone::Clones;
 use crate::resource::inotify::Places;
 use crate::resource::socket::Queues;
 use crate::resource::unchanged::Unchanged;
-use crate::resource::{FileView, backing, contents, late, listed, touched};
+use crate::resource::{FileView, contents, late, listed, touched};
 use crate::segments;
 use crate::semaphores;
 use crate::snapshot::ahead::Ahead;
 use crate::snapshot::outlet::Outlet;
 use crate::snapshot::{choice, kept};
-use crate::survey;
+use crate::survey::{self, Judged};
 use crate::task::{Answer, Site, TASKS, TaskView};
-use crate::tree::{self, Band, ProcessRecord, ThreadRecord};
+use crate::tree::ThreadRecord;
+
+mod genealogy;
 
 /// An open file of the tree with all descriptors that lead to it.
 #[derive(Clone, Debug)]
@@ -88,6 +90,8 @@ pub struct Capture<'a> {
     pub(crate) in_flight: BTreeMap<ObjectId, OwnedFd>,
     /// Queues of the sockets of the tree, once looked at.
     pub(crate) queues: Option<Queues>,
+    /// What the look under the freeze has seen.
+    pub(crate) seen: survey::Seen,
     /// Where watched files are.
     pub(crate) places: Places,
     /// The processors that are there, once they are asked for.
@@ -137,6 +141,7 @@ impl<'a> Capture<'a> {
             next_id: 0,
             in_flight: BTreeMap::new(),
             queues: None,
+            seen: survey::Seen::default(),
             places: Places::default(),
             needs: Vec::new(),
             processors: None,
@@ -264,7 +269,7 @@ pub(crate) fn capture(
     }
     let living = processes.iter().filter(|process| !process.threads.is_empty());
     ahead.only(&living.map(|process| process.pid).collect::<Vec<_>>(), out)?;
-    let (look, places) = look_again(request, &pids, &ahead.known)?;
+    let (look, places, seen) = look_again(request, &pids, ahead)?;
     for pid in choice::past_the_cache(&look) {
         ahead.give_up(pid, out)?;
     }
@@ -272,9 +277,9 @@ pub(crate) fn capture(
     cx.next_id = ahead.next_id;
     cx.ahead = std::mem::take(ahead);
     cx.unchanged.known = cx.ahead.series().map(|series| series.known_files()).unwrap_or_default();
-    cx.places = places;
+    (cx.places, cx.seen) = (places, seen);
     match everything(&mut cx, &processes, look) {
-        Ok(()) => Ok(taken(cx, &processes)),
+        Ok(names) => Ok(taken(cx, names)),
         Err(error) => {
             *ahead = std::mem::take(&mut cx.ahead);
             Err(error)
@@ -282,8 +287,9 @@ pub(crate) fn capture(
     }
 }
 
-/// All that the tree has, as it stands.
-fn everything(cx: &mut Capture<'_>, processes: &[FrozenProcess], mut look: survey::Look) -> Result<()> {
+/// All that the tree has, as it stands; its processes by name.
+fn everything(cx: &mut Capture<'_>, processes: &[FrozenProcess], mut look: survey::Look) -> Result<Vec<ProcessName>> {
+    look.tasks.iter().for_each(|view| cx.frozen.shown(view.tid, &view.status));
     openfile::group(cx, std::mem::take(&mut look.files))?;
     let mut subjects = Vec::new();
     for process in processes {
@@ -306,7 +312,7 @@ fn everything(cx: &mut Capture<'_>, processes: &[FrozenProcess], mut look: surve
     let ids: Vec<(Pid, ObjectId)> =
         processes.iter().zip(&subjects).map(|(process, subject)| (process.pid, subject.id)).collect();
     openfile::capture(cx, &ids)?;
-    genealogy(cx, processes, &subjects, &told)?;
+    let names = genealogy::capture(cx, processes, &subjects, &told)?;
     listed::note_listed(cx)?;
     touched::note(cx);
     contents::finish(cx)?;
@@ -315,7 +321,8 @@ fn everything(cx: &mut Capture<'_>, processes: &[FrozenProcess], mut look: surve
     let first = processes.first().map_or(Pid(0), |process| process.pid);
     let clocks = clock::capture(first);
     cx.frame(ObjectId(0), &clocks)?;
-    cx.ahead.follow_new()
+    cx.ahead.follow_new()?;
+    Ok(names)
 }
 
 /// Finds pages that processes share since a fork, and has the image hold them once.
@@ -334,10 +341,11 @@ fn alike(cx: &mut Capture<'_>, processes: &[FrozenProcess], subjects: &[Subject]
 }
 
 /// Looks at the tree once more, now that nothing moves: whatever came since the survey must be known too.
-fn look_again(request: &Request, pids: &[Pid], known: &survey::Known) -> Result<(survey::Look, Places)> {
-    let look = survey::look(pids, known)?;
-    let judged = survey::judge(request, &look, true)?;
-    if judged.refusals.0.is_empty() { Ok((look, judged.places)) } else { Err(Error::Refused(judged.refusals)) }
+fn look_again(request: &Request, pids: &[Pid], ahead: &mut Ahead) -> Result<(survey::Look, Places, survey::Seen)> {
+    let look = survey::look(pids, &ahead.known)?;
+    let judged = survey::judge(request, &look, std::mem::take(&mut ahead.own), true)?;
+    let Judged { refusals, places, shown, .. } = judged;
+    if refusals.0.is_empty() { Ok((look, places, shown)) } else { Err(Error::Refused(refusals)) }
 }
 
 /// Takes a process out of the look. Everything that the mechanism's own work would change is read here, before the first
@@ -420,8 +428,7 @@ fn answer(cx: &mut Capture<'_>, subject: &mut Subject, all: &mut BTreeMap<Tid, A
         if index == 0 {
             let brk =
                 memory::capture::brk_of(&asked.replies, subject.brk).ok_or_else(|| model::no_reply(view, "brk"))?;
-            let stat = survey::view(view.pid, view.tid)?.stat;
-            let places = memory::capture::places(&stat, brk).ok_or_else(|| model::no_reply(view, "stat"))?;
+            let places = memory::capture::places(&view.stat, brk).ok_or_else(|| model::no_reply(view, "stat"))?;
             let record = MmRecord {
                 places,
                 auxv: procfs::read(view.pid, "auxv")?,
@@ -453,99 +460,12 @@ fn thread(cx: &mut Capture<'_>, tid: Tid, id: ObjectId) -> Result<()> {
     cx.frame(id, &record)
 }
 
-/// Who is whose child, in which session and group: the frames of the tree itself.
-fn genealogy(
-    cx: &mut Capture<'_>,
-    processes: &[FrozenProcess],
-    subjects: &[Subject],
-    told: &BTreeMap<Pid, Report>,
-) -> Result<()> {
-    let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
-    let leaders = tree::Leaders::new(pids.iter().copied().collect());
-    let parents = tree::parents(&pids)?;
-    let mut tasks = Vec::new();
-    for (process, subject) in processes.iter().zip(subjects) {
-        let stat = procfs::stat(process.pid)?;
-        let parent = parents.get(&process.pid);
-        let report = told.get(&process.pid).copied();
-        let stopped = match process.threads.first().map(|tid| cx.frozen.stand(*tid)).transpose()? {
-            Some(Stand::Stopped(signal)) => signal,
-            Some(Stand::Running) | None => 0,
-        };
-        let state = if stopped != 0 { TaskState::Stopped } else { TaskState::Running };
-        let whole = Kin { process, ppid: parent.map_or(0, |(pid, _)| pid.0), stat: &stat, report };
-        let leader_lives = process.threads.first() == Some(&process.pid.leader());
-        if !leader_lives {
-            let state = if process.threads.is_empty() { TaskState::Zombie } else { TaskState::DeadLeader };
-            tasks.push(task(&whole, process.pid.leader(), &stat.comm, state));
-        }
-        for (view, _) in &subject.threads {
-            tasks.push(task(&whole, view.tid, &view.stat.comm, state));
-        }
-        let living = !process.threads.is_empty();
-        let record = ProcessRecord {
-            pid: process.pid.0,
-            parent_tid: parent.map_or(0, |(_, tid)| tid.0),
-            session_leader: leaders.of(stat.sid, Band::Session).to_wire(),
-            group_leader: leaders.of(stat.pgid, Band::Group).to_wire(),
-            stopped,
-            mm: subject.mm.0,
-            exe: if living { backing::capture_path(cx, process.pid, "exe")?.0 } else { 0 },
-            cwd: if living { backing::capture_path(cx, process.pid, "cwd")?.0 } else { 0 },
-            root: if living { backing::capture_path(cx, process.pid, "root")?.0 } else { 0 },
-            tty: stat.tty,
-            tty_pgrp: stat.tty_pgrp,
-            threads: subject.threads.iter().map(|(_, id)| id.0).collect(),
-            continued: report == Some(Report::Continued),
-        };
-        cx.frame(subject.id, &record)?;
-    }
-    cx.frame(ObjectId(0), &List(tasks))
-}
-
-struct Kin<'a> {
-    process: &'a FrozenProcess,
-    ppid: i32,
-    stat: &'a procfs::Stat,
-    report: Option<Report>,
-}
-
-fn task(kin: &Kin<'_>, tid: Tid, comm: &[u8], state: TaskState) -> Task {
-    let mut name = [0; 16];
-    for (slot, byte) in name.iter_mut().take(15).zip(comm) {
-        *slot = *byte;
-    }
-    let number = |field| kin.stat.field(field).and_then(|n| i32::try_from(n).ok()).unwrap_or(0);
-    Task {
-        tid: tid.0,
-        tgid: kin.process.pid.0,
-        ppid: kin.ppid,
-        pgid: kin.stat.pgid,
-        sid: kin.stat.sid,
-        exit_signal: number(38),
-        exit_status: match (state, kin.report) {
-            // Before Linux 5.17 `stat` does not tell of stops.
-            (TaskState::Stopped, Some(Report::Stop(signal))) => signal,
-            (TaskState::Running, _) | (TaskState::Stopped, Some(_)) => 0,
-            _ => number(52),
-        },
-        state,
-        flags: 0,
-        comm: name,
-    }
-}
-
-fn taken(cx: Capture<'_>, processes: &[FrozenProcess]) -> Taken {
+fn taken(cx: Capture<'_>, processes: Vec<ProcessName>) -> Taken {
     let Capture { frames, ahead, late, clones, unchanged, needs, .. } = cx;
-    let names = processes.iter().map(|process| {
-        let comm = procfs::stat(process.pid).map(|stat| stat.comm).unwrap_or_default();
-        ProcessName { pid: process.pid.0, comm }
-    });
-    let root = processes.first().map_or(Pid(0), |process| process.pid);
+    let root = processes.first().map_or(Pid(0), |process| Pid(process.pid));
     let line = procfs::read(root, "cmdline").unwrap_or_default();
     let line = line.strip_suffix(b"\0").unwrap_or(&line);
     let command = line.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
-    let processes = names.collect();
     let snapshot = ahead.in_words();
     Taken { frames, ahead, snapshot, late, clones, unchanged, processes, command, root_pid: root.0, needs }
 }

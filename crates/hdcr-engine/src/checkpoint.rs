@@ -155,6 +155,7 @@ pub struct Surveyed {
     weights: BTreeMap<Pid, Weight>,
     /// So many bytes are lacking for clones.
     lacking: u64,
+    own: survey::Own,
 }
 
 /// A tree that runs, and of whose memory much is copied.
@@ -227,11 +228,11 @@ fn survey_once(request: Request, known: &survey::Known) -> Result<Surveyed> {
     loop {
         let looked = survey::processes(&request).and_then(|pids| {
             let look = survey::look(&pids, known)?;
-            Ok((pids.len(), survey::judge(&request, &look, false)?, choice::weigh(&look)))
+            Ok((pids.len(), survey::judge(&request, &look, survey::Own::default(), false)?, choice::weigh(&look)))
         });
         match looked {
-            Ok((processes, Judged { refusals, notes, lacking, .. }, weights)) => {
-                return Ok(Surveyed { request, refusals, notes, processes, weights, lacking });
+            Ok((processes, Judged { refusals, notes, lacking, own, .. }, weights)) => {
+                return Ok(Surveyed { request, refusals, notes, processes, weights, lacking, own });
             }
             Err(error) if !is_gone(&error) || tries.next().is_none() => return Err(error),
             Err(_) => {}
@@ -306,6 +307,7 @@ impl Surveyed {
     }
 
     fn copy(self, mechanism: &dyn Mechanism, mut out: Outlet, mut ahead: Ahead) -> Result<Prepared> {
+        ahead.own = self.own;
         let chosen = choice::ahead(self.request.snapshot, ahead.span(), &self.weights);
         ahead.begin(mechanism, &self.request, &chosen, self.request.by)?;
         if ahead.follows() {

@@ -3,6 +3,7 @@
 //! A mechanism decides nothing: it does not know which resource exists, in which order a tree is made, or what an image
 //! is. All calls that can wait have a deadline, given when the stopped or the new tree is made.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -10,6 +11,7 @@ use std::time::Instant;
 
 use crate::batch::{Batch, Replies};
 use crate::ids::{Fd, Pid, RemotePtr, Tid};
+use crate::procfs::KeyValues;
 use crate::regs::Regs;
 
 /// Which tasks are meant.
@@ -185,6 +187,13 @@ pub trait Frozen: fmt::Debug {
     fn since(&self) -> Option<Instant> {
         None
     }
+    /// Which thread of which process of the scope is the parent of each, as far as one is, when that was seen with all of
+    /// them stopped. `None`: look.
+    fn parents(&self) -> Option<BTreeMap<Pid, (Pid, Tid)>> {
+        None
+    }
+    /// What `status` of `/proc` says of a thread of the scope, read since it has stopped: it need not be read again.
+    fn shown(&mut self, _tid: Tid, _status: &KeyValues) {}
     /// How the thread stood.
     fn stand(&self, tid: Tid) -> Result<Stand>;
     /// Its registers, with what a stop spoils already repaired: an interrupted rseq critical section stands at its abort

@@ -74,7 +74,7 @@ pub(crate) fn while_open<T>(pid: Pid, fd: Fd, mut ask: impl FnMut() -> Result<T>
 
 pub(crate) fn view(pid: Pid, fd: Fd) -> Result<FileView> {
     let name = format!("fd/{fd}");
-    let stat = rustix::fs::stat(procfs::path(pid, &name));
+    let stat = procfs::stat_through(pid, &name);
     Ok(FileView {
         pid,
         fd,

@@ -15,8 +15,10 @@ use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::{Fd, Pid, Tid};
 use crate::mechanism::MechanismError;
 
+mod door;
 mod kin;
 
+pub use door::{door, survivor};
 pub use kin::{Threads, below, children, listed, threads};
 
 /// Why a look at a task failed: it has ended, it is not ours to look at, or the system failed.
@@ -45,14 +47,16 @@ fn ends(task: i32) -> bool {
 }
 
 /// Files of one record: the kernel makes the whole of it for the first read, so a read that does not fill its room has got
-/// all of it (`fs/seq_file.c`). Of others, such as `children`, a short read is not the end.
-const ONE_RECORD: [&str; 5] = ["stat", "status", "statm", "comm", "wchan"];
+/// all of it (`fs/seq_file.c`); and those below `fdinfo`. Of others, such as `children`, a short read is not the end.
+const ONE_RECORD: [&str; 9] =
+    ["stat", "status", "statm", "comm", "wchan", "limits", "cgroup", "timens_offsets", "auxv"];
 
 /// Reads a file of `/proc` whose size nothing tells, with as few calls as can be: `fs::read` asks for its size and place
 /// first, begins with a few bytes, and each read of such a file may cost as much as its making.
 pub fn at_once(path: &str) -> io::Result<Vec<u8>> {
     const USUAL: usize = 4096;
-    let one_record = path.rsplit('/').next().is_some_and(|name| ONE_RECORD.contains(&name));
+    let one_record =
+        path.rsplit('/').next().is_some_and(|name| ONE_RECORD.contains(&name)) || path.contains("/fdinfo/");
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut bytes = vec![0; USUAL];
     let mut len = 0;
@@ -70,29 +74,6 @@ pub fn at_once(path: &str) -> io::Result<Vec<u8>> {
             bytes.resize(2 * len, 0);
         }
     }
-}
-
-/// The number by which `/proc` shows what a process holds (memory, descriptors, directories): its own, or that of its
-/// first living thread when its leader has ended before the others. Such a leader has nothing any more.
-pub fn door(pid: Pid) -> i32 {
-    match fs::read_link(format!("/proc/{pid}/exe")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => survivor(pid).map_or(pid.0, |tid| tid.0),
-        _ => pid.0,
-    }
-}
-
-/// The first living thread of a process whose leader has ended before it.
-pub fn survivor(pid: Pid) -> Option<Tid> {
-    if !stat(pid).is_ok_and(|stat| dead(stat.state)) {
-        return None;
-    }
-    let living = |tid: &Tid| {
-        let stat = read_thread(pid, *tid, "stat").ok().and_then(|text| parse_stat(&text));
-        stat.is_some_and(|stat| !dead(stat.state))
-    };
-    let mut tids = threads(pid).ok()?;
-    tids.sort_unstable();
-    tids.into_iter().find(living)
 }
 
 /// `PIDFD_THREAD` (Linux 6.9): a pidfd of a thread that is no leader.
@@ -160,6 +141,11 @@ pub fn path(pid: Pid, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{}/{name}", door(pid)))
 }
 
+/// `stat(2)` through a link of `/proc/PID`.
+pub(crate) fn stat_through(pid: Pid, name: &str) -> io::Result<rustix::fs::Stat> {
+    by_door(pid, |door| Ok(rustix::fs::stat(format!("/proc/{door}/{name}"))?), |_| false)
+}
+
 /// Numbers of the entries of a directory such as `/proc/PID/fd`, in order; of threads see [`threads`].
 pub fn numbers(pid: Pid, directory: &str) -> Result<Vec<i32>> {
     by_door(pid, |door| numbers_in(&format!("/proc/{door}/{directory}")), Vec::is_empty).map_err(failed(
@@ -183,6 +169,11 @@ pub fn hidden(pid: Pid) -> bool {
     // In this order: one that ends in between is not hidden.
     let shown = fs::exists(format!("/proc/{pid}")).unwrap_or(false);
     !shown && nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.0), None) != Err(nix::errno::Errno::ESRCH)
+}
+
+/// Whether `/proc` shows this user a process: its `stat`, which anybody may read who sees it.
+pub(crate) fn is_shown(pid: Pid) -> bool {
+    rustix::fs::stat(format!("/proc/{pid}/stat")).is_ok()
 }
 
 /// Every process that `/proc` shows, with its session and group.
@@ -465,7 +456,8 @@ pub fn limits(pid: Pid) -> Result<Limits> {
     Ok(parse_limits(&String::from_utf8_lossy(&read(pid, "limits")?)))
 }
 
-fn parse_limits(text: &str) -> Limits {
+/// Parses `limits`.
+pub(crate) fn parse_limits(text: &str) -> Limits {
     let row = |line: &str| {
         let (name, rest) = line.split_at_checked(26)?;
         let mut words = rest.split_ascii_whitespace();

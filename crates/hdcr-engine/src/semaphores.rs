@@ -97,7 +97,7 @@ fn parse(text: &str) -> Vec<Row> {
 }
 
 fn rows() -> Vec<Row> {
-    parse(&fs::read_to_string("/proc/sysvipc/sem").unwrap_or_default())
+    parse(&String::from_utf8_lossy(&procfs::at_once("/proc/sysvipc/sem").unwrap_or_default()))
 }
 
 /// Who changed each semaphore of a set last. `None`: it is gone, or not for this user, and then not for the tree's either.
@@ -153,12 +153,21 @@ fn looked_at(mut rows: Vec<Row>, owners: &BTreeSet<u32>) -> (Vec<Row>, usize) {
     (rows, unseen)
 }
 
+/// How many sets there are.
+pub(crate) fn count() -> usize {
+    rows().len()
+}
+
 /// The sets that a tree uses, with who changed them last; also how many could not be looked at.
 fn of_tree(tree: &BTreeSet<Pid>) -> (Vec<(Row, Vec<i32>, Use)>, usize) {
+    let rows = rows();
+    if rows.is_empty() {
+        return (Vec::new(), 0);
+    }
     let owners = owners_of(tree);
     let tree = Began::of(tree);
     let mut found = Vec::new();
-    let (rows, unseen) = looked_at(rows(), &owners);
+    let (rows, unseen) = looked_at(rows, &owners);
     for row in rows {
         let Some(users) = users_of(&row) else { continue };
         match use_of(&users, row.changed, &tree, &lives) {
@@ -201,6 +210,10 @@ fn former(user: Pid) -> String {
 
 /// Names the sets that stay as they are.
 pub(crate) fn survey(survey: &mut Survey<'_>) {
+    if *survey.common.sets.get_or_insert_with(count) == 0 {
+        survey.shown.no_semaphores = true;
+        return;
+    }
     let (found, unseen) = of_tree(survey.pids);
     if unseen > 0 {
         survey.note(unlooked(unseen));
@@ -223,6 +236,9 @@ pub(crate) fn place() -> (Vec<u8>, Vec<u8>) {
 
 /// Keeps the values of the sets that nobody else uses.
 pub(crate) fn capture(cx: &mut Capture<'_>) -> Result<()> {
+    if cx.seen.no_semaphores {
+        return Ok(());
+    }
     let tree = cx.frozen.processes().iter().map(|process| process.pid).collect();
     let mut sets = Vec::new();
     for (row, users, _) in of_tree(&tree).0.into_iter().filter(|(_, _, whose)| *whose == Use::Own) {

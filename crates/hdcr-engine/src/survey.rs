@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use hdcr_sys::kcmp::{self, Kind};
 
@@ -48,8 +49,10 @@ pub struct Survey<'a> {
     pub(crate) masters: Option<BTreeSet<u32>>,
     /// Where watched files are.
     pub(crate) places: Places,
-    /// How many mappings a process may have, once it is asked for.
-    pub(crate) most_mappings: Option<usize>,
+    /// What this process is.
+    pub(crate) own: Own,
+    /// What the capture need not look at again.
+    pub(crate) shown: Seen,
     /// What is the same for all tasks, as far as it was asked for.
     pub(crate) common: Common,
     /// The tree stands still.
@@ -58,21 +61,60 @@ pub struct Survey<'a> {
     pub(crate) clones: Tries,
 }
 
+/// What this process is and may, and what the machine grants to any, as far as it was asked for. The tree changes nothing
+/// of it: what was told before the stop need not be asked again in it.
+#[derive(Default, Debug)]
+pub(crate) struct Own {
+    /// The namespaces of this process by name.
+    pub(crate) namespaces: BTreeMap<&'static str, Option<Vec<u8>>>,
+    /// What it may.
+    pub(crate) credentials: Option<CredsRecord>,
+    /// Its control groups; nothing where there is no such file.
+    pub(crate) groups: Option<Vec<u8>>,
+    /// How many mappings a process may have.
+    pub(crate) most_mappings: Option<usize>,
+}
+
+/// Texts of `/proc` about processes, by name.
+#[derive(Default, Debug)]
+pub(crate) struct Texts(BTreeMap<(Pid, &'static str), Vec<u8>>);
+
+impl Texts {
+    /// Keeps one.
+    pub(crate) fn keep(&mut self, pid: Pid, name: &'static str, text: Vec<u8>) {
+        self.0.insert((pid, name), text);
+    }
+
+    /// Takes one that was kept, or reads it.
+    pub(crate) fn take(&mut self, pid: Pid, name: &'static str) -> Result<Vec<u8>> {
+        self.0.remove(&(pid, name)).map_or_else(|| procfs::read(pid, name), Ok)
+    }
+}
+
+/// What a survey has seen that the capture need not look at again, when it was made under the freeze.
+#[derive(Default, Debug)]
+pub(crate) struct Seen {
+    /// What it has read.
+    pub(crate) texts: Texts,
+    /// There are no semaphores of System V at all: none can be the tree's, which stands still.
+    pub(crate) no_semaphores: bool,
+    /// Likewise no shared memory of System V.
+    pub(crate) no_segments: bool,
+}
+
 /// What need not be asked for each task anew.
 #[derive(Default, Debug)]
 pub(crate) struct Common {
-    /// The namespaces of this process by name.
-    pub(crate) own_namespaces: BTreeMap<&'static str, Option<Vec<u8>>>,
-    /// What this process may.
-    pub(crate) own_credentials: Option<CredsRecord>,
     /// Tracers that were met, and whether they are threads of this process.
     pub(crate) tracers: BTreeMap<u64, bool>,
+    /// How many sets of semaphores there are.
+    pub(crate) sets: Option<usize>,
     /// The link to the time namespace of the first process.
     pub(crate) clock: Option<Vec<u8>>,
 }
 
 impl<'a> Survey<'a> {
-    fn begin(request: &'a Request, look: &'a Look, pids: &'a BTreeSet<Pid>, frozen: bool) -> Self {
+    fn begin((request, own): (&'a Request, Own), look: &'a Look, pids: &'a BTreeSet<Pid>, frozen: bool) -> Self {
         let mut by_inode: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
         for (index, view) in look.files.iter().enumerate() {
             by_inode.entry(view.stat.st_ino).or_default().push(index);
@@ -89,7 +131,8 @@ impl<'a> Survey<'a> {
             tids: look.tasks.iter().map(|task| task.tid.0).chain(look.pids.iter().map(|pid| pid.0)).collect(),
             masters: None,
             places: Places::default(),
-            most_mappings: None,
+            own,
+            shown: Seen::default(),
             common: Common::default(),
             frozen,
             clones: Tries::default(),
@@ -128,7 +171,13 @@ pub(crate) struct Look {
 }
 
 /// Mappings with their flags, of processes whose memory is followed.
-pub(crate) type Known = BTreeMap<Pid, Vec<MapLine>>;
+#[derive(Default, Debug)]
+pub(crate) struct Known {
+    /// As they were a moment ago.
+    pub(crate) before: BTreeMap<Pid, Vec<MapLine>>,
+    /// As they are, of some that stand still.
+    pub(crate) now: BTreeMap<Pid, Vec<MapLine>>,
+}
 
 /// Looks at the processes. One that is gone when we come to it is left out. For those that are `known` the kernel need not
 /// walk over all pages.
@@ -184,19 +233,24 @@ fn threads_of(pid: Pid) -> Result<Vec<Tid>> {
 fn look_at(pid: Pid, look: &mut Look, known: &Known) -> Result<()> {
     /// Below this many the start of a thread costs more than it gains.
     const MANY: usize = 24;
-    if procfs::stat(pid)?.state == b'Z' && threads_of(pid)?.len() <= 1 {
-        return Ok(());
-    }
-    let before = look.tasks.len();
+    let mut common = None;
     let tids = threads_of(pid)?;
     for (tid, view) in tids.iter().zip(halves(&tids, MANY, |tid| view(pid, *tid))) {
         match view {
             // A dead thread holds nothing; the first living one speaks for the process.
             Ok(view) if procfs::dead(view.stat.state) => {}
-            Ok(view) => look.tasks.push(TaskView { speaks: look.tasks.len() == before, ..view }),
+            Ok(view) => {
+                let speaks = common.is_none();
+                let common = common.get_or_insert_with(|| Links::of_process(pid, *tid));
+                let namespaces = view.namespaces.with(Arc::clone(common));
+                look.tasks.push(TaskView { speaks, namespaces, ..view });
+            }
             Err(_) if procfs::read_thread(pid, *tid, "stat").is_err() => {}
             Err(error) => return Err(error),
         }
+    }
+    if tids.len() <= 1 && common.is_none() && procfs::stat(pid)?.state == b'Z' {
+        return Ok(());
     }
     look.files.extend(openfile::views(pid)?);
     look.lines.insert(pid, lines_of(pid, known)?);
@@ -204,7 +258,10 @@ fn look_at(pid: Pid, look: &mut Look, known: &Known) -> Result<()> {
 }
 
 fn lines_of(pid: Pid, known: &Known) -> Result<Vec<MapLine>> {
-    let followed = known.get(&pid);
+    if let Some(lines) = known.now.get(&pid) {
+        return Ok(lines.clone());
+    }
+    let followed = known.before.get(&pid);
     if let Some(known) = followed
         && let Some(lines) = flags::with_known_flags(space::maps(pid)?, known)
     {
@@ -219,10 +276,11 @@ fn lines_of(pid: Pid, known: &Known) -> Result<Vec<MapLine>> {
     Ok(lines)
 }
 
-pub(crate) fn view(pid: Pid, tid: Tid) -> Result<TaskView> {
+/// A thread, without what all of its process have in common.
+fn view(pid: Pid, tid: Tid) -> Result<TaskView> {
     let stat = procfs::parse_stat(&procfs::read_thread(pid, tid, "stat")?);
     let stat = stat.ok_or_else(|| Error::Changed { subject: format!("task {tid}"), what: "unreadable stat".into() })?;
-    let (status, namespaces) = (procfs::status(pid, tid)?, Links::read(pid, tid));
+    let (status, namespaces) = (procfs::status(pid, tid)?, Links::of_thread(pid, tid));
     Ok(TaskView { pid, tid, speaks: pid.leader() == tid, stat, status, namespaces })
 }
 
@@ -237,12 +295,16 @@ pub(crate) struct Judged {
     pub(crate) places: Places,
     /// So many bytes are lacking for clones.
     pub(crate) lacking: u64,
+    /// What this process is.
+    pub(crate) own: Own,
+    /// What was seen.
+    pub(crate) shown: Seen,
 }
 
 /// What stands in the way, and what is worth knowing.
-pub(crate) fn judge(request: &Request, look: &Look, frozen: bool) -> Result<Judged> {
+pub(crate) fn judge(request: &Request, look: &Look, own: Own, frozen: bool) -> Result<Judged> {
     let pids: BTreeSet<Pid> = look.pids.iter().copied().collect();
-    let mut survey = Survey::begin(request, look, &pids, frozen);
+    let mut survey = Survey::begin((request, own), look, &pids, frozen);
     for task in &look.tasks {
         for kind in TASKS.iter().filter(|kind| kind.site == Site::Thread || task.leads()) {
             match (kind.survey)(&mut survey, task) {
@@ -255,7 +317,7 @@ pub(crate) fn judge(request: &Request, look: &Look, frozen: bool) -> Result<Judg
     segments::survey(&mut survey, &look.lines);
     resource::listed::survey(&mut survey);
     shared_halves(&mut survey, look)?;
-    look.lines.keys().for_each(|pid| long_paths(&mut survey, *pid));
+    look.lines.keys().for_each(|pid| long_path(&mut survey, *pid));
     for view in &look.files {
         match resource::kind_of(view) {
             // What is gone meanwhile needs no look: the one under the freeze counts.
@@ -282,16 +344,14 @@ pub(crate) fn judge(request: &Request, look: &Look, frozen: bool) -> Result<Judg
             }
         }
     }
-    let Survey { refusals, notes, places, clones, .. } = survey;
-    Ok(Judged { refusals, notes, places, lacking: clones.lacking })
+    let Survey { refusals, notes, places, clones, own, shown, .. } = survey;
+    Ok(Judged { refusals, notes, places, lacking: clones.lacking, own, shown })
 }
 
-/// Places of a process whose paths cannot be told.
-fn long_paths(survey: &mut Survey<'_>, pid: Pid) {
-    for name in ["cwd", "root", "exe"] {
-        if let Err(Error::Refused(refusals)) = procfs::link(pid, name) {
-            refusals.0.into_iter().for_each(|refusal| survey.refuse(refusal));
-        }
+/// A program whose path cannot be told.
+fn long_path(survey: &mut Survey<'_>, pid: Pid) {
+    if let Err(Error::Refused(refusals)) = procfs::link(pid, "exe") {
+        refusals.0.into_iter().for_each(|refusal| survey.refuse(refusal));
     }
 }
 

@@ -169,7 +169,7 @@ impl Leaders {
             return Leader::InTree;
         }
         // Only a living process (or a zombie) has a directory in /proc.
-        if number == 0 || procfs::stat(Pid(number)).is_ok() {
+        if number == 0 || procfs::is_shown(Pid(number)) {
             return Leader::Outside;
         }
         let outside = self.outside.get_or_init(|| {

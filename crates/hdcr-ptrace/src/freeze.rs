@@ -65,6 +65,8 @@ pub(crate) struct Freezing<'a> {
     born: BTreeSet<Tid>,
     /// The processes that the last scan saw, parents first, with their threads.
     seen: Vec<(Pid, Vec<Tid>)>,
+    /// The parents of those that are below another one of them, as that scan saw them.
+    parents: BTreeMap<Pid, (Pid, Tid)>,
     /// Needed as soon as a process has more than one thread.
     undertaker: Option<Undertaker>,
     /// A thread in uninterruptible sleep that was left alone for now.
@@ -79,6 +81,8 @@ pub(crate) struct Freezing<'a> {
 pub(crate) struct Caught {
     pub(crate) processes: Vec<FrozenProcess>,
     pub(crate) threads: BTreeMap<Tid, Attached>,
+    /// Who is the parent of those that are below another one of them, seen with all of them stopped.
+    pub(crate) parents: BTreeMap<Pid, (Pid, Tid)>,
     /// Nothing stood still before.
     pub(crate) since: Instant,
 }
@@ -110,6 +114,7 @@ impl<'a> Freezing<'a> {
             dead: BTreeSet::new(),
             born: BTreeSet::new(),
             seen: Vec::new(),
+            parents: BTreeMap::new(),
             undertaker: None,
             asleep: None,
             listings: tasks::Listings::default(),
@@ -126,7 +131,7 @@ impl<'a> Freezing<'a> {
     /// go only of stopped ones) are handed back.
     pub(crate) fn catch(mut self) -> std::result::Result<Caught, (MechanismError, Vec<Tid>)> {
         match self.refuse_own_ancestry().and_then(|()| self.stop_all()) {
-            Ok(processes) => Ok(Caught { processes, threads: self.attached, since: self.began }),
+            Ok(processes) => Ok(Caught { processes, threads: self.attached, parents: self.parents, since: self.began }),
             Err(error) => Err((error, self.let_go())),
         }
     }
@@ -173,6 +178,7 @@ impl<'a> Freezing<'a> {
     fn scan(&mut self) -> Result<usize> {
         let mut fresh = 0;
         self.seen.clear();
+        self.parents.clear();
         self.asleep = None;
         let mut met = BTreeSet::new();
         let mut queue: VecDeque<Pid> = match self.scope {
@@ -204,8 +210,10 @@ impl<'a> Freezing<'a> {
             }
             for &tid in &tids {
                 if self.attached.get(&tid).is_some_and(|a| a.stand.is_some()) {
-                    let below = children(pid, tid)?.into_iter();
-                    queue.extend(below.filter(|child| !self.alone || twin::is_remains(*child)));
+                    let mut below = children(pid, tid)?;
+                    below.retain(|child| !self.alone || twin::is_remains(*child));
+                    self.parents.extend(below.iter().map(|child| (*child, (pid, tid))));
+                    queue.extend(below);
                 }
             }
             self.seen.push((pid, tids));
@@ -289,7 +297,8 @@ impl<'a> Freezing<'a> {
         const REPLACED: u32 = 16;
         // A running tracee cannot be let go again. So a sleep that no signal ends is waited out unattached, but for the
         // parent of a vfork child, which might never be caught awake.
-        if tasks::state(pid, tid) == Some('D') && !waits_for_vfork(wait_channel) {
+        let may_be_deep = !tasks::ended_by_signals(wait_channel) && !tasks::waits_for_vfork(wait_channel);
+        if may_be_deep && tasks::state(pid, tid) == Some('D') {
             return Ok(Attempt::Asleep);
         }
         let mut denied = 0;
@@ -520,10 +529,6 @@ pub(crate) fn forgive_dead(result: Result<()>) -> Result<()> {
         Err(MechanismError::Gone { .. }) => Ok(()),
         other => other,
     }
-}
-
-fn waits_for_vfork(wait_channel: &str) -> bool {
-    ["kernel_clone", "vfork", "do_fork"].iter().any(|name| wait_channel.contains(name))
 }
 
 fn children(pid: Pid, tid: Tid) -> Result<Vec<Pid>> {

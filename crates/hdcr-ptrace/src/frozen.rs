@@ -12,6 +12,7 @@ use hdcr_engine::ids::{Fd, Pid, RemotePtr, Tid};
 use hdcr_engine::mechanism::{
     Deadline, Frozen, FrozenProcess, MechanismError, Queue, Result, Rseq, SigInfo, Stand, TimedCall, Twin, Watch,
 };
+use hdcr_engine::procfs::KeyValues;
 use hdcr_engine::regs::Regs;
 use hdcr_sys::ptrace::SignalQueue;
 use hdcr_sys::verdict;
@@ -43,6 +44,7 @@ pub(crate) struct PtraceFrozen {
     by: Deadline,
     since: Instant,
     processes: Vec<FrozenProcess>,
+    parents: BTreeMap<Pid, (Pid, Tid)>,
     tracees: Threads,
     premises: BTreeMap<Pid, Premises>,
     visits: BTreeMap<Pid, Visit>,
@@ -73,7 +75,7 @@ impl PtraceFrozen {
             }
         };
         let stopped_at = timed::now();
-        let Caught { mut processes, threads, since } = caught;
+        let Caught { mut processes, threads, parents, since } = caught;
         let mut copies = Vec::new();
         processes.retain(|process| {
             let ours = process.zombie && twin::is_remains(process.pid);
@@ -85,6 +87,7 @@ impl PtraceFrozen {
             by,
             since,
             processes,
+            parents,
             tracees: BTreeMap::new(),
             premises: BTreeMap::new(),
             visits: BTreeMap::new(),
@@ -274,6 +277,16 @@ impl Frozen for PtraceFrozen {
 
     fn processes(&self) -> &[FrozenProcess] {
         &self.processes
+    }
+
+    fn parents(&self) -> Option<BTreeMap<Pid, (Pid, Tid)>> {
+        Some(self.parents.clone())
+    }
+
+    fn shown(&mut self, tid: Tid, status: &KeyValues) {
+        if let Some(tracee) = self.tracees.get_mut(&tid) {
+            tracee.shown = Some(tasks::told(status.pairs()));
+        }
     }
 
     fn stand(&self, tid: Tid) -> Result<Stand> {

@@ -185,6 +185,7 @@ mod tests {
             running: false,
             missed: None,
             put_back: false,
+            shown: None,
             born: None,
         };
         (child, tracee)

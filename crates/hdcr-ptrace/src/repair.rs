@@ -63,6 +63,7 @@ pub(crate) fn settle(calls: &Calls, premises: &Premises, tid: Tid, attached: &At
         running: false,
         missed: None,
         put_back: false,
+        shown: None,
         born: None,
     };
     if let Some((mask, regs)) = left_by_dead_tracer(calls, premises, tid, &regs) {

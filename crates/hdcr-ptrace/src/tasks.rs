@@ -47,6 +47,28 @@ pub(crate) fn wait_channel(pid: Pid, tid: Tid) -> String {
     text
 }
 
+/// Whether who sleeps there waits for a `vfork` child.
+pub(crate) fn waits_for_vfork(wait_channel: &str) -> bool {
+    ["kernel_clone", "vfork", "do_fork"].iter().any(|name| wait_channel.contains(name))
+}
+
+/// Whether who sleeps there is in a sleep that any signal ends, whatever brought it there: these functions of the kernel take
+/// no lock that is slept for. Most threads of a large program sleep in one of them, and need no second look.
+pub(crate) fn ended_by_signals(wait_channel: &str) -> bool {
+    const PLACES: [&str; 8] = [
+        "futex_do_wait",
+        "futex_wait_queue",
+        "futex_wait_queue_me",
+        "hrtimer_nanosleep",
+        "poll_schedule_timeout",
+        "do_sigtimedwait",
+        "__do_sys_pause",
+        "__x64_sys_pause",
+    ];
+    // The compiler may have added something (`.constprop.0`).
+    wait_channel.split('.').next().is_some_and(|name| PLACES.contains(&name))
+}
+
 /// The state letter of a thread; `None` when it is gone.
 pub(crate) fn state(pid: Pid, tid: Tid) -> Option<char> {
     let stat = read_text(&format!("/proc/{pid}/task/{tid}/stat")).ok()?;
@@ -82,11 +104,13 @@ pub(crate) fn status(pid: Pid, tid: Tid) -> Option<Status> {
 }
 
 fn parse_status(text: &str) -> Status {
+    told(text.lines().filter_map(|line| line.split_once(':')))
+}
+
+/// A status from its lines.
+pub(crate) fn told<'a>(lines: impl Iterator<Item = (&'a str, &'a str)>) -> Status {
     let mut status = Status::default();
-    for line in text.lines() {
-        let Some((key, value)) = line.split_once(':') else {
-            continue;
-        };
+    for (key, value) in lines {
         let last = value.split_ascii_whitespace().next_back().unwrap_or("");
         let number = || last.parse().unwrap_or(0);
         let bits = || u64::from_str_radix(last, 16).unwrap_or(0);
@@ -163,6 +187,16 @@ mod tests {
             assert!(!listings.look_again(), "the next scan saw all");
         }
         assert!((1..1000).contains(&again));
+    }
+
+    #[test]
+    fn only_light_sleeps_need_no_second_look() {
+        for light in ["futex_do_wait", "poll_schedule_timeout.constprop.0"] {
+            assert!(ended_by_signals(light));
+        }
+        for other in ["", "futex", "pipe_read", "do_epoll_wait", "kernel_clone", "folio_wait_bit_common"] {
+            assert!(!ended_by_signals(other));
+        }
     }
 
     #[test]

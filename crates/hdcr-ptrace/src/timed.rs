@@ -10,6 +10,7 @@ use std::fs;
 
 use hdcr_engine::ids::RemotePtr;
 use hdcr_engine::mechanism::{Deadline, Result, TimedCall};
+use hdcr_engine::procfs;
 use hdcr_engine::regs::Regs;
 
 use crate::calls::Calls;
@@ -29,8 +30,9 @@ const SLACK_NS: u64 = 2_000_000;
 /// the offset of a time namespace that it may be in.
 pub(crate) fn now() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let text = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
-    nanoseconds(now.tv_sec, now.tv_nsec).unwrap_or(0).saturating_add_signed(offset(&text).saturating_neg())
+    let text = procfs::at_once("/proc/self/timens_offsets").unwrap_or_default();
+    let offset = offset(&String::from_utf8_lossy(&text));
+    nanoseconds(now.tv_sec, now.tv_nsec).unwrap_or(0).saturating_add_signed(offset.saturating_neg())
 }
 
 /// The offset of the monotonic clock; none where the kernel knows no time namespaces.

@@ -7,6 +7,7 @@ use hdcr_engine::regs::Regs;
 use crate::calls::Calls;
 use crate::registers::{Interrupted, RestartBlock, before_call, interrupted, restarted_by_hand, waits_for_ever};
 use crate::rendezvous::{self, Meeting, all_but, bit};
+use crate::tasks::Status;
 
 /// What the program owns of a thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct Tracee {
     pub(crate) missed: Option<i32>,
     /// It stands before a call that a stop has ended; `ax` holds when that was, too (`waits`).
     pub(crate) put_back: bool,
+    /// Its `status`, when somebody has read that since it stands. What is pending may be more by now.
+    pub(crate) shown: Option<Status>,
     /// A child that it has made in a stub, attached at its birth.
     pub(crate) born: Option<Tid>,
 }

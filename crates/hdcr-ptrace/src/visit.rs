@@ -98,8 +98,11 @@ fn unsupported(tid: Tid, kind: &'static str) -> MechanismError {
     MechanismError::Unsupported { tid, kind }
 }
 
-fn status_of(pid: Pid, tid: Tid) -> Result<Status> {
-    let status = tasks::status(pid, tid).ok_or(MechanismError::Gone { operation: "reading its status", tid })?;
+/// What does not change while the thread stands, so what was read once will do.
+fn status_of(tracee: &Tracee) -> Result<Status> {
+    let (pid, tid) = (tracee.pid, tracee.tid);
+    let status = tracee.shown.clone().or_else(|| tasks::status(pid, tid));
+    let status = status.ok_or(MechanismError::Gone { operation: "reading its status", tid })?;
     if status.seccomp != 0 {
         // The filter would judge the calls of the stub, and kill.
         return Err(unsupported(tid, "a task under seccomp"));
@@ -171,7 +174,7 @@ impl Visit {
             });
         };
         let tid = runner.tid;
-        let status = status_of(runner.pid, tid)?;
+        let status = status_of(&runner)?;
         refuse_seen(threads)?;
         let masks = threads.iter().filter_map(|tid| tracees.get(tid));
         let blocked = masks.fold(0, |all, tracee| all | tracee.own.mask);
@@ -337,7 +340,7 @@ impl Visit {
         let (process, thread) = if tracee.tid == self.runner {
             (self.process, self.thread)
         } else {
-            let status = status_of(tracee.pid, tracee.tid)?;
+            let status = status_of(tracee)?;
             (status.inner_process, status.inner_thread)
         };
         let block = Block { at: self.next_block, process, thread, written: false };

@@ -4,7 +4,7 @@
 //! `PAGEMAP_SCAN` tells which pages; which mappings may have some is told by `VmFlags` (`gu`) on newer kernels. Pages are not
 //! read there: on a kernel that shows neither, the reading fails, and with it the checkpoint.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::ops::Range;
 
 use hdcr_image::hdcr_layout::MappingKind;
@@ -40,7 +40,7 @@ pub(crate) fn of(pid: Pid, lines: &[MapLine]) -> Result<Vec<Range<u64>>> {
 }
 
 fn kernel() -> (u32, u32) {
-    release(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default())
+    release(&rustix::system::uname().release().to_string_lossy())
 }
 
 fn release(text: &str) -> (u32, u32) {

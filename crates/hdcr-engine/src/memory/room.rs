@@ -30,7 +30,7 @@ pub(crate) fn survey(survey: &mut Survey<'_>, threads: &[&TaskView], lines: &[Ma
         // A process at its end has given its memory back already.
         return Ok(());
     };
-    let most = *survey.most_mappings.get_or_insert_with(most_mappings);
+    let most = *survey.own.most_mappings.get_or_insert_with(most_mappings);
     let mappings = lines.iter().filter(|line| line.name != b"[vsyscall]").count();
     if mappings.saturating_add(NEW_MAPPINGS) > most {
         survey.refuse(no_mapping(speaker, most));
@@ -39,7 +39,9 @@ pub(crate) fn survey(survey: &mut Survey<'_>, threads: &[&TaskView], lines: &[Ma
         let cause = "it has no vdso, and no text with room at its end, from which a checkpoint makes its calls";
         survey.refuse(speaker.refuse("no-code-room", "address space", cause, "run it with its vdso, or link it anew"));
     }
-    let limits = procfs::limits(speaker.pid)?;
+    let text = procfs::read(speaker.pid, "limits")?;
+    let limits = procfs::parse_limits(&String::from_utf8_lossy(&text));
+    survey.shown.texts.keep(speaker.pid, "limits", text);
     let number = |key: &str| speaker.status.number(key).map_or(0, |kilobytes| kilobytes.saturating_mul(1024));
     // It is asked what a checkpoint would ask, but only where it may matter.
     let near = (threads.len() as u64).saturating_mul(1 << 16).saturating_add(1 << 16);
@@ -68,8 +70,8 @@ pub(crate) fn no_mapping(task: &TaskView, most: usize) -> Refusal {
 }
 
 pub(crate) fn most_mappings() -> usize {
-    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
-    text.trim().parse().unwrap_or(USUAL_MAPPINGS)
+    let text = procfs::at_once("/proc/sys/vm/max_map_count").unwrap_or_default();
+    String::from_utf8_lossy(&text).trim().parse().unwrap_or(USUAL_MAPPINGS)
 }
 
 /// What the first batch of a capture takes, by asking the kinds.

@@ -25,7 +25,12 @@ use crate::survey::Survey;
 
 /// The link of a mapping's file.
 pub(crate) fn link(pid: Pid, line: &MapLine) -> PathBuf {
-    procfs::path(pid, &format!("map_files/{:x}-{:x}", line.range.start, line.range.end))
+    procfs::path(pid, &name(line))
+}
+
+/// Its name below `/proc/PID`.
+fn name(line: &MapLine) -> String {
+    format!("map_files/{:x}-{:x}", line.range.start, line.range.end)
 }
 
 fn owner(pid: Pid, line: &MapLine) -> Owner {
@@ -44,9 +49,10 @@ pub(crate) fn survey(survey: &mut Survey<'_>, pid: Pid, line: &MapLine) {
     if line.segment().is_some() || !survey.seen.insert((line.device, line.inode)) {
         return;
     }
-    let found = obstacle(pid, line);
+    let stat = procfs::stat_through(pid, &name(line)).ok();
+    let found = obstacle(pid, line, stat);
     let held = || survey.with_inode(line.inode).next().is_some();
-    let reachable = anonymous(line) || rustix::fs::stat(link(pid, line)).is_ok() || by_path(line).is_some() || held();
+    let reachable = anonymous(line) || stat.is_some() || by_path(line).is_some() || held();
     match found {
         Some(refusal) => survey.refuse(refusal),
         // A process that has ended meanwhile has nothing to be reached.
@@ -59,7 +65,10 @@ pub(crate) fn survey(survey: &mut Survey<'_>, pid: Pid, line: &MapLine) {
 fn large(survey: &mut Survey<'_>, pid: Pid, line: &MapLine) {
     let files = &survey.request.files;
     let path = model::path_of(&line.name);
-    let Some((_, stat)) = by_path(line).filter(|_| line.shared() && line.has(b"mw")) else { return };
+    if !line.shared() || !line.has(b"mw") {
+        return;
+    }
+    let Some((_, stat)) = by_path(line) else { return };
     if data::path_on_tmpfs(&path) {
         return;
     }
@@ -80,7 +89,8 @@ fn unreachable(pid: Pid, line: &MapLine) -> Refusal {
     regfile::refuse_path("mapping-unreachable", "mapped file", owner(pid, line), cause, "run hdcr as root")
 }
 
-fn obstacle(pid: Pid, line: &MapLine) -> Option<Refusal> {
+/// `stat` is what its link leads to, if this user may follow it.
+fn obstacle(pid: Pid, line: &MapLine, stat: Option<Stat>) -> Option<Refusal> {
     let refuse = |code, object: &str, cause: &str, remedy: &str| {
         Some(regfile::refuse_path(code, object, owner(pid, line), cause, remedy))
     };
@@ -90,7 +100,6 @@ fn obstacle(pid: Pid, line: &MapLine) -> Option<Refusal> {
     if line.name.first() != Some(&b'/') {
         return refuse("mapping-unknown", "mapping", "it belongs to no file", "unmap it before the checkpoint");
     }
-    let stat = rustix::fs::stat(link(pid, line)).ok();
     if let Some((code, what)) = stat.and_then(|_| regfile::refused_fs(&link(pid, line))) {
         return refuse(code, what, "its contents lie in the kernel, not in a file", "unmap it before the checkpoint");
     }
@@ -263,7 +272,7 @@ mod tests {
         let sysv = line("7f0000000000-7f0000002000 rw-s 00000000 00:01 0       /SYSV00000000 (deleted)\n");
         assert_eq!((sysv.segment(), anonymous(&sysv)), (Some(0), false));
         let odd = line("7f0000000000-7f0000002000 rw-s 00000000 00:0f 7       anon_inode:[perf_event]\n");
-        assert_eq!(obstacle(pid, &odd).unwrap().code, "mapping-unknown");
+        assert_eq!(obstacle(pid, &odd, None).unwrap().code, "mapping-unknown");
     }
 
     #[test]
@@ -271,7 +280,13 @@ mod tests {
         let pid = Pid(i32::try_from(std::process::id()).unwrap());
         let lines = procfs::parse_smaps(&procfs::read(pid, "smaps").unwrap()).unwrap();
         let files = lines.iter().filter(|line| line.inode != 0);
-        assert_eq!(files.clone().filter_map(|line| obstacle(pid, line)).collect::<Vec<_>>(), []);
+        assert_eq!(
+            files
+                .clone()
+                .filter_map(|line| obstacle(pid, line, rustix::fs::stat(link(pid, line)).ok()))
+                .collect::<Vec<_>>(),
+            []
+        );
         assert!(files.count() > 0);
     }
 }

@@ -160,18 +160,17 @@ impl FileKind for Directory {
 /// Captures the directory behind a link of `/proc/PID` (`cwd`, `root`).
 pub(crate) fn note_link(cx: &mut Capture<'_>, pid: Pid, name: &str) -> Result<ObjectId> {
     let link = crate::procfs::link(pid, name)?;
-    let stat = rustix::fs::stat(crate::procfs::path(pid, name))
+    let stat = crate::procfs::stat_through(pid, name)
         .map_err(Error::system("looking at a directory", model::path_of(&link).display()))?;
     note(cx, &link, &stat, &Owner { pid: Some(pid), ..Owner::default() })
 }
 
 /// Refuses a directory behind a link of `/proc/PID` that no path leads to, while the program runs.
-pub(crate) fn survey_link(survey: &mut Survey<'_>, pid: Pid, name: &str) {
+pub(crate) fn survey_link(survey: &mut Survey<'_>, pid: Pid, (name, link): (&str, &[u8])) {
     // A process that ends meanwhile has none.
-    let Ok(link) = crate::procfs::link(pid, name) else { return };
-    let Ok(stat) = rustix::fs::stat(crate::procfs::path(pid, name)) else { return };
-    if is_hidden(&link, &stat) {
-        survey.refuse(hidden(&link, &Owner { pid: Some(pid), ..Owner::default() }));
+    let Ok(stat) = crate::procfs::stat_through(pid, name) else { return };
+    if is_hidden(link, &stat) {
+        survey.refuse(hidden(link, &Owner { pid: Some(pid), ..Owner::default() }));
     }
 }
 

@@ -46,9 +46,11 @@ fn first_key(line: &MapLine) -> i32 {
 
 /// Keeps the segments that were noted, and those of the tree that nobody has attached.
 pub(crate) fn capture(cx: &mut Capture<'_>) -> Result<()> {
-    let tree = Began::of(&cx.frozen.processes().iter().map(|process| process.pid).collect());
+    let rows = if cx.seen.no_segments { Vec::new() } else { rows() };
+    let pids = || cx.frozen.processes().iter().map(|process| process.pid).collect();
+    let tree = if rows.iter().any(|row| row.attached == 0) { Began::of(&pids()) } else { Began::default() };
     let mut met = std::mem::take(&mut cx.segments);
-    for row in rows() {
+    for row in rows {
         if let Some(met) = met.remove(&row.id) {
             keep(cx, &row, &met)?;
         } else if row.attached == 0 && use_of(&row, &tree, &lives) == Use::Own {

@@ -11,7 +11,6 @@ mod capture;
 mod restore;
 
 use std::collections::BTreeMap;
-use std::fs;
 
 use hdcr_image::{Record, Tag};
 
@@ -100,7 +99,7 @@ fn parse(text: &str) -> Vec<Row> {
 }
 
 fn rows() -> Vec<Row> {
-    parse(&fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default())
+    parse(&String::from_utf8_lossy(&procfs::at_once("/proc/sysvipc/shm").unwrap_or_default()))
 }
 
 /// Whose a segment is that nobody has attached.
@@ -159,6 +158,7 @@ fn outside(id: i32, user: Option<Pid>) -> Refusal {
 /// Refuses segments that others have attached as well, and names those that stay as they are.
 pub(crate) fn survey(survey: &mut Survey<'_>, lines: &BTreeMap<Pid, Vec<MapLine>>) {
     let rows = rows();
+    survey.shown.no_segments = rows.is_empty();
     for (id, count) in attachments(lines.values().flatten()) {
         match rows.iter().find(|row| row.id == id) {
             None => {
@@ -177,8 +177,12 @@ pub(crate) fn survey(survey: &mut Survey<'_>, lines: &BTreeMap<Pid, Vec<MapLine>
             }
         }
     }
+    let mut left = rows.iter().filter(|row| row.attached == 0).peekable();
+    if left.peek().is_none() {
+        return;
+    }
     let tree = Began::of(survey.pids);
-    for row in rows.iter().filter(|row| row.attached == 0) {
+    for row in left {
         let who = match use_of(row, &tree, &lives) {
             Use::None | Use::Own => continue,
             Use::Shared(user) => format!("process {user}, which is not of the tree, uses it as well"),

@@ -21,6 +21,7 @@ use crate::mechanism::{Deadline, Frozen, FrozenProcess, Mechanism};
 use crate::memory::kin;
 use crate::model::ObjectId;
 use crate::procfs::MapLine;
+use crate::survey;
 
 /// As few pages as this are read in the stop without another round: that takes some two milliseconds.
 const FEW: u64 = 1000;
@@ -41,8 +42,10 @@ pub(crate) struct Ahead {
     spaces: BTreeMap<Pid, Space>,
     /// Buffers for the stop.
     pub(crate) kept: Kept,
-    /// Mappings with their flags, as they were just before the stop.
-    pub(crate) known: BTreeMap<Pid, Vec<MapLine>>,
+    /// Mappings with their flags, as they were just before the stop, and as far as they were read in it.
+    pub(crate) known: survey::Known,
+    /// What was told of this process before the stop.
+    pub(crate) own: survey::Own,
     /// Numbers that objects have already.
     pub(crate) next_id: u64,
     /// What an address space holds alike with another one (space, other, where): the image holds it once.
@@ -303,10 +306,10 @@ impl Ahead {
     /// Reads what the kernel tells only together with a walk over all pages, so that the stop need not ask for it.
     pub(crate) fn look_at_mappings(&mut self) {
         for pid in self.forks.keys() {
-            self.known.insert(*pid, Flags::default().look(*pid).to_vec());
+            self.known.before.insert(*pid, Flags::default().look(*pid).to_vec());
         }
         for (pid, space) in &mut self.spaces {
-            self.known.insert(*pid, space.flags.look(*pid).to_vec());
+            self.known.before.insert(*pid, space.flags.look(*pid).to_vec());
         }
     }
 
@@ -336,11 +339,14 @@ impl Ahead {
         if self.forks(only.pid) {
             return Ok(());
         }
-        let known = self.known.get(&only.pid).map(Vec::as_slice).unwrap_or_default();
+        let known = self.known.before.get(&only.pid).map(Vec::as_slice).unwrap_or_default();
         // Without it, calls are made from the program's own text, which is then not what it was while it is read.
         let has_vdso = known.iter().any(|line| line.name == b"[vdso]");
         let Some(lines) = early::lines(only.pid, known)?.filter(|_| has_vdso) else { return Ok(()) };
         let Some(space) = self.spaces.remove(&only.pid) else { return Ok(()) };
+        // Nothing moves until the mechanism does something in the process, and that is after the look.
+        self.known.now.insert(only.pid, lines.clone());
+        let lines = lines.into_iter().filter(|line| line.name != b"[vsyscall]").collect();
         let kept = std::mem::take(&mut self.kept_early);
         self.early = Some(Early::begin(space, lines, kept)?);
         Ok(())
@@ -443,7 +449,8 @@ impl Ahead {
 
     /// Takes what was copied of a process out again: it is read in the stop.
     pub(crate) fn give_up(&mut self, pid: Pid, out: &mut Outlet) -> Result<()> {
-        self.known.remove(&pid);
+        self.known.before.remove(&pid);
+        self.known.now.remove(&pid);
         if self.end_early()?.is_some() {
             self.kept_early.clear();
         }

@@ -63,8 +63,7 @@ impl Early {
 
 /// The mappings of a stopped process, when they are the ones that are known.
 pub(crate) fn lines(pid: Pid, known: &[MapLine]) -> Result<Option<Vec<MapLine>>> {
-    let lines = flags::with_known_flags(maps(pid)?, known);
-    Ok(lines.map(|lines| lines.into_iter().filter(|line| line.name != b"[vsyscall]").collect()))
+    Ok(flags::with_known_flags(maps(pid)?, known))
 }
 
 fn read(space: &mut Space, lines: Vec<MapLine>, kept: &mut Kept) -> Result<Read> {

@@ -87,7 +87,9 @@ impl Series {
     /// Mappings with their flags, as far as they are known.
     pub(crate) fn known(&self) -> survey::Known {
         let inner = self.inner();
-        inner.rest.spaces.iter().map(|(pid, space)| (*pid, space.flags.known().to_vec())).collect()
+        let spaces = inner.rest.spaces.iter();
+        let before = spaces.map(|(pid, space)| (*pid, space.flags.known().to_vec())).collect();
+        survey::Known { before, ..survey::Known::default() }
     }
 
     /// The files that the last image holds.

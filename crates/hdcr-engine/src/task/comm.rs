@@ -1,4 +1,5 @@
-//! The name of a thread (`PR_SET_NAME`), as the bytes it is. `/proc/PID/stat` shows it escaped, `comm` does not.
+//! The name of a thread (`PR_SET_NAME`), as the bytes it is. `/proc/PID/stat` shows it, with newlines and
+//! backslashes escaped by a backslash (`proc_task_name`): one with a backslash there is read from `comm`.
 
 use hdcr_image::{Record, Tag};
 use nix::libc;
@@ -43,6 +44,10 @@ impl TaskKind for Comm {
     fn ask(_task: &TaskView, _batch: &mut Batch) {}
 
     fn capture(_cx: &mut Capture<'_>, task: &TaskView, (): (), _replies: &Replies) -> Result<CommRecord> {
+        let shown = &task.stat.comm;
+        if !shown.contains(&b'\\') {
+            return Ok(CommRecord { name: shown.clone() });
+        }
         let text = procfs::read_thread(task.pid, task.tid, "comm")?;
         Ok(CommRecord { name: name_of(&text).to_vec() })
     }

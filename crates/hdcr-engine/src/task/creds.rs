@@ -268,10 +268,10 @@ impl TaskKind for Creds {
     const SITE: Site = Site::Thread;
 
     fn survey(survey: &mut Survey<'_>, task: &TaskView) -> Result<()> {
-        if survey.common.own_credentials.is_none() {
-            survey.common.own_credentials = Some(own_credentials()?);
+        if survey.own.credentials.is_none() {
+            survey.own.credentials = Some(own_credentials()?);
         }
-        let Some(own) = survey.common.own_credentials.clone() else { return Ok(()) };
+        let Some(own) = survey.own.credentials.clone() else { return Ok(()) };
         // The secure bits are not to be seen yet; they are asked for under the freeze.
         let record =
             from_status(&task.status, own.secure_bits).ok_or_else(|| model::no_reply(task, "credentials in status"))?;

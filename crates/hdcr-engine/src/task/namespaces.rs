@@ -1,6 +1,7 @@
 //! Namespaces of tasks: who is in another one than HDCR, or would start something there, stands in the way.
 
 use std::fs;
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -14,24 +15,54 @@ const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "pid_for_ch
 /// The links of `/proc/PID/ns` that lead to clocks.
 const CLOCKS: [&str; 2] = ["time", "time_for_children"];
 
-/// The links of a task's `ns`, by name.
+/// Those of them that all threads of a process have in common. A thread cannot be made into another user or pid namespace
+/// (`copy_process`), a process enters another user namespace only while it has a single thread (`ksys_unshare`,
+/// `userns_install`), it never leaves its own pid namespace, and its clocks change only while it has a single thread
+/// (`timens_install`) or by a fork without `CLONE_VM` (`copy_namespaces`). Any thread may have the others to itself, by
+/// unshare(2).
+const OF_PROCESS: [&str; 3] = ["pid", "user", "time"];
+
+/// Links of `ns`, by name.
+type Named = Vec<(&'static str, Vec<u8>)>;
+
+/// The links of a task's `ns`.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct Links(Vec<(&'static str, Vec<u8>)>);
+pub(crate) struct Links {
+    own: Named,
+    /// Those of its process.
+    common: Arc<Named>,
+}
 
 impl Links {
-    /// Reads each once, by a descriptor of the directory: with hundreds of threads they are a good part of the look under the
-    /// freeze.
-    pub(crate) fn read(pid: Pid, tid: Tid) -> Self {
-        let path = format!("/proc/{pid}/task/{tid}/ns");
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Ok(directory) = rustix::fs::open(path, flags, Mode::empty()) else { return Self(Vec::new()) };
-        let read = |name| Some((name, rustix::fs::readlinkat(&directory, name, Vec::new()).ok()?.into_bytes()));
-        Self(NAMESPACES.into_iter().chain(CLOCKS).filter_map(read).collect())
+    /// Reads those that a thread may have to itself, each once: with hundreds of threads they are a good part of the look
+    /// under the freeze.
+    pub(crate) fn of_thread(pid: Pid, tid: Tid) -> Self {
+        let names = NAMESPACES.into_iter().chain(CLOCKS);
+        Self { own: read(pid, tid, names.filter(|name| !OF_PROCESS.contains(name))), common: Arc::default() }
+    }
+
+    /// Reads those that all threads of a process have in common, by any of them.
+    pub(crate) fn of_process(pid: Pid, tid: Tid) -> Arc<Named> {
+        Arc::new(read(pid, tid, OF_PROCESS.into_iter()))
+    }
+
+    /// With what its process has.
+    pub(crate) fn with(self, common: Arc<Named>) -> Self {
+        Self { common, ..self }
     }
 
     fn get(&self, name: &str) -> Option<&Vec<u8>> {
-        self.0.iter().find(|(known, _)| *known == name).map(|(_, link)| link)
+        self.own.iter().chain(self.common.iter()).find(|(known, _)| *known == name).map(|(_, link)| link)
     }
+}
+
+/// Reads links by a descriptor of their directory.
+fn read(pid: Pid, tid: Tid, names: impl Iterator<Item = &'static str>) -> Named {
+    let path = format!("/proc/{pid}/task/{tid}/ns");
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(directory) = rustix::fs::open(path, flags, Mode::empty()) else { return Vec::new() };
+    let link = |name| Some((name, rustix::fs::readlinkat(&directory, name, Vec::new()).ok()?.into_bytes()));
+    names.filter_map(link).collect()
 }
 
 /// What each thread may have; the whole tree is in ours.
@@ -43,7 +74,7 @@ pub(super) fn survey(survey: &mut Survey<'_>, task: &TaskView) {
 
 fn namespaces(survey: &mut Survey<'_>, task: &TaskView) {
     for name in NAMESPACES {
-        let own = survey.common.own_namespaces.entry(name).or_insert_with(|| {
+        let own = survey.own.namespaces.entry(name).or_insert_with(|| {
             let own = fs::read_link(format!("/proc/self/ns/{name}")).ok()?;
             Some(std::os::unix::ffi::OsStringExt::into_vec(own.into_os_string()))
         });
@@ -66,7 +97,8 @@ fn clocks(survey: &mut Survey<'_>, task: &TaskView) {
     let Some(theirs) = task.namespaces.get("time") else { return };
     let first = survey.first;
     if survey.common.clock.is_none() {
-        survey.common.clock = first.and_then(|root| procfs::link(root, "ns/time").ok());
+        let link = |root| if root == task.pid { Some(theirs.clone()) } else { procfs::link(root, "ns/time").ok() };
+        survey.common.clock = first.and_then(link);
     }
     let of_root = survey.common.clock.as_ref();
     let differs =
@@ -83,7 +115,8 @@ fn clocks(survey: &mut Survey<'_>, task: &TaskView) {
 fn children_to_come(survey: &mut Survey<'_>, task: &TaskView) {
     let Some(theirs) = task.namespaces.get("pid") else { return };
     // A task that ends in between has no link of that name either, but then it has no `pid` any more.
-    if task.namespaces.get("pid_for_children") != Some(theirs) && Links::read(task.pid, task.tid).get("pid").is_some() {
+    let is_there = || !read(task.pid, task.tid, ["pid"].into_iter()).is_empty();
+    if task.namespaces.get("pid_for_children") != Some(theirs) && is_there() {
         let cause = "what it starts next is in another pid namespace";
         let remedy = "run the program without namespaces of its own";
         survey.refuse(task.refuse("namespace", "namespace", cause, remedy));

@@ -10,7 +10,7 @@ pub(super) const CAP_SYS_NICE: u64 = 1 << 23;
 pub(super) const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
 fn read(name: &str) -> Result<Vec<u8>> {
-    fs::read(format!("/proc/self/{name}")).map_err(Error::system("reading /proc", format!("self, {name}")))
+    procfs::at_once(&format!("/proc/self/{name}")).map_err(Error::system("reading /proc", format!("self, {name}")))
 }
 
 fn odd(name: &str) -> Error {

@@ -38,7 +38,7 @@ impl Record for ProcFilesRecord {
 
 /// A file's text, or `None` when this kernel has no such file (or the process no memory behind it).
 fn text(pid: Pid, name: &str) -> Result<Option<String>> {
-    match std::fs::read(procfs::path(pid, name)) {
+    match procfs::at_once(&procfs::path(pid, name).to_string_lossy()) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned()).filter(|text| !text.is_empty())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::system("reading /proc", format!("process {pid}, {name}"))(error)),

@@ -12,7 +12,7 @@ use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::ids::{Pid, Tid};
 use crate::model;
-use crate::procfs;
+use crate::procfs::{self, Limits};
 use crate::restore::Restore;
 
 pub(crate) struct Rlimits;
@@ -65,9 +65,12 @@ fn name_of(resource: u32) -> Option<&'static str> {
     NAMES.get(usize::try_from(resource).ok()?).copied()
 }
 
-/// The limits of a process; a line that is not there, or one with a name unknown here, is an error.
 fn limits_of(pid: Pid) -> Result<RlimitsRecord> {
-    let found = procfs::limits(pid)?;
+    limits_in(pid, &procfs::limits(pid)?)
+}
+
+/// The limits of a process; a line that is not there, or one with a name unknown here, is an error.
+fn limits_in(pid: Pid, found: &Limits) -> Result<RlimitsRecord> {
     let row = |(resource, name): (u32, &&str)| {
         let (soft, hard) = found.get(*name)?;
         Some(Limit { resource, soft: soft.unwrap_or(u64::MAX), hard: hard.unwrap_or(u64::MAX) })
@@ -106,8 +109,9 @@ impl TaskKind for Rlimits {
 
     fn ask(_task: &TaskView, _batch: &mut Batch) {}
 
-    fn capture(_cx: &mut Capture<'_>, task: &TaskView, (): (), _replies: &Replies) -> Result<RlimitsRecord> {
-        limits_of(task.pid)
+    fn capture(cx: &mut Capture<'_>, task: &TaskView, (): (), _replies: &Replies) -> Result<RlimitsRecord> {
+        let text = cx.seen.texts.take(task.pid, "limits")?;
+        limits_in(task.pid, &procfs::parse_limits(&String::from_utf8_lossy(&text)))
     }
 
     fn restore(cx: &mut Restore<'_>, task: Tid, record: RlimitsRecord) -> Result<()> {

@@ -149,8 +149,8 @@ impl TaskKind for Sched {
         super::reply(task, replies, asked.mask.0, "sched_getaffinity")?;
         let mask = replies.bytes(asked.mask.1, MASK).ok_or_else(missing("sched_getaffinity"))?;
         if cx.processors.is_none() {
-            let online = std::fs::read_to_string("/sys/devices/system/cpu/online");
-            cx.processors = online.ok().and_then(|list| mask_of(&list));
+            let online = procfs::at_once("/sys/devices/system/cpu/online");
+            cx.processors = online.ok().and_then(|list| mask_of(&String::from_utf8_lossy(&list)));
         }
         let nice =
             task.stat.field(NICE).and_then(|nice| i32::try_from(nice).ok()).ok_or_else(missing("nice in stat"))?;

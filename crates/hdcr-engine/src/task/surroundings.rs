@@ -11,7 +11,6 @@ use crate::capture::Capture;
 use crate::error::{Error, Result};
 use crate::ids::Tid;
 use crate::model;
-use crate::procfs;
 use crate::restore::Restore;
 use crate::survey::Survey;
 
@@ -70,8 +69,8 @@ impl TaskKind for Surroundings {
 
     fn ask(_task: &TaskView, _batch: &mut Batch) {}
 
-    fn capture(_cx: &mut Capture<'_>, task: &TaskView, (): (), _replies: &Replies) -> Result<SurroundingsRecord> {
-        let read = |name: &str| procfs::read(task.pid, name).unwrap_or_default();
+    fn capture(cx: &mut Capture<'_>, task: &TaskView, (): (), _replies: &Replies) -> Result<SurroundingsRecord> {
+        let mut read = |name| cx.seen.texts.take(task.pid, name).unwrap_or_default();
         Ok(SurroundingsRecord { cgroups: read("cgroup"), label: read("attr/current") })
     }
 

@@ -8,10 +8,11 @@ use std::path::Path;
 use hdcr_sys::kcmp::{self, Kind};
 
 use super::{TaskView, execmem, namespaces};
-use crate::error::{Owner, Refusal};
+use crate::error::{Error, Owner, Refusal};
 use crate::ids::Pid;
 use crate::procfs;
 use crate::resource::directory;
+use crate::semaphores;
 use crate::survey::Survey;
 
 /// Attributes of a security module that a thread set for what it makes later.
@@ -97,14 +98,23 @@ fn is_32_bit(pid: Pid) -> bool {
 /// A current or root directory that belongs to a process: it is not there yet when the restored one needs it.
 fn directories(survey: &mut Survey<'_>, task: &TaskView) {
     for name in ["cwd", "root"] {
-        let link = procfs::link(task.pid, name).unwrap_or_default();
+        let link = match procfs::link(task.pid, name) {
+            Ok(link) => link,
+            // Its path cannot be told.
+            Err(Error::Refused(refusals)) => {
+                refusals.0.into_iter().for_each(|refusal| survey.refuse(refusal));
+                continue;
+            }
+            // A process that ends meanwhile has none.
+            Err(_) => continue,
+        };
         let of_process = link.strip_prefix(b"/proc/").is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_digit));
         if of_process {
             let cause = format!("its {name} is {}", String::from_utf8_lossy(&link));
             let remedy = "let it change to another directory before the checkpoint";
             survey.refuse(task.refuse("proc-directory", "directory of /proc", &cause, remedy));
         } else {
-            directory::survey_link(survey, task.pid, name);
+            directory::survey_link(survey, task.pid, (name, &link));
         }
     }
 }
@@ -122,8 +132,10 @@ fn leader(survey: &mut Survey<'_>, task: &TaskView) {
 
 /// Labels of a security module: `SELinux`, `AppArmor`, Smack.
 fn labels(survey: &mut Survey<'_>, task: &TaskView) {
-    let label = |file: &str| fs::read(file).ok().filter(|label| !label.is_empty());
-    let Some(theirs) = label(&format!("/proc/{}/attr/current", task.tid)) else { return };
+    let label = |file: &str| procfs::at_once(file).ok().filter(|label| !label.is_empty());
+    let theirs = label(&format!("/proc/{}/attr/current", task.tid));
+    survey.shown.texts.keep(task.pid, "attr/current", theirs.clone().unwrap_or_default());
+    let Some(theirs) = theirs else { return };
     if label("/proc/self/attr/current").is_some_and(|own| own != theirs) {
         let text = String::from_utf8_lossy(&theirs).trim_end_matches(['\0', '\n']).to_owned();
         let cause = format!("its label is {text}; the restored program has that of the restoring command");
@@ -146,7 +158,7 @@ fn labels(survey: &mut Survey<'_>, task: &TaskView) {
 /// Adjustments of System V semaphores that its end would make (`SEM_UNDO`). Only whether there is a list of them shows, by
 /// comparison with this thread, which has none; where no semaphore exists it does not matter.
 fn undo(survey: &mut Survey<'_>, task: &TaskView) {
-    let sets = fs::read_to_string("/proc/sysvipc/sem").map_or(0, |text| text.lines().skip(1).count());
+    let sets = *survey.common.sets.get_or_insert_with(semaphores::count);
     let own = nix::unistd::gettid().as_raw();
     // Each thread that is started gives its starter a list; ours is given up.
     if nix::sched::unshare(nix::sched::CloneFlags::CLONE_SYSVSEM).is_err() {
@@ -173,10 +185,12 @@ fn landlock(survey: &mut Survey<'_>, task: &TaskView) {
 
 /// The control groups of a root of the tree, when they are not those of hdcr.
 fn cgroup(survey: &mut Survey<'_>, task: &TaskView) {
-    let groups = |who: &str| fs::read(format!("/proc/{who}/cgroup")).ok();
+    let groups = |who: &str| procfs::at_once(&format!("/proc/{who}/cgroup")).ok();
+    let Some(theirs) = groups(&task.tid.to_string()) else { return };
     let is_root = !survey.pids.contains(&task.stat.ppid);
-    let (theirs, own) = (groups(&task.tid.to_string()), groups("self"));
-    if is_root && theirs.is_some() && theirs != own {
+    let differs = is_root && *survey.own.groups.get_or_insert_with(|| groups("self").unwrap_or_default()) != theirs;
+    survey.shown.texts.keep(task.pid, "cgroup", theirs);
+    if differs {
         survey.note(Refusal {
             code: "cgroup-restorers",
             object: "control group".to_owned(),
@@ -189,7 +203,9 @@ fn cgroup(survey: &mut Survey<'_>, task: &TaskView) {
 
 /// A control group that stands still: a task of it does nothing that it is asked for.
 fn frozen(survey: &mut Survey<'_>, task: &TaskView) {
-    let read = |path: String| fs::read_to_string(path).unwrap_or_default();
+    let read = |path: String| {
+        procfs::at_once(&path).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
+    };
     // Where tasks of frozen groups are seen to be: the older freezer stops them in any sleep, the newer one in a signal.
     let channel = || read(format!("/proc/{}/wchan", task.tid));
     if task.stat.state != b'D' && !["get_signal", "do_freezer_trap"].contains(&channel().as_str()) {
