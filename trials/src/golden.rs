@@ -217,11 +217,10 @@ fn make_chain(stage: &mut Stage<'_>, program: &Path, image: &Path) -> Result<()>
     let mut keeper = stage.command(stage.hdcr());
     keeper.args(options).arg(program).current_dir(HOME);
     // The program has the environment of its keeper, and nothing of this machine is to be in the image.
-    let kept: Vec<(String, String)> =
-        std::env::vars().filter(|(name, _)| !["PATH", "HOME"].contains(&name.as_str())).collect();
-    for (name, _) in kept {
+    for (name, _) in std::env::vars_os() {
         keeper.env_remove(name);
     }
+    keeper.env("PATH", "/usr/bin:/bin").env("HOME", &stage.folder);
     let null = || std::process::Stdio::null();
     let mut keeper = stage.spawn(keeper.stdin(null()).stdout(null()).stderr(null()))?;
     for step in 1..=LINKS + 1 {
