@@ -220,7 +220,7 @@ fn make_chain(stage: &mut Stage<'_>, program: &Path, image: &Path) -> Result<()>
     for (name, _) in std::env::vars_os() {
         keeper.env_remove(name);
     }
-    keeper.env("PATH", "/usr/bin:/bin").env("HOME", &stage.folder);
+    keeper.env("PATH", "/usr/bin:/bin").env("HOME", &stage.folder).env("HDCR_STORE", stage.path("store"));
     let null = || std::process::Stdio::null();
     let mut keeper = stage.spawn(keeper.stdin(null()).stdout(null()).stderr(null()))?;
     for step in 1..=LINKS + 1 {
