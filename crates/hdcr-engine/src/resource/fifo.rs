@@ -210,7 +210,7 @@ fn fresh(cx: &mut Restore<'_>, path: &Path, record: &FifoRecord) -> Result<Owned
     let failed = |operation| Error::system::<Errno>(operation, path.display());
     let in_use = record.deleted && route::place(path).is_err();
     let around = if in_use { Path::new("/tmp").join(path.file_name().unwrap_or_default()) } else { path.to_owned() };
-    let mut place = data::free_beside(&around, "new", || cx.plan.number());
+    let mut place = data::free_beside(&around, "new", || cx.plan.unique());
     cx.plan.will_make(&place, None)?;
     let keeper = born(&place, record).map_err(failed("making a FIFO"))?;
     if !record.deleted {

@@ -457,7 +457,7 @@ pub(crate) fn own(file: &OwnedFd, uid: u32, gid: u32, mode: u32, path: &Path) ->
 fn create_beside(cx: &mut Restore<'_>, path: &Path, word: &str) -> Result<(PathBuf, OwnedFd)> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
     for _ in 0..1000 {
-        let place = data::beside(path, word, cx.plan.number());
+        let place = data::beside(path, word, cx.plan.unique());
         if route::lstat(&place).is_ok() {
             continue;
         }
@@ -488,7 +488,7 @@ pub(crate) fn nearest_directory(path: &Path) -> PathBuf {
 /// A new directory of ours beside a path, in which a file can have any name.
 pub(crate) fn hidden_directory(cx: &mut Restore<'_>, path: &Path) -> Result<PathBuf> {
     loop {
-        let hidden = path.with_file_name(format!(".hdcr-copy-{}", cx.plan.number()));
+        let hidden = path.with_file_name(format!(".hdcr-copy-{}", cx.plan.unique()));
         if route::lstat(&hidden).is_err() {
             cx.plan.make_directory(&hidden, 0o700)?;
             return Ok(hidden);

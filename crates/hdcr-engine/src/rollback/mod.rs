@@ -29,6 +29,7 @@ mod start;
 mod steps;
 mod target;
 mod undo;
+mod unique;
 mod witness;
 
 use std::ffi::OsStr;
@@ -107,6 +108,7 @@ pub(crate) struct Plan {
     /// Of so many actions, the first ones, all is kept that they will replace.
     prepared: usize,
     copies: u64,
+    base: Option<u64>,
     finished: bool,
     steps: Steps,
     /// What a user should know.
@@ -332,7 +334,7 @@ impl Plan {
             return self.with_room_for(1, || route::mkdir(path, mode).map_err(failed()));
         }
         // Under a name of ours first: an empty directory that somebody else makes there meanwhile is not removed for ours.
-        let from = data::free_beside(path, "new", || self.number());
+        let from = data::free_beside(path, "new", || self.unique());
         self.write_down(entry(&from))?;
         self.steps.step("make", &from);
         self.with_room_for(1, || route::mkdir(&from, mode).map_err(failed()))?;
@@ -349,7 +351,7 @@ impl Plan {
         make: impl Fn(&Path) -> std::result::Result<(), Errno>,
     ) -> Result<()> {
         let failed = || Error::system::<Errno>("making a name", path.display());
-        let from = data::free_beside(path, "new", || self.number());
+        let from = data::free_beside(path, "new", || self.unique());
         self.will_make(&from, None)?;
         self.steps.step("make", &from);
         self.with_room_for(1, || make(&from).map_err(failed()))?;

@@ -291,12 +291,15 @@ impl Server {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::time::Instant;
 
     use super::super::testing::{OFF, Space, image, moved, pages, place};
     use super::*;
     use crate::mechanism::Happening;
     use crate::progress::{Phase, Progress};
+
+    /// Who listens is given up after as much.
+    const LIMIT: Duration = Duration::from_secs(20);
 
     /// Nothing more has to happen for that.
     #[test]
@@ -309,16 +312,16 @@ mod tests {
         let (alarm, _silent) = std::io::pipe().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| server.listen(alarm.as_fd()));
-            let (tells, heard) = mpsc::channel();
-            scope.spawn(move || {
-                while space.lock().unwrap().changing {
+            let waits = scope.spawn(move || {
+                let until = Instant::now() + LIMIT;
+                while space.lock().unwrap().changing && Instant::now() < until {
                     std::thread::yield_now();
                 }
-                tells.send(()).ok();
+                Instant::now() < until
             });
-            let heard = heard.recv_timeout(Duration::from_secs(20));
+            let at_rest = waits.join();
             server.end();
-            heard.unwrap();
+            assert!(at_rest.unwrap());
         });
         assert!(server.places().iter().all(|place| place.is_at_rest()));
         assert!(server.trouble().is_none());
