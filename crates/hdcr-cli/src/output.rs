@@ -257,8 +257,10 @@ fn line(stream: &mut dyn Write, text: &str) {
     }
 }
 
+/// In one piece: standard error has no buffer, and a program that writes to the same file could come between.
 fn write_line(stream: &mut dyn Write, text: &str) -> io::Result<()> {
-    writeln!(stream, "{}", text.trim_end_matches('\n'))?;
+    let whole = format!("{}\n", text.trim_end_matches('\n'));
+    stream.write_all(whole.as_bytes())?;
     stream.flush()
 }
 
@@ -299,6 +301,28 @@ mod tests {
         assert!(!said.stands_in(&file));
         file.write_at(b"0123456789012345678", 0).unwrap();
         assert!(!said.stands_in(&file));
+    }
+
+    /// Counts what is written at once.
+    #[derive(Default)]
+    struct Pieces(Vec<Vec<u8>>);
+
+    impl Write for Pieces {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.push(bytes.to_vec());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_is_written_in_one_piece() {
+        let mut pieces = Pieces::default();
+        line(&mut pieces, "hdcr: a crash\n");
+        assert_eq!(pieces.0, [b"hdcr: a crash\n"]);
     }
 
     #[test]

@@ -47,7 +47,11 @@ pub(crate) fn compiled_of(stage: &Stage<'_>, source: &str, linked: Linked) -> Re
     match linked {
         Linked::Shared => {
             // A copy that every user can read, beside the program, by the name that the program remembers.
-            std::fs::copy(built.join("libhdcr.so"), stage.path("libhdcr.so.0"))?;
+            // Not again: a program that was linked before may be running on it.
+            let library = stage.path("libhdcr.so.0");
+            if !library.exists() {
+                std::fs::copy(built.join("libhdcr.so"), library)?;
+            }
             command.arg("-L").arg(&stage.folder).arg("-l:libhdcr.so.0").arg("-Wl,-rpath,$ORIGIN");
         }
         Linked::Static => {
