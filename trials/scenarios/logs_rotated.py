@@ -27,6 +27,8 @@ while not os.path.exists("go"):
             line()
         open("rotated", "w").close()
     time.sleep(0.002)
+# One at least after any roll-back, however soon the word to end comes.
+line()
 open("result.part", "w").write("%d" % turn)
 os.rename("result.part", "result")
 """
