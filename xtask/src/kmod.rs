@@ -4,6 +4,7 @@ mod archive;
 mod guest;
 mod image;
 mod object;
+mod package;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -126,6 +127,18 @@ pub(crate) fn build(shell: &Shell) -> Result<bool> {
     Ok(true)
 }
 
+/// `cargo xtask kmod package`.
+pub(crate) fn package(shell: &Shell) -> Result<bool> {
+    if let Some(reason) = missing(shell)? {
+        say(&format!("not packed: {reason}"))?;
+        return Ok(false);
+    }
+    fs::create_dir_all(folder(shell))?;
+    object::build(shell, &folder(shell))?;
+    package::make(shell)?;
+    Ok(true)
+}
+
 /// What is built for the tests of the module, and the counts of what has been tested so far.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -141,13 +154,16 @@ pub(crate) fn prepare(shell: &Shell) -> Result<Prepared> {
     }
     let counts = object::test_pure_parts(shell, &folder(shell))?;
     let kernels = built(shell)?;
+    let package = package::make(shell)?;
     let (program, hdcr) = (guest::program(shell)?, guest::hdcr(shell)?);
     let mut guests = Vec::new();
     for kernel in &kernels {
         let image = image::of(shell, &folder(shell), &kernel.release)?;
-        for hide in [0, ALL_HIDDEN] {
-            let name = format!("{}{}", kernel.release, if hide == 0 { "" } else { ", nothing looked up" });
-            let (image, module) = (image.clone(), kernel.module.clone());
+        // What users get is what is tested: built by DKMS, from the package.
+        let packed = package::built_by_dkms(shell, &package, &kernel.release)?;
+        for (hide, module) in [(0, &packed), (ALL_HIDDEN, &kernel.module)] {
+            let name = format!("{}{}", kernel.release, if hide == 0 { ", by DKMS" } else { ", nothing looked up" });
+            let (image, module) = (image.clone(), module.clone());
             guests.push(Guest { name, image, module, program: program.clone(), hdcr: hdcr.clone(), hide });
         }
     }

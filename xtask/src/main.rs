@@ -60,7 +60,7 @@ enum Task {
         /// Programs of `trials/golden`.
         names: Vec<String>,
     },
-    /// The kernel module: `build` it, or `test` it in guests (all tests, or those whose names begin as given).
+    /// The kernel module: `build` it, `package` it for DKMS, or `test` it in guests (all tests, or those whose names begin as given).
     Kmod {
         #[command(subcommand)]
         task: Kmod,
@@ -85,6 +85,8 @@ enum Task {
 enum Kmod {
     /// For the kernels 6.1 and 6.12 of Debian 12, and the running one if its headers are there.
     Build,
+    /// A Debian package of its source (`hdcr-dkms`), which DKMS builds for each kernel that is installed.
+    Package,
     /// On both kernels.
     Test {
         /// Beginnings of names.
@@ -132,6 +134,7 @@ fn run(command: &Command) -> Result<bool> {
             shell.trials(&all)
         }
         Task::Kmod { task: Kmod::Build } => kmod::build(&shell),
+        Task::Kmod { task: Kmod::Package } => kmod::package(&shell),
         Task::Kmod { task: Kmod::Test { names } } => Ok(kmod::test(&shell, names)?.failed == 0),
         Task::Man => {
             ensure!(shell.build_product()?, "the build failed");

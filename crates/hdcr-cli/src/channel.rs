@@ -1,11 +1,12 @@
 //! Messages with descriptors between a command and the worker process it starts, over a pair of sockets.
 //!
 //! A message is its length in four bytes, then JSON; descriptors travel with the length. Both ends are this very program,
-//! and still each message is limited and an end of the stream is an answer.
+//! and still each message is limited and an end of the stream is an answer. Several threads may send: a message is whole.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
@@ -28,47 +29,75 @@ const DESCRIPTORS: usize = 3;
 
 /// One end.
 #[derive(Debug)]
-pub(crate) struct Channel(OwnedFd);
+pub(crate) struct Channel {
+    socket: OwnedFd,
+    /// Held by who sends, until all of his message is on its way.
+    sends: Mutex<()>,
+}
 
 impl Channel {
     /// A connected pair. Neither end goes to a program that is executed, unless it is made its standard input.
     pub(crate) fn pair() -> Result<(Self, Self)> {
         let made = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
         let (near, far) = made.map_err(Failure::system("making a pair of sockets"))?;
-        Ok((Self(near), Self(far)))
+        Ok((Self::over(near), Self::over(far)))
+    }
+
+    fn over(socket: OwnedFd) -> Self {
+        Self { socket, sends: Mutex::new(()) }
     }
 
     /// From now on a message that does not come, or not any further, for so long is a failure.
     pub(crate) fn wait_at_most(&self, limit: Duration) -> Result<()> {
-        set_socket_timeout(&self.0, Timeout::Recv, Some(limit)).map_err(Failure::system("limiting a wait"))
+        set_socket_timeout(&self.socket, Timeout::Recv, Some(limit)).map_err(Failure::system("limiting a wait"))
     }
 
     /// Whether there is something to be received, or never will be.
     pub(crate) fn is_ready(&self) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        rustix::event::poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&now)) == Ok(1)
+        rustix::event::poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&now)) == Ok(1)
     }
 
     /// The end that a worker gets as its standard input.
     pub(crate) fn on_stdin() -> Result<Self> {
         let copy = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3);
-        copy.map(Self).map_err(Failure::system("taking over standard input"))
+        copy.map(Self::over).map_err(Failure::system("taking over standard input"))
     }
 
     /// The process that made the pair, when the kernel can name it.
     pub(crate) fn made_by(&self) -> Option<i32> {
-        rustix::net::sockopt::socket_peercred(&self.0).ok().map(|made| made.pid.as_raw_nonzero().get())
+        rustix::net::sockopt::socket_peercred(&self.socket).ok().map(|made| made.pid.as_raw_nonzero().get())
     }
 
     /// Whether the other end is gone.
     pub(crate) fn is_closed(&self) -> bool {
-        let mut polled = [PollFd::new(&self.0, PollFlags::empty())];
+        let mut polled = [PollFd::new(&self.socket, PollFlags::empty())];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         rustix::event::poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::HUP)
     }
 
     /// Sends a message with up to three descriptors.
     pub(crate) fn send<T: Serialize>(&self, message: &T, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+        self.send_whole(message, descriptors, self.sends.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sends a short message unless the other end has not taken earlier ones: then it does without.
+    pub(crate) fn offer<T: Serialize>(&self, message: &T) {
+        let mut polled = [PollFd::new(&self.socket, PollFlags::OUT)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // Who sends just now may wait for the other end.
+        let Ok(turn) = self.sends.try_lock() else { return };
+        if rustix::event::poll(&mut polled, Some(&now)) == Ok(1) && self.send_whole(message, &[], turn).is_err() {
+            tracing::debug!("nobody listens");
+        }
+    }
+
+    fn send_whole<T: Serialize>(
+        &self,
+        message: &T,
+        descriptors: &[BorrowedFd<'_>],
+        _turn: MutexGuard<'_, ()>,
+    ) -> Result<()> {
         let body = serde_json::to_vec(message).map_err(Failure::system("encoding a message"))?;
         let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= LIMIT);
         let length = length.ok_or_else(|| broken("a message is too long"))?;
@@ -81,18 +110,9 @@ impl Channel {
         self.put(&body, &mut SendAncillaryBuffer::default())
     }
 
-    /// Sends a short message unless the other end has not taken earlier ones: then it does without.
-    pub(crate) fn offer<T: Serialize>(&self, message: &T) {
-        let mut polled = [PollFd::new(&self.0, PollFlags::OUT)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        if rustix::event::poll(&mut polled, Some(&now)) == Ok(1) && self.send(message, &[]).is_err() {
-            tracing::debug!("nobody listens");
-        }
-    }
-
     fn put(&self, mut bytes: &[u8], control: &mut SendAncillaryBuffer<'_, '_, '_>) -> Result<()> {
         while !bytes.is_empty() {
-            match sendmsg(&self.0, &[IoSlice::new(bytes)], control, SendFlags::NOSIGNAL) {
+            match sendmsg(&self.socket, &[IoSlice::new(bytes)], control, SendFlags::NOSIGNAL) {
                 Ok(sent) => bytes = bytes.get(sent..).unwrap_or_default(),
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(Failure::system("sending a message")(error)),
@@ -128,7 +148,7 @@ impl Channel {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let rest = into.get_mut(filled..).unwrap_or_default();
-            match recvmsg(&self.0, &mut [IoSliceMut::new(rest)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            match recvmsg(&self.socket, &mut [IoSliceMut::new(rest)], &mut control, RecvFlags::CMSG_CLOEXEC) {
                 Ok(got) if got.bytes == 0 => return Ok(false),
                 Ok(got) => filled += got.bytes,
                 Err(Errno::INTR) => continue,
@@ -147,13 +167,13 @@ impl Channel {
 
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
 impl From<Channel> for OwnedFd {
     fn from(channel: Channel) -> Self {
-        channel.0
+        channel.socket
     }
 }
 
@@ -186,6 +206,23 @@ mod tests {
         assert_eq!(far.receive::<String>().unwrap().unwrap().0, long);
         drop(near);
         assert!(far.receive::<String>().unwrap().is_none());
+    }
+
+    #[test]
+    fn messages_of_several_threads_arrive_whole() {
+        const EACH: usize = 2000;
+        let (near, far) = Channel::pair().unwrap();
+        let of = |thread: usize| "x".repeat(1 + 50 * thread);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (near, text) = (&near, of(thread));
+                scope.spawn(move || (0..EACH).for_each(|_| near.send(&text, &[]).unwrap()));
+            }
+            for _ in 0..4 * EACH {
+                let (text, _) = far.receive::<String>().unwrap().unwrap();
+                assert!((0..4).any(|thread| text == of(thread)), "{text}");
+            }
+        });
     }
 
     #[test]

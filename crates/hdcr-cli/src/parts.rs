@@ -37,7 +37,7 @@ use crate::task::{CheckpointTask, Place, Reply, RestoreTask, Restored, Target, W
 use crate::terminal::Terminal;
 use crate::told::{Since, Touched};
 
-pub(crate) use checkpoints::{Session, checkpoint};
+pub(crate) use checkpoints::{Listener, Session, checkpoint};
 use journals::{HeldJournal, journal_name, keep_room};
 pub(crate) use journals::{files_as_before, forget_files, forget_room, repair_files, settle_files, with_room};
 pub(crate) use mechanisms::module;

@@ -323,7 +323,7 @@ pub(crate) enum Reply {
     Asking,
     /// The program is about to be stopped; it goes on within the time for that.
     Halting,
-    /// The program of a watched job stands still; the worker waits to be told of files.
+    /// The program of a watched job stands still; the worker will want to be told of files.
     Frozen,
     /// The program goes on; what follows is only the writing.
     Thawed,

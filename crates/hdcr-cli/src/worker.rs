@@ -215,7 +215,7 @@ fn perform(channel: &Arc<Channel>, task: Task, stdio: Vec<OwnedFd>, session: &mu
             shortage::goes_first();
             let progress = progress(channel, task.progress);
             let session = session.get_or_insert_with(Session::new);
-            let done = parts::checkpoint(&task, session, &progress, &mut |reply| report(channel, &reply));
+            let done = parts::checkpoint(&task, session, &progress, &mut Keeper(channel));
             let reply = done.map_or_else(Reply::Failed, Reply::Checkpointed);
             let stays = stays(task.stays, &reply, session);
             if task.stays && !stays {
@@ -308,24 +308,30 @@ fn needed_from(avoid: &BTreeSet<i32>, pid: i32) -> Option<i32> {
     std::iter::successors(next(pid), |last| next(last.saturating_add(1))).last()
 }
 
-/// Tells of progress; when nobody listens any more, this process is about to die with its command. When the program
-/// stands still, waits for the names of files, but not for ever: nobody may hold up the program.
-fn report(channel: &Channel, reply: &Reply) -> Result<Vec<PathBuf>> {
-    if let Err(failure) = channel.send(reply, &[]) {
-        tracing::debug!(%failure, "nobody listens");
-    }
-    if *reply == Reply::Asking {
+/// The keeper at the other end, who is told of a checkpoint.
+struct Keeper<'a>(&'a Channel);
+
+impl parts::Listener for Keeper<'_> {
+    fn tell(&mut self, reply: Reply) -> Result<()> {
+        if let Err(failure) = self.0.send(&reply, &[]) {
+            // Then this process is about to die with its command.
+            tracing::debug!(%failure, "nobody listens");
+        }
+        if reply != Reply::Asking {
+            return Ok(());
+        }
         let cause = "the keeper does not say whether the program may be stopped";
-        return match heard::<Permit>(channel, PREPARING.saturating_mul(2), cause)? {
-            Permit::Granted => Ok(Vec::new()),
+        match heard::<Permit>(self.0, PREPARING.saturating_mul(2), cause)? {
+            Permit::Granted => Ok(()),
             Permit::Denied(failure) => Err(failure),
-        };
+        }
     }
-    if *reply != Reply::Frozen {
-        return Ok(Vec::new());
+
+    /// The program stands still, so this is not waited for for ever.
+    fn touched(&mut self) -> Result<Vec<PathBuf>> {
+        let cause = "the keeper does not answer while the program stands still";
+        Ok(heard::<Touched>(self.0, Duration::from_secs(2), cause)?.paths())
     }
-    let cause = "the keeper does not answer while the program stands still";
-    Ok(heard::<Touched>(channel, Duration::from_secs(2), cause)?.paths())
 }
 
 /// What the keeper answers within a time.

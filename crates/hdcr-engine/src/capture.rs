@@ -11,7 +11,7 @@ use hdcr_image::{ProcessName, Record};
 use nix::libc;
 
 use crate::batch::{Arg, Batch, Replies};
-use crate::checkpoint::Request;
+use crate::checkpoint::{Request, Touched};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::ids::{Fd, Pid, RemotePtr, Tid};
@@ -255,7 +255,7 @@ struct Subject {
 /// Captures a stopped tree. After an error `ahead` is as it was: giving it up takes time, and the tree stands still.
 pub(crate) fn capture(
     frozen: &mut dyn Frozen,
-    request: &Request,
+    (request, touched): (&Request, Option<Touched<'_>>),
     out: &mut Outlet,
     ahead: &mut Ahead,
 ) -> Result<Taken> {
@@ -278,7 +278,7 @@ pub(crate) fn capture(
     cx.ahead = std::mem::take(ahead);
     cx.unchanged.known = cx.ahead.series().map(|series| series.known_files()).unwrap_or_default();
     (cx.places, cx.seen) = (places, seen);
-    match everything(&mut cx, &processes, look) {
+    match everything(&mut cx, &processes, (look, touched)) {
         Ok(names) => Ok(taken(cx, names)),
         Err(error) => {
             *ahead = std::mem::take(&mut cx.ahead);
@@ -288,7 +288,11 @@ pub(crate) fn capture(
 }
 
 /// All that the tree has, as it stands; its processes by name.
-fn everything(cx: &mut Capture<'_>, processes: &[FrozenProcess], mut look: survey::Look) -> Result<Vec<ProcessName>> {
+fn everything(
+    cx: &mut Capture<'_>,
+    processes: &[FrozenProcess],
+    (mut look, touched): (survey::Look, Option<Touched<'_>>),
+) -> Result<Vec<ProcessName>> {
     look.tasks.iter().for_each(|view| cx.frozen.shown(view.tid, &view.status));
     openfile::group(cx, std::mem::take(&mut look.files))?;
     let mut subjects = Vec::new();
@@ -314,7 +318,10 @@ fn everything(cx: &mut Capture<'_>, processes: &[FrozenProcess], mut look: surve
     openfile::capture(cx, &ids)?;
     let names = genealogy::capture(cx, processes, &subjects, &told)?;
     listed::note_listed(cx)?;
-    touched::note(cx);
+    match touched {
+        Some(ask) => touched::note(cx, &ask()?),
+        None => touched::note(cx, &cx.request.files.touched),
+    }
     contents::finish(cx)?;
     semaphores::capture(cx)?;
     segments::capture(cx)?;

@@ -176,6 +176,9 @@ pub struct Stopped {
     ahead: Ahead,
 }
 
+/// Tells which files the tree has worked on, the latest first. It may wait for that, while the tree stands still.
+pub type Touched<'a> = &'a mut dyn FnMut() -> Result<Vec<std::path::PathBuf>>;
+
 /// A captured tree, still stopped. Dropping it thaws and forgets.
 #[derive(Debug)]
 pub struct Captured {
@@ -352,18 +355,17 @@ impl Stopped {
         self.frozen.since()
     }
 
-    /// Hands over the files that the tree has worked on, as they are known now that it stands still.
-    #[must_use]
-    pub fn with_touched(mut self, touched: Vec<std::path::PathBuf>) -> Self {
-        self.request.files.touched = touched;
-        self
-    }
-
     /// Looks again, and reads everything that is not copied yet. Refuses when anything stands in the way. What does not fit
     /// the buffer goes to the sink at once, the rest is kept until [`Pending::persist`].
-    pub fn capture(mut self) -> Result<Captured> {
+    pub fn capture(self) -> Result<Captured> {
+        self.capture_with(None)
+    }
+
+    /// The same, where somebody knows only now which files the tree has worked on ([`FileRequest::touched`]): he is asked as
+    /// late as can be, so that he has the time of the other work to find out.
+    pub fn capture_with(mut self, touched: Option<Touched<'_>>) -> Result<Captured> {
         let series = self.ahead.series();
-        let taken = capture::capture(self.frozen.as_mut(), &self.request, &mut self.out, &mut self.ahead);
+        let taken = capture::capture(self.frozen.as_mut(), (&self.request, touched), &mut self.out, &mut self.ahead);
         // The tree goes on before anything else is given up.
         let Self { request, frozen, out, ahead } = self;
         let taken = match taken {

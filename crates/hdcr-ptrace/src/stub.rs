@@ -1,7 +1,7 @@
 //! The code that runs in other tasks: position independent, no stack, and it heals its thread when nobody traces it.
 //!
-//! Two blocks of code, each followed by its own control block: *once* makes the one call whose arguments are in the
-//! registers; *batch* works through a table of calls. Both end in a signal sent to themselves, chosen so that it means
+//! Two blocks of code, each followed by its own control block: *once* makes the call whose arguments are in the registers,
+//! and a second one with what that gave; *batch* works through a table of calls. Both end in a signal sent to themselves, chosen so that it means
 //! nothing to the program: a traced thread stops at it, an untraced one (the tracer died) does not notice it and goes on
 //! into the heal, which loads every register and the signal mask of the program from the control block.
 //!
@@ -87,7 +87,17 @@ global_asm!(
 hdcr_once:
     syscall
     mov %rax, %rbp
-    hdcr_rendezvous hdcr_once_ctl, hdcr_once_here
+    test %ebx, %ebx                     /* the second call, if there is one and the first succeeded */
+    jz 1f
+    cmp $-4095, %rax
+    jae 1f
+    lea (%rax,%r12), %rdi
+    mov %r13, %rsi
+    mov %r14, %rdx
+    mov %ebx, %eax
+    syscall
+    mov %rax, %rbx
+1:  hdcr_rendezvous hdcr_once_ctl, hdcr_once_here
     .org hdcr_once + 0x100
 hdcr_once_ctl:
     .org hdcr_once + 0x1c0

@@ -2,8 +2,8 @@
 //!
 //! Order (the invariant: a thread's mask differs only while it stands in a stub, and a heal is in place before):
 //! 1. *once* and its control block go into the tail of the vdso (or of some text), by the memory file.
-//! 2. The runner makes `mmap` there: one private region, and makes its second half writable and not executable. It stays
-//!    at its rendezvous. So a process that may not have memory that is both (`PR_SET_MDWE`) can be visited as well.
+//! 2. The runner makes `mmap` there: one private region, and makes its second half writable and not executable, in one visit.
+//!    It stays at its rendezvous. So a process that may not have memory that is both (`PR_SET_MDWE`) can be visited as well.
 //! 3. A *batch* block for each thread goes into the first half, by the memory file; tables go into the second one. When the
 //!    runner has gone on to its block, the tail holds what it held before: it may be read as a part of the program.
 //! 4. Back: all others home, *once* is put into the tail again, the runner makes the `munmap` there and goes home, and the
@@ -88,6 +88,15 @@ struct Block {
     process: i32,
     thread: i32,
     written: bool,
+}
+
+/// A call that *once* makes after another one, with what that gave and so many bytes beyond as its first argument.
+#[derive(Clone, Copy, Default, Debug)]
+struct Second {
+    /// Its number; 0: there is none.
+    nr: u64,
+    beyond: u64,
+    args: [u64; 2],
 }
 
 fn offset(len: usize) -> u64 {
@@ -229,14 +238,14 @@ impl Visit {
         const READ_WRITE: u64 = 3;
         let (tid, len) = (tracee.tid, blocks_len + area_len);
         let args = [0, len, READ_EXECUTE, 0x22, u64::MAX, 0];
-        let at = mapped_at(tid, self.once(calls, premises, tracee, (MMAP, args, by))?)?;
-        let area = at + blocks_len;
-        let args = [area, area_len, READ_WRITE, 0, 0, 0];
-        let writable = mapped_at(tid, self.once(calls, premises, tracee, (MPROTECT, args, by))?);
-        if let Err(error) = writable {
-            self.once(calls, premises, tracee, (MUNMAP, [at, len, 0, 0, 0, 0], by))?;
+        let then = Second { nr: MPROTECT, beyond: blocks_len, args: [area_len, READ_WRITE] };
+        let (mapped, writable) = self.once(calls, premises, tracee, (MMAP, args, Some(then), by))?;
+        let at = mapped_at(tid, mapped)?;
+        if let Err(error) = mapped_at(tid, writable) {
+            self.once(calls, premises, tracee, (MUNMAP, [at, len, 0, 0, 0, 0], None, by))?;
             return Err(error);
         }
+        let area = at + blocks_len;
         self.region = at..at + len;
         self.next_block = at;
         self.area = area..at + len;
@@ -259,14 +268,15 @@ impl Visit {
         }
     }
 
-    /// Makes one call in the runner by *once*; its raw result.
+    /// Makes one call in the runner by *once*, and a second one if the first succeeded; their raw results.
     fn once(
         &self,
         calls: &Calls,
         premises: &Premises,
         tracee: &mut Tracee,
-        (nr, [di, si, dx, r10, r8, r9], by): (u64, [u64; 6], Deadline),
-    ) -> Result<u64> {
+        (nr, [di, si, dx, r10, r8, r9], then, by): (u64, [u64; 6], Option<Second>, Deadline),
+    ) -> Result<(u64, u64)> {
+        let Second { nr: bx, beyond: r12, args: [r13, r14] } = then.unwrap_or_default();
         let control = self.control(tracee, self.process, self.thread);
         let control_at = self.slot + offset(stub::ONCE_CODE_LEN);
         calls.force(&premises.memory, tracee.tid, control_at, &control.encode())?;
@@ -281,12 +291,17 @@ impl Visit {
             r10,
             r8,
             r9,
+            bx,
+            r12,
+            r13,
+            r14,
             ..tracee.own.regs
         };
         tracee.start(calls, &regs, self.signal.number)?;
         let ip = self.slot + stub::once_rendezvous();
         let meeting = Meeting { ip, signal: self.signal.number };
-        Ok(tracee.meet(calls, meeting, by)?.bp)
+        let met = tracee.meet(calls, meeting, by)?;
+        Ok((met.bp, met.bx))
     }
 
     /// Makes room for tables: `need` bytes.
@@ -522,7 +537,7 @@ impl Visit {
             self.in_slot = true;
         }
         let (at, len) = (self.region.start, self.region.end - self.region.start);
-        let unmapped = self.once(calls, premises, runner, (MUNMAP, [at, len, 0, 0, 0, 0], by));
+        let unmapped = self.once(calls, premises, runner, (MUNMAP, [at, len, 0, 0, 0, 0], None, by));
         runner.stop(calls, by)?;
         first = first.and(unmapped.map(drop));
         first = first.and(runner.go_home(calls));

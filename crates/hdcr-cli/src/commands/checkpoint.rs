@@ -1,6 +1,6 @@
 //! `hdcr checkpoint`: one checkpoint of a process or a job.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -107,17 +107,28 @@ pub(super) fn restored(at: &Surrounding<'_>, name: &str) -> Result<Option<i32>> 
     }
 }
 
+/// Whoever looks at a bar. He watches no files.
+struct Seen<'a>(&'a Teller);
+
+impl parts::Listener for Seen<'_> {
+    fn tell(&mut self, reply: Reply) -> Result<()> {
+        if let Reply::Progress(step) = reply {
+            self.0.at(step);
+        }
+        Ok(())
+    }
+
+    fn touched(&mut self) -> Result<Vec<PathBuf>> {
+        Ok(Vec::new())
+    }
+}
+
 /// Takes it in this very process.
 fn by_hand(task: &CheckpointTask, bar: &Bar, upright: &Rc<Upright>, wait: Duration) -> Result<Checkpointed> {
     let teller = bar.teller();
     let steps = bar.teller();
     let progress = if bar.is_seen() { parts::steps_to(move |step| steps.at(step)) } else { Progress::default() };
-    let mut hear = |reply| {
-        if let Reply::Progress(step) = reply {
-            teller.at(step);
-        }
-        Ok(Vec::new())
-    };
+    let mut hear = Seen(&teller);
     let mut attempt = || {
         let session = Session::new().heard_by(Rc::<Upright>::clone(upright));
         parts::checkpoint(task, &session, &progress, &mut hear)

@@ -264,6 +264,7 @@ impl Keeper {
             self.give_way(&other);
             return Ok(());
         }
+        self.brings_back = lazy;
         let place = self.place(made.number);
         let found = parts::manifest(&place).and_then(|manifest| Ok((manifest, parts::numbers_needed(&place)?)));
         self.phase = Phase::Restoring(made.number);

@@ -160,6 +160,8 @@ pub(crate) struct Keeper {
     pub(super) told_every: Option<Duration>,
     /// Waits for process numbers that others have.
     pub(super) patience: Option<Patience>,
+    /// How the restore that was begun last brings memory back: the next try does likewise.
+    pub(super) brings_back: Lazy,
     pub(super) failures: u32,
     /// So many times in a row the program was met in a moment that passes.
     pub(super) moments: u32,
@@ -266,6 +268,7 @@ impl Keeper {
             began: now,
             told_every: None,
             patience: None,
+            brings_back: Lazy::Never,
             failures: 0,
             moments: 0,
             trouble: None,

@@ -129,7 +129,7 @@ impl Keeper {
         let (Phase::Waiting(number), Some(patience)) = (self.phase, self.patience) else { return Ok(()) };
         let made = self.line.find(number);
         match made.filter(|_| Instant::now() >= patience.next) {
-            Some(made) => self.restore(made),
+            Some(made) => self.restore_by(made, self.brings_back),
             None => Ok(()),
         }
     }
@@ -137,8 +137,10 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing;
     use super::*;
     use crate::failure::Obstacle;
+    use crate::kinds::Lazy;
 
     #[test]
     fn pauses_grow_and_end() {
@@ -164,6 +166,21 @@ mod tests {
         };
         let refusals = codes.iter().map(obstacle).collect();
         Failure { refusals, ..Failure::new(Class::Refused, "refused", "") }
+    }
+
+    #[test]
+    fn the_next_try_brings_memory_back_as_the_one_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut keeper = testing::keeper(folder.path());
+        let now = Instant::now();
+        keeper.line.push(1, Duration::ZERO, now, false);
+        // As after a filling that failed, in a job that is brought back before all of its memory is there.
+        (keeper.plan.lazy, keeper.brings_back) = (Lazy::Always, Lazy::Never);
+        keeper.phase = Phase::Waiting(1);
+        keeper.patience = Some(Patience { next: now, ..Patience::new(now) });
+        keeper.try_again().unwrap();
+        assert_eq!(keeper.brings_back, Lazy::Never);
+        assert_ne!(keeper.phase, Phase::Waiting(1), "it was not tried");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use hdcr_engine::checkpoint::{self, Held, Next, Prepared, Series, Stopped, Surveyed};
+use hdcr_engine::checkpoint::{self, Captured, Held, Next, Prepared, Series, Stopped, Surveyed};
 use hdcr_engine::error::{Error, Refusals};
 use hdcr_engine::mechanism::{Deadline, Mechanism};
 use hdcr_engine::progress::{Laps, Progress};
@@ -119,26 +119,52 @@ fn prepare(
     Ok((prepared, path))
 }
 
+/// Who hears of a checkpoint while it is taken.
+pub(crate) trait Listener {
+    /// Hears how far it is; in particular when the program stands still, if it is watched, and when it goes on.
+    fn tell(&mut self, reply: Reply) -> Result<()>;
+
+    /// Tells which files the program has worked on; asked for once after each [`Reply::Frozen`], and waited for.
+    fn touched(&mut self) -> Result<Vec<PathBuf>>;
+}
+
 /// Stops the program; since when.
 fn stop(
     task: &CheckpointTask,
     mechanism: &dyn Mechanism,
     prepared: Prepared,
-    tell: &mut dyn FnMut(Reply) -> Result<Vec<PathBuf>>,
+    told: &mut dyn Listener,
 ) -> Result<(Stopped, Instant)> {
     if task.asks {
-        tell(Reply::Asking)?;
+        told.tell(Reply::Asking)?;
     }
     if task.then == Then::GoOn {
-        tell(Reply::Halting)?;
+        told.tell(Reply::Halting)?;
     }
-    step(task, tell, Doing::Stopping)?;
+    step(task, told, Doing::Stopping)?;
     let halted = Instant::now();
     // Copying ahead may take long, and nobody waits for it: the stop has its whole time left.
     let stopped = prepared.freeze(mechanism, Deadline(halted + task.timeout))?;
-    let stopped = if task.watched { stopped.with_touched(tell(Reply::Frozen)?) } else { stopped };
     let halted = stopped.since().unwrap_or(halted);
     Ok((stopped, halted))
+}
+
+/// Reads all of a stopped program. Whoever watches it is asked for the names of files when he has had time to gather them.
+fn capture(task: &CheckpointTask, stopped: Stopped, told: &mut dyn Listener) -> Result<Captured> {
+    if !task.watched {
+        return Ok(stopped.capture()?);
+    }
+    told.tell(Reply::Frozen)?;
+    let mut answer = None;
+    let captured = stopped.capture_with(Some(&mut || match answer.insert(told.touched()) {
+        Ok(paths) => Ok(std::mem::take(paths)),
+        Err(failure) => Err(Error::Unsound(failure.message.clone())),
+    }));
+    // Also when the program goes on because something failed: the answer must not be taken for one to the next question.
+    match answer.unwrap_or_else(|| told.touched()) {
+        Ok(_) => Ok(captured?),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Nobody else is at work on the program, and this process is no part of it.
@@ -148,8 +174,8 @@ fn alone_at_work(task: &CheckpointTask) -> Result<AtWork> {
 }
 
 /// Tells what begins now, when somebody wants to hear that.
-fn step(task: &CheckpointTask, tell: &mut dyn FnMut(Reply) -> Result<Vec<PathBuf>>, doing: Doing) -> Result<()> {
-    if task.progress { tell(Reply::Progress(Step::begins(doing))).map(drop) } else { Ok(()) }
+fn step(task: &CheckpointTask, told: &mut dyn Listener, doing: Doing) -> Result<()> {
+    if task.progress { told.tell(Reply::Progress(Step::begins(doing))) } else { Ok(()) }
 }
 
 /// Each part of a checkpoint, told as it is done, and kept with its time.
@@ -174,13 +200,12 @@ impl Parts {
     }
 }
 
-/// Takes a checkpoint. `tell` hears when the program stands still, if it is watched, and answers with the files that it
-/// has worked on; and when it goes on.
+/// Takes a checkpoint.
 pub(crate) fn checkpoint(
     task: &CheckpointTask,
     session: &Session,
     progress: &Progress,
-    tell: &mut dyn FnMut(Reply) -> Result<Vec<PathBuf>>,
+    told: &mut dyn Listener,
 ) -> Result<Checkpointed> {
     let (began, worked) = (Instant::now(), machine::worked());
     let series = &session.series;
@@ -192,7 +217,7 @@ pub(crate) fn checkpoint(
     });
     let chosen = mechanisms::choose(task, &session.mechanism, session.hears.as_ref())?;
     let (mechanism, calls) = (chosen.mechanism(), chosen.calls_made());
-    step(task, tell, Doing::Looking)?;
+    step(task, told, Doing::Looking)?;
     let mut laps = Parts::begin();
     let look = || Ok(checkpoint::survey_again(request(task, progress.clone(), chosen.is_module()), series)?);
     let mut surveyed = filling::when_filled(look)?;
@@ -205,15 +230,15 @@ pub(crate) fn checkpoint(
     laps.done("copied ahead what can be", "copying ahead");
     let prepared_for = prepared.stood();
     let facts = ManifestFacts { lineage: lineage.unwrap_or_default(), ..machine::facts(chosen.name(), "copy") };
-    let (stopped, halted) = stop(task, mechanism, prepared, tell)?;
+    let (stopped, halted) = stop(task, mechanism, prepared, told)?;
     let facts = ManifestFacts { clocks: machine::clocks(), ..facts };
     laps.done("stopped", "stopping");
-    let captured = stopped.capture()?;
+    let captured = capture(task, stopped, told)?;
     laps.done("read", "reading");
     let (pending, held, stopped_for) = if task.then == Then::GoOn {
         let pending = captured.thaw()?;
         let stopped_for = halted.elapsed();
-        tell(Reply::Thawed)?;
+        told.tell(Reply::Thawed)?;
         (pending, None, stopped_for)
     } else {
         let (pending, held) = captured.hold();
@@ -249,7 +274,7 @@ fn give_up_for_room(task: &CheckpointTask, surveyed: &Surveyed, session: &Sessio
     let (Target::Store { root, job }, Some(_)) = (&task.target, &task.keep) else { return Ok(false) };
     let Some(lacking) = surveyed.lacks_room() else { return Ok(false) };
     let given_up = super::retention::give_up_clones(root, &job_name(job)?, &task.line, lacking);
-    // Told with the next checkpoint that is made.
+    // Listener with the next checkpoint that is made.
     session.given_up.borrow_mut().extend(given_up.iter().map(|(number, _)| *number));
     Ok(given_up.is_some_and(|(_, more)| more))
 }

@@ -54,9 +54,8 @@ impl Record for TouchedRecord {
 const TOUCHED: ObjectId = ObjectId(0);
 
 /// Notes the files that were handed over, the latest first.
-pub(crate) fn note(cx: &mut Capture<'_>) {
-    let request = cx.request;
-    for path in &request.files.touched {
+pub(crate) fn note(cx: &mut Capture<'_>, touched: &[PathBuf]) {
+    for path in touched {
         let Ok(stat) = rustix::fs::lstat(path) else { continue };
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             names::note(cx, path, &stat, false);

@@ -78,7 +78,15 @@ impl Outlet {
     /// queue is full.
     pub(crate) fn until(&mut self, by: Option<Deadline>) {
         self.by = by;
-        self.held.store(by.is_some(), Ordering::Relaxed);
+        self.hold(by.is_some());
+    }
+
+    /// Keeps the thread from its work, or lets it go on.
+    fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::Release);
+        if let (false, Some(thread)) = (held, &self.thread) {
+            thread.thread().unpark();
+        }
     }
 
     /// What is sent is told to this meter from now on; with `None` to nobody.
@@ -138,7 +146,7 @@ impl Outlet {
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Full(back)) => {
                     load = back;
-                    self.held.store(false, Ordering::Relaxed);
+                    self.hold(false);
                 }
                 Err(TrySendError::Disconnected(_)) => return Err(self.why_it_ended()),
             }
@@ -194,8 +202,8 @@ fn write(
     held: &AtomicBool,
 ) -> Work {
     for load in loads {
-        while held.load(Ordering::Relaxed) {
-            std::thread::sleep(STEP);
+        while held.load(Ordering::Acquire) {
+            std::thread::park();
         }
         match load {
             Load::Forget(space, range) => writer.forget(space, range)?,

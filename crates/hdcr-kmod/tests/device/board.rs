@@ -61,6 +61,11 @@ impl Board {
         self.slot(WRONG).fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Whether no worker has found anything wrong.
+    pub(crate) fn is_right(&self) -> bool {
+        self.get(WRONG) == 0
+    }
+
     pub(crate) fn put(&self, slot: usize, value: u64) {
         self.slot(slot).store(value, Ordering::SeqCst);
     }
@@ -137,7 +142,7 @@ impl Target {
     }
 
     pub(crate) fn is_right(&self) {
-        assert_eq!(self.board.get(WRONG), 0, "a worker found something wrong");
+        assert!(self.board.is_right(), "a worker found something wrong");
     }
 
     /// Whether nothing moves while something is done.

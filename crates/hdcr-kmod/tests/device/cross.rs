@@ -12,14 +12,15 @@ use nix::unistd::Pid;
 
 use crate::Test;
 use crate::access::session;
-use crate::board::{Target, until};
+use crate::board::{Board, Target, until};
 
-pub(crate) const TESTS: [Test; 6] = [
+pub(crate) const TESTS: [Test; 7] = [
     ("cross/one_thread", || both_ways("kept-threads", 1)),
     ("cross/threads_16", || both_ways("kept-threads", 16)),
     ("cross/sleepers", || both_ways("kept-sleepers", 5)),
     ("cross/tree_of_7_with_pipes", || both_ways("kept-tree", 7)),
     ("cross/under_a_debugger", under_a_debugger),
+    ("cross/job_rolls_back", job_rolls_back),
     ("cross/refused_where_it_cannot_be", refused_where_it_cannot_be),
 ];
 
@@ -129,6 +130,44 @@ fn under_a_debugger() {
     kill(Pid::from_raw(target.pid()), Signal::SIGKILL).unwrap();
     are_gone(&[target.pid()]);
     fs::remove_file(&image).unwrap();
+}
+
+/// A job whose checkpoints come through the module: killed, it is rolled back and goes on, twice.
+fn job_rolls_back() {
+    if !is_possible() {
+        return;
+    }
+    let (path, told) = (Path::new("/tmp/board-job"), "/tmp/job.err");
+    let board = Board::open(path);
+    let program = std::env::current_exe().unwrap();
+    let mut command = Command::new(HDCR);
+    command.args(["run", "--name", "job", "--every", "500ms", "--mechanism", "kernel", "--"]).arg(program);
+    command.args(["target", "kept-threads"]).arg(path).arg("2");
+    command.env_clear().env("HOME", "/tmp").stdin(Stdio::null()).stdout(Stdio::null());
+    let mut keeper = command.stderr(fs::File::create(told).unwrap()).spawn().unwrap();
+    let root = keeper.id().cast_signed();
+    let is_program = |pid: &i32| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        *pid != root && words.split(|byte| *byte == 0).any(|word| word == b"kept-threads")
+    };
+    let goes_on = || {
+        let before = [0, 1].map(|worker| board.get(worker));
+        until("the job counts", || [0, 1].iter().all(|worker| board.get(*worker) != before[*worker]));
+    };
+    for life in 1..3 {
+        until("a checkpoint", || {
+            let shown = hdcr(&["show", "job", "--json"]);
+            String::from_utf8_lossy(&shown.stdout).contains("\"kernel\"")
+        });
+        let pid = tree_of(root).into_iter().find(is_program).unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        until("the roll-back", || fs::read_to_string(told).unwrap().matches("rolled back to").count() == life);
+        goes_on();
+    }
+    assert!(board.is_right());
+    done(&["stop", "job"]);
+    keeper.wait().unwrap();
+    fs::remove_file(path).unwrap();
 }
 
 /// The module is refused by one code where it lacks something, or what was asked for with it; `auto` does without.
