@@ -74,18 +74,23 @@ fn read_all(part: &dyn ReadPart, found: u64) -> Result<Vec<u8>, ImageError> {
     Ok(bytes)
 }
 
+/// Opens the frames of an image that can be read by itself.
+pub(crate) fn frames_part(source: &dyn Source, manifest: &Manifest) -> Result<Box<dyn ReadPart>, ImageError> {
+    if let Some(base) = manifest.facts.base.as_ref().filter(|_| manifest.log.is_none()) {
+        return Err(ImageError::Increment { base: base.image });
+    }
+    let part = source.part(PartName::Frames)?;
+    if part.size()? != manifest.frames.size {
+        return Err(ImageError::corrupt(PartName::Frames, "its length is not the one in the manifest"));
+    }
+    Ok(part)
+}
+
 impl ImageReader {
     /// Opens all parts and checks manifest, frames and index.
     pub fn open(source: &dyn Source) -> Result<Self, ImageError> {
         let manifest = read_manifest(source)?;
-        if let Some(base) = manifest.facts.base.as_ref().filter(|_| manifest.log.is_none()) {
-            return Err(ImageError::Increment { base: base.image });
-        }
-        let part = source.part(PartName::Frames)?;
-        let found = part.size()?;
-        if found != manifest.frames.size {
-            return Err(ImageError::corrupt(PartName::Frames, "its length is not the one in the manifest"));
-        }
+        let part = frames_part(source, &manifest)?;
         let mut listed = Listed::new(&manifest);
         let frames = Frames::read(part.as_ref(), &manifest, &mut |frame| listed.take(frame))?;
         let spaces = match &manifest.log {

@@ -241,6 +241,11 @@ pub(crate) fn private(mapping: &Mapping) -> bool {
 }
 
 impl StoredMm {
+    /// Whether every stored page lies in a mapping whose pages the image may hold.
+    pub(crate) fn has_place_for_all(&self) -> bool {
+        self.filled.iter().all(|range| covered(self, range.clone()))
+    }
+
     /// Whether the image holds pages of this mapping.
     fn has_pages(&self, mapping: &Mapping) -> bool {
         let first = self.filled.partition_point(|range| range.end <= mapping.start);
