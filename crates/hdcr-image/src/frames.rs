@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use hdcr_layout::{FrameHeader, Header, PartKind};
+use hdcr_layout::{FrameHeader, Header, PartKind, tag};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{ImageError, StoreError};
@@ -21,10 +21,13 @@ pub(crate) const BUFFER: usize = 256 << 10;
 const WINDOW: usize = 1 << 20;
 /// The same where most of it is passed over.
 const GLANCE: usize = 64 << 10;
-/// The digest of a part that is as long is found by another thread, while this one looks into it.
+/// The digests of a part that is as long are found by another thread, while this one looks into it.
 const APART: u64 = 1 << 20;
 /// As much is given to the store as it is: a call costs less than a copy.
 const DIRECT: usize = 8 << 10;
+
+/// What is said of an index that the manifest does not vouch for.
+pub(crate) const OTHER_INDEX: &str = "the page index is not the one in the manifest";
 
 /// A part being written through a buffer.
 #[derive(Debug)]
@@ -206,20 +209,19 @@ impl Frames {
         let facts = &manifest.frames;
         let mut window = Window::new(part, facts.size, WINDOW);
         check_frames_header(&mut window, manifest)?;
-        let digest = || Window::new(part, facts.size, WINDOW).digest();
         if facts.size < APART {
-            vouched_for(facts, &window.digest()?)?;
+            check_digests(&mut window, manifest)?;
             return Self::all(&mut window, facts, take);
         }
+        let check = || check_digests(&mut Window::new(part, facts.size, WINDOW), manifest);
         std::thread::scope(|scope| {
-            let Ok(other) = std::thread::Builder::new().spawn_scoped(scope, digest) else {
-                vouched_for(facts, &digest()?)?;
+            let Ok(other) = std::thread::Builder::new().spawn_scoped(scope, check) else {
+                check()?;
                 return Self::all(&mut window, facts, take);
             };
             let frames = Self::all(&mut window, facts, take);
             // A thread that has died has vouched for nothing.
-            let digest = other.join().map_err(|_| corrupt("its digest was not found"))?;
-            vouched_for(facts, &digest?)?;
+            other.join().map_err(|_| corrupt("its digest was not found"))??;
             frames
         })
     }
@@ -313,18 +315,6 @@ impl<'a> Window<'a> {
         let from = len(at.saturating_sub(self.start));
         Ok(self.bytes.get(from..from.saturating_add(len(end.saturating_sub(at)))).unwrap_or_default())
     }
-
-    /// The digest of the whole part.
-    fn digest(&mut self) -> Result<blake3::Hash, ImageError> {
-        let mut digest = blake3::Hasher::new();
-        let mut at = 0;
-        while at < self.size {
-            let piece = self.get(at, WINDOW)?;
-            digest.update(piece);
-            at = at.saturating_add(size(piece.len()).max(1));
-        }
-        Ok(digest.finalize())
-    }
 }
 
 fn corrupt(reason: &str) -> ImageError {
@@ -336,8 +326,28 @@ fn check_frames_header(window: &mut Window<'_>, manifest: &Manifest) -> Result<(
     check_header(PartName::Frames, block, &header_of(manifest.id.image, manifest.version()))
 }
 
-fn vouched_for(facts: &FramesFacts, digest: &blake3::Hash) -> Result<(), ImageError> {
-    if digest.as_bytes() == &facts.digest.0 { Ok(()) } else { Err(corrupt("its digest is not the one in the manifest")) }
+/// Compares the digest of the part with the manifest, and that of the index of pages, where that is among the frames.
+fn check_digests(window: &mut Window<'_>, manifest: &Manifest) -> Result<(), ImageError> {
+    let (mut whole, mut index) = (blake3::Hasher::new(), blake3::Hasher::new());
+    whole.update(window.get(0, Header::SIZE)?);
+    let mut at = size(Header::SIZE);
+    while at < window.size {
+        let (header, length) = header_at(window, at)?;
+        let frame = window.get(at, length)?;
+        whole.update(frame);
+        if header.tag == tag::PAGE_INDEX {
+            index.update(&header.id.to_le_bytes());
+            index.update(frame.get(FrameHeader::SIZE..).unwrap_or_default());
+        }
+        at = at.saturating_add(size(length));
+    }
+    if whole.finalize().as_bytes() != &manifest.frames.digest.0 {
+        return Err(corrupt("its digest is not the one in the manifest"));
+    }
+    if manifest.log.is_none() && index.finalize().as_bytes() != &manifest.pages.digest.0 {
+        return Err(corrupt(OTHER_INDEX));
+    }
+    Ok(())
 }
 
 /// The header of a frame, and how long the frame is with it: no longer than the part.

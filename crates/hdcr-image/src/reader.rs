@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 
-use hdcr_layout::{Codec, Header, PageRunEntry, PartKind, tag};
+use hdcr_layout::{Codec, Header, Layout as _, PageRunEntry, PartKind, tag};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::delta::{self, is_delta};
 use crate::error::ImageError;
-use crate::frames::{Frame, Frames, check_header};
+use crate::frames::{Frame, Frames, OTHER_INDEX, check_header};
 use crate::index::{Counts, Index, PageRun};
 use crate::log::replay;
 use crate::manifest::{CloneFacts, LogFacts, Manifest, total_length};
 use crate::name::PartName;
 use crate::number::{len, size};
-use crate::record::{KnownTag, List, RecordError, Tag, first_unknown};
+use crate::record::{KnownTag, List, RecordError, Tag, check_version, each, first_unknown};
 use crate::sink::{ReadPart, Source};
 
 const PAGE: usize = 4096;
@@ -294,12 +294,11 @@ struct Listed<'a> {
     manifest: &'a Manifest,
     spaces: BTreeMap<u64, Vec<PageRun>>,
     counts: Counts,
-    digest: blake3::Hasher,
 }
 
 impl<'a> Listed<'a> {
     fn new(manifest: &'a Manifest) -> Self {
-        Self { manifest, spaces: BTreeMap::new(), counts: Counts::default(), digest: blake3::Hasher::new() }
+        Self { manifest, spaces: BTreeMap::new(), counts: Counts::default() }
     }
 
     /// Takes the frame if it is of the index.
@@ -311,12 +310,12 @@ impl<'a> Listed<'a> {
         if self.manifest.log.is_some() {
             return Err(corrupt("it holds an index of pages beside the log"));
         }
-        self.digest.update(&frame.id.to_le_bytes());
-        self.digest.update(frame.body);
-        let List(entries) = frame.decode::<List<PageRunEntry>>()?;
+        check_version(&KnownTag::of::<List<PageRunEntry>>(), frame.version)?;
         let runs = self.spaces.entry(frame.id).or_default();
-        make_room(runs, entries.len(), self.manifest.pages.runs.saturating_sub(self.counts.runs));
-        for entry in entries {
+        let more = frame.body.len().checked_div(PageRunEntry::SIZE).unwrap_or(0);
+        make_room(runs, more, self.manifest.pages.runs.saturating_sub(self.counts.runs));
+        for entry in each::<PageRunEntry>(frame.body) {
+            let entry = entry?;
             if is_delta(&entry) {
                 return Err(corrupt("changed lines in an image that stands by itself"));
             }
@@ -331,9 +330,8 @@ impl<'a> Listed<'a> {
     }
 
     fn finish(self) -> Result<BTreeMap<u64, Vec<PageRun>>, ImageError> {
-        let told = &self.manifest.pages;
-        if *self.digest.finalize().as_bytes() != told.digest.0 || !self.counts.are_told_by(told) {
-            return Err(ImageError::corrupt(PartName::Frames, "the page index is not the one in the manifest"));
+        if !self.counts.are_told_by(&self.manifest.pages) {
+            return Err(ImageError::corrupt(PartName::Frames, OTHER_INDEX));
         }
         Ok(self.spaces)
     }
