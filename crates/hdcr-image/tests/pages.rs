@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use hdcr_image::{
-    Compression, ImageError, ImageReader, ImageWriter, MemoryImage, MemorySource, Options, Outline, PAGE_SIZE,
-    PageRun, PartName, sample,
+    Compression, ImageError, ImageReader, ImageWriter, MemoryImage, MemorySource, Options, Outline, PAGE_SIZE, PageRun,
+    PartName, sample,
 };
 use hdcr_layout::{FrameHeader, Header};
 use proptest::prelude::*;
