@@ -8,7 +8,7 @@ use hdcr_engine::checkpoint::Surveyed;
 use hdcr_engine::ids::Pid;
 use hdcr_engine::progress::Progress;
 use hdcr_engine::restore::{self, Filling, Lazily, Lazy};
-use hdcr_image::ImageReader;
+use hdcr_image::Outline;
 use rustix::fs::{Mode, OFlags};
 
 use crate::failure::{Failure, Result};
@@ -37,16 +37,16 @@ pub(crate) fn when_filled(mut look: impl FnMut() -> Result<Surveyed>) -> Result<
 }
 
 /// Who stands by for a restore that may be lazy.
-pub(crate) fn standby(image: &ImageReader, lazy: kinds::Lazy) -> Result<Option<Standby>> {
+pub(crate) fn standby(outline: &Outline, lazy: kinds::Lazy) -> Result<Option<Standby>> {
     let wanted = match lazy {
         kinds::Lazy::Never => false,
-        kinds::Lazy::Auto => restore::memory(image) >= WORTH,
+        kinds::Lazy::Auto => restore::memory(outline) >= WORTH,
         kinds::Lazy::Always => true,
     };
     if !wanted {
         return Ok(None);
     }
-    let numbers: BTreeSet<i32> = restore::numbers(image)?;
+    let numbers: BTreeSet<i32> = restore::numbers(outline)?;
     Standby::begin(&numbers).map(Some)
 }
 

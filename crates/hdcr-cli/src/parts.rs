@@ -21,7 +21,7 @@ use hdcr_engine::mechanism::{Deadline, Mechanism, MechanismError, Parent, Scope}
 use hdcr_engine::progress::{Phase, Progress};
 use hdcr_engine::restore::{self, Afterwards, Options, Told};
 use hdcr_engine::show;
-use hdcr_image::{Compression, ImageReader, JobName, Manifest, Sink, SnapshotId, Source};
+use hdcr_image::{Compression, ImageReader, JobName, Manifest, Outline, Sink, SnapshotId, Source};
 use hdcr_ptrace::{Faults, Ptrace};
 use hdcr_store::{DirectorySink, DirectoryStore, Durability, Entry, FileSink, Selector, open_path};
 
@@ -212,12 +212,14 @@ pub(crate) fn restore(
     told: &mut dyn FnMut(Reply),
 ) -> Result<Option<Unfilled>> {
     let began = Instant::now();
+    // Before there are threads, and a large index that it would have a copy of.
+    let is_lazy = task.lazy != kinds::Lazy::Never;
+    let mut standby = if is_lazy { filling::standby(&outline(&task.place)?, task.lazy)? } else { None };
     let image = Arc::new(open(&task.place)?);
     machine::fits(&image.manifest().facts)?;
     let mechanism = mechanism();
     let journal = HeldJournal::take(&task.journals, &journal_name(&task.place, image.manifest()))?;
     let options = options(task, stdio, Some(journal.directory().to_owned()), asked_by);
-    let mut standby = filling::standby(&image, task.lazy)?;
     let greeting = machine::greeting(task, &image.manifest().facts)?;
     let options = Options { progress, lazily: filling::lazily(standby.as_ref(), task.lazy)?, greeting, ..options };
     let mut is_filling = false;
@@ -316,10 +318,14 @@ pub(crate) fn open(place: &Place) -> Result<ImageReader> {
     ImageReader::open(&source(place)?).map_err(|error| names::of_image(Failure::from(error).during(place), place))
 }
 
+/// What an image tells before it is checked as a whole.
+fn outline(place: &Place) -> Result<Outline> {
+    Outline::of(&source(place)?).map_err(|error| names::of_image(Failure::from(error).during(place), place))
+}
+
 /// All numbers that an image needs, of processes and of threads: who restores it must have none of them.
 pub(crate) fn numbers_needed(place: &Place) -> Result<BTreeSet<i32>> {
-    let image = open(place)?;
-    restore::numbers(&image).map_err(|error| names::of_image(Failure::from(error), place))
+    restore::numbers(&outline(place)?).map_err(|error| names::of_image(Failure::from(error), place))
 }
 
 /// Reads the manifest of an image.

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hdcr_image::{ImageReader, Record, Tag};
+use hdcr_image::{ImageReader, Outline, Record, Tag};
 use nix::libc;
 
 use crate::batch::{Arg, Batch, OnError};
@@ -20,6 +20,7 @@ use crate::error::{Error, Refusal, Refusals, Result};
 use crate::heirs::Heirs;
 use crate::ids::{Pid, Tid};
 use crate::mechanism::{Deadline, Mechanism, Parent};
+use crate::memory::PAGE;
 pub use crate::memory::lazy::{Filled, Filling, Lazily, Lazy};
 use crate::memory::omitted::OmittedRecord;
 use crate::model::{self, ObjectId};
@@ -450,14 +451,14 @@ fn let_go(
 }
 
 /// All numbers of processes and threads that an image needs.
-pub fn numbers(image: &ImageReader) -> Result<BTreeSet<i32>> {
-    let model = stored::read(image)?;
+pub fn numbers(outline: &Outline) -> Result<BTreeSet<i32>> {
+    let model = stored::glance(outline)?;
     Ok(stored::numbers(&model, &plan::plan(&model.processes)?))
 }
 
 /// Bytes of memory that an image holds, and of other contents.
-pub fn memory(image: &ImageReader) -> u64 {
-    stored::size(image)
+pub fn memory(outline: &Outline) -> u64 {
+    outline.manifest().pages.stored_pages.saturating_mul(PAGE)
 }
 
 fn roll_files_back(cx: &mut Restore<'_>, contents: &stored::Pages<'_>, options: &Options) -> Result<()> {

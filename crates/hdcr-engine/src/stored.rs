@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hdcr_image::hdcr_layout::{DescriptorEntry, Mapping, Registers};
-use hdcr_image::{ImageReader, KnownTag, List, PageRun, Tag};
+use hdcr_image::{Frame, ImageReader, KnownTag, List, Outline, PageRun, Tag, first_unknown};
 
 use crate::began;
 use crate::clock::ClockRecord;
@@ -64,9 +64,19 @@ pub(crate) fn known() -> Vec<KnownTag> {
 
 /// Reads all frames and puts the tree together.
 pub(crate) fn read(image: &ImageReader) -> Result<Model> {
-    image.refuse_unknown(&known()).map_err(|error| Error::Unsound(error.to_string()))?;
+    assemble(&image.frames().collect::<Vec<_>>())
+}
+
+/// The same before the image is checked as a whole.
+pub(crate) fn glance(outline: &Outline) -> Result<Model> {
+    assemble(&outline.frames().collect::<Vec<_>>())
+}
+
+fn assemble(stored: &[Frame<'_>]) -> Result<Model> {
+    let kinds = stored.iter().map(|frame| (frame.tag, frame.version));
+    first_unknown(kinds, &known()).map_err(|error| Error::Unsound(error.to_string()))?;
     let mut frames = BTreeMap::new();
-    for frame in image.frames() {
+    for frame in stored {
         let stored = StoredFrame { version: frame.version, body: frame.body.to_vec() };
         if frames.insert((frame.tag.0, ObjectId(frame.id)), stored).is_some() {
             return Err(Error::Unsound(format!("two frames of kind {} for object {}", frame.tag, frame.id)));

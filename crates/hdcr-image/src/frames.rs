@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use hdcr_layout::{FrameHeader, Header, PartKind};
+use hdcr_layout::{FrameHeader, Header, PartKind, tag};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{ImageError, StoreError};
@@ -19,8 +19,15 @@ pub const FRAME_LIMIT: usize = 256 << 20;
 pub(crate) const BUFFER: usize = 256 << 10;
 /// How much of a long part is held while it is read.
 const WINDOW: usize = 1 << 20;
+/// The same where most of it is passed over.
+const GLANCE: usize = 64 << 10;
+/// The digests of a part that is as long are found by another thread, while this one looks into it.
+const APART: u64 = 1 << 20;
 /// As much is given to the store as it is: a call costs less than a copy.
 const DIRECT: usize = 8 << 10;
+
+/// What is said of an index that the manifest does not vouch for.
+pub(crate) const OTHER_INDEX: &str = "the page index is not the one in the manifest";
 
 /// A part being written through a buffer.
 #[derive(Debug)]
@@ -192,25 +199,43 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// Checks all of the part against the manifest, and only then looks into it. Frames that `take` takes are not kept: an
-    /// index of pages may be longer than all else, and is held once.
+    /// Checks all of the part against the manifest; nothing of it is let out before. Frames that `take` takes are not kept: an
+    /// index of pages may be longer than all else, and is held once. What it took counts for nothing when this fails.
     pub(crate) fn read(
         part: &dyn ReadPart,
         manifest: &Manifest,
         take: &mut dyn FnMut(&Frame<'_>) -> Result<bool, ImageError>,
     ) -> Result<Self, ImageError> {
-        let corrupt = |reason: &str| ImageError::corrupt(PartName::Frames, reason);
         let facts = &manifest.frames;
-        let mut window = Window::new(part, facts.size);
-        let block = window.get(0, Header::SIZE)?;
-        check_header(PartName::Frames, block, &header_of(manifest.id.image, manifest.version()))?;
-        if window.digest()?.as_bytes() != &facts.digest.0 {
-            return Err(corrupt("its digest is not the one in the manifest"));
+        let mut window = Window::new(part, facts.size, WINDOW);
+        check_frames_header(&mut window, manifest)?;
+        if facts.size < APART {
+            check_digests(&mut window, manifest)?;
+            return Self::all(&mut window, facts, take);
         }
+        let check = || check_digests(&mut Window::new(part, facts.size, WINDOW), manifest);
+        std::thread::scope(|scope| {
+            let Ok(other) = std::thread::Builder::new().spawn_scoped(scope, check) else {
+                check()?;
+                return Self::all(&mut window, facts, take);
+            };
+            let frames = Self::all(&mut window, facts, take);
+            // A thread that has died has vouched for nothing.
+            other.join().map_err(|_| corrupt("its digest was not found"))??;
+            frames
+        })
+    }
+
+    /// All frames of a part.
+    fn all(
+        window: &mut Window<'_>,
+        facts: &FramesFacts,
+        take: &mut dyn FnMut(&Frame<'_>) -> Result<bool, ImageError>,
+    ) -> Result<Self, ImageError> {
         let (mut frames, mut count) = (Self { bytes: Vec::new(), places: Vec::new() }, 0_u64);
         let mut at = size(Header::SIZE);
         while at < facts.size {
-            let (header, body) = next_frame(&mut window, at)?;
+            let (header, body) = next_frame(window, at)?;
             at = at.saturating_add(size(FrameHeader::SIZE)).saturating_add(size(body.len()));
             count = count.saturating_add(1);
             let frame = Frame { tag: Tag(header.tag), version: header.version, id: header.id, body };
@@ -220,6 +245,25 @@ impl Frames {
         }
         if count != facts.count {
             return Err(corrupt("the count of frames is not the one in the manifest"));
+        }
+        Ok(frames)
+    }
+
+    /// The frames but for those of one kind, which are passed over. Each is checked by its own sum; nothing vouches for the
+    /// whole, and nobody may rely on it.
+    pub(crate) fn glance(part: &dyn ReadPart, manifest: &Manifest, leave_out: Tag) -> Result<Self, ImageError> {
+        let facts = &manifest.frames;
+        let mut window = Window::new(part, facts.size, GLANCE);
+        check_frames_header(&mut window, manifest)?;
+        let mut frames = Self { bytes: Vec::new(), places: Vec::new() };
+        let mut at = size(Header::SIZE);
+        while at < facts.size {
+            let (header, whole) = header_at(&mut window, at)?;
+            if header.tag != leave_out.0 {
+                let (header, body) = next_frame(&mut window, at)?;
+                frames.keep(header, body);
+            }
+            at = at.saturating_add(size(whole));
         }
         Ok(frames)
     }
@@ -244,13 +288,15 @@ impl Frames {
 struct Window<'a> {
     part: &'a dyn ReadPart,
     size: u64,
+    /// As much is read at once.
+    piece: usize,
     start: u64,
     bytes: Vec<u8>,
 }
 
 impl<'a> Window<'a> {
-    fn new(part: &'a dyn ReadPart, size: u64) -> Self {
-        Self { part, size, start: 0, bytes: Vec::new() }
+    fn new(part: &'a dyn ReadPart, size: u64, piece: usize) -> Self {
+        Self { part, size, piece, start: 0, bytes: Vec::new() }
     }
 
     /// Bytes of the part; fewer where it ends.
@@ -259,7 +305,7 @@ impl<'a> Window<'a> {
         let at = at.min(end);
         let held = self.start..self.start.saturating_add(size(self.bytes.len()));
         if at < held.start || end > held.end {
-            let more = len(self.size.saturating_sub(at)).min(wanted.max(WINDOW));
+            let more = len(self.size.saturating_sub(at)).min(wanted.max(self.piece));
             self.bytes.resize(more, 0);
             // Or a piece that could not be read would be taken for one that was.
             self.start = u64::MAX;
@@ -269,32 +315,59 @@ impl<'a> Window<'a> {
         let from = len(at.saturating_sub(self.start));
         Ok(self.bytes.get(from..from.saturating_add(len(end.saturating_sub(at)))).unwrap_or_default())
     }
-
-    /// The digest of the whole part.
-    fn digest(&mut self) -> Result<blake3::Hash, ImageError> {
-        let mut digest = blake3::Hasher::new();
-        let mut at = 0;
-        while at < self.size {
-            let piece = self.get(at, WINDOW)?;
-            digest.update(piece);
-            at = at.saturating_add(size(piece.len()).max(1));
-        }
-        Ok(digest.finalize())
-    }
 }
 
-fn next_frame<'a>(window: &'a mut Window<'_>, at: u64) -> Result<(FrameHeader, &'a [u8]), ImageError> {
+fn corrupt(reason: &str) -> ImageError {
+    ImageError::corrupt(PartName::Frames, reason)
+}
+
+fn check_frames_header(window: &mut Window<'_>, manifest: &Manifest) -> Result<(), ImageError> {
+    let block = window.get(0, Header::SIZE)?;
+    check_header(PartName::Frames, block, &header_of(manifest.id.image, manifest.version()))
+}
+
+/// Compares the digest of the part with the manifest, and that of the index of pages, where that is among the frames.
+fn check_digests(window: &mut Window<'_>, manifest: &Manifest) -> Result<(), ImageError> {
+    let (mut whole, mut index) = (blake3::Hasher::new(), blake3::Hasher::new());
+    whole.update(window.get(0, Header::SIZE)?);
+    let mut at = size(Header::SIZE);
+    while at < window.size {
+        let (header, length) = header_at(window, at)?;
+        let frame = window.get(at, length)?;
+        whole.update(frame);
+        if header.tag == tag::PAGE_INDEX {
+            index.update(&header.id.to_le_bytes());
+            index.update(frame.get(FrameHeader::SIZE..).unwrap_or_default());
+        }
+        at = at.saturating_add(size(length));
+    }
+    if whole.finalize().as_bytes() != &manifest.frames.digest.0 {
+        return Err(corrupt("its digest is not the one in the manifest"));
+    }
+    if manifest.log.is_none() && index.finalize().as_bytes() != &manifest.pages.digest.0 {
+        return Err(corrupt(OTHER_INDEX));
+    }
+    Ok(())
+}
+
+/// The header of a frame, and how long the frame is with it: no longer than the part.
+fn header_at(window: &mut Window<'_>, at: u64) -> Result<(FrameHeader, usize), ImageError> {
     let layout = |error| ImageError::layout(PartName::Frames, error);
     let (header, used) = FrameHeader::decode(window.get(at, FrameHeader::SIZE)?).map_err(layout)?;
     let length = len(u64::from(header.length));
-    let ends_in = at.saturating_add(size(used)).saturating_add(size(length)) <= window.size;
-    if length > FRAME_LIMIT || !ends_in {
-        return Err(ImageError::corrupt(PartName::Frames, "a frame is longer than the part"));
+    let whole = used.saturating_add(length);
+    if length > FRAME_LIMIT || at.saturating_add(size(whole)) > window.size {
+        return Err(corrupt("a frame is longer than the part"));
     }
-    let whole = window.get(at, used.saturating_add(length))?;
-    let body = whole.get(used..).unwrap_or_default();
+    Ok((header, whole))
+}
+
+fn next_frame<'a>(window: &'a mut Window<'_>, at: u64) -> Result<(FrameHeader, &'a [u8]), ImageError> {
+    let (header, whole) = header_at(window, at)?;
+    let whole = window.get(at, whole)?;
+    let body = whole.get(FrameHeader::SIZE..).unwrap_or_default();
     if check_sum(whole, body) != header.xxh3 {
-        return Err(ImageError::corrupt(PartName::Frames, "the check sum of a frame does not match"));
+        return Err(corrupt("the check sum of a frame does not match"));
     }
     Ok((header, body))
 }

@@ -48,10 +48,16 @@ fn grow(buffer: &mut Vec<u8>, wanted: usize) {
 impl ImageReader {
     /// The runs of a space in groups, by their places in [`ImageReader::runs`].
     pub fn groups(&self, space: u64) -> Vec<Range<usize>> {
+        self.groups_of(space, 0..self.runs(space).len())
+    }
+
+    /// Some runs of a space in groups, by their places in [`ImageReader::runs`].
+    pub fn groups_of(&self, space: u64, runs: Range<usize>) -> Vec<Range<usize>> {
         let mut groups: Vec<Range<usize>> = Vec::new();
         let mut seen = BTreeSet::new();
         let (mut bytes, mut unpacked) = (GROUP, 0_usize);
-        for (at, run) in self.runs(space).iter().enumerate().filter(|(_, run)| !run.is_zero()) {
+        let some = runs.clone().zip(self.runs(space).get(runs).unwrap_or_default());
+        for (at, run) in some.filter(|(_, run)| !run.is_zero()) {
             let end = at.saturating_add(1);
             let more = if seen.contains(&identity(run.entry())) { 0 } else { plain_size(run.entry()) };
             bytes = bytes.saturating_add(len(run.size()));

@@ -20,6 +20,7 @@ mod manifest;
 mod memory;
 mod name;
 mod number;
+mod outline;
 mod pack;
 mod pages;
 mod reader;
@@ -46,6 +47,7 @@ pub use manifest::{
 };
 pub use memory::{MemoryImage, MemorySink, MemorySource};
 pub use name::{ImageId, JobName, NameError, PartName, SnapshotId};
+pub use outline::Outline;
 pub use reader::{ImageReader, StoredBy};
 pub use record::{KnownTag, List, Record, RecordError, Tag, decode_wire, encode_wire, first_unknown};
 pub use sink::{ReadPart, Sink, Source, WritePart};

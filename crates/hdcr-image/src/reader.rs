@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 
-use hdcr_layout::{Codec, Header, PageRunEntry, PartKind, tag};
+use hdcr_layout::{Codec, Header, Layout as _, PageRunEntry, PartKind, tag};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::delta::{self, is_delta};
 use crate::error::ImageError;
-use crate::frames::{Frame, Frames, check_header};
+use crate::frames::{Frame, Frames, OTHER_INDEX, check_header};
 use crate::index::{Counts, Index, PageRun};
 use crate::log::replay;
 use crate::manifest::{CloneFacts, LogFacts, Manifest, total_length};
 use crate::name::PartName;
 use crate::number::{len, size};
-use crate::record::{KnownTag, List, RecordError, Tag, first_unknown};
+use crate::record::{KnownTag, List, RecordError, Tag, check_version, each, first_unknown};
 use crate::sink::{ReadPart, Source};
 
 const PAGE: usize = 4096;
@@ -74,18 +74,23 @@ fn read_all(part: &dyn ReadPart, found: u64) -> Result<Vec<u8>, ImageError> {
     Ok(bytes)
 }
 
+/// Opens the frames of an image that can be read by itself.
+pub(crate) fn frames_part(source: &dyn Source, manifest: &Manifest) -> Result<Box<dyn ReadPart>, ImageError> {
+    if let Some(base) = manifest.facts.base.as_ref().filter(|_| manifest.log.is_none()) {
+        return Err(ImageError::Increment { base: base.image });
+    }
+    let part = source.part(PartName::Frames)?;
+    if part.size()? != manifest.frames.size {
+        return Err(ImageError::corrupt(PartName::Frames, "its length is not the one in the manifest"));
+    }
+    Ok(part)
+}
+
 impl ImageReader {
     /// Opens all parts and checks manifest, frames and index.
     pub fn open(source: &dyn Source) -> Result<Self, ImageError> {
         let manifest = read_manifest(source)?;
-        if let Some(base) = manifest.facts.base.as_ref().filter(|_| manifest.log.is_none()) {
-            return Err(ImageError::Increment { base: base.image });
-        }
-        let part = source.part(PartName::Frames)?;
-        let found = part.size()?;
-        if found != manifest.frames.size {
-            return Err(ImageError::corrupt(PartName::Frames, "its length is not the one in the manifest"));
-        }
+        let part = frames_part(source, &manifest)?;
         let mut listed = Listed::new(&manifest);
         let frames = Frames::read(part.as_ref(), &manifest, &mut |frame| listed.take(frame))?;
         let spaces = match &manifest.log {
@@ -289,12 +294,11 @@ struct Listed<'a> {
     manifest: &'a Manifest,
     spaces: BTreeMap<u64, Vec<PageRun>>,
     counts: Counts,
-    digest: blake3::Hasher,
 }
 
 impl<'a> Listed<'a> {
     fn new(manifest: &'a Manifest) -> Self {
-        Self { manifest, spaces: BTreeMap::new(), counts: Counts::default(), digest: blake3::Hasher::new() }
+        Self { manifest, spaces: BTreeMap::new(), counts: Counts::default() }
     }
 
     /// Takes the frame if it is of the index.
@@ -306,12 +310,12 @@ impl<'a> Listed<'a> {
         if self.manifest.log.is_some() {
             return Err(corrupt("it holds an index of pages beside the log"));
         }
-        self.digest.update(&frame.id.to_le_bytes());
-        self.digest.update(frame.body);
-        let List(entries) = frame.decode::<List<PageRunEntry>>()?;
+        check_version(&KnownTag::of::<List<PageRunEntry>>(), frame.version)?;
         let runs = self.spaces.entry(frame.id).or_default();
-        make_room(runs, entries.len(), self.manifest.pages.runs.saturating_sub(self.counts.runs));
-        for entry in entries {
+        let more = frame.body.len().checked_div(PageRunEntry::SIZE).unwrap_or(0);
+        make_room(runs, more, self.manifest.pages.runs.saturating_sub(self.counts.runs));
+        for entry in each::<PageRunEntry>(frame.body) {
+            let entry = entry?;
             if is_delta(&entry) {
                 return Err(corrupt("changed lines in an image that stands by itself"));
             }
@@ -326,9 +330,8 @@ impl<'a> Listed<'a> {
     }
 
     fn finish(self) -> Result<BTreeMap<u64, Vec<PageRun>>, ImageError> {
-        let told = &self.manifest.pages;
-        if *self.digest.finalize().as_bytes() != told.digest.0 || !self.counts.are_told_by(told) {
-            return Err(ImageError::corrupt(PartName::Frames, "the page index is not the one in the manifest"));
+        if !self.counts.are_told_by(&self.manifest.pages) {
+            return Err(ImageError::corrupt(PartName::Frames, OTHER_INDEX));
         }
         Ok(self.spaces)
     }

@@ -136,14 +136,26 @@ impl<T: Layout> Record for List<T> {
 
     fn decode(body: &[u8], _: u16) -> Result<Self, RecordError> {
         let mut list = Vec::with_capacity(body.len().checked_div(T::SIZE).unwrap_or(0));
-        let mut rest = body;
-        while !rest.is_empty() {
-            let (record, used) = T::decode(rest).map_err(|error| RecordError::malformed(T::NAME, error.to_string()))?;
-            list.push(record);
-            rest = rest.get(used.max(1)..).unwrap_or_default();
+        for record in each(body) {
+            list.push(record?);
         }
         Ok(Self(list))
     }
+}
+
+/// The records of a list, one after another.
+pub(crate) fn each<T: Layout>(body: &[u8]) -> impl Iterator<Item = Result<T, RecordError>> {
+    let mut rest = body;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let decoded = T::decode(rest).map_err(|error| RecordError::malformed(T::NAME, error.to_string()));
+        // Nothing comes after what cannot be read.
+        let used = decoded.as_ref().map_or(usize::MAX, |(_, used)| (*used).max(1));
+        rest = rest.get(used..).unwrap_or_default();
+        Some(decoded.map(|(record, _)| record))
+    })
 }
 
 pub(crate) fn encode_list<T: Layout>(list: &[T]) -> Result<Vec<u8>, RecordError> {

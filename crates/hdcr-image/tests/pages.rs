@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use hdcr_image::{
-    Compression, ImageError, ImageReader, ImageWriter, MemoryImage, MemorySource, Options, PAGE_SIZE, PageRun,
+    Compression, ImageError, ImageReader, ImageWriter, MemoryImage, MemorySource, Options, Outline, PAGE_SIZE, PageRun,
     PartName, sample,
 };
+use hdcr_layout::{FrameHeader, Header};
 use proptest::prelude::*;
 
 const PAGE: usize = 4096;
@@ -68,6 +69,8 @@ fn a_long_index_is_read_whole() {
     assert_eq!(shape(&reader, 1), expected);
     assert_eq!(shape(&reader, 2), expected);
     assert!(reader.frames().all(|frame| frame.body == body) && reader.frames().count() == 2);
+    let outline = Outline::of(&MemorySource::new(parts.clone())).unwrap();
+    assert!(outline.frames().eq(reader.frames()) && outline.manifest() == reader.manifest());
     let frames = parts.get_mut(&PartName::Frames).unwrap();
     for at in (0..frames.len()).step_by(1_000_003) {
         frames[at] ^= 1;
@@ -78,6 +81,15 @@ fn a_long_index_is_read_whole() {
         assert!(found.is_err(), "byte {at}");
         frames[at] ^= 1;
     }
+    // Another body with the right sum of its own: the digest alone tells, and what only glances does not look at that.
+    let (start, len) = (Header::SIZE, FrameHeader::SIZE + body.len());
+    frames[start + len - 1] ^= 1;
+    let frame = &frames[start..start + len];
+    let sum = xxhash_rust::xxh3::xxh3_64(&[&frame[..FrameHeader::CHECKED], &frame[FrameHeader::SIZE..]].concat());
+    frames[start + FrameHeader::CHECKED..start + FrameHeader::SIZE].copy_from_slice(&sum.to_le_bytes());
+    let error = ImageReader::open(&MemorySource::new(parts.clone())).unwrap_err();
+    assert!(error.to_string().contains("digest"), "{error}");
+    assert_eq!(Outline::of(&MemorySource::new(parts)).unwrap().frames().count(), 2);
 }
 
 #[test]

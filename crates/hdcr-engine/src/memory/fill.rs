@@ -75,15 +75,15 @@ pub(crate) fn layout(
 ) -> Result<Layout> {
     let always_huge = always_huge();
     let runs = image.runs(mm.id.0);
-    for run in runs {
-        if !covered(mm, run.range()) {
-            let what = if run.is_zero() { "zeros" } else { "pages" };
-            return Err(Error::Unsound(format!(
-                "{}: {what} at {:#x} lie in no mapping of their own",
-                mm.id,
-                run.address()
-            )));
-        }
+    if !mm.has_place_for_all()
+        && let Some(run) = runs.iter().find(|run| !covered(mm, run.range()))
+    {
+        let what = if run.is_zero() { "zeros" } else { "pages" };
+        return Err(Error::Unsound(format!(
+            "{}: {what} at {:#x} lie in no mapping of their own",
+            mm.id,
+            run.address()
+        )));
     }
     let mut layout = Layout { space: mm.id.0, ..Layout::default() };
     layout.bytes = runs.iter().filter(|run| !run.is_zero()).map(PageRun::size).sum();
@@ -162,6 +162,24 @@ impl Layout {
         self.elsewhere.get(index).is_some_and(|range| range.start <= pages.start && pages.end <= range.end)
     }
 
+    /// Runs by their places, without those that the first pass leaves out a group or more at a time: memory that comes later
+    /// may be most of an image, in many runs.
+    fn not_left_out(&self, runs: &[PageRun], pass: Pass) -> Vec<Range<usize>> {
+        const GROUP: u64 = 1 << 20;
+        let (mut parts, mut at) = (Vec::new(), 0);
+        let large = self.elsewhere.iter().filter(|range| pass == Pass::Sparse && range.end - range.start >= GROUP);
+        for range in large {
+            let from = runs.partition_point(|run| run.address() < range.start).max(at);
+            let to = runs.partition_point(|run| run.range().end <= range.end);
+            if from < to {
+                parts.push(at..from);
+                at = to;
+            }
+        }
+        parts.push(at..runs.len());
+        parts
+    }
+
     /// The parts of some pages that are put in by a pass, in order.
     fn stretches(&self, pages: &Range<u64>, pass: Pass) -> Vec<Range<u64>> {
         if pass == Pass::Sparse {
@@ -192,12 +210,14 @@ pub(crate) fn fill(pages: &Pages<'_>, targets: &[Target<'_>], pass: Pass) -> Res
             let mut runs = runs.iter().filter(|run| !run.is_zero());
             runs.any(|run| !target.layout.stretches(&run.range(), pass).is_empty())
         };
-        let groups = image.groups(target.layout.space).into_iter().filter(has_part);
+        let space = target.layout.space;
+        let parts = target.layout.not_left_out(runs, pass).into_iter();
+        let groups = parts.flat_map(|part| image.groups_of(space, part)).filter(has_part);
         jobs.extend(groups.map(|group| (target, group)));
     }
     let bytes: u64 = targets.iter().map(|target| target.layout.bytes).sum();
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let threads = if bytes < ALONE { 1 } else { processors.min(THREADS) };
+    let threads = if bytes < ALONE { 1 } else { processors.min(THREADS).min(jobs.len()) };
     share_out(&jobs, threads, |(target, group), buffers| one_group(pages, target, group.clone(), pass, buffers))
 }
 
@@ -253,6 +273,8 @@ fn one_group(
 
 #[cfg(test)]
 mod tests {
+    use hdcr_image::{ImageId, ImageWriter, ManifestFacts, MemoryImage, Options};
+
     use super::*;
 
     fn layout_with(dense: &[Range<u64>]) -> Layout {
@@ -271,6 +293,32 @@ mod tests {
             bytes.sort_unstable();
             assert_eq!(bytes, pages.collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn what_comes_later_is_not_looked_at() {
+        const PAGE: u64 = 4096;
+        let memory = MemoryImage::new();
+        let mut writer = ImageWriter::new(Box::new(memory.sink(ImageId([1; 16]))), Options::default()).unwrap();
+        // Each second page is zero, so that each is a run.
+        let bytes: Vec<u8> = (0..2048_u16).flat_map(|page| [u8::from(page % 2 == 0); 4096]).collect();
+        writer.pages(1, 0, &bytes).unwrap();
+        writer.finish(ManifestFacts::default()).unwrap();
+        let image = ImageReader::open(&memory.source().unwrap()).unwrap();
+        let runs = image.runs(1);
+        assert_eq!(runs.len(), 2048);
+        let parts = |later: &[Range<u64>], pass| layout_with(later).not_left_out(runs, pass);
+        let later = [PAGE..3 * PAGE, 256 * PAGE..1280 * PAGE, 1800 * PAGE..9999 * PAGE];
+        assert_eq!(parts(&later, Pass::Sparse), [0..256, 1280..1800, 2048..2048]);
+        assert_eq!(parts(&later, Pass::Dense), [0..2048]);
+        assert_eq!(parts(&[], Pass::Sparse), [0..2048]);
+        let read: Vec<usize> = parts(&later, Pass::Sparse)
+            .into_iter()
+            .flat_map(|part| image.groups_of(1, part))
+            .flatten()
+            .filter(|at| !runs[*at].is_zero())
+            .collect();
+        assert!(read.into_iter().eq((0..256).chain(1280..1800).step_by(2)));
     }
 
     #[test]

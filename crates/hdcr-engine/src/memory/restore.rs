@@ -241,6 +241,11 @@ pub(crate) fn private(mapping: &Mapping) -> bool {
 }
 
 impl StoredMm {
+    /// Whether every stored page lies in a mapping whose pages the image may hold.
+    pub(crate) fn has_place_for_all(&self) -> bool {
+        self.filled.iter().all(|range| covered(self, range.clone()))
+    }
+
     /// Whether the image holds pages of this mapping.
     fn has_pages(&self, mapping: &Mapping) -> bool {
         let first = self.filled.partition_point(|range| range.end <= mapping.start);
@@ -259,11 +264,12 @@ pub(crate) fn fill_rest(cx: &Restore<'_>, nursery: &mut dyn Nursery, tid: Tid, m
 /// Writes the zeros that a file mapping needs: fresh anonymous memory has them by itself.
 fn clear(cx: &Restore<'_>, nursery: &mut dyn Nursery, tid: Tid, mm: &StoredMm) -> Result<()> {
     let zeros = vec![0; 1 << 16];
-    for (start, len) in cx.contents.zeros(mm.id) {
-        let end = start.saturating_add(len);
-        for mapping in
-            mm.mappings.iter().filter(|m| m.kind == MappingKind::PrivateFile && m.start < end && start < m.end)
-        {
+    // There may be as many as pages, and few in such mappings.
+    let all = cx.contents.zeros(mm.id);
+    for mapping in mm.mappings.iter().filter(|mapping| mapping.kind == MappingKind::PrivateFile) {
+        let first = all.partition_point(|(start, len)| start.saturating_add(*len) <= mapping.start);
+        let within = all.iter().skip(first).take_while(|(start, _)| *start < mapping.end);
+        for (start, end) in within.map(|(start, len)| (*start, start.saturating_add(*len))) {
             let mut at = mapping.start.max(start);
             while at < mapping.end.min(end) {
                 let len = usize::try_from(mapping.end.min(end) - at).unwrap_or(zeros.len()).min(zeros.len());
