@@ -260,7 +260,7 @@ class Job:
     def end(self, expected=0):
         """Waits for the end of the job."""
         until("the end of the job", lambda: self.keeper.poll() is not None, 40)
-        must(self.keeper.returncode == expected, f"hdcr run: {self.keeper.returncode}: {read('job.err')[-300:]}")
+        must(self.keeper.returncode == expected, f"hdcr run: {self.keeper.returncode}: {read('job.err').strip()[-400:]}")
 
 
 LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

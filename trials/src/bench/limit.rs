@@ -33,6 +33,9 @@ pub(super) struct Limits {
     /// What a checkpoint cannot do without.
     #[serde(flatten)]
     pub(super) checkpoint: Checkpoint,
+    /// What a restore cannot do without.
+    #[serde(flatten)]
+    pub(super) restore: Restore,
 }
 
 /// Memory of a process that works read by one thread, and a file in memory written over, in GiB of that memory a second.
@@ -45,26 +48,34 @@ pub(super) struct Checkpoint {
     pub(super) both: f64,
 }
 
-impl Checkpoint {
-    /// By `trials/bench/copying.c`.
-    fn measure(program: &Path, file: &Path) -> Result<Self> {
-        let out = Command::new(program).arg(file).output().context("start it")?;
-        ensure!(out.status.success(), "{}: {}", out.status, String::from_utf8_lossy(&out.stderr).trim());
-        Self::told(&String::from_utf8_lossy(&out.stdout)).context("what it says")
-    }
+/// Fresh memory of a process that does nothing else, filled from a file in memory by two threads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub(super) struct Restore {
+    /// Huge pages, where the machine gives them.
+    pub(super) fill_huge: f64,
+    /// Pages of 4 KiB, by `UFFDIO_COPY`.
+    pub(super) fill_small: f64,
+}
 
-    fn told(text: &str) -> Option<Self> {
-        let value = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            line?.trim().parse().ok()
-        };
-        Some(Self { other_read: value("read ")?, tmpfs_over: value("over ")?, both: value("both ")? })
-    }
+/// By `trials/bench/copying.c`.
+fn copying(program: &Path, file: &Path) -> Result<(Checkpoint, Restore)> {
+    let out = Command::new(program).arg(file).output().context("start it")?;
+    ensure!(out.status.success(), "{}: {}", out.status, String::from_utf8_lossy(&out.stderr).trim());
+    told(&String::from_utf8_lossy(&out.stdout)).context("what it says")
+}
+
+fn told(text: &str) -> Option<(Checkpoint, Restore)> {
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line?.trim().parse().ok()
+    };
+    let checkpoint = Checkpoint { other_read: value("read ")?, tmpfs_over: value("over ")?, both: value("both ")? };
+    Some((checkpoint, Restore { fill_huge: value("huge ")?, fill_small: value("small ")? }))
 }
 
 impl Limits {
     /// Each with its name.
-    pub(super) fn named(&self) -> [(&'static str, f64); 9] {
+    pub(super) fn named(&self) -> [(&'static str, f64); 11] {
         [
             ("memcpy, one thread", self.copy),
             ("memcpy into fresh memory", self.copy_fresh),
@@ -75,11 +86,13 @@ impl Limits {
             ("read of a process that works", self.checkpoint.other_read),
             ("write over a file, tmpfs", self.checkpoint.tmpfs_over),
             ("both, half of it written", self.checkpoint.both),
+            ("fresh huge pages, from tmpfs", self.restore.fill_huge),
+            ("fresh small pages, from tmpfs", self.restore.fill_small),
         ]
     }
 
-    /// Measures once; `copying` is the compiled program of that name.
-    pub(super) fn measure(memory: &Path, disk: &Path, copying: &Path) -> Result<Self> {
+    /// Measures once; `program` is `trials/bench/copying.c`, compiled.
+    pub(super) fn measure(memory: &Path, disk: &Path, program: &Path) -> Result<Self> {
         let source: Vec<u8> = (0..SIZE).map(|at| u8::try_from(at * 7 % 251).unwrap_or(0)).collect();
         let mut target = vec![1_u8; SIZE];
         let (copy, ()) = speed(|| {
@@ -96,8 +109,8 @@ impl Limits {
         fs::remove_file(memory.join("limit"))?;
         fs::remove_file(disk.join("limit"))?;
         drop((source, target));
-        let checkpoint = Checkpoint::measure(copying, &memory.join("limit"))?;
-        Ok(Self { copy, copy_fresh, tmpfs_write, tmpfs_read, disk_write, disk_read, checkpoint })
+        let (checkpoint, restore) = copying(program, &memory.join("limit"))?;
+        Ok(Self { copy, copy_fresh, tmpfs_write, tmpfs_read, disk_write, disk_read, checkpoint, restore })
     }
 }
 
@@ -150,6 +163,10 @@ pub(super) fn median(all: &[Limits]) -> Option<Limits> {
             tmpfs_over: of(|limits| limits.checkpoint.tmpfs_over)?,
             both: of(|limits| limits.checkpoint.both)?,
         },
+        restore: Restore {
+            fill_huge: of(|limits| limits.restore.fill_huge)?,
+            fill_small: of(|limits| limits.restore.fill_small)?,
+        },
     })
 }
 
@@ -158,10 +175,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_checkpoint_needs_is_told() {
-        let told = Checkpoint { other_read: 1.5, tmpfs_over: 2.0, both: 1.0 };
-        assert_eq!(Checkpoint::told("read 1.5\nover 2.0\nboth 1.0\n"), Some(told));
-        assert_eq!(Checkpoint::told("read 1.5\nover x\nboth 1.0\n"), None);
-        assert_eq!(Checkpoint::told(""), None);
+    fn what_cannot_be_done_without_is_told() {
+        let checkpoint = Checkpoint { other_read: 1.5, tmpfs_over: 2.0, both: 1.0 };
+        let restore = Restore { fill_huge: 2.5, fill_small: 3.0 };
+        assert_eq!(told("read 1.5\nover 2.0\nboth 1.0\nhuge 2.5\nsmall 3.0\n"), Some((checkpoint, restore)));
+        assert_eq!(told("read 1.5\nover x\nboth 1.0\nhuge 2.5\nsmall 3.0\n"), None);
+        assert_eq!(told(""), None);
     }
 }

@@ -113,7 +113,10 @@ pub(super) fn built_by_dkms(shell: &Shell, package: &Path, release: &str) -> Res
     let done = shell.run("dkms", &[&["build"][..], &what, &places].concat())?;
     ensure!(done, "DKMS does not build the module for Linux {release}: {tree}/hdcr/{VERSION}/build/make.log");
     let built = format!("{tree}/hdcr/{VERSION}/{release}/x86_64/module");
-    let names = fs::read_dir(&built).with_context(|| format!("read {built}"))?;
-    let module = names.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "ko"));
-    module.with_context(|| format!("no module in {built}"))
+    let (module, packed) = (format!("{built}/hdcr.ko"), format!("{built}/hdcr.ko.xz"));
+    if Path::new(&packed).exists() {
+        ensure!(shell.run("xz", &["--decompress", "--force", "--keep", &packed])?, "{packed} cannot be unpacked");
+    }
+    ensure!(Path::new(&module).exists(), "no module in {built}");
+    Ok(PathBuf::from(module))
 }

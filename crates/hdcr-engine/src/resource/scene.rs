@@ -166,7 +166,7 @@ pub(crate) fn capture_then(
     }
     more(&mut cx);
     listed::note_listed(&mut cx).unwrap();
-    super::touched::note(&mut cx);
+    super::touched::note(&mut cx, &request.files.touched);
     contents::finish(&mut cx).unwrap();
     then();
     for file in std::mem::take(&mut cx.late) {

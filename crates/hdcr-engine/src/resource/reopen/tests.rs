@@ -386,7 +386,7 @@ fn what_nobody_has_watched_is_not_cut_off_without_a_copy() {
     let place = Place::new();
     let path = place.write("log", "one\n");
     let files = FileRequest { touched: vec![path.clone()], limit: 0, ..FileRequest::default() };
-    let (_, image) = scene::capture(&[], files, touched::note);
+    let (_, image) = scene::capture(&[], files, |cx| touched::note(cx, &cx.request.files.touched));
     place.write("log", "one\ntwo\n");
     let mut cx = scene::restore(&image, &place.journal(), &[]);
     cx.unheld = true;
