@@ -105,7 +105,8 @@ impl Subject {
 
     /// Errors in the first line, turns in the others.
     fn progress(&self) -> Result<Board> {
-        ensure!(Path::new("/proc").join(self.pid.to_string()).exists(), "it is gone");
+        // The file stays when it is dead, reaped or not.
+        ensure!(!is_gone(self.pid), "it is gone");
         let text = fs::read_to_string(self.folder.join("progress"))?;
         let numbers: Vec<u64> = text.lines().map(str::parse).collect::<Result<_, _>>()?;
         let (errors, turns) = numbers.split_first().context("an empty file of progress")?;
