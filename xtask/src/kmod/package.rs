@@ -120,3 +120,14 @@ pub(super) fn built_by_dkms(shell: &Shell, package: &Path, release: &str) -> Res
     ensure!(Path::new(&module).exists(), "no module in {built}");
     Ok(PathBuf::from(module))
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn dkms_finds_the_architecture_out_by_itself() {
+        // That of dpkg has another name (amd64), by which DKMS takes the module for one that is not for this machine.
+        let script = include_str!("../../../kernel/packaging/debian/postinst");
+        let call = script.lines().find(|line| line.trim_start().starts_with("/usr/lib/dkms/common.postinst"));
+        assert_eq!(call.map(str::trim), Some(r#"/usr/lib/dkms/common.postinst hdcr @VERSION@ "" "" "$2""#));
+    }
+}
