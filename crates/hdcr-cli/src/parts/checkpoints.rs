@@ -274,7 +274,7 @@ fn give_up_for_room(task: &CheckpointTask, surveyed: &Surveyed, session: &Sessio
     let (Target::Store { root, job }, Some(_)) = (&task.target, &task.keep) else { return Ok(false) };
     let Some(lacking) = surveyed.lacks_room() else { return Ok(false) };
     let given_up = super::retention::give_up_clones(root, &job_name(job)?, &task.line, lacking);
-    // Listener with the next checkpoint that is made.
+    // Told with the next checkpoint that is made.
     session.given_up.borrow_mut().extend(given_up.iter().map(|(number, _)| *number));
     Ok(given_up.is_some_and(|(_, more)| more))
 }
