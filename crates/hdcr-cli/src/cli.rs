@@ -149,9 +149,6 @@ Examples:
     /// Part of hdcr itself: makes one checkpoint or restore for the process at the other end of standard input
     #[command(name = "__worker", hide = true)]
     Worker,
-    /// Part of hdcr itself: watches the command at the other end of standard input
-    #[command(name = "__beside", hide = true)]
-    Beside,
     /// Part of hdcr itself: becomes the program
     #[command(name = "__program", hide = true)]
     Program(ProgramArgs),

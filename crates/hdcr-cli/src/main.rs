@@ -61,12 +61,7 @@ fn main() -> ExitCode {
     output::trace(output);
     let aside = matches!(
         cli.command,
-        Command::Run(_)
-            | Command::Restore(_)
-            | Command::Worker
-            | Command::Beside
-            | Command::Program(_)
-            | Command::Rule(_)
+        Command::Run(_) | Command::Restore(_) | Command::Worker | Command::Program(_) | Command::Rule(_)
     );
     match run(cli, output) {
         Ok(status) => ExitCode::from(status),
@@ -82,9 +77,6 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
     // These know nothing of settings, so that a bad configuration cannot hinder them.
     if let Command::Worker = &cli.command {
         return worker::work().map(|()| 0);
-    }
-    if let Command::Beside = &cli.command {
-        return upright::watch().map(|()| 0);
     }
     if let Command::Program(args) = &cli.command {
         return Err(commands::program::become_it(&args.command, &args.unblock));
@@ -120,7 +112,7 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
         Command::Completions(args) => commands::texts::completions(&args),
         Command::Manpage(args) => commands::texts::manpage(&args),
         Command::Probe => commands::doctor::probe(&at),
-        Command::Worker | Command::Beside | Command::Program(_) | Command::Rule(_) => Ok(0),
+        Command::Worker | Command::Program(_) | Command::Rule(_) => Ok(0),
     };
     if at.inside.is_some() {
         namespace::wait_for_entered();

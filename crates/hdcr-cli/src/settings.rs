@@ -191,7 +191,6 @@ impl Command {
             | Self::Completions(_)
             | Self::Manpage(_)
             | Self::Probe
-            | Self::Beside
             | Self::Rule(_) => false,
         }
     }

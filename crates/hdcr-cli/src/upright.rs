@@ -5,22 +5,21 @@
 //! the program (`hdcr-ptrace`) let that go on as it was. So it is with `--kill` and `--stop` as well, where the program is held
 //! until its image is durable: a checkpoint that comes to no end leaves the program running.
 
-use std::cell::RefCell;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Stdio};
-use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdcr_ptrace::Hears;
+use hdcr_sys::twin;
 use nix::sys::signal::{SigSet, Signal, raise};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, pidfd_send_signal};
 use rustix::time::Timespec;
 
 use crate::failure::{Class, Failure, Result};
+use crate::output::Output;
 use crate::process;
 
 /// What a terminal stops its jobs by.
@@ -68,74 +67,44 @@ impl Gate {
 /// The process beside.
 #[derive(Debug)]
 struct Beside {
-    process: Child,
+    pid: i32,
     stream: UnixStream,
-}
-
-/// The process beside, once it is asked for.
-#[derive(Debug)]
-enum Watcher {
-    /// It is being started, by a thread of its own: that takes longer than many a checkpoint.
-    Starting(Receiver<io::Result<Option<Beside>>>),
-    /// None where a trial wants none.
-    Started(Option<Beside>),
-    /// Could not be started, and why.
-    Failed(String),
-}
-
-impl Watcher {
-    /// It, as soon as it is there.
-    fn ready(&mut self) -> io::Result<Option<&mut Beside>> {
-        if let Self::Starting(started) = self {
-            *self = match started.recv() {
-                Ok(Ok(beside)) => Self::Started(beside),
-                Ok(Err(error)) => Self::Failed(error.to_string()),
-                Err(_) => Self::Failed("the thread that starts it has ended".to_owned()),
-            };
-        }
-        match self {
-            Self::Started(beside) => Ok(beside.as_mut()),
-            Self::Failed(why) => Err(io::Error::other(format!("the process that watches hdcr: {why}"))),
-            Self::Starting(_) => Ok(None),
-        }
-    }
 }
 
 /// Keeps this command upright.
 #[derive(Debug)]
 pub(crate) struct Upright {
     gate: Arc<Gate>,
-    watcher: RefCell<Watcher>,
+    /// None where a trial wants none; why it could not be started, which hinders only who needs it.
+    beside: io::Result<Option<Beside>>,
 }
 
 impl Upright {
     /// From now on. To be called before there are other threads, which then leave the signals alone as well.
-    pub(crate) fn keep() -> Result<Self> {
+    pub(crate) fn keep(output: Output) -> Result<Self> {
         let signals: SigSet = OF_TERMINALS.into_iter().collect();
         signals.thread_block().map_err(Failure::system("blocking signals"))?;
+        let beside = beside(output);
         let gate = Arc::new(Gate::default());
         let theirs = Arc::clone(&gate);
-        let (tells, started) = mpsc::channel();
         let waits = move || {
-            // Whoever does not wait for it has ended.
-            tells.send(beside()).ok();
             while let Ok(signal) = signals.wait() {
                 theirs.stop_by(signal);
             }
         };
         let thread = std::thread::Builder::new().name("upright".into()).spawn(waits);
         drop(thread.map_err(Failure::system("starting a thread"))?);
-        Ok(Self { gate, watcher: RefCell::new(Watcher::Starting(started)) })
+        Ok(Self { gate, beside })
     }
 }
 
 impl Hears for Upright {
     fn stands(&self) -> io::Result<()> {
-        let mut watcher = self.watcher.borrow_mut();
-        let beside = watcher.ready()?;
+        let beside = self.beside.as_ref();
+        let beside = beside.map_err(|why| io::Error::other(format!("the process that watches hdcr: {why}")))?;
         // In this order: nothing stops this command from now on, and only then is it watched for being stopped.
         *self.gate.lock() = true;
-        let told = beside.map_or(Ok(()), |beside| beside.stream.write_all(&[STANDS]));
+        let told = beside.as_ref().map_or(Ok(()), |beside| (&beside.stream).write_all(&[STANDS]));
         if told.is_err() {
             self.gate.open();
         }
@@ -143,9 +112,8 @@ impl Hears for Upright {
     }
 
     fn goes_on(&self) {
-        let mut watcher = self.watcher.borrow_mut();
-        if let Ok(Some(beside)) = watcher.ready()
-            && let Err(error) = beside.stream.write_all(&[GOES_ON])
+        if let Ok(Some(beside)) = &self.beside
+            && let Err(error) = (&beside.stream).write_all(&[GOES_ON])
         {
             tracing::debug!(%error, "nobody watches this command any more");
         }
@@ -155,33 +123,33 @@ impl Hears for Upright {
 
 impl Drop for Upright {
     fn drop(&mut self) {
-        let mut watcher = self.watcher.borrow_mut();
-        let Ok(Some(Beside { process, .. })) = watcher.ready() else { return };
+        let Ok(Some(beside)) = &self.beside else { return };
         // It may still be on its way to its first look, which nobody needs any more.
-        if let Err(error) = process.kill().and_then(|()| process.wait()) {
+        process::signal(beside.pid, Signal::SIGKILL as i32);
+        if let Err(error) = rustix::process::waitpid(Pid::from_raw(beside.pid), WaitOptions::empty()) {
             tracing::debug!(%error, "the process beside");
         }
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "trials stop a command and want it to stay")]
-fn beside() -> io::Result<Option<Beside>> {
+fn beside(output: Output) -> io::Result<Option<Beside>> {
     if std::env::var_os("HDCR_TRIAL_UNWATCHED").is_some() {
         return Ok(None);
     }
     let (near, far) = UnixStream::pair()?;
     near.set_nonblocking(true)?;
-    let mut command = process::this_program();
-    command.arg("__beside").stdin(Stdio::from(OwnedFd::from(far))).stdout(Stdio::null());
-    let process = command.spawn()?;
-    Ok(Some(Beside { process, stream: near }))
+    let pid = twin::start(far.as_fd(), || {
+        let Err(failure) = watch() else { return 0 };
+        output.failure(&failure, true);
+        i32::from(failure.class.status())
+    })?;
+    Ok(Some(Beside { pid, stream: near }))
 }
 
 /// What the process beside does: until the end of its command it looks, while a program stands still, whether the command is
 /// stopped.
-pub(crate) fn watch() -> Result<()> {
-    process::take_name();
-    SigSet::all().thread_block().map_err(Failure::system("blocking signals"))?;
+fn watch() -> Result<()> {
     // Whoever stops the group or session of the command stops it alone.
     rustix::process::setsid().ok();
     let command = rustix::process::getppid();
@@ -246,28 +214,23 @@ fn work(stat: &hdcr_engine::procfs::Stat) -> i64 {
 mod tests {
     use super::*;
 
-    fn upright(started: Receiver<io::Result<Option<Beside>>>) -> Upright {
-        Upright { gate: Arc::default(), watcher: RefCell::new(Watcher::Starting(started)) }
+    /// One whose process beside has ended, or hears nothing that is looked at.
+    #[expect(clippy::zombie_processes, reason = "its drop waits for it")]
+    fn upright(gate: &Arc<Gate>, stream: UnixStream) -> Upright {
+        let process = std::process::Command::new("true").spawn().unwrap();
+        let beside = Beside { pid: process.id().cast_signed(), stream };
+        Upright { gate: Arc::clone(gate), beside: Ok(Some(beside)) }
     }
 
     #[test]
     fn without_a_process_beside_nothing_is_stopped() {
-        let (tells, started) = mpsc::channel();
-        tells.send(Err(io::ErrorKind::OutOfMemory.into())).unwrap();
-        let failed = upright(started);
+        let failed = Upright { gate: Arc::default(), beside: Err(io::ErrorKind::OutOfMemory.into()) };
         assert!(failed.stands().unwrap_err().to_string().contains("out of memory"));
         assert!(failed.stands().is_err() && !*failed.gate.lock());
-        // Nor where the thread that starts it has died.
-        let (tells, started) = mpsc::channel();
-        drop(tells);
-        assert!(upright(started).stands().is_err());
         // Nor where it has died itself.
         let (near, far) = UnixStream::pair().unwrap();
         drop(far);
-        let process = std::process::Command::new("true").spawn().unwrap();
-        let (tells, started) = mpsc::channel();
-        tells.send(Ok(Some(Beside { process, stream: near }))).unwrap();
-        let alone = upright(started);
+        let alone = upright(&Arc::default(), near);
         assert!(alone.stands().is_err() && !*alone.gate.lock());
     }
 
@@ -276,16 +239,11 @@ mod tests {
     fn who_is_being_stopped_holds_nobody() {
         let (near, mut far) = UnixStream::pair().unwrap();
         far.set_nonblocking(true).unwrap();
-        let process = std::process::Command::new("true").spawn().unwrap();
-        let (tells, started) = mpsc::channel();
-        tells.send(Ok(Some(Beside { process, stream: near }))).unwrap();
         let gate = Arc::<Gate>::default();
         let stopping = gate.lock();
-        let (said, hears) = mpsc::channel();
-        let theirs = Arc::clone(&gate);
+        let (said, hears) = std::sync::mpsc::channel();
+        let upright = upright(&gate, near);
         let thread = std::thread::spawn(move || {
-            let upright = Upright { gate: theirs, watcher: RefCell::new(Watcher::Starting(started)) };
-            upright.watcher.borrow_mut().ready().unwrap();
             said.send(nix::unistd::gettid()).unwrap();
             upright.stands().unwrap();
             upright

@@ -28,6 +28,7 @@ pub mod socket;
 pub mod task;
 pub mod task_attribute;
 pub mod terminal;
+pub mod twin;
 pub mod userfaultfd;
 pub mod verdict;
 pub mod wait;

@@ -60,7 +60,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &CheckpointArgs) -> Result<u8> {
             let tree = at.entered.unwrap_or(pid);
             // Before there is a process beside, which is as small as can be: of two with one score the larger goes first.
             shortage::goes_first();
-            let upright = Rc::new(Upright::keep()?);
+            let upright = Rc::new(Upright::keep(at.output)?);
             let bar = at.output.bar_or_line(move || slow::tree_of(tree));
             let who = Who::Tree(at.entered.unwrap_or(pid));
             let jobs = at.settings.surroundings.jobs();

@@ -220,7 +220,7 @@ mod tests {
             assert!(text.contains("checkpoint") && text.contains("dry-run"), "{shell}");
             let text = script(*shell);
             assert!(text.contains("checkpoint") && text.contains("dry-run"), "{shell}");
-            for inside in ["__worker", "__probe", "__beside", "__program", "entered", "apart"] {
+            for inside in ["__worker", "__probe", "__program", "entered", "apart"] {
                 assert!(!text.contains(inside), "{shell}: {inside}");
             }
         }
