@@ -61,7 +61,8 @@ def rolls_back(mode, filler, path, kept):
         path(job)
         job.crash()
         until("the roll-back", lambda: read("job.err").count("rolled back to") == life + 1)
-    must(("rollback-lost" in read("job.err")) != kept, read("job.err"))
+    until("what is said of it", lambda: kept or "rollback-lost" in read("job.err"))
+    must(not kept or "rollback-lost" not in read("job.err"), read("job.err"))
     turns = int(result())
     found = lines()
     # Of a log that was cut, what the last life wrote after that stays where nothing shows how long it was.
