@@ -70,6 +70,9 @@ static void zoo_fail(const char *file, int line, const char *fmt, ...)
 	if (n < (int)sizeof text)
 		snprintf(text + n, sizeof text - n, " (errno %d, pid %d)\n", error, getpid());
 	zoo_verdict(text);
+	/* Where a verdict stands already, it is said at least. */
+	if (write(2, text, strlen(text)) < 0)
+		_exit(1);
 	_exit(1);
 }
 

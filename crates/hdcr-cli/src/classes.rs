@@ -131,6 +131,8 @@ impl From<DirectoryError> for Failure {
             DirectoryError::NoJob { .. } | DirectoryError::NoSnapshot { .. } => {
                 Self::new(class, "no-such-checkpoint", error.to_string())
             }
+            DirectoryError::Pinned { .. } => Self::new(class, "pinned", error.to_string())
+                .remedy("it stays until `hdcr unpin`; `hdcr list` shows what for"),
             DirectoryError::NotAnImage { .. } => Self::new(class, "not-an-image", error.to_string()),
             DirectoryError::BadTarget { .. } => Self::new(class, "bad-target", error.to_string())
                 .remedy("name an older image or a file that does not exist yet, or a directory that is empty or does not exist yet"),

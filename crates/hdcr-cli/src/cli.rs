@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
-use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueHint};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 
 use crate::algorithm::Choice;
 use crate::duration;
@@ -121,10 +121,14 @@ Examples:
   hdcr verify sim@12
   hdcr verify ./sim.hdcr      exit status 0: whole, 65: damaged")]
     Verify(ImageArgs),
+    /// Keep checkpoints until they are unpinned
+    Pin(crate::commands::pin::PinArgs),
+    /// Let go of pinned checkpoints
+    Unpin(crate::commands::pin::UnpinArgs),
     /// Remove checkpoints
     Rm(RmArgs),
     /// Remove old checkpoints: all but so many, or of so long, or what is too much
-    Prune(PruneArgs),
+    Prune(crate::commands::prune::PruneArgs),
     /// Say what this machine, kernel and user can do, and what follows
     #[command(after_help = "\
 Examples:
@@ -450,34 +454,6 @@ pub(crate) struct RmArgs {
     /// read: a program whose memory is still to come from it may be killed
     #[arg(long)]
     pub(crate) force: bool,
-}
-
-/// `hdcr prune`.
-#[derive(Debug, Args)]
-#[command(group(ArgGroup::new("limits").required(true).multiple(true).args(["keep", "keep_for", "keep_size"])), after_help = "\
-What any of the limits gives up goes, as with `hdcr run --keep`. The newest of a job always stays, and so do the one that a \
-running job would go back to, one that is being restored, and jobs of another machine: these are named.
-
-Examples:
-  hdcr prune --keep 2 --dry-run   what would go, of all jobs
-  hdcr prune sim --keep-for 2d    of one job what is older than two days
-  hdcr prune --keep-size 10G      until no job takes more than 10 GiB")]
-pub(crate) struct PruneArgs {
-    /// Only these jobs [default: all in the store]
-    #[arg(value_name = "NAME")]
-    pub(crate) names: Vec<String>,
-    /// Keep the newest so many of each job
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
-    pub(crate) keep: Option<NonZeroUsize>,
-    /// Give up those that are older than this, such as 12h or 2d
-    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
-    pub(crate) keep_for: Option<Duration>,
-    /// Give up the oldest until those of each job take no more than this, such as 10G
-    #[arg(long, value_name = "SIZE", value_parser = duration::parse_size)]
-    pub(crate) keep_size: Option<u64>,
-    /// Say what would go; remove nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
 }
 
 /// `hdcr completions`.

@@ -106,6 +106,8 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
         Command::List(args) => commands::list::run(&at, &args),
         Command::Show(args) => commands::show::run(&at, &args),
         Command::Verify(args) => commands::verify::run(&at, &args),
+        Command::Pin(args) => commands::pin::pin(&at, &args),
+        Command::Unpin(args) => commands::pin::unpin(&at, &args),
         Command::Rm(args) => commands::rm::run(&at, &args),
         Command::Prune(args) => commands::prune::run(&at, &args),
         Command::Doctor => commands::doctor::run(&at),

@@ -5,7 +5,7 @@ mod journals;
 mod mechanisms;
 pub(crate) mod retention;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -402,6 +402,21 @@ pub(crate) fn jobs(root: &Path) -> Result<Vec<JobName>> {
 /// The numbers of a job's checkpoints, oldest first.
 pub(crate) fn numbers(root: &Path, job: &JobName) -> Result<Vec<u64>> {
     Ok(store(root).sequences(job)?)
+}
+
+/// Keeps a checkpoint, and says what for.
+pub(crate) fn pin(root: &Path, job: &JobName, number: u64, note: &str) -> Result<()> {
+    Ok(store(root).pin(job, number, note)?)
+}
+
+/// Lets go of a checkpoint; false when nobody kept it.
+pub(crate) fn unpin(root: &Path, job: &JobName, number: u64) -> Result<bool> {
+    Ok(store(root).unpin(job, number)?)
+}
+
+/// The pinned checkpoints of a job, and what for.
+pub(crate) fn pins(root: &Path, job: &JobName) -> Result<BTreeMap<u64, String>> {
+    Ok(store(root).pins(job)?)
 }
 
 /// Removes a checkpoint.

@@ -179,7 +179,14 @@ impl Command {
     /// Whether it is of no use without a store.
     pub(crate) fn needs_store(&self) -> bool {
         match self {
-            Self::Run(_) | Self::List(_) | Self::Rm(_) | Self::Prune(_) | Self::Worker | Self::Program(_) => true,
+            Self::Run(_)
+            | Self::List(_)
+            | Self::Pin(_)
+            | Self::Unpin(_)
+            | Self::Rm(_)
+            | Self::Prune(_)
+            | Self::Worker
+            | Self::Program(_) => true,
             Self::Checkpoint(args) => args.output.is_none(),
             Self::Restore(args) => !names::is_path(&args.image),
             Self::Show(args) => !names::is_path(&args.image.image),

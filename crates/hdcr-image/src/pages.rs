@@ -17,7 +17,9 @@ use crate::sink::Sink;
 use crate::squash::Upkeep;
 use crate::workers::{Ticket, Workers, gone};
 
-const RUN: usize = 256 * PAGE;
+/// A run is compressed and checked as one: longer ones cost more page faults of the buffers that they pass through, and whoever waits
+/// for one page waits for all of its run.
+const RUN: usize = 64 * PAGE;
 /// In a chain pages are replaced a few at a time, and each piece that is left of a run is unpacked with all of it.
 const CHAIN_RUN: usize = 16 * PAGE;
 const ZERO_PAGE: [u8; PAGE] = [0; PAGE];

@@ -31,6 +31,14 @@ pub enum Error {
         /// The store.
         root: PathBuf,
     },
+    /// It is to stay.
+    #[error("{job}@{sequence} is pinned")]
+    Pinned {
+        /// The job.
+        job: JobName,
+        /// The number.
+        sequence: u64,
+    },
     /// What the path leads to is not an image.
     #[error("{} is {what}, not an image", path.display())]
     NotAnImage {
@@ -65,6 +73,7 @@ impl Error {
             Self::Image(error) => error.class(),
             Self::NoJob { .. }
             | Self::NoSnapshot { .. }
+            | Self::Pinned { .. }
             | Self::NotAnImage { .. }
             | Self::BadTarget { .. }
             | Self::BadSelector { .. } => ErrorClass::Refused,

@@ -9,6 +9,7 @@
 //! ROOT/jobs/NAME/.free/         segments of images that are gone, to be written over
 //! ROOT/jobs/NAME/7/             a committed image: manifest, frames, pages-0; in a chain its parts are the same files as
 //!                               those of the image before, by hard links
+//! ROOT/jobs/NAME/pin-7          7 stays until somebody unpins it; holds what for
 //! ROOT/jobs/NAME/.new-8-RANDOM/ one in the making; its file .live is locked by the writer
 //! ROOT/jobs/NAME/.gone-3-RANDOM one being removed
 //! ```
@@ -21,6 +22,7 @@ mod disk;
 mod error;
 mod file;
 mod lock;
+mod pins;
 mod pool;
 mod selector;
 mod share;
@@ -32,6 +34,7 @@ pub use disk::{Durability, Faults};
 pub use error::Error;
 pub use file::FileSink;
 pub use hdcr_image::{JobName, SnapshotId};
+pub use pins::LONGEST_NOTE;
 pub use selector::Selector;
 pub use source::{DirectorySource, open_path};
 pub use store::{DirectoryStore, Entry};

@@ -12,16 +12,17 @@ use crate::directory::{DirectorySink, LIVE, LockPath};
 use crate::disk::{Disk, Durability, Faults, failed, random, random_suffix};
 use crate::error::Error;
 use crate::lock;
+use crate::pins;
 use crate::pool::{FREE, Pool};
 use crate::selector::{Selector, sequence};
 use crate::share::Sharing;
 use crate::source::{DirectorySource, open_path};
 
-const NEW: &str = ".new-";
+pub(crate) const NEW: &str = ".new-";
 /// What the names of clones begin with (`PartName::Clone`).
 const CLONE: &str = "clone-";
 const GONE: &str = ".gone-";
-const LOCK: &str = ".lock";
+pub(crate) const LOCK: &str = ".lock";
 
 /// A store in a directory. It need not exist before the first checkpoint.
 #[derive(Clone, Debug)]
@@ -63,7 +64,11 @@ impl DirectoryStore {
         self.root.join("jobs")
     }
 
-    fn job_path(&self, job: &JobName) -> PathBuf {
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    pub(crate) fn job_path(&self, job: &JobName) -> PathBuf {
         self.jobs_path().join(job.as_str())
     }
 
@@ -120,7 +125,7 @@ impl DirectoryStore {
             self.disk.remove_dir_all(&job.join(name))?;
             swept += 1;
         }
-        Ok(swept)
+        Ok(swept + pins::sweep(&self.disk, job)?)
     }
 
     /// The jobs that have ever been checkpointed here, by name.
@@ -178,7 +183,7 @@ impl DirectoryStore {
         open_path(&self.find(selector)?)
     }
 
-    /// Removes a checkpoint. Whoever has it open can go on reading it.
+    /// Removes a checkpoint that is not pinned. Whoever has it open can go on reading it.
     pub fn remove(&self, job: &JobName, sequence: u64) -> Result<(), Error> {
         let gone = self.take_away(job, sequence)?;
         let path = self.job_path(job);
@@ -200,7 +205,7 @@ impl DirectoryStore {
         Ok(self.disk.remove_dir_all(&gone)?)
     }
 
-    /// Makes a checkpoint invisible.
+    /// Makes a checkpoint invisible that nobody has pinned.
     fn take_away(&self, job: &JobName, sequence: u64) -> Result<PathBuf, Error> {
         let path = self.job_path(job);
         let image = path.join(sequence.to_string());
@@ -208,6 +213,9 @@ impl DirectoryStore {
             return Err(Error::NoSnapshot { job: job.clone(), sequence, root: self.root.clone() });
         }
         let lock = lock::take(&path.join(LOCK))?;
+        if pins::is_pinned(&path, sequence) {
+            return Err(Error::Pinned { job: job.clone(), sequence });
+        }
         // What dead writers have left is in nobody's way, and who removes wants room.
         self.sweep_locked(&path).ok();
         let gone = path.join(format!("{GONE}{sequence}-{}", random_suffix()?));
@@ -247,11 +255,14 @@ impl DirectoryStore {
         Ok(there.f_bavail.saturating_mul(there.f_frsize))
     }
 
-    /// Retires the oldest checkpoints of a job until `keep` are left, at least one. Returns the numbers removed.
+    /// Retires the oldest checkpoints of a job until `keep` are left, at least one, or only pinned ones. Returns the numbers
+    /// removed.
     pub fn prune(&self, job: &JobName, keep: usize) -> Result<Vec<u64>, Error> {
         let sequences = self.sequences(job)?;
         let surplus = sequences.len().saturating_sub(keep.max(1));
-        let old: Vec<u64> = sequences.into_iter().take(surplus).collect();
+        let pins = self.pins(job)?;
+        let old: Vec<u64> =
+            sequences.into_iter().take(surplus).filter(|sequence| !pins.contains_key(sequence)).collect();
         for sequence in &old {
             self.retire(job, *sequence)?;
         }
@@ -273,7 +284,7 @@ pub(crate) fn sweep_prefix(disk: &Disk, directory: &Path, prefix: &str) -> Resul
 }
 
 /// Names in a directory; none when it does not exist. Names that are not UTF-8 are not ours.
-fn names_in(path: &Path) -> Result<Vec<String>, Error> {
+pub(crate) fn names_in(path: &Path) -> Result<Vec<String>, Error> {
     let entries = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(|error| failed("reading", path, error))?,

@@ -1,5 +1,6 @@
 //! `hdcr list`: what the store holds.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -34,6 +35,9 @@ pub(crate) struct Row {
     pub(crate) came_from: Option<String>,
     /// It holds anew only what was written since this checkpoint; it needs nothing of it any more.
     pub(crate) base: Option<String>,
+    /// It stays until somebody unpins it, and what for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pinned: Option<String>,
     /// Why it cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fault: Option<String>,
@@ -45,6 +49,8 @@ struct Listed {
     checkpoints: Vec<Row>,
 }
 
+/// The column of the command; of what is pinned when something is.
+const COMMAND: usize = 6;
 /// Below the table, for people.
 const SIZES: &str = "SIZE: of all its files, shared ones too; NEW: written for it (hdcr list --help)";
 
@@ -53,8 +59,13 @@ impl Listed {
         if self.checkpoints.is_empty() {
             return format!("no checkpoints in {}", self.store.display());
         }
-        let head = ["CHECKPOINT", "AGE", "SIZE", "NEW", "PROCESSES", "FROM", "COMMAND"];
-        let table = Table::new(&head, self.checkpoints.iter().map(cells)).cut(&[(6, Cut::End)]).spare(&[4, 5]);
+        let mut head = vec!["CHECKPOINT", "AGE", "SIZE", "NEW", "PROCESSES", "FROM", "COMMAND"];
+        let has_pins = self.checkpoints.iter().any(|row| row.pinned.is_some());
+        if has_pins {
+            head.insert(COMMAND, "PINNED");
+        }
+        let rows = self.checkpoints.iter().map(|row| cells(row, has_pins));
+        let table = Table::new(&head, rows).cut(&[(head.len() - 1, Cut::End)]).spare(&[4, 5]);
         let text = table.text(width);
         if width.is_some() { format!("{text}\n{SIZES}") } else { text }
     }
@@ -70,9 +81,9 @@ impl Report for Listed {
     }
 }
 
-fn cells(row: &Row) -> Vec<String> {
+fn cells(row: &Row, with_pins: bool) -> Vec<String> {
     let or = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-    vec![
+    let mut cells = vec![
         row.snapshot.clone(),
         or(row.age_s.map(|age| duration::show(Duration::from_secs(age)))),
         or(row.bytes.map(duration::show_size)),
@@ -80,7 +91,12 @@ fn cells(row: &Row) -> Vec<String> {
         or(row.processes.map(|count| count.to_string())),
         or(row.came_from.clone()),
         row.fault.clone().or_else(|| row.command.clone()).unwrap_or_default(),
-    ]
+    ];
+    if with_pins {
+        let what_for = row.pinned.clone().map(|note| if note.is_empty() { "yes".to_owned() } else { note });
+        cells.insert(COMMAND, or(what_for));
+    }
+    cells
 }
 
 impl Row {
@@ -97,6 +113,7 @@ impl Row {
             command: Some(command(&facts.command)),
             came_from: facts.lineage.first().map(ToString::to_string),
             base: facts.base.as_ref().map(ToString::to_string),
+            pinned: None,
             fault: None,
         }
     }
@@ -133,11 +150,20 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ListArgs) -> Result<u8> {
                 command: None,
                 came_from: None,
                 base: None,
+                pinned: None,
                 fault: Some(crate::failure::chain(error)),
             },
         }
     };
-    let checkpoints: Vec<Row> = parts::list(&at.settings.store, job.as_ref())?.into_iter().map(row).collect();
+    let store = &at.settings.store;
+    let mut pins = BTreeMap::new();
+    let mut pinned = |entry: &hdcr_store::Entry| {
+        let of_job =
+            pins.entry(entry.job.clone()).or_insert_with(|| parts::pins(store, &entry.job).unwrap_or_default());
+        of_job.get(&entry.sequence).cloned()
+    };
+    let with_pin = |entry| Row { pinned: pinned(&entry), ..row(entry) };
+    let checkpoints: Vec<Row> = parts::list(store, job.as_ref())?.into_iter().map(with_pin).collect();
     if let (Some(job), true) = (&job, checkpoints.is_empty()) {
         let store = at.settings.store.display();
         return Err(Failure::refused("no-such-checkpoint", format!("no checkpoint of {job} in {store}"))

@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod checkpoint;
 pub(crate) mod doctor;
 pub(crate) mod list;
+pub(crate) mod pin;
 pub(crate) mod program;
 pub(crate) mod prune;
 pub(crate) mod ps;

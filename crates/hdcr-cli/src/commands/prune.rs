@@ -1,18 +1,49 @@
 //! `hdcr prune`: gives up old checkpoints by hand, by the rules by which `hdcr run` does.
 
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args};
 use hdcr_image::JobName;
 use serde::Serialize;
 
 use super::Surrounding;
 use super::rm::read_by;
-use crate::cli::PruneArgs;
 use crate::duration;
 use crate::failure::{Failure, Result};
 use crate::job::{self, State};
-use crate::kinds::Keep;
+use crate::kinds::{Keep, at_least_one};
 use crate::names;
 use crate::output::{Report, counted};
 use crate::parts::{self, retention};
+
+/// `hdcr prune`.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("limits").required(true).multiple(true).args(["keep", "keep_for", "keep_size"])), after_help = "\
+What any of the limits gives up goes, as with `hdcr run --keep`. The newest of a job always stays, and so do the one that a \
+running job would go back to, one that is being restored, and jobs of another machine: these are named.
+
+Examples:
+  hdcr prune --keep 2 --dry-run   what would go, of all jobs
+  hdcr prune sim --keep-for 2d    of one job what is older than two days
+  hdcr prune --keep-size 10G      until no job takes more than 10 GiB")]
+pub(crate) struct PruneArgs {
+    /// Only these jobs [default: all in the store]
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Keep the newest so many of each job
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    keep: Option<NonZeroUsize>,
+    /// Give up those that are older than this, such as 12h or 2d
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    keep_for: Option<Duration>,
+    /// Give up the oldest until those of each job take no more than this, such as 10G
+    #[arg(long, value_name = "SIZE", value_parser = duration::parse_size)]
+    keep_size: Option<u64>,
+    /// Say what would go; remove nothing
+    #[arg(long)]
+    dry_run: bool,
+}
 
 /// What is gone, or would go.
 #[derive(Debug, Serialize)]
@@ -91,7 +122,11 @@ fn of_job(at: &Surrounding<'_>, job: &JobName, keep: &Keep, pruned: &mut Pruned)
         Some(went) => went.to,
         None => numbers.iter().copied().filter(|number| *number > record.after).max().unwrap_or(0),
     });
+    let pins = parts::pins(store, job)?;
     let why = |number: u64| {
+        if pins.contains_key(&number) {
+            return Some(format!("it is pinned (`hdcr unpin {job}@{number}`)"));
+        }
         if back == Some(number) {
             return Some("the job runs, and would go back to it".to_owned());
         }

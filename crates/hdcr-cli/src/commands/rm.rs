@@ -44,6 +44,7 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &RmArgs) -> Result<u8> {
     // All is looked at before anything goes: half of a list would be removed in silence else.
     let wanted: Result<Vec<Wanted>> = args.images.iter().map(|text| wanted(at, text)).collect();
     let wanted = wanted?;
+    refuse_pinned(store, &wanted)?;
     if !args.force {
         refuse_last(store, &wanted)?;
         refuse_read(store, &wanted)?;
@@ -149,6 +150,19 @@ fn refuse_last(store: &Path, wanted: &[Wanted]) -> Result<()> {
             return Err(Failure::refused("last-checkpoint", message).remedy(format!(
                 "take another one first (`hdcr checkpoint {job}`), end the job (`hdcr stop {job}`), or give --force"
             )));
+        }
+    }
+    Ok(())
+}
+
+/// Not with `--force` either: that is said of what was not thought of, and a pin was.
+fn refuse_pinned(store: &Path, wanted: &[Wanted]) -> Result<()> {
+    for Wanted { job, numbers, .. } in wanted {
+        let pins = parts::pins(store, job)?;
+        if let Some((number, note)) = pins.iter().find(|(number, _)| numbers.contains(number)) {
+            let what_for = if note.is_empty() { String::new() } else { format!(": {note}") };
+            return Err(Failure::refused("pinned", format!("{job}@{number} is pinned{what_for}"))
+                .remedy(format!("unpin it first (`hdcr unpin {job}@{number}`)")));
         }
     }
     Ok(())

@@ -224,7 +224,7 @@ mod tests {
                 assert!(!text.contains(inside), "{shell}: {inside}");
             }
         }
-        assert_eq!(script(Shell::Zsh).matches(":_hdcr_names'").count(), 9);
+        assert_eq!(script(Shell::Zsh).matches(":_hdcr_names'").count(), 11);
     }
 
     /// What users read of settings is all that there is, and can be copied.

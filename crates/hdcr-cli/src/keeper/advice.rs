@@ -22,6 +22,7 @@ use super::{Keeper, Made, Phase, Plan};
 use crate::algorithm::{Choice, Notice};
 use crate::duration;
 use crate::kinds::{Every, Keep};
+use crate::parts;
 use crate::process;
 use crate::signals::Received;
 use crate::task::Checkpointed;
@@ -239,6 +240,7 @@ impl Keeper {
 
     /// All that can be gone back to.
     fn kept(&self) -> Vec<Kept> {
+        let pins = parts::pins(&self.plan.store, &self.plan.name).unwrap_or_default();
         let kept = |made: &Made| Kept {
             number: made.number,
             taken: made.when.map_or(Duration::ZERO, |when| when.saturating_duration_since(self.began)),
@@ -246,7 +248,7 @@ impl Keeper {
             // What an image needs of the one before it has as well.
             base: None,
             level: Level(0),
-            pinned: false,
+            pinned: pins.contains_key(&made.number),
         };
         self.line.ways_back().iter().map(kept).collect()
     }

@@ -16,6 +16,12 @@ use crate::kinds::Keep;
 use crate::machine;
 use crate::process;
 
+/// The pinned checkpoints of a job. Where that cannot be read, all are taken for pinned: the store itself refuses to remove those
+/// that are.
+fn pins(store: &DirectoryStore, job: &JobName, numbers: &[u64]) -> BTreeSet<u64> {
+    store.pins(job).map_or_else(|_| numbers.iter().copied().collect(), |pins| pins.into_keys().collect())
+}
+
 /// What a decision has to know of a checkpoint. Only what a limit is about is looked at.
 fn stored(store: &DirectoryStore, job: &JobName, number: u64, keep: &Keep) -> Stored {
     let now = machine::now(ClockId::Realtime);
@@ -42,16 +48,25 @@ fn limits(keep: &Keep) -> Limits {
 pub(super) fn give_up(root: &Path, job: &JobName, keep: &Keep, line: &[u64], named: &[u64]) -> Vec<u64> {
     let store = store(root);
     let Ok(mut numbers) = store.sequences(job) else { return Vec::new() };
+    let pins = pins(&store, job, &numbers);
     let retire = |number: &u64| {
         store
             .retire(job, *number)
             .inspect_err(|error| tracing::warn!(%error, number, "an old checkpoint could not be removed"))
             .is_ok()
     };
-    let mut removed: Vec<u64> =
-        numbers.iter().copied().filter(|number| named.contains(number)).filter(retire).collect();
+    let mut removed: Vec<u64> = numbers
+        .iter()
+        .copied()
+        .filter(|number| named.contains(number) && !pins.contains(number))
+        .filter(retire)
+        .collect();
     numbers.retain(|number| !removed.contains(number));
-    let left = |number: &u64| Stored { left: !line.contains(number), ..stored(&store, job, *number, keep) };
+    let left = |number: &u64| Stored {
+        left: !line.contains(number),
+        pinned: pins.contains(number),
+        ..stored(&store, job, *number, keep)
+    };
     let all: Vec<Stored> = numbers.iter().map(left).collect();
     let gone = retention::give_up(&all, &limits(keep));
     removed.extend(gone.into_iter().filter_map(|place| numbers.get(place).copied()).filter(retire));
@@ -78,7 +93,10 @@ pub(super) fn give_up_clones(root: &Path, job: &JobName, line: &[u64], lacking: 
     const STEP: Duration = Duration::from_millis(50);
     const STEPS: usize = 40;
     let store = store(root);
-    let order = in_order(&store.sequences(job).ok()?, line);
+    let numbers = store.sequences(job).ok()?;
+    let pins = pins(&store, job, &numbers);
+    let mut order = in_order(&numbers, line);
+    order.retain(|number| !pins.contains(number));
     let with_clones = |number: &u64| Some((*number, store.clones(job, *number).ok().filter(|bytes| *bytes > 0)?));
     let all: Vec<(u64, u64)> = order.iter().filter_map(with_clones).collect();
     if all.iter().map(|(_, bytes)| bytes).fold(0, |sum: u64, bytes| sum.saturating_add(*bytes)) < lacking {
