@@ -96,6 +96,8 @@ impl Job {
         for maker in &makers {
             signal(*maker, Signal::KILL);
         }
+        // Else the next checkpoint that is asked for may be given to one that still dies of it.
+        makers.iter().try_for_each(|maker| wait::gone(*maker, LIMIT))?;
         ensure!(makers.len() <= 1, "{} workers at once", makers.len());
         Ok(!makers.is_empty())
     }
