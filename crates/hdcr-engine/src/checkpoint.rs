@@ -23,6 +23,7 @@ use crate::snapshot::outlet::Outlet;
 pub use crate::snapshot::pace::CompressionRequest;
 use crate::snapshot::record::Why;
 pub use crate::snapshot::series::Series;
+use crate::stored;
 use crate::survey::{self, Judged};
 
 /// What is to be checkpointed.
@@ -424,6 +425,7 @@ impl Pending {
     /// processes and command are filled in here. It is not visible before [`Durable::commit`].
     pub fn persist(self, facts: ManifestFacts) -> Result<Durable> {
         let Self { mut out, mut taken, progress, series } = self;
+        stored::must_be_born(&taken.frames)?;
         let total = || taken.ahead.kept_bytes();
         let meter = Meter::begin(&progress, Phase::Writing, total);
         taken.ahead.settle(&mut out, &mut |bytes| meter.add(bytes))?;

@@ -165,14 +165,14 @@ impl<'a> Planner<'a> {
         self.birth(child, Maker::Sibling(Tid(child.sid)), theirs)
     }
 
-    /// A child that came to its parent by the death of its own, from a session led elsewhere in the tree.
+    /// A child that came to its parent by the death of its own, from a session led elsewhere in the tree. The only member left of
+    /// it may be a zombie, which lives until all are born.
     fn orphan(&mut self, parent: Option<&'a StoredProcess>, child: &'a StoredProcess) -> Result<()> {
-        let member = self.processes.iter().find(|other| {
-            session(other) == session(child)
-                && self.born.contains(&other.pid)
-                && !other.zombie()
-                && self.below(other, parent)
+        let mut members = self.processes.iter().filter(|other| {
+            session(other) == session(child) && self.born.contains(&other.pid) && self.below(other, parent)
         });
+        let living = members.clone().find(|other| !other.zombie());
+        let member = living.or_else(|| members.next());
         let member = member.ok_or_else(|| {
             Error::Unsound(format!(
                 "process {} is in session {}, which none can be in where it is",
@@ -363,6 +363,16 @@ mod tests {
     #[test]
     fn an_orphan_of_a_session_below_comes_to_the_keeper() {
         check(&[(10, 1, 10, 10), (11, 10, 11, 11), (12, 1, 11, 11)], "10<us 10:sid 11<10 11:sid 12<11+ 12:pg11");
+    }
+
+    /// A daemon whose maker has ended and was not waited for.
+    #[test]
+    fn a_zombie_that_leads_a_session_makes_its_orphans() {
+        let mut leader = process((11, 10, 11, 11));
+        leader.state = TaskState::Zombie;
+        let processes = [process((10, 1, 10, 10)), leader, process((12, 1, 11, 11)), process((13, 10, 11, 11))];
+        let words: Vec<String> = plan(&processes).unwrap().iter().map(word).collect();
+        assert_eq!(words.join(" "), "10<us 10:sid 11<10 11:sid 13<11+ 12<13+ 12:pg11 13:pg11 -11");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use hdcr_image::hdcr_layout::{DescriptorEntry, Mapping, Registers};
 use hdcr_image::{Frame, ImageReader, KnownTag, List, Outline, PageRun, Tag, first_unknown};
 
 use crate::began;
+use crate::capture::PendingFrame;
 use crate::clock::ClockRecord;
 use crate::error::{Error, Owner, Refusal, Refusals, Result};
 use crate::ids::Pid;
@@ -19,7 +20,7 @@ use crate::memory::vdso::VdsoRecord;
 use crate::model::{self, ObjectId};
 use crate::numbers;
 use crate::openfile::OpenFileRecord;
-use crate::plan::Step;
+use crate::plan::{self, Step};
 use crate::procfs::{self, Stat};
 use crate::progress::Meter;
 use crate::resource::{self, clone, data};
@@ -95,6 +96,29 @@ fn assemble(stored: &[Frame<'_>]) -> Result<Model> {
         tables.insert(process.pid, table);
     }
     Ok(Model { frames, processes, tables })
+}
+
+/// Whether a restore could make the tree of these frames. What nobody can make is refused while the program is still there: such an
+/// image would be found out when it is needed.
+pub(crate) fn must_be_born(pending: &[PendingFrame]) -> Result<()> {
+    let kinds = [<Tasks as hdcr_image::Record>::TAG, <ProcessRecord as hdcr_image::Record>::TAG];
+    let own = pending.iter().filter(|frame| kinds.contains(&Tag(frame.tag)));
+    let stored = |frame: &PendingFrame| StoredFrame { version: frame.version, body: frame.body.clone() };
+    let frames: BTreeMap<(u16, ObjectId), StoredFrame> =
+        own.map(|frame| ((frame.tag, frame.id), stored(frame))).collect();
+    let tasks: Tasks = one(&frames, ObjectId(0))?;
+    let [_, process] = kinds;
+    let records: Result<Vec<_>> = ids(&frames, process).into_iter().map(|id| Ok((id, one(&frames, id)?))).collect();
+    match tree::assemble(&tasks, &records?).and_then(|processes| plan::plan(&processes)) {
+        Err(Error::Unsound(why)) => Err(Error::refuse(Refusal {
+            code: "tree-unborn",
+            object: "process tree".to_owned(),
+            owner: Owner::default(),
+            cause: format!("no restore could make it again: {why}"),
+            remedy: "try again when these processes have ended or were waited for, and report it".to_owned(),
+        })),
+        other => other.map(drop),
+    }
 }
 
 /// The ids that have a frame of a kind.

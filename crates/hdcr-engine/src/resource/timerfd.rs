@@ -73,7 +73,8 @@ impl FileKind for TimerFd {
         let remaining = span("it_value")?;
         let absolute = flags & ABSOLUTE != 0 && remaining > 0;
         let value_ns = if absolute { remaining.saturating_add(now(view.pid, clock)) } else { remaining };
-        Ok(TimerFdRecord { clock, flags, value_ns, interval_ns: span("it_interval")?, ticks: read("ticks")? })
+        let record = TimerFdRecord { clock, flags, value_ns, interval_ns: span("it_interval")?, ticks: read("ticks")? };
+        Ok(if record.has_stopped() { TimerFdRecord { value_ns: record.begun_again(now(view.pid, clock)), ..record } } else { record })
     }
 
     fn restore(cx: &mut Restore<'_>, id: ObjectId, record: TimerFdRecord) -> Result<OwnedFd> {
@@ -86,6 +87,20 @@ impl FileKind for TimerFd {
             None => set_here(&file, &record).map_err(Error::system("timerfd_settime", id))?,
         }
         Ok(file)
+    }
+}
+
+impl TimerFdRecord {
+    /// Whether it is a periodic one that shows no time because it has expired since it was asked: the kernel lets it go on only when
+    /// it is asked or read again (fs/timerfd.c). Set so, it would be disarmed for good. One that was disarmed has no ticks: setting
+    /// a timer takes them away.
+    fn has_stopped(&self) -> bool {
+        self.value_ns == 0 && self.interval_ns > 0 && self.ticks > 0
+    }
+
+    /// Its value with a whole interval to go, on a clock that shows `now`.
+    fn begun_again(&self, now: i64) -> i64 {
+        if self.flags & ABSOLUTE != 0 { now.saturating_add(self.interval_ns) } else { self.interval_ns }
     }
 }
 
@@ -156,6 +171,16 @@ mod tests {
         for odd in ["", "(1)", "(1, x)", "(9223372036854775807, 1)", "1, 2"] {
             assert_eq!(nanoseconds(odd), None, "{odd}");
         }
+    }
+
+    #[test]
+    fn a_periodic_timer_that_has_just_expired_goes_on() {
+        let record = |value_ns, interval_ns, ticks| TimerFdRecord { clock: 1, flags: 0, value_ns, interval_ns, ticks };
+        assert!(record(0, 1_000, 1).has_stopped());
+        let others = [record(5, 1_000, 1), record(0, 0, 1), record(0, 1_000, 0), record(0, 0, 0)];
+        assert!(others.iter().all(|other| !other.has_stopped()));
+        assert_eq!(record(0, 1_000, 1).begun_again(7), 1_000);
+        assert_eq!(TimerFdRecord { flags: ABSOLUTE, ..record(0, 1_000, 1) }.begun_again(7), 1_007);
     }
 
     #[test]

@@ -114,11 +114,35 @@ fn clocks(survey: &mut Survey<'_>, task: &TaskView) {
 /// cannot be read at all.
 fn children_to_come(survey: &mut Survey<'_>, task: &TaskView) {
     let Some(theirs) = task.namespaces.get("pid") else { return };
-    // A task that ends in between has no link of that name either, but then it has no `pid` any more.
-    let is_there = || !read(task.pid, task.tid, ["pid"].into_iter()).is_empty();
-    if task.namespaces.get("pid_for_children") != Some(theirs) && is_there() {
+    if task.namespaces.get("pid_for_children") != Some(theirs) && is_there(task.pid, task.tid) {
         let cause = "what it starts next is in another pid namespace";
         let remedy = "run the program without namespaces of its own";
         survey.refuse(task.refuse("namespace", "namespace", cause, remedy));
+    }
+}
+
+/// Whether a task has not given up its namespaces. One that ends has no `pid_for_children` either, and keeps `pid` until it is
+/// waited for (kernel/exit.c `do_exit`, fs/proc/namespaces.c).
+fn is_there(pid: Pid, tid: Tid) -> bool {
+    !read(pid, tid, ["uts"].into_iter()).is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_ended_starts_nothing() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid(child.id().cast_signed());
+        let waited = rustix::process::Pid::from_raw(pid.0).unwrap();
+        let exited = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(waited), exited).unwrap();
+        let has = |name| !read(pid, pid.leader(), [name].into_iter()).is_empty();
+        assert!(has("pid") && !has("pid_for_children"));
+        assert!(!is_there(pid, pid.leader()));
+        child.wait().unwrap();
+        let own = Pid(std::process::id().cast_signed());
+        assert!(is_there(own, own.leader()));
     }
 }
