@@ -26,6 +26,7 @@ mod namespace;
 mod orphan;
 mod output;
 mod parts;
+mod parallel;
 mod paths;
 mod process;
 mod progress;
@@ -63,11 +64,12 @@ fn main() -> ExitCode {
         cli.command,
         Command::Run(_)
             | Command::Restore(_)
+            | Command::Agent(_)
             | Command::Worker
             | Command::Beside
             | Command::Program(_)
             | Command::Rule(_)
-    );
+    ) || matches!(&cli.command, Command::Job(args) if matches!(args.what, cli::job::JobCommand::Run(_)));
     match run(cli, output) {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {
@@ -117,6 +119,8 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
         Command::Rm(args) => commands::rm::run(&at, &args),
         Command::Prune(args) => commands::prune::run(&at, &args),
         Command::Doctor => commands::doctor::run(&at),
+        Command::Job(args) => commands::job::run(&at, &args),
+        Command::Agent(args) => parallel::agent::enter(&at, &args),
         Command::Completions(args) => commands::texts::completions(&args),
         Command::Manpage(args) => commands::texts::manpage(&args),
         Command::Probe => commands::doctor::probe(&at),

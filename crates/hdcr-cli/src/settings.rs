@@ -179,7 +179,13 @@ impl Command {
     /// Whether it is of no use without a store.
     pub(crate) fn needs_store(&self) -> bool {
         match self {
-            Self::Run(_) | Self::List(_) | Self::Rm(_) | Self::Prune(_) | Self::Worker | Self::Program(_) => true,
+            Self::Run(_)
+            | Self::List(_)
+            | Self::Rm(_)
+            | Self::Prune(_)
+            | Self::Job(_)
+            | Self::Worker
+            | Self::Program(_) => true,
             Self::Checkpoint(args) => args.output.is_none(),
             Self::Restore(args) => !names::is_path(&args.image),
             Self::Show(args) => !names::is_path(&args.image.image),
@@ -188,6 +194,7 @@ impl Command {
             | Self::Ps
             | Self::Stop(_)
             | Self::Doctor
+            | Self::Agent(_)
             | Self::Completions(_)
             | Self::Manpage(_)
             | Self::Probe
