@@ -36,9 +36,9 @@ fn entry(members: BTreeSet<u32>, number: u64, ends: usize) -> Entry {
 
 /// The sum that stands at the end, made anew.
 fn summed(mut bytes: Vec<u8>) -> Vec<u8> {
-    let sum = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| {
-        (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let sum = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     bytes.extend(sum.to_le_bytes());
     bytes
 }

@@ -15,7 +15,7 @@ use crate::parallel::credentials;
 use crate::parallel::ledger::Ledger;
 use crate::parallel::lives::{self, Seen};
 use crate::parallel::room::{self, End, Life, Room, Spec};
-use crate::parallel::seat::questions::{Answer, Ask, Status};
+use crate::parallel::seat::questions::{Answer, Ask, MemberStatus, Status};
 use crate::parallel::seat::{self, ABORTED, Launcher, Plan};
 use crate::parallel::transport;
 use crate::parts;
@@ -136,8 +136,9 @@ impl Report for Status {
     fn text(&self) -> String {
         let checkpoint = self.checkpoint.as_deref().unwrap_or("none yet");
         let rollbacks = self.rollbacks;
-        let first = format!("{}: {}, newest checkpoint {checkpoint}, rolled back {rollbacks} times", self.job, self.state);
-        let member = |member: &crate::parallel::seat::questions::MemberStatus| {
+        let first =
+            format!("{}: {}, newest checkpoint {checkpoint}, rolled back {rollbacks} times", self.job, self.state);
+        let member = |member: &MemberStatus| {
             let place = member.host.as_ref().map_or_else(|| "no agent".to_owned(), |host| format!("agent on {host}"));
             let state = match (member.takes_part, member.status) {
                 (_, Some(status)) => format!("ended with status {status}"),

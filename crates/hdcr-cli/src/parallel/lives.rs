@@ -76,11 +76,6 @@ impl Lives {
         let lives = process::born(self.pid) == Some(self.born) && process::lives(self.pid);
         if lives { Seen::Here(self.pid) } else { Seen::Gone }
     }
-
-    /// Where it runs.
-    pub(crate) fn host(&self) -> &str {
-        self.host.called()
-    }
 }
 
 /// Ends the agent of a member with all below it; what is known of it then.
@@ -114,8 +109,9 @@ pub(crate) fn take(life: &Life, member: u32) -> Result<File> {
             }
             _ if Instant::now() >= end => {
                 let message = format!("another agent of member {member} runs");
-                return Err(Failure::refused("agent-runs", message)
-                    .remedy("end it first, or give this one another --member"));
+                return Err(
+                    Failure::refused("agent-runs", message).remedy("end it first, or give this one another --member")
+                );
             }
             _ => std::thread::sleep(PAUSE),
         }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use hdcr_sync::ids::{Epoch, Member, Round, Term};
+use hdcr_sync::ids::{Epoch, Round, Term};
 use hdcr_sync::manifest::{Share, ShareId};
 use serde::{Deserialize, Serialize};
 
@@ -58,7 +58,13 @@ pub(super) fn complete(life: &Life, id: ShareId, programs: &[Program], tasks: us
             .map_err(Failure::system(format_args!("syncing {}", directory.display())))?;
     }
     let digest = digest(life, id)?;
-    Ok(Share { member: id.member, tasks: u32::try_from(tasks).unwrap_or(u32::MAX), bytes, digest, channels: Vec::new() })
+    Ok(Share {
+        member: id.member,
+        tasks: u32::try_from(tasks).unwrap_or(u32::MAX),
+        bytes,
+        digest,
+        channels: Vec::new(),
+    })
 }
 
 /// Of the manifest of the image, which has the digests of all the rest, and of whose programs are in it.
@@ -110,6 +116,7 @@ fn remove(path: &Path) {
 #[cfg(test)]
 mod tests {
     use hdcr_image::JobName;
+    use hdcr_sync::ids::Member;
 
     use super::super::room::Room;
     use super::*;

@@ -309,9 +309,8 @@ pub(crate) fn serve(listen: SocketAddr, identity: &Identity) -> Result<Box<dyn E
             Ok(listener) => listener,
             Err(error) => return tracing::warn!(%error, "nothing is listened to"),
         };
-        let incoming = TcpListenerStream::new(listener).map(|stream| {
-            stream.inspect(|stream| stream.set_nodelay(true).unwrap_or_default())
-        });
+        let incoming = TcpListenerStream::new(listener)
+            .map(|stream| stream.inspect(|stream| stream.set_nodelay(true).unwrap_or_default()));
         if let Err(error) = { server }.serve_with_incoming(calls, incoming).await {
             tracing::warn!(%error, "nothing is listened to any more");
         }
@@ -454,8 +453,12 @@ async fn client(
 /// Asks a coordinator something.
 pub(crate) fn ask(identity: &Identity, address: &str, what: Vec<u8>, limit: Duration) -> Result<Vec<u8>> {
     let silent = |why: String| {
-        Failure::new(Class::Changed, "coordinator-silent", format!("the coordinator at {address} does not answer: {why}"))
-            .remedy("see whether `hdcr job run` still runs; run it again with the same name to go on")
+        Failure::new(
+            Class::Changed,
+            "coordinator-silent",
+            format!("the coordinator at {address} does not answer: {why}"),
+        )
+        .remedy("see whether `hdcr job run` still runs; run it again with the same name to go on")
     };
     let asking = async {
         let mut client = client(identity, address).await.map_err(|error| silent(crate::failure::chain(&*error)))?;

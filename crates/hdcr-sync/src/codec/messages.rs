@@ -33,8 +33,7 @@ impl Order {
             return Err(Damaged::Value);
         }
         let boot = has_boot.then_some(boot);
-        let order =
-            Order { to, boot, stamp: reader.stamp()?, line: reader.maybe_round()?, what: reader.command()? };
+        let order = Order { to, boot, stamp: reader.stamp()?, line: reader.maybe_round()?, what: reader.command()? };
         reader.finish()?;
         Ok(order)
     }
@@ -153,11 +152,7 @@ impl Reader<'_> {
     }
 
     fn stamp(&mut self) -> Result<Stamp, Damaged> {
-        Ok(Stamp {
-            term: Term(self.long()?),
-            incarnation: Incarnation(self.long()?),
-            epoch: Epoch(self.long()?),
-        })
+        Ok(Stamp { term: Term(self.long()?), incarnation: Incarnation(self.long()?), epoch: Epoch(self.long()?) })
     }
 
     fn command(&mut self) -> Result<Command, Damaged> {

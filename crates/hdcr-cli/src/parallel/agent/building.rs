@@ -44,6 +44,8 @@ struct Builder {
     is_built: bool,
     /// The first processes, when they run.
     roots: Option<Vec<i32>>,
+    /// The worker has ended, too: until then it would be one of the programs to a checkpoint.
+    has_ended: bool,
 }
 
 impl Building {
@@ -86,26 +88,29 @@ impl Agent {
             longest = longest.max(timeout);
             let journals = self.life.file("journals").join(id.member.0.to_string());
             make_private(&journals)?;
-            tasks.push((*id, RestoreTask {
-                place,
-                journals,
-                map_path: Vec::new(),
-                since: None,
-                // The time at the gate is none of its own.
-                timeout: timeout.saturating_add(self.spec.lease.saturating_mul(4)),
-                detach: false,
-                lazy: Lazy::Never,
-                progress: false,
-                by_gates: Some(self.spec.lease.saturating_mul(8)),
-                greeting: Greeting { count: stamp_count(building.stamp), reason: Reason::Crash, control: None },
-            }));
+            tasks.push((
+                *id,
+                RestoreTask {
+                    place,
+                    journals,
+                    map_path: Vec::new(),
+                    since: None,
+                    // The time at the gate is none of its own.
+                    timeout: timeout.saturating_add(self.spec.lease.saturating_mul(4)),
+                    detach: false,
+                    lazy: Lazy::Never,
+                    progress: false,
+                    by_gates: Some(self.spec.lease.saturating_mul(8)),
+                    greeting: Greeting { count: stamp_count(building.stamp), reason: Reason::Crash, control: None },
+                },
+            ));
         }
         building.until = Instant::now() + longest.saturating_add(KILL_LIMIT);
         namespace::next_pid_after(needed.last().copied().unwrap_or(0).saturating_add(64));
         let stdio: Vec<BorrowedFd<'_>> = self.stdio.iter().map(std::os::fd::AsFd::as_fd).collect();
         for (id, task) in tasks {
             let worker = Worker::start(&Task::Restore(task), &stdio, &needed)?;
-            building.builders.push(Builder { worker, id, is_built: false, roots: None });
+            building.builders.push(Builder { worker, id, is_built: false, roots: None, has_ended: false });
         }
         Ok(())
     }
@@ -134,13 +139,18 @@ impl Agent {
                     builder.is_built = true;
                     self.look_whether_built();
                 }
-                Ok(Reply::Restored(restored)) => {
-                    builder.roots = Some(restored.roots);
-                    self.look_whether_running();
-                }
+                Ok(Reply::Restored(restored)) => builder.roots = Some(restored.roots),
                 Ok(_) => {}
             }
         }
+    }
+
+    /// A child has ended, which may be a worker that has done its work.
+    pub(super) fn builder_ended(&mut self, pid: i32) -> bool {
+        let mut builders = self.building.iter_mut().flat_map(|building| &mut building.builders);
+        let Some(builder) = builders.find(|builder| builder.worker.pid() == pid) else { return false };
+        builder.has_ended = true;
+        true
     }
 
     fn look_whether_built(&mut self) {
@@ -152,8 +162,10 @@ impl Agent {
         }
     }
 
-    fn look_whether_running(&mut self) {
-        let runs = |building: &mut Building| building.builders.iter().all(|builder| builder.roots.is_some());
+    /// Whether all runs, and nothing of the restore is left.
+    pub(super) fn look_whether_running(&mut self) {
+        let has_come = |builder: &Builder| builder.roots.is_some() && builder.has_ended;
+        let runs = |building: &mut Building| building.is_released && building.builders.iter().all(has_come);
         let Some(building) = self.building.take_if(runs) else { return };
         for builder in &building.builders {
             match shares::programs(&self.life, builder.id) {

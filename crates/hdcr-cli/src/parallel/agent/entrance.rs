@@ -11,8 +11,8 @@ use super::super::credentials::{self, Credentials};
 use super::super::ledger::Ledger;
 use super::super::room::{Life, Room, Spec};
 use super::super::{lives, transport};
-use super::programs::Programs;
 use super::Agent;
+use super::programs::Programs;
 use crate::cli::job::AgentArgs;
 use crate::commands::Surrounding;
 use crate::commands::restore::descriptors;
@@ -120,9 +120,11 @@ fn inside(args: &AgentArgs, place: Place, report: &File) -> Result<u8> {
         events: std::collections::VecDeque::new(),
         lease: None,
         taker: None,
+        spent: None,
         building: None,
         programs: Programs::default(),
         killing: None,
+        next_look: Instant::now(),
         over: None,
     };
     // What has run once is only ever brought back.

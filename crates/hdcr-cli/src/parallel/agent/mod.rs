@@ -31,6 +31,7 @@ use crate::failure::{Failure, Result};
 use crate::host::Host;
 use crate::process::next_change;
 use crate::signals::{REQUESTS_TO_END, Signals};
+use crate::worker::Worker;
 
 use building::Building;
 pub(crate) use entrance::enter;
@@ -59,9 +60,13 @@ struct Agent {
     events: VecDeque<Event>,
     lease: Option<(Stamp, Instant)>,
     taker: Option<Taker>,
+    /// Has taken a checkpoint, and ends.
+    spent: Option<Worker>,
     building: Option<Building>,
     programs: Programs,
     killing: Option<Killing>,
+    /// When it is looked for whether the job is over.
+    next_look: Instant,
     /// It is over, with this status.
     over: Option<u8>,
 }
@@ -88,6 +93,7 @@ impl Agent {
             while let Some((pid, change)) = next_change() {
                 self.on_change(pid, change);
             }
+            self.look_whether_running();
             self.on_time();
         }
     }
@@ -197,8 +203,11 @@ impl Agent {
         self.end_late_taker(now);
         self.end_late_building(now);
         self.go_on_killing(now);
-        if self.killing.is_none() && self.is_left_alone() {
-            self.kill_all(After::Over);
+        if self.killing.is_none() && self.next_look <= now {
+            self.next_look = now + BEAT;
+            if self.is_left_alone() {
+                self.kill_all(After::Over);
+            }
         }
     }
 

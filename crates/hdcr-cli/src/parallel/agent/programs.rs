@@ -99,6 +99,10 @@ impl Agent {
     /// A child has changed.
     pub(super) fn on_change(&mut self, pid: i32, change: Change) {
         let Change::Ended(death) = change else { return };
+        self.spent.take_if(|worker| worker.pid() == pid);
+        if self.builder_ended(pid) {
+            return;
+        }
         match self.programs.running.iter().position(|program| program.pid == pid) {
             Some(place) => {
                 let program = self.programs.running.remove(place);

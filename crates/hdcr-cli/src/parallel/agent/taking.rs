@@ -61,9 +61,9 @@ impl Step {
 impl Agent {
     /// Starts a worker, which copies ahead what it can.
     pub(super) fn begin_taking(&mut self, stamp: Stamp) {
-        if let Some(before) = self.taker.take() {
-            before.worker.end();
-        }
+        let before = self.taker.take().map(|taker| taker.worker);
+        // One that still ends would be one of the programs.
+        before.into_iter().chain(self.spent.take()).for_each(Worker::end);
         let id = ShareId { round: stamp.round(), member: Member(self.me) };
         match self.start_taker(id) {
             Ok(worker) => {
@@ -173,8 +173,9 @@ impl Agent {
 
     fn has_written(&mut self, done: &Checkpointed) {
         let Some(taker) = self.taker.take() else { return };
-        // Its end is heard of like that of any child.
-        match self.completed(taker.id, done) {
+        let completed = self.completed(taker.id, done);
+        self.spent = Some(taker.worker);
+        match completed {
             Ok(share) => {
                 self.tell(Notice::Written { stopped_us: done.stopped_us, bytes: done.bytes });
                 self.events.push_back(Event::Written(share, taker.stamp));

@@ -57,43 +57,54 @@ pub(crate) fn run(plan: &Plan) -> Result<u8> {
     loop {
         room.forget_before(&life);
         let mut seat = seat(plan, &life, (exchange.as_ref(), &signals))?;
-        let ending = seat.until_over()?;
-        match ending {
-            Ending::Ended(status) => {
-                life.set_end(End { status })?;
-                seat.end_all()?;
-                return Ok(status);
-            }
-            Ending::Aborted => {
-                life.set_end(End { status: ABORTED })?;
-                seat.end_all()?;
-                plan.output.note(&format!("job {} was ended for good", plan.name));
-                return Ok(ABORTED);
-            }
-            Ending::Paused(signal) => {
-                seat.end_all()?;
-                plan.output.note(&format!("job {} was ended; the same command goes on", plan.name));
-                return Ok(crate::process::shell_status(hdcr_policy::restart::Death::Signal(signal)));
-            }
-            Ending::GaveUp(failure) => {
-                seat.end_all()?;
-                return Err(failure);
-            }
-            Ending::Deposed => {
-                let message = format!("another coordinator has taken over job {}", plan.name);
-                return Err(Failure::new(Class::Changed, "deposed", message));
-            }
+        match seat.until_over()? {
             Ending::Lost => {
                 losses = losses.saturating_add(1);
-                let why = seat.fell.take().map_or_else(String::new, |(_, why)| format!("{why}; "));
                 seat.end_all()?;
-                if losses > plan.restarts {
-                    let message = format!("job {}: lost {losses} times before its first checkpoint; giving up", plan.name);
-                    return Err(Failure::new(Class::Failed, "gave-up", message));
-                }
-                plan.output.note(&format!("job {}: {why}there is no checkpoint yet, beginning anew", plan.name));
-                life = room.begin_life()?;
+                let why = seat.fell.take().map_or_else(String::new, |(_, why)| format!("{why}; "));
+                life = begin_anew(plan, &room, losses, &why)?;
             }
+            ending => return over(plan, seat, ending),
+        }
+    }
+}
+
+/// The life after one that was lost before its first checkpoint.
+fn begin_anew(plan: &Plan, room: &Room, losses: u32, why: &str) -> Result<Life> {
+    if losses > plan.restarts {
+        let message = format!("job {}: {why}lost {losses} times before its first checkpoint; giving up", plan.name);
+        return Err(Failure::new(Class::Failed, "gave-up", message));
+    }
+    plan.output.note(&format!("job {}: {why}there is no checkpoint yet, beginning anew", plan.name));
+    room.begin_life()
+}
+
+/// A life, and the job with it, is over; its exit status.
+fn over(plan: &Plan, mut seat: Seat<'_>, ending: Ending) -> Result<u8> {
+    let name = &plan.name;
+    match ending {
+        Ending::Ended(status) => {
+            seat.life.set_end(End { status })?;
+            seat.end_all()?;
+            Ok(status)
+        }
+        Ending::Aborted => {
+            seat.life.set_end(End { status: ABORTED })?;
+            seat.end_all()?;
+            plan.output.note(&format!("job {name} was ended for good"));
+            Ok(ABORTED)
+        }
+        Ending::Paused(signal) => {
+            seat.end_all()?;
+            plan.output.note(&format!("job {name} was ended; the same command goes on"));
+            Ok(crate::process::shell_status(hdcr_policy::restart::Death::Signal(signal)))
+        }
+        Ending::GaveUp(failure) => {
+            seat.end_all()?;
+            Err(failure)
+        }
+        Ending::Deposed | Ending::Lost => {
+            Err(Failure::new(Class::Changed, "deposed", format!("another coordinator has taken over job {name}")))
         }
     }
 }
@@ -120,9 +131,12 @@ fn begin(plan: &Plan, room: &Room) -> Result<Life> {
         plan.output.note(&format!("job {} goes on (--fresh begins anew)", plan.name));
         return Ok(life);
     }
-    let message = format!("job {} has not ended, and was run with another command, directory or number of members", plan.name);
-    Err(Failure::refused("job-differs", message)
-        .remedy(format!("run it as it was, end it for good (`hdcr job abort {}`), or begin anew with --fresh", plan.name)))
+    let message =
+        format!("job {} has not ended, and was run with another command, directory or number of members", plan.name);
+    Err(Failure::refused("job-differs", message).remedy(format!(
+        "run it as it was, end it for good (`hdcr job abort {}`), or begin anew with --fresh",
+        plan.name
+    )))
 }
 
 fn tell_how_to_join(plan: &Plan, room: &Room, address: &str) {

@@ -113,8 +113,12 @@ impl Seat<'_> {
 
     /// Sees to it that nothing of members that are away runs. One whose agent is there is fenced by the protocol.
     pub(super) fn exclude(&mut self, now: Instant) {
-        let away: Vec<(u32, Incarnation)> =
-            self.excluding.iter().filter(|(member, _)| self.agents.is_away(**member, now)).map(|(m, i)| (*m, *i)).collect();
+        let away: Vec<(u32, Incarnation)> = self
+            .excluding
+            .iter()
+            .filter(|(member, _)| self.agents.is_away(**member, now))
+            .map(|(m, i)| (*m, *i))
+            .collect();
         for (member, incarnation) in away {
             match lives::end(&self.life, member) {
                 Ok(Seen::Gone) => {

@@ -13,6 +13,8 @@ use crate::process::{self, Change, next_change};
 
 /// An agent that ends is started again so much later, at the soonest.
 const PAUSE: Duration = Duration::from_millis(500);
+/// One that was started so often and never came is not started again.
+const STARTS: u32 = 8;
 /// Who is away for so long is looked for.
 const AWAY: Duration = Duration::from_secs(5);
 
@@ -43,6 +45,8 @@ struct Agent {
     /// As this command has started it.
     child: Option<i32>,
     next_start: Instant,
+    /// So often it was started without ever being here since.
+    starts: u32,
     is_here: bool,
     /// Since when it is away, when it is.
     since: Instant,
@@ -57,6 +61,7 @@ impl Agents {
         let agent = |_| Agent {
             child: None,
             next_start: now,
+            starts: 0,
             is_here: false,
             since: now,
             is_lost: false,
@@ -68,7 +73,7 @@ impl Agents {
 
     pub(super) fn came(&mut self, member: u32, host: String) {
         if let Some(agent) = self.all.get_mut(&member) {
-            (agent.is_here, agent.is_lost, agent.host) = (true, false, host);
+            (agent.is_here, agent.is_lost, agent.host, agent.starts) = (true, false, host, 0);
         }
     }
 
@@ -88,6 +93,10 @@ impl Agents {
         self.all.iter().filter(|(_, agent)| agent.is_here).map(|(member, _)| *member).collect()
     }
 
+    pub(super) fn first_away(&self) -> Option<u32> {
+        self.all.iter().find(|(_, agent)| !agent.is_here).map(|(member, _)| *member)
+    }
+
     /// Whether it has been away long enough to be looked for.
     pub(super) fn is_away(&self, member: u32, now: Instant) -> bool {
         self.all.get(&member).is_none_or(|agent| !agent.is_here && now.saturating_duration_since(agent.since) > AWAY)
@@ -96,9 +105,8 @@ impl Agents {
     /// Who has been away too long, each once.
     pub(super) fn lost(&mut self, now: Instant) -> Vec<u32> {
         let patience = self.patience;
-        let lost = |agent: &Agent| {
-            !agent.is_here && !agent.is_lost && now.saturating_duration_since(agent.since) > patience
-        };
+        let lost =
+            |agent: &Agent| !agent.is_here && !agent.is_lost && now.saturating_duration_since(agent.since) > patience;
         let mut found = Vec::new();
         for (member, agent) in &mut self.all {
             if lost(agent) {
@@ -109,6 +117,12 @@ impl Agents {
         found
     }
 
+    /// Whose agent ends each time that it is started.
+    pub(super) fn in_vain(&self) -> Option<u32> {
+        let in_vain = |agent: &Agent| agent.child.is_none() && agent.starts >= STARTS;
+        self.all.iter().find(|(_, agent)| in_vain(agent)).map(|(member, _)| *member)
+    }
+
     /// Reaps agents that have ended, and starts those that do not run.
     pub(super) fn look(&mut self, job: &str) {
         while let Some((pid, change)) = next_change() {
@@ -117,7 +131,6 @@ impl Agents {
             {
                 tracing::debug!(?death, "an agent has ended");
                 agent.child = None;
-                agent.next_start = Instant::now() + PAUSE;
             }
         }
         if self.launcher == Launcher::Local {
@@ -131,18 +144,19 @@ impl Agents {
             if agent.child.is_some() || agent.is_here || agent.next_start > now {
                 continue;
             }
-            agent.next_start = now + PAUSE;
+            agent.next_start = now + PAUSE.saturating_mul(agent.starts.saturating_add(1));
             // One that an earlier coordinator has started may run on.
             let runs = lives::last(&self.life, *member).map(|last| last.is_some_and(|last| last.seen() != Seen::Gone));
             if runs.unwrap_or(false) {
                 continue;
             }
             let mut command = process::this_program();
-            command.args(output::verbosity()).arg("agent").arg("--credentials").arg(&self.credentials);
+            command.args(output::verbosity()).arg("__agent").arg("--credentials").arg(&self.credentials);
             command.arg("--member").arg(member.to_string()).stdin(Stdio::null());
             match command.spawn().map_err(Failure::system("starting an agent")) {
                 Ok(child) => {
                     agent.child = Some(child.id().cast_signed());
+                    agent.starts = agent.starts.saturating_add(1);
                     agent.since = now;
                 }
                 Err(failure) => tracing::warn!(%failure, "job {job}, member {member}"),

@@ -23,7 +23,7 @@ use super::ledger::Ledger;
 use super::letter::{Notice, ToAgent, ToSeat};
 use super::room::{Life, Spec};
 use super::transport::{Exchange, Heard, Question};
-use crate::failure::{Failure, Result};
+use crate::failure::{Class, Failure, Result};
 use crate::foreground::tell;
 use crate::output::Output;
 use crate::signals::{REQUESTS_TO_END, Signals};
@@ -146,6 +146,11 @@ impl Seat<'_> {
             self.incarnation = now;
             self.rollbacks = self.rollbacks.saturating_add(1);
             self.statuses.clear();
+            if let Some(member) = self.agents.first_away() {
+                self.falls(format!("the agent of member {member} is gone"));
+            } else {
+                self.falls("members are gone".to_owned());
+            }
             if self.rollbacks > self.restarts {
                 self.over = Some(Ending::GaveUp(self.gave_up()));
             }
@@ -155,8 +160,9 @@ impl Seat<'_> {
     fn gave_up(&self) -> Failure {
         let restarts = self.restarts;
         let message = format!("job {}: rolled back {restarts} times without a new checkpoint; giving up", self.name);
-        let failure = Failure::new(crate::failure::Class::Failed, "gave-up", message);
-        let because = self.failure.as_ref().map(|(member, failure)| format!("the last failure, of member {member}: {failure}"));
+        let failure = Failure::new(Class::Failed, "gave-up", message);
+        let because =
+            self.failure.as_ref().map(|(member, failure)| format!("the last failure, of member {member}: {failure}"));
         let remedy = "its checkpoints are kept; the same command tries again, --fresh begins anew";
         failure.remedy(because.map_or_else(|| remedy.to_owned(), |because| format!("{because}\n{remedy}")))
     }
@@ -253,6 +259,11 @@ impl Seat<'_> {
             self.events.push_back(Event::Lost(Member(member)));
         }
         self.exclude(now);
+        if let Some(member) = self.agents.in_vain() {
+            let message = format!("job {}: the agent of member {member} ends whenever it is started", self.name);
+            let failure = Failure::new(Class::Failed, "agent-fails", message);
+            self.over = Some(Ending::GaveUp(failure.remedy("what it said stands above")));
+        }
     }
 
     /// Before all members are there a checkpoint would leave some out for ever.
