@@ -3,6 +3,7 @@ import json
 import random
 
 from scenario import *
+from scenario import status as of_proc
 
 MEMBERS, STEPS = 3, 2500
 MASK = (1 << 64) - 1
@@ -92,7 +93,8 @@ def expected():
 
 def coordinator():
     """Starts the job, or goes on with it."""
-    words = [HDCR, "-v", "job", "run", "--name", "board", "--members", str(MEMBERS), "--every", "700ms", "--restarts", "20"]
+    words = [HDCR, "-v", "job", "run", "--name", "board", "--members", str(MEMBERS), "--every", "700ms", "--restarts", "20",
+             "--output", "output"]
     return subprocess.Popen([*words, "--", PROGRAM, str(STEPS)], stdin=subprocess.DEVNULL, stdout=open("job.out", "a"),
                             stderr=open("job.err", "a"), start_new_session=True)
 
@@ -129,12 +131,10 @@ def processes(what):
 
 
 def program(member):
-    """The program of a member, by its number."""
-    for pid in processes([PROGRAM]):
-        if read(f"/proc/{pid}/cmdline").startswith(PROGRAM) and f"HDCR_MEMBER={member}\0" in read(f"/proc/{pid}/environ"):
-            if not any(pid in below(other) for other in processes([PROGRAM]) if other != pid):
-                return pid
-    return None
+    """The program of a member, by its number: that of its processes whose parent is another program."""
+    own = [pid for pid in processes([PROGRAM]) if read(f"/proc/{pid}/cmdline").startswith(PROGRAM)]
+    of_member = [pid for pid in own if f"HDCR_MEMBER={member}\0" in read(f"/proc/{pid}/environ")]
+    return next((pid for pid in of_member if of_proc(pid, "PPid") not in map(str, own)), None)
 
 
 def strike(pid):
@@ -174,5 +174,5 @@ for member in range(MEMBERS):
     must(read(f"result.{member}") == results[member], f"member {member}: {read(f'result.{member}')}, not {results[member]}")
     must(read(f"log.{member}") == logs[member], f"the log of member {member} is another one")
 must(read("job.err").count("rolled back to") >= 3, "nothing was rolled back: " + read("job.err"))
-must(not processes(["--inside=", "__agent"]), "agents are left")
+until("the end of all agents", lambda: (reap(), not processes(["--inside=", "__agent"]))[1])
 print(read("job.err"))

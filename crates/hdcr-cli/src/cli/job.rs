@@ -103,6 +103,10 @@ pub(crate) struct JobRunArgs {
     /// Longest time that members may stand still for a checkpoint, such as 30s or 2m [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub(crate) timeout: Option<Duration>,
+    /// Output and errors of each member go to a file of its own in this directory, DIR/N.out [default: where those of its
+    /// agent go]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) output: Option<PathBuf>,
     /// Begin anew although the job has not ended
     #[arg(long)]
     pub(crate) fresh: bool,

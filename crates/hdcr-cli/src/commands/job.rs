@@ -19,6 +19,7 @@ use crate::parallel::seat::questions::{Answer, Ask, MemberStatus, Status};
 use crate::parallel::seat::{self, ABORTED, Launcher, Plan};
 use crate::parallel::transport;
 use crate::parts;
+use crate::settings::absolute;
 
 /// A coordinator that does not answer in this time is not waited for.
 const SOON: Duration = Duration::from_secs(10);
@@ -53,6 +54,7 @@ fn plan(at: &Surrounding<'_>, args: &JobRunArgs) -> Result<Plan> {
             command: args.command.clone(),
             directory: std::env::current_dir().map_err(Failure::system("finding the current directory"))?,
             members: args.members,
+            output: args.output.as_ref().map(|path| absolute(path)).transpose()?,
             files: at.settings.files(&args.files)?,
             lease: at.settings.checkpoint_timeout(args.timeout),
             restore: at.settings.restore_timeout(None),

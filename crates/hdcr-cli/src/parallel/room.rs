@@ -36,6 +36,8 @@ pub(crate) struct Spec {
     #[serde(with = "crate::paths")]
     pub(crate) directory: PathBuf,
     pub(crate) members: u32,
+    /// Where output and errors of members go, each to a file of its own.
+    pub(crate) output: Option<PathBuf>,
     pub(crate) files: Files,
     /// How long a program may stand still.
     pub(crate) lease: Duration,

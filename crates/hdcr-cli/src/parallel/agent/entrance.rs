@@ -89,6 +89,13 @@ fn known(life: &Life, member: u32) -> Result<Boot> {
     Ok(Boot(boot))
 }
 
+/// Where output and errors of a member go.
+fn output(spec: &Spec, member: u32) -> Result<StdioTarget> {
+    let Some(directory) = &spec.output else { return Ok(StdioTarget::Inherit) };
+    std::fs::create_dir_all(directory).map_err(Failure::system(format_args!("making {}", directory.display())))?;
+    Ok(StdioTarget::File(directory.join(format!("{member}.out"))))
+}
+
 fn inside(args: &AgentArgs, place: Place, report: &File) -> Result<u8> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(Failure::system("tying the agent to the process outside of its namespace"))?;
@@ -100,6 +107,7 @@ fn inside(args: &AgentArgs, place: Place, report: &File) -> Result<u8> {
     let at_work = life.file("agents").join(format!("{}.work", args.member));
     make_private(&at_work)?;
     make_private(&life.file("journals"))?;
+    let stdio = descriptors(&output(&spec, args.member)?)?;
     let ledger = Ledger::open(&life)?;
     let (last, ever) = (ledger.last()?, ledger.ever()?);
     let member = Member(args.member);
@@ -115,7 +123,7 @@ fn inside(args: &AgentArgs, place: Place, report: &File) -> Result<u8> {
         spec,
         participant,
         signals,
-        stdio: descriptors(&StdioTarget::Inherit)?,
+        stdio,
         at_work,
         events: std::collections::VecDeque::new(),
         lease: None,

@@ -1,6 +1,7 @@
 //! The programs of an agent: how they begin, how they end, and how all of them are killed.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use hdcr_policy::restart::Death;
@@ -83,7 +84,11 @@ impl Agent {
         command.arg("--").args(&self.spec.command).current_dir(&self.spec.directory);
         command.env(hdcr::wire::JOB, &self.job).env_remove(hdcr::wire::CONTROL);
         command.env(MEMBER, self.me.to_string()).env(MEMBERS, self.spec.members.to_string());
-        match command.spawn().map_err(Failure::system("starting the program")) {
+        let spawned = self.own_stdio().map(|[input, output, error]| {
+            command.stdin(input).stdout(output).stderr(error);
+            command.spawn()
+        });
+        match spawned.and_then(|spawned| spawned).map_err(Failure::system("starting the program")) {
             Ok(child) => {
                 self.programs.is_told = false;
                 self.programs.running.push(Program { member: self.me, pid: child.id().cast_signed() });
@@ -94,6 +99,11 @@ impl Agent {
                 self.look_for_the_end();
             }
         }
+    }
+
+    fn own_stdio(&self) -> std::io::Result<[OwnedFd; 3]> {
+        let [input, output, error] = &self.stdio;
+        Ok([input.try_clone()?, output.try_clone()?, error.try_clone()?])
     }
 
     /// A child has changed.
