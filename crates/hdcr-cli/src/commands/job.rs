@@ -156,10 +156,9 @@ impl Report for Status {
 fn status(at: &Surrounding<'_>, name: &JobName) -> Result<u8> {
     let room = Room::existing(&at.settings.store, name)?;
     if room.is_held() {
-        return match ask(&room, Ask::Status, SOON)? {
-            Answer::Status(status) => at.output.result(&status).map(|()| 0),
-            other => Err(unexpected(other)),
-        };
+        let answer = ask(&room, Ask::Status, SOON)?;
+        let Answer::Status(status) = answer else { return Err(unexpected(answer)) };
+        return at.output.result(&status).map(|()| 0);
     }
     let listed = listed(&room, name)?;
     at.output.result(&List { jobs: listed.into_iter().collect() })?;
@@ -167,10 +166,8 @@ fn status(at: &Surrounding<'_>, name: &JobName) -> Result<u8> {
 }
 
 fn unexpected(answer: Answer) -> Failure {
-    match answer {
-        Answer::Failed(failure) => failure,
-        _ => Failure::new(Class::Corrupt, "bad-message", "the coordinator answers another question"),
-    }
+    let other = || Failure::new(Class::Corrupt, "bad-message", "the coordinator answers another question");
+    if let Answer::Failed(failure) = answer { failure } else { other() }
 }
 
 /// A committed checkpoint of a whole job.
@@ -192,13 +189,10 @@ impl Report for Committed {
 
 fn checkpoint(at: &Surrounding<'_>, name: &JobName) -> Result<u8> {
     let room = Room::existing(&at.settings.store, name)?;
-    match ask(&room, Ask::Checkpoint, LATE)? {
-        Answer::Committed { checkpoint, stopped_us, bytes } => {
-            at.output.result(&Committed { job: name.to_string(), checkpoint, stopped_us, bytes })?;
-            Ok(0)
-        }
-        other => Err(unexpected(other)),
-    }
+    let answer = ask(&room, Ask::Checkpoint, LATE)?;
+    let Answer::Committed { checkpoint, stopped_us, bytes } = answer else { return Err(unexpected(answer)) };
+    at.output.result(&Committed { job: name.to_string(), checkpoint, stopped_us, bytes })?;
+    Ok(0)
 }
 
 /// A job that was ended for good.
@@ -215,10 +209,13 @@ impl Report for Aborted {
 
 fn abort(at: &Surrounding<'_>, name: &JobName) -> Result<u8> {
     let room = Room::existing(&at.settings.store, name)?;
+    if room.life()?.map(|life| life.end()).transpose()?.flatten().is_some() {
+        return Err(Failure::refused("job-ended", format!("parallel job {name} has ended")));
+    }
     if room.is_held() {
-        match ask(&room, Ask::Abort, SOON)? {
-            Answer::Aborted => {}
-            other => return Err(unexpected(other)),
+        let answer = ask(&room, Ask::Abort, SOON)?;
+        if answer != Answer::Aborted {
+            return Err(unexpected(answer));
         }
     } else {
         let _held = room.take(name)?;

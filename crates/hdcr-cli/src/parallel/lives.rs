@@ -100,21 +100,15 @@ pub(crate) fn take(life: &Life, member: u32) -> Result<File> {
     loop {
         let is_ours = lock.try_lock().is_ok();
         let before = last(life, member)?.map_or(Seen::Gone, |lives| lives.seen());
-        match before {
-            Seen::Gone if is_ours => return Ok(lock),
-            Seen::Elsewhere(host) if is_ours => {
-                // The lock is of the file system that both share: where that passes locks on, the other one has ended.
-                tracing::debug!(%host, "the agent before ran elsewhere");
-                return Ok(lock);
-            }
-            _ if Instant::now() >= end => {
-                let message = format!("another agent of member {member} runs");
-                return Err(
-                    Failure::refused("agent-runs", message).remedy("end it first, or give this one another --member")
-                );
-            }
-            _ => std::thread::sleep(PAUSE),
+        // The lock is of the file system that hosts share: where that passes locks on, one elsewhere has ended.
+        if is_ours && !matches!(before, Seen::Here(_)) {
+            return Ok(lock);
         }
+        if Instant::now() >= end {
+            return Err(Failure::refused("agent-runs", format!("another agent of member {member} runs"))
+                .remedy("end it first, or give this one another --member"));
+        }
+        std::thread::sleep(PAUSE);
     }
 }
 

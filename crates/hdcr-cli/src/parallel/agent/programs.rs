@@ -188,7 +188,7 @@ impl Agent {
 
     pub(super) fn go_on_killing(&mut self, now: Instant) {
         let Some(killing) = self.killing.as_mut().filter(|killing| killing.next <= now) else {
-            return self.end_is_near(now);
+            return self.end_is_near();
         };
         let left = process::below(std::process::id().cast_signed());
         for pid in &left {
@@ -217,7 +217,7 @@ impl Agent {
     }
 
     /// Grandchildren that become our own children tell nobody of their end but by being reaped.
-    fn end_is_near(&mut self, _now: Instant) {
+    fn end_is_near(&mut self) {
         if self.killing.is_none() {
             self.look_for_the_end();
         }

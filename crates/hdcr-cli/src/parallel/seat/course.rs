@@ -57,15 +57,14 @@ pub(crate) fn run(plan: &Plan) -> Result<u8> {
     loop {
         room.forget_before(&life);
         let mut seat = seat(plan, &life, (exchange.as_ref(), &signals))?;
-        match seat.until_over()? {
-            Ending::Lost => {
-                losses = losses.saturating_add(1);
-                seat.end_all()?;
-                let why = seat.fell.take().map_or_else(String::new, |(_, why)| format!("{why}; "));
-                life = begin_anew(plan, &room, losses, &why)?;
-            }
-            ending => return over(plan, seat, ending),
+        let ending = seat.until_over()?;
+        if ending != Ending::Lost {
+            return over(plan, seat, ending);
         }
+        losses = losses.saturating_add(1);
+        seat.end_all()?;
+        let why = seat.fell.take().map_or_else(String::new, |(_, why)| format!("{why}; "));
+        life = begin_anew(plan, &room, losses, &why)?;
     }
 }
 

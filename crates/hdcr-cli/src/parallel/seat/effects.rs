@@ -86,7 +86,12 @@ impl Seat<'_> {
         if self.trouble.as_ref() == Some(&text) {
             return;
         }
-        self.output.note(&format!("job {}: checkpoint {} was given up: {text}", self.name, shares::called(round)));
+        let told = format!("job {}: checkpoint {} was given up: {text}", self.name, shares::called(round));
+        // Of these what follows is told by itself.
+        if matches!(reason, Reason::Left(_) | Reason::Lost(_)) {
+            return self.output.detail(&told);
+        }
+        self.output.note(&told);
         self.trouble = Some(text);
     }
 

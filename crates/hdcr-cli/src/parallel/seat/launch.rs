@@ -171,6 +171,10 @@ impl Agents {
                 self.all.values_mut().filter(|agent| agent.child == Some(pid)).for_each(|agent| agent.child = None);
             }
         }
-        self.all.values().any(|agent| agent.is_here || agent.child.is_some())
+        let runs = |member: &u32| {
+            lives::last(&self.life, *member)
+                .is_ok_and(|last| last.is_some_and(|last| matches!(last.seen(), Seen::Here(_))))
+        };
+        self.all.iter().any(|(member, agent)| agent.is_here || agent.child.is_some() || runs(member))
     }
 }

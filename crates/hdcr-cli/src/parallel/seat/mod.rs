@@ -200,14 +200,17 @@ impl Seat<'_> {
     }
 
     fn on_notice(&mut self, from: u32, notice: Notice) {
+        let is_first = matches!(notice, Notice::Here { .. });
+        if !is_first && self.agents.place(from).is_none() {
+            // Of another life.
+            return;
+        }
         match notice {
             Notice::Here { life, host } if life == self.life.number && from < self.spec.members => {
                 self.agents.came(from, host);
                 self.events.push_back(Event::Connected(Member(from)));
             }
             Notice::Here { life, .. } => self.exchange.tell(from, ToAgent::Finish(life).encode()),
-            // Of another life.
-            _ if self.agents.place(from).is_none() => {}
             Notice::Ended { member, status } => {
                 self.statuses.insert(member, status);
                 if status != 0 {
