@@ -61,6 +61,7 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct JobNameArgs {
     /// Name of the job
+    #[arg(id = "job", value_name = "NAME")]
     pub(crate) name: String,
 }
 
