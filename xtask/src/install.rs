@@ -131,6 +131,7 @@ pub(crate) fn install(shell: &Shell, places: &Places) -> Result<()> {
     let (root, built) = (places.root()?, shell.target().join("release"));
     let into = Into { root: &root };
     into.copy(&built.join("hdcr"), "bin/hdcr", 0o755)?;
+    into.copy(&built.join("hdcrd"), "bin/hdcrd", 0o755)?;
     into.copy(&built.join("libhdcr.so"), places.libdir.join(SONAME), 0o644)?;
     into.link(Path::new(SONAME), places.libdir.join("libhdcr.so"))?;
     into.copy(&built.join("libhdcr.a"), places.libdir.join("libhdcr.a"), 0o644)?;

@@ -103,6 +103,7 @@ fn wait_for(worker: &Worker, signals: &Signals, bar: &Bar, limit: Duration) -> R
                 Reply::Failed(failure) => return Err(failure),
                 Reply::Progress(step) => bar.teller().at(step),
                 Reply::Asking
+                | Reply::At(_)
                 | Reply::Halting
                 | Reply::Frozen
                 | Reply::Thawed

@@ -25,6 +25,7 @@ mod names;
 mod namespace;
 mod orphan;
 mod output;
+mod parallel;
 mod parts;
 mod paths;
 mod process;
@@ -61,8 +62,13 @@ fn main() -> ExitCode {
     output::trace(output);
     let aside = matches!(
         cli.command,
-        Command::Run(_) | Command::Restore(_) | Command::Worker | Command::Program(_) | Command::Rule(_)
-    );
+        Command::Run(_)
+            | Command::Restore(_)
+            | Command::Agent(_)
+            | Command::Worker
+            | Command::Program(_)
+            | Command::Rule(_)
+    ) || matches!(&cli.command, Command::Job(args) if matches!(args.what, cli::job::JobCommand::Run(_)));
     match run(cli, output) {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {
@@ -111,6 +117,8 @@ fn run(cli: Cli, output: Output) -> Result<u8> {
         Command::Rm(args) => commands::rm::run(&at, &args),
         Command::Prune(args) => commands::prune::run(&at, &args),
         Command::Doctor => commands::doctor::run(&at),
+        Command::Job(args) => commands::job::run(&at, &args),
+        Command::Agent(args) => parallel::agent::enter(&at, &args),
         Command::Completions(args) => commands::texts::completions(&args),
         Command::Manpage(args) => commands::texts::manpage(&args),
         Command::Probe => commands::doctor::probe(&at),

@@ -207,6 +207,11 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, cx: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &tracing::Event<'_>) -> fmt::Result {
+        // What libraries tell of their own steps (HTTP/2, TLS) is not about programs.
+        let is_ours = event.metadata().target().starts_with("hdcr");
+        if !is_ours && *event.metadata().level() > tracing::Level::WARN {
+            return Ok(());
+        }
         let level = match *event.metadata().level() {
             tracing::Level::ERROR => "error",
             tracing::Level::WARN => "warning",

@@ -33,7 +33,7 @@ use crate::machine;
 use crate::names;
 use crate::process;
 use crate::progress::{Doing, Step};
-use crate::task::{CheckpointTask, Place, Reply, RestoreTask, Restored, Target, Who};
+use crate::task::{CheckpointTask, Gate, Place, Reply, RestoreTask, Restored, Target, Who};
 use crate::terminal::Terminal;
 use crate::told::{Since, Touched};
 
@@ -209,7 +209,7 @@ pub(crate) fn restore(
     progress: Progress,
     stdio: [OwnedFd; 3],
     asked_by: Option<i32>,
-    told: &mut dyn FnMut(Reply),
+    told: &mut dyn FnMut(Reply) -> Result<()>,
 ) -> Result<Option<Unfilled>> {
     let began = Instant::now();
     // Before there are threads, and a large index that it would have a copy of.
@@ -224,17 +224,18 @@ pub(crate) fn restore(
     let options = Options { progress, lazily: filling::lazily(standby.as_ref(), task.lazy)?, greeting, ..options };
     let mut is_filling = false;
     let filling = restore::restore(&mechanism, &image, &options, &mut |what| {
-        match what {
+        let said = match what {
             Told::BeforeAllIsThere(pids) => {
                 is_filling = true;
                 let told = standby.as_mut().map(|standby| standby.tell(&filling::numbers(&pids)));
-                told.transpose().map_err(|failure| Error::Unsound(failure.to_string()))?;
+                told.transpose().map(|_| ())
             }
+            Told::Built => task.by_gates.map_or(Ok(()), |_| told(Reply::At(Gate::Built))),
             Told::GoesNext(group) => {
                 if let Some(parent) = asked_by.filter(|_| !task.detach) {
                     Terminal::hand_over_before(group, parent);
                 }
-                told(Reply::GoesNext);
+                told(Reply::GoesNext)
             }
             Told::Runs(restored) => told(Reply::Restored(Restored {
                 roots: filling::numbers(&restored.roots),
@@ -246,8 +247,8 @@ pub(crate) fn restore(
                 filling: is_filling,
                 touched: Touched::within(&restored.touched, MOST_NAMES),
             })),
-        }
-        Ok(())
+        };
+        said.map_err(|failure| Error::Unsound(failure.to_string()))
     });
     match (filling, standby) {
         (Ok(Some(filling)), Some(standby)) => {

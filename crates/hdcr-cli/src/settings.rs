@@ -185,6 +185,7 @@ impl Command {
             | Self::Unpin(_)
             | Self::Rm(_)
             | Self::Prune(_)
+            | Self::Job(_)
             | Self::Worker
             | Self::Program(_) => true,
             Self::Checkpoint(args) => args.output.is_none(),
@@ -195,6 +196,7 @@ impl Command {
             | Self::Ps
             | Self::Stop(_)
             | Self::Doctor
+            | Self::Agent(_)
             | Self::Completions(_)
             | Self::Manpage(_)
             | Self::Probe

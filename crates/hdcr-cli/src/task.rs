@@ -98,6 +98,9 @@ pub(crate) struct CheckpointTask {
     pub(crate) progress: bool,
     /// The worker takes the next one, too: it knows how long the program has waited in calls, and more.
     pub(crate) stays: bool,
+    /// Somebody takes it from gate to gate, and at each it waits for a [`Permit`], up to so long.
+    #[serde(default)]
+    pub(crate) by_gates: Option<Duration>,
     /// Made on top of the one before, and holds anew only what was written in between; so soon after that one.
     pub(crate) series: Option<Duration>,
 }
@@ -122,6 +125,7 @@ impl CheckpointTask {
             keepers: Vec::new(),
             progress: false,
             stays: false,
+            by_gates: None,
             series: None,
         }
     }
@@ -145,8 +149,22 @@ pub(crate) struct RestoreTask {
     pub(crate) lazy: Lazy,
     /// Somebody wants to hear how far it is.
     pub(crate) progress: bool,
+    /// It waits before the program is let go for a [`Permit`], up to so long.
+    #[serde(default)]
+    pub(crate) by_gates: Option<Duration>,
     /// What the program is told of its restore.
     pub(crate) greeting: Greeting,
+}
+
+/// Where a worker waits that is taken from gate to gate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Gate {
+    /// The program stands still; it is read next.
+    Stopped,
+    /// All is read; the program is let go next.
+    Read,
+    /// The program is built and its files are rolled back; it is let go next.
+    Built,
 }
 
 /// What a restored program is told by whoever restores it.
@@ -321,6 +339,8 @@ pub(crate) enum Reply {
     Progress(Step),
     /// The program would be stopped now; the worker waits for a [`Permit`].
     Asking,
+    /// It waits here for a [`Permit`].
+    At(Gate),
     /// The program is about to be stopped; it goes on within the time for that.
     Halting,
     /// The program of a watched job stands still; the worker will want to be told of files.

@@ -215,7 +215,8 @@ fn perform(channel: &Arc<Channel>, task: Task, stdio: Vec<OwnedFd>, session: &mu
             shortage::goes_first();
             let progress = progress(channel, task.progress);
             let session = session.get_or_insert_with(Session::new);
-            let done = parts::checkpoint(&task, session, &progress, &mut Keeper(channel));
+            let mut keeper = Keeper { channel, patience: task.by_gates };
+            let done = parts::checkpoint(&task, session, &progress, &mut keeper);
             let reply = done.map_or_else(Reply::Failed, Reply::Checkpointed);
             let stays = stays(task.stays, &reply, session);
             if task.stays && !stays {
@@ -233,9 +234,12 @@ fn perform(channel: &Arc<Channel>, task: Task, stdio: Vec<OwnedFd>, session: &mu
             let progress = progress(channel, task.progress);
             let mut told = |reply| {
                 dies_before(&reply);
-                if let Err(failure) = channel.send(&reply, &[]) {
-                    tracing::debug!(%failure, "nobody listens");
+                let said = channel.send(&reply, &[]);
+                if let (Some(patience), Reply::At(_)) = (task.by_gates, reply) {
+                    return said.and_then(|()| permit(channel, patience));
                 }
+                said.unwrap_or_else(|failure| tracing::debug!(%failure, "nobody listens"));
+                Ok(())
             };
             match parts::restore(&task, progress, stdio, channel.made_by(), &mut told) {
                 Ok(None) => return Ok(false),
@@ -309,28 +313,39 @@ fn needed_from(avoid: &BTreeSet<i32>, pid: i32) -> Option<i32> {
 }
 
 /// The keeper at the other end, who is told of a checkpoint.
-struct Keeper<'a>(&'a Channel);
+struct Keeper<'a> {
+    channel: &'a Channel,
+    /// How long is waited at each gate, when there are gates.
+    patience: Option<Duration>,
+}
+
+/// Waits for the word that the program may be stopped, or let go.
+fn permit(channel: &Channel, limit: Duration) -> Result<()> {
+    match heard::<Permit>(channel, limit, "the keeper does not say whether this may go on")? {
+        Permit::Granted => Ok(()),
+        Permit::Denied(failure) => Err(failure),
+    }
+}
 
 impl parts::Listener for Keeper<'_> {
     fn tell(&mut self, reply: Reply) -> Result<()> {
-        if let Err(failure) = self.0.send(&reply, &[]) {
+        if let Err(failure) = self.channel.send(&reply, &[]) {
             // Then this process is about to die with its command.
             tracing::debug!(%failure, "nobody listens");
         }
-        if reply != Reply::Asking {
-            return Ok(());
-        }
-        let cause = "the keeper does not say whether the program may be stopped";
-        match heard::<Permit>(self.0, PREPARING.saturating_mul(2), cause)? {
-            Permit::Granted => Ok(()),
-            Permit::Denied(failure) => Err(failure),
+        match (reply, self.patience) {
+            (Reply::Asking, None) => permit(self.channel, PREPARING.saturating_mul(2)),
+            // Others may be large: the program runs on meanwhile.
+            (Reply::Asking, Some(patience)) => permit(self.channel, patience.saturating_mul(4)),
+            (Reply::At(_), Some(patience)) => permit(self.channel, patience),
+            _ => Ok(()),
         }
     }
 
     /// The program stands still, so this is not waited for for ever.
     fn touched(&mut self) -> Result<Vec<PathBuf>> {
         let cause = "the keeper does not answer while the program stands still";
-        Ok(heard::<Touched>(self.0, Duration::from_secs(2), cause)?.paths())
+        Ok(heard::<Touched>(self.channel, Duration::from_secs(2), cause)?.paths())
     }
 }
 

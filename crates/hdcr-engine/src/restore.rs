@@ -73,6 +73,9 @@ pub struct Options {
 pub enum Told {
     /// These processes are about to be let go before all of their memory is there. On an error they are not.
     BeforeAllIsThere(Vec<Pid>),
+    /// The tree is built and stopped, and files are rolled back. Who restores one part of several waits here until all are
+    /// built. On an error it is not let go, and files are put back.
+    Built,
     /// Files are rolled back, and the tree is let go next: who dies now may have let it go. On an error it is not. With the
     /// process group of the tree that had the terminal, if one had.
     GoesNext(Option<i32>),
@@ -439,6 +442,7 @@ fn let_go(
     if filling.is_some() {
         told(Told::BeforeAllIsThere(model.processes.iter().map(|process| process.pid).collect()))?;
     }
+    told(Told::Built)?;
     told(Told::GoesNext(in_foreground(model)))?;
     works.release()?;
     cx.segments.keep();

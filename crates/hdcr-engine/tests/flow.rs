@@ -93,7 +93,7 @@ fn restored(model: &Model, image: &MemoryImage) -> Result<restore::Restored, Err
         match what {
             Told::Runs(restored) if released => told.push(restored),
             Told::Runs(_) => unreachable!("told before the release"),
-            Told::GoesNext(_) => assert!(!released, "told after the release"),
+            Told::Built | Told::GoesNext(_) => assert!(!released, "told after the release"),
             Told::BeforeAllIsThere(pids) => unreachable!("all memory of {pids:?} is there"),
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! Where images lie: a directory of jobs, an image directory, or a single file.
 //!
+//! Beside images: numbered entries that are written once (`entries.rs`), of which the ledger of a parallel job is made.
+//!
 //! Nothing is visible before all of it is durable: parts are written under a temporary name, synced, and renamed at the
 //! end. What a dead writer left behind is swept; a living writer's temporaries are locked and never touched.
 //!
@@ -19,6 +21,7 @@
 
 mod directory;
 mod disk;
+mod entries;
 mod error;
 mod file;
 mod lock;
@@ -31,6 +34,7 @@ mod store;
 
 pub use directory::DirectorySink;
 pub use disk::{Durability, Faults};
+pub use entries::{Entries, Put};
 pub use error::Error;
 pub use file::FileSink;
 pub use hdcr_image::{JobName, SnapshotId};

@@ -1,6 +1,9 @@
-//! The bytes of a ledger entry: a fixed head, numbers in little endian, counted lists, and a check sum at the end.
+//! The bytes of ledger entries and messages: a fixed head, numbers in little endian, counted lists, a check sum at the end.
 //!
+//! `messages.rs` has those of messages.
 //! No decoder of a library: this crate stands alone, and what it reads is one small message.
+
+mod messages;
 
 use std::collections::BTreeSet;
 
@@ -9,7 +12,10 @@ use crate::ids::{Author, Epoch, Incarnation, Member, Round, Term};
 use crate::ledger::{Decision, Entry};
 use crate::manifest::{EpochManifest, Share};
 
-const HEAD: [u8; 8] = *b"HDCREPO\x01";
+/// The first eight bytes: what it is, and the version of its encoding.
+pub(crate) type Head = [u8; 8];
+
+const ENTRY: Head = *b"HDCREPO\x01";
 
 /// No ledger entry is longer: 100,000 members with hundreds of connections each.
 const LONGEST: usize = 1 << 30;
@@ -52,7 +58,11 @@ pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
     pub(crate) fn begin() -> Self {
-        Writer(HEAD.to_vec())
+        Writer::begin_as(ENTRY)
+    }
+
+    fn begin_as(head: Head) -> Self {
+        Writer(head.to_vec())
     }
 
     pub(crate) fn finish(mut self) -> Vec<u8> {
@@ -153,11 +163,15 @@ pub(crate) struct Reader<'a>(&'a [u8]);
 impl<'a> Reader<'a> {
     /// Head and sum are looked at before anything else.
     pub(crate) fn begin(bytes: &'a [u8]) -> Result<Self, Damaged> {
+        Reader::begin_as(ENTRY, bytes)
+    }
+
+    fn begin_as(head: Head, bytes: &'a [u8]) -> Result<Self, Damaged> {
         let (rest, tail) = bytes.split_last_chunk::<8>().ok_or(Damaged::Length)?;
         if bytes.len() > LONGEST {
             return Err(Damaged::Length);
         }
-        let body = rest.strip_prefix(&HEAD).ok_or(Damaged::Head)?;
+        let body = rest.strip_prefix(&head).ok_or(Damaged::Head)?;
         if sum(rest) != u64::from_le_bytes(*tail) {
             return Err(Damaged::Sum);
         }

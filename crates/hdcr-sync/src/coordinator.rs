@@ -251,6 +251,29 @@ impl Coordinator {
         self.phase == Phase::Hopeless
     }
 
+    /// Who has tasks of the job.
+    pub fn view(&self) -> &BTreeSet<Member> {
+        &self.view
+    }
+
+    /// The newest committed round.
+    pub fn committed_round(&self) -> Option<Round> {
+        self.line()
+    }
+
+    /// What it is about, in a word.
+    pub fn activity(&self) -> &'static str {
+        match self.phase {
+            Phase::New | Phase::Reading | Phase::Claiming | Phase::Gathering => "gathering",
+            Phase::Ready | Phase::Viewing => "running",
+            Phase::Round(_) | Phase::Committing(_) => "checkpointing",
+            Phase::Deciding | Phase::Fencing | Phase::Restoring | Phase::Releasing => "rolling back",
+            Phase::Starved => "without hosts",
+            Phase::Hopeless => "without a checkpoint",
+            Phase::Deposed => "deposed",
+        }
+    }
+
     /// The life of a participant that this coordinator speaks to.
     pub fn knows(&self, member: Member) -> Option<Boot> {
         self.known.get(&member).map(|known| known.boot)

@@ -248,7 +248,8 @@ impl Participant {
         }
         self.learn(stamp, line, out);
         match what {
-            Command::Hail => self.say(stamp, Word::Hello(self.condition()), out),
+            // The answer to an order before stays what is said again when that is repeated.
+            Command::Hail => out.push(Effect::Send(self.report(stamp, Word::Hello(self.condition())))),
             Command::Fence(next) => self.fence(next, stamp, out),
             Command::Restore(shares) => self.restore(shares, stamp, out),
             Command::Release => self.release(stamp, out),
@@ -509,6 +510,26 @@ mod tests {
 
     fn order(agent: &mut Participant, what: Command) -> Vec<Effect> {
         agent.step(Event::Order(Order { to: Member(0), boot: Some(Boot(0)), stamp: STAMP, line: None, what }))
+    }
+
+    #[test]
+    fn a_repeated_order_is_answered_as_before_although_it_was_hailed() {
+        let stamp = Stamp { incarnation: Incarnation(0), epoch: crate::ids::Epoch(1), ..STAMP };
+        let mut agent = Participant::new(Member(0), Boot(0), None, Found::Tasks(Incarnation(0)));
+        let mut order = |what| {
+            let order = Order { to: Member(0), boot: Some(Boot(0)), stamp, line: None, what };
+            agent.step(Event::Order(order))
+        };
+        order(Command::Begin);
+        assert!(matches!(order(Command::Hail)[..], [Effect::Send(Report { what: Word::Hello(_), .. })]));
+        assert_eq!(order(Command::Begin), Vec::new());
+        agent.step(Event::Done(Work::Quiesce, stamp));
+        let mut order = |what| {
+            let order = Order { to: Member(0), boot: Some(Boot(0)), stamp, line: None, what };
+            agent.step(Event::Order(order))
+        };
+        order(Command::Hail);
+        assert!(matches!(order(Command::Begin)[..], [Effect::Send(Report { what: Word::Quiesced, .. })]));
     }
 
     #[test]

@@ -9,7 +9,7 @@ const CRATES: [&str; 4] =
     ["crates/hdcr-engine/src/", "crates/hdcr-ptrace/src/", "crates/hdcr-cli/src/", "crates/hdcr/src/"];
 
 /// Words in the form of a code that are none: names and keys of files in `/proc`, names of flags and attributes.
-const NO_CODES: [&str; 12] = [
+const NO_CODES: [&str; 13] = [
     "eventfd-count",
     "eventfd-semaphore",
     "fail-nth",
@@ -17,6 +17,7 @@ const NO_CODES: [&str; 12] = [
     "file-limit",
     "file-policy",
     "hdcr-agent",
+    "hdcr-member",
     "hdcr-snapshot",
     "kebab-case",
     "key-users",

@@ -184,6 +184,7 @@ fn look(at: &Surrounding<'_>, args: &CheckArgs) -> Result<Seen> {
             detach: false,
             lazy: Lazy::default(),
             progress: false,
+            by_gates: None,
             greeting: Greeting::by_hand(0),
         };
         // As a restore here would have them; who has none can ask all the same.

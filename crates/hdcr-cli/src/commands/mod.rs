@@ -4,6 +4,7 @@ pub(crate) mod beside;
 pub(crate) mod check;
 pub(crate) mod checkpoint;
 pub(crate) mod doctor;
+pub(crate) mod job;
 pub(crate) mod list;
 pub(crate) mod pin;
 pub(crate) mod program;

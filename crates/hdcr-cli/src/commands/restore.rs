@@ -228,6 +228,7 @@ fn bring_back(
         detach: args.detach,
         lazy: args.lazy,
         progress: false,
+        by_gates: None,
         greeting: Greeting::by_hand(returns(place)?),
     };
     let stdio = descriptors(args.stdio.as_ref().unwrap_or(&StdioTarget::Inherit))?;

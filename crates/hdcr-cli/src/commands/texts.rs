@@ -93,6 +93,10 @@ fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut pages = vec![page(program.clone(), "", &names)?];
     for command in &commands {
         pages.push(page(command.clone(), &list(&status, STATUS), &["hdcr"])?);
+        let above = command.get_display_name().unwrap_or_default();
+        for part in command.get_subcommands().filter(|part| !part.is_hide_set() && part.get_name() != "help") {
+            pages.push(page(part.clone(), &list(&status, STATUS), &["hdcr", above])?);
+        }
     }
     Ok(pages)
 }
@@ -108,6 +112,7 @@ fn page(command: Command, more: &str, see: &[&str]) -> io::Result<(String, Vec<u
     let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     let usage = command.clone().render_usage().to_string().replace("Usage: ", "");
     let variables = environment(&command);
+    let has_commands = command.get_subcommands().any(|command| !command.is_hide_set());
     // The generator would set examples as paragraphs.
     let command = command.after_help(Resettable::Reset).version(env!("CARGO_PKG_VERSION"));
     let source = concat!("hdcr ", env!("CARGO_PKG_VERSION"));
@@ -118,7 +123,7 @@ fn page(command: Command, more: &str, see: &[&str]) -> io::Result<(String, Vec<u
     page.extend(format!(".SH SYNOPSIS\n.nf\n{}\n.fi\n", escaped(&usage)).bytes());
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
-    if more.is_empty() {
+    if has_commands {
         man.render_subcommands_section(&mut page)?;
     }
     page.extend(sections(&format!("{after}\n\n{more}\n\n{variables}")).bytes());
@@ -186,7 +191,9 @@ mod tests {
         let mut program = Cli::command();
         program.build();
         let visible: Vec<&Command> = program.get_subcommands().filter(|command| !command.is_hide_set()).collect();
-        assert_eq!(pages.len(), visible.len() + 1, "none of what is a part of hdcr itself");
+        let parts = |command: &&Command| command.get_subcommands().filter(|part| part.get_name() != "help").count();
+        let parts: usize = visible.iter().map(parts).sum();
+        assert_eq!(pages.len(), visible.len() + parts + 1, "none of what is a part of hdcr itself");
         for command in visible {
             let page = text(&format!("hdcr-{}.1", command.get_name()));
             for option in command.get_arguments().filter(|option| !option.is_hide_set()) {

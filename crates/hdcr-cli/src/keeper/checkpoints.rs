@@ -114,6 +114,7 @@ impl Keeper {
             // It tells that the work goes on.
             progress: true,
             stays: true,
+            by_gates: None,
             series: None,
         };
         task.series = self.series_for(wish.is_none());

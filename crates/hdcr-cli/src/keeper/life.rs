@@ -287,6 +287,7 @@ impl Keeper {
             detach: false,
             lazy,
             progress: true,
+            by_gates: None,
             greeting: Greeting {
                 count: self.record.returned.saturating_add(1),
                 reason: self.reason,

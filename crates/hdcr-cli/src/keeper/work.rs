@@ -99,6 +99,7 @@ impl Work {
             Reply::Leaving => self.stays = false,
             Reply::Halting => self.halts(timeout),
             Reply::Asking
+            | Reply::At(_)
             | Reply::Frozen
             | Reply::Thawed
             | Reply::Checkpointed(_)

@@ -22,7 +22,7 @@ use crate::kinds::Then;
 use crate::machine;
 use crate::output::counted;
 use crate::progress::{Doing, Step};
-use crate::task::{CheckpointTask, Checkpointed, Reply, Target, Took};
+use crate::task::{CheckpointTask, Checkpointed, Gate, Reply, Target, Took};
 
 /// What a worker has at hand from one checkpoint to the next.
 #[derive(Debug)]
@@ -146,7 +146,13 @@ fn stop(
     // Copying ahead may take long, and nobody waits for it: the stop has its whole time left.
     let stopped = prepared.freeze(mechanism, Deadline(halted + task.timeout))?;
     let halted = stopped.since().unwrap_or(halted);
+    gate(task, told, Gate::Stopped)?;
     Ok((stopped, halted))
+}
+
+/// Waits where somebody takes this from gate to gate. On an error the program is let go.
+fn gate(task: &CheckpointTask, told: &mut dyn Listener, gate: Gate) -> Result<()> {
+    if task.by_gates.is_some() { told.tell(Reply::At(gate)) } else { Ok(()) }
 }
 
 /// Reads all of a stopped program. Whoever watches it is asked for the names of files when he has had time to gather them.
@@ -234,6 +240,7 @@ pub(crate) fn checkpoint(
     let facts = ManifestFacts { clocks: machine::clocks(), ..facts };
     laps.done("stopped", "stopping");
     let captured = capture(task, stopped, told)?;
+    gate(task, told, Gate::Read)?;
     laps.done("read", "reading");
     let (pending, held, stopped_for) = if task.then == Then::GoOn {
         let pending = captured.thaw()?;
