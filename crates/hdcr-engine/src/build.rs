@@ -52,6 +52,7 @@ pub(crate) fn context<'a>(model: &'a Model, contents: &'a dyn Contents, options:
         contents,
         made: BTreeMap::new(),
         parts: BTreeMap::new(),
+        leads: BTreeMap::new(),
         batches: BTreeMap::new(),
         stdio,
         shared_output: Vec::new(),

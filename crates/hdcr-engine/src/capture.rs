@@ -5,6 +5,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
+use std::time::Instant;
 
 use hdcr_image::hdcr_layout::Registers;
 use hdcr_image::{ProcessName, Record};
@@ -15,7 +16,7 @@ use crate::checkpoint::{Request, Touched};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::ids::{Fd, Pid, RemotePtr, Tid};
-use crate::mechanism::{Frozen, FrozenProcess};
+use crate::mechanism::{Frozen, FrozenProcess, MechanismError};
 use crate::memory::omitted::{self, OmittedRecord};
 use crate::memory::{self, MmRecord, kin};
 use crate::model::{self, ObjectId};
@@ -25,7 +26,7 @@ use crate::progress::{self, Meter, Phase};
 use crate::reports::{self, Child, Question};
 use crate::resource::clone::Clones;
 use crate::resource::inotify::Places;
-use crate::resource::socket::Queues;
+use crate::resource::socket::{Census, Queues};
 use crate::resource::unchanged::Unchanged;
 use crate::resource::{FileView, contents, late, listed, touched};
 use crate::segments;
@@ -90,6 +91,8 @@ pub struct Capture<'a> {
     pub(crate) in_flight: BTreeMap<ObjectId, OwnedFd>,
     /// Queues of the sockets of the tree, once looked at.
     pub(crate) queues: Option<Queues>,
+    /// What the kernel says of UNIX sockets.
+    pub(crate) census: Census,
     /// What the look under the freeze has seen.
     pub(crate) seen: survey::Seen,
     /// Where watched files are.
@@ -141,6 +144,7 @@ impl<'a> Capture<'a> {
             next_id: 0,
             in_flight: BTreeMap::new(),
             queues: None,
+            census: Census::default(),
             seen: survey::Seen::default(),
             places: Places::default(),
             needs: Vec::new(),
@@ -185,6 +189,15 @@ impl Capture<'_> {
     /// The open files of the tree that lead to an inode.
     pub(crate) fn with_inode(&self, inode: u64) -> impl Iterator<Item = &OpenFile> {
         self.by_inode.get(&inode).into_iter().flatten().filter_map(|at| self.files.get(*at))
+    }
+
+    /// Ends the capture when the time of the stop is over, in a long row of open files: so many of them are done.
+    pub(crate) fn in_time(&self, view: &FileView, done: usize) -> Result<()> {
+        if Instant::now() < self.request.by.0 {
+            return Ok(());
+        }
+        let state = format!("{done} of its {} open files were read", self.files.len());
+        Err(MechanismError::Late { operation: "show its open files", tid: Tid(view.pid.0), state }.into())
     }
 
     /// A duplicate of an open file, here.

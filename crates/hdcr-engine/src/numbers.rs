@@ -1,12 +1,17 @@
 //! Numbers of descriptors: a restore holds all open files of a tree at once, under numbers of its own, before any of them comes
-//! to the number that the program knows; beside them one that leads to each file, and one for each that is rolled back.
+//! to the number that the program knows; beside them what the making of some holds until all are made ([`Beside`]).
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use hdcr_image::{Record as _, Tag};
 use rustix::process::{Resource, getrlimit};
 
 use crate::error::{Error, Owner, Refusal, Result};
+use crate::resource::fifo::FifoEndRecord;
+use crate::resource::pty::TerminalRecord;
+use crate::resource::regfile::RegFileRecord;
+use crate::resource::socket::SocketRecord;
 
 /// What the restoring process has open for itself.
 const OWN: usize = 16;
@@ -36,11 +41,39 @@ pub(crate) fn room(used: &BTreeSet<i32>, limit: i32) -> Range<i32> {
     widest.map_or(after..i32::MAX, |(start, end)| if start == after { start..i32::MAX } else { start..end })
 }
 
-/// Refuses a tree of which no restore by this user can hold all open files; of those, so many regular ones, and so many that
-/// are written.
-pub(crate) fn must_suffice(used: &BTreeSet<i32>, files: usize, (regular, written): (usize, usize)) -> Result<()> {
+/// What a restore holds beside the open files themselves, at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Beside {
+    /// At numbers that the tree does not use.
+    lifted: usize,
+    /// At the lowest numbers that are free.
+    low: usize,
+}
+
+impl Beside {
+    /// For open files, each of a kind and with its flags, and for so many pipes, whose ends they may be.
+    pub(crate) fn of(files: impl Iterator<Item = (Tag, u64)>, pipes: usize) -> Self {
+        const WRITES: u64 = 3;
+        let mut all = Self { lifted: 0, low: pipes.saturating_mul(2) };
+        for (kind, flags) in files {
+            let (lifted, low) = match kind {
+                // One that leads to the file, and one for its roll-back.
+                RegFileRecord::TAG => (0, if flags & WRITES == 0 { 1 } else { 2 }),
+                TerminalRecord::TAG => (1, 0),
+                // One that keeps it open; the other end.
+                FifoEndRecord::TAG | SocketRecord::TAG => (0, 1),
+                _ => (0, 0),
+            };
+            (all.lifted, all.low) = (all.lifted.saturating_add(lifted), all.low.saturating_add(low));
+        }
+        all
+    }
+}
+
+/// Refuses a tree of which no restore by this user can hold all open files.
+pub(crate) fn must_suffice(used: &BTreeSet<i32>, files: usize, beside: Beside) -> Result<()> {
     let limit = at_most(getrlimit(Resource::Nofile).maximum);
-    if suffices(used, files, (regular, written), limit) {
+    if suffices(used, files, beside, limit) {
         return Ok(());
     }
     let cause =
@@ -55,11 +88,13 @@ pub(crate) fn must_suffice(used: &BTreeSet<i32>, files: usize, (regular, written
     }))
 }
 
-fn suffices(used: &BTreeSet<i32>, files: usize, (regular, written): (usize, usize), limit: i32) -> bool {
+fn suffices(used: &BTreeSet<i32>, files: usize, beside: Beside, limit: i32) -> bool {
     let room = room(used, limit);
     let free = usize::try_from(room.end.min(limit).saturating_sub(room.start)).unwrap_or(0);
-    let all = files.saturating_add(regular).saturating_add(written).saturating_add(OWN);
-    files <= free && all <= usize::try_from(limit).unwrap_or(usize::MAX)
+    // What has no place below the room goes into it.
+    let below = usize::try_from(room.start).unwrap_or(0);
+    let above = beside.low.saturating_add(OWN).saturating_sub(below);
+    files.saturating_add(beside.lifted).saturating_add(above) <= free
 }
 
 #[cfg(test)]
@@ -69,15 +104,28 @@ mod tests {
     #[test]
     fn what_cannot_be_held_at_once_is_known() {
         let used = |count: i32| (0..count).collect::<BTreeSet<i32>>();
-        let twenty = |count: usize, regular, written| {
-            suffices(&used(i32::try_from(count).unwrap()), count, (regular, written), 20_000)
+        let twenty = |count: usize, lifted, low| {
+            suffices(&used(i32::try_from(count).unwrap()), count, Beside { lifted, low }, 20_000)
         };
-        assert!(twenty(7000, 6990, 5000));
-        assert!(!twenty(7000, 6990, 6900));
+        assert!(twenty(7000, 0, 6990 + 5000));
+        assert!(!twenty(7000, 0, 6990 + 6900));
         assert!(twenty(9000, 0, 0));
         assert!(!twenty(10_003, 0, 0));
-        assert!(suffices(&used(10), 10, (7, 2), 64));
-        must_suffice(&used(4), 4, (1, 1)).unwrap();
+        assert!(twenty(6500, 6500, 0));
+        assert!(!twenty(8192, 8192, 0));
+        assert!(suffices(&used(10), 10, Beside { lifted: 0, low: 9 }, 64));
+        must_suffice(&used(4), 4, Beside { lifted: 0, low: 2 }).unwrap();
+    }
+
+    #[test]
+    fn what_is_held_beside_an_open_file_is_counted() {
+        let of = |kind, flags| Beside::of([(kind, flags)].into_iter(), 0);
+        assert_eq!(of(RegFileRecord::TAG, 0), Beside { lifted: 0, low: 1 });
+        assert_eq!(of(RegFileRecord::TAG, 2), Beside { lifted: 0, low: 2 });
+        assert_eq!(of(SocketRecord::TAG, 2), Beside { lifted: 0, low: 1 });
+        assert_eq!(of(TerminalRecord::TAG, 2), Beside { lifted: 1, low: 0 });
+        assert_eq!(of(crate::resource::directory::DirectoryRecord::TAG, 0), Beside::default());
+        assert_eq!(Beside::of(std::iter::empty(), 7), Beside { lifted: 0, low: 14 });
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Open files of a whole tree: which descriptors lead to the same one, and what every kind of them has.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
 use hdcr_image::hdcr_layout::DescriptorEntry;
@@ -9,15 +9,14 @@ use hdcr_image::{List, Record, Tag};
 use hdcr_sys::kcmp::{self, Kind};
 use hdcr_sys::owner;
 use nix::libc;
-use rustix::fs::FileType;
 
 use crate::capture::{Capture, OpenFile};
 use crate::error::{Error, Result};
 use crate::ids::{Fd, Pid};
 use crate::model::{self, ObjectId};
-use crate::numbers;
+use crate::numbers::{self, Beside};
 use crate::procfs;
-use crate::resource::{self, FileView};
+use crate::resource::{self, FileKind as _, FileView};
 
 /// What every open file has, of whatever kind.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -108,10 +107,10 @@ pub(crate) fn group(cx: &mut Capture<'_>, views: Vec<FileView>) -> Result<()> {
         }
     }
     let used = cx.by_holder.keys().map(|(_, fd)| fd.0).collect();
-    let is_regular = |file: &&OpenFile| FileType::from_raw_mode(file.view.stat.st_mode) == FileType::RegularFile;
-    let written = |file: &&OpenFile| file.view.info.flags & 0o3 != 0;
-    let regular = cx.files.iter().filter(is_regular);
-    numbers::must_suffice(&used, cx.files.len(), (regular.clone().count(), regular.filter(written).count()))
+    let kinds = cx.files.iter().filter_map(|file| Some((resource::kind_of(&file.view)?.tag, file.view.info.flags)));
+    let pipes = cx.files.iter().filter(|file| resource::pipe::Pipe::claims(&file.view));
+    let pipes: BTreeSet<u64> = pipes.map(|file| file.view.stat.st_ino).collect();
+    numbers::must_suffice(&used, cx.files.len(), Beside::of(kinds, pipes.len()))
 }
 
 /// Binary search by the order that `kcmp` gives: the place of the file, or where it belongs.
@@ -151,8 +150,9 @@ pub(crate) fn capture(cx: &mut Capture<'_>, processes: &[(Pid, ObjectId)]) -> Re
     let mut index = 0;
     // Sockets add the files that are only on their way in their queues.
     while let Some(file) = cx.files.get(index).cloned() {
-        index += 1;
         let view = &file.view;
+        cx.in_time(view, index)?;
+        index += 1;
         let duplicate = cx.duplicate(&file)?;
         let kind = resource::kind_of(view).ok_or_else(|| Error::Changed {
             subject: format!("pid {}, fd {}", view.pid, view.fd),
@@ -205,7 +205,24 @@ pub(crate) fn path_flag() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::Request;
+    use crate::mechanism::{Deadline, MechanismError};
     use crate::resource::scene;
+
+    #[test]
+    fn a_row_of_open_files_ends_with_the_time_of_the_stop() {
+        let file = std::fs::File::open("/dev/null").unwrap().into();
+        scene::capture(&[&file], crate::checkpoint::FileRequest::default(), |cx| {
+            let over = Request { by: Deadline(std::time::Instant::now()), ..cx.request.clone() };
+            let mut tree = scene::NoTree;
+            let mut late = Capture::new(&mut tree, &over, None);
+            late.files.clone_from(&cx.files);
+            for error in [resource::socket::look(&mut late).unwrap_err(), capture(&mut late, &[]).unwrap_err()] {
+                assert!(matches!(error, Error::Mechanism(MechanismError::Late { .. })), "{error}");
+                assert!(error.to_string().contains("0 of its 1 open files were read"), "{error}");
+            }
+        });
+    }
 
     /// A program that opens and closes one number all the time is open whenever that is looked at.
     #[test]

@@ -198,6 +198,8 @@ pub struct Restore<'a> {
     pub(crate) made: BTreeMap<ObjectId, OwnedFd>,
     /// Descriptors that shared objects keep until all their open files are made (the ends of a pipe, a memfd).
     pub(crate) parts: BTreeMap<ObjectId, Vec<OwnedFd>>,
+    /// Directories that an open file of the tree leads to, and which: they need no descriptor of ours.
+    pub(crate) leads: BTreeMap<ObjectId, ObjectId>,
     pub(crate) batches: BTreeMap<(Stage, Tid), TaskBatch>,
     /// Standard input, output and error of the restoring command: what stdio that led out of the tree becomes.
     pub(crate) stdio: [OwnedFd; 3],

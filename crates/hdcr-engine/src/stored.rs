@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hdcr_image::hdcr_layout::{DescriptorEntry, Mapping, Registers};
-use hdcr_image::{Frame, ImageReader, KnownTag, List, Outline, PageRun, Tag, first_unknown};
+use hdcr_image::{Frame, ImageReader, KnownTag, List, Outline, PageRun, Record as _, Tag, first_unknown};
 
 use crate::began;
 use crate::capture::PendingFrame;
@@ -18,11 +18,12 @@ use crate::memory::MmRecord;
 use crate::memory::omitted::OmittedRecord;
 use crate::memory::vdso::VdsoRecord;
 use crate::model::{self, ObjectId};
-use crate::numbers;
+use crate::numbers::{self, Beside};
 use crate::openfile::OpenFileRecord;
 use crate::plan::{self, Step};
 use crate::procfs::{self, Stat};
 use crate::progress::Meter;
+use crate::resource::pipe::PipeRecord;
 use crate::resource::{self, clone, data};
 use crate::restore::{Contents, StoredFrame, joined};
 use crate::segments::{self, SegmentRecord};
@@ -161,7 +162,7 @@ pub(crate) fn check(model: &Model, steps: &[Step], asker: Asker) -> Result<(Refu
     }
     let entries = || model.tables.values().flatten();
     let files: BTreeSet<u64> = entries().map(|entry| entry.object).collect();
-    match numbers::must_suffice(&entries().map(|entry| entry.fd).collect(), files.len(), (0, 0)) {
+    match numbers::must_suffice(&entries().map(|entry| entry.fd).collect(), files.len(), beside(model)?) {
         Err(Error::Refused(found)) => refusals.0.extend(found.0),
         other => other?,
     }
@@ -170,6 +171,16 @@ pub(crate) fn check(model: &Model, steps: &[Step], asker: Asker) -> Result<(Refu
     refusals.0.extend(semaphores::check(model)?);
     notes.extend(worth_knowing);
     Ok((refusals, notes))
+}
+
+/// What a restore holds beside the open files.
+fn beside(model: &Model) -> Result<Beside> {
+    let common = ids(&model.frames, OpenFileRecord::TAG).into_iter().map(|id| {
+        let common: OpenFileRecord = one(&model.frames, id)?;
+        Ok((Tag(u16::try_from(common.kind).unwrap_or(0)), common.flags))
+    });
+    let common = common.collect::<Result<Vec<_>>>()?;
+    Ok(Beside::of(common.into_iter(), ids(&model.frames, PipeRecord::TAG).len()))
 }
 
 fn own_pid() -> Pid {

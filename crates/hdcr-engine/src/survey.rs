@@ -15,6 +15,7 @@ use crate::openfile;
 use crate::procfs::{self, MapLine};
 use crate::resource::clone::Tries;
 use crate::resource::inotify::Places;
+use crate::resource::socket::Census;
 use crate::resource::{self, FileView, backing};
 use crate::segments;
 use crate::semaphores;
@@ -59,6 +60,8 @@ pub struct Survey<'a> {
     pub(crate) frozen: bool,
     /// Which files can be cloned.
     pub(crate) clones: Tries,
+    /// What the kernel says of UNIX sockets.
+    pub(crate) census: Census,
 }
 
 /// What this process is and may, and what the machine grants to any, as far as it was asked for. The tree changes nothing
@@ -136,6 +139,7 @@ impl<'a> Survey<'a> {
             common: Common::default(),
             frozen,
             clones: Tries::default(),
+            census: Census::default(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! one TCP socket, found by its addresses (`INET_DIAG`). And the end of TCP connections that nobody holds any more
 //! (`SOCK_DESTROY`).
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -12,7 +13,9 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 const NLM_F_ACK: u16 = 4;
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
+const NLM_F_DUMP: u16 = 0x300;
 const UDIAG_SHOW: u32 = 0x3f;
 const UNIX_DIAG_VFS: u16 = 1;
 const UNIX_DIAG_PEER: u16 = 2;
@@ -60,7 +63,7 @@ impl Diagnosis {
 
     /// The UNIX socket with an inode, in the network namespace of this process; `None` when there is none.
     pub fn unix(&self, inode: u32) -> io::Result<Option<UnixSocket>> {
-        send(&self.socket, &request(inode), SendFlags::empty())?;
+        send(&self.socket, &request(inode, 0), SendFlags::empty())?;
         let mut answer = vec![0_u8; 1 << 16];
         let (len, _) = recv(&self.socket, answer.as_mut_slice(), RecvFlags::empty())?;
         let answer = answer.get(..len).unwrap_or_default();
@@ -74,6 +77,56 @@ impl Diagnosis {
             _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
         }
     }
+
+    /// The UNIX sockets in the network namespace of this process, by inode: in one pass, while the kernel looks through all of
+    /// them for each that is asked for by [`Self::unix`]. One that came or went meanwhile may be missing, and so may one with
+    /// so many at its door that no message holds them, and all behind it.
+    pub fn unix_all(&self) -> io::Result<BTreeMap<u32, UnixSocket>> {
+        send(&self.socket, &request(0, NLM_F_DUMP), SendFlags::empty())?;
+        let mut all = BTreeMap::new();
+        let mut answer = vec![0_u8; 1 << 16];
+        loop {
+            let (len, _) = recv(&self.socket, answer.as_mut_slice(), RecvFlags::empty())?;
+            match gather(answer.get(..len).unwrap_or_default(), &mut all)? {
+                Listing::GoesOn => {}
+                Listing::Ends => return Ok(all),
+            }
+        }
+    }
+}
+
+/// Whether more messages of a listing follow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Listing {
+    GoesOn,
+    Ends,
+}
+
+/// Adds the sockets of some messages of a listing.
+fn gather(mut messages: &[u8], all: &mut BTreeMap<u32, UnixSocket>) -> io::Result<Listing> {
+    let mutilated = || io::Error::from(io::ErrorKind::InvalidData);
+    if messages.is_empty() {
+        return Err(mutilated());
+    }
+    while !messages.is_empty() {
+        let len = word32(messages, 0).and_then(|len| usize::try_from(len).ok()).filter(|len| *len >= 16);
+        let len = len.ok_or_else(mutilated)?;
+        let message = messages.get(..len).ok_or_else(mutilated)?;
+        match word16(message, 4) {
+            Some(NLMSG_DONE) => return Ok(Listing::Ends),
+            Some(NLMSG_ERROR) => {
+                let code = word32(message, 16).map(|code| code.cast_signed().wrapping_neg()).ok_or_else(mutilated)?;
+                return Err(io::Error::from_raw_os_error(code));
+            }
+            Some(SOCK_DIAG_BY_FAMILY) => {
+                let inode = word32(message, 20).ok_or_else(mutilated)?;
+                all.insert(inode, parse(message).ok_or_else(mutilated)?);
+            }
+            _ => {}
+        }
+        messages = messages.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(Listing::GoesOn)
 }
 
 /// Both ends of a TCP connection.
@@ -188,11 +241,11 @@ fn about(what: u16, flags: u16, connection: &TcpConnection) -> Vec<u8> {
     out
 }
 
-fn request(inode: u32) -> Vec<u8> {
+fn request(inode: u32, flags: u16) -> Vec<u8> {
     let mut out = Vec::with_capacity(40);
     out.extend_from_slice(&40_u32.to_ne_bytes());
     out.extend_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    out.extend_from_slice(&NLM_F_REQUEST.to_ne_bytes());
+    out.extend_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
     out.extend_from_slice(&[0; 8]);
     out.extend_from_slice(&[1, 0, 0, 0]);
     for word in [u32::MAX, inode, UDIAG_SHOW, u32::MAX, u32::MAX] {
@@ -247,6 +300,33 @@ mod tests {
         let alone = (0..1_000_000).any(|_| kernel.unix(inode(&a)).unwrap().unwrap().peer == Some(0));
         assert!(alone, "the other end is closed");
         assert_eq!(kernel.unix(1).unwrap(), None);
+    }
+
+    #[test]
+    fn a_listing_says_of_each_what_is_said_of_one() {
+        let pairs: Vec<[OwnedFd; 2]> =
+            (0..300).map(|_| pair(libc::AF_UNIX, libc::SOCK_SEQPACKET, 0).unwrap()).collect();
+        send_message(&pairs[0][0], &Outgoing { bytes: b"12345", ..Outgoing::default() }, 0).unwrap();
+        let kernel = Diagnosis::open().unwrap();
+        let all = kernel.unix_all().unwrap();
+        for end in pairs.iter().flatten() {
+            let inode = u32::try_from(rustix::fs::fstat(end).unwrap().st_ino).unwrap();
+            assert_eq!(all.get(&inode), kernel.unix(inode).unwrap().as_ref());
+        }
+        // The next question gets its own answer.
+        assert_eq!(kernel.unix(1).unwrap(), None);
+    }
+
+    #[test]
+    fn a_mutilated_listing_is_none() {
+        let word =
+            |kind: u16| [&20_u32.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 10], &(-1_i32).to_ne_bytes()].concat();
+        let gathered = |bytes: &[u8]| gather(bytes, &mut BTreeMap::new()).map_err(|error| error.kind());
+        assert_eq!(gathered(&word(NLMSG_DONE)), Ok(Listing::Ends));
+        assert_eq!(gathered(&word(NLMSG_ERROR)), Err(io::ErrorKind::PermissionDenied));
+        for broken in [&[][..], &[0; 3], &[0; 64], &[255; 64], &word(SOCK_DIAG_BY_FAMILY)] {
+            assert_eq!(gathered(broken), Err(io::ErrorKind::InvalidData));
+        }
     }
 
     #[test]

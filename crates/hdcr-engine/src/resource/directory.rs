@@ -143,6 +143,7 @@ impl FileKind for Directory {
         let _turn = cx.turn_of_holders(id)?;
         let flags = OFlags::from_bits_retain(record.flags & regfile::AT_OPEN) | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let place = ObjectId(record.place);
+        let known = is_open(cx, place);
         let door = data::door(open(cx, place)?);
         let file = match rustix::fs::open(&door, flags, Mode::empty()) {
             Err(Errno::ACCESS) => held_open(cx, place, flags),
@@ -152,6 +153,11 @@ impl FileKind for Directory {
         if record.position != 0 && !flags.contains(OFlags::PATH) {
             rustix::fs::seek(&file, SeekFrom::Start(record.position))
                 .map_err(Error::system("setting a directory's position", place))?;
+        }
+        if !known {
+            // Nobody has its number yet. The file leads there as well, and programs have many: each would be held twice.
+            cx.parts.remove(&place);
+            cx.leads.insert(place, id);
         }
         Ok(file)
     }
@@ -185,14 +191,23 @@ pub(crate) fn service(cx: &mut Restore<'_>, id: ObjectId) -> Result<RawFd> {
     open(cx, id).map(AsRawFd::as_raw_fd)
 }
 
+/// The open file of the tree that leads to a directory.
+fn leading<'a>(cx: &'a Restore<'_>, id: ObjectId) -> Option<&'a OwnedFd> {
+    cx.leads.get(&id).and_then(|file| cx.made.get(file))
+}
+
+fn is_open(cx: &Restore<'_>, id: ObjectId) -> bool {
+    cx.parts.contains_key(&id) || leading(cx, id).is_some()
+}
+
 fn open<'a>(cx: &'a mut Restore<'_>, id: ObjectId) -> Result<&'a OwnedFd> {
-    if !cx.parts.contains_key(&id) {
+    if !is_open(cx, id) {
         let record = cx.record::<PlaceRecord>(id)?;
         let file = make(cx, &record)?;
         let file = cx.lift(file)?;
         cx.parts.insert(id, vec![file]);
     }
-    let file = cx.parts.get(&id).and_then(|files| files.first());
+    let file = cx.parts.get(&id).and_then(|files| files.first()).or_else(|| leading(cx, id));
     file.ok_or_else(|| Error::Unsound(format!("{id} is no directory")))
 }
 

@@ -25,7 +25,7 @@ use crate::rollback::Plan;
 
 /// A stopped tree of which nothing can be asked.
 #[derive(Debug)]
-struct NoTree;
+pub(crate) struct NoTree;
 
 fn no<T>(operation: &'static str) -> mechanism::Result<T> {
     Err(MechanismError::Unsupported { tid: Tid(0), kind: operation })
@@ -188,6 +188,7 @@ pub(crate) fn restore<'a>(image: &'a Image, journal: &Path, map_path: &'a [(Path
         contents: image,
         made: BTreeMap::new(),
         parts: BTreeMap::new(),
+        leads: BTreeMap::new(),
         batches: BTreeMap::new(),
         stdio: [null(), null(), null()],
         shared_output: Vec::new(),

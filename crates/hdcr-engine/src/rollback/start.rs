@@ -46,6 +46,7 @@ pub fn to_the_start(directory: &Path, since: &Since) -> Result<Vec<Refusal>> {
         contents: &Nothing,
         made: BTreeMap::new(),
         parts: BTreeMap::new(),
+        leads: BTreeMap::new(),
         batches: BTreeMap::new(),
         stdio: [null()?, null()?, null()?],
         shared_output: Vec::new(),

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 
 use super::*;
@@ -496,6 +496,31 @@ fn the_working_directory_is_noted_once() {
     let mut cx = scene::restore(&image, &place.journal(), &[]);
     let number = directory::service(&mut cx, ids[1]).unwrap();
     assert_eq!(fs::read_link(format!("/proc/self/fd/{number}")).unwrap(), Path::new("/"));
+}
+
+/// Of 8192 open directories each was held twice, beyond the numbers that there are.
+#[test]
+fn an_open_directory_is_held_once() {
+    let place = Place::new();
+    let opened = || OwnedFd::from(File::open(place.directory.path()).unwrap());
+    let (one, other) = (opened(), opened());
+    let (ids, image) = scene::capture(&[&one, &other], limit(), |_| {});
+    let mut cx = scene::restore(&image, &place.journal(), &[]);
+    let directory = *stored::ids(cx.frames, directory::PlaceRecord::TAG).first().unwrap();
+    let first = scene::make(&mut cx, ids[0]).unwrap();
+    assert!(cx.parts.is_empty());
+    let number = first.as_raw_fd();
+    cx.made.insert(ids[0], first);
+    let second = scene::make(&mut cx, ids[1]).unwrap();
+    assert!(cx.parts.is_empty());
+    assert_eq!(directory::service(&mut cx, directory).unwrap(), number);
+    assert_eq!(rustix::fs::fstat(&second).unwrap().st_ino, rustix::fs::fstat(&one).unwrap().st_ino);
+    drop(cx);
+    // One whose number is known to somebody stays.
+    let mut cx = scene::restore(&image, &place.journal(), &[]);
+    let number = directory::service(&mut cx, directory).unwrap();
+    scene::make(&mut cx, ids[0]).unwrap();
+    assert_eq!(directory::service(&mut cx, directory).unwrap(), number);
 }
 
 mod logs;

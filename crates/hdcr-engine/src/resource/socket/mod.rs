@@ -1,10 +1,11 @@
 //! Sockets: one kind of open file, since only the socket itself tells its family.
 //!
-//! UNIX sockets: `unix.rs`, `queue.rs`, `name.rs`. TCP and UDP: `inet.rs`; TCP connections: `tcp.rs`, `tcp_restore.rs`,
+//! UNIX sockets: `unix.rs`, `census.rs`, `queue.rs`, `name.rs`. TCP and UDP: `inet.rs`; TCP connections: `tcp.rs`, `tcp_restore.rs`,
 //! `line.rs`. Netlink: `netlink.rs`. What every socket has in
 //! the way of options: `options.rs`. Every other family is refused by name. Not captured: `SO_PEERCRED` (it becomes that
 //! of the restoring command), `SO_COOKIE`.
 
+mod census;
 mod inet;
 mod line;
 mod name;
@@ -30,6 +31,7 @@ use crate::model::{self, ObjectId};
 use crate::restore::Restore;
 use crate::survey::Survey;
 
+pub(crate) use census::Census;
 pub(crate) use name::nobody_answers;
 pub(crate) use queue::{Queues, look};
 pub(crate) use tcp::ConnectionRecord;

@@ -76,6 +76,7 @@ pub(crate) fn look(cx: &mut Capture<'_>) -> Result<()> {
     let mut queues = Queues::default();
     let (mut index, mut ends) = (0, Vec::new());
     while let Some(file) = cx.files.get(index).cloned() {
+        cx.in_time(&file.view, index)?;
         index += 1;
         if !file.view.starts_with("socket:[") {
             continue;
@@ -236,7 +237,7 @@ fn charge_of(kind: i32, bytes: &[u8]) -> Result<u64> {
     super::unix_restore::widen(&sender).map_err(failed)?;
     send_once(&sender, &Outgoing { bytes, to: &[], descriptors: &[], credentials: None }).map_err(failed)?;
     let stat = rustix::fs::fstat(&sender).map_err(|error| failed(error.into()))?;
-    Ok(super::unix::ask(stat.st_ino)?.map_or(0, |seen| seen.outgoing.into()))
+    Ok(super::census::ask(stat.st_ino)?.map_or(0, |seen| seen.outgoing.into()))
 }
 
 /// How a queue shows that nothing more is in it.
@@ -429,7 +430,7 @@ mod tests {
             }
             let charged = |of: &OwnedFd| {
                 let inode = rustix::fs::fstat(of).unwrap().st_ino;
-                u64::from(super::super::unix::ask(inode).unwrap().unwrap().outgoing)
+                u64::from(super::super::census::ask(inode).unwrap().unwrap().outgoing)
             };
             let seen = |messages: Vec<Message>| messages.into_iter().map(|one| queued(&one.bytes)).collect::<Vec<_>>();
             let (first, second) = (seen(peek(&view, &b).unwrap()), seen(peek(&view, &b).unwrap()));

@@ -9,11 +9,12 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use hdcr_sys::sock_diag::{Diagnosis, UnixSocket};
+use hdcr_sys::sock_diag::UnixSocket;
 use hdcr_sys::socket as sys;
 use nix::libc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::census::Census;
 use super::name::{self, Node};
 use super::{SocketRecord, queue, subject};
 use crate::capture::Capture;
@@ -114,21 +115,15 @@ fn peer(seen: &UnixSocket, inside: impl FnOnce(u64) -> bool) -> Peer {
     }
 }
 
-fn diagnose(view: &FileView) -> Result<UnixSocket> {
-    ask(view.stat.st_ino)?.ok_or_else(|| Error::Changed {
+fn diagnose(census: &mut Census, view: &FileView) -> Result<UnixSocket> {
+    census.ask(view.stat.st_ino)?.ok_or_else(|| Error::Changed {
         subject: subject(view),
         what: "the socket is not known to the kernel".to_owned(),
     })
 }
 
-pub(super) fn ask(inode: u64) -> Result<Option<UnixSocket>> {
-    let inode = u32::try_from(inode).map_err(|_| Error::Unsound(format!("inode {inode} of a socket")))?;
-    let kernel = Diagnosis::open().map_err(Error::system("opening sock_diag", "UNIX sockets"))?;
-    kernel.unix(inode).map_err(Error::system("asking sock_diag", format!("UNIX socket {inode}")))
-}
-
 pub(super) fn survey(survey: &mut Survey<'_>, view: &FileView, file: &OwnedFd) -> Result<()> {
-    let seen = diagnose(view)?;
+    let seen = diagnose(&mut survey.census, view)?;
     let datagrams = i32::from(seen.kind) == libc::SOCK_DGRAM;
     let named = sys::peer_name(file).ok().flatten().filter(|name| name.len() > 2);
     match peer(&seen, |inode| survey.with_inode(inode).next().is_some()) {
@@ -138,7 +133,7 @@ pub(super) fn survey(survey: &mut Survey<'_>, view: &FileView, file: &OwnedFd) -
             survey.note(view.refuse("outside-datagram", "UNIX datagram socket", &leads_to(named.as_deref()), becomes));
         }
         Peer::Outside => outside::report(survey, view, "UNIX socket", &leads_to(named.as_deref())),
-        Peer::Unaccepted if !waits_inside(view, survey.files.iter()) => {
+        Peer::Unaccepted if !waits_inside(&mut survey.census, view, survey.files.iter()) => {
             outside::report(survey, view, "UNIX socket", &leads_to(named.as_deref()));
         }
         Peer::None | Peer::Inside(_) | Peer::Gone | Peer::Unaccepted => {}
@@ -163,9 +158,9 @@ fn leads_to(name: Option<&[u8]>) -> String {
 }
 
 /// Whether the socket waits at a listening socket among these.
-fn waits_inside<'a>(view: &FileView, mut among: impl Iterator<Item = &'a FileView>) -> bool {
+fn waits_inside<'a>(census: &mut Census, view: &FileView, mut among: impl Iterator<Item = &'a FileView>) -> bool {
     among.any(|other| {
-        let seen = other.starts_with("socket:[").then(|| ask(other.stat.st_ino).ok().flatten()).flatten();
+        let seen = other.starts_with("socket:[").then(|| census.ask(other.stat.st_ino).ok().flatten()).flatten();
         seen.is_some_and(|seen| {
             seen.state == LISTEN && seen.waiting.iter().any(|inode| u64::from(*inode) == view.stat.st_ino)
         })
@@ -174,7 +169,7 @@ fn waits_inside<'a>(view: &FileView, mut among: impl Iterator<Item = &'a FileVie
 
 pub(super) fn capture(cx: &mut Capture<'_>, view: &FileView, file: &OwnedFd, record: &mut SocketRecord) -> Result<()> {
     queue::look(cx)?;
-    let seen = diagnose(view)?;
+    let seen = diagnose(&mut cx.census, view)?;
     let failed = |operation| Error::system::<std::io::Error>(operation, subject(view));
     let name = sys::name(file).map_err(failed("getsockname"))?;
     let mut unix = UnixRecord {
@@ -237,8 +232,7 @@ fn connected(
         Peer::Gone => unix.set_standing(Standing::Lone),
         Peer::Outside => return Ok(Place::Outside),
         Peer::Unaccepted => {
-            let views: Vec<FileView> = cx.files.iter().map(|file| file.view.clone()).collect();
-            if !waits_inside(view, views.iter()) {
+            if !waits_inside(&mut cx.census, view, cx.files.iter().map(|file| &file.view)) {
                 return Ok(Place::Outside);
             }
             if seen.outgoing > 0 {
@@ -248,7 +242,7 @@ fn connected(
             unix.set_standing(Standing::Waiting);
         }
         Peer::Inside(inode) => {
-            let other = ask(inode)?;
+            let other = cx.census.ask(inode)?;
             let theirs = if datagrams {
                 other.as_ref().and_then(|other| other.peer).map(u64::from)
             } else {
