@@ -16,7 +16,7 @@ use crate::task::Place;
 
 /// Directories of a store, and how many levels below each are looked at: down to the parts of an image, and not at what a
 /// roll-back keeps, which has the owners of the files.
-const PARTS: [(&str, u32); 3] = [("jobs", 3), (".jobs", 1), (".rollback", 1)];
+const PARTS: [(&str, u32); 4] = [("jobs", 3), (".jobs", 1), (".rollback", 1), ("parallel", 4)];
 const STICKY: u32 = 0o1000;
 
 /// Who asks.

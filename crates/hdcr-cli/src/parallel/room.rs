@@ -168,6 +168,12 @@ impl Room {
         for part in ["ledger", "shares", "agents", "journals"] {
             make_private(&life.file(part))?;
         }
+        // Before anything is committed in them.
+        for directory in life.directory.ancestors().take(3) {
+            File::open(directory)
+                .and_then(|directory| directory.sync_all())
+                .map_err(Failure::system(format_args!("syncing {}", directory.display())))?;
+        }
         put(&self.file("life"), life.number.to_string().as_bytes())?;
         Ok(life)
     }

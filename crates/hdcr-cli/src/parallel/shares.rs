@@ -71,7 +71,12 @@ pub(super) fn complete(life: &Life, id: ShareId, programs: &[Program], tasks: us
 fn digest(life: &Life, id: ShareId) -> Result<[u8; 32]> {
     let mut hash = blake3::Hasher::new();
     for path in [image(life, id).join("manifest"), facts(life, id)] {
-        let bytes = fs::read(&path).map_err(Failure::system(format_args!("reading {}", path.display())))?;
+        let bytes = fs::read(&path).map_err(|error| {
+            if error.kind() == std::io::ErrorKind::NotFound {
+                return damaged(&path, "it is not there");
+            }
+            Failure::system(format_args!("reading {}", path.display()))(error)
+        })?;
         hash.update(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_le_bytes());
         hash.update(&bytes);
     }

@@ -22,6 +22,7 @@ use crate::kinds::StdioTarget;
 use crate::namespace::{self, Outside};
 use crate::parts;
 use crate::signals::Signals;
+use crate::trust;
 
 /// Members have their pids so far apart, so that one host can hold several after a loss.
 const SPAN: i32 = 500;
@@ -58,6 +59,10 @@ fn place(args: &AgentArgs) -> Result<Place> {
 /// Runs an agent until its job is over.
 pub(crate) fn enter(at: &Surrounding<'_>, args: &AgentArgs) -> Result<u8> {
     let place = place(args)?;
+    if at.inside.is_none() {
+        // It says what is executed.
+        trust::store(&place.credentials.store, at.trusts)?;
+    }
     match &at.inside {
         Some(report) => inside(args, place, report),
         None => outside(args, &place),

@@ -49,8 +49,11 @@ impl Programs {
         }
     }
 
-    pub(super) fn running(&self) -> &[Program] {
-        &self.running
+    /// All of them; one that has come to its end has no number. Only those with status 0 are there then: another status ends the
+    /// job.
+    pub(super) fn all(&self) -> Vec<Program> {
+        let ended = self.ended.keys().map(|member| Program { member: *member, pid: 0 });
+        self.running.iter().copied().chain(ended).collect()
     }
 }
 
@@ -221,5 +224,27 @@ impl Agent {
         if self.killing.is_none() {
             self.look_for_the_end();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an image tells of whose programs are in it, also of those that have left only others behind.
+    #[test]
+    fn who_has_ended_is_known_after_a_rollback() {
+        let of = |member, pid| Program { member, pid };
+        let mut before = Programs { running: vec![of(1, 70)], ..Programs::default() };
+        before.ended.insert(0, 0);
+        let told = before.all();
+        assert_eq!(told, [of(1, 70), of(0, 0)]);
+        let mut after = Programs::default();
+        after.come_back(&told, &[70, 71]);
+        assert_eq!((after.running.as_slice(), &after.ended), (&[of(1, 70)][..], &before.ended));
+        // One that was among them and had ended by the time it was read.
+        let mut later = Programs::default();
+        later.come_back(&told, &[71]);
+        assert!(later.running.is_empty() && later.ended.len() == 2);
     }
 }

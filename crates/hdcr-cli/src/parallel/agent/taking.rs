@@ -7,7 +7,7 @@ use hdcr_sync::manifest::{Share, ShareId};
 use hdcr_sync::participant::{Event, Work};
 
 use super::super::letter::Notice;
-use super::super::shares;
+use super::super::shares::{self, Program};
 use super::Agent;
 use crate::failure::{Class, Failure, Result};
 use crate::task::{CheckpointTask, Checkpointed, Gate, Permit, Reply, Target, Task, Who};
@@ -23,6 +23,8 @@ pub(super) struct Taker {
     stamp: Stamp,
     id: ShareId,
     step: Step,
+    /// Whose programs there are in what was read.
+    programs: Vec<Program>,
     /// It is killed then.
     pub(super) until: Option<Instant>,
 }
@@ -67,7 +69,8 @@ impl Agent {
         let id = ShareId { round: stamp.round(), member: Member(self.me) };
         match self.start_taker(id) {
             Ok(worker) => {
-                self.taker = Some(Taker { worker, stamp, id, step: Step::Preparing, until: None });
+                self.taker =
+                    Some(Taker { worker, stamp, id, step: Step::Preparing, programs: Vec::new(), until: None });
             }
             Err(failure) => self.failed(Work::Quiesce, stamp, failure),
         }
@@ -158,6 +161,10 @@ impl Agent {
                 (Ok(Reply::At(Gate::Read)), Step::Reading) => (Step::HasRead, Work::Capture),
                 (Ok(_), _) => continue,
             };
+            if next == Step::HasRead {
+                // As they stand still now: some may end while it is written, and are alive in it.
+                taker.programs = self.programs.all();
+            }
             taker.step = next;
             self.events.push_back(Event::Done(done, taker.stamp));
         }
@@ -173,7 +180,7 @@ impl Agent {
 
     fn has_written(&mut self, done: &Checkpointed) {
         let Some(taker) = self.taker.take() else { return };
-        let completed = self.completed(taker.id, done);
+        let completed = self.completed(taker.id, &taker.programs, done);
         self.spent = Some(taker.worker);
         match completed {
             Ok(share) => {
@@ -184,7 +191,7 @@ impl Agent {
         }
     }
 
-    fn completed(&self, id: ShareId, done: &Checkpointed) -> Result<Share> {
-        shares::complete(&self.life, id, self.programs.running(), done.processes, done.bytes)
+    fn completed(&self, id: ShareId, programs: &[Program], done: &Checkpointed) -> Result<Share> {
+        shares::complete(&self.life, id, programs, done.processes, done.bytes)
     }
 }

@@ -63,6 +63,7 @@ pub(crate) fn run(plan: &Plan) -> Result<u8> {
         }
         losses = losses.saturating_add(1);
         seat.end_all()?;
+        seat.ledger.must_be_without()?;
         let why = seat.fell.take().map_or_else(String::new, |(_, why)| format!("{why}; "));
         life = begin_anew(plan, &room, losses, &why)?;
     }
