@@ -36,6 +36,9 @@ const RESEND: Duration = Duration::from_secs(1);
 /// So often it is looked for agents that have ended, and for what is late.
 const BEAT: Duration = Duration::from_millis(50);
 
+/// A member that ends with a status other than 0 may do so because another one is gone: that is heard of in this time.
+const AFTERMATH: Duration = Duration::from_secs(1);
+
 /// How a life of a job ends.
 #[derive(Clone, PartialEq, Debug)]
 enum Ending {
@@ -88,6 +91,8 @@ struct Seat<'a> {
     incarnation: Incarnation,
     /// Since when the job has been on its way back, and why.
     fell: Option<(Instant, String)>,
+    /// A member that has ended with a status other than 0, and from when on the job ends with it.
+    failing: Option<(Instant, u32, u8)>,
     /// What was last told of a round that was given up.
     trouble: Option<String>,
     /// The last failure of a member.
@@ -174,7 +179,10 @@ impl Seat<'_> {
 
     fn look_for_the_end(&mut self) {
         if self.over.is_none() && self.is_complete() && self.machine.is_ready() && self.machine.view().is_empty() {
-            self.over = Some(Ending::Ended(0));
+            match self.failing.take() {
+                Some((_, member, status)) => self.fails(member, status),
+                None => self.over = Some(Ending::Ended(0)),
+            }
         }
     }
 
@@ -213,9 +221,8 @@ impl Seat<'_> {
             Notice::Here { life, .. } => self.exchange.tell(from, ToAgent::Finish(life).encode()),
             Notice::Ended { member, status } => {
                 self.statuses.insert(member, status);
-                if status != 0 {
-                    self.output.note(&format!("job {}: member {member} has ended with status {status}", self.name));
-                    self.over = Some(Ending::Ended(status));
+                if status != 0 && self.fell.is_none() {
+                    self.failing.get_or_insert((Instant::now() + AFTERMATH, member, status));
                 }
             }
             Notice::Killed { member, signal } => {
@@ -235,10 +242,21 @@ impl Seat<'_> {
         if self.fell.is_none() {
             self.fell = Some((Instant::now(), why));
         }
+        // It goes back with the others.
+        self.failing = None;
+    }
+
+    /// Ends the job for a member that has failed by itself.
+    fn fails(&mut self, member: u32, status: u8) {
+        self.output.note(&format!("job {}: member {member} has ended with status {status}", self.name));
+        self.over = Some(Ending::Ended(status));
     }
 
     fn on_time(&mut self) {
         let now = Instant::now();
+        if let Some((_, member, status)) = self.failing.take_if(|(at, ..)| *at <= now) {
+            self.fails(member, status);
+        }
         if let Some((number, _)) = self.deadline.filter(|(_, at)| *at <= now) {
             self.deadline = None;
             self.events.push_back(Event::Deadline(number));
