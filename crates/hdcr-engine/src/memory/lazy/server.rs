@@ -20,8 +20,6 @@ use crate::progress::Meter;
 const GROUP: u64 = 1 << 20;
 /// Bytes that who waits for a page gets with it before the rest of what was read.
 const NEAR: u64 = 64 << 10;
-/// What lies together in the image around a page that somebody has waited for, and is put in after it.
-const AROUND: u64 = 256 << 10;
 /// How long those wait who can do nothing now.
 const PAUSE: Duration = Duration::from_micros(200);
 
@@ -181,24 +179,8 @@ impl Server {
                 return Ok(Went::Later);
             }
         }
-        if much == Much::All && run.end.saturating_sub(run.start) < AROUND {
-            self.put_around(place, &here, buffers)?;
-        }
         place.look_near(here.beside(&(next..next)).at.start);
         Ok(Went::Done)
-    }
-
-    /// Puts in what lies around a page that somebody has got: where memory is stored in short runs, with zeros between them, he
-    /// would have to wait for each. What cannot be put in now is left to those who fill.
-    fn put_around(&self, place: &Place, here: &Missing, buffers: &mut GroupBuffers) -> Result<()> {
-        let start = here.from / AROUND * AROUND;
-        let runs = self.image.runs(place.space);
-        let first = runs.partition_point(|run| run.range().end <= start);
-        let last = runs.partition_point(|run| run.address() < start.saturating_add(AROUND));
-        let end = runs.get(first..last).and_then(<[_]>::last).map_or(start, |run| run.range().end);
-        let start = runs.get(first).map_or(start, |run| start.min(run.address()));
-        self.put_group(place, (&here.beside(&(start..end)), first..last), buffers, None)?;
-        Ok(())
     }
 
     /// Puts pages in that a process of the tree in the making stands on.
@@ -269,21 +251,10 @@ impl Server {
 
     fn fill_group(&self, place: &Place, taken: &Missing, buffers: &mut GroupBuffers, meter: &Meter) -> Result<Went> {
         let (group, _) = self.group_at(place.space, taken.from);
-        self.put_group(place, (taken, group), buffers, Some(meter))
-    }
-
-    /// Puts in what of these pages is missing: what these runs hold, and zeros between them. `meter`: those who wait go first.
-    fn put_group(
-        &self,
-        place: &Place,
-        (taken, group): (&Missing, Range<usize>),
-        buffers: &mut GroupBuffers,
-        meter: Option<&Meter>,
-    ) -> Result<Went> {
         // Between what is stored, pages are zeros. Only those: what was moved away and back meanwhile is still missing.
         let mut before = taken.from;
         for (first, bytes) in self.image.read_group(place.space, group, buffers)? {
-            while meter.is_some() && place.is_urgent() && !self.has_ended() {
+            while place.is_urgent() && !self.has_ended() {
                 std::thread::yield_now();
             }
             let end = first.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
@@ -296,9 +267,7 @@ impl Server {
                 return Ok(Went::Later);
             }
             before = end;
-            if let Some(meter) = meter {
-                meter.add(bytes.len());
-            }
+            meter.add(bytes.len());
         }
         if before == taken.from {
             // Nothing is stored from here on.
@@ -324,7 +293,7 @@ impl Server {
 mod tests {
     use std::time::Instant;
 
-    use super::super::testing::{OFF, Space, image, image_of, moved, pages, place};
+    use super::super::testing::{OFF, Space, image, moved, pages, place};
     use super::*;
     use crate::mechanism::Happening;
     use crate::progress::{Phase, Progress};
@@ -380,21 +349,6 @@ mod tests {
         let mut buffers = GroupBuffers::default();
         assert_eq!(asked.answer(&place, 20 * PAGE, Much::All, &mut buffers).unwrap(), Went::Done);
         assert_eq!(present(&space), whole);
-    }
-
-    /// Where every fourth page is zeros, one fault brings what lies around it.
-    #[test]
-    fn neighbours_in_short_runs_come_with_a_page() {
-        let (place, space) = place(0..256, 0..256);
-        let short: Vec<_> = (0..64).map(|run| run * 4..run * 4 + 3).collect();
-        let server = Server::new(image_of(&short), vec![place]).unwrap();
-        let place = Arc::clone(&server.places()[0]);
-        let answered = server.answer(&place, 90 * PAGE, Much::All, &mut GroupBuffers::default());
-        assert_eq!(answered.unwrap(), Went::Done);
-        let stored = |page: &u64| page % 4 < 3;
-        assert!(space.lock().unwrap().present.iter().copied().eq((64..128).filter(stored)));
-        assert!((64..127).all(|page| place.missing_at(page * PAGE).is_none()));
-        assert!([63, 128].iter().all(|page| place.missing_at(page * PAGE).is_some()));
     }
 
     /// Children that come and go while a filler is at work elsewhere.

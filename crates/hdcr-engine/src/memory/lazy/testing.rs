@@ -135,16 +135,9 @@ pub(super) fn pages(space: &Arc<Mutex<Space>>) -> Box<dyn AbsentPages> {
 
 /// An image that holds these pages.
 pub(super) fn image(pages: &Range<u64>) -> Arc<ImageReader> {
-    image_of(std::slice::from_ref(pages))
-}
-
-/// An image that holds these pages, and zeros between them.
-pub(super) fn image_of(runs: &[Range<u64>]) -> Arc<ImageReader> {
     let memory = MemoryImage::new();
     let mut writer = ImageWriter::new(Box::new(memory.sink(ImageId([1; 16]))), Options::default()).unwrap();
-    for pages in runs {
-        writer.pages(SPACE, pages.start * PAGE, &vec![7; length(pages.clone())]).unwrap();
-    }
+    writer.pages(SPACE, pages.start * PAGE, &vec![7; length(pages.clone())]).unwrap();
     writer.finish(ManifestFacts::default()).unwrap();
     Arc::new(ImageReader::open(&memory.source().unwrap()).unwrap())
 }
