@@ -29,6 +29,10 @@ use crate::failure::{Class, Failure, Result};
 use crate::job::{make_private, put};
 use crate::settings::Files;
 
+/// How often a lock is tried that others may hold for moments, and the time between.
+const TRIES: usize = 50;
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// What a job runs.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct Spec {
@@ -106,6 +110,14 @@ impl Room {
         let path = self.file("lock");
         let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let lock = lock.map_err(Failure::system(format_args!("opening {}", path.display())))?;
+        // Who only looks whether it is held, and a child of a coordinator that was killed before it has become an agent, hold it for
+        // moments.
+        for _ in 0..TRIES {
+            if !matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock)) {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+        }
         match lock.try_lock() {
             Ok(()) => Ok(lock),
             Err(fs::TryLockError::WouldBlock) => {
