@@ -24,7 +24,7 @@ while not os.path.exists("go"):
     except BlockingIOError:
         pass
     else:
-        if not os.path.exists("go"):
+        if not any(map(os.path.exists, ["go", f"fail.{peer}"])):
             sys.exit(1)
     if os.path.exists(f"fail.{me}"):
         sys.exit(3)
