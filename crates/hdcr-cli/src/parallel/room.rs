@@ -112,13 +112,15 @@ impl Room {
         let lock = lock.map_err(Failure::system(format_args!("opening {}", path.display())))?;
         // Who only looks whether it is held, and a child of a coordinator that was killed before it has become an agent, hold it for
         // moments.
+        let mut tried = lock.try_lock();
         for _ in 0..TRIES {
-            if !matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock)) {
+            if !matches!(tried, Err(fs::TryLockError::WouldBlock)) {
                 break;
             }
             std::thread::sleep(PAUSE);
+            tried = lock.try_lock();
         }
-        match lock.try_lock() {
+        match tried {
             Ok(()) => Ok(lock),
             Err(fs::TryLockError::WouldBlock) => {
                 Err(Failure::refused("job-runs", format!("parallel job {name} is running already")).remedy(format!(
