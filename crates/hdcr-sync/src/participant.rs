@@ -25,7 +25,7 @@ pub enum Event {
     LeaseEnded(Stamp),
     /// Tasks of the job were put here by a launcher; they are held before their first instruction.
     Arrived,
-    /// All tasks here have ended by themselves.
+    /// All tasks here have ended by themselves. It comes before the word of any work that is finished after it.
     Ended,
     /// A task has died that should not have, or under a freeze.
     Died,
@@ -195,8 +195,12 @@ impl Participant {
                 }
             }
             Event::Ended => {
-                self.ended = true;
-                self.tell_the_end(&mut out);
+                // Of tasks that were killed since: those that come in their place have not ended.
+                let counts = matches!(self.state, State::Running | State::Round(..));
+                if counts || !self.rules.keep(Rule::EndsCounted) {
+                    self.ended = true;
+                    self.tell_the_end(&mut out);
+                }
             }
             Event::Died => self.died(&mut out),
         }
@@ -544,5 +548,23 @@ mod tests {
         agent.step(Event::Done(Work::Release, STAMP));
         agent.step(Event::Died);
         assert_eq!(order(&mut agent, restore()), Vec::new());
+    }
+    #[test]
+    fn the_end_of_tasks_that_were_killed_since_is_not_that_of_those_in_their_place() {
+        let mut agent = Participant::new(Member(0), Boot(0), None, Found::Tasks(Incarnation(0)));
+        order(&mut agent, Command::Fence(Next::Restored));
+        agent.step(Event::Ended);
+        agent.step(Event::Done(Work::Kill, STAMP));
+        order(&mut agent, Command::Restore(BTreeSet::new()));
+        agent.step(Event::Done(Work::Restore(BTreeSet::new()), STAMP));
+        order(&mut agent, Command::Release);
+        agent.step(Event::Done(Work::Release, STAMP));
+        let stamp = Stamp { epoch: crate::ids::Epoch(1), ..STAMP };
+        let mut order =
+            |what| agent.step(Event::Order(Order { to: Member(0), boot: Some(Boot(0)), stamp, line: None, what }));
+        order(Command::Begin);
+        let left = order(Command::Abort);
+        assert_eq!(left, [Effect::Work(Work::Merge, stamp)]);
+        assert_eq!(agent.condition(), Condition::Running(Incarnation(1)));
     }
 }

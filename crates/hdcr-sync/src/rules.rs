@@ -51,6 +51,8 @@ pub(crate) enum Rule {
     RunsOnce,
     /// A coordinator that hears of a newer term gives up.
     NewerTermDeposes,
+    /// The end of tasks is not counted of those that run no more: an order can come before the word of it.
+    EndsCounted,
     /// Sequence numbers of connections are compared.
     ChannelsChecked,
     /// Garbage is what belongs to rounds before the newest committed one only.

@@ -3,6 +3,7 @@
 pub mod anonymous;
 pub mod birth;
 pub mod births;
+mod chosen;
 pub mod close_range;
 pub mod dispatch;
 pub mod dispositions;

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::ptr;
 
+use crate::chosen;
 use crate::semaphores::Rights;
 
 fn done(answer: libc::c_int) -> io::Result<i32> {
@@ -14,20 +15,16 @@ fn done(answer: libc::c_int) -> io::Result<i32> {
 
 const PAGE: u64 = 4096;
 
-/// Makes a segment that was not there, and gives its number. `next` is the number that it is wanted to have, which this
-/// process must be permitted to say.
-pub fn make(key: i32, size: u64, next: Option<i32>) -> io::Result<i32> {
-    if let Some(next) = next {
-        std::fs::write("/proc/sys/kernel/shm_next_id", next.to_string())?;
-    }
+/// Makes a segment that was not there, and gives its number. `wanted` is the number that it is to have where that is free,
+/// which this process must be permitted to say.
+pub fn make(key: i32, size: u64, wanted: Option<i32>) -> io::Result<i32> {
     let size = usize::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: the call takes numbers alone.
-    let made = done(unsafe { libc::shmget(key, size, libc::IPC_CREAT | libc::IPC_EXCL | 0o600) });
-    made.inspect_err(|_| {
-        if next.is_some() {
-            take_number();
-        }
-    })
+    let make = || done(unsafe { libc::shmget(key, size, libc::IPC_CREAT | libc::IPC_EXCL | 0o600) });
+    match wanted {
+        Some(wanted) => chosen::under(chosen::SEGMENT, wanted, || make().inspect_err(|_| take_number()), remove),
+        None => make(),
+    }
 }
 
 /// The number that was asked for is given to the next segment, whoever makes it: to one of ours, then, which goes at once.

@@ -3,6 +3,8 @@
 
 use std::io;
 
+use crate::chosen;
+
 fn done(answer: libc::c_int) -> io::Result<i32> {
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
 }
@@ -37,26 +39,28 @@ pub struct Rights {
     pub mode: u16,
 }
 
-/// Makes a set that was not there, and gives its number. `next` is the number that it is wanted to have, where this process
-/// may say so.
-pub fn make(key: i32, count: i32, rights: Rights, next: i32) -> io::Result<i32> {
-    std::fs::write("/proc/sys/kernel/sem_next_id", next.to_string())?;
-    // SAFETY: the call takes numbers alone.
-    let id = done(unsafe { libc::semget(key, count, libc::IPC_CREAT | libc::IPC_EXCL | i32::from(rights.mode)) });
-    let id = id.inspect_err(|_| take_number())?;
+/// Makes a set that was not there, and gives its number. `wanted` is the number that it is to have, where this process may
+/// say so.
+pub fn make(key: i32, count: i32, rights: Rights, wanted: i32) -> io::Result<i32> {
+    let flags = libc::IPC_CREAT | libc::IPC_EXCL | i32::from(rights.mode);
+    let make = || {
+        // SAFETY: the call takes numbers alone.
+        done(unsafe { libc::semget(key, count, flags) }).inspect_err(|_| take_number())
+    };
+    let id = chosen::under(chosen::SEMAPHORES, wanted, make, remove)?;
     // SAFETY: an all-zero semid_ds is a valid one.
     let mut set: libc::semid_ds = unsafe { std::mem::zeroed() };
     (set.sem_perm.uid, set.sem_perm.gid, set.sem_perm.mode) = (rights.uid, rights.gid, rights.mode);
     // SAFETY: IPC_SET reads one semid_ds of our own.
     let owned = done(unsafe { libc::semctl(id, 0, libc::IPC_SET, &raw const set) });
-    if owned.is_err() || id != next {
+    if owned.is_err() || id != wanted {
         remove(id)?;
     }
     owned.map(|_| id)
 }
 
 /// The number that was asked for is given to the next set, whoever makes it: to one of ours, then, which goes at once.
-fn take_number() {
+pub(crate) fn take_number() {
     // SAFETY: the call takes numbers alone.
     if let Ok(id) = done(unsafe { libc::semget(libc::IPC_PRIVATE, 1, libc::IPC_CREAT | 0o600) }) {
         remove(id).ok();

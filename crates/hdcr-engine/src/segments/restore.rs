@@ -130,14 +130,17 @@ fn may_choose() -> bool {
     OpenOptions::new().write(true).open("/proc/sys/kernel/shm_next_id").is_ok()
 }
 
+/// Why a number cannot be chosen.
+const MAY_NOT: &str = "this user may not choose it";
+
 fn no_number(id: i32, cause: &str) -> Refusal {
     let cause = format!("it is gone, and cannot be made again under its number: {cause}");
     refusal("segment-number", id, cause, "restore as root or with the capability CAP_CHECKPOINT_RESTORE")
 }
 
-fn renumbered(id: i32) -> Refusal {
-    let cause =
-        "it is marked for removal, and comes back under another number, as this user may not choose it".to_owned();
+/// `why` it does not get its own.
+fn renumbered(id: i32, why: &str) -> Refusal {
+    let cause = format!("it is marked for removal, and comes back under another number, as {why}");
     refusal("segment-renumbered", id, cause, "restore as root if something is to attach it by its number")
 }
 
@@ -163,8 +166,8 @@ pub(crate) fn check(model: &Model) -> Result<(Vec<Refusal>, Vec<Refusal>)> {
         match room(&record, &rows, &pids, is_here(&record)) {
             Room::Taken(refusal) => refusals.push(refusal),
             Room::Free | Room::Newer(_) if may_choose => {}
-            Room::Free | Room::Newer(_) if record.mode & MARKED != 0 => notes.push(renumbered(record.id)),
-            Room::Free | Room::Newer(_) => refusals.push(no_number(record.id, "this user may not choose it")),
+            Room::Free | Room::Newer(_) if record.mode & MARKED != 0 => notes.push(renumbered(record.id, MAY_NOT)),
+            Room::Free | Room::Newer(_) => refusals.push(no_number(record.id, MAY_NOT)),
             Room::There => {}
         }
     }
@@ -190,7 +193,8 @@ pub(crate) fn make(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
             Room::Free | Room::Newer(_) => {
                 let segment = make_one(record)?;
                 if segment.id != segment.record.id {
-                    cx.notes.push(renumbered(segment.record.id));
+                    let why = if may_choose() { "its place is in use" } else { MAY_NOT };
+                    cx.notes.push(renumbered(segment.record.id, why));
                 }
                 segment
             }
@@ -217,7 +221,7 @@ fn make_one(record: SegmentRecord) -> Result<Segment> {
     let (id, key) = (record.id, if marked { record.first_key } else { record.key });
     let wanted = may_choose().then_some(id);
     if wanted.is_none() && !marked {
-        return Err(Error::refuse(no_number(id, "this user may not choose it")));
+        return Err(Error::refuse(no_number(id, MAY_NOT)));
     }
     let made = match sys::make(key, record.size, wanted) {
         // Somebody else has the key that it had once.

@@ -100,6 +100,7 @@ impl World {
         offer(left.hosts > 0, Action::HostDies(member));
         offer(left.deaths > 0 && host.runs().is_some(), Action::TaskDies(member));
         offer(left.ends > 0 && runs, Action::TasksEnd(member));
+        offer(host.has_news, Action::EndIsHeard(member));
         let is_free = host.programs == Programs::None && host.work.is_none() && member.0 >= setup.members;
         offer(left.arrivals > 0 && is_free, Action::TasksArrive(member));
     }

@@ -27,6 +27,8 @@ pub(crate) struct Host {
     pub(crate) work: Option<(Work, Stamp)>,
     pub(crate) lease: Option<Stamp>,
     pub(crate) image: Option<Round>,
+    /// Its tasks have ended, and the agent was not told yet.
+    pub(crate) has_news: bool,
 }
 
 impl Host {
@@ -40,6 +42,7 @@ impl Host {
             work: None,
             lease: None,
             image: None,
+            has_news: false,
         }
     }
 
@@ -54,6 +57,7 @@ impl Host {
         self.work = None;
         self.lease = None;
         self.image = None;
+        self.has_news = false;
         self.thaw();
         if matches!(self.programs, Programs::Gate(_) | Programs::Waiting) {
             self.kill();

@@ -236,7 +236,8 @@ fn usual(storm: &Storm, random: &mut Random) -> Option<Action> {
     let seat = &storm.world.seats[number];
     let machine = seat.machine.as_ref()?;
     match random.below(40) {
-        0..20 => storm.host(start, |host| host.work.is_some()).map(Action::Finish),
+        0..18 => storm.host(start, |host| host.work.is_some()).map(Action::Finish),
+        18..20 => storm.host(start, |host| host.has_news).map(Action::EndIsHeard),
         20..24 => seat.write.as_ref().map(|_| Action::Write(number, Landing::Known)),
         24..28 => storm.stale_link(start),
         28..31 => machine.is_ready().then_some(Action::Checkpoint(number)),
@@ -387,6 +388,7 @@ fn pending(storm: &mut Storm, random: &mut Random) -> Option<Action> {
     }
     let mut choices: Vec<Action> = Vec::new();
     choices.extend(storm.host(start, |host| host.work.is_some()).map(Action::Finish));
+    choices.extend(storm.host(start, |host| host.has_news).map(Action::EndIsHeard));
     choices.extend(storm.stale_link(start));
     choices.extend(storm.world.adrift.iter().next().map(|(seq, entry)| Action::Land(*seq, entry.clone())));
     for number in live {

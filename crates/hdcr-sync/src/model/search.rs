@@ -239,6 +239,7 @@ fn each_rule_of_a_rollback_is_needed() {
     shows(Rule::RollbackFirst, with(base(2), Budget { deaths: 1, ..BACK }), "S4 one origin");
     shows(Rule::JoinWaits, with(Setup { spares: 1, ..fresh(1) }, Budget { arrivals: 1, ..BACK }), "S4 known");
     shows(Rule::GateLease, with(base(2), Budget { deaths: 1, leases: 1, ..BACK }), "L1 lease");
+    shows(Rule::EndsCounted, with(base(2), Budget { deaths: 1, ends: 1, ..NONE }), "S4 known");
 }
 
 #[test]

@@ -122,6 +122,7 @@ impl Storm {
             Action::HostDies(_) | Action::PowerCut => true,
             Action::TaskDies(member) => agent(member) && host(member).runs().is_some(),
             Action::TasksEnd(member) => agent(member) && matches!(host(member).programs, Programs::Running(_)),
+            Action::EndIsHeard(member) => host(member).has_news,
             Action::TasksArrive(member) => {
                 agent(member) && host(member).programs == Programs::None && host(member).work.is_none()
             }

@@ -92,6 +92,7 @@ pub(crate) enum Action {
     HostDies(Member),
     TaskDies(Member),
     TasksEnd(Member),
+    EndIsHeard(Member),
     TasksArrive(Member),
     PowerCut,
     Send(Member, Member),
@@ -152,6 +153,7 @@ impl World {
             | Action::HostDies(member)
             | Action::TaskDies(member)
             | Action::TasksEnd(member)
+            | Action::EndIsHeard(member)
             | Action::TasksArrive(member) => self.on_host(setup, *member, action),
             _ => self.on_seat(setup, action),
         }
@@ -219,6 +221,12 @@ impl World {
         if matches!(action, Action::HostDies(_) | Action::TaskDies(_)) {
             self.lost.extend(self.hosts[at(member)].runs().map(|incarnation| (member, incarnation)));
         }
+        // Only orders come between the end of tasks and the word of it.
+        if std::mem::take(&mut self.hosts[at(member)].has_news)
+            && !matches!(action, Action::HostDies(_) | Action::AgentDies(_))
+        {
+            self.agent(setup, member, participant::Event::Ended);
+        }
         let host = &mut self.hosts[at(member)];
         match action {
             Action::Finish(_) => {
@@ -261,7 +269,7 @@ impl World {
             Action::TasksEnd(_) => {
                 spend(&mut self.left.ends);
                 host.kill();
-                self.agent(setup, member, participant::Event::Ended);
+                host.has_news = true;
             }
             Action::TasksArrive(_) => {
                 spend(&mut self.left.arrivals);
