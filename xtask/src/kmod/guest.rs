@@ -1,5 +1,6 @@
 //! A machine of its own for each kernel: QEMU without hardware help, as this may be a machine in a machine.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -33,11 +34,6 @@ const COMPLAINTS: [&str; 9] = [
     "Unable to handle",
 ];
 
-/// With both a program needs nothing of the machine that it runs on. The target is named so that the flags are not those of
-/// what runs in the build.
-const STATIC: [&str; 2] = ["--target", "x86_64-unknown-linux-gnu"];
-const STATIC_FLAGS: &str = "RUSTFLAGS=-Ctarget-feature=+crt-static";
-
 /// Where lines for the user go.
 pub(super) type Tell<'a> = &'a mut dyn FnMut(&str) -> Result<()>;
 
@@ -55,21 +51,42 @@ pub(super) struct Guest {
 
 /// Builds the test program.
 pub(super) fn program(shell: &Shell) -> Result<PathBuf> {
-    let build = ["test", "--quiet", "--package", "hdcr-kmod", "--test", "device", "--no-run"];
-    let build = [&[STATIC_FLAGS, "cargo"], &build[..], &STATIC].concat();
-    ensure!(shell.run("env", &build)?, "the test program does not build");
-    let told = shell.output("env", &[&build[..], &["--message-format=json"]].concat())?;
+    // Of the whole workspace, as its unit tests are built: what it shares with them is not built again.
+    let build = ["test", "--quiet", "--workspace", "--test", "device", "--no-run"];
+    ensure!(shell.run("cargo", &build)?, "the test program does not build");
+    let told = shell.output("cargo", &[&build[..], &["--message-format=json"]].concat())?;
     let lines = told.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let path = lines.filter_map(|line| line.get("executable")?.as_str().map(PathBuf::from)).next_back();
     path.context("cargo does not say where the test program is")
 }
 
-/// Builds `hdcr` itself.
+/// Builds `hdcr` itself, as users get it.
 pub(super) fn hdcr(shell: &Shell) -> Result<PathBuf> {
-    let build = ["build", "--quiet", "--package", "hdcr-cli"];
-    let build = [&[STATIC_FLAGS, "cargo"], &build[..], &STATIC].concat();
-    ensure!(shell.run("env", &build)?, "hdcr does not build");
-    Ok(shell.target().join("x86_64-unknown-linux-gnu/debug/hdcr"))
+    ensure!(shell.build_product()?, "hdcr does not build");
+    Ok(shell.target().join("release/hdcr"))
+}
+
+/// The libraries that programs are linked with, and the loader: `ldd(1)` tells where they are.
+fn libraries(shell: &Shell, programs: [&Path; 2]) -> Result<BTreeSet<PathBuf>> {
+    let programs = programs.map(|program| program.display().to_string());
+    let told = shell.output("ldd", &[&programs[0], &programs[1]])?;
+    let all: BTreeSet<PathBuf> = told.lines().filter_map(library).map(PathBuf::from).collect();
+    ensure!(!all.is_empty(), "ldd tells of no library");
+    Ok(all)
+}
+
+/// `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x...)`, `/lib64/ld-linux-x86-64.so.2 (0x...)`
+fn library(line: &str) -> Option<&str> {
+    let line = line.strip_prefix('\t')?;
+    let place = line.split_once(" => ").map_or(line, |(_, place)| place);
+    let place = place.split_once(" (")?.0;
+    place.starts_with('/').then_some(place)
+}
+
+/// The folders that files lie in, those above first.
+fn folders(files: &[(String, Vec<u8>)]) -> BTreeSet<String> {
+    let above = files.iter().flat_map(|(name, _)| Path::new(name).ancestors().skip(1));
+    above.map(|folder| folder.display().to_string()).filter(|folder| !folder.is_empty()).collect()
 }
 
 /// How a run ended.
@@ -100,19 +117,22 @@ impl Guest {
             let bare = folder.join(format!("{name}.bare"));
             let (from, to) = (path.display().to_string(), bare.display().to_string());
             ensure!(shell.run("strip", &["--strip-debug", "-o", &to, &from])?, "strip failed");
-            files.push((name, fs::read(&bare)?));
+            files.push((name.to_owned(), fs::read(&bare)?));
         }
         for name in PROGRAMS {
             let program = folder.join(name);
             let source = shell.root.join(format!("crates/hdcr-ptrace/tests/guests/{name}.c"));
             let (to, from) = (program.display().to_string(), source.display().to_string());
             ensure!(shell.run("cc", &["-O1", "-static", "-pthread", "-s", "-o", &to, &from])?, "cc failed on {from}");
-            files.push((name, fs::read(&program)?));
+            files.push((format!("guests/{name}"), fs::read(&program)?));
         }
-        let folders = ["proc", "sys", "dev", "tmp", "guests"];
+        for library in libraries(shell, [&self.program, &self.hdcr])? {
+            let bytes = fs::read(&library).with_context(|| format!("read {}", library.display()))?;
+            files.push((library.display().to_string().trim_start_matches('/').to_owned(), bytes));
+        }
+        let mut folders = folders(&files);
+        folders.extend(["proc", "sys", "dev", "tmp"].map(str::to_owned));
         let folders = folders.iter().map(|name| Entry { name, mode: 0o040_755, bytes: &[] });
-        let place = |name: &str| if PROGRAMS.contains(&name) { format!("guests/{name}") } else { name.to_owned() };
-        let files: Vec<(String, Vec<u8>)> = files.into_iter().map(|(name, bytes)| (place(name), bytes)).collect();
         let files = files.iter().map(|(name, bytes)| Entry { name, mode: 0o100_755, bytes });
         let entries: Vec<_> = folders.chain(files).collect();
         let root = folder.join("root.cpio");
@@ -247,6 +267,21 @@ impl Heard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn libraries_are_read_from_what_ldd_prints() {
+        let lines = [
+            "/x/hdcr:",
+            "\tlinux-vdso.so.1 (0x00007fde2a718000)",
+            "\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007fde2961e000)",
+            "\tlibgone.so => not found",
+            "\t/lib64/ld-linux-x86-64.so.2 (0x00007fde2a71a000)",
+        ];
+        let found: Vec<_> = lines.into_iter().filter_map(library).collect();
+        assert_eq!(found, ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"]);
+        let files = [("lib/a/libc.so.6".to_owned(), Vec::new()), ("init".to_owned(), Vec::new())];
+        assert_eq!(folders(&files).into_iter().collect::<Vec<_>>(), ["lib", "lib/a"]);
+    }
 
     fn check(lines: &[&str], expected: Option<(u32, u32)>) {
         let mut heard = Heard::default();
