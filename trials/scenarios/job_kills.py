@@ -64,6 +64,8 @@ int main(int argc, char **argv) {
         whole(read, up[0], &own.value, sizeof own.value);
         if (own.step % 100 == 0) dprintf(log, "%llu %016llx\n", own.step, own.value);
         usleep(2000);
+        /* On a slow machine too all blows meet a job that runs. */
+        while (own.step + 300 == steps && access("enough", F_OK)) usleep(2000);
     }
     close(down[1]);
     wait(0);
@@ -167,6 +169,7 @@ for blow in blows:
     rollbacks += blow != "coordinator"
     until(f"the job after the loss of {blow}", lambda: all_run(rollbacks), 40)
     must(job.poll() is None, f"hdcr job run ended: {read('job.err')[-500:]}")
+write("enough", "")
 until("the end of the job", lambda: job.poll() is not None, 60)
 must(job.returncode == 0, f"hdcr job run: {job.returncode}: {read('job.err')[-500:]}")
 results, logs = expected()

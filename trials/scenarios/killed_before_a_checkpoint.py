@@ -30,7 +30,7 @@ for round in range(3):
     ready("changed_all")
     must("older" in files(), f"nothing has changed: {files()}")
     job.crash()
-    until("the roll-back", lambda: read("job.err").count("/changed_all)") == round + 1)
+    until("the roll-back", lambda: (said := read("job.err")).count("beginning anew") == round + 1 and "/changed_all)" in said)
     must(job.keeper.poll() is None, f"the program met what it had left: {read('job.err')}")
 said = read("job.err")
 for code, name in [("rollback-aside", "made"), ("rollback-aside", "fresh"), ("rollback-lost", "gone"), ("rollback-written", "changed")]:

@@ -79,6 +79,9 @@ pub(crate) struct Since {
     heard: Option<Duration>,
     #[serde(default)]
     ignored: Vec<Name>,
+    /// Of those whose length is known: what is cut off is kept.
+    #[serde(default)]
+    kept: Vec<Name>,
 }
 
 /// Whether what happens to a path is nobody's business.
@@ -120,7 +123,13 @@ impl Since {
             forgotten: false,
             heard: None,
             ignored: rules.map(|rule| Name::from(rule.path.as_path())).collect(),
+            kept: Vec::new(),
         }
+    }
+
+    /// What is cut off from these is kept: others may write to them, too.
+    pub(crate) fn keeping<'a>(self, paths: impl Iterator<Item = &'a Path>) -> Self {
+        Self { kept: paths.map(Name::from).collect(), ..self }
     }
 
     /// Of which nothing is known any more, but that something was. `aside` and `shelter` as in [`Since::new`].
@@ -164,6 +173,7 @@ impl Since {
             heard: later.heard.or(self.heard),
             ignored: later.ignored,
             lengths: Vec::new(),
+            kept: Vec::new(),
             aside: self.aside,
             shelter: self.shelter,
         }
@@ -189,6 +199,7 @@ impl Since {
             path: path.into(),
             size: *size,
             modified: (i64::try_from(modified.as_secs()).unwrap_or(0), modified.subsec_nanos()),
+            kept: self.kept.contains(path),
         });
         let foreign = "somebody else has worked on it since the checkpoint, too";
         let replaced = "it came to its name by a rename since the checkpoint, and may have replaced another one";

@@ -24,11 +24,11 @@ pub(crate) fn under(
     loop {
         tries += 1;
         std::fs::write(wish, wanted.to_string())?;
-        let made = make()?;
-        if made == wanted || tries == TRIES {
-            return Ok(made);
+        let number = make()?;
+        if number == wanted || tries == TRIES {
+            return Ok(number);
         }
-        remove(made)?;
+        remove(number)?;
         std::thread::yield_now();
     }
 }

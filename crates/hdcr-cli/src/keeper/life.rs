@@ -179,8 +179,11 @@ impl Keeper {
             self.reason = hdcr::Reason::Crash;
             return self.restore(made);
         }
+        let notes = self.files_as_before();
+        self.stdio_began.rewind(&self.stdio);
+        // What was said before is gone by now where the output of the program was cut back.
         self.tell_crash();
-        self.files_as_before();
+        self.tell_rolled_back(&notes);
         self.record.returned = self.record.returned.saturating_add(1);
         self.begin_anew()
     }
@@ -322,7 +325,7 @@ impl Keeper {
         let took = duration::show(Duration::from_micros(restored.total_us));
         let processes = counted(restored.processes, "process", "processes");
         self.detail(&format!("{} restored: {processes} in {took}", self.place(number)));
-        self.tell_notes(&restored.notes);
+        self.tell_rolled_back(&restored.notes);
         self.tell_unwatched();
         self.came_from = Some(self.place(number));
         self.members.come_from_image(&restored.omitted);

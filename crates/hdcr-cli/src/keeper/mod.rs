@@ -15,6 +15,7 @@
 //! - `filling.rs`: the program runs, and its memory is still to come
 //! - `patience.rs`: a restore waits for process numbers that others have
 //! - `requests.rs`: what others ask for through the registry
+//! - `stdio.rs`: standard input and output of a program that begins anew
 //! - `members.rs`: what the program itself asks for
 //! - `rounds.rs`: the program is asked before each checkpoint
 
@@ -33,6 +34,7 @@ mod outside;
 mod patience;
 mod requests;
 mod rounds;
+mod stdio;
 #[cfg(test)]
 mod testing;
 mod watch;
@@ -56,6 +58,7 @@ use crate::job::{Held, Record, Start, State};
 use crate::kinds::{Every, Increments, Keep, Lazy};
 use crate::namespace;
 use crate::output::{Output, Said};
+
 use crate::parts;
 use crate::process::{Change, next_change, signal};
 use crate::registry::{Answer, Client, Listener};
@@ -74,6 +77,7 @@ use members::Members;
 use patience::Patience;
 use requests::Stop;
 pub(crate) use rounds::PREPARING;
+use stdio::AsBegan;
 use watch::Watch;
 pub(crate) use watch::remembered;
 use watch::remembered::Remembered;
@@ -119,6 +123,9 @@ pub(super) enum Phase {
     Done(u8),
 }
 
+/// So many of the last notes are said again when they were cut off.
+const REPEATED: usize = 500;
+
 /// The keeper.
 #[derive(Debug)]
 pub(crate) struct Keeper {
@@ -137,6 +144,8 @@ pub(crate) struct Keeper {
     /// Why the program is restored, when it is.
     pub(super) reason: hdcr::Reason,
     pub(super) stdio: [OwnedFd; 3],
+    /// How they stood when it began.
+    pub(super) stdio_began: AsBegan,
     /// Leads to the process outside of our pid namespace.
     pub(super) outside: Option<File>,
     pub(super) phase: Phase,
@@ -253,6 +262,7 @@ impl Keeper {
             clients: Vec::new(),
             members: Members::new(given.door),
             reason: hdcr::Reason::Crash,
+            stdio_began: AsBegan::of(&given.stdio),
             stdio: given.stdio,
             outside: given.outside,
             phase: Phase::Running,
@@ -448,6 +458,15 @@ impl Keeper {
         for note in told(notes, self.output.verbose > 0) {
             self.note(&note);
         }
+    }
+
+    /// Likewise of what a roll-back has done: again after the next one, where that has cut it off.
+    pub(super) fn tell_rolled_back(&mut self, notes: &[Obstacle]) {
+        for note in told(notes, self.output.verbose > 0) {
+            self.told.extend(self.output.note_at_end(&note));
+        }
+        let spare = self.told.len().saturating_sub(REPEATED);
+        self.told.drain(..spare);
     }
 
     /// Tells of the crash that was rolled back, and once more of earlier ones where that has been cut off.

@@ -27,13 +27,18 @@ pub(super) fn of(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path:
     if grown == 0 || !(unknown || shared(cx, id)? || cx.foreign.contains(path)) {
         return Ok(Newer::Go);
     }
-    let Some(place) = cx.plan.place_of_newer(path) else { return Ok(Newer::Go) };
+    Ok(kept(cx, path, grown))
+}
+
+/// What a file has grown by is kept, and that is said.
+pub(crate) fn kept(cx: &mut Restore<'_>, path: &Path, grown: u64) -> Newer {
+    let Some(place) = cx.plan.place_of_newer(path) else { return Newer::Go };
     let cause = format!(
         "it was cut back; the {grown} bytes that were written since the checkpoint, by whoever, are in {}",
         place.display()
     );
     cx.notes.push(since::note("rollback-cut", path, cause, ""));
-    Ok(Newer::Stay(place))
+    Newer::Stay(place)
 }
 
 /// What becomes of what a file holds that is only written at its end, and was cut or written over since: of all of it.

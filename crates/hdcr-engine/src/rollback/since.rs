@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use super::{Action, Changed, Newer as Bytes, Target, rename};
 use crate::error::{Error, Owner, Refusal, Result};
-use crate::resource::{held, reopen, touched};
+use crate::resource::{held, newer, reopen, touched};
 use crate::restore::Restore;
 use crate::rights::{Rights, Turn};
 use crate::route;
@@ -58,6 +58,8 @@ pub struct Length {
     pub size: u64,
     /// When it was changed last: seconds and nanoseconds.
     pub modified: (i64, u32),
+    /// All that was written since came behind that, and may be of somebody else, too: it is kept.
+    pub kept: bool,
 }
 
 /// What a job did to files since a checkpoint. Names are those of the checkpoint where nothing else is said.
@@ -397,7 +399,12 @@ fn cut(cx: &mut Restore<'_>, path: &Path, length: Option<&Length>) -> Result<Opt
             let (seconds, nanoseconds) = length.modified;
             let changed = Changed { seconds, nanoseconds };
             let file = Target::named(&file, path)?;
-            cx.plan.add(Action::Cut { path: path.to_owned(), file, size: length.size, changed }, Bytes::Go)?;
+            let grown = stat.st_size.cast_unsigned().saturating_sub(length.size);
+            let kept = if length.kept { newer::kept(cx, path, grown) } else { Bytes::Go };
+            cx.plan.add(Action::Cut { path: path.to_owned(), file, size: length.size, changed }, kept)?;
+            if length.kept {
+                return Ok(None);
+            }
             say(
                 "it was written after the checkpoint for the first time; cut back to its length, what was before that is not verified",
             )

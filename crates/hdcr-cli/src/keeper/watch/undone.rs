@@ -38,11 +38,16 @@ impl Keeper {
 
     /// Says with each roll-back what may be newer than the program, when nobody has watched.
     pub(in crate::keeper) fn tell_unwatched(&self) {
-        if self.watch.is_none() {
+        self.tell_notes(&self.unwatched());
+    }
+
+    fn unwatched(&self) -> Vec<Obstacle> {
+        let unwatched = || {
             let cause = "nobody watches them (it takes root): those that the program did not hold open at the checkpoint, and \
                          that --files does not name, stay as it left them";
-            self.tell_notes(&[Obstacle { cause: cause.to_owned(), remedy: String::new(), ..parts::unwatched() }]);
-        }
+            Obstacle { cause: cause.to_owned(), remedy: String::new(), ..parts::unwatched() }
+        };
+        self.watch.is_none().then(unwatched).into_iter().collect()
     }
 
     /// A worker is not of the job.
@@ -77,26 +82,30 @@ impl Keeper {
     }
 
     /// The program is dead, has no checkpoint, and is about to begin anew: among the files that there were before it.
-    pub(in crate::keeper) fn files_as_before(&mut self) {
+    /// What is to be known of it is returned.
+    pub(in crate::keeper) fn files_as_before(&mut self) -> Vec<Obstacle> {
         self.log_to_the_end();
-        let Some(changes) = self.watch.as_mut().and_then(|watch| watch.roll_back(START)) else {
-            return self.tell_unwatched();
-        };
+        let watched = self.watch.as_mut().and_then(|watch| watch.roll_back(START));
+        let is_known = watched.is_some();
+        let (mut told, mut changes) = (self.unwatched(), watched.unwrap_or_default());
+        self.stdio_began.add_to(&mut changes);
         let since = Since::new(&changes, &self.plan.files, self.aside(START), self.plan.store.clone());
+        let since = since.keeping(self.stdio_began.outputs());
         let done = parts::files_as_before(&self.plan.store, &self.plan.name, &since);
-        if let Some(watch) = &mut self.watch {
+        if let Some(watch) = self.watch.as_mut().filter(|_| is_known) {
             // What this process has done itself is not of the job.
             watch.end();
             if done.is_ok() { watch.rolled_back() } else { watch.not_rolled_back() }
         }
         match done {
-            Ok(notes) => self.tell_notes(&notes),
+            Ok(notes) => told.extend(notes),
             Err(failure) => {
                 let failure =
                     failure.during(format_args!("the files of job {} are as the program left them", self.plan.name));
                 self.note(&failure.to_string());
             }
         }
+        told
     }
 
     /// An earlier life was cut short with its keeper before it had a checkpoint: its files go as they would have by that keeper.

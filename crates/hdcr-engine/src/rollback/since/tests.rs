@@ -142,7 +142,7 @@ fn what_the_image_does_not_hold_is_cut_or_named() {
     let image = place.capture(&[]);
     place.write(&[("log", "one\ntwo\n"), ("over", "bb")]);
     fs::remove_file(place.at("gone")).unwrap();
-    let length = |name: &str, size| Length { path: place.at(name), size, modified: (1_000_000_000, 0) };
+    let length = |name: &str, size| Length { path: place.at(name), size, modified: (1_000_000_000, 0), kept: false };
     let since = Since {
         lost: vec![place.at("gone")],
         written: vec![place.at("log"), place.at("over"), place.at("temporary")],
