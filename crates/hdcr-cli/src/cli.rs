@@ -293,7 +293,7 @@ pub(crate) struct CheckpointArgs {
     /// When another hdcr is at work on the program: wait for that, up to this time, such as 10s [default: do not wait]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub(crate) wait: Option<Duration>,
-    /// Leave the program stopped (as by SIGSTOP) once the checkpoint is safe on disk; `kill -CONT PID` lets it go on
+    /// Leave the program stopped (as by SIGSTOP) once the checkpoint is safe on disk; `kill -CONT` with the numbers that are told lets it go on
     #[arg(long)]
     pub(crate) stop: bool,
     /// Give up, leaving the program as it was, after this time, such as 30s or 2m [default: 30s]

@@ -233,6 +233,9 @@ pub(crate) struct Checkpointed {
     /// Calls on the program's tasks.
     pub(crate) calls: u64,
     pub(crate) then: Then,
+    /// The processes that were left stopped, by their numbers in their own pid namespace.
+    #[serde(default)]
+    pub(crate) left_stopped: Vec<i32>,
     /// What a user should know.
     pub(crate) notes: Vec<Obstacle>,
     /// Numbers of older checkpoints that were given up for it.
@@ -250,7 +253,7 @@ pub(crate) struct Took {
 impl Report for Checkpointed {
     fn text(&self) -> String {
         let notes = told_once(&self.notes).into_iter().map(|note| format!("\n  note: {note}"));
-        std::iter::once(self.line()).chain(notes).collect()
+        std::iter::once(self.line()).chain(self.way_on()).chain(notes).collect()
     }
 
     fn brief(&self) -> String {
@@ -266,6 +269,12 @@ impl Checkpointed {
         parts.sort_by_key(|took| std::cmp::Reverse(took.us));
         let words = |took: &&Took| format!("{} {}", took.part, crate::duration::show(Duration::from_micros(took.us)));
         parts.iter().map(words).collect::<Vec<_>>().join(", ")
+    }
+
+    /// How what was left stopped is let go on.
+    fn way_on(&self) -> Option<String> {
+        let pids: Vec<String> = self.left_stopped.iter().map(ToString::to_string).collect();
+        (!pids.is_empty()).then(|| format!("\n  `kill -CONT {}` lets it go on", pids.join(" ")))
     }
 
     /// Without the notes.

@@ -11,7 +11,7 @@ use hdcr_image::{Durable, ImageWriter, ManifestFacts, Options, Sink};
 use crate::capture::{self, Taken};
 use crate::error::{Error, Refusal, Refusals, Result};
 use crate::ids::Pid;
-use crate::mechanism::{Deadline, Frozen, Mechanism, MechanismError, Scope};
+use crate::mechanism::{Deadline, Frozen, FrozenProcess, Mechanism, MechanismError, Scope, Stand};
 pub use crate::memory::omitted::Omitted;
 use crate::progress::{Meter, Phase, Progress};
 pub use crate::resource::keep::NO_ROOM;
@@ -404,9 +404,16 @@ impl Held {
         Ok(self.0.kill()?)
     }
 
-    /// Leaves it in a group stop.
-    pub fn leave_stopped(self) -> Result<()> {
-        Ok(self.0.leave_stopped()?)
+    /// Leaves it in a group stop. Given are the processes that ran before it: each has to be let go on by itself
+    /// (`SIGCONT`), as they need not be one process group.
+    pub fn leave_stopped(self) -> Result<Vec<Pid>> {
+        let ran = |process: &&FrozenProcess| {
+            let first = process.threads.first().filter(|_| !process.zombie);
+            first.is_some_and(|tid| self.0.stand(*tid).is_ok_and(|stand| stand == Stand::Running))
+        };
+        let ran = self.0.processes().iter().filter(ran).map(|process| process.pid).collect();
+        self.0.leave_stopped()?;
+        Ok(ran)
     }
 
     /// Lets it go on after all.

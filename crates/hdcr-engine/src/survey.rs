@@ -112,6 +112,8 @@ pub(crate) struct Common {
     pub(crate) tracers: BTreeMap<u64, bool>,
     /// How many sets of semaphores there are.
     pub(crate) sets: Option<usize>,
+    /// Whether memory lies on several nodes.
+    pub(crate) nodes: Option<bool>,
     /// The link to the time namespace of the first process.
     pub(crate) clock: Option<Vec<u8>>,
 }

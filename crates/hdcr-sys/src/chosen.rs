@@ -71,7 +71,9 @@ mod tests {
                 .collect();
             let ends: Vec<_> = restores.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
             is_over.store(true, Ordering::Relaxed);
-            ends.into_iter().for_each(|end| end.unwrap());
+            for end in ends {
+                end.unwrap();
+            }
         });
     }
 

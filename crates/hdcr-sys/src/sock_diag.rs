@@ -22,6 +22,8 @@ const UNIX_DIAG_PEER: u16 = 2;
 const UNIX_DIAG_ICONS: u16 = 3;
 const UNIX_DIAG_RQLEN: u16 = 4;
 const UNIX_DIAG_SHUTDOWN: u16 = 6;
+/// `<linux/inet_diag.h>`, Linux 4.14.
+const INET_DIAG_MD5SIG: u16 = 18;
 const INET_DIAG_SHUTDOWN: u16 = 8;
 /// `TCP_LISTEN` of `include/net/tcp_states.h`.
 const LISTEN: u8 = 10;
@@ -195,6 +197,35 @@ impl Diagnosis {
     }
 }
 
+impl Diagnosis {
+    /// Whether a listening TCP socket has keys by which segments are signed (`TCP_MD5SIG`, tcp(7)). Without `CAP_NET_ADMIN` it
+    /// never seems so.
+    pub fn signs(&self, listener: SocketAddr) -> io::Result<bool> {
+        let nobody = match listener {
+            SocketAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
+            SocketAddr::V6(_) => SocketAddr::from(([0; 16], 0)),
+        };
+        let ends = TcpConnection { local: listener, remote: nobody };
+        send(&self.socket, &about(SOCK_DIAG_BY_FAMILY, 0, &ends), SendFlags::empty())?;
+        let mut answer = vec![0_u8; 1 << 14];
+        let (len, _) = recv(&self.socket, answer.as_mut_slice(), RecvFlags::empty())?;
+        let answer = answer.get(..len).unwrap_or_default();
+        Ok(word16(answer, 4) == Some(SOCK_DIAG_BY_FAMILY) && has_attribute(answer, INET_DIAG_MD5SIG))
+    }
+}
+
+/// Whether an attribute, not an empty one, follows a `struct inet_diag_msg`.
+fn has_attribute(message: &[u8], wanted: u16) -> bool {
+    let mut rest = message.get(88..).unwrap_or_default();
+    while let (Some(len), Some(kind)) = (word16(rest, 0), word16(rest, 2)) {
+        if kind == wanted && len > 4 {
+            return true;
+        }
+        rest = rest.get(usize::from(len.max(4)).next_multiple_of(4)..).unwrap_or_default();
+    }
+    false
+}
+
 /// Reads `struct inet_diag_msg` and what follows it.
 fn parse_tcp(message: &[u8]) -> Option<TcpSocket> {
     let mut found = TcpSocket {
@@ -315,6 +346,20 @@ mod tests {
         }
         // The next question gets its own answer.
         assert_eq!(kernel.unix(1).unwrap(), None);
+    }
+
+    #[test]
+    fn an_attribute_is_found_where_it_is() {
+        let row = |kind: u16, body: &[u8]| {
+            let len = u16::try_from(4 + body.len()).unwrap();
+            [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), body].concat()
+        };
+        let message = |rows: &[Vec<u8>]| [vec![0; 88], rows.concat()].concat();
+        assert!(has_attribute(&message(&[row(8, &[0; 4]), row(18, &[1; 100])]), INET_DIAG_MD5SIG));
+        assert!(!has_attribute(&message(&[row(8, &[0; 4]), row(18, &[])]), INET_DIAG_MD5SIG));
+        for broken in [&[][..], &[0; 3], &[0; 200], &[255; 90]] {
+            assert!(!has_attribute(broken, INET_DIAG_MD5SIG));
+        }
     }
 
     #[test]

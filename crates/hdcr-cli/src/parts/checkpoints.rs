@@ -79,15 +79,18 @@ fn go_on(series: &Series, target: &Target, sink: &dyn Sink, pace: Duration) -> N
 
 /// The program is ended or left stopped, or it goes on already. The snapshot is committed: nothing that comes after may turn
 /// it into a failure.
-fn ended(held: Option<Held>, then: Then) {
+/// Given are the processes that were left stopped.
+fn ended(held: Option<Held>, then: Then) -> Vec<i32> {
     let ended = match (held, then) {
-        (Some(held), Then::Kill) => held.kill(),
+        (Some(held), Then::Kill) => held.kill().map(|()| Vec::new()),
         (Some(held), Then::Stop) => held.leave_stopped(),
-        (Some(_), Then::GoOn) | (None, _) => Ok(()),
+        (Some(_), Then::GoOn) | (None, _) => Ok(Vec::new()),
     };
-    if let Err(error) = ended {
+    let stopped = ended.unwrap_or_else(|error| {
         tracing::warn!(%error, "the checkpoint is made, but the program was not ended or stopped cleanly");
-    }
+        Vec::new()
+    });
+    stopped.into_iter().map(|pid| pid.0).collect()
 }
 
 /// Copies what can be copied while the program runs. The path of an image that is not in a store comes with it.
@@ -257,7 +260,7 @@ pub(crate) fn checkpoint(
     laps.done(&format!("written and durable as {snapshot}"), "writing");
     notes.extend(reserve(&task.target));
     series.committed(chain);
-    ended(held, task.then);
+    let left_stopped = ended(held, task.then);
     let removed = [session.given_up.take(), give_up(task, &snapshot)?].concat();
     Ok(Checkpointed {
         path: path.map(|path| path.display().to_string()),
@@ -268,6 +271,7 @@ pub(crate) fn checkpoint(
         worked_us: micros(machine::worked().saturating_sub(worked)),
         calls: chosen.calls_made().saturating_sub(calls),
         then: task.then,
+        left_stopped,
         notes,
         removed,
         took: laps.took,

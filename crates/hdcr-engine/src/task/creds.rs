@@ -141,9 +141,38 @@ fn same(a: &CredsRecord, b: &CredsRecord) -> bool {
     same_ids(a, b) && sets(a) == sets(b)
 }
 
+/// What can be given here.
+#[derive(Debug, Default)]
+struct Here {
+    users: own::Numbers,
+    groups: own::Numbers,
+    may_set_groups: bool,
+}
+
+impl Here {
+    fn look() -> Result<Self> {
+        let (users, groups) = (own::Numbers::of("uid_map")?, own::Numbers::of("gid_map")?);
+        Ok(Self { users, groups, may_set_groups: own::may_set_groups() })
+    }
+
+    /// Why numbers cannot be given whatever capabilities one has: a user namespace knows only some.
+    fn causes(&self, record: &CredsRecord, own: &CredsRecord) -> Vec<String> {
+        let unknown = |ids: &[u32], own: &[u32], numbers: &own::Numbers| {
+            ids.iter().zip(own).find(|(id, own)| id != own && !numbers.have(**id)).map(|(id, _)| *id)
+        };
+        let user = unknown(&record.uids, &own.uids, &self.users);
+        let group = unknown(&record.gids, &own.gids, &self.groups);
+        let numbers = user.map(|id| format!("user {id}")).or_else(|| group.map(|id| format!("group {id}")));
+        let cause = |who| format!("it belongs to {who}, and this user may only give its own numbers to processes");
+        let groups = (!self.may_set_groups && !same_groups(record, own))
+            .then(|| "its groups are others than this user's, which may not set them".to_owned());
+        numbers.map(cause).into_iter().chain(groups).collect()
+    }
+}
+
 /// Why a user with credentials `own` cannot give them to a task; empty: can.
-fn causes(record: &CredsRecord, own: &CredsRecord) -> Vec<String> {
-    let mut causes = Vec::new();
+fn causes(record: &CredsRecord, own: &CredsRecord, here: &Here) -> Vec<String> {
+    let mut causes = here.causes(record, own);
     if own.no_new_privs && !record.no_new_privs {
         causes.push("the restoring process has no_new_privs, which is inherited and cannot be taken back".to_owned());
     }
@@ -170,7 +199,9 @@ fn causes(record: &CredsRecord, own: &CredsRecord) -> Vec<String> {
 }
 
 /// What stands in the way of giving these credentials to a task.
-fn refusals(tid: Tid, record: &CredsRecord, own: &CredsRecord) -> Vec<Refusal> {
+fn refusals(tid: Tid, record: &CredsRecord, own: &CredsRecord) -> Result<Vec<Refusal>> {
+    // Most have those of this user: what could be given does not matter then.
+    let here = if same_ids(record, own) { Here::default() } else { Here::look()? };
     let refusal = |cause| Refusal {
         code: "credentials-beyond-own",
         object: "credentials".to_owned(),
@@ -178,7 +209,7 @@ fn refusals(tid: Tid, record: &CredsRecord, own: &CredsRecord) -> Vec<Refusal> {
         cause,
         remedy: "run hdcr as the same user or as root".to_owned(),
     };
-    causes(record, own).into_iter().map(refusal).collect()
+    Ok(causes(record, own, &here).into_iter().map(refusal).collect())
 }
 
 fn prctl(batch: &mut TaskBatch, label: &'static str, option: i32, argument: u64) {
@@ -275,7 +306,7 @@ impl TaskKind for Creds {
         // The secure bits are not to be seen yet; they are asked for under the freeze.
         let record =
             from_status(&task.status, own.secure_bits).ok_or_else(|| model::no_reply(task, "credentials in status"))?;
-        for refusal in refusals(task.tid, &record, &own) {
+        for refusal in refusals(task.tid, &record, &own)? {
             survey.refuse(refusal);
         }
         Ok(())
@@ -303,7 +334,7 @@ impl TaskKind for Creds {
     fn obstacles(task: Tid, record: &CredsRecord) -> Result<Vec<Refusal>> {
         let own = own_credentials()?;
         let record = as_shown_here(record.clone(), &own, own::may_set_groups());
-        Ok(refusals(task, &record, &own))
+        refusals(task, &record, &own)
     }
 }
 
@@ -323,10 +354,28 @@ mod tests {
         }
     }
 
+    fn everybody() -> Here {
+        let all = || own::Numbers::parse("0 0 4294967295");
+        Here { users: all(), groups: all(), may_set_groups: true }
+    }
+
+    #[test]
+    fn in_a_namespace_only_its_numbers_can_be_given() {
+        let alone = || own::Numbers::parse("5 5 1");
+        let here = Here { users: alone(), groups: alone(), may_set_groups: false };
+        let own = user(5, u64::MAX);
+        assert_eq!(causes(&user(5, 1), &own, &here), Vec::<String>::new());
+        let found = causes(&CredsRecord { groups: own.groups.clone(), ..user(0, 1) }, &own, &here);
+        assert!(matches!(&found[..], [one] if one.contains("user 0")), "{found:?}");
+        let found = causes(&CredsRecord { gids: vec![5, 6, 5, 5], ..own.clone() }, &own, &here);
+        assert!(matches!(&found[..], [one] if one.contains("group 6")), "{found:?}");
+        assert_eq!(causes(&CredsRecord { groups: vec![7, 8], ..own.clone() }, &own, &here).len(), 1);
+    }
+
     #[test]
     fn the_same_credentials_take_no_call_and_no_right() {
         let (record, own) = (CredsRecord { groups: vec![7, 5], ..user(5, 0) }, user(5, 0));
-        assert_eq!(causes(&record, &own), Vec::<String>::new());
+        assert_eq!(causes(&record, &own, &everybody()), Vec::<String>::new());
         let mut batch = TaskBatch::default();
         put(&mut batch, &record, &own);
         assert!(batch.batch.is_empty());
@@ -335,10 +384,10 @@ mod tests {
     #[test]
     fn what_this_user_may_not_give_is_named() {
         let root = user(0, CAP_SETUID | CAP_SETGID | CAP_SETPCAP);
-        assert_eq!(causes(&user(5, 0), &root), Vec::<String>::new());
-        assert_eq!(causes(&root, &user(5, 0)).len(), 4);
-        assert_eq!(causes(&user(0, 1), &root).len(), 1);
-        assert_eq!(causes(&user(0, 0), &CredsRecord { no_new_privs: true, ..root }).len(), 1);
+        assert_eq!(causes(&user(5, 0), &root, &everybody()), Vec::<String>::new());
+        assert_eq!(causes(&root, &user(5, 0), &everybody()).len(), 4);
+        assert_eq!(causes(&user(0, 1), &root, &everybody()).len(), 1);
+        assert_eq!(causes(&user(0, 0), &CredsRecord { no_new_privs: true, ..root }, &everybody()).len(), 1);
     }
 
     #[test]

@@ -10,7 +10,9 @@ use crate::capture::Capture;
 use crate::error::{Error, Result};
 use crate::ids::Tid;
 use crate::model;
+use crate::procfs;
 use crate::restore::Restore;
+use crate::survey::Survey;
 
 pub(crate) struct MemPolicy;
 
@@ -30,6 +32,18 @@ const MASK: usize = 128;
 /// The kernel takes the number of bits plus one.
 const MOST: u64 = 1025;
 
+/// Whether memory lies in more than one place here: else a policy decides nothing.
+fn has_several_nodes() -> bool {
+    let online = std::fs::read_to_string("/sys/devices/system/node/has_memory").unwrap_or_default();
+    online.contains(['-', ','])
+}
+
+/// Whether not all mappings have one policy: that of the task is shown for those without their own (`numa_maps`, proc(5)).
+fn differ(maps: &str) -> bool {
+    let mut policies = maps.lines().filter_map(|line| line.split_ascii_whitespace().nth(1));
+    policies.next().is_some_and(|first| policies.any(|policy| policy != first))
+}
+
 impl Record for MemPolicyRecord {
     const TAG: Tag = Tag(0x030e);
     const VERSION: u16 = 1;
@@ -40,6 +54,18 @@ impl TaskKind for MemPolicy {
     type Record = MemPolicyRecord;
     type Asked = (usize, usize, usize);
     const SITE: Site = Site::Thread;
+
+    fn survey(survey: &mut Survey<'_>, task: &TaskView) -> Result<()> {
+        if task.tid == task.pid.leader() && *survey.common.nodes.get_or_insert_with(has_several_nodes) {
+            let maps = procfs::at_once(&format!("/proc/{}/numa_maps", task.pid)).unwrap_or_default();
+            if differ(&String::from_utf8_lossy(&maps)) {
+                let cause = "a part of its memory has a policy of its own (mbind(2)), which cannot be put back yet";
+                let remedy = "give the policy to the program as a whole (numactl(8))";
+                survey.refuse(task.refuse("memory-policy", "memory policy", cause, remedy));
+            }
+        }
+        Ok(())
+    }
 
     fn ask(_task: &TaskView, batch: &mut Batch) -> Self::Asked {
         let (mode, nodes) = (batch.room(8), batch.room(MASK));
@@ -88,6 +114,14 @@ impl TaskKind for MemPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mapping_with_a_policy_of_its_own_is_seen() {
+        let of_task = "00400000 default file=/bin/sleep mapped=3 N0=3\n7ffc00000000 default stack anon=3 N0=3\n";
+        assert!(!differ(of_task) && !differ(""));
+        assert!(differ(&format!("{of_task}7f0000000000 bind:1 anon=256 dirty=256 N1=256\n")));
+        assert!(!differ("00400000 interleave:0-1 file=/a\n00500000 interleave:0-1 anon=1 N0=1\n"));
+    }
 
     #[test]
     fn the_record_comes_back_as_it_was() {

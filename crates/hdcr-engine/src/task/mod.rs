@@ -207,6 +207,7 @@ mod attribute;
 mod execmem;
 pub(crate) mod namespaces;
 mod own;
+mod rings;
 mod unsupported;
 
 kinds! {

@@ -53,9 +53,42 @@ pub(super) fn may_set_groups() -> bool {
     !fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"deny"))
 }
 
+/// The numbers that mean a user or a group here, as first number and count: in a user namespace most mean nobody.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Numbers(Vec<(u32, u32)>);
+
+impl Numbers {
+    /// Of users (`uid_map`) or of groups (`gid_map`).
+    pub(super) fn of(name: &str) -> Result<Self> {
+        Ok(Self::parse(&String::from_utf8_lossy(&read(name)?)))
+    }
+
+    pub(super) fn parse(map: &str) -> Self {
+        let ranges = map.lines().filter_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            let (first, count) = (words.next()?, words.nth(1)?);
+            Some((first.parse().ok()?, count.parse().ok()?))
+        });
+        Self(ranges.collect())
+    }
+
+    /// Whether a number is one of them.
+    pub(super) fn have(&self, number: u32) -> bool {
+        self.0.iter().any(|(first, count)| number.checked_sub(*first).is_some_and(|place| place < *count))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_those_of_the_map() {
+        let numbers = Numbers::parse("         0       1000          1\n      2000     100000      65536\n");
+        assert!(numbers.have(0) && numbers.have(2000) && numbers.have(67_535));
+        assert!(!numbers.have(1) && !numbers.have(67_536) && !numbers.have(u32::MAX));
+        assert!(Numbers::of("uid_map").unwrap().have(rustix::process::getuid().as_raw()));
+    }
 
     #[test]
     fn a_namespace_of_its_own_is_not_the_system() {

@@ -6,7 +6,7 @@ use hdcr_image::{Record, Tag};
 use nix::libc;
 
 use super::attribute::{self, Answer, Attribute, Place, Value, arch_prctl, prctl};
-use super::{Site, Stage, TaskKind, TaskView, surroundings, unsupported};
+use super::{Site, Stage, TaskKind, TaskView, rings, surroundings, unsupported};
 use crate::batch::{Arg, Batch, Replies};
 use crate::capture::Capture;
 use crate::error::Result;
@@ -134,6 +134,7 @@ impl Record for ThreadAttributesRecord {
 pub(crate) struct Asked {
     places: Vec<Place>,
     keyrings: [usize; 2],
+    rings: [usize; rings::MOST],
 }
 
 impl TaskKind for ThreadAttributes {
@@ -148,7 +149,7 @@ impl TaskKind for ThreadAttributes {
 
     fn ask(_task: &TaskView, batch: &mut Batch) -> Self::Asked {
         let places = attribute::ask(TABLE, batch);
-        Asked { places, keyrings: surroundings::ask_for_keyrings(batch) }
+        Asked { places, keyrings: surroundings::ask_for_keyrings(batch), rings: rings::ask(batch) }
     }
 
     fn capture(
@@ -157,7 +158,8 @@ impl TaskKind for ThreadAttributes {
         asked: Self::Asked,
         replies: &Replies,
     ) -> Result<ThreadAttributesRecord> {
-        let Asked { places, keyrings } = asked;
+        let Asked { places, keyrings, rings } = asked;
+        rings::refuse(task, rings, replies)?;
         surroundings::refuse_keyrings(task, keyrings, replies)?;
         let flags = task.stat.field(FLAGS).ok_or_else(|| model::no_reply(task, "flags in stat"))?;
         Ok(ThreadAttributesRecord {

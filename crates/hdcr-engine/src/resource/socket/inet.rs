@@ -123,6 +123,12 @@ impl Look {
     }
 }
 
+/// Whether keys belong to a listening socket. Only whoever rules the network sees them.
+fn signs(name: &[u8]) -> bool {
+    let asked = parse(name).map(|address| Diagnosis::open().and_then(|kernel| kernel.signs(address)));
+    asked.is_some_and(|answer| answer.unwrap_or(false))
+}
+
 /// An address as people write it.
 pub(super) fn show(address: &[u8]) -> String {
     parse(address).map_or_else(|| "an unknown address".to_owned(), |address| address.to_string())
@@ -193,6 +199,10 @@ pub(super) fn survey(survey: &mut Survey<'_>, view: &FileView, file: &OwnedFd, f
     } else if look.connected(family) {
         let info = Info::of(file).map_err(Error::system("asking for TCP_INFO", subject(view)))?;
         tcp::survey(survey, view, file, &info)?;
+    }
+    if look.state == LISTEN && signs(&look.name) {
+        let cause = "its segments are signed (TCP_MD5SIG), and clients without the key would get in";
+        survey.refuse(view.refuse("tcp-signed", "listening TCP socket", cause, "close it before the checkpoint"));
     }
     if look.state == LISTEN && look.word(INFO_PENDING) > 0 {
         let becomes = "are reset when the program is killed for a rollback";
@@ -272,10 +282,11 @@ pub(super) fn in_use(error: &io::Error) -> bool {
 }
 
 /// [`take_port`], and where the remains of old connections hold the port that may not be ended by this user, once they have
-/// ended by themselves: the kernel keeps them for a minute.
+/// ended by themselves, unless that takes longer than anybody waits for a restore: the kernel keeps them for a minute.
 pub(super) fn await_port(file: &OwnedFd, name: &[u8], backlog: Option<u32>, tcp: bool) -> io::Result<()> {
-    const STEP: Duration = Duration::from_millis(50);
-    const STEPS: usize = 1400;
+    const STEP: Duration = Duration::from_millis(200);
+    // Twenty seconds. Who has more patience than that tries again: by then it is known what is in the way.
+    const STEPS: usize = 100;
     for _ in 0..STEPS {
         match take_port(file, name, backlog, tcp) {
             Err(error) if in_use(&error) && tcp && remains(name).is_some() => std::thread::sleep(STEP),
