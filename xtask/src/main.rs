@@ -73,7 +73,7 @@ enum Task {
     },
     /// The same trials many times over.
     Soak {
-        /// A trial, or the beginning of the names of several; `faults` kills and flips, and `chain` makes links and kills, ten times as often as this; `sync` searches the states of the protocol for parallel jobs as far as memory allows.
+        /// A trial, or the beginning of the names of several; `faults` kills and flips, and `chain` makes links and kills, ten times as often as this; `kills` kills the mechanism after each of its calls, at programs of 1, 8 and 64 threads, in C, Go and java; `sync` searches the states of the protocol for parallel jobs as far as memory allows.
         name: String,
         /// How many times.
         #[arg(long, default_value_t = 100)]
@@ -153,6 +153,11 @@ fn run(command: &Command) -> Result<bool> {
         Task::Soak { name, .. } if name == "sync" => {
             let search = ["HDCR_SYNC_SOAK=1", "cargo", "test", "--release", "-p", "hdcr-sync", "--", "--nocapture"];
             shell.run("env", &search)
+        }
+        Task::Soak { name, times } if name == "kills" => {
+            packages::install_named(&shell, &["golang-go".to_owned(), "default-jdk-headless".to_owned()])?;
+            let rounds = times.div_ceil(50).max(2).to_string();
+            shell.run("cargo", &["test", "--package", "hdcr-ptrace", "--test", "kills", "--", &rounds])
         }
         Task::Bench { arguments } => {
             let mut all = vec!["bench"];
