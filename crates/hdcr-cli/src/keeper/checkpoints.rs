@@ -318,13 +318,24 @@ impl Keeper {
                     Some(Reply::Failed(failure)) => failure,
                     _ => silent(),
                 };
-                self.not_checkpointed(failure, askers, took);
+                self.not_checkpointed(self.as_it_came(failure), askers, took);
             }
         }
         match self.phase {
             Phase::Dying(death) => self.decide(death),
             Phase::Running | Phase::Restoring(_) | Phase::Waiting(_) | Phase::Done(_) => Ok(()),
         }
+    }
+
+    /// A worker that is of no use once the program has ended is killed: that is no fault of anybody's.
+    fn as_it_came(&self, failure: Failure) -> Failure {
+        let Phase::Dying(death) = self.phase else { return failure };
+        if failure.code != "worker-died" {
+            return failure;
+        }
+        let message =
+            format!("the program of job {} ended while it was checkpointed: {}", self.plan.name, self.told_of(death));
+        Failure::new(Class::Changed, "gone", message).remedy("try again if the job goes on")
     }
 
     /// When the next one comes, by what this one took. One that somebody wanted elsewhere says nothing of the job's own store,

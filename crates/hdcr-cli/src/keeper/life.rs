@@ -189,7 +189,7 @@ impl Keeper {
     }
 
     /// A death in words, with what has brought it about.
-    fn told_of(&self, death: Death) -> String {
+    pub(super) fn told_of(&self, death: Death) -> String {
         if self.starved { format!("{}, out of memory", tell(death)) } else { tell(death) }
     }
 

@@ -6,7 +6,7 @@
 
 use super::PAGE;
 use crate::batch::{Arg, Batch, CALL_ROOM};
-use crate::error::{Refusal, Result};
+use crate::error::{Error, Refusal, Result};
 use crate::mechanism::{CODE_ROOM, NEW_MAPPINGS, THREAD_ROOM};
 use crate::procfs::{self, Limits, MapLine};
 use crate::survey::Survey;
@@ -36,6 +36,11 @@ pub(crate) fn survey(survey: &mut Survey<'_>, threads: &[&TaskView], lines: &[Ma
         survey.refuse(no_mapping(speaker, most));
     }
     if !lines.iter().any(|line| line.name == b"[vdso]") && text::unused_end(speaker.pid, CODE_ROOM).is_none() {
+        if !has_entry(&procfs::read(speaker.pid, "auxv")?) {
+            // In the middle of execve(2): the vdso is the last thing that is mapped.
+            let subject = format!("process {}", speaker.pid);
+            return Err(Error::Changed { subject, what: "it is just beginning another program".to_owned() });
+        }
         let cause = "it has no vdso, and no text with room at its end, from which a checkpoint makes its calls";
         survey.refuse(speaker.refuse("no-code-room", "address space", cause, "run it with its vdso, or link it anew"));
     }
@@ -57,6 +62,15 @@ pub(crate) fn survey(survey: &mut Survey<'_>, threads: &[&TaskView], lines: &[Ma
         survey.refuse(speaker.refuse("no-room", "address space", &cause, &remedy(speaker)));
     }
     Ok(())
+}
+
+/// Whether an auxiliary vector (`auxv` in proc(5)) tells where the program begins: the kernel writes it at the end of an exec.
+fn has_entry(auxv: &[u8]) -> bool {
+    const AT_ENTRY: u64 = 9;
+    let word = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
+    let (words, _) = auxv.as_chunks::<8>();
+    let (pairs, _) = words.as_chunks::<2>();
+    pairs.iter().any(|[key, value]| word(key) == AT_ENTRY && word(value) != 0)
 }
 
 fn remedy(task: &TaskView) -> String {
@@ -111,6 +125,14 @@ fn short(limits: &Limits, (all, data): (u64, u64), need: Need) -> Option<(&'stat
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_has_begun_has_an_entry() {
+        assert!(has_entry(&procfs::at_once("/proc/self/auxv").unwrap()));
+        for none in [&[][..], &[0; 16], &[9, 0, 0], &[[9, 0, 0, 0, 0, 0, 0, 0], [0; 8]].concat()] {
+            assert!(!has_entry(none));
+        }
+    }
 
     fn check(limit: &str, soft: u64, expected: Option<&'static str>) {
         let mut limits = Limits::from([("Max address space".to_owned(), (None, None))]);

@@ -122,15 +122,16 @@ fn read_by(
 ) -> Result<()> {
     let mut at = 0;
     while at < size {
-        let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-            Ok(start) => start - start % PAGE,
+        let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(data) => data.max(at),
             Err(Errno::NXIO) => return Ok(()),
             Err(_) => at,
         };
-        // A hole may begin inside of a page where blocks are smaller than pages: the rest of that page is read too.
-        let end = rustix::fs::seek(file, SeekFrom::Hole(start.max(at))).unwrap_or(size);
+        // Where blocks are smaller than pages a hole may begin and end inside of a page: all of the page is read. The hole is
+        // looked for from the data on, not from the begin of its page, which may lie in a hole itself.
+        let end = rustix::fs::seek(file, SeekFrom::Hole(data)).unwrap_or(size);
         let end = end.next_multiple_of(PAGE).min(size);
-        let start = start.max(at);
+        let start = data - data % PAGE;
         at = start;
         while at < end {
             let want = piece.min(end - at);

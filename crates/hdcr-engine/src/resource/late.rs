@@ -2,7 +2,8 @@
 //!
 //! Their digests, and the contents of programs that no package brings back, cost more than all the rest of a small
 //! capture and need no stop: nobody is expected to change them. When one changes in between, that shows in its times, and
-//! nothing is said of it: a restore then goes by its size and time alone.
+//! nothing is said of it: a restore then goes by its size and time alone. One that has only grown is taken for one that is
+//! appended to, as a log is: what it held in the stop is what it begins with.
 //!
 //! So are files that the tree only writes at their ends: what they held in the stop is what they begin with.
 
@@ -102,7 +103,9 @@ impl LateFile {
         // The inode may lose a name meanwhile: that is no change of what it holds.
         let same = |stat: &Stat| InodeRecord { ctime: 0, ctime_ns: 0, ..facts(stat) };
         let unchanged = same(&now) == same(&self.stat) && now.st_size == self.stat.st_size;
-        Ok(unchanged.then_some(record))
+        // A log that somebody appends to all the time has grown by now: what it began with was read.
+        let has_grown = !self.contents && now.st_size > self.stat.st_size;
+        Ok((unchanged || has_grown).then_some(record))
     }
 }
 
@@ -223,7 +226,15 @@ mod tests {
         });
         let record = record.unwrap().unwrap();
         assert_eq!((record.digest, pieces), (blake3::hash(b"text").as_bytes().to_vec(), 1));
-        std::fs::write(&path, "other").unwrap();
+        // One of which no contents are kept may have grown, and is known by what it held before.
+        std::fs::write(&path, "text and more").unwrap();
         assert_eq!(late.read(&mut |_, _| Ok(())).unwrap(), None);
+        let mut seen = LateFile { contents: false, ..late };
+        let record = seen.read(&mut |_, _| Ok(())).unwrap().unwrap();
+        assert_eq!(record.digest, blake3::hash(b"text").as_bytes().to_vec());
+        std::fs::write(&path, "tex").unwrap();
+        assert_eq!(seen.read(&mut |_, _| Ok(())).unwrap(), None);
+        seen.contents = true;
+        assert_eq!(seen.read(&mut |_, _| Ok(())).unwrap(), None);
     }
 }

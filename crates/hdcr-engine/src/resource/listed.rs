@@ -22,6 +22,7 @@ use crate::error::{Error, Owner, Result};
 use crate::model::{self, ObjectId};
 use crate::restore::Restore;
 use crate::rights::Turn;
+use crate::rollback::since::LONGEST_NAME;
 use crate::rollback::{Action, Newer, since};
 use crate::route;
 use crate::survey::Survey;
@@ -155,7 +156,9 @@ pub(crate) fn note_listed(cx: &mut Capture<'_>) -> Result<()> {
     let mut list = ListedRecord::default();
     for file in contents::written(cx) {
         let name = file.file_name().unwrap_or_default().to_owned();
-        let companions = COMPANIONS.iter().map(|suffix| {
+        // Nothing has a longer name.
+        let fits = |suffix: &&&str| name.len() + suffix.len() <= LONGEST_NAME;
+        let companions = COMPANIONS.iter().filter(fits).map(|suffix| {
             let mut companion = name.clone();
             companion.push(suffix);
             file.with_file_name(companion)

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -244,6 +245,9 @@ fn aside(cx: &mut Restore<'_>, newer: &Newer, since: &Since, around: &Path) -> R
     go_aside(cx, newer, to)
 }
 
+/// The longest name of a file, in bytes (`NAME_MAX`, limits.h(0p)).
+pub(crate) const LONGEST_NAME: usize = 255;
+
 /// What goes where.
 type Ways<'s> = BTreeMap<PathBuf, &'s Newer>;
 
@@ -305,8 +309,11 @@ fn place_in_shelter(
     }
     let mut to = directory.join(name);
     while others.contains_key(&to) || route::lstat(&to).is_ok() {
-        let mut other = name.to_owned();
-        other.push(format!(".{}", cx.plan.number()));
+        let suffix = format!(".{}", cx.plan.number());
+        // A name that is as long as can be stays so long.
+        let kept = name.as_bytes().len().min(LONGEST_NAME.saturating_sub(suffix.len()));
+        let mut other = OsStr::from_bytes(name.as_bytes().get(..kept).unwrap_or_default()).to_owned();
+        other.push(suffix);
         to = directory.join(other);
     }
     Ok(to)
