@@ -22,6 +22,7 @@ const UNIX_DIAG_PEER: u16 = 2;
 const UNIX_DIAG_ICONS: u16 = 3;
 const UNIX_DIAG_RQLEN: u16 = 4;
 const UNIX_DIAG_SHUTDOWN: u16 = 6;
+const INET_DIAG_INFO: u16 = 2;
 /// `<linux/inet_diag.h>`, Linux 4.14.
 const INET_DIAG_MD5SIG: u16 = 18;
 const INET_DIAG_SHUTDOWN: u16 = 8;
@@ -206,7 +207,10 @@ impl Diagnosis {
             SocketAddr::V6(_) => SocketAddr::from(([0; 16], 0)),
         };
         let ends = TcpConnection { local: listener, remote: nobody };
-        send(&self.socket, &about(SOCK_DIAG_BY_FAMILY, 0, &ends), SendFlags::empty())?;
+        let mut question = about(SOCK_DIAG_BY_FAMILY, 0, &ends);
+        // `idiag_ext`: keys come with TCP_INFO only (`inet_sk_diag_fill` in the kernel).
+        question.get_mut(18).into_iter().for_each(|wanted| *wanted |= 1 << (INET_DIAG_INFO - 1));
+        send(&self.socket, &question, SendFlags::empty())?;
         let mut answer = vec![0_u8; 1 << 14];
         let (len, _) = recv(&self.socket, answer.as_mut_slice(), RecvFlags::empty())?;
         let answer = answer.get(..len).unwrap_or_default();
@@ -346,6 +350,22 @@ mod tests {
         }
         // The next question gets its own answer.
         assert_eq!(kernel.unix(1).unwrap(), None);
+    }
+
+    #[test]
+    fn a_listener_with_keys_signs() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let kernel = Diagnosis::open().unwrap();
+        assert!(!kernel.signs(address).unwrap());
+        // `struct tcp_md5sig`: an address in 128 bytes, flags, prefix, length of the key, index, key.
+        let octets = [&2_u16.to_ne_bytes()[..], &address.port().to_be_bytes(), &[127, 0, 0, 1], &[0; 120]].concat();
+        let key = [&octets[..], &[0, 0, 3, 0, 0, 0, 0, 0], b"abc", &[0; 77]].concat();
+        let rules = rustix::thread::capabilities(None)
+            .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::NET_ADMIN));
+        if crate::socket::set_option(&listener, libc::IPPROTO_TCP, 14, &key).is_ok() && rules {
+            assert!(kernel.signs(address).unwrap());
+        }
     }
 
     #[test]
