@@ -12,7 +12,7 @@ use crate::wait;
 
 /// Without `restart_calls`: what remains of a poll is not to be seen without root, as `doctor` says; and without `memfd` and
 /// `private_file`: they have mapped files that have neither a name nor a descriptor, which only root can open; and without
-/// `tcp_listen`: the port of a server without `SO_REUSEADDR` is in `TIME_WAIT` there, for which a user waits a minute.
+/// `tcp_listen`: the port of a server without `SO_REUSEADDR` is in `TIME_WAIT` there, and a user has it back after a minute.
 const GUESTS: [&str; 38] = [
     "anon_memory",
     "blocked_calls",
