@@ -1,5 +1,4 @@
-"""An image of root with a limit, a policy or a score that a user may not set is refused to that user by name before anything
-runs or is rolled back, by `check` and by the restore; whom the machine allows that much may restore it."""
+"""An image of root with a limit, a policy or a score that a user may not set is refused to that user by name, before anything runs or is rolled back."""
 import resource
 import shutil
 from scenario import *
