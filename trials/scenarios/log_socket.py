@@ -1,4 +1,5 @@
-"""Output on a stream socket of a journal, and a datagram socket connected to a path like /dev/log."""
+"""Output on a stream socket of a journal, and a datagram socket connected to a path like /dev/log: `check` names both."""
+import json
 import socket
 import threading
 from scenario import *
@@ -54,7 +55,9 @@ stream = connected()
 child = start(program, stdout=stream.fileno(), stderr=stream.fileno())
 stream.close()
 ready()
-hdcr("check", child.pid)
+notes = json.loads(hdcr("check", child.pid, "--json"))["notes"]
+told = sorted((note["code"], note["fd"]) for note in notes if note["code"].startswith("outside"))
+must(told == [("outside-datagram", 3), ("outside-stream", 1), ("outside-stream", 2)], f"check names other ends: {told}")
 hdcr("checkpoint", child.pid, "-o", "image", "--kill")
 gone(child.pid)
 stream = connected()

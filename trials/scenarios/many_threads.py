@@ -35,6 +35,8 @@ int main(void) {
 """)
 child = start(program)
 ready()
+# Some 0.5 ms of processor time a thread (docs/resources.md): about a second. The limit is no measure of that: on a loaded machine
+# the stop of so many waits for a processor again and again, and what is tried here is that nothing grows with the square of them.
 hdcr("checkpoint", child.pid, "-o", "image", "--timeout", "60s")
 hdcr("checkpoint", child.pid, "-o", "image2", "--kill", "--timeout", "60s")
 gone(child.pid)

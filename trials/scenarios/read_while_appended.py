@@ -33,6 +33,7 @@ try:
     until("the first lines", lambda: read("seen").count("\n") > 20)
     for round in range(5):
         hdcr("checkpoint", program.pid if round == 0 else pid, "-o", f"image{round}", "--kill")
+        program.wait() if round == 0 else gone(pid)
         pid = restore(f"image{round}")
         before = len(read("seen"))
         until("more lines", lambda: len(read("seen")) > before + 50)

@@ -7,6 +7,40 @@ HAVING = [
     ("packet socket", "socket", "int s = socket(AF_PACKET, SOCK_RAW, 0); if (s < 0) _exit(77);"),
     ("algorithm socket", "socket", "int s = socket(AF_ALG, SOCK_SEQPACKET, 0); if (s < 0) _exit(77);"),
     ("virtual machine socket", "socket", "int s = socket(AF_VSOCK, SOCK_STREAM, 0); if (s < 0) _exit(77);"),
+    ("filter of a socket", "socket-filter", r"""
+        struct sock_filter all = { 6 /* BPF_RET */, 0, 0, 0xffff };
+        struct sock_fprog filter = { 1, &all };
+        int s = socket(AF_INET, SOCK_DGRAM, 0);
+        if (s < 0 || setsockopt(s, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter)) _exit(77);
+    """),
+    ("filter of a UNIX socket", "socket-filter", r"""
+        struct sock_filter all = { 6 /* BPF_RET */, 0, 0, 0xffff };
+        struct sock_fprog filter = { 1, &all };
+        int s[2];
+        MUST(!socketpair(AF_UNIX, SOCK_DGRAM, 0, s));
+        if (setsockopt(s[1], SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter)) _exit(77);
+    """),
+    ("filter of eBPF", "socket-filter", r"""
+        struct { unsigned char code, registers; short offset; int value; } words[] = { { 0xb7, 0, 0, 0xffff }, { 0x95, 0, 0, 0 } };
+        struct { unsigned type, count; unsigned long words, license; unsigned rest[28]; } attr = { 1, 2, (long)words, (long)"GPL", { 0 } };
+        int program = syscall(SYS_bpf, 5 /* BPF_PROG_LOAD */, &attr, sizeof attr), s = socket(AF_INET, SOCK_DGRAM, 0);
+        if (program < 0 || setsockopt(s, SOL_SOCKET, 50 /* SO_ATTACH_BPF */, &program, sizeof program) || close(program)) _exit(77);
+    """),
+    ("group of multicast", "multicast-membership", r"""
+        struct ip_mreqn group = { { htonl(0xe00000fb) }, { htonl(INADDR_LOOPBACK) }, 0 };
+        int s = socket(AF_INET, SOCK_DGRAM, 0);
+        if (s < 0 || setsockopt(s, IPPROTO_IP, IP_ADD_MEMBERSHIP, &group, sizeof group)) _exit(77);
+    """),
+    ("group of multicast by its source", "multicast-membership", r"""
+        struct ip_mreq_source group = { { htonl(0xe80000fb) }, { htonl(INADDR_LOOPBACK) }, { htonl(0x7f000002) } };
+        int s = socket(AF_INET, SOCK_DGRAM, 0);
+        if (s < 0 || setsockopt(s, IPPROTO_IP, IP_ADD_SOURCE_MEMBERSHIP, &group, sizeof group)) _exit(77);
+    """),
+    ("group of multicast of IPv6", "multicast-membership", r"""
+        struct ipv6_mreq group = { { { { 0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xfb } } }, 1 };
+        int s = socket(AF_INET6, SOCK_DGRAM, 0);
+        if (s < 0 || setsockopt(s, IPPROTO_IPV6, IPV6_JOIN_GROUP, &group, sizeof group)) _exit(77);
+    """),
     ("userfaultfd", "userfault", "if (syscall(SYS_userfaultfd, 1) < 0) _exit(77);"),
     ("fanotify", "fanotify", "if (syscall(SYS_fanotify_init, 0, 0) < 0) _exit(77);"),
     ("secret memory", "secret", "if (syscall(447, 0) < 0) _exit(77);"),
@@ -60,6 +94,8 @@ HAVING = [
     ("pid namespace for children", "namespace", "if (unshare(CLONE_NEWPID)) _exit(77);"),
 ]
 HEADERS = r"""
+#include <linux/filter.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <sys/ipc.h>
 #include <sys/shm.h>

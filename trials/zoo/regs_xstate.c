@@ -1,6 +1,7 @@
-// Registers: all general ones, flags, XMM/YMM, x87 and MXCSR, held in a loop that makes no system call.
+// Registers: all general ones, flags, XMM/YMM, x87 and MXCSR, protection keys (PKRU), held in a loop that makes no system call.
 // zoo: rounds=3 static=yes
 #include "zoo.h"
+#include <cpuid.h>
 
 static volatile int stop, spinning;
 static uint64_t general[15], vectors[16][4] __attribute__((aligned(32))), seen[16][4] __attribute__((aligned(32)));
@@ -9,12 +10,23 @@ static const double pi_times = 3.25;
 static double x87_out;
 static uint32_t mxcsr_in = 0x1f80 | 0x6000, mxcsr_out;
 static uint16_t control_in = 0x0c7f, control_out;
+/* Rights to keys that no memory has; 0 where the processor, or the kernel, has none. */
+static volatile uint32_t keys, keys_out;
+
+static int has_keys(void)
+{
+	unsigned a, b, c, d;
+
+	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && c & 1 << 4 /* OSPKE */;
+}
 
 /* Loads every register, spins until the word changes, stores every register. */
 __attribute__((noinline, target("avx"))) static void hold(void)
 {
 	__asm__ volatile(
 		"push %%rbx; push %%rbp; push %%r12; push %%r13; push %%r14; push %%r15\n"
+		"mov keys_word(%%rip), %%eax; test %%eax, %%eax; je 2f; xor %%ecx, %%ecx; xor %%edx, %%edx; .byte 0x0f, 0x01, 0xef\n"
+		"2:\n"
 		"fldcw %[ci]; fldl %[pi]; ldmxcsr %[mi]\n"
 		"lea %[vec], %%rax\n"
 		"vmovaps (%%rax), %%ymm0; vmovaps 32(%%rax), %%ymm1; vmovaps 64(%%rax), %%ymm2; vmovaps 96(%%rax), %%ymm3\n"
@@ -35,6 +47,8 @@ __attribute__((noinline, target("avx"))) static void hold(void)
 		"mov %%r10, 72+general_words(%%rip); mov %%r11, 80+general_words(%%rip); mov %%r12, 88+general_words(%%rip)\n"
 		"mov %%r13, 96+general_words(%%rip); mov %%r14, 104+general_words(%%rip); mov %%r15, 112+general_words(%%rip)\n"
 		"pop %%r15; pop %%r14; pop %%r13; pop %%r12; pop %%rbp; pop %%rbx\n"
+		"cmpl $0, keys_word(%%rip); je 3f; xor %%ecx, %%ecx; .byte 0x0f, 0x01, 0xee; mov %%eax, keys_out_word(%%rip)\n"
+		"3:\n"
 		"pushfq; pop %%rax; cld; mov %%rax, %[df]\n"
 		"lea %[out], %%rax\n"
 		"vmovaps %%ymm0, (%%rax); vmovaps %%ymm1, 32(%%rax); vmovaps %%ymm2, 64(%%rax); vmovaps %%ymm3, 96(%%rax)\n"
@@ -50,6 +64,7 @@ __attribute__((noinline, target("avx"))) static void hold(void)
 
 /* Names that the assembly can reach without a register. */
 __asm__(".set stop_word, stop\n.set spinning_word, spinning\n.set general_words, general");
+__asm__(".set keys_word, keys\n.set keys_out_word, keys_out");
 
 static void *run(void *unused)
 {
@@ -66,6 +81,8 @@ static void prepare(int round)
 	memset(seen, 0, sizeof seen);
 	memset(general, 0, sizeof general);
 	stop = spinning = 0;
+	keys = has_keys() ? 0x55555550u ^ (uint32_t)round << 28 : 0;
+	keys_out = 0;
 	SYS(-pthread_create(&thread, NULL, run, NULL));
 	while (!spinning)
 		zoo_nap(1);
@@ -83,5 +100,6 @@ static void check(int round)
 	EQ(direction & 0x400, 0x400);
 	EQ(mxcsr_out & ~0x3fu, mxcsr_in & ~0x3fu);
 	EQ(control_out, control_in);
+	EQ(keys_out, keys);
 	CHECK(x87_out == pi_times, "x87 %f", x87_out);
 }

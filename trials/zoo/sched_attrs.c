@@ -1,4 +1,4 @@
-// Scheduling: policies with their parameters, reset-on-fork, nice, I/O priority, oom_score_adj, affinity.
+// Scheduling: policies with their parameters, deadlines, clamps, reset-on-fork, nice, of the session too, I/O priority, oom_score_adj, affinity.
 // zoo: rounds=3 static=yes
 #include "zoo.h"
 #include <sys/resource.h>
@@ -7,9 +7,10 @@ struct attr {
 	uint32_t size, policy; uint64_t flags; int32_t nice; uint32_t priority; uint64_t runtime, deadline, period; uint32_t min, max;
 };
 
-enum { COUNT = 5 };
+enum { DEADLINE = 5, CLAMPED, COUNT };
 
 static pid_t child[COUNT];
+static char group[64];
 
 static struct attr get(void)
 {
@@ -35,15 +36,22 @@ static void settle(int i)
 
 	CPU_ZERO(&cpus);
 	CPU_SET(i % 2 % sysconf(_SC_NPROCESSORS_ONLN), &cpus);
-	SYS(sched_setaffinity(0, sizeof cpus, &cpus));
+	/* One with a deadline must be allowed everywhere. */
+	if (i != DEADLINE)
+		SYS(sched_setaffinity(0, sizeof cpus, &cpus));
 	SYS(syscall(SYS_ioprio_set, 1, 0, (1 + i % 3) << 13 | (i % 3 == 2 ? 0 : i)));
 	adjust("/proc/self/oom_score_adj", i == 0 ? "0" : "300");
 	adjust("/proc/self/coredump_filter", i == 1 ? "0x7f" : "0x23");
-	a.policy = i == 0 ? SCHED_OTHER : i == 1 ? SCHED_BATCH : i == 2 ? SCHED_IDLE : i == 3 ? SCHED_FIFO : SCHED_RR;
+	static const int policies[COUNT] = { SCHED_OTHER, SCHED_BATCH, SCHED_IDLE, SCHED_FIFO, SCHED_RR, 6 /* SCHED_DEADLINE */, SCHED_OTHER };
+	a.policy = policies[i];
 	a.nice = i < 3 ? 5 + i : 0;
-	a.priority = i < 3 ? 0 : 7 + i;
+	a.priority = i == 3 || i == 4 ? 7 + i : 0;
 	a.flags = i % 2;	/* reset on fork */
-	/* A real-time policy may be out of bounds for this user or its group: then nothing is shown of it. */
+	if (i == DEADLINE)
+		a.runtime = 3000000, a.deadline = 50000000, a.period = 70000000;
+	if (i == CLAMPED)
+		a.flags = 0x60 /* both clamps */, a.min = 100, a.max = 800;
+	/* A real-time policy may be out of bounds for this user or its group, and a kernel without clamps: then nothing is shown of it. */
 	if (syscall(SYS_sched_setattr, 0, &a, 0) != 0 && i < 3)
 		FAIL("sched_setattr of %d", i);
 }
@@ -69,8 +77,25 @@ static void live(int i)
 	_exit(20 + i);
 }
 
+/* The nice value of the session, as the kernel shows it. */
+static const char *autogroup(void)
+{
+	static char text[64];
+	int fd = open("/proc/self/autogroup", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof text - 1);
+
+	close(fd);
+	text[n > 0 ? n : 0] = 0;
+	return strstr(text, " nice ") ? strstr(text, " nice ") : "";
+}
+
 static void prepare(int round)
 {
+	if (round == 1 && *autogroup()) {
+		adjust("/proc/self/autogroup", "7");
+		strcpy(group, autogroup());
+		CHECK(strcmp(group, " nice 7\n") == 0, "the session has%s", group);
+	}
 	for (int i = 0; i < COUNT && round == 1; i++) {
 		child[i] = SYS(fork());
 		if (child[i] == 0)
@@ -81,6 +106,7 @@ static void prepare(int round)
 
 static void check(int round)
 {
+	CHECK(strcmp(group, autogroup()) == 0, "the session has%s, not%s", autogroup(), group);
 	for (int i = 0; i < COUNT && round == zoo_rounds; i++)
 		zoo_reap(child[i], (20 + i) << 8);
 }

@@ -11,14 +11,18 @@ use super::stage::{LIMIT, Stage, counting, needs_root, shell, signal, with_comma
 use crate::wait;
 
 /// Without `restart_calls`: what remains of a poll is not to be seen without root, as `doctor` says; and without `memfd` and
-/// `private_file`: they have mapped files that have neither a name nor a descriptor, which only root can open.
-const GUESTS: [&str; 29] = [
+/// `private_file`: they have mapped files that have neither a name nor a descriptor, which only root can open; and without
+/// `tcp_listen`: the port of a server without `SO_REUSEADDR` is in `TIME_WAIT` there, and a user has it back after a minute.
+const GUESTS: [&str; 38] = [
     "anon_memory",
+    "blocked_calls",
+    "brk",
     "dead_leader",
     "epoll",
     "eventfd",
     "fifo",
     "file_locks",
+    "file_owner",
     "guard_pages",
     "inotify",
     "itimers",
@@ -28,13 +32,18 @@ const GUESTS: [&str; 29] = [
     "pipe",
     "posix_timers",
     "procfile",
+    "pty",
     "regular_file",
     "robust_mutex",
+    "rseq",
     "shared_anon",
     "shared_anon_longer",
     "shared_file",
     "sigactions",
     "signalfd",
+    "socket_options",
+    "stack_growth",
+    "stopped",
     "tcp_pair",
     "tcp_waiting",
     "threads",
@@ -42,6 +51,7 @@ const GUESTS: [&str; 29] = [
     "tree",
     "unix_listen",
     "unix_pair",
+    "vfork_in_progress",
 ];
 
 pub(crate) fn guests(stage: &mut Stage<'_>) -> Result<()> {

@@ -36,8 +36,9 @@ pub(crate) fn survey(survey: &mut Survey<'_>, threads: &[&TaskView], lines: &[Ma
         survey.refuse(no_mapping(speaker, most));
     }
     if !lines.iter().any(|line| line.name == b"[vdso]") && text::unused_end(speaker.pid, CODE_ROOM).is_none() {
-        if !has_entry(&procfs::read(speaker.pid, "auxv")?) {
-            // In the middle of execve(2): the vdso is the last thing that is mapped.
+        // In the middle of execve(2), or it was just then: the vdso is the last thing that is mapped.
+        let begins = !has_entry(&procfs::read(speaker.pid, "auxv")?);
+        if begins || procfs::read(speaker.pid, "maps")?.windows(6).any(|name| name == b"[vdso]") {
             let subject = format!("process {}", speaker.pid);
             return Err(Error::Changed { subject, what: "it is just beginning another program".to_owned() });
         }

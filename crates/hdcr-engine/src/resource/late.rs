@@ -103,9 +103,10 @@ impl LateFile {
         // The inode may lose a name meanwhile: that is no change of what it holds.
         let same = |stat: &Stat| InodeRecord { ctime: 0, ctime_ns: 0, ..facts(stat) };
         let unchanged = same(&now) == same(&self.stat) && now.st_size == self.stat.st_size;
-        // A log that somebody appends to all the time has grown by now: what it began with was read.
-        let has_grown = !self.contents && now.st_size > self.stat.st_size;
-        Ok((unchanged || has_grown).then_some(record))
+        // A log that somebody appends to all the time has grown by now: it is known by what it began with. That is no proof
+        // of what it held, which another file would be made of.
+        let has_grown = now.st_size > self.stat.st_size;
+        Ok((unchanged || has_grown).then_some(LateRecord { contents: record.contents && unchanged, ..record }))
     }
 }
 
@@ -226,15 +227,11 @@ mod tests {
         });
         let record = record.unwrap().unwrap();
         assert_eq!((record.digest, pieces), (blake3::hash(b"text").as_bytes().to_vec(), 1));
-        // One of which no contents are kept may have grown, and is known by what it held before.
+        // One that has grown is known by what it held before.
         std::fs::write(&path, "text and more").unwrap();
-        assert_eq!(late.read(&mut |_, _| Ok(())).unwrap(), None);
-        let mut seen = LateFile { contents: false, ..late };
-        let record = seen.read(&mut |_, _| Ok(())).unwrap().unwrap();
-        assert_eq!(record.digest, blake3::hash(b"text").as_bytes().to_vec());
+        let record = late.read(&mut |_, _| Ok(())).unwrap().unwrap();
+        assert_eq!((record.digest, record.contents), (blake3::hash(b"text").as_bytes().to_vec(), false));
         std::fs::write(&path, "tex").unwrap();
-        assert_eq!(seen.read(&mut |_, _| Ok(())).unwrap(), None);
-        seen.contents = true;
-        assert_eq!(seen.read(&mut |_, _| Ok(())).unwrap(), None);
+        assert_eq!(late.read(&mut |_, _| Ok(())).unwrap(), None);
     }
 }
