@@ -222,7 +222,7 @@ pub(crate) enum EndPolicy {
     Refuse,
     /// After a restore it is closed
     Close,
-    /// After a restore it is connected to the same name again
+    /// After a restore a socket is connected to its peer's name again; a pipe stands in the way
     Reconnect,
 }
 

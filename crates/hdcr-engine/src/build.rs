@@ -92,16 +92,19 @@ pub(crate) fn open_files(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
     Ok(())
 }
 
-/// Puts in what every open file has: status flags and who is told.
-pub(crate) fn common(id: ObjectId, file: &OwnedFd, record: &OpenFileRecord) -> Result<()> {
+/// Puts in what every open file has: status flags. One that is shared with others (a standard stream of the restoring command)
+/// appends as it did: they may rely on it.
+pub(crate) fn common(id: ObjectId, file: &OwnedFd, record: &OpenFileRecord, is_shared: bool) -> Result<()> {
     if record.flags & path_flag() != 0 {
         return Ok(());
     }
     let settable = OFlag::O_APPEND | OFlag::O_ASYNC | OFlag::O_DIRECT | OFlag::O_NOATIME | OFlag::O_NONBLOCK;
     let current = fcntl(file, FcntlArg::F_GETFL).map_err(Error::system("reading status flags", id))?;
     let wanted = OFlag::from_bits_truncate(i32::try_from(record.flags & 0x7fff_ffff).unwrap_or(0)) & settable;
-    let other = OFlag::from_bits_truncate(current) & !settable;
-    if OFlag::from_bits_truncate(current) & settable != wanted {
+    let current = OFlag::from_bits_truncate(current);
+    let wanted = if is_shared { wanted | current & OFlag::O_APPEND } else { wanted };
+    let other = current & !settable;
+    if current & settable != wanted {
         fcntl(file, FcntlArg::F_SETFL(other | wanted)).map_err(Error::system("setting status flags", id))?;
     }
     Ok(())

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use hdcr_image::{ImageReader, Outline, Record, Tag};
 use nix::libc;
+use rustix::fs::SeekFrom;
 
 use crate::batch::{Arg, Batch, OnError};
 use crate::build;
@@ -203,8 +204,8 @@ pub struct Restore<'a> {
     pub(crate) batches: BTreeMap<(Stage, Tid), TaskBatch>,
     /// Standard input, output and error of the restoring command: what stdio that led out of the tree becomes.
     pub(crate) stdio: [OwnedFd; 3],
-    /// Those of them that are the output file of the tree, too, and are used in its place: by number.
-    pub(crate) shared_output: Vec<usize>,
+    /// Those of them that are the output file of the tree, too, and are used in its place.
+    pub(crate) shared_output: Vec<SharedOutput>,
     /// Old path prefixes and what they are now (`--map-path`).
     pub(crate) map_path: &'a [(PathBuf, PathBuf)],
     /// Descriptors of every open file: who holds it, and where.
@@ -239,6 +240,17 @@ pub struct Restore<'a> {
     pub(crate) rights: TreeRights,
     /// What waits in sockets to whoever kept the tree.
     pub(crate) greeting: &'a [u8],
+}
+
+/// A standard stream of the restoring command that is an open file of the tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SharedOutput {
+    /// Which stream: 1 or 2.
+    pub(crate) number: usize,
+    /// The open file in the image.
+    pub(crate) id: ObjectId,
+    /// Where the tree goes on writing.
+    pub(crate) offset: u64,
 }
 
 /// A step of [`Restore::late`].
@@ -288,7 +300,7 @@ impl Restore<'_> {
         let frame = self.frames.get(&(tag, id)).ok_or_else(|| unsound("an open file without its record"))?;
         let file = (kind.restore)(self, id, frame.version, &frame.body)?;
         let file = self.lift(file)?;
-        build::common(id, &file, &common)?;
+        build::common(id, &file, &common, self.shared_output.iter().any(|shared| shared.id == id))?;
         self.making.remove(&id);
         Ok(file)
     }
@@ -446,6 +458,11 @@ fn let_go(
     }
     told(Told::Built)?;
     told(Told::GoesNext(in_foreground(model)))?;
+    // Others write there, too, until nothing can be refused any more.
+    for SharedOutput { number, id, offset } in &cx.shared_output {
+        let output = cx.stdio.get(*number).ok_or_else(|| Error::Unsound(format!("{id} is no output")))?;
+        rustix::fs::seek(output, SeekFrom::Start(*offset)).map_err(Error::system("setting a file's offset", id))?;
+    }
     works.release()?;
     cx.segments.keep();
     cx.semaphores.keep();

@@ -62,9 +62,17 @@ pub(crate) fn fate(cx: &Capture<'_>, view: &FileView) -> Fate {
     any.map_or(Fate::Policy(cx.request.ends.default), Fate::Stream)
 }
 
+/// What an end of a pipe or a FIFO is called.
+pub(crate) const PIPE: &str = "pipe";
+
 /// The refusal of an end that the policy does not allow.
 pub(crate) fn refusal(view: &FileView, what: &str, cause: &str) -> Refusal {
-    let remedy = "close it before the checkpoint, take the peer into the tree, or say with --ends close|reconnect what a restore does with it";
+    // A pipe has no name by which its peer is found again.
+    let remedy = if what == PIPE {
+        "close it before the checkpoint, take the peer into the tree, or say with --ends close that a restore closes it"
+    } else {
+        "close it before the checkpoint, take the peer into the tree, or say with --ends close|reconnect what a restore does with it"
+    };
     view.refuse("outside-end", what, cause, remedy)
 }
 
@@ -79,6 +87,7 @@ pub(crate) fn report(survey: &mut Survey<'_>, view: &FileView, what: &str, cause
         // The other end may be on its way in a socket, which only the capture finds out.
         (None, EndPolicy::Refuse) if survey.files.iter().any(carries_files) => {}
         (None, EndPolicy::Refuse) => survey.refuse(refusal(view, what, cause)),
+        (None, EndPolicy::Reconnect) if what == PIPE => survey.refuse(refusal(view, what, cause)),
         (None, EndPolicy::Close) => {
             survey.note(view.refuse("outside-closed", what, cause, "is closed after a restore"));
         }

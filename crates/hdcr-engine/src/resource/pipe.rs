@@ -117,7 +117,7 @@ impl FileKind for Pipe {
     fn survey(survey: &mut Survey<'_>, view: &FileView) -> Result<()> {
         let held = Held::of(survey.with_inode(view.stat.st_ino).filter(|other| outside::same_object(other, view)));
         if (!held.read || !held.write) && held.leads_out(&view.duplicate()?, view)? {
-            outside::report(survey, view, "pipe", &leads_out(held));
+            outside::report(survey, view, outside::PIPE, &leads_out(held));
         }
         Ok(())
     }
@@ -136,7 +136,7 @@ impl FileKind for Pipe {
                     return Ok(record);
                 }
                 Fate::Policy(EndPolicy::Close) => {}
-                Fate::Policy(_) => return Err(Error::refuse(outside::refusal(view, "pipe", &leads_out(held)))),
+                Fate::Policy(_) => return Err(Error::refuse(outside::refusal(view, outside::PIPE, &leads_out(held)))),
             }
         }
         let packets = same().any(|other| other.info.flags & DIRECT != 0 && other.info.flags & ACCESS != READ);

@@ -20,7 +20,7 @@ use super::{FileKind, FileView, data, held, keep, reopen};
 use crate::capture::Capture;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
-use crate::restore::Restore;
+use crate::restore::{Restore, SharedOutput};
 use crate::survey::Survey;
 
 pub(crate) struct RegFile;
@@ -178,8 +178,9 @@ impl FileKind for RegFile {
         let file = if takes_it {
             rustix::io::fcntl_dupfd_cloexec(&opened.base, 0)
                 .map_err(Error::system("opening a file without a name", inode))?
-        } else if let Some(output) = shared_output(cx, id, &base, flags) {
-            output
+        } else if let Some((number, output)) = shared_output(cx, id, &base, flags) {
+            cx.shared_output.push(SharedOutput { number, id, offset: record.offset });
+            return Ok(output);
         } else {
             reopen::open_anew(cx, inode, flags)?
         };
@@ -212,7 +213,7 @@ fn output_numbers(cx: &Restore<'_>, id: ObjectId) -> Option<Vec<usize>> {
 
 /// Standard output or error of the restoring command, when it leads to the same file (`hdcr run ... > log 2>&1`): both
 /// then write at one offset, and neither overwrites what the other has said. Each is used for one open file only.
-fn shared_output(cx: &mut Restore<'_>, id: ObjectId, base: &Stat, flags: OFlags) -> Option<OwnedFd> {
+fn shared_output(cx: &Restore<'_>, id: ObjectId, base: &Stat, flags: OFlags) -> Option<(usize, OwnedFd)> {
     let fits = |number: &usize| {
         let output = cx.stdio.get(*number);
         output.is_some_and(|output| {
@@ -228,7 +229,7 @@ fn shared_output(cx: &mut Restore<'_>, id: ObjectId, base: &Stat, flags: OFlags)
     let numbers = output_numbers(cx, id)?.into_iter().filter(|number| fitting.contains(number));
     let own = std::process::id().cast_signed();
     let used = |cx: &Restore<'_>, output: &OwnedFd| {
-        cx.shared_output.iter().filter_map(|number| cx.stdio.get(*number)).any(|other| {
+        cx.shared_output.iter().filter_map(|shared| cx.stdio.get(shared.number)).any(|other| {
             let pair = Kind::File { a: other.as_raw_fd(), b: output.as_raw_fd() };
             kcmp::kcmp(own, own, pair).is_ok_and(std::cmp::Ordering::is_eq)
         })
@@ -237,8 +238,7 @@ fn shared_output(cx: &mut Restore<'_>, id: ObjectId, base: &Stat, flags: OFlags)
         let output = cx.stdio.get(number)?;
         if !used(cx, output) {
             let file = rustix::io::fcntl_dupfd_cloexec(output, 3).ok()?;
-            cx.shared_output.push(number);
-            return Some(file);
+            return Some((number, file));
         }
     }
     None

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::{anew, by_handle, gone, kind_of, look, no_regular_file, record_of, refuse, stat_of};
 use crate::error::{Error, Refusal, Result};
 use crate::model::ObjectId;
-use crate::resource::contents::{InodeRecord, Keep, Life};
+use crate::resource::contents::{self, InodeRecord, Keep, Life};
 use crate::resource::{data, held, touched};
 use crate::restore::{StoredFrame, mapped};
 use crate::stored;
@@ -68,7 +68,10 @@ fn obstacle(
     }
     let Verdict::Refuse(code, cause, remedy) = judge(record, &file, &stat, path)? else { return Ok(()) };
     let copy = record.contents && (record.stand_in || record.volatile);
-    let goes_on = copy || by_handle(record).is_some() || anew::goes_on(frames, (id, record), Some((&file, &stat)))?;
+    // One that was renamed, and not the very one that was judged.
+    let is_other = |other: OwnedFd| rustix::fs::fstat(&other).is_ok_and(|other| !contents::same(&other, &stat));
+    let goes_on =
+        copy || by_handle(record).is_some_and(is_other) || anew::goes_on(frames, (id, record), Some((&file, &stat)))?;
     if goes_on { Ok(()) } else { Err(refuse(record, code, cause, remedy)) }
 }
 

@@ -105,7 +105,15 @@ fn give_name(cx: &mut Restore<'_>, id: ObjectId, file: &OwnedFd, record: &Socket
     let failed = |error| Error::System { operation: "naming a UNIX socket", subject: id.to_string(), source: error };
     let own_name = matches!(unix.standing(), Standing::Free | Standing::Listening | Standing::Waiting);
     if name::is_abstract(&unix.name) {
-        return if own_name { sys::bind(file, &unix.name).map_err(failed) } else { Ok(()) };
+        let bound = if own_name { sys::bind(file, &unix.name) } else { Ok(()) };
+        return bound.map_err(|error| {
+            if !super::inet::in_use(&error) {
+                return failed(error);
+            }
+            // As ss(8) shows it.
+            let name = unix.name.get(3..).map(String::from_utf8_lossy).unwrap_or_default();
+            taken_refusal(std::path::Path::new(&format!("@{name}")), "another program has this name")
+        });
     }
     if name::path(&unix.name).is_none() {
         return Ok(());
