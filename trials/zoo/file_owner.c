@@ -13,6 +13,7 @@ static struct f_owner_ex owner[COUNT];
 static pid_t tid, child;
 static pthread_t thread;
 static volatile int heard, stop;
+static volatile int heard_fd;
 
 static sigset_t all(void)
 {
@@ -45,8 +46,10 @@ static void *listen_on(void *unused)
 
 	tid = (pid_t)syscall(SYS_gettid);
 	while (!stop) {
-		if (next(SIGRTMIN + THREAD, 20, &info))
-			heard++;
+		if (!next(SIGRTMIN + THREAD, 20, &info))
+			continue;
+		heard_fd = info.si_fd;
+		heard++;
 	}
 	return unused;
 }
@@ -59,6 +62,7 @@ static void child_lives(void)
 	for (int round = 1; round <= zoo_rounds; round++) {
 		zoo_await("written", round);
 		EQ(next(0, 10000, &info), SIGRTMIN + CHILD);
+		EQ(info.si_fd, owned[CHILD]);
 		EQ(next(0, 0, &info), 0);
 		zoo_mark("told", round);
 	}
@@ -101,7 +105,7 @@ static void begin(void)
 		zoo_nap(1);
 	own(THREAD, F_OWNER_TID, tid, SIGRTMIN + THREAD);
 	own(PROCESS, F_OWNER_PID, getpid(), SIGRTMIN + PROCESS);
-	/* The child is of the group as well, and done when that is told. */
+	/* The child is in the group as well: it is not told of a pipe that it has no reading end of, but by SIGIO. */
 	own(GROUP, F_OWNER_PGRP, getpid(), 0);
 	own(CHILD, F_OWNER_PID, child, SIGRTMIN + CHILD);
 	own(LISTENER, F_OWNER_PID, getpid(), SIGRTMIN + LISTENER);
@@ -142,8 +146,10 @@ static void check(int round)
 		CHECK(i < 10000, "the thread is not told");
 		zoo_nap(1);
 	}
+	EQ(heard_fd, owned[THREAD]);
 	EQ(write(other[PROCESS], &c, 1), 1);
 	EQ(next(0, 10000, &info), SIGRTMIN + PROCESS);
+	EQ(info.si_fd, owned[PROCESS]);
 	EQ(info.si_code, POLL_IN);
 	EQ(write(other[CHILD], &c, 1), 1);
 	zoo_mark("written", round);
@@ -152,6 +158,7 @@ static void check(int round)
 	int client = SYS(socket(AF_INET, SOCK_STREAM, 0));
 	SYS(connect(client, (struct sockaddr *)&at, sizeof at));
 	EQ(next(0, 10000, &info), SIGRTMIN + LISTENER);
+	EQ(info.si_fd, owned[LISTENER]);
 	int server = SYS(accept(owned[LISTENER], NULL, NULL));
 	SYS(close(client));
 	SYS(close(server));

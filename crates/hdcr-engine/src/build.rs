@@ -98,7 +98,8 @@ pub(crate) fn common(id: ObjectId, file: &OwnedFd, record: &OpenFileRecord, is_s
     if record.flags & path_flag() != 0 {
         return Ok(());
     }
-    let settable = OFlag::O_APPEND | OFlag::O_ASYNC | OFlag::O_DIRECT | OFlag::O_NOATIME | OFlag::O_NONBLOCK;
+    // `O_ASYNC` is for a holder to set (`owners`): what it is told of names the descriptor by which that was set.
+    let settable = OFlag::O_APPEND | OFlag::O_DIRECT | OFlag::O_NOATIME | OFlag::O_NONBLOCK;
     let current = fcntl(file, FcntlArg::F_GETFL).map_err(Error::system("reading status flags", id))?;
     let wanted = OFlag::from_bits_truncate(i32::try_from(record.flags & 0x7fff_ffff).unwrap_or(0)) & settable;
     let current = OFlag::from_bits_truncate(current);
@@ -112,13 +113,16 @@ pub(crate) fn common(id: ObjectId, file: &OwnedFd, record: &OpenFileRecord, is_s
 
 /// Who is told about open files: put in by a holder, when all that can be told exist and it has its own credentials.
 pub(crate) fn owners(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
+    /// What `F_SETFL` takes: the kernel leaves out what cannot be set (`SETFL_MASK`, fs/fcntl.c).
+    const STATUS: u64 = 0o7_777_777;
     const F_SETSIG: i32 = 10;
     const F_SETOWN_EX: i32 = 15;
     for id in stored::ids(&model.frames, <OpenFileRecord as hdcr_image::Record>::TAG) {
         let record: OpenFileRecord = cx.record(id)?;
         let Some((pid, fd)) = cx.holders.get(&id).and_then(|holders| holders.first()).copied() else { continue };
         let holder = model.processes.iter().find(|process| process.pid == pid);
-        let Some(holder) = holder.filter(|_| record.owner_pid != 0 || record.signal != 0) else { continue };
+        let tells = record.flags & u64::try_from(libc::O_ASYNC).unwrap_or(0) != 0;
+        let Some(holder) = holder.filter(|_| tells || record.owner_pid != 0 || record.signal != 0) else { continue };
         let batch = cx.batch(Stage::Last, holder.speaker());
         let owner = batch.room(8);
         batch.put(owner, &record.owner_kind.to_le_bytes());
@@ -134,6 +138,10 @@ pub(crate) fn owners(cx: &mut Restore<'_>, model: &Model) -> Result<()> {
             libc::SYS_fcntl,
             &[Arg::from(fd), Arg::from(F_SETSIG), Arg::from(record.signal)],
         );
+        if tells {
+            let flags = Arg::Value(record.flags & STATUS);
+            batch.call("setting O_ASYNC", libc::SYS_fcntl, &[Arg::from(fd), Arg::from(libc::F_SETFL), flags]);
+        }
     }
     Ok(())
 }
