@@ -173,7 +173,9 @@ fn own(task: &CheckpointTask) -> Vec<PathBuf> {
 /// Where the image is written, and its path when that is not a store.
 fn sink(target: &Target, programs: u64) -> Result<(Box<dyn Sink>, Option<PathBuf>)> {
     match target {
-        Target::Store { root, job } => Ok((Box::new(store(root).with_programs(programs).begin(&job_name(job)?)?), None)),
+        Target::Store { root, job } => {
+            Ok((Box::new(store(root).with_programs(programs).begin(&job_name(job)?)?), None))
+        }
         Target::Directory(path) => Ok((Box::new(DirectorySink::create(path, Durability::Fsync)?), Some(path.clone()))),
         Target::File(path) => Ok((Box::new(FileSink::create(path, Durability::Fsync)?), Some(path.clone()))),
     }

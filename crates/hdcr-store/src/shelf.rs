@@ -38,7 +38,8 @@ impl Shelf {
     /// The bytes for which there is room.
     pub(crate) fn room(&mut self) -> u64 {
         let Self { path, limit, held, .. } = self;
-        let held = *held.get_or_insert_with(|| contents(path).map(|(_, found)| found.len()).fold(0, u64::saturating_add));
+        let held =
+            *held.get_or_insert_with(|| contents(path).map(|(_, found)| found.len()).fold(0, u64::saturating_add));
         limit.saturating_sub(held)
     }
 

@@ -245,7 +245,10 @@ impl DirectoryStore {
         const BLOCK: u64 = 512;
         let path = self.job_path(job).join(sequence.to_string());
         let mut files = Vec::new();
-        for name in names_in(&path)?.into_iter().filter(|name| !name.starts_with(CLONE) && !name.starts_with(ContentKey::PREFIX)) {
+        for name in names_in(&path)?
+            .into_iter()
+            .filter(|name| !name.starts_with(CLONE) && !name.starts_with(ContentKey::PREFIX))
+        {
             let found = fs::symlink_metadata(path.join(&name)).map_err(|error| failed("reading", &path, error))?;
             files.push((found.ino(), found.blocks().saturating_mul(BLOCK)));
         }

@@ -28,9 +28,8 @@ fn hold(store: &DirectoryStore, job: &str, file: &Path) -> Option<ContentKey> {
 
 fn shelf(root: &Path) -> Vec<(String, u64)> {
     let entries = fs::read_dir(root.join(".programs")).into_iter().flatten().flatten();
-    let mut all: Vec<_> = entries
-        .map(|entry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().nlink()))
-        .collect();
+    let mut all: Vec<_> =
+        entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().nlink())).collect();
     all.sort();
     all
 }

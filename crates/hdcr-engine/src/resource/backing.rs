@@ -52,7 +52,8 @@ pub(crate) fn survey(survey: &mut Survey<'_>, pid: Pid, line: &MapLine) {
     let stat = procfs::stat_through(pid, &name(line)).ok();
     let found = obstacle(pid, line, stat);
     let held = || survey.with_inode(line.inode).next().is_some();
-    let reachable = anonymous(line) || stat.is_some() || by_path(line).is_some() || by_exe(pid, line).is_some() || held();
+    let reachable =
+        anonymous(line) || stat.is_some() || by_path(line).is_some() || by_exe(pid, line).is_some() || held();
     match found {
         Some(refusal) => survey.refuse(refusal),
         // A process that has ended meanwhile has nothing to be reached.
@@ -94,7 +95,13 @@ fn unreachable(pid: Pid, line: &MapLine) -> Refusal {
 fn seen_in_memory(pid: Pid, line: &MapLine) -> Refusal {
     let cause = "its name is gone, and this user may not open it through the mapping: of what it holds all pages that are mapped are \
                  kept, as they are seen in memory, at each checkpoint";
-    regfile::refuse_path("mapping-from-memory", "mapped file", owner(pid, line), cause, "run hdcr as root to have it read once")
+    regfile::refuse_path(
+        "mapping-from-memory",
+        "mapped file",
+        owner(pid, line),
+        cause,
+        "run hdcr as root to have it read once",
+    )
 }
 
 /// `stat` is what its link leads to, if this user may follow it.

@@ -64,7 +64,9 @@ pub(crate) fn key(frames: &BTreeMap<(u16, ObjectId), StoredFrame>, id: ObjectId)
 }
 
 /// The files that are the contents of objects, with their lengths in bytes.
-pub(crate) fn in_common(frames: &BTreeMap<(u16, ObjectId), StoredFrame>) -> Result<BTreeMap<ObjectId, (ContentKey, u64)>> {
+pub(crate) fn in_common(
+    frames: &BTreeMap<(u16, ObjectId), StoredFrame>,
+) -> Result<BTreeMap<ObjectId, (ContentKey, u64)>> {
     let mut all = BTreeMap::new();
     for id in stored::ids(frames, LateRecord::TAG) {
         if let Some(key) = key(frames, id)? {
@@ -92,7 +94,10 @@ pub(crate) fn verify(image: &ImageReader, frames: &BTreeMap<(u16, ObjectId), Sto
         if found != Some(key) {
             let path = stored::one::<InodeRecord>(frames, id)?.path;
             let path = model::path_of(&path);
-            return Err(Error::Unsound(format!("{}: what is kept of its contents is not what it held", path.display())));
+            return Err(Error::Unsound(format!(
+                "{}: what is kept of its contents is not what it held",
+                path.display()
+            )));
         }
     }
     Ok(())

@@ -27,8 +27,8 @@ mod judge;
 mod private;
 
 pub(crate) use judge::obstacles;
-pub(crate) use private::{executable, stand_in};
 use judge::{Verdict, is_another, judge};
+pub(crate) use private::{executable, stand_in};
 use private::{in_memory, reopenable};
 
 /// An inode that has been found or made.

@@ -68,13 +68,16 @@ pub(super) fn keep_seen(cx: &mut Capture<'_>, id: ObjectId, windows: &[Window]) 
     for window in windows {
         let wrong = |what| Error::system(what, format!("process {}", window.pid));
         let open = |name| File::open(procfs::path(window.pid, name));
-        let (memory, pagemap) = (open("mem").map_err(wrong("opening memory"))?, open("pagemap").map_err(wrong("opening pagemap"))?);
+        let (memory, pagemap) =
+            (open("mem").map_err(wrong("opening memory"))?, open("pagemap").map_err(wrong("opening pagemap"))?);
         let range = window.at..window.at.saturating_add(window.len);
         let own = pagemap::scan(&pagemap, range.clone(), Wanted::Anonymous).map_err(wrong("scanning pages"))?;
         let in_file = |range: &Range<u64>| {
             let shift = |at: u64| at.saturating_sub(window.at).saturating_add(window.offset);
             shift(range.start)..shift(range.end)
         };
+        // Behind the end of the file nobody has a page.
+        end = own.iter().map(|run| in_file(run).end).fold(end, u64::max);
         let of_file = kin::without(vec![range], &own).iter().map(in_file).collect();
         for run in kin::without(of_file, &known) {
             let mut at = run.start;

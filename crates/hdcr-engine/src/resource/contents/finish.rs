@@ -8,6 +8,7 @@ use rustix::fs::Stat;
 
 use super::{InodeRecord, Keep, Life, ParentDirectory, Pending, Uses, facts};
 use crate::capture::Capture;
+use crate::checkpoint::FilePolicy;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
 use crate::resource::clone::{self, NoClone, Original};
@@ -156,7 +157,8 @@ fn late(cx: &Capture<'_>, id: ObjectId, pending: &Pending, held: bool, record: &
     let file = file.map_err(Error::system("duplicating a descriptor", path.display()))?;
     let stat = pending.stat.ok_or_else(|| Error::Unsound(format!("{}: nothing is known of it", path.display())))?;
     let (contents, shared, by) = (record.contents, pending.uses.shared, cx.request.by);
-    let in_common = keep::is_common(pending.uses, &path, record.size);
+    let in_common = keep::is_common(pending.uses, &path, record.size)
+        && keep::policy_of(&cx.request.files, &path) != FilePolicy::Verify;
     Ok(LateFile { id, file, path, stat, contents, in_common, shared, begins: None, by })
 }
 

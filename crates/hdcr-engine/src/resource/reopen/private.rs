@@ -24,7 +24,8 @@ pub(super) fn reopenable(file: OwnedFd, record: &InodeRecord, path: &Path) -> Re
 
 /// A private copy of the old contents of a program or library that has changed.
 pub(crate) fn stand_in(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Opened> {
-    let cause = "it has changed since the checkpoint, or is gone: the program goes on with a private copy of what it was";
+    let cause =
+        "it has changed since the checkpoint, or is gone: the program goes on with a private copy of what it was";
     cx.notes.push(private_copy(record, cause, "start the program anew when it is to run with what lies there now"));
     let mode = if record.stand_in { record.mode | 0o500 } else { record.mode };
     without_name(cx, id, &InodeRecord { mode, ..record.clone() })
