@@ -165,15 +165,17 @@ fn own(task: &CheckpointTask) -> Vec<PathBuf> {
     let root = real(path);
     // Where the program works in the store itself its files are among those of the store.
     if task.files.always.iter().any(|top| real(top).starts_with(&root)) {
-        return ["jobs", ".jobs", ".rollback", ".live"].map(|name| root.join(name)).to_vec();
+        return ["jobs", ".jobs", ".rollback", ".live", ".programs"].map(|name| root.join(name)).to_vec();
     }
     vec![root]
 }
 
 /// Where the image is written, and its path when that is not a store.
-fn sink(target: &Target) -> Result<(Box<dyn Sink>, Option<PathBuf>)> {
+fn sink(target: &Target, programs: u64) -> Result<(Box<dyn Sink>, Option<PathBuf>)> {
     match target {
-        Target::Store { root, job } => Ok((Box::new(store(root).begin(&job_name(job)?)?), None)),
+        Target::Store { root, job } => {
+            Ok((Box::new(store(root).with_programs(programs).begin(&job_name(job)?)?), None))
+        }
         Target::Directory(path) => Ok((Box::new(DirectorySink::create(path, Durability::Fsync)?), Some(path.clone()))),
         Target::File(path) => Ok((Box::new(FileSink::create(path, Durability::Fsync)?), Some(path.clone()))),
     }

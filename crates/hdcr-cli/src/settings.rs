@@ -145,6 +145,8 @@ pub(crate) struct FilesConfig {
     pub(crate) always: Vec<PathBuf>,
     #[serde(default, deserialize_with = "size")]
     pub(crate) limit: Option<u64>,
+    #[serde(default, deserialize_with = "size")]
+    pub(crate) programs: Option<u64>,
     #[serde(default)]
     pub(crate) policy: BTreeMap<PathBuf, FilePolicy>,
 }
@@ -163,6 +165,9 @@ pub(crate) struct Files {
     #[serde(with = "crate::paths::list")]
     pub(crate) always: Vec<PathBuf>,
     pub(crate) limit: u64,
+    /// Bytes of programs and libraries that a store keeps at most.
+    #[serde(default)]
+    pub(crate) programs: u64,
     pub(crate) policies: Vec<FilePolicyRule>,
     /// And with ends that lead out of the program.
     pub(crate) ends: EndPolicy,
@@ -262,7 +267,8 @@ impl Settings {
         let mechanism = args.mechanism.or(self.config.checkpoint.mechanism).unwrap_or_default();
         let policies = policies.into_iter().map(|(path, policy)| FilePolicyRule { path, policy }).collect();
         let limit = args.limit.or(config.limit).unwrap_or(64 << 20);
-        Ok(Files { always: always?, limit, policies, ends, snapshot, compress, mechanism })
+        let programs = config.programs.unwrap_or(2 << 30);
+        Ok(Files { always: always?, limit, programs, policies, ends, snapshot, compress, mechanism })
     }
 
     /// Where restores keep what their roll-back of files replaces.
@@ -353,6 +359,7 @@ fn merge(under: Config, over: Config) -> Config {
         files: FilesConfig {
             always: list(under.files.always, over.files.always),
             limit: over.files.limit.or(under.files.limit),
+            programs: over.files.programs.or(under.files.programs),
             policy,
         },
     }

@@ -29,7 +29,7 @@ use crate::openfile::OpenFileRecord;
 use crate::plan::{self, Step};
 use crate::progress::{Laps, Meter, Phase, Progress};
 use crate::resource;
-use crate::resource::{clone, listed, permitted, reopen, touched};
+use crate::resource::{clone, late, listed, permitted, reopen, touched};
 use crate::rights::{TreeRights, Turn};
 use crate::rollback::Plan;
 use crate::rollback::since::{self, Since};
@@ -388,7 +388,7 @@ pub fn restore(
     }
     laps.done("checked, nothing stands in the way");
     let meter = Meter::begin(&options.progress, Phase::Filling, || stored::size(image));
-    let contents = stored::Pages { image, meter };
+    let contents = stored::Pages { image, in_common: late::in_common(&model.frames)?, meter };
     let mut cx = build::context(&model, &contents, options)?;
     if let Some(since) = &options.since {
         since::names(&mut cx, since)?;

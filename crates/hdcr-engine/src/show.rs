@@ -47,6 +47,10 @@ pub struct Overview {
     pub processes: Vec<ShownProcess>,
     /// Every open file once.
     pub files: Vec<ShownFile>,
+    /// Programs and libraries whose contents it has in common with other images: their lengths in bytes.
+    pub programs: Vec<u64>,
+    /// Those for which there was no room.
+    pub left_out: Vec<PathBuf>,
 }
 
 /// A process.
@@ -110,7 +114,9 @@ pub fn overview(image: &ImageReader) -> Result<Overview> {
         let holders = holders.remove(&id.0).unwrap_or_default();
         files.push(shown_file(&model, id, holders)?);
     }
-    Ok(Overview { processes, files })
+    let programs = late::in_common(&model.frames)?.into_values().map(|(_, size)| size).collect();
+    let left_out = late::left_out(&model.frames)?;
+    Ok(Overview { processes, files, programs, left_out })
 }
 
 /// Paths of the files that a restore of an image may change: those that its program writes.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hdcr_image::hdcr_layout::{DescriptorEntry, Mapping, Registers};
-use hdcr_image::{Frame, ImageReader, KnownTag, List, Outline, PageRun, Record as _, Tag, first_unknown};
+use hdcr_image::{ContentKey, Frame, ImageReader, KnownTag, List, Outline, PageRun, Record as _, Tag, first_unknown};
 
 use crate::began;
 use crate::capture::PendingFrame;
@@ -268,6 +268,8 @@ pub(crate) fn holder_of(tid: i32, bands: &[(Pid, Stat)]) -> Option<Holder> {
 #[derive(Debug)]
 pub(crate) struct Pages<'a> {
     pub(crate) image: &'a ImageReader,
+    /// Files that are the contents of objects, with their lengths.
+    pub(crate) in_common: BTreeMap<ObjectId, (ContentKey, u64)>,
     pub(crate) meter: Meter,
 }
 
@@ -307,7 +309,10 @@ impl Contents for Pages<'_> {
     }
 
     fn file(&self, id: ObjectId) -> Result<Option<OwnedFd>> {
-        clone::file_of(self.image, id)
+        match self.in_common.get(&id) {
+            Some((key, size)) => Ok(self.image.content_of(key, *size)?.map(OwnedFd::from)),
+            None => clone::file_of(self.image, id),
+        }
     }
 
     fn goes_on(&self) {

@@ -8,7 +8,7 @@ use hdcr_image::{ImageReader, List};
 use crate::error::{Error, Result};
 use crate::memory::restore::have_place;
 use crate::model::ObjectId;
-use crate::resource::clone;
+use crate::resource::{clone, late};
 use crate::stored;
 
 /// Refuses an image of which a page lies in no mapping that could hold it: a restore would. Of one with kinds that this
@@ -18,6 +18,7 @@ pub fn verify(image: &ImageReader) -> Result<()> {
         return Ok(());
     }
     let model = clone::verified(image, stored::read(image)?)?;
+    late::verify(image, &model.frames)?;
     let spaces: BTreeSet<u64> = model.processes.iter().map(|process| process.record.mm).filter(|mm| *mm != 0).collect();
     for id in spaces.into_iter().map(ObjectId) {
         let List(mappings) = stored::one::<List<Mapping>>(&model.frames, id)?;

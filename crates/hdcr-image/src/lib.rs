@@ -46,11 +46,11 @@ pub use manifest::{
     Clocks, CloneFacts, Digest, FramesFacts, LogFacts, Manifest, ManifestFacts, PageFacts, ProcessName, SegmentFacts,
 };
 pub use memory::{MemoryImage, MemorySink, MemorySource};
-pub use name::{ImageId, JobName, NameError, PartName, SnapshotId};
+pub use name::{ContentKey, ImageId, JobName, NameError, PartName, SnapshotId};
 pub use outline::Outline;
 pub use reader::{ImageReader, StoredBy};
 pub use record::{KnownTag, List, Record, RecordError, Tag, decode_wire, encode_wire, first_unknown};
-pub use sink::{ReadPart, Sink, Source, WritePart};
+pub use sink::{CommonContents, ReadPart, Sink, Source, WritePart};
 pub use verify::{Progress, Verified};
 pub use writer::{Committed, Durable, ImageWriter, Options};
 

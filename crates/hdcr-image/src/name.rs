@@ -19,6 +19,39 @@ impl fmt::Debug for ImageId {
     }
 }
 
+/// Names contents that many images have in common: their digest (BLAKE3).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContentKey(pub [u8; 32]);
+
+impl ContentKey {
+    /// What the names of such parts of an image begin with.
+    pub const PREFIX: &str = "content-";
+
+    /// That of all bytes that a reader gives.
+    pub fn of(reader: impl std::io::Read) -> std::io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(reader)?;
+        Ok(Self(*hasher.finalize().as_bytes()))
+    }
+
+    /// The name of the part of an image that holds it.
+    pub fn part(&self) -> String {
+        format!("{}{self}", Self::PREFIX)
+    }
+}
+
+impl fmt::Display for ContentKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ContentKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ContentKey({self})")
+    }
+}
+
 /// Why a name cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{name:?} cannot be the name of a job: {reason}")]

@@ -7,15 +7,15 @@ use hdcr_layout::{Codec, Header, Layout as _, PageRunEntry, PartKind, tag};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::delta::{self, is_delta};
-use crate::error::ImageError;
+use crate::error::{ImageError, StoreError};
 use crate::frames::{Frame, Frames, OTHER_INDEX, check_header};
 use crate::index::{Counts, Index, PageRun};
 use crate::log::replay;
 use crate::manifest::{CloneFacts, LogFacts, Manifest, total_length};
-use crate::name::PartName;
+use crate::name::{ContentKey, PartName};
 use crate::number::{len, size};
 use crate::record::{KnownTag, List, RecordError, Tag, check_version, each, first_unknown};
-use crate::sink::{ReadPart, Source};
+use crate::sink::{CommonContents, ReadPart, Source};
 
 const PAGE: usize = 4096;
 
@@ -50,6 +50,7 @@ pub struct ImageReader {
     spaces: BTreeMap<u64, Vec<PageRun>>,
     segments: Vec<Segment>,
     clones: BTreeMap<u64, Box<dyn ReadPart>>,
+    in_common: Option<Box<dyn CommonContents>>,
 }
 
 /// Reads and checks the manifest of an image and touches nothing else.
@@ -99,7 +100,8 @@ impl ImageReader {
         };
         let segments = open_segments(source, &manifest)?;
         let clones = open_clones(source, &manifest)?;
-        Ok(Self { manifest, frames, spaces, segments, clones })
+        let in_common = source.contents_in_common();
+        Ok(Self { manifest, frames, spaces, segments, clones, in_common })
     }
 
     /// The manifest of an image alone.
@@ -132,6 +134,14 @@ impl ImageReader {
     pub fn clone_of(&self, object: u64) -> Result<Option<File>, ImageError> {
         let file = self.clones.get(&object).map(|part| part.file()).transpose()?;
         Ok(file.flatten())
+    }
+
+    /// A whole file that the image has in common with others, which must be so long. What it holds is for the caller to check.
+    pub fn content_of(&self, key: &ContentKey, size: u64) -> Result<Option<File>, ImageError> {
+        let Some(all) = &self.in_common else { return Ok(None) };
+        let file = all.open(key)?;
+        let found = file.metadata().map_err(|error| StoreError::new("looking at", key.part(), error))?;
+        Ok((found.is_file() && found.len() == size).then_some(file))
     }
 
     /// How pages are stored, by the way they are compressed.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::error::StoreError;
-use crate::name::{PartName, SnapshotId};
+use crate::name::{ContentKey, PartName, SnapshotId};
 
 /// A part in the making.
 pub trait WritePart: Send + Debug {
@@ -62,6 +62,23 @@ pub trait Sink: Send + Debug {
         Err(StoreError::shares_nothing(name.to_string()))
     }
 
+    /// The bytes for which there is room yet where contents are kept that many images have in common. `None`: there is no
+    /// such place.
+    fn room_in_common(&mut self) -> Option<u64> {
+        None
+    }
+
+    /// Makes contents that are kept there already, and are so long, a part of this image too. `false`: they are not there.
+    fn take_in_common(&mut self, _key: &ContentKey, _size: u64) -> bool {
+        false
+    }
+
+    /// Keeps there what a file holds, all `size` bytes of it, and makes it a part of this image; its key. `None`: it cannot be
+    /// kept.
+    fn keep_in_common(&mut self, _file: &File, _size: u64) -> Result<Option<ContentKey>, StoreError> {
+        Ok(None)
+    }
+
     /// Says that nothing refers to these bytes of a part of this image: their room can be given back. All parts are closed.
     fn unused(&mut self, _name: PartName, _range: Range<u64>) {}
 
@@ -93,10 +110,25 @@ pub trait ReadPart: Send + Sync + Debug {
 pub trait Source: Send + Sync + Debug {
     /// Opens a part. What was opened stays readable when the image is removed meanwhile.
     fn part(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError>;
+
+    /// What it has in common with other images of programs, if it has any.
+    fn contents_in_common(&self) -> Option<Box<dyn CommonContents>> {
+        None
+    }
+}
+
+/// Whole files that an image has in common with others.
+pub trait CommonContents: Send + Sync + Debug {
+    /// Opens what has this key, for reading. Nobody has looked at what it holds.
+    fn open(&self, key: &ContentKey) -> Result<File, StoreError>;
 }
 
 impl<S: Source + ?Sized> Source for Box<S> {
     fn part(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
         (**self).part(name)
+    }
+
+    fn contents_in_common(&self) -> Option<Box<dyn CommonContents>> {
+        (**self).contents_in_common()
     }
 }

@@ -179,6 +179,11 @@ impl ImageWriter {
         Ok(())
     }
 
+    /// Where contents lie that the image has in common with others.
+    pub fn in_common(&mut self) -> &mut dyn Sink {
+        self.sink.as_mut()
+    }
+
     /// Writes the rest and makes all of it durable. It is not visible yet.
     pub fn persist(self, mut facts: ManifestFacts) -> Result<Durable, ImageError> {
         let Self { mut frames, pages, base, mut clones, mut sink } = self;

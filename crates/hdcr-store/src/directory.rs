@@ -5,7 +5,7 @@ use std::io::Seek;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hdcr_image::{ImageId, PartName, ReadPart, Sink, SnapshotId, StoreError, WritePart};
+use hdcr_image::{ContentKey, ImageId, PartName, ReadPart, Sink, SnapshotId, StoreError, WritePart};
 
 use crate::disk::{Disk, Durability, Faults, failed, random, random_suffix};
 use crate::error::Error;
@@ -13,6 +13,7 @@ use crate::file::directory_around;
 use crate::lock;
 use crate::pool::Recycled;
 use crate::share::{Sharing, TAIL};
+use crate::shelf::Shelf;
 use crate::source::DirectorySource;
 use crate::store::{forget_empty, sweep_prefix};
 
@@ -46,6 +47,8 @@ pub struct DirectorySink {
     target: PathBuf,
     lock: LockPath,
     sharing: Sharing,
+    /// Where programs lie that images have in common.
+    programs: Option<Shelf>,
     files: Vec<(PathBuf, Arc<File>)>,
     /// Those of them that are written over, locked until they are whole.
     recycled: Vec<(PathBuf, Arc<File>)>,
@@ -98,6 +101,7 @@ impl DirectorySink {
             target,
             lock,
             sharing,
+            programs: None,
             files: Vec::new(),
             recycled: Vec::new(),
             extended: Vec::new(),
@@ -115,6 +119,11 @@ impl DirectorySink {
                 Err(error)
             }
         }
+    }
+
+    pub(crate) fn with_programs(mut self, programs: Option<Shelf>) -> Self {
+        self.programs = programs;
+        self
     }
 
     fn remove(&mut self) -> Result<(), StoreError> {
@@ -218,6 +227,19 @@ impl Sink for DirectorySink {
         Ok(())
     }
 
+    fn room_in_common(&mut self) -> Option<u64> {
+        self.programs.as_mut().map(Shelf::room)
+    }
+
+    fn take_in_common(&mut self, key: &ContentKey, size: u64) -> bool {
+        let to = self.temporary.join(key.part());
+        self.programs.as_ref().is_some_and(|programs| programs.take(key, size, &to))
+    }
+
+    fn keep_in_common(&mut self, file: &File, size: u64) -> Result<Option<ContentKey>, StoreError> {
+        self.programs.as_mut().map_or(Ok(None), |programs| programs.copy(file, size, &self.temporary))
+    }
+
     fn reader(&self, name: PartName) -> Result<Box<dyn ReadPart>, StoreError> {
         DirectorySource::open(&self.temporary)?.own_part(name)
     }
@@ -231,7 +253,12 @@ impl Sink for DirectorySink {
         for (path, file) in &self.files {
             self.disk.sync_file(file, path)?;
         }
-        self.disk.sync_dir(&self.temporary)
+        self.programs.as_ref().map_or(Ok(()), Shelf::sync)?;
+        self.disk.sync_dir(&self.temporary)?;
+        if let Some(programs) = &mut self.programs {
+            programs.fill();
+        }
+        Ok(())
     }
 
     fn commit(mut self: Box<Self>) -> Result<(), StoreError> {

@@ -11,6 +11,7 @@
 //! ROOT/jobs/NAME/.free/         segments of images that are gone, to be written over
 //! ROOT/jobs/NAME/7/             a committed image: manifest, frames, pages-0; in a chain its parts are the same files as
 //!                               those of the image before, by hard links
+//! ROOT/.programs/DIGEST         a program or a library that images hold, under a name more (content-DIGEST there)
 //! ROOT/jobs/NAME/pin-7          7 stays until somebody unpins it; holds what for
 //! ROOT/jobs/NAME/.new-8-RANDOM/ one in the making; its file .live is locked by the writer
 //! ROOT/jobs/NAME/.gone-3-RANDOM one being removed
@@ -29,6 +30,7 @@ mod pins;
 mod pool;
 mod selector;
 mod share;
+mod shelf;
 mod source;
 mod store;
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hdcr_image::bundle::BundleSource;
-use hdcr_image::{PartName, ReadPart, Source, StoreError};
+use hdcr_image::{CommonContents, ContentKey, PartName, ReadPart, Source, StoreError};
 use rustix::fs::{Mode, OFlags};
 
 use crate::disk::failed;
@@ -52,6 +52,24 @@ impl Source for DirectorySource {
         // As long as it is open, nobody writes over it.
         lock::hold(&part.file, &part.path)?;
         Ok(Box::new(part))
+    }
+
+    fn contents_in_common(&self) -> Option<Box<dyn CommonContents>> {
+        Some(Box::new(InDirectory { path: self.path.clone(), directory: Arc::clone(&self.directory) }))
+    }
+}
+
+/// The whole files of an image, opened when they are asked for: nobody writes over them.
+#[derive(Debug)]
+struct InDirectory {
+    path: PathBuf,
+    directory: Arc<OwnedFd>,
+}
+
+impl CommonContents for InDirectory {
+    fn open(&self, key: &ContentKey) -> Result<File, StoreError> {
+        let name = key.part();
+        Ok(FilePart::open(&self.directory, &name, self.path.join(&name))?.file)
     }
 }
 

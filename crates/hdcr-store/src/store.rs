@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use hdcr_image::{ImageError, ImageId, ImageReader, JobName, Manifest, Source};
+use hdcr_image::{ContentKey, ImageError, ImageId, ImageReader, JobName, Manifest, Source};
 
 use crate::SnapshotId;
 use crate::directory::{DirectorySink, LIVE, LockPath};
@@ -16,6 +16,7 @@ use crate::pins;
 use crate::pool::{FREE, Pool};
 use crate::selector::{Selector, sequence};
 use crate::share::Sharing;
+use crate::shelf::{self, Shelf};
 use crate::source::{DirectorySource, open_path};
 
 pub(crate) const NEW: &str = ".new-";
@@ -29,6 +30,8 @@ pub(crate) const LOCK: &str = ".lock";
 pub struct DirectoryStore {
     root: PathBuf,
     disk: Disk,
+    /// Bytes of programs that its images have in common, at most.
+    programs: u64,
 }
 
 /// A committed checkpoint, as a list shows it.
@@ -52,7 +55,13 @@ impl DirectoryStore {
 
     /// A store whose file system fails as planned.
     pub fn with_faults(root: impl Into<PathBuf>, durability: Durability, faults: Faults) -> Self {
-        Self { root: root.into(), disk: Disk { faults, durability } }
+        Self { root: root.into(), disk: Disk { faults, durability }, programs: 0 }
+    }
+
+    /// The same, which keeps so many bytes of programs and libraries that its images have in common.
+    #[must_use]
+    pub fn with_programs(self, programs: u64) -> Self {
+        Self { programs, ..self }
     }
 
     /// Where it lies.
@@ -90,7 +99,8 @@ impl DirectoryStore {
         let sharing = Sharing::new(self.disk.clone(), Some((job.clone(), path.clone())));
         let target = path.join(number.to_string());
         let sink = DirectorySink::begin(snapshot, temporary, target, LockPath::File(lock_path), sharing);
-        Ok(sink?)
+        let programs = (self.programs > 0).then(|| Shelf::of(&self.disk, &self.root, self.programs));
+        Ok(sink?.with_programs(programs))
     }
 
     /// Locks a job, making its directory: a writer that gives up may just be removing it.
@@ -190,7 +200,9 @@ impl DirectoryStore {
         if sequences_in(&path)?.is_empty() {
             self.disk.remove_dir_all(&path.join(FREE))?;
         }
-        Ok(self.disk.remove_dir_all(&gone)?)
+        self.disk.remove_dir_all(&gone)?;
+        shelf::sweep(&self.disk, &self.root);
+        Ok(())
     }
 
     /// Removes a checkpoint to make room for the next ones: some of its files are kept, to be written over by them.
@@ -202,7 +214,9 @@ impl DirectoryStore {
         if let Some(manifest) = newest.and_then(|newest| ImageReader::manifest_of(&newest).ok()) {
             Pool::of(&self.disk, &path).give(&gone, manifest.total_size());
         }
-        Ok(self.disk.remove_dir_all(&gone)?)
+        self.disk.remove_dir_all(&gone)?;
+        shelf::sweep(&self.disk, &self.root);
+        Ok(())
     }
 
     /// Makes a checkpoint invisible that nobody has pinned.
@@ -225,12 +239,16 @@ impl DirectoryStore {
     }
 
     /// The files of a checkpoint: the number of each, which it has in common with other checkpoints that hold the same file, and
-    /// the bytes that it takes. Clones are left out: what of them is nobody else's cannot be told.
+    /// the bytes that it takes. Clones are left out, as what of them is nobody else's cannot be told, and programs, which do not go
+    /// with it as long as others need them.
     pub fn files(&self, job: &JobName, sequence: u64) -> Result<Vec<(u64, u64)>, Error> {
         const BLOCK: u64 = 512;
         let path = self.job_path(job).join(sequence.to_string());
         let mut files = Vec::new();
-        for name in names_in(&path)?.into_iter().filter(|name| !name.starts_with(CLONE)) {
+        for name in names_in(&path)?
+            .into_iter()
+            .filter(|name| !name.starts_with(CLONE) && !name.starts_with(ContentKey::PREFIX))
+        {
             let found = fs::symlink_metadata(path.join(&name)).map_err(|error| failed("reading", &path, error))?;
             files.push((found.ino(), found.blocks().saturating_mul(BLOCK)));
         }

@@ -37,6 +37,10 @@ struct Shown {
     /// How the stored ones lie there.
     packed: Vec<Packed>,
     frames: u64,
+    /// Lengths of the programs and libraries that it has in common with other images.
+    programs: Vec<u64>,
+    /// Those for which there was no room.
+    left_out: Vec<String>,
     /// Files that are kept as clones of them.
     clones: usize,
     /// Their lengths.
@@ -207,6 +211,13 @@ impl Shown {
             let what = "in common with the files of the program until these are written";
             lines.push(format!("clones      {} of {cloned}, {what}", counted(self.clones, "file", "files")));
         }
+        if !self.programs.is_empty() {
+            let all = duration::show_size(self.programs.iter().copied().fold(0, u64::saturating_add));
+            let files = counted(self.programs.len(), "file", "files");
+            lines.push(format!("programs    {files} of {all}, in common with other checkpoints of the store"));
+        }
+        let left_out = |path| format!("not kept    {path}, as there is too little room for programs");
+        lines.extend(self.left_out.iter().map(left_out));
         lines.push(format!("records     {} (--records prints them)", self.frames));
         if !self.needs.is_empty() {
             lines.push(format!("needs       {}", self.needs.join(", ")));
@@ -274,6 +285,8 @@ pub(crate) fn run(at: &Surrounding<'_>, args: &ShowArgs) -> Result<u8> {
         frames: manifest.frames.count,
         clones: manifest.clones.len(),
         cloned: manifest.cloned_size(),
+        programs: overview.programs,
+        left_out: overview.left_out.iter().map(|path| path.display().to_string()).collect(),
         tree: overview.processes.into_iter().map(process).collect(),
         open_files: overview.files.into_iter().map(open_file).collect(),
         records: records.into_iter().map(|frame| Record { id: frame.id, kind: frame.kind, text: frame.text }).collect(),

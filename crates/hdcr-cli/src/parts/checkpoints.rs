@@ -105,7 +105,7 @@ fn prepare(
         // Before anything is written.
         return Err(Error::Refused(Refusals(surveyed.refusals().to_vec())).into());
     }
-    let (sink, path) = sink(&task.target)?;
+    let (sink, path) = sink(&task.target, task.files.programs)?;
     let prepared = match task.series {
         None => {
             // Two cannot follow one program.

@@ -52,11 +52,13 @@ pub(crate) fn survey(survey: &mut Survey<'_>, pid: Pid, line: &MapLine) {
     let stat = procfs::stat_through(pid, &name(line)).ok();
     let found = obstacle(pid, line, stat);
     let held = || survey.with_inode(line.inode).next().is_some();
-    let reachable = anonymous(line) || stat.is_some() || by_path(line).is_some() || held();
+    let reachable =
+        anonymous(line) || stat.is_some() || by_path(line).is_some() || by_exe(pid, line).is_some() || held();
     match found {
         Some(refusal) => survey.refuse(refusal),
         // A process that has ended meanwhile has nothing to be reached.
-        None if !reachable && procfs::stat(pid).is_ok() => survey.refuse(unreachable(pid, line)),
+        None if !reachable && procfs::stat(pid).is_ok() && line.shared() => survey.refuse(unreachable(pid, line)),
+        None if !reachable && procfs::stat(pid).is_ok() => survey.note(seen_in_memory(pid, line)),
         None => large(survey, pid, line),
     }
 }
@@ -87,6 +89,19 @@ fn large(survey: &mut Survey<'_>, pid: Pid, line: &MapLine) {
 fn unreachable(pid: Pid, line: &MapLine) -> Refusal {
     let cause = "its name is gone, and this user may not open it through the mapping";
     regfile::refuse_path("mapping-unreachable", "mapped file", owner(pid, line), cause, "run hdcr as root")
+}
+
+/// What is known of a private mapping's file is what the program sees of it.
+fn seen_in_memory(pid: Pid, line: &MapLine) -> Refusal {
+    let cause = "its name is gone, and this user may not open it through the mapping: of what it holds all pages that are mapped are \
+                 kept, as they are seen in memory, at each checkpoint";
+    regfile::refuse_path(
+        "mapping-from-memory",
+        "mapped file",
+        owner(pid, line),
+        cause,
+        "run hdcr as root to have it read once",
+    )
 }
 
 /// `stat` is what its link leads to, if this user may follow it.
@@ -129,6 +144,14 @@ fn by_path(line: &MapLine) -> Option<(PathBuf, Stat)> {
     (stat.st_ino == line.inode && data::is_on(&path, &stat, line.device)).then_some((path, stat))
 }
 
+/// The program file, if it is what is mapped: that door is open to the program's user.
+fn by_exe(pid: Pid, line: &MapLine) -> Option<(PathBuf, Stat)> {
+    let door = procfs::path(pid, "exe");
+    let stat = rustix::fs::stat(&door).ok()?;
+    let is_it = stat.st_ino == line.inode && procfs::link(pid, "exe").is_ok_and(|link| link == line.name);
+    is_it.then_some((door, stat))
+}
+
 /// A way to open the file of a mapping, and what it is.
 fn find(cx: &Capture<'_>, pid: Pid, line: &MapLine) -> Option<(PathBuf, Stat)> {
     let door = link(pid, line);
@@ -143,7 +166,7 @@ fn find(cx: &Capture<'_>, pid: Pid, line: &MapLine) -> Option<(PathBuf, Stat)> {
         let door = procfs::path(file.view.pid, &format!("fd/{}", file.view.fd));
         return Some((door, file.view.stat));
     }
-    by_path(line)
+    by_path(line).or_else(|| by_exe(pid, line))
 }
 
 /// Notes the file behind a mapping, once a file; the object that stands for it.
@@ -160,6 +183,7 @@ pub(crate) fn capture(cx: &mut Capture<'_>, pid: Pid, line: &MapLine) -> Result<
         shared: line.shared(),
         shared_write,
         program: !line.shared(),
+        text: !line.shared() && line.perms.contains(&b'x'),
         listed: false,
         touched: false,
     };
@@ -182,7 +206,13 @@ pub(crate) fn capture(cx: &mut Capture<'_>, pid: Pid, line: &MapLine) -> Result<
         contents::note_window(cx, id, Window { pid, at: line.range.start, len, offset: line.offset });
         return Ok(id);
     }
-    Err(Error::refuse(unreachable(pid, line)))
+    if line.shared() {
+        return Err(Error::refuse(unreachable(pid, line)));
+    }
+    let id = contents::note_seen(cx, key.0, line, uses);
+    let len = line.range.end.saturating_sub(line.range.start);
+    contents::note_window(cx, id, Window { pid, at: line.range.start, len, offset: line.offset });
+    Ok(id)
 }
 
 /// Notes what a link of `/proc/PID` leads to: `exe`, `cwd` or `root`.
@@ -195,7 +225,7 @@ pub(crate) fn capture_path(cx: &mut Capture<'_>, pid: Pid, name: &str) -> Result
     let stat =
         rustix::fs::stat(&door).map_err(Error::system("looking at the program", model::path_of(&link).display()))?;
     let met = Met { link: &link, stat: &stat, door: Some(door), owner: Owner { pid: Some(pid), ..Owner::default() } };
-    Ok(contents::note(cx, &met, Uses { program: true, read: true, ..Uses::default() }))
+    Ok(contents::note(cx, &met, Uses { program: true, text: true, read: true, ..Uses::default() }))
 }
 
 /// A descriptor to map the file of an object with; it stays ours until the end of the restore.
@@ -219,18 +249,7 @@ pub(crate) fn restore_path(cx: &mut Restore<'_>, id: ObjectId) -> Result<RawFd> 
 
 /// The kernel takes only what may be executed for `exe` (kernel/sys.c `prctl_set_mm_exe_file`): a private copy does.
 fn not_executable(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<RawFd> {
-    if !record.contents {
-        let owner = Owner { path: Some(model::path_of(&record.path)), ..Owner::default() };
-        let cause = "it has lost its permission to be executed";
-        return Err(Error::refuse(regfile::refuse_path(
-            "program-not-executable",
-            "program",
-            owner,
-            cause,
-            "chmod +x it",
-        )));
-    }
-    let copy = reopen::stand_in(cx, id, record)?;
+    let copy = reopen::executable(cx, id, record)?;
     let place = data::door(&copy.base);
     let file = rustix::fs::open(&place, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(Error::system("opening a program", id))?;

@@ -141,6 +141,9 @@ pub(crate) struct InodeRecord {
     /// [`data::middle`] of such a one.
     #[prost(bytes = "vec", tag = "27")]
     pub(crate) middle: Vec<u8>,
+    /// What it holds is executed: a program, or a library.
+    #[prost(bool, tag = "28")]
+    pub(crate) text: bool,
 }
 
 impl Record for InodeRecord {
@@ -187,6 +190,8 @@ pub(crate) struct Uses {
     pub(crate) shared_write: bool,
     /// A program or a library: `exe`, or mapped private.
     pub(crate) program: bool,
+    /// Something of the tree executes what it holds: `exe`, or mapped so.
+    pub(crate) text: bool,
     /// Named by the user.
     pub(crate) listed: bool,
     /// Worked on earlier.
@@ -200,6 +205,12 @@ impl Uses {
         self == by_name
     }
 
+    /// Whether it is executed, and nothing of the tree writes it: the tree can do with a private copy of it, and with nothing
+    /// that holds anything else.
+    pub(crate) fn is_text(self) -> bool {
+        self.text && !self.write && !self.shared
+    }
+
     fn join(&mut self, other: Self) {
         self.write |= other.write;
         self.overwrite |= other.overwrite;
@@ -208,6 +219,7 @@ impl Uses {
         self.shared |= other.shared;
         self.shared_write |= other.shared_write;
         self.program |= other.program;
+        self.text |= other.text;
         self.listed |= other.listed;
         self.touched |= other.touched;
     }
@@ -313,6 +325,17 @@ pub(crate) fn note_anonymous(cx: &mut Capture<'_>, device: u64, line: &MapLine) 
             id
         }
     }
+}
+
+/// Notes a file that cannot be opened, and of which is known what private mappings show.
+pub(crate) fn note_seen(cx: &mut Capture<'_>, device: u64, line: &MapLine, uses: Uses) -> ObjectId {
+    let id = match cx.shared("inode", device, line.inode) {
+        Ok(id) | Err(id) => id,
+    };
+    let path = line.name.strip_suffix(DELETED).unwrap_or(&line.name).to_vec();
+    let pending = cx.inodes.pending.entry(id);
+    pending.or_insert_with(|| Pending { life: Life::Unlinked, path, ..Pending::default() }).uses.join(uses);
+    id
 }
 
 /// Notes that a part of an object that cannot be opened can be read in the memory of a process.

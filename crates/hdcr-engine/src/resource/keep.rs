@@ -149,11 +149,18 @@ pub const NO_ROOM: &str = "no-room-for-clone";
 pub(crate) fn decide(case: &Case<'_>, files: &FileRequest, rooms: &mut Rooms) -> Decision {
     let Case { life, path, size, uses, tmpfs } = *case;
     match life {
+        Life::Unlinked if uses.is_text() => return Decision::new(Keep::Unchanged, true),
         Life::Memfd | Life::Anonymous | Life::Unlinked | Life::Nameless => return Decision::new(Keep::Contents, true),
         Life::Device => return Decision::new(Keep::AsItIs, false),
         Life::Named | Life::Elsewhere => {}
     }
-    match policy_of(files, path) {
+    let policy = policy_of(files, path);
+    let listed = uses.listed || files.always.iter().any(|top| path.starts_with(top));
+    // One that the tree made itself is put back at its place.
+    if uses.is_text() && policy != FilePolicy::Verify && !(uses.touched && policy == FilePolicy::Auto) {
+        return text(case, files, rooms, listed || policy == FilePolicy::Content);
+    }
+    match policy {
         FilePolicy::Content => return Decision::new(Keep::Contents, true),
         FilePolicy::Truncate => return Decision::new(Keep::Length, false),
         FilePolicy::Verify => return Decision::new(Keep::Unchanged, false),
@@ -162,7 +169,6 @@ pub(crate) fn decide(case: &Case<'_>, files: &FileRequest, rooms: &mut Rooms) ->
     }
     let small = size <= files.limit;
     let volatile = volatile(path, tmpfs);
-    let listed = uses.listed || files.always.iter().any(|top| path.starts_with(top));
     if listed || (uses.shared && tmpfs) {
         return Decision::new(Keep::Contents, true);
     }
@@ -183,11 +189,30 @@ pub(crate) fn decide(case: &Case<'_>, files: &FileRequest, rooms: &mut Rooms) ->
         // Only mapped shared for reading: what somebody else writes there is meant to be seen.
         return Decision::new(Keep::AsItIs, false);
     }
-    let program = uses.program && !of_the_system(path) && size <= rooms.programs;
-    if program {
+    read_only(case, files, rooms)
+}
+
+/// A program or a library whose contents are `asked` for is kept; another one as long as there is room, if no package brings it
+/// back. It is never written: a restore takes a private copy where the file has changed.
+fn text(case: &Case<'_>, files: &FileRequest, rooms: &mut Rooms, asked: bool) -> Decision {
+    if asked { Decision::new(Keep::Unchanged, true) } else { read_only(case, files, rooms) }
+}
+
+/// Whether the contents of a file that is only read are such as many images have in common: programs, libraries, and what a package
+/// brings beside them and replaces with them (`locale-archive`), if that is not too large (bytes).
+pub(crate) fn is_common(uses: Uses, path: &Path, size: u64) -> bool {
+    const BESIDE: u64 = 256 << 20;
+    uses.is_text() || uses.program && !uses.write && !uses.shared && of_the_system(path) && size <= BESIDE
+}
+
+/// What is only read is kept where a reboot removes it, and of programs and libraries what there is room for.
+fn read_only(case: &Case<'_>, files: &FileRequest, rooms: &mut Rooms) -> Decision {
+    let Case { path, size, tmpfs, uses, .. } = *case;
+    let kept = uses.program && !of_the_system(path) && size <= rooms.programs;
+    if kept {
         rooms.programs -= size;
     }
-    Decision::new(Keep::Unchanged, program || (volatile && small))
+    Decision::new(Keep::Unchanged, kept || (volatile(path, tmpfs) && size <= files.limit))
 }
 
 #[cfg(test)]
@@ -252,6 +277,14 @@ mod tests {
         assert_eq!(case("/home/a/x", 4000, program), (Keep::Unchanged, true));
         assert_eq!(case("/home/a/x", 6000, program), (Keep::Unchanged, false));
         assert_eq!(case("/usr/bin/x", 4000, program), (Keep::Unchanged, false));
+        let text = Uses { text: true, ..program };
+        assert_eq!(case("/usr/bin/x", 4000, text), (Keep::Unchanged, false));
+        assert_eq!(case("/home/a/x", 6000, text), (Keep::Unchanged, false));
+        assert_eq!(case("/home/a/always/x", 6000, text), (Keep::Unchanged, true));
+        assert_eq!(case("/home/b/x", 10, text), (Keep::Unchanged, true), "no other text comes in its place");
+        assert_eq!(case("/home/b/c/x", 6000, text), (Keep::Unchanged, true));
+        assert_eq!(case("/home/a/x", 10, Uses { touched: true, ..text }), (Keep::Contents, true));
+        assert_eq!(case("/home/b/x", 10, Uses { touched: true, ..text }), (Keep::Unchanged, true));
         assert_eq!(case("/home/a/x", 10, shared), (Keep::AsItIs, false));
         assert_eq!(case("/dev/shm/x", 4000, shared), (Keep::Contents, true));
         assert_eq!(case("/home/a/always/x", 4000, Uses::default()), (Keep::Contents, true));

@@ -7,10 +7,12 @@
 //!
 //! So are files that the tree only writes at their ends: what they held in the stop is what they begin with.
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use hdcr_image::{ImageWriter, Record, Tag};
+use hdcr_image::{ContentKey, ImageReader, ImageWriter, Record, Sink, StoreError, Tag};
 use rustix::fs::Stat;
 
 use super::contents::{self, InodeRecord, facts};
@@ -19,9 +21,12 @@ use super::{data, keep, patient};
 use crate::error::{Error, Result};
 use crate::mechanism::Deadline;
 use crate::model::{self, ObjectId};
+use crate::restore::StoredFrame;
+use crate::stored;
 
 /// What an image holds of a file that is only read, besides its [`InodeRecord`], under the same id.
 #[derive(Clone, PartialEq, prost::Message)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent fact, read by name")]
 pub(crate) struct LateRecord {
     #[prost(bytes = "vec", tag = "1")]
     pub(crate) digest: Vec<u8>,
@@ -29,12 +34,74 @@ pub(crate) struct LateRecord {
     pub(crate) sampled: bool,
     #[prost(bool, tag = "3")]
     pub(crate) contents: bool,
+    /// The contents are a file that images have in common, whose key is the digest.
+    #[prost(bool, tag = "4")]
+    pub(crate) in_common: bool,
+    /// They would have been kept so, but there was no room.
+    #[prost(bool, tag = "5")]
+    pub(crate) left_out: bool,
+}
+
+impl LateRecord {
+    /// Under which key the contents lie that images have in common.
+    pub(crate) fn key(&self) -> Option<ContentKey> {
+        let key = <[u8; 32]>::try_from(self.digest.as_slice()).ok().filter(|_| self.in_common)?;
+        Some(ContentKey(key))
+    }
 }
 
 impl Record for LateRecord {
     const TAG: Tag = Tag(0x021b);
     const VERSION: u16 = 1;
     model::prost_record!();
+}
+
+/// Under which key the contents of an object lie that the image has in common with others, if they do.
+pub(crate) fn key(frames: &BTreeMap<(u16, ObjectId), StoredFrame>, id: ObjectId) -> Result<Option<ContentKey>> {
+    if !frames.contains_key(&(LateRecord::TAG.0, id)) {
+        return Ok(None);
+    }
+    Ok(stored::one::<LateRecord>(frames, id)?.key())
+}
+
+/// The files that are the contents of objects, with their lengths in bytes.
+pub(crate) fn in_common(
+    frames: &BTreeMap<(u16, ObjectId), StoredFrame>,
+) -> Result<BTreeMap<ObjectId, (ContentKey, u64)>> {
+    let mut all = BTreeMap::new();
+    for id in stored::ids(frames, LateRecord::TAG) {
+        if let Some(key) = key(frames, id)? {
+            all.insert(id, (key, stored::one::<InodeRecord>(frames, id)?.size));
+        }
+    }
+    Ok(all)
+}
+
+/// The paths of files whose contents are not kept, as there was no room.
+pub(crate) fn left_out(frames: &BTreeMap<(u16, ObjectId), StoredFrame>) -> Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for id in stored::ids(frames, LateRecord::TAG) {
+        if stored::one::<LateRecord>(frames, id)?.left_out {
+            all.push(model::path_of(&stored::one::<InodeRecord>(frames, id)?.path));
+        }
+    }
+    Ok(all)
+}
+
+/// Refuses an image of which contents that it has in common with others are gone, or are not what was kept.
+pub(crate) fn verify(image: &ImageReader, frames: &BTreeMap<(u16, ObjectId), StoredFrame>) -> Result<()> {
+    for (id, (key, size)) in in_common(frames)? {
+        let found = image.content_of(&key, size)?.and_then(|file| ContentKey::of(file).ok());
+        if found != Some(key) {
+            let path = stored::one::<InodeRecord>(frames, id)?.path;
+            let path = model::path_of(&path);
+            return Err(Error::Unsound(format!(
+                "{}: what is kept of its contents is not what it held",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A file that is still to be read.
@@ -48,12 +115,22 @@ pub(crate) struct LateFile {
     pub(crate) stat: Stat,
     /// Its contents are kept.
     pub(crate) contents: bool,
+    /// They are kept for all images of a store once, where that can be.
+    pub(crate) in_common: bool,
     /// The tree has it mapped shared: its times do not tell of all that is written.
     pub(crate) shared: bool,
     /// It is written at its end: sample and middle of what it held in the stop.
     pub(crate) begins: Option<(Vec<u8>, Vec<u8>)>,
     /// When to give up.
     pub(crate) by: Deadline,
+}
+
+/// What has become of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Change {
+    None,
+    Grown,
+    Other,
 }
 
 impl LateFile {
@@ -91,7 +168,7 @@ impl LateFile {
                 other => other?,
             },
         };
-        let record = LateRecord { digest, sampled: !whole, contents: self.contents };
+        let record = LateRecord { digest, sampled: !whole, contents: self.contents, ..LateRecord::default() };
         if let Some((sample, middle)) = &self.begins {
             let now = match patient::look(data::middle, (file, size, &self.path), self.by) {
                 Err(error) if patient::is_late(&error) => return Ok(None),
@@ -99,14 +176,49 @@ impl LateFile {
             };
             return Ok(Some(record).filter(|record| record.digest == *sample && now == *middle));
         }
+        Ok(match self.change(file)? {
+            Change::None => Some(record),
+            // A log that somebody appends to all the time is known by what it began with. That is no proof of what it held,
+            // which another file would be made of.
+            Change::Grown => Some(LateRecord { contents: false, ..record }),
+            Change::Other => None,
+        })
+    }
+
+    /// What has become of it since the freeze.
+    fn change(&self, file: &OwnedFd) -> Result<Change> {
         let now = rustix::fs::fstat(file).map_err(Error::system("looking at a file", self.path.display()))?;
         // The inode may lose a name meanwhile: that is no change of what it holds.
         let same = |stat: &Stat| InodeRecord { ctime: 0, ctime_ns: 0, ..facts(stat) };
-        let unchanged = same(&now) == same(&self.stat) && now.st_size == self.stat.st_size;
-        // A log that somebody appends to all the time has grown by now: it is known by what it began with. That is no proof
-        // of what it held, which another file would be made of.
-        let has_grown = now.st_size > self.stat.st_size;
-        Ok((unchanged || has_grown).then_some(LateRecord { contents: record.contents && unchanged, ..record }))
+        if same(&now) == same(&self.stat) && now.st_size == self.stat.st_size {
+            return Ok(Change::None);
+        }
+        Ok(if now.st_size > self.stat.st_size { Change::Grown } else { Change::Other })
+    }
+
+    /// Has its contents kept where images have them in common. `None`: they are not.
+    fn share(&self, sink: &mut dyn Sink) -> Result<Option<LateRecord>> {
+        let size = self.stat.st_size.cast_unsigned();
+        if !self.in_common || size == 0 || sink.room_in_common().is_none() {
+            return Ok(None);
+        }
+        let opened = if self.file.is_none() { contents::open_quietly(&self.path) } else { None };
+        let Some(file) = self.file.as_ref().or(opened.as_ref()) else { return Ok(None) };
+        let digest = match patient::look(data::digest, (file, size, &self.path), self.by) {
+            Err(error) if patient::is_late(&error) => return Ok(None),
+            other => other?,
+        };
+        let record = LateRecord { digest, in_common: true, ..LateRecord::default() };
+        let Some(key) = record.key() else { return Ok(None) };
+        let kept = sink.take_in_common(&key, size) || self.copy(file, size, sink) == Some(key);
+        Ok((kept && self.change(file)? == Change::None).then_some(record))
+    }
+
+    /// Copies it; its key. An image can do without, so a full disk is no error here.
+    fn copy(&self, file: &OwnedFd, size: u64, sink: &mut dyn Sink) -> Option<ContentKey> {
+        let file = file.try_clone().map(File::from).ok()?;
+        let told = |error: &StoreError| tracing::warn!(%error, path = %self.path.display(), "contents are not kept");
+        sink.keep_in_common(&file, size).inspect_err(told).ok().flatten()
     }
 }
 
@@ -129,13 +241,18 @@ fn store_by(
     known: &Known,
     (mut next, now): (Known, i64),
 ) -> Result<Known> {
+    // What there is no room for in the end are the largest.
+    let mut files: Vec<&LateFile> = files.iter().collect();
+    files.sort_by_key(|file| file.stat.st_size);
     for file in files {
         let judged = keeps(file);
         let as_before = if judged { known.late(&file.stat) } else { None };
-        let as_before = as_before.filter(|(_, record)| record.contents == file.contents);
+        let as_before = as_before.filter(|(_, record)| record.in_common || record.contents == file.contents);
+        let taken = as_before.map(|(from, record)| taken_over(writer, file, (from, record))).transpose()?;
+        let as_before = as_before.filter(|_| taken == Some(true));
         let record = match as_before {
-            Some((from, record)) if !file.contents || writer.bring(file.id.0, from.0)? => Some(record.clone()),
-            Some(_) | None => file.read(&mut |at, bytes| Ok(writer.pages(file.id.0, at, &bytes)?))?,
+            Some((_, record)) => Some(record.clone()),
+            None => anew(writer, file)?,
         };
         let Some(record) = record else { continue };
         let body = record.encode().map_err(|error| Error::Unsound(error.to_string()))?;
@@ -147,6 +264,24 @@ fn store_by(
         }
     }
     Ok(next)
+}
+
+/// Whether the image now holds what the one before does.
+fn taken_over(writer: &mut ImageWriter, file: &LateFile, (from, record): (ObjectId, &LateRecord)) -> Result<bool> {
+    match record.key() {
+        Some(key) => Ok(writer.in_common().take_in_common(&key, file.stat.st_size.cast_unsigned())),
+        None => Ok(!record.contents || writer.bring(file.id.0, from.0)?),
+    }
+}
+
+/// Reads a file that the image before does not hold as it is.
+fn anew(writer: &mut ImageWriter, file: &LateFile) -> Result<Option<LateRecord>> {
+    if let Some(record) = file.share(writer.in_common())? {
+        return Ok(Some(record));
+    }
+    let record = file.read(&mut |at, bytes| Ok(writer.pages(file.id.0, at, &bytes)?))?;
+    let would_be = file.in_common && writer.in_common().room_in_common().is_some();
+    Ok(record.map(|record| LateRecord { left_out: would_be && !record.contents, ..record }))
 }
 
 #[cfg(test)]
@@ -165,6 +300,7 @@ mod tests {
             path: path.clone(),
             stat: rustix::fs::stat(&path).unwrap(),
             contents: true,
+            in_common: false,
             shared: false,
             begins: None,
             by,
@@ -195,7 +331,7 @@ mod tests {
             "it was taken for the old one"
         );
         writer.finish(hdcr_image::ManifestFacts::default()).unwrap();
-        let reader = hdcr_image::ImageReader::open(&hdcr_image::MemorySource::new(image.parts().unwrap())).unwrap();
+        let reader = ImageReader::open(&hdcr_image::MemorySource::new(image.parts().unwrap())).unwrap();
         let spaces: Vec<u64> = reader.spaces().collect();
         let mut bytes = Vec::new();
         reader.read_run(&reader.runs(5)[0], &mut bytes).unwrap();
@@ -207,7 +343,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x");
         std::fs::write(&path, "text").unwrap();
-        let file = OwnedFd::from(std::fs::File::open(&path).unwrap());
+        let file = OwnedFd::from(File::open(&path).unwrap());
         let stat = rustix::fs::fstat(&file).unwrap();
         let by = Deadline(std::time::Instant::now() + std::time::Duration::from_mins(1));
         let late = LateFile {
@@ -216,6 +352,7 @@ mod tests {
             path: path.clone(),
             stat,
             contents: true,
+            in_common: false,
             shared: false,
             begins: None,
             by,

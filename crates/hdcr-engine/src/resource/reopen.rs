@@ -6,11 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use hdcr_image::Record;
-use rustix::fs::{AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::contents::{self, InodeRecord, Keep, Life, ParentDirectory};
@@ -25,9 +24,12 @@ use crate::{route, stored};
 
 mod anew;
 mod judge;
+mod private;
 
 pub(crate) use judge::obstacles;
 use judge::{Verdict, is_another, judge};
+pub(crate) use private::{executable, stand_in};
+use private::{in_memory, reopenable};
 
 /// An inode that has been found or made.
 #[derive(Debug)]
@@ -47,6 +49,8 @@ pub(crate) struct OpenedInodes {
     held: BTreeMap<ObjectId, Opened>,
     /// Those that it does not hold: of them there may be more than can be open.
     unheld: BTreeSet<ObjectId>,
+    /// Files that are copied instead of what the image holds.
+    originals: BTreeMap<ObjectId, OwnedFd>,
     /// Device and number of each that was opened.
     numbers: BTreeSet<(u64, u64)>,
 }
@@ -75,7 +79,8 @@ pub(crate) fn record_of(frames: &BTreeMap<(u16, ObjectId), StoredFrame>, id: Obj
     let mut record = stored::one::<InodeRecord>(frames, id)?;
     if frames.contains_key(&(LateRecord::TAG.0, id)) {
         let late = stored::one::<LateRecord>(frames, id)?;
-        (record.digest, record.sampled, record.contents) = (late.digest, late.sampled, late.contents);
+        let contents = late.contents || late.in_common;
+        (record.digest, record.sampled, record.contents) = (late.digest, late.sampled, contents);
     }
     Ok(record)
 }
@@ -155,6 +160,7 @@ fn make(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Open
     match kind_of(record)?.0 {
         Life::Memfd => shmem::make_memfd(cx, id, record),
         Life::Anonymous => shmem::make_anonymous(cx, id, record),
+        Life::Unlinked if record.text && !record.contents => Err(gone(record)),
         Life::Unlinked => without_name(cx, id, record),
         Life::Nameless => nameless(cx, id, record),
         Life::Elsewhere => elsewhere(cx, id, record),
@@ -318,6 +324,10 @@ fn existing(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord, path: &Pat
             let file = target(cx, writer, path)?;
             let action = Action::Contents { path: path.to_owned(), file, id, size: record.size, changed };
             cx.plan.add(action, newer)?;
+            if record.text && !cx.unheld {
+                // What is executed cannot be written, and must not become something else while it is.
+                return stand_in(cx, id, record);
+            }
         }
         Verdict::Cut | Verdict::Edges => {
             let writer = held::writer(cx, id, record, &file)?;
@@ -474,7 +484,12 @@ fn create_beside(cx: &mut Restore<'_>, path: &Path, word: &str) -> Result<(PathB
 
 /// Gives a new file contents, owner, mode and time.
 fn dress(cx: &Restore<'_>, file: &OwnedFd, id: ObjectId, record: &InodeRecord, path: &Path) -> Result<()> {
-    data::fill(file, cx.contents, id, record.size, path)?;
+    if let Some(original) = cx.inodes.originals.get(&id) {
+        private::copied(original, file, record.size, path)?;
+    } else {
+        data::fill(file, cx.contents, id, record.size, path)?;
+        private::must_be_whole(cx, file, id, record)?;
+    }
     own(file, record.uid, record.gid, record.mode, path)?;
     crate::rollback::set_time(file, Changed { seconds: record.mtime, nanoseconds: record.mtime_ns }, path)
 }
@@ -521,15 +536,6 @@ fn without_name(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Res
     Ok(Opened::new(reopenable(file, record, &path)?))
 }
 
-/// A program cannot be executed or mapped for execution through a descriptor that may write; it is opened anew.
-fn reopenable(file: OwnedFd, record: &InodeRecord, path: &Path) -> Result<OwnedFd> {
-    if !record.stand_in {
-        return Ok(file);
-    }
-    rustix::fs::open(data::door(&file), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .map_err(Error::system("opening a file", path.display()))
-}
-
 fn nameless(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Opened> {
     let path = cx.mapped(&record.checked_path()?);
     let directory = nearest_directory(&path);
@@ -543,22 +549,6 @@ fn nameless(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<
         }
         Err(_) => without_name(cx, id, record),
     }
-}
-
-/// A private copy of the old contents of a program or library that has changed.
-pub(crate) fn stand_in(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Opened> {
-    tracing::warn!(path = %model::path_of(&record.path).display(), "the file has changed since the checkpoint; its old contents come from the image");
-    let mode = if record.stand_in { record.mode | 0o500 } else { record.mode };
-    without_name(cx, id, &InodeRecord { mode, ..record.clone() })
-}
-
-fn in_memory(cx: &mut Restore<'_>, id: ObjectId, record: &InodeRecord) -> Result<Opened> {
-    let name = record.name();
-    let short = std::ffi::OsStr::from_bytes(name.get(..name.len().min(200)).unwrap_or_default());
-    let file = rustix::fs::memfd_create(short, MemfdFlags::CLOEXEC)
-        .map_err(Error::system("making a private copy", Path::new(short).display()))?;
-    dress(cx, &file, id, record, Path::new(short))?;
-    Ok(Opened::new(reopenable(file, record, Path::new(short))?))
 }
 
 #[cfg(test)]

@@ -8,12 +8,13 @@ use rustix::fs::Stat;
 
 use super::{InodeRecord, Keep, Life, ParentDirectory, Pending, Uses, facts};
 use crate::capture::Capture;
+use crate::checkpoint::FilePolicy;
 use crate::error::{Error, Owner, Refusal, Result};
 use crate::model::{self, ObjectId};
 use crate::resource::clone::{self, NoClone, Original};
 use crate::resource::keep::{self, Case, Decision, Rooms, decide, volatile};
 use crate::resource::late::LateFile;
-use crate::resource::windows::keep_windows;
+use crate::resource::windows::{self, keep_windows};
 use crate::resource::{data, names, patient, touched};
 
 /// Makes the records of all inodes that were noted, and stores the contents that are kept. Called once, at the end of a
@@ -70,6 +71,7 @@ fn record(cx: &mut Capture<'_>, id: ObjectId, pending: &mut Pending, rooms: &mut
         size: length.unwrap_or(size),
         contents,
         stand_in: pending.uses.program && !pending.uses.write,
+        text: pending.uses.is_text(),
         volatile: volatile(&path, tmpfs),
         mapped: pending.uses.shared_write || stat.as_ref().is_some_and(just_changed),
         ..stat.as_ref().map(facts).unwrap_or_default()
@@ -85,6 +87,10 @@ fn record(cx: &mut Capture<'_>, id: ObjectId, pending: &mut Pending, rooms: &mut
         keep_file(cx, id, pending, &mut record)?;
     } else if pending.life == Life::Anonymous {
         record.size = keep_windows(cx, id, &pending.windows)?;
+    } else if !pending.windows.is_empty() {
+        // Who owns it is not known, nor its mode: it is only executed, and read.
+        (record.mode, record.keep, record.contents) = (0o100_555, Keep::Contents.into(), true);
+        record.size = windows::keep_seen(cx, id, &pending.windows)?;
     } else if contents {
         return Err(Error::refuse(unreadable(pending)));
     }
@@ -151,7 +157,9 @@ fn late(cx: &Capture<'_>, id: ObjectId, pending: &Pending, held: bool, record: &
     let file = file.map_err(Error::system("duplicating a descriptor", path.display()))?;
     let stat = pending.stat.ok_or_else(|| Error::Unsound(format!("{}: nothing is known of it", path.display())))?;
     let (contents, shared, by) = (record.contents, pending.uses.shared, cx.request.by);
-    Ok(LateFile { id, file, path, stat, contents, shared, begins: None, by })
+    let in_common = keep::is_common(pending.uses, &path, record.size)
+        && keep::policy_of(&cx.request.files, &path) != FilePolicy::Verify;
+    Ok(LateFile { id, file, path, stat, contents, in_common, shared, begins: None, by })
 }
 
 /// Keeps what shows whether a file begins as it did, and of its contents what there is time and room for.

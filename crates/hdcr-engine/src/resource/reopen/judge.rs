@@ -87,6 +87,8 @@ fn unchanged(record: &InodeRecord, stat: &Stat) -> bool {
 /// What is to be done with a file that lies where the record says.
 pub(super) fn judge(record: &InodeRecord, file: &OwnedFd, stat: &Stat, path: &Path) -> Result<Verdict> {
     const KEEP: &str = "keep its contents with --files, or set its policy to ignore";
+    const PUT_BACK: &str = "put the old one back (install that version again, or --map-path OLD=NEW to where it lies); for the \
+                            next checkpoints keep its contents: with --files, or with a checkpoint in a store";
     let size = stat.st_size.cast_unsigned();
     match kind_of(record)?.1 {
         Keep::Contents if !record.mapped && unchanged(record, stat) => Ok(Verdict::Use),
@@ -110,8 +112,14 @@ pub(super) fn judge(record: &InodeRecord, file: &OwnedFd, stat: &Stat, path: &Pa
             let dated = size == record.size && (stat.st_mtime, stat.st_mtime_nsec) == (mtime, nanoseconds);
             // A sample is enough to know the beginning of a file that has grown and the build of a program.
             let enough = !record.sampled || size > record.size || record.stand_in;
-            if dated || (enough && size >= record.size && digest_fits(record, file, path)?) {
+            // Packages give files the times of their builds, and some systems give all files the same: what is executed is looked at.
+            let told = dated && (!record.text || record.digest.is_empty() || unchanged(record, stat));
+            if told || (enough && size >= record.size && digest_fits(record, file, path)?) {
                 return Ok(Verdict::Use);
+            }
+            if record.text {
+                let cause = "it has changed since the checkpoint, and the program executes what it held";
+                return Ok(Verdict::Refuse("file-changed", cause, PUT_BACK));
             }
             Ok(Verdict::Refuse("file-changed", "it has changed since the checkpoint, and the tree only reads it", KEEP))
         }

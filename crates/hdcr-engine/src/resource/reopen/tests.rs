@@ -3,7 +3,10 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+
+use rustix::fs::MemfdFlags;
 
 use super::*;
 use crate::checkpoint::{FilePolicy, FileRequest};
