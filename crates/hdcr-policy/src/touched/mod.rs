@@ -162,8 +162,8 @@ pub struct Changes {
     pub lost: Vec<PathBuf>,
     /// Files that were written: their names at the checkpoint.
     pub written: Vec<PathBuf>,
-    /// Files that may have been there at the checkpoint, and were written under names that they have got since.
-    pub relinked: Vec<Identity>,
+    /// Files that may have been there at the checkpoint, and were written under names that they have got since: one of these.
+    pub relinked: Vec<(PathBuf, Identity)>,
     /// What is known of the length of the written ones.
     pub lengths: Vec<Length>,
     /// What is left alone and has to be named.
@@ -224,6 +224,11 @@ impl Table {
     /// The first of the checkpoints from which it counts.
     pub fn first(&self) -> Option<u64> {
         self.marks.first().map(|mark| mark.sequence)
+    }
+
+    /// When it was last told to count.
+    pub fn marked(&self) -> Option<Duration> {
+        self.marks.last().map(|mark| mark.state.at())
     }
 
     /// All checkpoints from which it counts, the first first.

@@ -26,8 +26,8 @@ pub struct Past {
     pub lost: Vec<(PathBuf, Kind)>,
     /// Files that were not made since, but have got names: how many.
     pub further: Vec<(Identity, u64)>,
-    /// Those that were written under such names.
-    pub relinked: Vec<Identity>,
+    /// Those that were written under such names, and one of these.
+    pub relinked: Vec<(PathBuf, Identity)>,
 }
 
 impl Table {

@@ -46,8 +46,8 @@ pub(super) struct State {
     made: BTreeSet<Identity>,
     /// Those that were not, but have got names since: how many.
     further: BTreeMap<Identity, u64>,
-    /// Those that were written under one of these.
-    relinked: BTreeSet<Identity>,
+    /// Those that were written under one of these: which.
+    relinked: BTreeMap<Identity, PathBuf>,
 }
 
 /// Takes everything below a directory out of a map by names.
@@ -91,7 +91,7 @@ impl State {
             looks: BTreeMap::new(),
             made: BTreeSet::new(),
             further: BTreeMap::new(),
-            relinked: BTreeSet::new(),
+            relinked: BTreeMap::new(),
         }
     }
 
@@ -106,7 +106,7 @@ impl State {
             written: self.written.iter().cloned().collect(),
             lost: self.lost.iter().map(|(path, kind)| (path.clone(), *kind)).collect(),
             further: self.further.iter().map(|(identity, names)| (identity.clone(), *names)).collect(),
-            relinked: self.relinked.iter().cloned().collect(),
+            relinked: self.relinked(),
         }
     }
 
@@ -120,7 +120,7 @@ impl State {
         Self {
             made: made.cloned().collect(),
             further,
-            relinked: past.relinked.into_iter().collect(),
+            relinked: past.relinked.into_iter().map(|(path, identity)| (identity, path)).collect(),
             at: past.at,
             incomplete: past.incomplete,
             before: past.before.into_iter().collect(),
@@ -129,6 +129,10 @@ impl State {
             lost: past.lost.into_iter().collect(),
             looks: BTreeMap::new(),
         }
+    }
+
+    fn relinked(&self) -> Vec<(PathBuf, Identity)> {
+        self.relinked.iter().map(|(identity, path)| (path.clone(), identity.clone())).collect()
     }
 
     pub(super) fn at(&self) -> Duration {
@@ -271,7 +275,9 @@ impl State {
         }
         match self.under(path) {
             Now::Old(home, _) => drop(self.written.insert(home)),
-            Now::New(_, identity) if self.further.contains_key(&identity) => drop(self.relinked.insert(identity)),
+            Now::New(_, identity) if self.further.contains_key(&identity) => {
+                self.relinked.insert(identity, path.to_owned());
+            }
             Now::New(..) | Now::Nothing | Now::Foreign => {}
         }
     }
@@ -428,7 +434,7 @@ impl State {
             let mut around = around.filter(|(_, around)| matches!(around, Now::New(Kind::Directory, _) | Now::Old(..)));
             new.further || !matches!(around.next(), Some((above, Now::New(..))) if !shared.contains(above))
         });
-        changes.relinked = self.relinked.iter().cloned().collect();
+        changes.relinked = self.relinked();
         changes.new.sort_by_key(|new| new.kind == Kind::Directory);
         let foreign = |path: &Path| self.now.get(path) == Some(&Now::Foreign);
         for (home, kind) in &self.lost {

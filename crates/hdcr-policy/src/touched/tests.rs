@@ -275,7 +275,7 @@ fn what_is_written_under_a_further_name_is_told() {
         let twin = Table::of(table.past().collect(), table.touched(), table.gone());
         let changes = table.since(1).unwrap();
         assert_eq!(twin.since(1).as_ref(), Some(&changes));
-        assert_eq!(changes.relinked, [vec![7]], "{last:?}");
+        assert_eq!(changes.relinked, [(path("/d/x"), vec![7])], "{last:?}");
         changes.new.iter().map(|new| (new.at.display().to_string(), new.further)).collect::<Vec<_>>()
     };
     let new = |name: &str, further| (name.to_owned(), further);

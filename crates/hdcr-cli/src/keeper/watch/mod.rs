@@ -11,6 +11,7 @@
 //! known when a look around right after the checkpoint has met it ([`Watch::thawed`]). Not heard: truncate(2) by path
 //! without an open, and what happens on file systems mounted since the start.
 
+mod directories;
 mod joined;
 mod places;
 mod queue;
@@ -277,7 +278,7 @@ impl Watch {
         };
         let kind = if mask & fanotify::DIRECTORY == 0 { Kind::File } else { Kind::Directory };
         if mask & !fanotify::DIRECTORY == fanotify::ATTRIB {
-            return;
+            return self.hear_directory(happened);
         }
         let Some(path) = self.places.path(place) else {
             // A directory that is gone already: its own removal is heard, too.
@@ -301,10 +302,11 @@ impl Watch {
         if self.is_exchange(happened.pid, &to, &now) {
             return;
         }
+        let mut replaced = Replaced::Unknown;
         if kind == Kind::Directory {
             self.places.renamed(&from, &to);
+            replaced = self.replaces_directory(happened.pid, &to);
         }
-        let replaced = Replaced::Unknown;
         self.push(happened.pid, &Identity::new(), Event::Renamed { from, to, kind, replaced, identity });
     }
 
@@ -354,8 +356,9 @@ impl Watch {
 
     /// Several things that a process did to one name may have been joined into one event.
     fn hear_name(&mut self, happened: &Happened, path: &Path, kind: Kind, file: &Identity) {
-        self.join_name(happened, path);
+        let named = self.join_name(happened, path);
         self.meet(happened, path);
+        self.removed_directory(happened, path);
         let now = || happened.place.as_ref().and_then(|place| self.places.now(place));
         let seen = if path.symlink_metadata().is_ok() { Some(path.to_owned()) } else { now() };
         let there = seen.as_ref().is_some_and(|seen| seen.symlink_metadata().is_ok());
@@ -367,7 +370,13 @@ impl Watch {
             events.push(Event::Removed(path.to_owned(), kind));
         }
         if created {
-            events.push(Event::Created(path.to_owned(), kind, file.clone()));
+            // One that has a name already has had it before this one, or has got it since: then it does no harm.
+            let is_further = || named || seen.as_ref().is_some_and(|seen| places::names(seen) > 1);
+            events.push(if kind == Kind::File && is_further() {
+                Event::Linked(path.to_owned(), file.clone())
+            } else {
+                Event::Created(path.to_owned(), kind, file.clone())
+            });
         }
         if kind == Kind::File && has(fanotify::CLOSE_WRITE) {
             events.push(Event::Written(path.to_owned(), seen.as_deref().and_then(look)));
