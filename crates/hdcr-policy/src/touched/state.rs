@@ -366,8 +366,12 @@ impl State {
         }
         self.empty(from);
         if kind == Kind::Directory {
-            // What was there is gone with the one that had this name before.
-            drop(take_below(&mut self.now, to));
+            // What is not there any more was not there in the one that had this name before.
+            for (name, now) in take_below(&mut self.now, to) {
+                if now != Now::Nothing {
+                    self.now.insert(name, now);
+                }
+            }
         }
         self.put(to, what);
         if kind == Kind::Directory {

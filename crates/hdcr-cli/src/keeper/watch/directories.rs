@@ -14,12 +14,13 @@ use super::{Heard, Watch, What, places};
 pub(super) struct Gone {
     /// Where they were, by process, before any rename to there was heard.
     at: BTreeSet<(i32, PathBuf)>,
-    /// Those that were never met, and the directory that was renamed last by the same process: which may have replaced it, if
-    /// nothing else has made it go.
-    unmet: BTreeSet<(i32, Identity, Identity)>,
+    /// Those that were never met: where they were is not known. The last rename of a directory by the same process has replaced
+    /// it, if nothing else has made it go.
+    unmet: BTreeSet<(i32, Identity)>,
 }
 
-/// A rename of a directory that waits, and of which it is not known whether it has replaced something: where it went, and who.
+/// A rename of a directory that waits, and of which it is not known whether it has replaced something: where it went, and
+/// who.
 fn renamed(heard: &Heard, pid: i32) -> Option<(&PathBuf, &Identity)> {
     match &heard.what {
         What::Event(Event::Renamed { to, kind: Kind::Directory, replaced: Replaced::Unknown, identity, .. })
@@ -39,22 +40,15 @@ impl Watch {
             return;
         }
         let (pid, gone, known) = (happened.pid, places::identity(&place.directory), self.places.known(place));
-        let fits = |heard: &Heard| {
-            renamed(heard, pid).is_some_and(|(to, who)| *who != gone && known.as_ref().is_none_or(|known| known == to))
+        let Some(known) = known else {
+            self.joined.directories.unmet.insert((pid, gone));
+            return;
         };
-        let position = self.queue.waiting().iter().rposition(fits);
-        match (position, known) {
-            (Some(position), Some(_)) => {
-                self.places.gone(place.file_system, &place.directory);
-                self.has_replaced(position);
-            }
-            (Some(position), None) => {
-                let heard = self.queue.waiting().get(position).and_then(|heard| renamed(heard, pid));
-                let unmet = heard.map(|(_, who)| (pid, gone, who.clone()));
-                self.joined.directories.unmet.extend(unmet);
-            }
-            (None, Some(known)) => drop(self.joined.directories.at.insert((pid, known))),
-            (None, None) => {}
+        self.places.gone(place.file_system, &place.directory);
+        let fits = |heard: &Heard| renamed(heard, pid).is_some_and(|(to, who)| *who != gone && *to == known);
+        match self.queue.waiting().iter().rposition(fits) {
+            Some(position) => self.has_replaced(position),
+            None => drop(self.joined.directories.at.insert((pid, known))),
         }
     }
 
@@ -72,13 +66,13 @@ impl Watch {
         }
         let file = happened.file.as_ref().map(places::identity);
         self.joined.directories.at.remove(&(happened.pid, path.to_owned()));
-        self.joined.directories.unmet.retain(|(_, gone, _)| Some(gone) != file.as_ref());
+        self.joined.directories.unmet.retain(|(_, gone)| Some(gone) != file.as_ref());
     }
 
     /// All was heard that there is.
     pub(super) fn replaced_directories(&mut self) {
-        for (pid, _, who) in std::mem::take(&mut self.joined.directories.unmet) {
-            let fits = |heard: &Heard| renamed(heard, pid).is_some_and(|(_, renamed)| *renamed == who);
+        for (pid, gone) in std::mem::take(&mut self.joined.directories.unmet) {
+            let fits = |heard: &Heard| renamed(heard, pid).is_some_and(|(_, who)| *who != gone);
             if let Some(position) = self.queue.waiting().iter().rposition(fits) {
                 self.has_replaced(position);
             }

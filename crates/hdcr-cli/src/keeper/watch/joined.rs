@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hdcr_policy::touched::{Event, Identity, Kind, Replaced, Side};
 use hdcr_sys::fanotify::{self, Happened};
@@ -166,6 +167,17 @@ impl Watch {
         named
     }
 
+    /// Whether one that was made then may have been there when the job was counted last.
+    fn was_there(&self, born: Option<Duration>) -> bool {
+        born.is_none_or(|born| self.queue.table().marked().is_none_or(|at| born < at))
+    }
+
+    /// Whether a file may have been there then.
+    pub(super) fn may_be_old(&self, happened: &Happened) -> bool {
+        let (Some(place), Some(file)) = (&happened.place, &happened.file) else { return true };
+        self.was_there(self.places.links(place.file_system, file).1)
+    }
+
     /// Tells that a file has gone once more to where it went before, or has changed places once more.
     fn rename_again(&mut self, its: &Its, to: &Path) {
         let other = self.joined.at(its.0, to).cloned();
@@ -255,8 +267,7 @@ impl Watch {
             let (names, born) = self.places.links(links.file_system, &links.file);
             let names = usize::try_from(names.saturating_add(removed));
             // One that was made without a name has one less; nothing that was made since is missed.
-            let is_old = born.is_none_or(|born| self.queue.table().marked().is_none_or(|at| born < at));
-            is_old && names.is_ok_and(|names| names < 1 + links.made.len())
+            self.was_there(born) && names.is_ok_and(|names| names < 1 + links.made.len())
         });
         let replaced: BTreeSet<(i32, PathBuf)> =
             missing.flat_map(|(its, links)| self.likely(its.0, links).into_iter().map(|to| (its.0, to))).collect();

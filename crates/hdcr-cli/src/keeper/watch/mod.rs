@@ -370,9 +370,8 @@ impl Watch {
             events.push(Event::Removed(path.to_owned(), kind));
         }
         if created {
-            // One that has a name already has had it before this one, or has got it since: then it does no harm.
             let is_further = || named || seen.as_ref().is_some_and(|seen| places::names(seen) > 1);
-            events.push(if kind == Kind::File && is_further() {
+            events.push(if kind == Kind::File && is_further() && self.may_be_old(happened) {
                 Event::Linked(path.to_owned(), file.clone())
             } else {
                 Event::Created(path.to_owned(), kind, file.clone())
