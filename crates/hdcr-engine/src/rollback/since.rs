@@ -384,7 +384,9 @@ pub(crate) fn contents(cx: &mut Restore<'_>, since: Option<&Since>) -> Result<()
         cx.notes.push(note("rollback-lost", path, cause, "keep it with --files"));
     }
     let back = further::tell(cx, since, index.as_ref(), &known);
-    let is_known = |path: &Path| known.contains(path) || !back.is_empty() && further::at(path).is_some_and(|it| back.contains(&it));
+    let is_known = |path: &Path| {
+        known.contains(path) || !back.is_empty() && further::at(path).is_some_and(|it| back.contains(&it))
+    };
     for path in since.written.iter().filter(|path| !is_known(path)) {
         let _turn = turn_of_owner(cx, path)?;
         let length = index.as_ref().and_then(|index| index.lengths.get(path.as_path()).copied());

@@ -13,6 +13,7 @@
 
 mod directories;
 mod joined;
+mod overlays;
 mod places;
 mod queue;
 pub(crate) mod remembered;
@@ -38,6 +39,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use crate::failure::{Failure, Result};
 use crate::process;
 use joined::Joined;
+use overlays::Overlays;
 use places::{Mount, Places};
 use queue::{Heard, Queue, What};
 
@@ -74,6 +76,7 @@ pub(crate) struct Watch {
     places: Places,
     queue: Queue,
     joined: Joined,
+    overlays: Overlays,
     /// The table as it was before the rollback that is tried.
     before_rollback: Option<Table>,
     /// A rollback is tried: what was written down of the time before it counts until it is done.
@@ -93,21 +96,21 @@ impl Watch {
         let births = Births::subscribe().inspect_err(|error| tracing::debug!(%error, "births are not told")).ok();
         let mut places = Places::default();
         let mut blind = Vec::new();
-        let mut watched = 0_usize;
+        let mut watched = BTreeSet::new();
         let mounts = places::writable_mounts();
         let mut by_device: BTreeMap<&str, Vec<&Mount>> = BTreeMap::new();
         for mount in &mounts {
             by_device.entry(&mount.device).or_default().push(mount);
         }
-        for mounts in by_device.values() {
+        for (device, mounts) in &by_device {
             let Some(first) = mounts.first() else { continue };
             let marked = fanotify.mark_file_system(&first.at, WANTED).map_err(|error| error.to_string());
             match marked.and_then(|()| places.add(mounts)) {
-                Ok(()) => watched += 1,
+                Ok(()) => drop(watched.insert((*device).to_owned())),
                 Err(why) => blind.push(format!("{}: {why}", first.at.display())),
             }
         }
-        if watched == 0 {
+        if watched.is_empty() {
             let why = blind.first().map_or("there is none", String::as_str);
             return Err(Failure::refused("watch-unavailable", format!("no file system can be watched: {why}")));
         }
@@ -126,6 +129,7 @@ impl Watch {
             places,
             queue: Queue::default(),
             joined: Joined::default(),
+            overlays: Overlays::new(watched),
             before_rollback,
             goes_back: false,
             made_anew,
@@ -284,6 +288,9 @@ impl Watch {
             // A directory that is gone already: its own removal is heard, too.
             return;
         };
+        if self.is_behind(happened, &path) {
+            return;
+        }
         if mask & fanotify::RENAME != 0 {
             self.hear_rename(happened, path, kind, file);
             return;
@@ -292,7 +299,8 @@ impl Watch {
     }
 
     fn hear_rename(&mut self, happened: &Happened, from: PathBuf, kind: Kind, identity: Identity) {
-        let Some(to) = happened.to.as_ref().and_then(|to| self.places.path(to)) else {
+        let to = happened.to.as_ref().and_then(|to| self.places.path(to));
+        let Some(to) = to.filter(|to| !self.is_behind(happened, to)) else {
             self.push(happened.pid, &identity, Event::Removed(from, kind));
             return;
         };
@@ -401,8 +409,11 @@ impl Watch {
     pub(crate) fn mark(&mut self) -> Vec<PathBuf> {
         self.drain();
         self.settle(None);
+        self.look_for_overlays();
         self.mark_now(UNFINISHED);
-        self.queue.table().touched()
+        let mut touched = self.queue.table().touched();
+        touched.retain(|path| !self.overlays.hides(path));
+        touched
     }
 
     /// The job goes on: looks around where it works, so that the length is known of what it writes next. What was
@@ -442,9 +453,11 @@ impl Watch {
     pub(crate) fn roll_back(&mut self, number: u64) -> Option<Changes> {
         self.drain();
         self.settle(None);
-        let changes = self.queue.table().since(number)?;
+        self.look_for_overlays();
+        let changes = self.overlays.leave_out(self.queue.table().since(number)?);
         self.before_rollback = Some(self.queue.table().clone());
         self.queue.replace(|table| table.roll_back(number));
+        self.overlays.mark();
         self.goes_back = true;
         self.made_anew = changes.lost.iter().chain(&changes.directories).cloned().collect();
         self.anew.clear();
@@ -479,6 +492,7 @@ impl Watch {
 
     fn mark_now(&mut self, number: u64) {
         self.queue.mark(number, now());
+        self.overlays.mark();
     }
 
     /// The job is dead: what it did last is heard.

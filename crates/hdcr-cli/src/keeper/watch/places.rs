@@ -86,7 +86,7 @@ fn parse(line: &[u8]) -> Option<Mount> {
 }
 
 /// Spaces and their like are written as `\040`.
-fn unescaped(text: &[u8]) -> PathBuf {
+pub(super) fn unescaped(text: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, after)) = rest.split_first() {
@@ -175,7 +175,9 @@ impl Places {
     pub(super) fn links(&self, file_system: u64, file: &Handle) -> (u64, Option<Duration>) {
         let mounts = self.systems.get(&file_system).map_or(&[][..], |system| &system.mounts);
         let found = mounts.iter().find_map(|mount| handle::open(mount, file, OFlags::PATH.bits().cast_signed()).ok());
-        let stat = |file: OwnedFd| rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::NLINK | StatxFlags::BTIME).ok();
+        let stat = |file: OwnedFd| {
+            rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::NLINK | StatxFlags::BTIME).ok()
+        };
         let Some(stat) = found.and_then(stat) else { return (0, None) };
         let born = Duration::new(u64::try_from(stat.stx_btime.tv_sec).unwrap_or(0), stat.stx_btime.tv_nsec);
         (stat.stx_nlink.into(), Some(born).filter(|_| stat.stx_mask & StatxFlags::BTIME.bits() != 0))

@@ -209,10 +209,15 @@ impl Queue {
         while let Some((heard, behind)) = rest.split_first() {
             rest = behind;
             let is_name = |next: &&Heard| {
-                matches!(&next.what, What::Event(Event::Created(..) | Event::Linked(..) | Event::Removed(..))) && next.file == heard.file
+                matches!(
+                    &next.what,
+                    What::Event(Event::Created(..) | Event::Linked(..) | Event::Removed(..) | Event::Unsure(_))
+                ) && next.file == heard.file
             };
             match &heard.what {
                 What::Event(Event::Renamed { kind: Kind::File, .. }) => renames += 1,
+                // One behind an overlay.
+                What::Event(Event::Unsure(_)) if heard.file.is_empty() => renames += 1,
                 // At the end the other event may be still to come.
                 What::Names { removed: false } => {
                     losses += u32::from((!rest.is_empty() || over && after.len() < NEAR) && !rest.iter().any(is_name));

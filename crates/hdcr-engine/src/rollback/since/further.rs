@@ -50,7 +50,7 @@ pub(super) fn remove<'s>(cx: &mut Restore<'_>, since: &'s Since) -> Result<BTree
             continue;
         };
         let names = rustix::fs::fstat(&file).map_err(Error::system("looking at a file", newer.at.display()))?.st_nlink;
-        let stays = u64::from(names) > new.get(&newer.identity).copied().unwrap_or_default();
+        let stays = names > new.get(&newer.identity).copied().unwrap_or_default();
         if stays && cx.plan.will_unname(&newer.at, &file)? {
             go.push((newer, file));
         } else if newer.at.ancestors().skip(1).any(|above| directories.contains(above)) {

@@ -134,7 +134,15 @@ fn further_names_go_and_what_was_written_under_them_comes_back() {
     place.write(&[("y", "second"), ("bare", "other"), ("new", "new")]);
     fs::hard_link(place.at("new"), place.at("new.too")).unwrap();
     let further = |name: &str| Newer { further: true, ..place.newer(name) };
-    let newer = vec![further("lock"), further("d/x"), further("y"), further("z"), place.newer("d"), further("new"), further("new.too")];
+    let newer = vec![
+        further("lock"),
+        further("d/x"),
+        further("y"),
+        further("z"),
+        place.newer("d"),
+        further("new"),
+        further("new.too"),
+    ];
     let relinked = vec![(place.at("y"), place.identity("y")), (place.at("z"), place.identity("z"))];
     let since = Since { newer, relinked, ..nothing() };
     let mut codes: Vec<String> = place.roll_back(&image, Some(&since)).split(' ').map(str::to_owned).collect();
