@@ -1,7 +1,7 @@
 //! A rename puts a directory in the place of an empty one. That is not told as a removal: the one that was there only changes its
 //! attributes, as by a chmod(2), and is no more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use hdcr_policy::touched::{Event, Identity, Kind, Replaced};
@@ -14,9 +14,9 @@ use super::{Heard, Watch, What, places};
 pub(super) struct Gone {
     /// Where they were, by process, before any rename to there was heard.
     at: BTreeSet<(i32, PathBuf)>,
-    /// Those that were never met: where they were is not known. The last rename of a directory by the same process has replaced
-    /// it, if nothing else has made it go.
-    unmet: BTreeSet<(i32, Identity)>,
+    /// Those that were never met: where they were is not known. The rename of a directory by the same process that came right
+    /// before has replaced it, or the next one, if nothing else has made it go.
+    unmet: BTreeMap<(i32, Identity), Option<Identity>>,
 }
 
 /// A rename of a directory that waits, and of which it is not known whether it has replaced something: where it went, and
@@ -41,7 +41,9 @@ impl Watch {
         }
         let (pid, gone, known) = (happened.pid, places::identity(&place.directory), self.places.known(place));
         let Some(known) = known else {
-            self.joined.directories.unmet.insert((pid, gone));
+            let last = self.queue.waiting().iter().rfind(|heard| heard.pid == pid);
+            let who = last.and_then(|heard| renamed(heard, pid)).map(|(_, who)| who.clone());
+            self.joined.directories.unmet.insert((pid, gone), who);
             return;
         };
         self.places.gone(place.file_system, &place.directory);
@@ -53,7 +55,11 @@ impl Watch {
     }
 
     /// Whether a rename to there that is heard now has replaced a directory of which was heard before, as it was joined.
-    pub(super) fn replaces_directory(&mut self, pid: i32, to: &Path) -> Replaced {
+    pub(super) fn replaces_directory(&mut self, pid: i32, to: &Path, who: &Identity) -> Replaced {
+        let mut unmet = self.joined.directories.unmet.iter_mut();
+        if let Some((_, by)) = unmet.find(|((by, _), replaced)| *by == pid && replaced.is_none()) {
+            *by = Some(who.clone());
+        }
         let had = self.joined.directories.at.remove(&(pid, to.to_owned()));
         if had { Replaced::Yes } else { Replaced::Unknown }
     }
@@ -66,13 +72,13 @@ impl Watch {
         }
         let file = happened.file.as_ref().map(places::identity);
         self.joined.directories.at.remove(&(happened.pid, path.to_owned()));
-        self.joined.directories.unmet.retain(|(_, gone)| Some(gone) != file.as_ref());
+        self.joined.directories.unmet.retain(|(_, gone), _| Some(gone) != file.as_ref());
     }
 
     /// All was heard that there is.
     pub(super) fn replaced_directories(&mut self) {
-        for (pid, gone) in std::mem::take(&mut self.joined.directories.unmet) {
-            let fits = |heard: &Heard| renamed(heard, pid).is_some_and(|(_, who)| *who != gone);
+        for ((pid, _), by) in std::mem::take(&mut self.joined.directories.unmet) {
+            let fits = |heard: &Heard| renamed(heard, pid).is_some_and(|(_, who)| by.as_ref() == Some(who));
             if let Some(position) = self.queue.waiting().iter().rposition(fits) {
                 self.has_replaced(position);
             }

@@ -238,6 +238,9 @@ impl Watch {
             return;
         }
         let identity = places::identity(file);
+        if let Some(path) = self.places.path(to).filter(|_| happened.mask & fanotify::DIRECTORY != 0) {
+            self.places.met(to.file_system, file, &path);
+        }
         if let Some(path) = self.places.path(to).filter(|path| self.made_anew.remove(path)) {
             self.anew.push((path, identity));
         }
@@ -313,7 +316,7 @@ impl Watch {
         let mut replaced = Replaced::Unknown;
         if kind == Kind::Directory {
             self.places.renamed(&from, &to);
-            replaced = self.replaces_directory(happened.pid, &to);
+            replaced = self.replaces_directory(happened.pid, &to, &identity);
         }
         self.push(happened.pid, &Identity::new(), Event::Renamed { from, to, kind, replaced, identity });
     }

@@ -228,7 +228,7 @@ mod tests {
                 let is_watched = !watched.is_empty();
                 let mut overlays = Overlays { watched, ..Overlays::default() };
                 overlays.look(line.as_bytes());
-                for name in ["u/x", "u", "w/work/#1"] {
+                for name in ["u/x", "u", "w/work"] {
                     let around = overlays.around(&place.join(name)).map(Option::is_none);
                     assert_eq!(around, Some(is_watched), "{line}");
                 }

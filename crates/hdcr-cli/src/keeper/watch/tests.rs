@@ -224,12 +224,13 @@ def unnamed(name):
 #[test]
 fn an_empty_directory_that_a_rename_replaces_is_gone() {
     let Some(mut scene) = Scene::new() else { return };
-    scene.foreign("for i in 1 2 3 4 5 6; do mkdir d$i e$i; done");
+    scene.foreign("for i in 1 2 3 4 5 6 7 8; do mkdir d$i e$i; done");
     scene.check("mv -T d1 e1", "e1>d1, gone e1/");
     // The change of its mode comes before the rename, and takes what the rename would tell.
     scene.check_python("os.chmod('e2', 0o700); os.rename('d2', 'e2')", "e2>d2, gone e2/");
     scene.check_python("os.chmod('e3', 0o700); os.rmdir('e3'); os.rename('d3', 'e3')", "e3>d3, gone e3/");
     scene.check_python("os.rename('d4', 'f4'); os.chmod('e4', 0o700); os.rmdir('e4')", "f4>d4, gone e4/");
+    scene.check_python("os.rename('d7', 'e7'); os.rename('d8', 'f8')", "e7>d7, f8>d8, gone e7/");
     scene.check_python("os.rename('d5', 'f5'); os.chmod('f5', 0o700); make('f5/x')", "new f5/x, f5>d5");
     scene.check("mkdir n; mkdir m; touch n/x; mv -T n m; mv -T m e5; mv -T d6 e6", "new e5, e6>d6, gone e5/, gone e6/");
 }
