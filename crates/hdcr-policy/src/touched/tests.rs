@@ -271,7 +271,9 @@ fn what_is_written_under_a_further_name_is_told() {
         for event in [Event::Written(path("/d/made"), Some(look(9, 200))), Event::Written(path("/d/x"), None)] {
             table.tell(&event);
         }
-        last.iter().for_each(|event| table.tell(event));
+        for event in last {
+            table.tell(event);
+        }
         let twin = Table::of(table.past().collect(), table.touched(), table.gone());
         let changes = table.since(1).unwrap();
         assert_eq!(twin.since(1).as_ref(), Some(&changes));
