@@ -1,5 +1,6 @@
 //! What a keeper that watches its job tells its workers: the files that the job has worked on, and what is to be undone.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -79,6 +80,12 @@ pub(crate) struct Since {
     heard: Option<Duration>,
     #[serde(default)]
     ignored: Vec<Name>,
+    /// Of the newer ones those that are new names, perhaps of older files.
+    #[serde(default)]
+    further: Vec<Name>,
+    /// Written under new names: perhaps older files.
+    #[serde(default)]
+    relinked: Vec<(Name, Vec<u8>)>,
     /// Of those whose length is known: what is cut off is kept.
     #[serde(default)]
     kept: Vec<Name>,
@@ -101,6 +108,8 @@ impl Since {
             doubtful.map(|(path, _)| Name::from(path.as_path())).collect()
         };
         let newer = changes.new.iter().filter(|new| !ignored(files, &new.at));
+        let further = newer.clone().filter(|new| new.further).map(|new| Name::from(new.at.as_path())).collect();
+        let relinked = changes.relinked.iter().filter(|(path, _)| !ignored(files, path));
         let moved = changes.moved.iter().filter(|moved| !ignored(files, &moved.at) && !ignored(files, &moved.home));
         let lengths = changes.lengths.iter();
         let rules = files.policies.iter().filter(|rule| rule.policy == FilePolicy::Ignore);
@@ -123,6 +132,8 @@ impl Since {
             forgotten: false,
             heard: None,
             ignored: rules.map(|rule| Name::from(rule.path.as_path())).collect(),
+            further,
+            relinked: relinked.map(|(path, identity)| (Name::from(path.as_path()), identity.clone())).collect(),
             kept: Vec::new(),
         }
     }
@@ -172,6 +183,8 @@ impl Since {
             forgotten: later.forgotten || self.forgotten,
             heard: later.heard.or(self.heard),
             ignored: later.ignored,
+            further: both(later.further, self.further),
+            relinked: both(later.relinked, self.relinked),
             lengths: Vec::new(),
             kept: Vec::new(),
             aside: self.aside,
@@ -185,9 +198,11 @@ impl Since {
         let doubts = |names: &[Name], why: &'static str| -> Vec<(PathBuf, &'static str)> {
             names.iter().map(|name| (PathBuf::from(name), why)).collect()
         };
+        let further: BTreeSet<&str> = self.further.iter().map(|name| name.0.as_str()).collect();
         let newer = self.newer.iter().map(|(at, directory, identity)| since::Newer {
             at: at.into(),
             directory: *directory,
+            further: further.contains(at.0.as_str()),
             identity: identity.clone(),
         });
         let moved = self.moved.iter().map(|(at, home, identity)| since::Moved {
@@ -211,6 +226,7 @@ impl Since {
             directories: paths(&self.directories),
             lost: paths(&self.lost),
             written: paths(&self.written),
+            relinked: self.relinked.iter().map(|(path, identity)| (path.into(), identity.clone())).collect(),
             lengths: lengths.collect(),
             doubtful: [doubts(&self.foreign, foreign), doubts(&self.replaced, replaced)].concat(),
             incomplete: self.incomplete,

@@ -313,6 +313,7 @@ impl Keeper {
             let ready = self.wait()?;
             if let Some(watch) = &mut self.watch {
                 watch.drain();
+                self.tell_overlay();
             }
             while let Some(received) = self.signals.next() {
                 self.on_signal(received)?;

@@ -40,6 +40,8 @@ pub(crate) enum Undo {
     NoneAsFinal = 7,
     /// Nothing, nor any entry before: it is undone.
     NoneAsUndone = 8,
+    /// Give a file, which has others, a name again.
+    NameAgain = 9,
 }
 
 /// What becomes of something that was moved when the roll-back has come to its end.

@@ -21,6 +21,7 @@
 //! `deaths.rs` dies at each of these steps, and at each step of the repair and of the settling.
 
 mod act;
+mod further;
 mod journal;
 mod left;
 pub mod reserve;
@@ -32,6 +33,7 @@ mod undo;
 mod unique;
 mod witness;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -48,7 +50,7 @@ use steps::Steps;
 pub(crate) use target::Target;
 pub(crate) use witness::Witness;
 
-use crate::error::{Error, Owner, Refusal, Result};
+use crate::error::{Error, Refusal, Result};
 use crate::model::ObjectId;
 use crate::resource::data;
 use crate::resource::held;
@@ -110,6 +112,8 @@ pub(crate) struct Plan {
     copies: u64,
     base: Option<u64>,
     finished: bool,
+    /// Files that were there before, of which new names were removed.
+    unnamed: BTreeSet<since::Identity>,
     steps: Steps,
     /// What a user should know.
     notes: Vec<Refusal>,
@@ -144,7 +148,7 @@ pub fn repair(directory: &Path) -> Result<bool> {
     let (mut journal, entries) = Journal::open(directory)?;
     match journal.come() {
         Come::Open => {
-            undo::undo(&entries, Some(&journal), &[], &steps).map_err(|error| stuck(directory, &error))?;
+            undo::undo(&entries, Some(&journal), &[], &steps).map_err(|error| undo::stuck(directory, &error))?;
             journal.end(Come::Undone, &steps)?;
         }
         Come::Undone => {}
@@ -157,19 +161,6 @@ pub fn repair(directory: &Path) -> Result<bool> {
     }
     journal.clear(last_copy(&entries), &steps)?;
     Ok(journal.come() != Come::Final && !entries.is_empty())
-}
-
-/// Nothing is restored over files of which half is as it was before and half as at a checkpoint: a user decides.
-fn stuck(directory: &Path, error: &Error) -> Error {
-    Error::refuse(Refusal {
-        code: "rollback-stuck",
-        object: "roll-back that died".to_owned(),
-        owner: Owner { path: Some(directory.to_owned()), ..Owner::default() },
-        cause: format!("it could not be undone: {error}"),
-        remedy:
-            "let the file be written and try again; or remove this directory, and with it what the files held before"
-                .to_owned(),
-    })
 }
 
 fn last_copy(entries: &[Entry]) -> u64 {

@@ -4,6 +4,7 @@
 //! It comes as plain data from whoever has watched the job. Everything that is moved is looked at first: another file
 //! than the one that was watched is left alone and named. All is in the journal of the roll-back, and is undone with it.
 
+mod further;
 mod home;
 mod unheard;
 
@@ -35,6 +36,8 @@ pub struct Newer {
     pub at: PathBuf,
     /// It is a directory, and goes with all that is in it.
     pub directory: bool,
+    /// It is a new name, perhaps of a file that was there at the checkpoint.
+    pub further: bool,
     /// Which one.
     pub identity: Identity,
 }
@@ -81,6 +84,8 @@ pub struct Since {
     pub lost: Vec<PathBuf>,
     /// Files that were written.
     pub written: Vec<PathBuf>,
+    /// Written under names that they have got since: perhaps files that were there at the checkpoint.
+    pub relinked: Vec<(PathBuf, Identity)>,
     /// What is known of the length of the written ones.
     pub lengths: Vec<Length>,
     /// What is left alone, and why.
@@ -113,6 +118,8 @@ pub(crate) struct Index<'a> {
     directories: BTreeSet<&'a Path>,
     doubtful: BTreeSet<&'a Path>,
     lengths: BTreeMap<&'a Path, &'a Length>,
+    /// Which were written under another name, perhaps.
+    relinked: BTreeSet<Identity>,
 }
 
 impl<'a> Index<'a> {
@@ -123,18 +130,24 @@ impl<'a> Index<'a> {
             directories: since.directories.iter().map(PathBuf::as_path).collect(),
             doubtful: since.foreign().collect(),
             lengths: since.lengths.iter().rev().map(|length| (length.path.as_path(), length)).collect(),
+            relinked: further::relinked(since),
         }
     }
 
     /// Whether the contents of a file have to come back.
     pub(crate) fn concerns(&self, path: &Path) -> bool {
         let removed = || path.ancestors().any(|above| self.directories.contains(above));
-        self.incomplete || self.changed.contains(path) || !self.directories.is_empty() && removed()
+        self.incomplete || self.has_changed(path) || !self.directories.is_empty() && removed()
     }
 
     /// Whether the job has written it, or made it go.
     pub(crate) fn has_changed(&self, path: &Path) -> bool {
-        self.changed.contains(path)
+        self.changed.contains(path) || self.is_relinked(path)
+    }
+
+    /// Whether it was written under another name, perhaps.
+    pub(crate) fn is_relinked(&self, path: &Path) -> bool {
+        !self.relinked.is_empty() && further::at(path).is_some_and(|identity| self.relinked.contains(&identity))
     }
 
     /// Whether it is left as it is.
@@ -176,7 +189,9 @@ pub(crate) fn names(cx: &mut Restore<'_>, since: &Since) -> Result<()> {
         };
         cx.notes.push(note("rollback-incomplete", Path::new("/"), cause, LOOK));
     }
-    let (directories, files): (Vec<_>, Vec<_>) = since.newer.iter().partition(|newer| newer.directory);
+    let gone = further::remove(cx, since)?;
+    let newer = since.newer.iter().filter(|newer| !gone.contains(newer.at.as_path()));
+    let (directories, files): (Vec<_>, Vec<_>) = newer.partition(|newer| newer.directory);
     // There may be thousands: the disk is waited for once.
     let mut ways = BTreeMap::new();
     for newer in files {
@@ -375,7 +390,11 @@ pub(crate) fn contents(cx: &mut Restore<'_>, since: Option<&Since>) -> Result<()
         let cause = "it was removed or replaced after the checkpoint, and the image does not hold it";
         cx.notes.push(note("rollback-lost", path, cause, "keep it with --files"));
     }
-    for path in since.written.iter().filter(|path| !known.contains(*path)) {
+    let back = further::tell(cx, since, index.as_ref(), &known);
+    let is_known = |path: &Path| {
+        known.contains(path) || !back.is_empty() && further::at(path).is_some_and(|it| back.contains(&it))
+    };
+    for path in since.written.iter().filter(|path| !is_known(path)) {
         let _turn = turn_of_owner(cx, path)?;
         let length = index.as_ref().and_then(|index| index.lengths.get(path.as_path()).copied());
         if let Some(refusal) = cut(cx, path, length)? {

@@ -355,7 +355,7 @@ fn what_is_left_for_the_user_stays_for_some_roll_backs() {
         places.push([place, to]);
     }
     Plan::at(&journal).unwrap().finish().unwrap();
-    let kept: std::collections::BTreeSet<_> = places.iter().flatten().filter(|place| place.exists()).collect();
+    let kept: BTreeSet<_> = places.iter().flatten().filter(|place| place.exists()).collect();
     assert_eq!(kept.len(), 16, "two of each of the last eight; a name may be given again");
     assert!(places.iter().skip(2).flatten().all(|place| place.exists()));
     assert_eq!(std::fs::read_dir(&journal).unwrap().count(), 8 + 1, "the parts that were cut off, and the list");

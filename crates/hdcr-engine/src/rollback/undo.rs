@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::steps::Steps;
 use super::{Action, Changed, Entry, Journal, Planned, Target, Undo, Witness, path, rename, set_time};
-use crate::error::{Error, Result};
+use crate::error::{Error, Owner, Refusal, Result};
 use crate::resource::data;
 use crate::rights::Turn;
 use crate::route;
@@ -36,6 +36,19 @@ pub(super) fn undo(entries: &[Entry], journal: Option<&Journal>, planned: &[Plan
         }
     }
     result
+}
+
+/// Nothing is restored over files of which half is as it was before and half as at a checkpoint: a user decides.
+pub(super) fn stuck(directory: &Path, error: &Error) -> Error {
+    Error::refuse(Refusal {
+        code: "rollback-stuck",
+        object: "roll-back that died".to_owned(),
+        owner: Owner { path: Some(directory.to_owned()), ..Owner::default() },
+        cause: format!("it could not be undone: {error}"),
+        remedy:
+            "let the file be written and try again; or remove this directory, and with it what the files held before"
+                .to_owned(),
+    })
 }
 
 /// Files that are open still, by device and number.
@@ -77,6 +90,7 @@ fn undo_one(entry: &Entry, journal: Option<&Journal>, open: &OpenFiles<'_>, step
             }
         }
         Undo::MoveBack => move_back(entry, &target, steps),
+        Undo::NameAgain => super::further::name_again(entry, &target, steps),
         Undo::WriteBack => write_back(entry, &target, journal, open, steps),
     }
 }
@@ -150,7 +164,7 @@ fn reopen(entry: &Entry, target: &Path, open_files: &OpenFiles<'_>) -> Result<Op
 }
 
 /// The file of an entry under whatever name it has now.
-fn elsewhere(entry: &Entry, target: &Path, flags: OFlags) -> Option<OwnedFd> {
+pub(super) fn elsewhere(entry: &Entry, target: &Path, flags: OFlags) -> Option<OwnedFd> {
     if entry.handle.is_empty() {
         return None;
     }
@@ -204,7 +218,7 @@ fn write_back(
 }
 
 /// Somebody has put another file there since, or taken ours away: theirs is not touched.
-fn warn_of_stranger(target: &Path) {
+pub(super) fn warn_of_stranger(target: &Path) {
     tracing::warn!(path = %target.display(), "not undone: it is no longer the file that was rolled back");
 }
 

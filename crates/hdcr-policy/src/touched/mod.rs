@@ -59,6 +59,8 @@ pub struct Look {
 pub enum Event {
     /// The job has made it.
     Created(PathBuf, Kind, Identity),
+    /// The job has given a file that was there already a further name, or one that had none its first.
+    Linked(PathBuf, Identity),
     /// The job had it open for writing and closed it; the look is from then, if it was still there.
     Written(PathBuf, Option<Look>),
     /// The job has removed the name.
@@ -121,6 +123,8 @@ pub struct New {
     pub kind: Kind,
     /// Which file it is.
     pub identity: Identity,
+    /// The name is new; the file may have been there at the checkpoint, under another one.
+    pub further: bool,
 }
 
 /// The length of a file at the checkpoint, as it was seen before the first write since.
@@ -158,6 +162,8 @@ pub struct Changes {
     pub lost: Vec<PathBuf>,
     /// Files that were written: their names at the checkpoint.
     pub written: Vec<PathBuf>,
+    /// Files that may have been there at the checkpoint, and were written under names that they have got since: one of these.
+    pub relinked: Vec<(PathBuf, Identity)>,
     /// What is known of the length of the written ones.
     pub lengths: Vec<Length>,
     /// What is left alone and has to be named.
@@ -220,6 +226,11 @@ impl Table {
         self.marks.first().map(|mark| mark.sequence)
     }
 
+    /// When it was last told to count.
+    pub fn marked(&self) -> Option<Duration> {
+        self.marks.last().map(|mark| mark.state.at())
+    }
+
     /// All checkpoints from which it counts, the first first.
     pub fn numbers(&self) -> impl Iterator<Item = u64> {
         self.marks.iter().map(|mark| mark.sequence)
@@ -238,7 +249,7 @@ impl Table {
         }
         self.count += 1;
         match &event {
-            Event::Created(path, Kind::File, _) => self.note(path, true),
+            Event::Created(path, Kind::File, _) | Event::Linked(path, _) => self.note(path, true),
             // One that cannot be seen under its name may lie in a directory that was renamed by then, of which is still to
             // be heard; so is of its removal.
             Event::Written(path, look) => {

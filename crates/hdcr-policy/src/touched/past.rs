@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::state::State;
-use super::{Before, Kind, Mark, Now, Table, Then};
+use super::{Before, Identity, Kind, Mark, Now, Table, Then};
 
 /// All that is known since a checkpoint, but for lengths of files.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,6 +24,10 @@ pub struct Past {
     pub written: Vec<PathBuf>,
     /// Names at the checkpoint of what is gone.
     pub lost: Vec<(PathBuf, Kind)>,
+    /// Files that were not made since, but have got names: how many.
+    pub further: Vec<(Identity, u64)>,
+    /// Those that were written under such names, and one of these.
+    pub relinked: Vec<(PathBuf, Identity)>,
 }
 
 impl Table {

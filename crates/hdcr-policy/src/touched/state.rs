@@ -42,6 +42,12 @@ pub(super) struct State {
     written: BTreeSet<PathBuf>,
     lost: BTreeMap<PathBuf, Kind>,
     looks: BTreeMap<PathBuf, Look>,
+    /// Files that were made since, and have the name yet under which they were made, or another one.
+    made: BTreeSet<Identity>,
+    /// Those that were not, but have got names since: how many.
+    further: BTreeMap<Identity, u64>,
+    /// Those that were written under one of these: which.
+    relinked: BTreeMap<Identity, PathBuf>,
 }
 
 /// Takes everything below a directory out of a map by names.
@@ -83,6 +89,9 @@ impl State {
             written: BTreeSet::new(),
             lost: BTreeMap::new(),
             looks: BTreeMap::new(),
+            made: BTreeSet::new(),
+            further: BTreeMap::new(),
+            relinked: BTreeMap::new(),
         }
     }
 
@@ -96,12 +105,22 @@ impl State {
             now: self.now.iter().map(|(path, now)| (path.clone(), now.clone())).collect(),
             written: self.written.iter().cloned().collect(),
             lost: self.lost.iter().map(|(path, kind)| (path.clone(), *kind)).collect(),
+            further: self.further.iter().map(|(identity, names)| (identity.clone(), *names)).collect(),
+            relinked: self.relinked(),
         }
     }
 
     /// From its parts.
     pub(super) fn of(past: Past) -> Self {
+        let further: BTreeMap<Identity, u64> = past.further.into_iter().collect();
+        let made = past.now.iter().filter_map(|(_, now)| match now {
+            Now::New(Kind::File, identity) => Some(identity).filter(|identity| !further.contains_key(*identity)),
+            Now::New(Kind::Directory, _) | Now::Old(..) | Now::Nothing | Now::Foreign => None,
+        });
         Self {
+            made: made.cloned().collect(),
+            further,
+            relinked: past.relinked.into_iter().map(|(path, identity)| (identity, path)).collect(),
             at: past.at,
             incomplete: past.incomplete,
             before: past.before.into_iter().collect(),
@@ -110,6 +129,10 @@ impl State {
             lost: past.lost.into_iter().collect(),
             looks: BTreeMap::new(),
         }
+    }
+
+    fn relinked(&self) -> Vec<(PathBuf, Identity)> {
+        self.relinked.iter().map(|(identity, path)| (path.clone(), identity.clone())).collect()
     }
 
     pub(super) fn at(&self) -> Duration {
@@ -137,7 +160,19 @@ impl State {
 
     pub(super) fn tell(&mut self, event: &Event) {
         match event {
-            Event::Created(path, kind, identity) => self.created(path, *kind, identity),
+            Event::Created(path, kind, identity) => {
+                if *kind == Kind::File {
+                    self.further.remove(identity);
+                    self.made.insert(identity.clone());
+                }
+                self.created(path, *kind, identity);
+            }
+            Event::Linked(path, identity) => {
+                if !identity.is_empty() && !self.made.contains(identity) {
+                    *self.further.entry(identity.clone()).or_default() += 1;
+                }
+                self.created(path, Kind::File, identity);
+            }
             Event::Written(path, look) => self.wrote(path, *look),
             Event::Removed(path, kind) => self.removed(path, *kind),
             Event::Renamed { from, to, kind, replaced, identity } => {
@@ -158,6 +193,7 @@ impl State {
     /// What is known under a name is another file now, with the same contents. Which it was.
     pub(super) fn placed(&mut self, path: &Path, identity: &Identity) -> Option<Identity> {
         let (Now::New(_, old) | Now::Old(_, old)) = self.now.get_mut(path)? else { return None };
+        self.made.insert(identity.clone());
         Some(std::mem::replace(old, identity.clone()))
     }
 
@@ -175,6 +211,7 @@ impl State {
             if let Now::New(_, identity) | Now::Old(_, identity) = now
                 && let Some(other) = instead.get(identity)
             {
+                self.made.insert(other.clone());
                 identity.clone_from(other);
             }
         }
@@ -207,8 +244,18 @@ impl State {
     }
 
     fn lose(&mut self, now: &Now, kind: Kind) {
-        if let Now::Old(home, _) = now {
-            self.lost.insert(home.clone(), kind);
+        match now {
+            Now::Old(home, _) => drop(self.lost.insert(home.clone(), kind)),
+            Now::New(_, identity) => {
+                self.made.remove(identity);
+                if let Some(names) = self.further.get_mut(identity) {
+                    *names = names.saturating_sub(1);
+                    if *names == 0 {
+                        self.further.remove(identity);
+                    }
+                }
+            }
+            Now::Nothing | Now::Foreign => {}
         }
     }
 
@@ -226,8 +273,12 @@ impl State {
         if look.is_some_and(|look| look.changed.saturating_add(TICK) < self.at) {
             return;
         }
-        if let Now::Old(home, _) = self.under(path) {
-            self.written.insert(home);
+        match self.under(path) {
+            Now::Old(home, _) => drop(self.written.insert(home)),
+            Now::New(_, identity) if self.further.contains_key(&identity) => {
+                self.relinked.insert(identity, path.to_owned());
+            }
+            Now::New(..) | Now::Nothing | Now::Foreign => {}
         }
     }
 
@@ -314,6 +365,14 @@ impl State {
             (None, Replaced::Unknown) => self.note_before(to, Before::Unknown),
         }
         self.empty(from);
+        if kind == Kind::Directory {
+            // What is not there any more was not there in the one that had this name before.
+            for (name, now) in take_below(&mut self.now, to) {
+                if now != Now::Nothing {
+                    self.now.insert(name, now);
+                }
+            }
+        }
         self.put(to, what);
         if kind == Kind::Directory {
             for (name, now) in take_below(&mut self.now, from) {
@@ -360,7 +419,8 @@ impl State {
                 // In doubt it may stand for something that cannot be brought back: it stays.
                 Now::New(..) if self.before.get(at) == Some(&Before::Unknown) => self.doubt(at, &mut changes),
                 Now::New(kind, identity) => {
-                    changes.new.push(New { at: at.clone(), kind: *kind, identity: identity.clone() });
+                    let further = self.further.contains_key(identity);
+                    changes.new.push(New { at: at.clone(), kind: *kind, identity: identity.clone(), further });
                 }
                 Now::Foreign => changes.doubtful.push((at.clone(), Doubt::Foreign)),
                 Now::Nothing => {}
@@ -371,12 +431,14 @@ impl State {
         let (stay, go) = changes.new.into_iter().partition(|new| shared.contains(new.at.as_path()));
         changes.new = go;
         changes.doubtful.extend(stay.into_iter().map(|new: New| (new.at, Doubt::Foreign)));
-        // What lies in a new directory goes with it, but for what is in an old one that comes home from there.
+        // What lies in a new directory goes with it, but for what is in an old one that comes home from there, and further
+        // names of what stays.
         changes.new.retain(|new| {
             let around = new.at.ancestors().skip(1).filter_map(|above| Some((above, self.now.get(above)?)));
             let mut around = around.filter(|(_, around)| matches!(around, Now::New(Kind::Directory, _) | Now::Old(..)));
-            !matches!(around.next(), Some((above, Now::New(..))) if !shared.contains(above))
+            new.further || !matches!(around.next(), Some((above, Now::New(..))) if !shared.contains(above))
         });
+        changes.relinked = self.relinked();
         changes.new.sort_by_key(|new| new.kind == Kind::Directory);
         let foreign = |path: &Path| self.now.get(path) == Some(&Now::Foreign);
         for (home, kind) in &self.lost {

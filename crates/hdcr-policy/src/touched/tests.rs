@@ -219,7 +219,7 @@ fn what_a_rollback_has_made_anew_is_of_the_job_for_older_checkpoints() {
     table.placed(&[(PathBuf::from("/a"), vec![7])]);
     for _ in 0..2 {
         let new = table.since(1).unwrap().new;
-        assert_eq!(new, [New { at: PathBuf::from("/a"), kind: Kind::File, identity: vec![7] }]);
+        assert_eq!(new, [New { at: PathBuf::from("/a"), kind: Kind::File, identity: vec![7], further: false }]);
         table.roll_back(2);
     }
 }
@@ -254,7 +254,61 @@ fn what_a_rollback_has_made_anew_is_known_under_its_earlier_names() {
     table.roll_back(2);
     table.placed(&[]);
     let new = table.since(1).unwrap().new;
-    assert_eq!(new, [New { at: path("/c"), kind: Kind::File, identity: vec![7] }]);
+    assert_eq!(new, [New { at: path("/c"), kind: Kind::File, identity: vec![7], further: false }]);
+}
+
+/// A file of the checkpoint that is written under a name that it has got since is a changed one, whatever becomes of that name.
+#[test]
+fn what_is_written_under_a_further_name_is_told() {
+    let path = |name: &str| PathBuf::from(name);
+    let told = |last: &[Event]| {
+        let mut table = Table::default();
+        table.mark(1, Duration::from_secs(100));
+        table.tell(&Event::Created(path("/made"), Kind::File, vec![8]));
+        for (name, identity) in [("/d/x", 7), ("/d/read", 6), ("/d/made", 8)] {
+            table.tell(&Event::Linked(path(name), vec![identity]));
+        }
+        for event in [Event::Written(path("/d/made"), Some(look(9, 200))), Event::Written(path("/d/x"), None)] {
+            table.tell(&event);
+        }
+        for event in last {
+            table.tell(event);
+        }
+        let twin = Table::of(table.past().collect(), table.touched(), table.gone());
+        let changes = table.since(1).unwrap();
+        assert_eq!(twin.since(1).as_ref(), Some(&changes));
+        assert_eq!(changes.relinked, [(path("/d/x"), vec![7])], "{last:?}");
+        changes.new.iter().map(|new| (new.at.display().to_string(), new.further)).collect::<Vec<_>>()
+    };
+    let new = |name: &str, further| (name.to_owned(), further);
+    let is = [new("/d/made", false), new("/d/read", true), new("/d/x", true), new("/made", false)];
+    assert_eq!(told(&[]), is);
+    assert_eq!(told(&[Event::Removed(path("/d/x"), Kind::File)]), [is[0].clone(), is[1].clone(), is[3].clone()]);
+    let renamed = Event::Renamed {
+        from: path("/d"),
+        to: path("/e"),
+        kind: Kind::Directory,
+        replaced: Replaced::No,
+        identity: vec![5],
+    };
+    assert_eq!(told(&[renamed]).last(), Some(&new("/made", false)));
+}
+
+/// Further names in a new directory are not taken along by it.
+#[test]
+fn further_names_in_a_new_directory_are_told() {
+    let mut table = Table::default();
+    table.mark(1, Duration::from_secs(100));
+    table.tell(&Event::Created(PathBuf::from("/d"), Kind::Directory, vec![1]));
+    table.tell(&Event::Linked(PathBuf::from("/d/x"), vec![7]));
+    assert_eq!(words(&table.since(1).unwrap()), "aside d/x, aside d");
+}
+
+#[test]
+fn a_directory_that_was_replaced_comes_back() {
+    check("n/>>spool/", "spool>n, mkdir spool");
+    check("+n/ +n/x n/>>spool/", "aside spool, mkdir spool");
+    check("n/>>spool/ spool/x>spool/y", "spool>n, spool/y>n/x, mkdir spool");
 }
 
 #[test]

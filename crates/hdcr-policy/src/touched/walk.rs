@@ -102,10 +102,10 @@ impl Walk {
     fn rename(&mut self) {
         let (Some((from, (number, kind))), to) = (self.any(), self.name()) else { return };
         let there = self.tree.get(&to).copied();
-        if to.starts_with(&from) || from.starts_with(&to) || there.is_some_and(|(_, kind)| kind == Kind::Directory) {
+        if to.starts_with(&from) || from.starts_with(&to) || there.is_some_and(|(_, there)| there != kind) {
             return;
         }
-        if there.is_some() && kind == Kind::Directory {
+        if self.tree.keys().any(|other| other.starts_with(&to) && *other != to) {
             return;
         }
         self.tree.remove(&to);
@@ -147,7 +147,7 @@ fn undone(now: &Tree, changes: &Changes) -> Tree {
         moved.push((at.clone(), home.clone()));
     }
     let mut new: Vec<PathBuf> = Vec::new();
-    for New { at, kind, identity } in &changes.new {
+    for New { at, kind, identity, .. } in &changes.new {
         assert_eq!(tree.get(at).map(|what| id(what.0)).as_ref(), Some(identity), "{} is not there", at.display());
         match kind {
             Kind::File => drop(tree.remove(at)),

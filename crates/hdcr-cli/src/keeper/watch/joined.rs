@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hdcr_policy::touched::{Event, Identity, Kind, Replaced, Side};
 use hdcr_sys::fanotify::{self, Happened};
@@ -28,6 +29,7 @@ pub(super) struct Joined {
     removed: BTreeMap<Its, u64>,
     links: BTreeMap<Its, Links>,
     renames: BTreeMap<Its, Renames>,
+    pub(super) directories: super::directories::Gone,
 }
 
 /// Further names that a file has got.
@@ -82,9 +84,10 @@ impl Joined {
     }
 
     /// A name of a file was made or removed.
-    fn name(&mut self, happened: &Happened, path: &Path) {
+    /// Whether it got its name by a link, as far as that is known from what came before.
+    fn name(&mut self, happened: &Happened, path: &Path) -> bool {
         const ONLY_REMOVED: u64 = fanotify::DELETE | fanotify::DIRECTORY;
-        let (Some(place), Some(file)) = (&happened.place, &happened.file) else { return };
+        let (Some(place), Some(file)) = (&happened.place, &happened.file) else { return false };
         let its = (happened.pid, places::identity(file));
         let named = self.names.contains(&its);
         if happened.mask & fanotify::CREATE != 0 && named {
@@ -97,6 +100,7 @@ impl Joined {
                 self.owed.insert(its);
             }
         }
+        named
     }
 
     /// A file is renamed by somebody who has renamed it before: what was told is behind by these renames.
@@ -149,10 +153,10 @@ impl Watch {
         self.joined.renamed(its, kind, names.0, names.1);
     }
 
-    /// Something is about to be told of a file under one of its names.
-    pub(super) fn join_name(&mut self, happened: &Happened, path: &Path) {
-        self.joined.name(happened, path);
-        let Some(file) = &happened.file else { return };
+    /// Something is about to be told of a file under one of its names. Whether it has got or lost a name before.
+    pub(super) fn join_name(&mut self, happened: &Happened, path: &Path) -> bool {
+        let named = self.joined.name(happened, path);
+        let Some(file) = &happened.file else { return named };
         let its = (happened.pid, places::identity(file));
         // A further name is not where it has gone.
         if happened.mask & fanotify::CREATE == 0 {
@@ -160,6 +164,18 @@ impl Watch {
                 self.rename_again(&its, &to);
             }
         }
+        named
+    }
+
+    /// Whether one that was made then may have been there when the job was counted last.
+    fn was_there(&self, born: Option<Duration>) -> bool {
+        born.is_none_or(|born| self.queue.table().marked().is_none_or(|at| born < at))
+    }
+
+    /// Whether a file may have been there then.
+    pub(super) fn may_be_old(&self, happened: &Happened) -> bool {
+        let (Some(place), Some(file)) = (&happened.place, &happened.file) else { return true };
+        self.was_there(self.places.links(place.file_system, file).1)
     }
 
     /// Tells that a file has gone once more to where it went before, or has changed places once more.
@@ -216,6 +232,7 @@ impl Watch {
             self.lose();
         }
         self.replaced_unheard();
+        self.replaced_directories();
         self.joined.over();
     }
 
@@ -238,7 +255,7 @@ impl Watch {
     /// are fewer names then than were heard of.
     fn replaced_unheard(&mut self) {
         let of = |heard: &Heard| match &heard.what {
-            What::Event(Event::Renamed { replaced: Replaced::Unknown, .. }) => Some(heard.pid),
+            What::Event(Event::Renamed { kind: Kind::File, replaced: Replaced::Unknown, .. }) => Some(heard.pid),
             What::Event(_) | What::Names { .. } => None,
         };
         if self.joined.links.is_empty() {
@@ -247,13 +264,15 @@ impl Watch {
         let renamers: BTreeSet<i32> = self.queue.waiting().iter().filter_map(of).collect();
         let missing = self.joined.links.iter().filter(|((pid, _), _)| renamers.contains(pid)).filter(|(its, links)| {
             let removed = self.joined.removed.get(*its).copied().unwrap_or_default();
-            let names = self.places.links(links.file_system, &links.file).saturating_add(removed);
-            usize::try_from(names).is_ok_and(|names| names < 1 + links.made.len())
+            let (names, born) = self.places.links(links.file_system, &links.file);
+            let names = usize::try_from(names.saturating_add(removed));
+            // One that was made without a name has one less; nothing that was made since is missed.
+            self.was_there(born) && names.is_ok_and(|names| names < 1 + links.made.len())
         });
         let replaced: BTreeSet<(i32, PathBuf)> =
             missing.flat_map(|(its, links)| self.likely(its.0, links).into_iter().map(|to| (its.0, to))).collect();
         let unheard = |(place, heard): (usize, &Heard)| match &heard.what {
-            What::Event(event @ Event::Renamed { to, replaced: Replaced::Unknown, .. })
+            What::Event(event @ Event::Renamed { to, kind: Kind::File, replaced: Replaced::Unknown, .. })
                 if replaced.contains(&(heard.pid, to.clone())) =>
             {
                 Some((place, event.clone()))
@@ -272,7 +291,9 @@ impl Watch {
     fn likely(&self, pid: i32, links: &Links) -> Vec<PathBuf> {
         let targets =
             self.queue.waiting().iter().filter(|heard| heard.pid == pid).filter_map(|heard| match &heard.what {
-                What::Event(Event::Renamed { to, replaced: Replaced::Unknown, .. }) => Some(to.clone()),
+                What::Event(Event::Renamed { to, kind: Kind::File, replaced: Replaced::Unknown, .. }) => {
+                    Some(to.clone())
+                }
                 What::Event(_) | What::Names { .. } => None,
             });
         let targets: Vec<PathBuf> = targets.collect();

@@ -11,7 +11,9 @@
 //! known when a look around right after the checkpoint has met it ([`Watch::thawed`]). Not heard: truncate(2) by path
 //! without an open, and what happens on file systems mounted since the start.
 
+mod directories;
 mod joined;
+mod overlays;
 mod places;
 mod queue;
 pub(crate) mod remembered;
@@ -37,6 +39,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use crate::failure::{Failure, Result};
 use crate::process;
 use joined::Joined;
+use overlays::Overlays;
 use places::{Mount, Places};
 use queue::{Heard, Queue, What};
 
@@ -73,6 +76,7 @@ pub(crate) struct Watch {
     places: Places,
     queue: Queue,
     joined: Joined,
+    overlays: Overlays,
     /// The table as it was before the rollback that is tried.
     before_rollback: Option<Table>,
     /// A rollback is tried: what was written down of the time before it counts until it is done.
@@ -92,21 +96,21 @@ impl Watch {
         let births = Births::subscribe().inspect_err(|error| tracing::debug!(%error, "births are not told")).ok();
         let mut places = Places::default();
         let mut blind = Vec::new();
-        let mut watched = 0_usize;
+        let mut watched = BTreeSet::new();
         let mounts = places::writable_mounts();
         let mut by_device: BTreeMap<&str, Vec<&Mount>> = BTreeMap::new();
         for mount in &mounts {
             by_device.entry(&mount.device).or_default().push(mount);
         }
-        for mounts in by_device.values() {
+        for (device, mounts) in &by_device {
             let Some(first) = mounts.first() else { continue };
             let marked = fanotify.mark_file_system(&first.at, WANTED).map_err(|error| error.to_string());
             match marked.and_then(|()| places.add(mounts)) {
-                Ok(()) => watched += 1,
+                Ok(()) => drop(watched.insert((*device).to_owned())),
                 Err(why) => blind.push(format!("{}: {why}", first.at.display())),
             }
         }
-        if watched == 0 {
+        if watched.is_empty() {
             let why = blind.first().map_or("there is none", String::as_str);
             return Err(Failure::refused("watch-unavailable", format!("no file system can be watched: {why}")));
         }
@@ -125,6 +129,7 @@ impl Watch {
             places,
             queue: Queue::default(),
             joined: Joined::default(),
+            overlays: Overlays::new(watched),
             before_rollback,
             goes_back: false,
             made_anew,
@@ -233,6 +238,9 @@ impl Watch {
             return;
         }
         let identity = places::identity(file);
+        if let Some(path) = self.places.path(to).filter(|_| happened.mask & fanotify::DIRECTORY != 0) {
+            self.places.met(to.file_system, file, &path);
+        }
         if let Some(path) = self.places.path(to).filter(|path| self.made_anew.remove(path)) {
             self.anew.push((path, identity));
         }
@@ -277,12 +285,15 @@ impl Watch {
         };
         let kind = if mask & fanotify::DIRECTORY == 0 { Kind::File } else { Kind::Directory };
         if mask & !fanotify::DIRECTORY == fanotify::ATTRIB {
-            return;
+            return self.hear_directory(happened);
         }
         let Some(path) = self.places.path(place) else {
             // A directory that is gone already: its own removal is heard, too.
             return;
         };
+        if self.is_behind(happened, &path) {
+            return;
+        }
         if mask & fanotify::RENAME != 0 {
             self.hear_rename(happened, path, kind, file);
             return;
@@ -291,7 +302,8 @@ impl Watch {
     }
 
     fn hear_rename(&mut self, happened: &Happened, from: PathBuf, kind: Kind, identity: Identity) {
-        let Some(to) = happened.to.as_ref().and_then(|to| self.places.path(to)) else {
+        let to = happened.to.as_ref().and_then(|to| self.places.path(to));
+        let Some(to) = to.filter(|to| !self.is_behind(happened, to)) else {
             self.push(happened.pid, &identity, Event::Removed(from, kind));
             return;
         };
@@ -301,10 +313,11 @@ impl Watch {
         if self.is_exchange(happened.pid, &to, &now) {
             return;
         }
+        let mut replaced = Replaced::Unknown;
         if kind == Kind::Directory {
             self.places.renamed(&from, &to);
+            replaced = self.replaces_directory(happened.pid, &to, &identity);
         }
-        let replaced = Replaced::Unknown;
         self.push(happened.pid, &Identity::new(), Event::Renamed { from, to, kind, replaced, identity });
     }
 
@@ -354,8 +367,9 @@ impl Watch {
 
     /// Several things that a process did to one name may have been joined into one event.
     fn hear_name(&mut self, happened: &Happened, path: &Path, kind: Kind, file: &Identity) {
-        self.join_name(happened, path);
+        let named = self.join_name(happened, path);
         self.meet(happened, path);
+        self.removed_directory(happened, path);
         let now = || happened.place.as_ref().and_then(|place| self.places.now(place));
         let seen = if path.symlink_metadata().is_ok() { Some(path.to_owned()) } else { now() };
         let there = seen.as_ref().is_some_and(|seen| seen.symlink_metadata().is_ok());
@@ -367,7 +381,12 @@ impl Watch {
             events.push(Event::Removed(path.to_owned(), kind));
         }
         if created {
-            events.push(Event::Created(path.to_owned(), kind, file.clone()));
+            let is_further = || named || seen.as_ref().is_some_and(|seen| places::names(seen) > 1);
+            events.push(if kind == Kind::File && is_further() && self.may_be_old(happened) {
+                Event::Linked(path.to_owned(), file.clone())
+            } else {
+                Event::Created(path.to_owned(), kind, file.clone())
+            });
         }
         if kind == Kind::File && has(fanotify::CLOSE_WRITE) {
             events.push(Event::Written(path.to_owned(), seen.as_deref().and_then(look)));
@@ -393,8 +412,11 @@ impl Watch {
     pub(crate) fn mark(&mut self) -> Vec<PathBuf> {
         self.drain();
         self.settle(None);
+        self.look_for_overlays();
         self.mark_now(UNFINISHED);
-        self.queue.table().touched()
+        let mut touched = self.queue.table().touched();
+        touched.retain(|path| !self.overlays.hides(path));
+        touched
     }
 
     /// The job goes on: looks around where it works, so that the length is known of what it writes next. What was
@@ -434,9 +456,11 @@ impl Watch {
     pub(crate) fn roll_back(&mut self, number: u64) -> Option<Changes> {
         self.drain();
         self.settle(None);
-        let changes = self.queue.table().since(number)?;
+        self.look_for_overlays();
+        let changes = self.overlays.leave_out(self.queue.table().since(number)?);
         self.before_rollback = Some(self.queue.table().clone());
         self.queue.replace(|table| table.roll_back(number));
+        self.overlays.mark();
         self.goes_back = true;
         self.made_anew = changes.lost.iter().chain(&changes.directories).cloned().collect();
         self.anew.clear();
@@ -471,6 +495,7 @@ impl Watch {
 
     fn mark_now(&mut self, number: u64) {
         self.queue.mark(number, now());
+        self.overlays.mark();
     }
 
     /// The job is dead: what it did last is heard.

@@ -5,7 +5,9 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hdcr_sys::fanotify::Place;
 use hdcr_sys::handle::{self, Handle};
@@ -84,7 +86,7 @@ fn parse(line: &[u8]) -> Option<Mount> {
 }
 
 /// Spaces and their like are written as `\040`.
-fn unescaped(text: &[u8]) -> PathBuf {
+pub(super) fn unescaped(text: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, after)) = rest.split_first() {
@@ -169,12 +171,16 @@ impl Places {
         })
     }
 
-    /// How many names a file has now.
-    pub(super) fn links(&self, file_system: u64, file: &Handle) -> u64 {
+    /// How many names a file has now, and when it was made, if its file system says that; 0: it is gone.
+    pub(super) fn links(&self, file_system: u64, file: &Handle) -> (u64, Option<Duration>) {
         let mounts = self.systems.get(&file_system).map_or(&[][..], |system| &system.mounts);
         let found = mounts.iter().find_map(|mount| handle::open(mount, file, OFlags::PATH.bits().cast_signed()).ok());
-        let stat = |file: OwnedFd| rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::NLINK).ok();
-        found.and_then(stat).map_or(0, |stat| stat.stx_nlink.into())
+        let stat = |file: OwnedFd| {
+            rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::NLINK | StatxFlags::BTIME).ok()
+        };
+        let Some(stat) = found.and_then(stat) else { return (0, None) };
+        let born = Duration::new(u64::try_from(stat.stx_btime.tv_sec).unwrap_or(0), stat.stx_btime.tv_nsec);
+        (stat.stx_nlink.into(), Some(born).filter(|_| stat.stx_mask & StatxFlags::BTIME.bits() != 0))
     }
 
     /// A directory was made here, or is about to be renamed: later it may lie elsewhere.
@@ -212,6 +218,11 @@ impl Places {
 
 fn key(place: &Place) -> Key {
     (place.file_system, identity(&place.directory))
+}
+
+/// How many names the file at a path has.
+pub(super) fn names(path: &Path) -> u64 {
+    path.symlink_metadata().map_or(0, |facts| facts.nlink())
 }
 
 /// A handle as the bytes by which a file is known.

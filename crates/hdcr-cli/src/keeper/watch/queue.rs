@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use hdcr_policy::touched::{Event, Identity, Replaced, Table};
+use hdcr_policy::touched::{Event, Identity, Kind, Replaced, Table};
 
 use super::steps::{Made, Step};
 
@@ -192,7 +192,7 @@ impl Queue {
     /// a name right after it, without another event about that file: a link or a removal has one. Other threads of the
     /// process may come between.
     fn replaced(&self, over: bool) -> Replaced {
-        let Some(Heard { pid, at, .. }) = self.waiting.front() else { return Replaced::Unknown };
+        let Some(Heard { pid, at, what, .. }) = self.waiting.front() else { return Replaced::Unknown };
         let after: Vec<&Heard> = self.waiting.iter().skip(1).filter(|heard| heard.pid == *pid).take(NEAR).collect();
         // That of a removal is to come.
         let half = after.last().is_none_or(|last| matches!(last.what, What::Names { removed: false }));
@@ -200,15 +200,24 @@ impl Queue {
         if !enough {
             return Replaced::Unknown;
         }
+        if matches!(what, What::Event(Event::Renamed { kind: Kind::Directory, .. })) {
+            // Of that it would have been heard ([`super::Watch::hear_directory`]).
+            return Replaced::No;
+        }
         let (mut renames, mut losses) = (1, 0);
         let mut rest = after.as_slice();
         while let Some((heard, behind)) = rest.split_first() {
             rest = behind;
             let is_name = |next: &&Heard| {
-                matches!(&next.what, What::Event(Event::Created(..) | Event::Removed(..))) && next.file == heard.file
+                matches!(
+                    &next.what,
+                    What::Event(Event::Created(..) | Event::Linked(..) | Event::Removed(..) | Event::Unsure(_))
+                ) && next.file == heard.file
             };
             match &heard.what {
-                What::Event(Event::Renamed { .. }) => renames += 1,
+                What::Event(Event::Renamed { kind: Kind::File, .. }) => renames += 1,
+                // One behind an overlay.
+                What::Event(Event::Unsure(_)) if heard.file.is_empty() => renames += 1,
                 // At the end the other event may be still to come.
                 What::Names { removed: false } => {
                     losses += u32::from((!rest.is_empty() || over && after.len() < NEAR) && !rest.iter().any(is_name));

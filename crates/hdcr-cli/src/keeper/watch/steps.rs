@@ -24,7 +24,7 @@ pub(super) enum Step {
     Lost,
 }
 
-/// What a roll-back has made anew.
+/// A name and the file that has it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Made(#[serde(with = "crate::paths")] pub(super) PathBuf, pub(super) Identity);
 
@@ -39,6 +39,7 @@ enum WhatLine {
 #[serde(remote = "Event")]
 enum EventLine {
     Created(#[serde(with = "crate::paths")] PathBuf, #[serde(with = "KindLine")] Kind, Identity),
+    Linked(#[serde(with = "crate::paths")] PathBuf, Identity),
     Written(#[serde(with = "crate::paths")] PathBuf, #[serde(with = "changed")] Option<Look>),
     Removed(#[serde(with = "crate::paths")] PathBuf, #[serde(with = "KindLine")] Kind),
     Renamed {
@@ -138,6 +139,10 @@ pub(super) struct PastLine {
     #[serde(with = "crate::paths::list")]
     written: Vec<PathBuf>,
     lost: Vec<KindAt>,
+    #[serde(default)]
+    further: Vec<(Identity, u64)>,
+    #[serde(default)]
+    relinked: Vec<Made>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -176,6 +181,8 @@ impl From<Past> for PastLine {
             now: past.now.into_iter().map(|(path, now)| NowAt(path, now)).collect(),
             written: past.written,
             lost: past.lost.into_iter().map(|(path, kind)| KindAt(path, kind)).collect(),
+            further: past.further,
+            relinked: past.relinked.into_iter().map(|(path, identity)| Made(path, identity)).collect(),
         }
     }
 }
@@ -190,6 +197,8 @@ impl From<PastLine> for Past {
             now: line.now.into_iter().map(|NowAt(path, now)| (path, now)).collect(),
             written: line.written,
             lost: line.lost.into_iter().map(|KindAt(path, kind)| (path, kind)).collect(),
+            further: line.further,
+            relinked: line.relinked.into_iter().map(|Made(path, identity)| (path, identity)).collect(),
         }
     }
 }

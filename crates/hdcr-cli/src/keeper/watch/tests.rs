@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command};
 
-use hdcr_policy::touched::Moved;
+use hdcr_policy::touched::{Moved, New};
 
 use super::*;
 
@@ -70,7 +70,9 @@ impl Scene {
     }
 
     fn name(&self, path: &Path) -> Option<String> {
-        path.strip_prefix(self.directory.path()).ok().map(|path| path.display().to_string())
+        let name = path.strip_prefix(self.directory.path()).ok().map(|path| path.display().to_string());
+        // What has no name is called by its number.
+        name.filter(|name| !name.starts_with('#'))
     }
 
     /// What is different, in words; other tests of this process leave traces elsewhere.
@@ -78,7 +80,8 @@ impl Scene {
         let changes = self.watch.roll_back(number).unwrap();
         assert!(!changes.incomplete);
         let mut words = Vec::new();
-        words.extend(changes.new.iter().filter_map(|new| Some(format!("new {}", self.name(&new.at)?))));
+        let new = |new: &New| Some(format!("new{} {}", if new.further { " name" } else { "" }, self.name(&new.at)?));
+        words.extend(changes.new.iter().filter_map(new));
         words.extend(
             changes
                 .moved
@@ -88,6 +91,7 @@ impl Scene {
         words.extend(changes.directories.iter().filter_map(|path| Some(format!("gone {}/", self.name(path)?))));
         words.extend(changes.lost.iter().filter_map(|path| Some(format!("lost {}", self.name(path)?))));
         words.extend(changes.written.iter().filter_map(|path| Some(format!("written {}", self.name(path)?))));
+        words.extend(changes.relinked.iter().filter_map(|(path, _)| Some(format!("written as {}", self.name(path)?))));
         words.extend(
             changes.lengths.iter().filter_map(|length| Some(format!("{}={}", self.name(&length.path)?, length.size))),
         );
@@ -160,7 +164,7 @@ fn a_rename_is_told_from_a_rename_and_a_removal() {
     scene.check_python(
         "os.rename('1', 'a'); os.unlink('2')
 os.rename('3', 'b'); os.link('b', 'c')",
-        "new c, a>1, b>3, lost 2",
+        "new name c, a>1, b>3, lost 2",
     );
 }
 
@@ -173,12 +177,62 @@ fn what_a_rename_has_replaced_is_known_although_what_is_heard_was_joined() {
     scene.check_python("make('t'); os.rename('1', 'a'); os.unlink('t')", "a>1");
     scene.check_python("os.chmod('2', 0o600); os.rename('3', 'b'); os.unlink('2'); make('u')", "new u, b>3, lost 2");
     // That another name is gone is heard with the new name.
-    scene.check_python("os.link('4', '4.bak'); make('v'); os.rename('v', '4')", "new 4, new 4.bak, lost 4");
+    scene.check_python("os.link('4', '4.bak'); make('v'); os.rename('v', '4')", "new 4, new name 4.bak, lost 4");
     scene.check_python(
         "os.link('5', 'w'); make('v'); os.rename('v', '5'); os.unlink('w'); make('x')",
         "new 5, new x, lost 5",
     );
     scene.check_python("make('y'); os.link('y', 'z'); os.unlink('y'); os.rename('u', 'c')", "new z, c>u");
+}
+
+/// A file has a further name; it is written under that one, and that one is renamed or goes.
+#[test]
+fn what_is_written_under_a_further_name_is_known() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.foreign("for i in 1 2 3 4 5; do echo $i > $i; mkdir d$i; done");
+    let add = "\ndef add(name):\n  with open(name, 'a') as file: file.write('x')\n";
+    scene.check_python(&format!("os.link('1', 'd1/x'){add}add('d1/x')"), "new name d1/x, written as d1/x");
+    scene.check_python(
+        &format!("os.link('2', 'd2/x'){add}os.rename('d2', 'e2'); add('e2/x')"),
+        "new name e2/x, e2>d2, written as e2/x",
+    );
+    scene.check_python(&format!("os.link('3', 'd3/x'){add}add('d3/x'); os.unlink('d3/x')"), "written as d3/x");
+    scene.check_python(&format!("os.link('4', 'd4/x'){add}add('4')"), "new name d4/x, written 4");
+    scene.check_python("make('6'); os.link('6', '7'); os.link('5', '8')", "new 6, new 7, new name 8");
+}
+
+/// What was made without a name gets one: no rename has replaced anything.
+#[test]
+fn a_name_for_what_had_none_says_nothing_of_a_rename() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.foreign("for i in 1 2 3; do echo $i > $i; mkdir d$i; done");
+    let unnamed = "
+def unnamed(name):
+    import ctypes
+    fd = os.open('.', os.O_TMPFILE | os.O_RDWR, 0o644)
+    assert ctypes.CDLL(None).linkat(-100, b'/proc/self/fd/%d' % fd, -100, name, 0x400) == 0
+    os.close(fd)
+";
+    scene.check_python(&format!("os.rename('d1', 'e1'){unnamed}unnamed(b'r1')"), "new r1, e1>d1");
+    scene.check_python(&format!("os.rename('1', 'f1'){unnamed}unnamed(b's1')"), "new s1, f1>1");
+    scene.check_python(
+        &format!("os.rename('d2', 'e2'); os.link('2', '2.bak'); make('v'); os.rename('v', '2'){unnamed}unnamed(b'r2')"),
+        "new 2, new name 2.bak, new r2, e2>d2, lost 2",
+    );
+}
+
+#[test]
+fn an_empty_directory_that_a_rename_replaces_is_gone() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.foreign("for i in 1 2 3 4 5 6 7 8; do mkdir d$i e$i; done");
+    scene.check("mv -T d1 e1", "e1>d1, gone e1/");
+    // The change of its mode comes before the rename, and takes what the rename would tell.
+    scene.check_python("os.chmod('e2', 0o700); os.rename('d2', 'e2')", "e2>d2, gone e2/");
+    scene.check_python("os.chmod('e3', 0o700); os.rmdir('e3'); os.rename('d3', 'e3')", "e3>d3, gone e3/");
+    scene.check_python("os.rename('d4', 'f4'); os.chmod('e4', 0o700); os.rmdir('e4')", "f4>d4, gone e4/");
+    scene.check_python("os.rename('d7', 'e7'); os.rename('d8', 'f8')", "e7>d7, f8>d8, gone e7/");
+    scene.check_python("os.rename('d5', 'f5'); os.chmod('f5', 0o700); make('f5/x')", "new f5/x, f5>d5");
+    scene.check("mkdir n; mkdir m; touch n/x; mv -T n m; mv -T m e5; mv -T d6 e6", "new e5, e6>d6, gone e5/, gone e6/");
 }
 
 /// A rename that was done before, and undone, is heard once.

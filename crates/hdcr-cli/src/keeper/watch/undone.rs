@@ -21,6 +21,7 @@ impl Keeper {
                     tracing::debug!("files are not watched on {line}");
                 }
                 self.watch = Some(watch);
+                self.tell_blind();
             }
             Err(failure) => {
                 self.detail(&failure.to_string());

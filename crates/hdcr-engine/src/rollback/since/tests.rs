@@ -39,7 +39,7 @@ impl Place {
     }
 
     fn newer(&self, name: &str) -> Newer {
-        Newer { at: self.at(name), directory: self.at(name).is_dir(), identity: self.identity(name) }
+        Newer { at: self.at(name), directory: self.at(name).is_dir(), further: false, identity: self.identity(name) }
     }
 
     fn moved(&self, at: &str, home: &str) -> Moved {
@@ -115,6 +115,42 @@ fn a_data_base_loses_its_stale_journal_and_gets_its_pages_back() {
     place.write(&[("db", "x"), ("log", "one\ntwo\n")]);
     assert_eq!(place.roll_back(&image, None), "");
     assert_eq!(place.files(), ".hdcr-aside-job-1/db-journal=hot db=pages log=one\n theirs=1");
+}
+
+/// Further names of a file that was there go, those that are all the names of one go aside, and what was written under them
+/// comes back, or is named.
+#[test]
+fn further_names_go_and_what_was_written_under_them_comes_back() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root finds files by their handles");
+        return;
+    }
+    let place = Place::new(&[("own", "own"), ("data", "first"), ("bare", "bare")]);
+    let image = place.capture(&["own", "data"]);
+    for (from, to) in [("own", "lock"), ("data", "d/x"), ("data", "y"), ("bare", "z")] {
+        fs::create_dir_all(place.at("d")).unwrap();
+        fs::hard_link(place.at(from), place.at(to)).unwrap();
+    }
+    place.write(&[("y", "second"), ("bare", "other"), ("new", "new")]);
+    fs::hard_link(place.at("new"), place.at("new.too")).unwrap();
+    let further = |name: &str| Newer { further: true, ..place.newer(name) };
+    let newer = vec![
+        further("lock"),
+        further("d/x"),
+        further("y"),
+        further("z"),
+        place.newer("d"),
+        further("new"),
+        further("new.too"),
+    ];
+    let relinked = vec![(place.at("y"), place.identity("y")), (place.at("z"), place.identity("z"))];
+    let since = Since { newer, relinked, ..nothing() };
+    let mut codes: Vec<String> = place.roll_back(&image, Some(&since)).split(' ').map(str::to_owned).collect();
+    codes.sort();
+    assert_eq!(codes.concat(), format!("{}rollback-written", "rollback-aside".repeat(7)));
+    assert_eq!(place.files(), ".hdcr-aside-job-1/new.too=new .hdcr-aside-job-1/new=new bare=other data=first own=own");
+    let names = |name: &str| rustix::fs::stat(place.at(name)).unwrap().st_nlink;
+    assert_eq!(["own", "data", "bare"].map(names), [1; 3]);
 }
 
 /// A program keeps the file of before under a second name, and renames the next one over the first.
