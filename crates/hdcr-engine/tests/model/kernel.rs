@@ -30,6 +30,7 @@ pub(crate) fn asked(batch: &Batch) -> Replies {
             libc::SYS_prctl if [40, libc::PR_GET_SECUREBITS as u64].contains(&first) => 0,
             libc::SYS_prctl | libc::SYS_get_thread_area | libc::SYS_arch_prctl => NO_SUCH,
             libc::SYS_keyctl => -i64::from(libc::ENOKEY),
+            libc::SYS_io_uring_enter => -i64::from(libc::EINVAL),
             _ => 0,
         };
         replies.results.push(result);
