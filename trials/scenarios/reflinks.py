@@ -68,8 +68,8 @@ os.rename("result.part", "result")
 
 
 def taken():
-    """Bytes of the store that are in no clone."""
-    found = [os.path.join(top, name) for top, _, names in os.walk("store/jobs") for name in names if not name.startswith("clone-")]
+    """Bytes of the store that are in no clone, and no program."""
+    found = [os.path.join(top, name) for top, _, names in os.walk("store/jobs") for name in names if not name.startswith(("clone-", "content-"))]
     return sum(os.lstat(path).st_blocks * 512 for path in found if os.path.lexists(path))
 
 

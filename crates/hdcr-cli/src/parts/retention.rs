@@ -91,7 +91,7 @@ fn in_order(numbers: &[u64], line: &[u64]) -> Vec<u64> {
 pub(super) fn give_up_clones(root: &Path, job: &JobName, line: &[u64], lacking: u64) -> Option<(u64, bool)> {
     /// File systems may show what was freed a little later.
     const STEP: Duration = Duration::from_millis(50);
-    const STEPS: usize = 40;
+    const STEPS: usize = 120;
     let store = store(root);
     let numbers = store.sequences(job).ok()?;
     let pins = pins(&store, job, &numbers);
