@@ -128,12 +128,35 @@ fn on_write(kind: &str, workers: usize) {
     }
 }
 
+/// A list of mappings with neighbours that are alike as one: the kernel merges them, or does not, by what was written there first.
+fn merged(maps: &str) -> String {
+    let number = |text: &str| u64::from_str_radix(text, 16).unwrap();
+    // Start, end, offset, and what is said of both.
+    let mut all: Vec<(u64, u64, u64, String)> = Vec::new();
+    for line in maps.lines() {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let (start, end) = words[0].split_once('-').unwrap();
+        let (start, end, offset) = (number(start), number(end), number(words[2]));
+        let said = [&words[1..2], &words[3..]].concat().join(" ");
+        match all.last_mut() {
+            Some(last)
+                if last.1 == start && last.3 == said && (words[4] == "0" || last.2 + (start - last.0) == offset) =>
+            {
+                last.1 = end;
+            }
+            _ => all.push((start, end, offset, said)),
+        }
+    }
+    all.iter().map(|(start, end, offset, said)| format!("{start:x}-{end:x} {offset:x} {said}\n")).collect()
+}
+
 /// What `/proc` shows of a process, without what changes by itself.
 fn look(pid: i32) -> Vec<(String, String)> {
     let mut all = Vec::new();
     for name in ["maps", "cmdline", "environ", "comm", "auxv", "limits", "cgroup"] {
         let bytes = fs::read(format!("/proc/{pid}/{name}")).unwrap();
-        all.push((name.to_owned(), String::from_utf8_lossy(&bytes).into_owned()));
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        all.push((name.to_owned(), if name == "maps" { merged(&text) } else { text }));
     }
     for name in ["exe", "cwd", "root"] {
         let path = fs::read_link(format!("/proc/{pid}/{name}")).unwrap();
