@@ -147,7 +147,8 @@ fn merged(maps: &str) -> String {
             _ => all.push((start, end, offset, said)),
         }
     }
-    all.iter().map(|(start, end, offset, said)| format!("{start:x}-{end:x} {offset:x} {said}\n")).collect()
+    let lines = all.iter().map(|(start, end, offset, said)| format!("{start:x}-{end:x} {offset:x} {said}"));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// What `/proc` shows of a process, without what changes by itself.
