@@ -36,7 +36,7 @@ grows("own")
 grows("other")
 must(state(stopped) == "T", "what was stopped before runs now")
 end_all()
-"""The image was taken before the stop: it comes back running."""
+# The image was taken before the stop: it comes back running.
 restore("image")
 grows("own")
 grows("other")
